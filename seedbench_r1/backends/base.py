@@ -1,0 +1,30 @@
+"""The one contract that every backend fulfils (tests/contract)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
+
+
+class Backend(Protocol):
+    """Turns a lazy stream of requests into a stream of results.
+
+    * Requests are pulled while earlier ones are being answered; a bounded number is in flight.
+    * A result leaves as soon as it exists, in any order, keyed by question_id. With sampling.n = k, a question_id
+      leaves k times.
+    * What goes wrong with one request is a Failure for that request; only errors that concern all of them are raised
+      (ResourceError, ConfigError).
+    * A request's result depends on the request, the sampling options and the seed, not on its neighbours or its place
+      in the stream.
+    * When the stream ends, everything in flight is finished and handed out before the iterator stops.
+    """
+
+    def generate(
+        self, requests: Iterable[Request], sampling: SamplingConfig
+    ) -> Iterator[tuple[str, Generation | Failure]]: ...
+
+    def close(self) -> None:
+        """Release memory and child processes. Safe to call twice."""
+        ...

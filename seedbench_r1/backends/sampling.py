@@ -1,0 +1,82 @@
+"""Choosing the next token of every row of a batch, reproducibly.
+
+One uniform number per row and step goes through the inverse of the row's cumulative distribution. The numbers come from
+the row's own generator, so a completion depends on neither neighbours nor batch size nor device.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from seedbench_r1.types import SamplingConfig
+
+
+def row_generator(seed: int, question_id: str, k: int) -> random.Random:
+    """The source of randomness of the k-th completion of a question. Python hashes the string with SHA-512."""
+    return random.Random(f"{seed}:{question_id}:{k}")
+
+
+def next_tokens(
+    logits: torch.Tensor,  # (B, V), any floating dtype
+    sampling: SamplingConfig,
+    generators: Sequence[random.Random],  # one per row; untouched when greedy
+    *,
+    forbidden_ids: torch.Tensor | None = None,  # (F,) int64
+    seen: torch.Tensor | None = None,  # (B, V) bool: tokens of the prompt and the completion; for the penalty only
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # (B,) int64; (B,) float32 or None
+    """Draw one token per row, and its log-probability if sampling.logprobs.
+
+    The log-probability is that of the raw logits in float32. Then, in the order of transformers and vLLM: repetition
+    penalty, forbidden tokens, temperature (0: the first largest logit), top_k, top_p.
+    """
+    raw = logits.to(torch.float32)
+    scores = penalise_repetition(raw, seen, sampling.repetition_penalty) if seen is not None else raw
+    if forbidden_ids is not None:
+        scores = scores.index_fill(1, forbidden_ids, float("-inf"))
+    if sampling.temperature == 0:
+        tokens = scores.argmax(dim=1)
+    else:
+        uniform = torch.tensor([generator.random() for generator in generators], dtype=torch.float64)
+        tokens = draw(scores, sampling, uniform.to(scores.device))
+    if not sampling.logprobs:
+        return tokens, None
+    return tokens, raw.log_softmax(dim=1).gather(1, tokens[:, None]).squeeze(1)
+
+
+def penalise_repetition(scores: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Divide positive and multiply negative logits of seen tokens by the penalty (CTRL, arXiv 1909.05858)."""
+    return torch.where(seen, torch.where(scores > 0, scores / penalty, scores * penalty), scores)
+
+
+def draw(
+    scores: torch.Tensor,  # (B, V) float32, -inf for impossible tokens
+    sampling: SamplingConfig,  # temperature above 0
+    uniform: torch.Tensor,  # (B,) float64 in [0, 1)
+) -> torch.Tensor:  # (B,) int64
+    """The token at which the cumulative probability of what top_k and top_p leave first exceeds uniform x its total.
+
+    With a filter, tokens are ordered by falling logit (ties by token id); without one, by token id.
+    """
+    vocabulary = scores.shape[1]
+    filtered = 0 < sampling.top_k < vocabulary or sampling.top_p < 1
+    order = None
+    if filtered:
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        if 0 < sampling.top_k < vocabulary:
+            scores, order = scores[:, : sampling.top_k], order[:, : sampling.top_k]
+    mass = (scores / sampling.temperature).softmax(dim=1).to(torch.float64)
+    cumulative = mass.cumsum(dim=1)
+    if filtered:
+        # top_p keeps the smallest head of the order that reaches it: tokens with less than top_p before them
+        kept = (cumulative - mass < sampling.top_p).sum(dim=1, keepdim=True).clamp(min=1)
+        total = cumulative.gather(1, kept - 1)
+    else:
+        total = cumulative[:, -1:]
+    place = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+    # rounding must not push the place behind the last token that has any mass
+    last = torch.searchsorted(cumulative, total, right=False)
+    place = torch.minimum(place, last)
+    return (place if order is None else order.gather(1, place)).squeeze(1)

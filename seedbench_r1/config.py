@@ -1,0 +1,178 @@
+"""Defaults < TOML file < environment < command line, into one frozen EvalConfig. Nothing else reads the environment.
+
+The environment holds secrets and paths only: SBR1_DATA_ROOT and SBR1_RUNS_DIR here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.parsing import PARSER_VERSION
+from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
+from seedbench_r1.types import LEVELS, EvalConfig, SamplingConfig, Template, VideoConfig, to_json
+
+CONFIG_FILE = "seedbench-r1.toml"
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "standard": {},  # GRPO-CARE's evaluation settings (its eval scripts at b0628fc), our own prompt
+    "greedy": {"temperature": 0.0, "top_p": 1.0},
+}
+
+_VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
+_SAMPLING = {f.name for f in dataclasses.fields(SamplingConfig)} - {"n", "logprobs"}
+_PATHS = {"data_root", "annotations", "runs_dir", "prompt_file"}
+_EVAL = {f.name for f in dataclasses.fields(EvalConfig)} - {"video", "sampling", "template"} | {"prompt_file"}
+_ENVIRONMENT = {"data_root": "SBR1_DATA_ROOT", "runs_dir": "SBR1_RUNS_DIR"}
+
+
+def protocol_id(template: Template, video: VideoConfig, sampling: SamplingConfig) -> str:
+    """First 8 hex digits of the hash of all that can change a number, but for the model, the data and the seed."""
+    sampled = to_json(sampling)
+    for name in ("seed", "logprobs"):
+        del sampled[name]
+    parts = {"template": to_json(template), "video": to_json(video), "sampling": sampled, "parser": PARSER_VERSION}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def resolve_eval_config(
+    options: Mapping[str, Any],
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    working_dir: Path = Path(),
+) -> EvalConfig:
+    """Merge the four sources into an EvalConfig.
+
+    Args:
+        options: the command line's values by name; None means "not given".
+        config_file: TOML with the same names at its top level or under [eval]; by default ./seedbench-r1.toml, if any.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or range, no model, no data root.
+    """
+    file = read_config_file(config_file, working_dir)
+    given = {name: value for name, value in options.items() if value is not None}
+    named = {key: Path(environ[variable]) for key, variable in _ENVIRONMENT.items() if environ.get(variable)}
+    protocol = given.get("protocol", file.get("protocol", "standard"))
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"No protocol {protocol!r}. There are: {', '.join(PROTOCOLS)}.")
+    merged = {**PROTOCOLS[protocol], **file, **named, **given, "protocol": protocol}
+    merged["data_root"] = merged.get("data_root") or find_data_root(None, environ, working_dir)
+    if not merged.get("model"):
+        raise ConfigError("No model given. Fix: seedbench-r1 eval --model PATH_OR_HUB_ID.")
+    prompt_file = merged.pop("prompt_file", None)
+    template = load_template(Path(prompt_file)) if prompt_file else DEFAULT_TEMPLATE
+    video = VideoConfig(**{name: merged.pop(name) for name in sorted(_VIDEO & set(merged))})
+    sampling = SamplingConfig(**{name: merged.pop(name) for name in sorted(_SAMPLING & set(merged))})
+    config = EvalConfig(video=video, sampling=sampling, template=template, **merged)
+    return validate(config)
+
+
+def find_data_root(given: Path | None, environ: Mapping[str, str] = os.environ, working_dir: Path = Path()) -> Path:
+    """--data-root, SBR1_DATA_ROOT, the config file, ./data: the first there is. Raises ConfigError if none is."""
+    if given is not None:
+        return given
+    if environ.get("SBR1_DATA_ROOT"):
+        return Path(environ["SBR1_DATA_ROOT"])
+    from_file = read_config_file(None, working_dir).get("data_root")
+    if from_file is not None:
+        return from_file
+    if (working_dir / "data" / "annotations").is_dir():
+        return working_dir / "data"
+    raise ConfigError(
+        f"Data root not set. Looked at --data-root, SBR1_DATA_ROOT, {CONFIG_FILE}, ./data. "
+        f"Fix: --data-root DIR  or  export SBR1_DATA_ROOT=DIR, where DIR holds annotations/, videos/ and images/."
+    )
+
+
+def read_config_file(path: Path | None, working_dir: Path) -> dict[str, Any]:
+    """The file's settings, with relative paths taken from the file's folder. {} if there is no file."""
+    chosen = path or working_dir / CONFIG_FILE
+    if path is None and not chosen.is_file():
+        return {}
+    try:
+        table = tomllib.loads(chosen.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Config file {chosen} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Config file {chosen} is not valid TOML: {error}.") from error
+    sections = {name: value for name, value in table.items() if isinstance(value, dict)}
+    flat = {name: value for name, value in table.items() if not isinstance(value, dict)} | sections.get("eval", {})
+    known = _EVAL | _VIDEO | _SAMPLING
+    settings: dict[str, Any] = {}
+    for key, value in flat.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"{chosen}: unknown key {key!r}. Known: {', '.join(sorted(known))}.")
+        settings[name] = chosen.parent / value if name in _PATHS else value
+    if "levels" in settings:
+        settings["levels"] = parse_levels(settings["levels"])
+    return settings
+
+
+def parse_levels(value: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """ "L1,L3" or ["L1", "L3"] in the order of the benchmark. Raises ConfigError for anything else."""
+    names = value.split(",") if isinstance(value, str) else list(value)
+    wanted = {name.strip().upper() for name in names if name.strip()}
+    unknown = sorted(wanted - set(LEVELS))
+    if unknown or not wanted:
+        raise ConfigError(f"--levels {value!r} is not understood. Give one or more of {','.join(LEVELS)}.")
+    return tuple(level for level in LEVELS if level in wanted)
+
+
+def parse_shard(value: str) -> tuple[int, int]:
+    """ "2/8" -> (2, 8). Raises ConfigError unless 1 <= i <= n."""
+    first, _, second = value.partition("/")
+    if first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second):
+        return int(first), int(second)
+    raise ConfigError(f"--shard {value!r} is not understood. Give i/n with 1 <= i <= n, e.g. 2/8.")
+
+
+def validate(config: EvalConfig) -> EvalConfig:
+    """Check types and ranges; return the config. Raises ConfigError naming the option."""
+    for part in (config, config.video, config.sampling):
+        for field in dataclasses.fields(part):
+            _check_type(field.name, getattr(part, field.name), str(field.type))
+    video, sampling = config.video, config.sampling
+    bounds = {
+        "fps": video.fps > 0,
+        "max_frames": video.max_frames >= 2,
+        "min_frames": 2 <= video.min_frames <= video.max_frames,
+        "min_pixels": 0 < video.min_pixels <= video.max_pixels,
+        "image_min_pixels": 0 < video.image_min_pixels <= video.image_max_pixels,
+        "size_multiple": video.size_multiple >= 1,
+        "reader": video.reader in ("decord", "pyav", "torchcodec"),
+        "temperature": sampling.temperature >= 0,
+        "top_p": 0 < sampling.top_p <= 1,
+        "top_k": sampling.top_k >= 0,
+        "repetition_penalty": sampling.repetition_penalty > 0,
+        "max_new_tokens": sampling.max_new_tokens >= 1,
+        "batch_size": config.batch_size >= 1,
+        "workers": config.workers >= 1,
+        "decode_timeout_s": config.decode_timeout_s > 0,
+        "limit": config.limit is None or config.limit >= 1,
+        "max_error_rate": 0 <= config.max_error_rate <= 1,
+        "dtype": config.dtype in ("auto", "float32", "bfloat16", "float16"),
+    }
+    for name, holds in bounds.items():
+        if not holds:
+            value = next(getattr(p, name) for p in (config, video, sampling) if hasattr(p, name))
+            raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, which is out of range.")
+    return config
+
+
+def _check_type(name: str, value: object, declared: str) -> None:
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    expected = kinds.get(declared.removesuffix(" | None"))
+    if expected is None or (value is None and declared.endswith("None")):
+        return
+    if not isinstance(value, expected) or (isinstance(value, bool) and declared != "bool"):
+        raise ConfigError(f"{name} is {value!r}, expected {declared}.")

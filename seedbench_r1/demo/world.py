@@ -1,0 +1,252 @@
+"""The miniature world: items, chores, goals, rooms, and the questions that can be asked in it.
+
+Every item has two states, and a step flips one item. A chore visits two items in a fixed order; a goal is two chores,
+one after the other, so four steps. The question is always which step comes next:
+
+* which item: the clip shows the steps that are done, knowledge of the chores says what follows;
+* which verb: the image shows the state the item is in (a full cup is emptied, an empty one filled).
+
+The four options are two items crossed with their two verbs. Neither the image alone (all first states are drawn
+evenly, so a flipped item looks like any other) nor the clip alone (it shows only the items already used) decides
+between more than half of them. With four options made of two independent facts that is as low as it goes: k options
+left open by one medium and 4 / k by the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from random import Random
+
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import DOMAINS, LETTERS, Letter
+
+N_SEEN_ROOMS = 24  # rooms of training and L1; L2 and L3 draw from as many others
+N_UNSEEN_ROOMS = 24
+START_EVERY = 6  # one block in so many asks at the very start, where there is no clip
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A thing with two states. verbs[s] is what one does to it in state s; it is then in state 1 - s."""
+
+    name: str
+    verbs: tuple[str, str]
+    states: tuple[str, str]
+
+    def action(self, state: int) -> str:
+        """The step that flips this item out of `state`, as an option's text."""
+        return f"{self.verbs[state]} the {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Two items in the order in which the chore uses them."""
+
+    name: str
+    domain: str
+    items: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Two chores without a common item. domain is None when they belong to different domains."""
+
+    first: Chore
+    second: Chore
+
+    @property
+    def text(self) -> str:
+        return f"{self.first.name} and then {self.second.name}"
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The four items in the order of the task."""
+        return tuple(ITEMS[name] for name in self.first.items + self.second.items)
+
+    @property
+    def domain(self) -> str | None:
+        return self.first.domain if self.first.domain == self.second.domain else None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Names a room; its look is render.room_style. Seen rooms are those of training and L1."""
+
+    index: int
+    seen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One run through a goal in a room. states are those of the goal's items before the first step."""
+
+    video_id: str
+    room: Room
+    goal: Goal
+    states: tuple[int, int, int, int]
+    places: tuple[int, int, int, int]  # place in the room's layout of each item
+
+    def states_after(self, done: int) -> tuple[int, ...]:
+        """State of each item when the first `done` steps have been taken."""
+        return tuple(1 - state if index < done else state for index, state in enumerate(self.states))
+
+    def step(self, index: int) -> str:
+        """Text of the index-th step of this recording."""
+        return self.goal.items[index].action(self.states[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A moment of a recording and the four options asked there."""
+
+    recording: Recording
+    done: int  # steps already taken, 0..3; the next step's item is items[done]
+    other: int  # position of the item that the wrong options offer
+    letters: str  # a permutation of "ABCD": letters of gold, same item, other item fitting, other item unfitting
+
+    @property
+    def gold(self) -> Letter:
+        return LETTERS["ABCD".index(self.letters[0])]
+
+    @property
+    def answer(self) -> str:
+        return self.recording.step(self.done)
+
+    @property
+    def negatives(self) -> tuple[str, str, str]:
+        """Right item, wrong verb; then the other item, its fitting verb first."""
+        items, states = self.recording.goal.items, self.recording.states_after(self.done)
+        other, state = items[self.other], states[self.other]
+        return items[self.done].action(1 - states[self.done]), other.action(state), other.action(1 - state)
+
+    @property
+    def options(self) -> tuple[str, str, str, str]:
+        """Options in the order A to D."""
+        texts = dict(zip(self.letters, (self.answer, *self.negatives), strict=True))
+        return texts["A"], texts["B"], texts["C"], texts["D"]
+
+
+def _items(*rows: tuple[str, str, str, str, str]) -> dict[str, Item]:
+    return {name: Item(name, (verb_0, verb_1), (state_0, state_1)) for name, verb_0, verb_1, state_0, state_1 in rows}
+
+
+ITEMS: dict[str, Item] = _items(
+    ("cup", "fill", "empty", "empty", "full"),
+    ("basket", "fill", "empty", "empty", "full"),
+    ("box", "open", "close", "closed", "open"),
+    ("book", "open", "close", "closed", "open"),
+    ("umbrella", "open", "close", "closed", "open"),
+    ("lamp", "turn on", "turn off", "off", "on"),
+    ("radio", "turn on", "turn off", "off", "on"),
+    ("candle", "light", "snuff", "out", "burning"),
+    ("flag", "raise", "lower", "down", "up"),
+    ("mat", "unroll", "roll up", "rolled up", "flat"),
+    ("blocks", "stack", "unstack", "scattered", "stacked"),
+    ("shirt", "fold", "unfold", "spread out", "folded"),
+)
+
+# Every item is first in one chore and second in another; chores of one domain share no item.
+CHORES: tuple[Chore, ...] = (
+    Chore("serve breakfast", "Daily life", ("cup", "candle")),
+    Chore("tidy the hall", "Daily life", ("shirt", "umbrella")),
+    Chore("get ready for bed", "Daily life", ("lamp", "book")),
+    Chore("host a reading", "Hobbies", ("book", "lamp")),
+    Chore("build a castle", "Hobbies", ("blocks", "flag")),
+    Chore("give a concert", "Hobbies", ("radio", "box")),
+    Chore("have a picnic", "Recreation", ("basket", "cup")),
+    Chore("go to the beach", "Recreation", ("umbrella", "mat")),
+    Chore("set up camp", "Recreation", ("flag", "radio")),
+    Chore("pack a parcel", "Work", ("box", "shirt")),
+    Chore("teach a class", "Work", ("mat", "blocks")),
+    Chore("open the shop", "Work", ("candle", "basket")),
+)
+
+
+def seen_goals() -> list[Goal]:
+    """Goals of training, L1 and L2: two chores of different domains, no item in common."""
+    return [
+        Goal(first, second)
+        for first, second in permutations(CHORES, 2)
+        if first.domain != second.domain and not set(first.items) & set(second.items)
+    ]
+
+
+def unseen_goals(domain: str) -> list[Goal]:
+    """Goals of L3: two chores of the same domain, a pairing that training never shows."""
+    return [Goal(first, second) for first, second in permutations(CHORES, 2) if first.domain == second.domain == domain]
+
+
+def actions() -> list[str]:
+    """Every step there is, two an item."""
+    return [item.action(state) for item in ITEMS.values() for state in (0, 1)]
+
+
+def draw_situations(split: str, n: int, seed: int) -> list[Situation]:
+    """The first n situations of "train", "L1", "L2" or "L3"; a longer draw starts with the shorter one.
+
+    A block is four questions about two items of one goal: each item is gold once in each of its states, and each of A
+    to D is gold once. A rule that sees only the texts is therefore right on exactly one in four of every whole block.
+    The block's two recordings have opposite states and different rooms. L3 deals four blocks, one of each domain, at
+    a time, first recordings first, so that eight questions already cover the domains evenly.
+
+    Raises ConfigError for an unknown split or a negative n.
+    """
+    if split not in ("train", "L1", "L2", "L3") or n < 0:
+        raise ConfigError(f"no {n} situations of split {split!r}: expected train, L1, L2 or L3 and a number >= 0")
+    situations: list[Situation] = []
+    group = 0
+    while len(situations) < n:
+        if split == "L3":
+            blocks = [_block(split, group * len(DOMAINS) + index, seed) for index in range(len(DOMAINS))]
+            for half in (slice(0, 2), slice(2, 4)):
+                situations += [situation for block in blocks for situation in block[half]]
+        else:
+            situations += _block(split, group, seed)
+        group += 1
+    return situations[:n]
+
+
+def _block(split: str, index: int, seed: int) -> list[Situation]:
+    """Four situations: two moments of a recording, and the same two of its opposite in another room."""
+    rng = Random(f"{seed}:{split}:{index}")
+    goals = unseen_goals(DOMAINS[index % len(DOMAINS)]) if split == "L3" else seen_goals()
+    goal = rng.choice(goals)
+    pairs = list(combinations(range(1, 4), 2))
+    pair = (0, rng.randrange(1, 4)) if index % START_EVERY == 0 else pairs[index % len(pairs)]
+    states = [rng.randrange(2) for _ in range(4)]
+    seen = split in ("train", "L1")
+    rooms = rng.sample(range(N_SEEN_ROOMS if seen else N_UNSEEN_ROOMS), 2)
+    golds = rng.sample("ABCD", 4)
+    situations = []
+    for side, room in enumerate(rooms):
+        recording = Recording(
+            video_id=_video_id(split, 2 * index + side, seed),
+            room=Room(room, seen),
+            goal=goal,
+            states=tuple(state ^ side for state in states),  # type: ignore[arg-type]
+            places=tuple(rng.sample(range(4), 4)),  # type: ignore[arg-type]
+        )
+        for done, other in (pair, pair[::-1]):
+            gold = golds.pop()
+            rest = rng.sample([letter for letter in "ABCD" if letter != gold], 3)
+            situations.append(Situation(recording, done, other, gold + "".join(rest)))
+    return situations
+
+
+def _video_id(split: str, number: int, seed: int) -> str:
+    digest = hashlib.sha256(f"{seed}:{split}:{number}".encode()).hexdigest()
+    return f"P{number % 40 + 1:02d}_{split}_{number:05d}" if split in ("train", "L1") else f"{digest[:8]}-{digest[8:12]}"
+
+
+def words() -> list[str]:
+    """Every word of the world's goals, actions and states, sorted: what a small vocabulary has to hold."""
+    texts: Sequence[str] = [
+        *actions(),
+        *(chore.name for chore in CHORES),
+        *(state for item in ITEMS.values() for state in item.states),
+        "and then",
+    ]
+    return sorted({word for text in texts for word in text.split()})

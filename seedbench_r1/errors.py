@@ -1,0 +1,50 @@
+"""Everything that can go wrong and be named. Each class carries the exit code of the command line.
+
+A message says what, where, why (if likely) and the exact fix. Anything that is not a SeedBenchError is a bug: exit 1.
+"""
+
+from __future__ import annotations
+
+
+class SeedBenchError(Exception):
+    """Base of all errors that a user can cause or cure."""
+
+    exit_code = 1
+
+
+class ConfigError(SeedBenchError):
+    """An option, a path, a package or an existing run directory does not fit what was asked."""
+
+    exit_code = 3
+
+
+class DataError(SeedBenchError):
+    """Annotations or media are absent, incomplete or invalid; the message names file and line."""
+
+    exit_code = 4
+
+
+class IncompleteRun(SeedBenchError):
+    """The run ended, but some questions have no answer."""
+
+    exit_code = 5
+
+
+class JudgeUnavailable(SeedBenchError):
+    """The consistency judge cannot be reached or has no key. Answers are untouched."""
+
+    exit_code = 6
+
+
+class ResourceError(SeedBenchError):
+    """Memory or disk ran out. What was computed is saved."""
+
+    exit_code = 7
+
+
+class Interrupted(SeedBenchError):
+    """Stopped by a signal after everything in flight was saved; the same command continues."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

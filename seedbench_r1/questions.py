@@ -1,0 +1,286 @@
+"""Annotation rows -> validated Questions. An error names file and line.
+
+The schema is that of huggingface.co/datasets/TencentARC/SEED-Bench-R1 (docs/data.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.errors import DataError
+from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, ProgressStep, Question
+
+ANNOTATION_FILES = {level: f"validation_{level}.jsonl" for level in LEVELS}
+_CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One row of a training file. Its options are drawn anew for every epoch: see training_question."""
+
+    question: Question  # options are placeholders (the answer and the first three negatives) unless fixed_options
+    answer: str
+    negatives: tuple[str, ...]
+    fixed_options: bool  # the row brings its own choices and gold letter
+    response: str | None  # chain of thought and answer, in the CoT file only
+    prompt: tuple[dict[str, Any], ...] | None  # chat messages, in the CoT file only
+
+
+def load_questions(data_root: Path, levels: Sequence[str] = LEVELS) -> list[Question]:
+    """Read and validate the annotation files of the levels, in file order.
+
+    Raises:
+        DataError: a file is absent or a row is invalid; the message names file and line.
+    """
+    questions: list[Question] = []
+    for level in levels:
+        questions += load_annotations(annotation_path(data_root, level), data_root, level)
+    return questions
+
+
+def annotation_path(data_root: Path, level: str) -> Path:
+    return data_root / "annotations" / ANNOTATION_FILES[level]
+
+
+def load_annotations(path: Path, data_root: Path, level: str) -> list[Question]:
+    """Read one evaluation file: rows with choices and a gold letter. Raises DataError as load_questions does."""
+    return [question for _, question in _unique(path, level, data_root, training=False)]
+
+
+def load_training_rows(path: Path, data_root: Path) -> list[TrainingRow]:
+    """Read one training file (`training_6k.jsonl`, `training_with_cot_6k.jsonl`). Raises DataError."""
+    rows = []
+    for row, question in _unique(path, "train", data_root, training=True):
+        rows.append(
+            TrainingRow(
+                question=question,
+                answer=question.gold_text,
+                negatives=distinct_negatives(row.get("negative_answers"), question.gold_text),
+                fixed_options="golden_choice_idx" in row,
+                response=row.get("response"),
+                prompt=tuple(row["prompt"]) if row.get("prompt") else None,
+            )
+        )
+    return rows
+
+
+def training_question(row: TrainingRow, *, seed: int, epoch: int) -> Question:
+    """The row's question with options drawn and shuffled by Random(f"{seed}:{question_id}:{epoch}").
+
+    The same seed, row and epoch give the same question in any process and after any resume. Rows that bring their own
+    choices keep them.
+    """
+    question = row.question
+    if row.fixed_options:
+        return question
+    rng = random.Random(f"{seed}:{question.question_id}:{epoch}")
+    options = [row.answer, *rng.sample(row.negatives, 3)]
+    rng.shuffle(options)
+    return Question(
+        question_id=question.question_id,
+        level=question.level,
+        text=question.text,
+        options=(options[0], options[1], options[2], options[3]),
+        gold=LETTERS[options.index(row.answer)],
+        video=question.video,
+        image=question.image,
+        video_id=question.video_id,
+        domain=question.domain,
+        task_goal=question.task_goal,
+        progress=question.progress,
+    )
+
+
+def distinct_negatives(negatives: object, answer: str) -> tuple[str, ...]:
+    """The different texts of a row's negative_answers, in their order, without the answer."""
+    texts = negatives if isinstance(negatives, list) else []
+    return tuple(dict.fromkeys(text for text in texts if isinstance(text, str) and text.strip() and text != answer))
+
+
+def choose_subset(questions: Sequence[Question], limit: int, *, seed: int) -> list[Question]:
+    """A seeded subset of `limit` questions, stratified by level in proportion to the levels' sizes, in file order.
+
+    Every level keeps at least one question while the limit allows it. The choice within a level depends on the seed
+    and the question ids alone, so a larger limit extends a smaller one's choice.
+    """
+    levels: dict[str, list[Question]] = {}
+    for question in questions:
+        levels.setdefault(question.level, []).append(question)
+    quotas = _quotas({level: len(group) for level, group in levels.items()}, limit)
+    chosen: set[str] = set()
+    for level, group in levels.items():
+        ranked = sorted(group, key=lambda q: hashlib.sha256(f"{seed}:{q.question_id}".encode()).digest())
+        chosen.update(question.question_id for question in ranked[: quotas[level]])
+    return [question for question in questions if question.question_id in chosen]
+
+
+def _quotas(sizes: dict[str, int], limit: int) -> dict[str, int]:
+    """Largest-remainder shares of `limit`; no level is left empty while there are questions to give."""
+    total = sum(sizes.values())
+    limit = min(limit, total)
+    exact = {level: limit * size / total for level, size in sizes.items()}
+    quotas = {level: int(share) for level, share in exact.items()}
+    by_need = sorted(sizes, key=lambda level: (quotas[level] > 0, quotas[level] - exact[level]))
+    for level in by_need[: limit - sum(quotas.values())]:
+        quotas[level] += 1
+    return quotas
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Iterator[tuple[dict, Question]]:
+    seen: dict[str, int] = {}
+    for line, row in _rows(path):
+        question = _RowReader(path, line, row).question(level, data_root, training=training)
+        first = seen.setdefault(question.question_id, line)
+        if first != line:
+            raise DataError(f"{path}:{line}: sample_id {row['sample_id']!r} stands already on line {first}.")
+        yield row, question
+    if not seen:
+        raise DataError(f"{path} holds no questions. Fix: fetch the file again (seedbench-r1 data status).")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"No annotation file at {path}. Expected <data root>/annotations/{path.name}. "
+            f"Fix: point --data-root at the dataset folder, or leave the level out with --levels."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text (byte {error.start}). Is it a Git LFS pointer or an archive?"
+        ) from error
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            hint = " This is a Git LFS pointer, not the file: fetch it." if text.startswith("version https") else ""
+            raise DataError(f"{path}:{number}: not valid JSON ({error.msg}).{hint}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}.")
+        yield number, row
+
+
+class _RowReader:
+    """Reads the fields of one row, and knows where it stands for the error message."""
+
+    def __init__(self, path: Path, line: int, row: dict[str, Any]) -> None:
+        self.where = f"{path}:{line}"
+        self.row = row
+
+    def question(self, level: str, data_root: Path, *, training: bool) -> Question:
+        sample_id = self.sample_id()
+        source = self.name("video_source")
+        progress = self.progress()
+        options, gold = self.options(training=training)
+        return Question(
+            question_id=f"{self.checked_level(level)}/{sample_id}",
+            level=level,
+            text=self.text("question"),
+            options=options,
+            gold=gold,
+            video=_locate(data_root, "videos", source, self.name("video_basename", f"{sample_id}.mp4"))
+            if progress
+            else None,
+            image=_locate(data_root, "images", source, self.name("current_observation_basename", f"{sample_id}.png")),
+            video_id=self.text("video_id"),
+            domain=self.domain() if level == "L3" or (level == "custom" and "domain" in self.row) else None,
+            task_goal=self.text("task_goal"),
+            progress=progress,
+        )
+
+    def fail(self, message: str) -> DataError:
+        return DataError(f"{self.where}: {message}")
+
+    def text(self, key: str) -> str:
+        value = self.row.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise self.fail(f"{key} is {value!r}, expected a text.")
+        return value
+
+    def name(self, key: str, default: str | None = None) -> str:
+        """A relative path inside its folder."""
+        if default is not None and self.row.get(key) is None:
+            return default
+        value = self.text(key)
+        if value.startswith("/") or ".." in Path(value).parts or "\x00" in value:
+            raise self.fail(f"{key} is {value!r}, expected a path inside its folder.")
+        return value
+
+    def sample_id(self) -> str:
+        value = self.row.get("sample_id")
+        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+            raise self.fail(f"sample_id is {value!r}, expected a number or a text.")
+        return str(value)
+
+    def checked_level(self, level: str) -> str:
+        stated = self.row.get("task_level")
+        if level in LEVELS and stated is not None and stated != level:
+            raise self.fail(f"task_level is {stated!r} in a file of level {level}.")
+        return level
+
+    def domain(self) -> str:
+        value = self.text("domain")
+        known = {name.casefold(): name for name in DOMAINS}
+        return known.get(value.strip().replace("_", " ").casefold(), value.strip())
+
+    def progress(self) -> tuple[ProgressStep, ...]:
+        steps = self.row.get("task_progress_metadata")
+        if not isinstance(steps, list):
+            raise self.fail(f"task_progress_metadata is {steps!r}, expected a list (empty: no video).")
+        return tuple(self.step(step) for step in steps)
+
+    def step(self, step: object) -> ProgressStep:
+        if not isinstance(step, dict) or not isinstance(step.get("narration_text"), str):
+            raise self.fail(f"task_progress_metadata holds {step!r}, expected an object with narration_text.")
+        start, stop = step.get("start_frame"), step.get("stop_frame")
+        if not all(frame is None or isinstance(frame, int | float) for frame in (start, stop)):
+            raise self.fail(f"start_frame and stop_frame are {start!r} and {stop!r}, expected numbers.")
+        return ProgressStep(
+            step["narration_text"], None if start is None else int(start), None if stop is None else int(stop)
+        )
+
+    def options(self, *, training: bool) -> tuple[tuple[str, str, str, str], Any]:
+        if training and "golden_choice_idx" not in self.row:
+            return self.drawn_options()
+        a, b, c, d = (self.text(key) for key in _CHOICES)
+        gold = self.row.get("golden_choice_idx")
+        if gold not in LETTERS:
+            raise self.fail(f"golden_choice_idx is {gold!r}, expected A, B, C or D.")
+        return (a, b, c, d), gold
+
+    def drawn_options(self) -> tuple[tuple[str, str, str, str], Any]:
+        answer = self.text("answer")
+        negatives = distinct_negatives(self.row.get("negative_answers"), answer)
+        if len(negatives) < 3:
+            raise self.fail(
+                f"negative_answers is {self.row.get('negative_answers')!r}, expected a list of at least 3 different "
+                f"texts besides the answer."
+            )
+        return (answer, negatives[0], negatives[1], negatives[2]), "A"
+
+
+def _locate(data_root: Path, kind: str, source: str, basename: str) -> Path:
+    """The file in the per-source layout, else in a flat one; if it is nowhere, where it should be."""
+    expected = data_root / kind / source / basename
+    flat = (data_root / kind / f"{source}_flatten" / basename, data_root / kind / basename, data_root / basename)
+    for candidate in (expected, *flat):
+        if candidate.exists():
+            return candidate
+    return expected

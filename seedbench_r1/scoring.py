@@ -1,0 +1,74 @@
+"""ParsedResponse x Question -> Score, and records -> counts. One law for evaluation and for training rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from seedbench_r1.types import FinishReason, GroupSummary, ParsedResponse, Question, RunRecord, RunSummary, Score
+
+
+def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReason = "stop") -> Score:
+    """Judge one response.
+
+    A response that was cut at the length limit but whose answer was read counts as answered; cut and unread is
+    "truncated". Both "unparsed" and "truncated" are wrong.
+    """
+    if parsed.answer is not None:
+        outcome = "answered"
+    else:
+        outcome = "truncated" if finish_reason == "length" else "unparsed"
+    return Score(
+        outcome=outcome,
+        correct=parsed.answer == question.gold,
+        strict_correct=parsed.answer_text == question.gold,
+    )
+
+
+def summarise(
+    records: Mapping[str, RunRecord],
+    questions: Iterable[Question],
+    n_total: Mapping[str, Mapping[str, int]] | None = None,
+) -> RunSummary:
+    """Count a run.
+
+    Args:
+        records: the record that counts, by question_id.
+        questions: the questions that belong to the run.
+        n_total: level -> {"all": N, domain: N} of the annotation files; without it the questions are all there are.
+
+    Returns:
+        status is "complete" only if every question of every level has an answer, "subset" if the run never meant to
+        ask them all, "incomplete" otherwise.
+    """
+    by_level: dict[str, list[Question]] = {}
+    by_domain: dict[str, list[Question]] = {}
+    for question in questions:
+        by_level.setdefault(question.level, []).append(question)
+        if question.domain is not None:
+            by_domain.setdefault(question.domain, []).append(question)
+    totals = n_total or {}
+    domain_totals = {name: n for level in totals.values() for name, n in level.items() if name != "all"}
+    levels = {
+        level: _count(group, records, totals.get(level, {}).get("all", len(group))) for level, group in by_level.items()
+    }
+    domains = {name: _count(group, records, domain_totals.get(name, len(group))) for name, group in by_domain.items()}
+    if any(group.answered < group.selected for group in levels.values()):
+        return RunSummary("incomplete", levels, domains)
+    subset = any(group.selected < group.n for group in levels.values())
+    return RunSummary("subset" if subset else "complete", levels, domains)
+
+
+def _count(questions: list[Question], records: Mapping[str, RunRecord], n: int) -> GroupSummary:
+    present = [records[question.question_id] for question in questions if question.question_id in records]
+    scores = [record.score for record in present if record.score is not None]
+    return GroupSummary(
+        n=n,
+        selected=len(questions),
+        answered=len(scores),
+        correct=sum(s.correct for s in scores),
+        strict_correct=sum(s.strict_correct for s in scores),
+        unparsed=sum(s.outcome == "unparsed" for s in scores),
+        truncated=sum(s.outcome == "truncated" for s in scores),
+        failed=sum(record.failure is not None for record in present),
+        format_ok=sum(record.parsed.format_ok for record in present if record.parsed is not None),
+    )

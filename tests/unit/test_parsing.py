@@ -1,0 +1,46 @@
+"""Every accepted and refused form is a row of the golden table; here are the table and what holds for any text."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedbench_r1.parsing import parse_response
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "golden" / "parsing_cases.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["text"][:40])
+def test_golden_table(case):
+    parsed = parse_response(case["text"], case["options"])
+    assert parsed.answer == case["answer"], case["source"]
+    assert parsed.answer_text == case["answer_text"]
+    assert parsed.format_ok is case["format_ok"]
+    assert parsed.reasoning == case["reasoning"]
+
+
+def test_the_table_is_large_and_sourced():
+    assert len(CASES) >= 60
+    assert all(case["source"] for case in CASES)
+
+
+PIECES = st.lists(
+    st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "A", "B", "(", ")", ".", "*", "_", " ", "\n", "x"])
+)
+
+
+@given(PIECES)
+def test_any_text_is_read_without_an_error(pieces):
+    parsed = parse_response("".join(pieces), ["A", "x", "x.", "b"])
+    assert parsed.answer in {None, "A", "B", "C", "D"}
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("unit", ["*", "_", "**_", "<answer>", "<think>", "(A", "answer is ", "\n"])
+def test_long_output_is_read_in_linear_time(unit):
+    parse_response(f"<answer>{unit * 20_000}</answer>", None)

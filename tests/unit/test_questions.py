@@ -1,0 +1,147 @@
+from collections import Counter
+
+import pytest
+
+from seedbench_r1.errors import DataError
+from seedbench_r1.questions import (
+    choose_subset,
+    load_annotations,
+    load_questions,
+    load_training_rows,
+    training_question,
+)
+from tests.rows import evaluation_row, training_row, write_rows
+
+
+def test_a_row_becomes_a_question(tmp_path):
+    write_rows(tmp_path / "annotations" / "validation_L1.jsonl", [evaluation_row(115)])
+    (question,) = load_questions(tmp_path, ["L1"])
+    assert question.question_id == "L1/115"
+    assert question.options == ("boil water", "open the fridge", "wash the cup", "close the drawer")
+    assert (question.gold, question.gold_text) == ("A", "boil water")
+    assert question.video == tmp_path / "videos/EpicKitchens/115.mp4"
+    assert question.image == tmp_path / "images/EpicKitchens/115.png"
+    assert (question.video_id, question.domain) == ("P01_01", None)
+    assert question.progress[0].narration == "fill kettle"
+
+
+def test_an_empty_progress_means_no_video(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row(task_progress_metadata=[])])
+    assert load_annotations(path, tmp_path, "L1")[0].video is None
+
+
+@pytest.mark.parametrize("folder", ["videos/EpicKitchens", "videos/EpicKitchens_flatten", "videos", "."])
+def test_all_layouts_are_found(tmp_path, folder):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row(7)])
+    video = tmp_path / folder / "7.mp4"
+    video.parent.mkdir(parents=True, exist_ok=True)
+    video.write_bytes(b"x")
+    assert load_annotations(path, tmp_path, "L1")[0].video == video
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"golden_choice_idx": "E"}, "golden_choice_idx is 'E', expected A, B, C or D"),
+        ({"golden_choice_idx": None}, "golden_choice_idx is None"),
+        ({"choice_c": ""}, "choice_c is ''"),
+        ({"sample_id": True}, "sample_id is True"),
+        ({"sample_id": None}, "sample_id is None"),
+        ({"question": 5}, "question is 5"),
+        ({"task_progress_metadata": None}, "task_progress_metadata is None"),
+        ({"task_progress_metadata": ["x"]}, "narration_text"),
+        ({"task_progress_metadata": [{"narration_text": "x", "start_frame": "1"}]}, "start_frame"),
+        ({"video_basename": "../../etc/passwd"}, "video_basename is '../../etc/passwd'"),
+        ({"video_source": "/etc"}, "video_source is '/etc'"),
+        ({"task_level": "L2"}, "task_level is 'L2' in a file of level L1"),
+    ],
+)
+def test_a_bad_row_names_file_and_line(tmp_path, changes, message):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row(1), evaluation_row(2) | changes])
+    with pytest.raises(DataError, match=r"a\.jsonl:2: ") as error:
+        load_annotations(path, tmp_path, "L1")
+    assert message in str(error.value)
+
+
+def test_a_repeated_id_names_both_lines(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row(1), evaluation_row(2), evaluation_row(1)])
+    with pytest.raises(DataError, match=r"a\.jsonl:3: sample_id 1 stands already on line 1"):
+        load_annotations(path, tmp_path, "L1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{nope\n", "a.jsonl:1: not valid JSON"),
+        (b"[1]\n", "expected a JSON object"),
+        (b"\xff\xfe\n", "not UTF-8"),
+        (b"\n", "holds no questions"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, content, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_annotations(path, tmp_path, "L1")
+
+
+def test_an_absent_file_says_where_it_should_be(tmp_path):
+    with pytest.raises(DataError, match="validation_L2.jsonl"):
+        load_questions(tmp_path, ["L2"])
+
+
+@pytest.mark.parametrize("spelling", ["Daily life", "Daily Life", "daily_life"])
+def test_l3_domains_have_one_spelling(tmp_path, spelling):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row("u_1", domain=spelling)])
+    question = load_annotations(path, tmp_path, "L3")[0]
+    assert (question.question_id, question.domain) == ("L3/u_1", "Daily life")
+
+
+def test_l3_needs_a_domain(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row("u_1")])
+    with pytest.raises(DataError, match="domain is None"):
+        load_annotations(path, tmp_path, "L3")
+
+
+def test_training_options_depend_on_seed_question_and_epoch_alone(tmp_path):
+    path = write_rows(tmp_path / "t.jsonl", [training_row(i) for i in range(1, 41)])
+    rows = load_training_rows(path, tmp_path)
+    first = [training_question(row, seed=3, epoch=0) for row in rows]
+    assert first == [training_question(row, seed=3, epoch=0) for row in reversed(rows)][::-1]
+    assert first != [training_question(row, seed=3, epoch=1) for row in rows]
+    assert first != [training_question(row, seed=4, epoch=0) for row in rows]
+    for question in first:
+        assert question.gold_text == "boil water"
+        assert len(set(question.options)) == 4
+    assert set(Counter(question.gold for question in first)) == set("ABCD")
+    assert any("dry it" in question.options for question in first)
+
+
+def test_training_negatives_must_suffice(tmp_path):
+    path = write_rows(tmp_path / "t.jsonl", [training_row(negative_answers=["x", "x", "y", "boil water"])])
+    with pytest.raises(DataError, match="at least 3 different"):
+        load_training_rows(path, tmp_path)
+
+
+def test_a_training_row_with_choices_keeps_them(tmp_path):
+    messages = [{"role": "user", "content": []}]
+    path = write_rows(tmp_path / "t.jsonl", [evaluation_row(response="<think>…", prompt=messages)])
+    (row,) = load_training_rows(path, tmp_path)
+    assert row.fixed_options
+    assert row.response == "<think>…"
+    assert training_question(row, seed=0, epoch=5).options[0] == "boil water"
+
+
+def test_a_subset_is_stratified_seeded_and_grows(tmp_path):
+    for level, n in (("L1", 50), ("L2", 20), ("L3", 3)):
+        rows = [evaluation_row(i, domain="Work") for i in range(n)]
+        write_rows(tmp_path / "annotations" / f"validation_{level}.jsonl", rows)
+    questions = load_questions(tmp_path)
+    ten = choose_subset(questions, 10, seed=0)
+    assert Counter(question.level for question in ten) == {"L1": 7, "L2": 2, "L3": 1}  # shares 6.8, 2.7, 0.4
+    assert ten == choose_subset(questions[::-1], 10, seed=0)[::-1]
+    assert ten != choose_subset(questions, 10, seed=1)
+    assert {q.question_id for q in ten} <= {q.question_id for q in choose_subset(questions, 30, seed=0)}
+    assert choose_subset(questions, 1000, seed=0) == questions
+    assert [len(choose_subset(questions, n, seed=0)) for n in range(74)] == list(range(74))
