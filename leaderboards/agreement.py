@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import special
 
 from leaderboards.proportions import NAN, Z, as_count, as_counts, check_deff
 
@@ -147,4 +147,4 @@ def majority_error(error: float, votes: int) -> float:
     """
     if votes < 1 or votes % 2 == 0 or not 0 <= error <= 1:
         raise ValueError(f"votes {votes!r} must be odd and error {error!r} in [0, 1]")
-    return float(stats.binom.sf(votes // 2, votes, error))
+    return float(special.bdtrc(votes // 2, votes, error))

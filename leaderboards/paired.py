@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from leaderboards.proportions import (
     FEW_CLUSTERS,
@@ -71,6 +71,16 @@ class PairwiseTests:
     p_adjusted: Floats  # (M, M) Holm over the M (M - 1) / 2 pairs
 
 
+def _rows(values: npt.ArrayLike) -> Floats:
+    """(R, n) float64 without NaN or infinity. Raises ValueError."""
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2:
+        raise ValueError(f"values have shape {rows.shape}, expected (rows, questions)")
+    if not np.isfinite(rows).all():
+        raise ValueError("values hold NaN or infinity")
+    return rows
+
+
 def paired_interval(differences: Values, clusters: Clusters) -> PairedDifference:
     """Mean of (n,) differences with the CR1 standard error and Student's t with G - 1 degrees of freedom.
 
@@ -121,11 +131,12 @@ def mcnemar(b: int, c: int) -> McNemar:
     total, fewer = b + c, min(b, c)
     if b == c:
         return McNemar(1.0, 1.0, 0.0, 1.0, 0.0, 1.0)
-    exact = min(1.0, 2 * float(stats.binom.cdf(fewer, total, 0.5)))
+    tail = float(special.bdtr(fewer, total, 0.5))
+    beyond = float(special.bdtr(fewer - 1, total, 0.5)) if fewer else 0.0
     chi2, corrected = (b - c) ** 2 / total, (abs(b - c) - 1) ** 2 / total
     return McNemar(
-        exact=exact,
-        mid_p=exact - float(stats.binom.pmf(fewer, total, 0.5)),
+        exact=min(1.0, 2 * tail),
+        mid_p=tail + beyond,
         chi2=chi2,
         chi2_p=float(special.chdtrc(1, chi2)),
         corrected=corrected,
@@ -148,11 +159,7 @@ def sign_flip_tests(
     differences: npt.ArrayLike, clusters: Clusters, *, n_resamples: int = 9999, seed: int = SEED
 ) -> Floats:
     """`sign_flip_test` of (P, n) differences, P pairs on the same n questions, with one sign matrix: (P,) p-values."""
-    rows = np.asarray(differences, dtype=np.float64)
-    if rows.ndim != 2:
-        raise ValueError(f"differences have shape {rows.shape}, expected (pairs, questions)")
-    if not np.isfinite(rows).all():
-        raise ValueError("differences hold NaN or infinity")
+    rows = _rows(differences)
     if n_resamples < 1:
         raise ValueError(f"n_resamples is {n_resamples}, expected at least 1")
     codes, n_clusters = cluster_codes(clusters, rows.shape[1])
@@ -208,9 +215,9 @@ def cluster_bootstrap(
     sum of its values over the number of its values. The order of rows does not matter. No values: nan. Raises
     ValueError for NaN or lengths that differ.
     """
-    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if rows.ndim != 2 or not np.isfinite(rows).all():
-        raise ValueError("values must be (rows, n) without NaN or infinity")
+    rows = _rows(np.atleast_2d(np.asarray(values, dtype=np.float64)))
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples is {n_resamples}, expected at least 1")
     codes, n_clusters = cluster_codes(clusters, rows.shape[1])
     if n_clusters == 0:
         return np.full(len(rows), NAN), np.full(len(rows), NAN)
@@ -280,10 +287,8 @@ def benjamini_hochberg(p: Sequence[float] | Floats) -> Floats:
 
 
 def pairwise_tests(correct: npt.ArrayLike, clusters: Clusters) -> PairwiseTests:
-    """All pairs of M models on the same n questions; correct is (M, n) of 0 and 1."""
-    rows = np.asarray(correct, dtype=np.float64)
-    if rows.ndim != 2:
-        raise ValueError(f"correct has shape {rows.shape}, expected (models, questions)")
+    """All pairs of M models on the same n questions; correct is (M, n) of 0 and 1. Raises as `sign_flip_test` does."""
+    rows = _rows(correct)
     models = len(rows)
     pairs = list(itertools.combinations(range(models), 2))
     first, second = (np.array([pair[side] for pair in pairs], dtype=np.intp) for side in (0, 1))

@@ -1,4 +1,4 @@
-"""Video files: what a clip holds, found without decoding it, and the exact frames at given indices.
+"""Video files: what a clip holds, found almost without decoding it, and the exact frames at given indices.
 
 Everything here runs inside a decoding worker (frame_loader.py) or in a command that looks at files; torch is only
 imported if the torchcodec reader was asked for.
@@ -18,8 +18,11 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import Reader
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.packet import Packet
+    from av import VideoFrame
+
+# decord 0.6 and torchcodec 0.17 returned wrong frames of H.264 in AVI and in MPEG-TS (tests/unit/test_clips.py)
+SEEKABLE_CONTAINERS = ("mp4", "matroska")
+BT601 = 5  # SWS_CS_ITU601 in libswscale/swscale.h
 
 
 class MediaError(Exception):
@@ -28,23 +31,39 @@ class MediaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
-    """What demuxing says about a clip."""
+    """What a clip holds, read from its packets."""
 
-    n_frames: int  # frames that are to be shown: packets that the container does not mark as discarded
-    native_fps: float  # average frames per second
-    width: int  # pixels, as stored; rotation metadata is not applied
+    n_frames: int  # packets with content that the container does not mark as hidden
+    native_fps: float  # average frames per second, as the container gives it
+    width: int  # pixels, as stored
     height: int
     codec: str  # FFmpeg's name, e.g. "h264"
-    open_gop: bool  # a frame after a keyframe in the file is shown before it
-    discards: bool  # an edit list hides decoded frames (a cut that does not begin at a keyframe)
-    timestamps: bool  # every packet has a presentation time; without it open_gop cannot be known
+    container: str  # FFmpeg's name of the format, e.g. "matroska,webm"
+    rotation: int  # degrees counter-clockwise by which the stored frames are to be turned
+    open_gop: bool  # a frame that follows a keyframe in the file is shown before it
+    hidden: int  # packets that an edit list hides (a copied cut that begins inside a GOP), or that are empty
+    timestamps: bool  # every packet has a presentation time; without it, open_gop cannot be known
+    clean_start: bool  # the first packet is a keyframe, and none that follows is shown before it
+
+    @property
+    def seek_problem(self) -> str | None:
+        """Why packets and frames do not correspond one to one, or the index misleads; None: seeking works."""
+        if not any(name in self.container for name in SEEKABLE_CONTAINERS):
+            return f"no dependable index ({self.container})"
+        if not self.timestamps:
+            return "packets without time stamps"
+        if self.hidden:
+            return f"{self.hidden} hidden frames (edit list)"
+        if not self.clean_start:
+            return "begins with frames whose references were cut away"
+        return None
 
 
 def check_reader(name: str) -> None:
-    """Make sure that the reader exists and is installed; the PyAV package is needed by all of them.
+    """Make sure that the reader exists and works; the PyAV package is needed by all of them.
 
     Raises:
-        ConfigError: unknown name, or the package is absent.
+        ConfigError: unknown name, the package is absent, or its native libraries do not load.
     """
     if name not in get_args(Reader):
         raise ConfigError(f"Unknown video reader {name!r}. Choose one of: {', '.join(get_args(Reader))}")
@@ -55,13 +74,30 @@ def check_reader(name: str) -> None:
             f"The video reader {name!r} is not installed. Fix: pip install {name}, or choose another reader "
             "(another reader is another protocol id)"
         )
+    if name == "torchcodec":
+        _check_torchcodec_loads()
+
+
+def _check_torchcodec_loads() -> None:
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(b"no video")
+    except (RuntimeError, OSError, ImportError, ValueError) as error:
+        if "libtorchcodec" not in str(error):
+            return  # it loaded, and refused the bytes
+        raise ConfigError(
+            "torchcodec is installed, but cannot load FFmpeg's shared libraries. Fix: install FFmpeg (apt install "
+            "ffmpeg) and the torchcodec release that fits torch, or choose another reader"
+        ) from error
 
 
 def probe_clip(path: Path) -> ClipInfo:
-    """Read a clip's packets without decoding them (some milliseconds for a minute of video).
+    """Read a clip's packets, and decode its first frame only (some milliseconds for a minute of video).
 
     Raises:
         MediaError: absent, empty or not a video, or cut off: fewer bytes or frames than the file itself declares.
+            A file whose container declares neither (MPEG-TS, a fragmented MP4 cut between fragments) passes.
     """
     if not path.is_file():
         raise MediaError(f"{path}: no such file")
@@ -71,22 +107,25 @@ def probe_clip(path: Path) -> ClipInfo:
 
     try:
         scan = _scan(path)
+        _refuse_truncated(path, scan)
+        rotation = _rotation(path)
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: cannot be read as a video ({error.strerror or error}). Download it again") from error
-    _refuse_truncated(path, scan)
-    if scan.n_shown == 0:
-        raise MediaError(f"{path}: the video stream holds 0 frames")
-    if not scan.fps:
+    fps = scan.fps or (scan.n_shown / scan.duration_s if scan.duration_s else 0.0)
+    if not fps:
         raise MediaError(f"{path}: the file does not say how long its frames last, so its frame rate is unknown")
     return ClipInfo(
         n_frames=scan.n_shown,
-        native_fps=scan.fps,
+        native_fps=fps,
         width=scan.width,
         height=scan.height,
         codec=scan.codec,
+        container=scan.container,
+        rotation=rotation,
         open_gop=scan.open_gop,
-        discards=scan.n_shown < scan.n_packets,
+        hidden=scan.n_packets - scan.n_shown,
         timestamps=scan.timestamps,
+        clean_start=scan.clean_start,
     )
 
 
@@ -94,7 +133,7 @@ def probe_clip(path: Path) -> ClipInfo:
 class _Scan:
     """One pass over the packets of the first video stream."""
 
-    format: str
+    container: str
     codec: str
     width: int
     height: int
@@ -105,6 +144,7 @@ class _Scan:
     n_shown: int = 0
     open_gop: bool = False
     timestamps: bool = True
+    clean_start: bool = True
     cut_packet: bool = False  # the last packet is shorter than declared
 
 
@@ -115,38 +155,49 @@ def _scan(path: Path, **options: str) -> _Scan:
         if not container.streams.video:
             raise MediaError(f"{path}: there is no video stream in it")
         stream = container.streams.video[0]
-        context = stream.codec_context
         scan = _Scan(
-            format=container.format.name,
-            codec=context.name,
-            width=context.width,
-            height=context.height,
+            container=container.format.name,
+            codec=stream.codec_context.codec.canonical_name,
+            width=stream.codec_context.width,
+            height=stream.codec_context.height,
             fps=float(stream.average_rate or 0),
             n_declared=stream.frames,
             duration_s=(container.duration or 0) / av.time_base,
         )
-        keyframe_pts: int | None = None
-        for packet in _packets(container):
+        first_pts = keyframe_pts = None  # of the first keyframe, and of the last one so far in file order
+        for packet in container.demux(stream):
+            if not packet.size and packet.dts is None:
+                continue  # the empty packet that ends a stream
             scan.n_packets += 1
-            scan.n_shown += not packet.is_discard
+            scan.n_shown += bool(packet.size) and not packet.is_discard
             scan.cut_packet = packet.is_corrupt
-            if packet.pts is None:
+            pts = packet.pts
+            if pts is None:
                 scan.timestamps = False
             elif packet.is_keyframe:
-                keyframe_pts = packet.pts
-            elif keyframe_pts is not None and packet.pts < keyframe_pts:
-                scan.open_gop = True
+                keyframe_pts = pts
+                first_pts = pts if first_pts is None else first_pts
+            elif keyframe_pts is None or pts < keyframe_pts:
+                scan.open_gop = scan.open_gop or keyframe_pts is not None
+                scan.clean_start = scan.clean_start and keyframe_pts != first_pts
     return scan
 
 
-def _packets(container: InputContainer) -> list[Packet]:
-    """The packets of the first video stream without the empty one that ends it."""
-    return [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+def _rotation(path: Path) -> int:
+    """Degrees by which the frames are to be turned for showing, counter-clockwise; usually 0."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            return frame.rotation
+    raise MediaError(f"{path}: 0 frames can be decoded")
 
 
 def _refuse_truncated(path: Path, scan: _Scan) -> None:
     n_found = scan.n_packets
-    if n_found < scan.n_declared and "mp4" in scan.format:
+    if n_found < scan.n_declared and "mp4" in scan.container:
         n_found = _scan(path, ignore_editlist="1").n_packets  # an edit list may leave out frames that are there
     n_declared = scan.n_declared
     n_bytes, n_declared_bytes = path.stat().st_size, _declared_bytes(path)
@@ -186,7 +237,10 @@ def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
 
 
 def decode_frames(path: Path, indices: Sequence[int], reader: Reader) -> np.ndarray:  # (T, H, W, 3) uint8
-    """The frames at these indices (ascending, in order of presentation), RGB, at the stored size.
+    """The frames at these indices (ascending, in order of presentation), RGB, upright, at the stored size.
+
+    Where decord and PyAV return the same frame, they agree to the last bit (tests/unit/test_clips.py); torchcodec
+    0.17 too, but for 10-bit clips, where it rounds differently.
 
     Raises:
         MediaError: the decoder fails, or delivers fewer frames.
@@ -195,31 +249,29 @@ def decode_frames(path: Path, indices: Sequence[int], reader: Reader) -> np.ndar
         return _decode_decord(path, indices)
     if reader == "torchcodec":
         return _decode_torchcodec(path, indices)
-    return decode_in_sequence(path, indices)[0]
+    return _decode_in_sequence(path, indices)
 
 
-def decode_in_sequence(path: Path, indices: Sequence[int]) -> tuple[np.ndarray, int]:
-    """Decode from the first frame on with PyAV, never seeking: right for every clip.
-
-    Returns:
-        frames (T, H, W, 3) uint8, and the number of frames seen until the last index was reached.
-
-    Raises:
-        MediaError: the decoder fails, or the clip ends before the last index.
-    """
-    frames, n_seen = _walk(path, set(indices), stop_after=max(indices))
-    if len(frames) < len(set(indices)):
+def _decode_in_sequence(path: Path, indices: Sequence[int]) -> np.ndarray:
+    """With PyAV from the first frame on, never seeking: right for every clip."""
+    wanted = set(indices)
+    frames, n_seen = _walk(path, wanted, stop_after=max(indices))
+    if len(frames) < len(wanted):
         raise MediaError(
-            f"{path}: only {n_seen} frames can be decoded, so {len(frames)} of the {len(set(indices))} frames asked "
-            "for are there"
+            f"{path}: only {n_seen} frames can be decoded, so {len(frames)} of the {len(wanted)} frames asked for are "
+            "there"
         )
     if len({frame.shape for frame in frames.values()}) > 1:
         raise MediaError(f"{path}: the frame size changes within the clip")
-    return np.stack([frames[index] for index in indices]), n_seen
+    return np.stack([frames[index] for index in indices])
 
 
 def count_decodable(path: Path) -> int:
-    """Number of frames that decoding delivers; differs from the packets where the first frames lack references."""
+    """Number of frames that decoding delivers: fewer than the packets if the first ones lack their references.
+
+    Raises:
+        MediaError: the decoder fails.
+    """
     return _walk(path, set(), stop_after=None)[1]
 
 
@@ -234,13 +286,24 @@ def _walk(path: Path, wanted: set[int], stop_after: int | None) -> tuple[dict[in
             stream.codec_context.thread_count = 1
             for frame in container.decode(stream):
                 if n_seen in wanted:
-                    frames[n_seen] = frame.to_ndarray(format="rgb24")
+                    frames[n_seen] = to_rgb(frame)
                 n_seen += 1
                 if stop_after is not None and n_seen > stop_after:
                     break
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: decoding stopped after {n_seen} frames ({error.strerror or error})") from error
     return frames, n_seen
+
+
+def to_rgb(frame: VideoFrame) -> np.ndarray:  # (H, W, 3) uint8
+    """A decoded frame as decord and torchcodec give it: by its own colour matrix and range, and turned upright.
+
+    PyAV by itself takes every frame for BT.601 (up to 34 grey levels off for BT.709) and does not turn it.
+    """
+    # libswscale looks at the frame's matrix only if source and target differ; for RGB the target has no meaning
+    rgb = frame.to_ndarray(format="rgb24", src_color_range=int(frame.color_range), dst_colorspace=BT601)
+    quarter_turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb
 
 
 def _decode_decord(path: Path, indices: Sequence[int]) -> np.ndarray:
@@ -251,21 +314,21 @@ def _decode_decord(path: Path, indices: Sequence[int]) -> np.ndarray:
         frames = clip.get_batch(list(indices)).asnumpy()
     except (RuntimeError, IndexError, decord.DECORDError) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MediaError(f"{path}: decord cannot decode it ({cause})") from error
+        raise MediaError(f"{path}: decord cannot decode it ({cause}). The reader pyav may") from error
     if len(frames) != len(indices):
         raise MediaError(f"{path}: decord delivered {len(frames)} of {len(indices)} frames")
     return frames
 
 
 def _decode_torchcodec(path: Path, indices: Sequence[int]) -> np.ndarray:
-    check_reader("torchcodec")
     from torchcodec.decoders import VideoDecoder
 
     try:
         decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         frames = decoder.get_frames_at(list(indices)).data.numpy()
     except (RuntimeError, ValueError, IndexError) as error:
-        raise MediaError(f"{path}: torchcodec cannot decode it ({error})") from error
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MediaError(f"{path}: torchcodec cannot decode it ({cause}). The reader pyav may") from error
     if len(frames) != len(indices):
         raise MediaError(f"{path}: torchcodec delivered {len(frames)} of {len(indices)} frames")
     return frames

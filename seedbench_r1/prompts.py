@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.types import LETTERS, Question, Template
+from seedbench_r1.types import LETTERS, Question, Template, to_json
 
 _TASK = """{question}
 
@@ -57,6 +59,11 @@ def build_messages(question: Question, template: Template) -> tuple[dict[str, An
     if template.system is None:
         return (user,)
     return ({"role": "system", "content": [{"type": "text", "text": template.system}]}, user)
+
+
+def template_sha(template: Template) -> str:
+    """First 12 hex digits of the sha256 of the wording."""
+    return hashlib.sha256(json.dumps(to_json(template), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def load_template(path: Path) -> Template:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -86,12 +87,14 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
     """
     import transformers
 
+    if (Path(model).is_dir() or model.startswith(("/", "."))) and not (Path(model) / "config.json").is_file():
+        raise ConfigError(f"No model at {model} (no config.json). For a Hub id use org/name.")
     try:
         config = transformers.AutoConfig.from_pretrained(model, revision=revision)
         if config.model_type not in FAMILIES:
             raise ConfigError(
                 f"{model} is a {config.model_type!r} model; supported architectures: Qwen2-VL, Qwen2.5-VL and Qwen3-VL "
-                f"({', '.join(FAMILIES)}). Other models: seedbench-r1 lmms-path"
+                f"(model_type {', '.join(FAMILIES)})"
             )
         loaded = transformers.AutoProcessor.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
@@ -215,7 +218,9 @@ def _video_spans(
     if layout.family == "qwen2_vl":
         return [(grid, 1.0) for grid in grids]
     if len(seconds_per_grid) != len(grids):
-        raise ValueError(f"Qwen2.5-VL needs the seconds per grid of each video: {len(seconds_per_grid)} for {len(grids)}")
+        raise ValueError(
+            f"Qwen2.5-VL needs the seconds per grid of each video: {len(seconds_per_grid)} for {len(grids)}"
+        )
     # The processors hand seconds_per_grid over as float32, and vLLM multiplies in float64: so do we, or the floor
     # differs now and then.
     seconds = torch.tensor(seconds_per_grid, dtype=torch.float32).tolist()
@@ -230,7 +235,7 @@ def _grid_positions(grid: Grid, step: float, merge: int) -> torch.Tensor:
 
 
 def frame_times(frame_indices: Sequence[int], native_fps: float, temporal_patch: int = 2) -> list[float]:
-    """Seconds into the clip of each temporal patch: the mean of its first and last frame's time, as Qwen3-VL is told."""
+    """Seconds into the clip of each temporal patch, as Qwen3-VL reads them: mean of its first and last frame's time."""
     indices = list(frame_indices)
     indices += indices[-1:] * (-len(indices) % temporal_patch)
     firsts, lasts = indices[::temporal_patch], indices[temporal_patch - 1 :: temporal_patch]

@@ -265,10 +265,10 @@ class RunManifest:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """Counts of one level or one domain. n is the annotation file's number, whatever was run."""
+    """Counts of one level or one domain."""
 
-    n: int
-    selected: int  # questions that belong to this run (less than n under --limit)
+    n: int  # questions in the annotation file, whatever was run
+    selected: int  # questions that belong to this run: n, or fewer under --limit (a SUBSET, never ranked)
     answered: int  # questions with a response
     correct: int
     strict_correct: int
@@ -279,8 +279,8 @@ class GroupSummary:
 
     @property
     def accuracy(self) -> float:
-        """correct / n as a fraction; nan when n is 0. Unparsed and truncated answers count as wrong."""
-        return self.correct / self.n if self.n else float("nan")
+        """correct / selected as a fraction; nan for none. Unparsed, truncated and unanswered count as wrong."""
+        return self.correct / self.selected if self.selected else float("nan")
 
 
 @dataclass(frozen=True, slots=True)

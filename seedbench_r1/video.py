@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from seedbench_r1.clips import ClipInfo, MediaError, count_decodable, decode_frames, decode_in_sequence, probe_clip
+from seedbench_r1.clips import ClipInfo, MediaError, count_decodable, decode_frames, probe_clip
 from seedbench_r1.types import Media, Reader, VideoConfig
 
 FRAME_FACTOR = 2  # Qwen2-VL and later merge two frames in time (qwen-vl-utils 0.0.14, FRAME_FACTOR)
 MAX_RATIO = 200  # longest to shortest side (qwen-vl-utils 0.0.14, MAX_RATIO)
-LANES = 8  # float32 numbers in an AVX2 register: torch.linspace rounds once more within such a group
 
 
 def choose_frames(n_total: int, native_fps: float, config: VideoConfig) -> list[int]:
@@ -42,7 +41,11 @@ def choose_frames(n_total: int, native_fps: float, config: VideoConfig) -> list[
 
 
 def _spread(last: int, n: int) -> list[int]:
-    """round(torch.linspace(0, last, n)) with torch's float32 arithmetic: from each end towards the middle."""
+    """round(torch.linspace(0, last, n)) in torch's float32 arithmetic: from each end towards the middle.
+
+    Equal to torch for n up to 47. Above that, torch's result depends on the machine (its AVX code rounds differently
+    from its scalar code in a few cases in a hundred); this is the scalar one, everywhere.
+    """
     step = np.float32(last) / np.float32(n - 1)
     index = np.arange(n, dtype=np.int64)
     from_start = step * index.astype(np.float32)
@@ -78,8 +81,8 @@ def target_size(height: int, width: int, *, min_pixels: int, max_pixels: int, mu
 def load_media(video: Path | None, image: Path, config: VideoConfig) -> Media:
     """Decode and resize what one question shows. Runs inside a decoding worker; imports no torch.
 
-    The clip is decoded by config.reader, except where decord is known to be wrong (open GOPs, edit lists that hide
-    frames, missing time stamps): PyAV then decodes it in sequence, and Media.reader and reader_note say so.
+    The clip is decoded by config.reader, except where that reader is known to be wrong: PyAV then decodes it in
+    sequence, and Media.reader and reader_note say so.
 
     Raises:
         MediaError: absent, truncated or undecodable; the message names the file.
@@ -88,10 +91,11 @@ def load_media(video: Path | None, image: Path, config: VideoConfig) -> Media:
     if video is None:
         return Media(None, (), None, None, picture, reader=None)
     info = probe_clip(video)
-    note = why_not_decord(info) if config.reader == "decord" else None
+    note = why_in_sequence(info, config.reader)
     reader: Reader = "pyav" if note else config.reader
     try:
-        frames, indices, n_total = _decode_chosen(video, info, reader, config)
+        n_total, indices = _chosen_frames(video, info, config)
+        frames = decode_frames(video, indices, reader)
         size = _video_size(frames.shape[1], frames.shape[2], config)
     except MediaError as error:
         raise _naming(video, error) from error
@@ -106,29 +110,26 @@ def load_media(video: Path | None, image: Path, config: VideoConfig) -> Media:
     )
 
 
-def why_not_decord(info: ClipInfo) -> str | None:
-    """Why this clip is decoded in sequence by PyAV although decord was asked for; None: decord is exact."""
-    if info.open_gop:
-        return "open GOPs: decord counts frames wrongly after a seek"
-    if info.discards:
-        return "an edit list hides frames: decord counts them"
-    if not info.timestamps:
-        return "no time stamps: whether decord can seek in it is unknown"
+def why_in_sequence(info: ClipInfo, reader: Reader) -> str | None:
+    """Why PyAV decodes this clip in sequence although another reader was asked for; None: that reader is right."""
+    if reader == "pyav":
+        return None
+    if info.seek_problem:
+        return f"{info.seek_problem}: {reader} miscounts frames"
+    if reader == "decord" and info.open_gop:
+        return "open GOPs: decord miscounts frames after a seek"
+    if reader == "decord" and info.rotation % 180:
+        return "to be turned by 90 degrees: decord 0.6 cannot return such frames"
     return None
 
 
-def _decode_chosen(
-    video: Path, info: ClipInfo, reader: Reader, config: VideoConfig
-) -> tuple[np.ndarray, list[int], int]:
-    """Frames, their indices and the number of frames in the clip."""
-    indices = choose_frames(info.n_frames, info.native_fps, config)
-    if reader != "pyav":
-        return decode_frames(video, indices, reader), indices, info.n_frames
-    if not (info.open_gop or info.discards):
-        return decode_in_sequence(video, indices)[0], indices, info.n_frames
-    n_total = count_decodable(video)  # a cut can begin with frames whose references are gone; decoders drop them
-    indices = choose_frames(n_total, info.native_fps, config)
-    return decode_in_sequence(video, indices)[0], indices, n_total
+def _chosen_frames(video: Path, info: ClipInfo, config: VideoConfig) -> tuple[int, list[int]]:
+    """Frames in the clip, and the indices to show. Frames whose references were cut away don't count: none shows them.
+
+    That needs a decoding pass of its own, but only for the rare clips whose packets are not all frames.
+    """
+    n_total = count_decodable(video) if info.seek_problem else info.n_frames
+    return n_total, choose_frames(n_total, info.native_fps, config)
 
 
 def _video_size(height: int, width: int, config: VideoConfig) -> tuple[int, int]:
@@ -190,10 +191,12 @@ def exact_frames_differ(path: Path, config: VideoConfig) -> list[int]:
     Raises:
         MediaError: one of the two cannot decode the clip.
     """
-    info = probe_clip(path)
-    indices = choose_frames(info.n_frames, info.native_fps, config)
+    try:
+        _, indices = _chosen_frames(path, probe_clip(path), config)
+    except MediaError as error:
+        raise _naming(path, error) from error
     decord_frames = decode_frames(path, indices, "decord")
-    exact_frames, _ = decode_in_sequence(path, indices)
+    exact_frames = decode_frames(path, indices, "pyav")
     return [
         index
         for index, ours, exact in zip(indices, decord_frames, exact_frames, strict=True)

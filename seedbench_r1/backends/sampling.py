@@ -74,7 +74,7 @@ def draw(
         kept = (cumulative - mass < sampling.top_p).sum(dim=1, keepdim=True).clamp(min=1)
         total = cumulative.gather(1, kept - 1)
     else:
-        total = cumulative[:, -1:]
+        total = cumulative[:, -1:].contiguous()
     place = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
     # rounding must not push the place behind the last token that has any mass
     last = torch.searchsorted(cumulative, total, right=False)

@@ -86,14 +86,14 @@ def write_tiny_checkpoint(
 ) -> Path:
     """Write a random float32 checkpoint with tokenizer, chat template and processors into `folder`; return the folder.
 
-    `vocabulary_texts` teach the byte-level BPE tokenizer its merges; any text can be encoded whatever they are. The same
-    arguments give the same files. Raises ConfigError for a family that is not in FAMILIES.
+    `vocabulary_texts` teach the byte-level BPE tokenizer its merges; any text can be encoded whatever they are. The
+    same arguments give the same files. Raises ConfigError for a family that is not in FAMILIES.
     """
     if family not in FAMILIES:
         raise ConfigError(f"Unknown model family {family!r}; known: {', '.join(FAMILIES)}")
     folder, size = Path(folder), size or TinySize()
     tokenizer = _train_tokenizer(vocabulary_texts, size)
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    ids = {token: tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
     config = _config(family, size, len(tokenizer), ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -108,7 +108,7 @@ def write_tiny_checkpoint(
 
 def _train_tokenizer(texts: Iterable[str], size: TinySize) -> transformers.PreTrainedTokenizerBase:
     """A Qwen2 tokenizer whose merges come from `texts`."""
-    frame = transformers.Qwen2Tokenizer()._tokenizer  # for its normaliser and pre-tokeniser, which Qwen fixes
+    frame: Any = transformers.Qwen2Tokenizer().backend_tokenizer  # its normaliser and pre-tokeniser are Qwen's
     draft = tokenizers.Tokenizer(models.BPE())
     draft.normalizer, draft.pre_tokenizer, draft.decoder = frame.normalizer, frame.pre_tokenizer, decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -117,9 +117,10 @@ def _train_tokenizer(texts: Iterable[str], size: TinySize) -> transformers.PreTr
     )
     draft.train_from_iterator(list(texts), trainer)
     learned = json.loads(draft.to_str())["model"]
+    merges: Any = [tuple(pair) for pair in learned["merges"]]
     return transformers.Qwen2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(pair) for pair in learned["merges"]],
+        merges=merges,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=list(SPECIAL_TOKENS),
@@ -188,7 +189,7 @@ def _write_processor(folder: Path, family: str, tokenizer: transformers.PreTrain
     """Processor files, both as one processor_config.json and as the separate files that older readers look for."""
     patch, mean, std = (16, HALF, HALF) if family == "qwen3_vl" else (14, CLIP_MEAN, CLIP_STD)
     shape = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2}
-    options = shape | {"image_mean": list(mean), "image_std": list(std)}
+    options: dict[str, Any] = shape | {"image_mean": list(mean), "image_std": list(std)}
     edges = {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 256 * (2 * patch) ** 2}
     image = transformers.Qwen2VLImageProcessor(size=edges, **options)
     video_class, processor_class = {

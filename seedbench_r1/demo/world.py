@@ -15,7 +15,6 @@ left open by one medium and 4 / k by the other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from random import Random
@@ -25,7 +24,14 @@ from seedbench_r1.types import DOMAINS, LETTERS, Letter
 
 N_SEEN_ROOMS = 24  # rooms of training and L1; L2 and L3 draw from as many others
 N_UNSEEN_ROOMS = 24
-START_EVERY = 6  # one block in so many asks at the very start, where there is no clip
+WITH_VIDEO = (
+    "Considering the progress shown in the video and my current observation shown in the image, "
+    "what action should I take next in order to {goal}?"
+)
+WITHOUT_VIDEO = (
+    "Considering my current observation shown in the image, what action should I take next in order to {goal}?"
+)
+START_EVERY = 7  # one block in so many asks at the very start, without a clip; shares no factor with 3 pairs, 4 domains
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,11 @@ class Situation:
     done: int  # steps already taken, 0..3; the next step's item is items[done]
     other: int  # position of the item that the wrong options offer
     letters: str  # a permutation of "ABCD": letters of gold, same item, other item fitting, other item unfitting
+
+    @property
+    def question(self) -> str:
+        wording = WITH_VIDEO if self.done else WITHOUT_VIDEO
+        return wording.format(goal=self.recording.goal.text)
 
     @property
     def gold(self) -> Letter:
@@ -219,7 +230,7 @@ def _block(split: str, index: int, seed: int) -> list[Situation]:
     states = [rng.randrange(2) for _ in range(4)]
     seen = split in ("train", "L1")
     rooms = rng.sample(range(N_SEEN_ROOMS if seen else N_UNSEEN_ROOMS), 2)
-    golds = rng.sample("ABCD", 4)
+    golds = _letters(split, index, seed)
     situations = []
     for side, room in enumerate(rooms):
         recording = Recording(
@@ -230,23 +241,20 @@ def _block(split: str, index: int, seed: int) -> list[Situation]:
             places=tuple(rng.sample(range(4), 4)),  # type: ignore[arg-type]
         )
         for done, other in (pair, pair[::-1]):
-            gold = golds.pop()
+            gold = golds.pop(0)
             rest = rng.sample([letter for letter in "ABCD" if letter != gold], 3)
             situations.append(Situation(recording, done, other, gold + "".join(rest)))
     return situations
 
 
+def _letters(split: str, index: int, seed: int) -> list[str]:
+    """Gold letters of a block. Of two neighbours, one begins with the two letters that the other ends with."""
+    letters = Random(f"{seed}:{split}:letters:{index // 2}").sample("ABCD", 4)
+    return letters[2:] + letters[:2] if index % 2 else letters
+
+
 def _video_id(split: str, number: int, seed: int) -> str:
     digest = hashlib.sha256(f"{seed}:{split}:{number}".encode()).hexdigest()
-    return f"P{number % 40 + 1:02d}_{split}_{number:05d}" if split in ("train", "L1") else f"{digest[:8]}-{digest[8:12]}"
-
-
-def words() -> list[str]:
-    """Every word of the world's goals, actions and states, sorted: what a small vocabulary has to hold."""
-    texts: Sequence[str] = [
-        *actions(),
-        *(chore.name for chore in CHORES),
-        *(state for item in ITEMS.values() for state in item.states),
-        "and then",
-    ]
-    return sorted({word for text in texts for word in text.split()})
+    return (
+        f"P{number % 40 + 1:02d}_{split}_{number:05d}" if split in ("train", "L1") else f"{digest[:8]}-{digest[8:12]}"
+    )

@@ -1,0 +1,207 @@
+"""Prefill and token-by-token decoding of one batch. Finished rows leave at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from seedbench_r1.backends.sampling import next_tokens, row_generator
+from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, normalise_patches
+from seedbench_r1.types import FinishReason, SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question's inputs; sampling.n completions are drawn from it."""
+
+    question_id: str
+    inputs: ModelInputs
+
+
+@dataclass(slots=True)
+class Completion:
+    """One row of the batch while it grows, and its result once finish_reason is set."""
+
+    question_id: str
+    k: int  # which of the question's completions
+    n_prompt_tokens: int
+    next_position: int  # of the token to be fed next, on all three axes
+    room: int  # tokens that may still be generated
+    generator: random.Random
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+    def take(self, token: int, logprob: float | None, end_ids: frozenset[int]) -> bool:
+        """Append a token; True if the row has ended. The end token itself is not kept."""
+        if token in end_ids:
+            self.finish_reason = "stop"
+            return True
+        self.token_ids.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        self.room -= 1
+        return self.room <= 0
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The rows still being decoded, and the tensors that go with them."""
+
+    completions: list[Completion]
+    cache: Any  # transformers DynamicCache of as many rows
+    mask: torch.Tensor  # (rows, longest prompt + new tokens) int64, 1 where there is a token; grown columns are 1
+    seen: torch.Tensor | None  # (rows, V) bool, or None without a repetition penalty
+
+    def keep(self, places: list[int]) -> None:
+        """Drop all other rows."""
+        index = torch.tensor(places, device=self.mask.device)
+        self.completions = [self.completions[place] for place in places]
+        self.cache.batch_select_indices(index)
+        self.mask = self.mask[index]
+        self.seen = None if self.seen is None else self.seen[index]
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id at which the checkpoint or its tokeniser says that a completion ends."""
+    declared = model.generation_config.eos_token_id
+    ids = declared if isinstance(declared, list) else [declared]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+@torch.inference_mode()
+def prefill(
+    model: Any, layout: VisionLayout, prompts: Sequence[ModelInputs], pad_id: int
+) -> tuple[torch.Tensor, Any, torch.Tensor]:
+    """Run the prompts, left-padded, through the vision tower and the language model once.
+
+    Returns the logits after the last prompt token (B, V), the key-value cache, and the attention mask (B, L) int64.
+    """
+    from transformers import DynamicCache
+
+    device, longest = model.device, max(len(prompt.input_ids) for prompt in prompts)
+    input_ids = torch.full((len(prompts), longest), pad_id)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.int64)
+    positions = torch.zeros(3, len(prompts), longest, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt.input_ids)
+        input_ids[row, start:] = prompt.input_ids
+        mask[row, start:] = 1
+        positions[:, row, start:] = prompt.positions
+    cache, mask = DynamicCache(config=model.config.get_text_config()), mask.to(device)
+    output = model(
+        input_ids=input_ids.to(device),
+        attention_mask=mask,
+        position_ids=positions.to(device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        **vision_tensors(model, layout, prompts),
+    )
+    return output.logits[:, -1], cache, mask
+
+
+def vision_tensors(model: Any, layout: VisionLayout, prompts: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
+    """All images and clips of a batch in the model's argument names; pixels cross to the device as uint8."""
+    tensors: dict[str, torch.Tensor] = {}
+    images = [(prompt.image_patches, prompt.image_grid) for prompt in prompts if prompt.image_patches is not None]
+    videos = [(prompt.video_patches, prompt.video_grid) for prompt in prompts if prompt.video_patches is not None]
+    if images:
+        patches = torch.cat([patches for patches, _ in images]).to(model.device)
+        tensors["pixel_values"] = normalise_patches(patches, layout.image_mean, layout.image_std, model.dtype)
+        tensors["image_grid_thw"] = torch.tensor([grid for _, grid in images], device=model.device)
+    if videos:
+        patches = torch.cat([patches for patches, _ in videos]).to(model.device)
+        tensors["pixel_values_videos"] = normalise_patches(patches, layout.video_mean, layout.video_std, model.dtype)
+        tensors["video_grid_thw"] = torch.tensor([grid for _, grid in videos], device=model.device)
+    return tensors
+
+
+@torch.inference_mode()
+def decode(
+    model: Any, processor: QwenProcessor, prompts: Sequence[Prompt], sampling: SamplingConfig
+) -> Iterator[Completion]:
+    """Draw sampling.n completions of every prompt; each leaves when it ends.
+
+    A completion ends at an end token ("stop"), or after max_new_tokens or at the end of the context ("length").
+    """
+    end_ids = end_token_ids(model, processor.tokenizer)
+    forbidden = torch.tensor(processor.forbidden_ids, dtype=torch.int64, device=model.device)
+    pad_id = processor.tokenizer.pad_token_id or 0
+    logits, cache, mask = prefill(model, processor.layout, [prompt.inputs for prompt in prompts], pad_id)
+    rows = _repeat(prompts, processor, sampling, (cache, mask))
+    if sampling.repetition_penalty != 1:
+        rows.seen = _seen_tokens(prompts, logits).repeat_interleave(sampling.n, dim=0)
+    logits = logits.repeat_interleave(sampling.n, dim=0)
+    length = mask.shape[1]
+    while True:
+        generators = [completion.generator for completion in rows.completions]
+        tokens, logprobs = next_tokens(logits, sampling, generators, forbidden_ids=forbidden, seen=rows.seen)
+        values = tokens.tolist()
+        chosen = [None] * len(values) if logprobs is None else logprobs.tolist()
+        going = []
+        for place, completion in enumerate(rows.completions):
+            if completion.take(values[place], chosen[place], end_ids):
+                yield completion
+            else:
+                going.append(place)
+        if not going:
+            return
+        if len(going) < len(values):
+            rows.keep(going)
+            tokens = tokens[going]
+        logits, length = _step(model, rows, tokens, length), length + 1
+
+
+def _repeat(
+    prompts: Sequence[Prompt], processor: QwenProcessor, sampling: SamplingConfig, prefilled: tuple[Any, torch.Tensor]
+) -> _Rows:
+    """n rows per prompt, each with its own generator; the cache is repeated, not computed again."""
+    cache, mask = prefilled
+    completions = [
+        Completion(
+            question_id=prompt.question_id,
+            k=k,
+            n_prompt_tokens=len(prompt.inputs.input_ids),
+            next_position=len(prompt.inputs.input_ids) + prompt.inputs.delta,
+            room=min(sampling.max_new_tokens, processor.context - len(prompt.inputs.input_ids)),
+            generator=row_generator(sampling.seed, prompt.question_id, k),
+        )
+        for prompt in prompts
+        for k in range(sampling.n)
+    ]
+    if sampling.n > 1:
+        cache.batch_repeat_interleave(sampling.n)
+        mask = mask.repeat_interleave(sampling.n, dim=0)
+    grown = mask.new_ones(len(mask), max(completion.room for completion in completions))
+    return _Rows(completions, cache, torch.cat([mask, grown], dim=1), seen=None)
+
+
+def _seen_tokens(prompts: Sequence[Prompt], logits: torch.Tensor) -> torch.Tensor:
+    """(B, V) bool: which tokens each prompt holds."""
+    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    for row, prompt in enumerate(prompts):
+        seen[row, prompt.inputs.input_ids.to(logits.device)] = True
+    return seen
+
+
+def _step(model: Any, rows: _Rows, tokens: torch.Tensor, length: int) -> torch.Tensor:
+    """Feed one token per row; the logits after it, (rows, V). `length` columns of the cache are filled before."""
+    places = torch.tensor([completion.next_position for completion in rows.completions], device=tokens.device)
+    for completion in rows.completions:
+        completion.next_position += 1
+    if rows.seen is not None:
+        rows.seen.scatter_(1, tokens[:, None], True)
+    output = model(
+        input_ids=tokens[:, None],
+        attention_mask=rows.mask[:, : length + 1],
+        position_ids=places.view(1, -1, 1).expand(3, -1, 1),
+        past_key_values=rows.cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1]

@@ -1,0 +1,87 @@
+"""A backend that answers from a script: for tests, tutorials, and trying the pipeline without a model.
+
+Script file (JSON): {"default": TEXT, "answers": {QUESTION_ID: TEXT or {"failure": MESSAGE}}, "seconds": 0.0}
+`default` is given to every question that `answers` does not name; `seconds` is the time one answer takes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
+
+Answer = Callable[[Request, int], str | Failure]
+
+
+class FakeBackend:
+    """Gives `answer(request, k)` as the k-th generation. One word of a text counts as one token."""
+
+    def __init__(self, answer: Answer, *, seconds: float = 0.0) -> None:
+        self._answer = answer
+        self._seconds = seconds
+
+    @classmethod
+    def from_file(cls, path: Path) -> FakeBackend:
+        """Read a script file. Raises ConfigError if it is absent or not of the form above."""
+        script = read_script(path)
+        default: str = script.get("default", "")
+        answers: dict[str, Any] = script.get("answers", {})
+
+        def answer(request: Request, _: int) -> str | Failure:
+            scripted = answers.get(request.question_id, default)
+            if isinstance(scripted, str):
+                return scripted
+            return Failure("backend_error", str(scripted["failure"]))
+
+        return cls(answer, seconds=float(script.get("seconds", 0.0)))
+
+    def generate(
+        self, requests: Iterable[Request], sampling: SamplingConfig
+    ) -> Iterator[tuple[str, Generation | Failure]]:
+        """One request at a time, in their order."""
+        for request in requests:
+            for k in range(sampling.n):
+                start = time.perf_counter()
+                if self._seconds:
+                    time.sleep(self._seconds)
+                scripted = self._answer(request, k)
+                if isinstance(scripted, Failure):
+                    yield request.question_id, scripted
+                else:
+                    yield request.question_id, _generation(request, scripted, sampling, time.perf_counter() - start)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def read_script(path: Path) -> dict[str, Any]:
+    """The script file's object. Raises ConfigError."""
+    try:
+        script = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Script for the fake backend {path} cannot be read: {error}.") from error
+    unknown = set(script) - {"default", "answers", "seconds"} if isinstance(script, dict) else {"(not an object)"}
+    if unknown:
+        raise ConfigError(f"Script for the fake backend {path}: unknown {', '.join(sorted(unknown))}.")
+    return script
+
+
+def _generation(request: Request, text: str, sampling: SamplingConfig, latency_s: float) -> Generation:
+    words = text.split(" ")
+    cut = len(words) > sampling.max_new_tokens
+    kept = words[: sampling.max_new_tokens]
+    prompt = " ".join(part.get("text", "") for message in request.messages for part in message["content"])
+    return Generation(
+        text=" ".join(kept),
+        token_ids=tuple(range(len(kept))),
+        finish_reason="length" if cut else "stop",
+        n_prompt_tokens=len(prompt.split()),
+        n_tokens=len(kept),
+        latency_s=latency_s,
+        logprobs=(0.0,) * len(kept) if sampling.logprobs else None,
+    )

@@ -1,0 +1,88 @@
+"""Loading a Qwen-VL checkpoint, or a LoRA adapter merged into its base, for inference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.qwen_vl import QwenProcessor, load_processor
+
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of a --device value; "auto" is the first GPU, or the CPU.
+
+    Raises ConfigError for an unknown device, or for a GPU that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {device} is not a device: {error}") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device} was asked for, but torch sees no GPU. Fix: --device cpu, or see `doctor`")
+    return resolved
+
+
+def load_model(
+    model: str, *, base_model: str | None, revision: str | None, dtype: str, device: torch.device
+) -> tuple[Any, QwenProcessor]:
+    """The model in evaluation mode on `device`, and its processor.
+
+    `dtype` is one of DTYPES; "auto" is the checkpoint's own. A folder with an adapter_config.json is a LoRA adapter: it
+    is merged into `base_model` or the base that it names. Raises ConfigError for an unknown dtype or architecture, a
+    missing base, missing peft or missing weights; ResourceError if the device's memory does not suffice.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
+    adapter = Path(model) / "adapter_config.json"
+    if not adapter.is_file():
+        return _load_whole(model, revision, dtype, device)
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(f"{model} is a LoRA adapter, which needs peft. Fix: pip install 'peft>=0.17'") from error
+    base = base_model or json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"{adapter} names no base model. Fix: add --base-model FOLDER_OR_HUB_ID")
+    try:
+        loaded, processor = _load_whole(base, None, dtype, device)
+    except ConfigError as error:
+        raise ConfigError(
+            f"The base model {base} of the LoRA adapter {model} cannot be loaded. Fix: add --base-model "
+            f"FOLDER_OR_HUB_ID. ({error})"
+        ) from error
+    merged: Any = peft.PeftModel.from_pretrained(loaded, model).merge_and_unload()
+    return merged.eval(), processor
+
+
+def _load_whole(model: str, revision: str | None, dtype: str, device: torch.device) -> tuple[Any, QwenProcessor]:
+    import transformers
+
+    processor = load_processor(model, revision=revision)
+    try:
+        loaded: Any
+        loaded, report = transformers.AutoModelForImageTextToText.from_pretrained(
+            model,
+            revision=revision,
+            dtype=DTYPES[dtype],
+            attn_implementation="sdpa",
+            device_map={"": device},
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot load the weights of {model}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"{model} does not fit into the memory of {device}. Fix: free the GPU, or --backend vllm --tensor-parallel 2"
+        ) from error
+    absent = sorted(report["missing_keys"])
+    if absent:  # transformers would go on with random weights in their place
+        raise ConfigError(f"The checkpoint {model} lacks {len(absent)} weights of its architecture, first {absent[0]}")
+    return loaded.eval(), processor

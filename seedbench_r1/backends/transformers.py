@@ -1,0 +1,175 @@
+"""Answers by transformers' Qwen-VL classes on one device, with our own positions, batches and decoding loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from seedbench_r1.backends.batching import ready_batches
+from seedbench_r1.backends.decoding import Prompt, decode
+from seedbench_r1.backends.loading import load_model, resolve_device
+from seedbench_r1.errors import ResourceError
+from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
+from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
+
+log = logging.getLogger(__name__)
+
+Result = tuple[str, Generation | Failure]
+
+# What one bad request can raise from inside a model; anything else is a bug or concerns every request.
+REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request's inputs, or why it has none. The frames themselves are let go."""
+
+    question_id: str
+    size: str  # for messages: frames and pixels
+    inputs: ModelInputs | Failure
+
+    @property
+    def length(self) -> int:
+        return 0 if isinstance(self.inputs, Failure) else len(self.inputs.input_ids)
+
+
+class TransformersBackend:
+    """One Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or a LoRA adapter on one, loaded once.
+
+    Raises ConfigError if the checkpoint, its base model, the device or the dtype does not fit.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_model: str | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_size: int = 8,
+    ) -> None:
+        self.batch_size = batch_size
+        self.device = resolve_device(device)
+        self.model: Any
+        self.processor: QwenProcessor
+        self.model, self.processor = load_model(
+            model, base_model=base_model, revision=revision, dtype=dtype, device=self.device
+        )
+
+    def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
+        """Answer a lazy stream of requests; see backends.base.Backend.
+
+        Prompts are prepared in a feeder thread while the model works. Raises ResourceError when the device's memory
+        does not suffice for a single request.
+        """
+        prepared = (self._prepare(request) for request in requests)
+        with contextlib.closing(ready_batches(prepared, self.batch_size, lambda item: item.length)) as batches:
+            for batch in batches:
+                yield from self._answer(batch, sampling)
+
+    def close(self) -> None:
+        """Let the weights go."""
+        self.model = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _prepare(self, request: Request) -> _Prepared:
+        frames = "no clip" if request.frames is None else "{} frames × {} × {} px".format(*request.frames.shape[:3])
+        try:
+            inputs: ModelInputs | Failure = prepare_inputs(request, self.processor)
+        except REQUEST_ERRORS as error:
+            inputs = Failure("backend_error", f"{type(error).__name__}: {error}")
+        return _Prepared(request.question_id, frames, inputs)
+
+    def _answer(self, batch: list[_Prepared], sampling: SamplingConfig) -> Iterator[Result]:
+        """Every result of a batch once, whatever has to be retried in smaller pieces."""
+        given: set[tuple[str, int]] = set()
+        for item in batch:
+            if isinstance(item.inputs, Failure):
+                yield from _fail(item, sampling, given, item.inputs)
+        work = _pieces([item for item in batch if isinstance(item.inputs, ModelInputs)], self.batch_size)
+        while work:
+            piece = work.pop(0)
+            error = yield from self._attempt(piece, sampling, given)
+            if isinstance(error, torch.OutOfMemoryError):
+                self._shrink(piece, error)
+                work = _pieces(piece + [item for later in work for item in later], self.batch_size)
+            elif error is not None and len(piece) > 1:
+                log.warning("A batch of %d failed (%s); its requests are tried one by one", len(piece), error)
+                work = [[item] for item in piece] + work
+            elif error is not None:
+                failure = Failure("backend_error", f"{type(error).__name__}: {error}")
+                yield from _fail(piece[0], sampling, given, failure)
+
+    def _attempt(
+        self, piece: list[_Prepared], sampling: SamplingConfig, given: set[tuple[str, int]]
+    ) -> Generator[Result, None, Exception | None]:
+        """Hand out what has not been given yet; return the error that stopped it, without the frames it kept alive."""
+        try:
+            for question_id, k, generation in self._decode(piece, sampling):
+                if (question_id, k) not in given:
+                    given.add((question_id, k))
+                    yield question_id, generation
+        except torch.AcceleratorError:
+            raise  # the device is unusable from here on: not one request's fault
+        except REQUEST_ERRORS as error:
+            return error.with_traceback(None)
+        return None
+
+    def _decode(self, piece: list[_Prepared], sampling: SamplingConfig) -> Iterator[tuple[str, int, Generation]]:
+        started = time.perf_counter()
+        prompts = [Prompt(item.question_id, item.inputs) for item in piece if isinstance(item.inputs, ModelInputs)]
+        for completion in decode(self.model, self.processor, prompts, sampling):
+            text = self.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            yield (
+                completion.question_id,
+                completion.k,
+                Generation(
+                    text=text,
+                    token_ids=tuple(completion.token_ids),
+                    finish_reason=completion.finish_reason,
+                    n_prompt_tokens=completion.n_prompt_tokens,
+                    n_tokens=len(completion.token_ids),
+                    latency_s=time.perf_counter() - started,
+                    logprobs=tuple(completion.logprobs) if sampling.logprobs else None,
+                ),
+            )
+
+    def _shrink(self, piece: list[_Prepared], error: torch.OutOfMemoryError) -> None:
+        """Halve the batch for the rest of this backend's life, or give up at one. Frames and pixels never change."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        largest = max(piece, key=lambda item: item.length)
+        if len(piece) == 1:
+            raise ResourceError(
+                f"Still out of memory on {self.device} at batch 1 (sample {largest.question_id}, {largest.size}, "
+                f"{largest.length} prompt tokens). Try --max-pixels with a smaller number, --backend vllm "
+                "--tensor-parallel 2, or free the GPU. Frames and pixels change the protocol id."
+            ) from error
+        self.batch_size = max(1, len(piece) // 2)
+        log.warning(
+            "Out of memory on %s at batch of %d (sample %s, %s). Retrying at %d",
+            self.device,
+            len(piece),
+            largest.question_id,
+            largest.size,
+            self.batch_size,
+        )
+
+
+def _pieces(items: list[_Prepared], count: int) -> list[list[_Prepared]]:
+    return [items[start : start + count] for start in range(0, len(items), count)]
+
+
+def _fail(item: _Prepared, sampling: SamplingConfig, given: set[tuple[str, int]], failure: Failure) -> Iterator[Result]:
+    """The failure, once for every completion of the question that has not left yet."""
+    for k in range(sampling.n):
+        if (item.question_id, k) not in given:
+            yield item.question_id, failure

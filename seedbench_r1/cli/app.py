@@ -1,0 +1,79 @@
+"""The console script. Commands import what they need when they run, so that --help is immediate."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from typing import Annotated
+
+import typer
+
+from seedbench_r1 import __version__
+from seedbench_r1.cli import data, demo, doctor, eval, show
+from seedbench_r1.errors import SeedBenchError
+
+app = typer.Typer(
+    name="seedbench-r1",
+    help="Evaluate, train and compare video multimodal LLMs on SEED-Bench-R1. Unofficial.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("eval", rich_help_panel="Measure")(eval.evaluate_command)
+app.command("show", rich_help_panel="Measure")(show.show_command)
+app.command("demo", rich_help_panel="Try")(demo.demo_command)
+app.command("doctor", rich_help_panel="Try")(doctor.doctor_command)
+app.add_typer(data.app, name="data", rich_help_panel="Data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="More messages; -vv shows tracebacks.")
+    ] = 0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+    level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: docs/cli.md."""
+    try:
+        app()
+    except SeedBenchError as error:
+        _report(error, str(error), error.exit_code)
+    except KeyboardInterrupt as error:
+        _report(error, "Stopped. What was finished is saved; the same command continues.", 130)
+    except Exception as error:  # noqa: BLE001 - a bug: the traceback is kept in a file, and the process exits with 1
+        _report(error, _bug_message(error), 1)
+
+
+def _report(error: BaseException, message: str, code: int) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
+    if "-vv" in sys.argv:
+        traceback.print_exception(error)
+    print(message, file=sys.stderr)
+    sys.stderr.flush()
+    raise SystemExit(code) from error
+
+
+def _bug_message(error: Exception) -> str:
+    descriptor, path = tempfile.mkstemp(prefix="seedbench-r1-", suffix=".traceback.txt")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        traceback.print_exception(error, file=stream)
+    return f"Unexpected {type(error).__name__}: {error}. This is a bug; the traceback is in {path}. Please report it."

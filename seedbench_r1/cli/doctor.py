@@ -1,0 +1,39 @@
+"""seedbench-r1 doctor: is this machine ready?"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seedbench_r1.errors import ConfigError
+
+
+def doctor_command(
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Data set to look at.", show_default=False)
+    ] = None,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where runs will be written.")] = Path("runs"),
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Check packages, GPUs, data and disk; each failing line says what to type. Exit 3 if one fails."""
+    from seedbench_r1.cli import console
+    from seedbench_r1.doctor import examine
+    from seedbench_r1.types import to_json
+
+    marks = {"pass": console.glyph("✓", "ok"), "warn": "!", "fail": console.glyph("✗", "x")}
+    findings = []
+    for finding in examine(data_root, runs_dir, os.environ):
+        findings.append(finding)
+        if not as_json:
+            fix = f"   fix: {finding.fix}" if finding.fix and finding.status != "pass" else ""
+            console.out().print(console.printable(f" {marks[finding.status]} {finding.text}{fix}"), soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps({"schema": "sbr1.doctor/1", "findings": to_json(findings)}))
+    bad = [finding for finding in findings if finding.status == "fail" or (strict and finding.status == "warn")]
+    if bad:
+        raise ConfigError(f"{len(bad)} checks failed.")

@@ -1,0 +1,151 @@
+"""What one sees while a run is running: bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from seedbench_r1.cli import console
+from seedbench_r1.runs import merged_records, utc_now
+from seedbench_r1.types import RunRecord
+
+if TYPE_CHECKING:
+    from seedbench_r1.evaluate import Plan
+
+LINE_EVERY_S = 60.0
+LINE_EVERY_SHARE = 0.05
+LINE_AT_MOST_S = 1.0
+BAR_WIDTH = 24
+
+
+class EvalProgress:
+    """Counts records as they are written. A context manager; observe() may be called from any thread."""
+
+    def __init__(self, planned: Plan, *, quiet: bool = False) -> None:
+        self._plan = planned
+        self._quiet = quiet
+        self._console = console.err()
+        self._guard = threading.Lock()
+        self._records: dict[str, RunRecord] = self._earlier()
+        self._started = time.monotonic()
+        self._new = self._new_tokens = 0
+        self._last_line = (self._started, 0)
+        self._live: Live | None = None
+
+    def __enter__(self) -> EvalProgress:
+        if self._quiet:
+            return self
+        for line in self._header():
+            self._console.print(line, soft_wrap=True)
+        if console.is_live(self._console):
+            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._picture)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def observe(self, record: RunRecord) -> None:
+        """Take note of a record that was just written."""
+        with self._guard:
+            self._records[record.question_id] = record
+            self._new += 1
+            if record.generation is not None:
+                self._new_tokens += record.generation.n_tokens
+            if self._quiet or self._live is not None:
+                return
+            now = time.monotonic()
+            since, count = self._last_line
+            share = (self._new - count) / max(1, len(self._plan.questions))
+            if now - since >= LINE_EVERY_S or (share >= LINE_EVERY_SHARE and now - since >= LINE_AT_MOST_S):
+                self._last_line = (now, self._new)
+                self._console.print(self._line(record.level), soft_wrap=True)
+
+    def _earlier(self) -> dict[str, RunRecord]:
+        """Records of earlier calls; none if the run starts anew."""
+        if self._plan.config.fresh or not (self._plan.path / "manifest.json").exists():
+            return {}
+        wanted = {question.question_id for question in self._plan.questions}
+        return {i: record for i, record in merged_records(self._plan.path).items() if i in wanted}
+
+    def _header(self) -> list[str]:
+        manifest, config = self._plan.manifest, self._plan.config
+        lines = [
+            f"seedbench-r1 eval {_dot()} {manifest.model.name} {_dot()} protocol {manifest.protocol_id} "
+            f"({config.protocol}: {config.video.max_frames} frames, T={config.sampling.temperature:g}, "
+            f"{config.sampling.max_new_tokens} new tokens)"
+        ]
+        done = sum(record.answered for record in self._records.values())
+        failed = len(self._records) - done
+        if self._records:
+            again = f", {failed} errors will be retried" if failed and config.retry_errors else ""
+            lines.append(f"resuming {self._plan.path}: {done:,} of {len(self._plan.questions):,} done{again}")
+        else:
+            lines.append(f"writing {self._plan.path}")
+        if self._plan.missing:
+            lines.append(f"warning: {len(self._plan.missing)} media files are absent; the run will stay INCOMPLETE")
+        return lines
+
+    def _counts(self, level: str) -> tuple[int, int, list[RunRecord]]:
+        total = sum(question.level == level for question in self._plan.questions)
+        mine = [record for record in self._records.values() if record.level == level and record.answered]
+        return len(mine), total, mine
+
+    def _line(self, level: str) -> str:
+        done, total, records = self._counts(level)
+        accuracy = sum(r.score.correct for r in records if r.score) / done if done else float("nan")
+        errors = sum(not record.answered for record in self._records.values())
+        rate, eta = self._speed()
+        return f"{utc_now()} eval {level} {done}/{total} acc={accuracy:.3f} err={errors} qps={rate:.2f} eta={eta:.0f}s"
+
+    def _speed(self) -> tuple[float, float]:
+        """Questions per second since the start, and seconds left at that speed."""
+        rate = self._new / max(1e-9, time.monotonic() - self._started)
+        i, n = self._plan.config.shard or (1, 1)
+        mine = sum(place % n == i - 1 for place in range(len(self._plan.questions)))
+        answered = sum(record.answered for record in self._records.values())
+        left = max(0, mine - (answered if n == 1 else self._new))
+        return rate, left / rate if rate else float("nan")
+
+    def _picture(self) -> RenderableType:
+        with self._guard:
+            levels = list(dict.fromkeys(question.level for question in self._plan.questions))
+            rows = [self._bar(level) for level in levels]
+            rate, eta = self._speed()
+            done = sum(record.answered for record in self._records.values())
+            errors = len(self._records) - done
+            seconds = max(1e-9, time.monotonic() - self._started)
+        left = "unknown" if eta != eta else time.strftime("%H:%M:%S", time.gmtime(eta))
+        status = (
+            f" {100 * done / max(1, len(self._plan.questions)):.0f} % {_dot()} {rate:.2f} q/s {_dot()} "
+            f"{self._new_tokens / seconds:.0f} tok/s {_dot()} ETA {left} {_dot()} errors {errors}"
+        )
+        return Group(*rows, Text(status))
+
+    def _bar(self, level: str) -> Text:
+        from leaderboards.stats import design_effect, wilson_interval
+
+        done, total, records = self._counts(level)
+        filled = round(BAR_WIDTH * done / max(1, total))
+        bar = console.glyph("━", "#") * filled + console.glyph("╌", "-") * (BAR_WIDTH - filled)
+        text = f" {level:<6} {bar} {done:>5}/{total:<5}"
+        if not done:
+            return Text(text + "  waiting")
+        values = [float(record.score.correct) for record in records if record.score]
+        low, high = wilson_interval(sum(values), done, deff=design_effect(values, [r.video_id for r in records]))
+        unparsed = sum(r.score.outcome != "answered" for r in records if r.score)
+        share = 100 * sum(values) / done
+        return Text(f"{text}  running acc {share:.1f} [{100 * low:.1f}, {100 * high:.1f}]  unparsed {unparsed}")
+
+
+def _dot() -> str:
+    return console.glyph("·", "|")

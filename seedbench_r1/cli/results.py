@@ -1,0 +1,188 @@
+"""How a finished run, a dry run and the resolved settings are printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from seedbench_r1.cli import console
+from seedbench_r1.prompts import build_prompt
+from seedbench_r1.runs import Run, load_run
+from seedbench_r1.types import EvalConfig, GroupSummary, RunRecord, to_json
+
+if TYPE_CHECKING:
+    from seedbench_r1.evaluate import EvalResult, Plan
+
+
+def print_config(config: EvalConfig) -> None:
+    """Every resolved setting as JSON on standard output."""
+    console.out().print(json.dumps(to_json(config), indent=1, ensure_ascii=False), soft_wrap=True)
+
+
+def print_result(planned: Plan, result: EvalResult) -> None:
+    """The closing block: a table of levels with intervals, and what to type next."""
+    run = load_run(planned.path)
+    screen = console.out()
+    screen.print(level_table(run, result))
+    n_clusters = len({question.video_id for question in run.questions.values()})
+    note = f" 95 % intervals, clustered by video ({n_clusters} videos) {console.glyph('·', '|')} consistency not judged"
+    if result.summary.status == "incomplete":
+        note += f"\n INCOMPLETE: {result.summary.pending} questions have no answer; not to be ranked"
+    if result.summary.status == "subset":
+        note += "\n SUBSET: --limit was given; not to be ranked"
+    screen.print(note, soft_wrap=True)
+    screen.print(f" saved {planned.path / 'summary.json'}", soft_wrap=True)
+    example = next(iter(run.records), None)
+    if example is not None:
+        screen.print(f" next: seedbench-r1 show {planned.path} --question {example}", soft_wrap=True)
+
+
+def level_table(run: Run, result: EvalResult) -> Table:
+    """Levels, then L3's domains, as counts and percentages."""
+    table = Table(box=None, pad_edge=True, header_style="bold")
+    table.add_column("level", no_wrap=True)
+    for name in ("n", "accuracy %", "unparsed", "truncated", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups: list[tuple[str, GroupSummary, list[RunRecord]]] = []
+    for level, group in result.summary.levels.items():
+        groups.append((level, group, [r for r in run.records.values() if r.level == level]))
+    for domain, group in result.summary.domains.items():
+        groups.append((f"  {domain}", group, [r for r in run.records.values() if r.domain == domain]))
+    for name, group, records in groups:
+        shown = f"{group.selected}" if group.selected == group.n else f"{group.selected} of {group.n}"
+        table.add_row(
+            name,
+            shown,
+            accuracy_cell(group, records),
+            str(group.unparsed),
+            str(group.truncated),
+            str(group.failed),
+        )
+    return table
+
+
+def accuracy_cell(group: GroupSummary, records: list[RunRecord]) -> str:
+    """ "57.0 [54.6, 59.4]"; for an incomplete group the bounds with the missing answers all wrong and all right."""
+    missing = group.selected - group.answered
+    if missing:
+        low, high = 100 * group.correct / group.selected, 100 * (group.correct + missing) / group.selected
+        return f"between {low:.1f} and {high:.1f}"
+    low, high, _ = interval(records)
+    return f"{100 * group.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def interval(records: list[RunRecord]) -> tuple[float, float, float]:
+    """Wilson bounds with the effective sample size of the video clusters, and the design effect."""
+    from leaderboards.stats import design_effect, wilson_interval
+
+    values = [float(record.score.correct) for record in records if record.score is not None]
+    clusters = [record.video_id for record in records if record.score is not None]
+    if not values:
+        return math.nan, math.nan, math.nan
+    deff = design_effect(values, clusters)
+    low, high = wilson_interval(sum(values), len(values), deff=deff)
+    return low, high, deff
+
+
+def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
+    """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
+    run = load_run(planned.path)
+    levels: dict[str, Any] = {}
+    for level, group in result.summary.levels.items():
+        low, high, deff = interval([r for r in run.records.values() if r.level == level])
+        levels[level] = to_json(group) | {
+            "accuracy": _number(group.accuracy) if group.answered == group.selected else None,
+            "ci": [_number(low), _number(high)],
+            "deff": _number(deff),
+        }
+    failures = [
+        {"question_id": r.question_id, "kind": r.failure.kind, "message": r.failure.message}
+        for r in run.records.values()
+        if r.failure is not None
+    ]
+    value = {
+        "schema": "sbr1.eval/1",
+        "status": result.summary.status,
+        "run_dir": str(planned.path),
+        "protocol_id": planned.manifest.protocol_id,
+        "levels": levels,
+        "domains": to_json(result.summary.domains),
+        "errors": failures,
+        "exit_code": exit_code,
+    }
+    return json.dumps(value, ensure_ascii=False)
+
+
+def print_dry_run(planned: Plan, *, as_json: bool) -> None:
+    """What would be run: prompt, frames, tokens and memory of a typical question. No model is loaded."""
+    estimate = estimate_run(planned)
+    screen = console.out()
+    if as_json:
+        print(json.dumps({"schema": "sbr1.dry-run/1", **estimate}, ensure_ascii=False))
+        return
+    question = planned.questions[0]
+    screen.print(f"prompt of {question.question_id}:\n")
+    screen.print(console.printable(build_prompt(question, planned.config.template)), soft_wrap=True)
+    screen.print("")
+    for name, value in estimate.items():
+        screen.print(f" {name.replace('_', ' '):<26} {value}", soft_wrap=True)
+
+
+def estimate_run(planned: Plan) -> dict[str, Any]:
+    """Counts and sizes known without loading the model; tokens follow from the first question with a clip."""
+    from seedbench_r1.clips import probe_clip
+    from seedbench_r1.video import choose_frames, load_image, target_size
+
+    config, video = planned.config, planned.config.video
+    question = next((q for q in planned.questions if q.video is not None and q.video.exists()), planned.questions[0])
+    area = video.size_multiple**2
+    tokens = frames = 0
+    if question.video is not None and question.video.exists():
+        clip = probe_clip(question.video)
+        indices = choose_frames(clip.n_frames, clip.native_fps, video)
+        height, width = target_size(
+            clip.height,
+            clip.width,
+            min_pixels=video.min_pixels,
+            max_pixels=video.max_pixels,
+            multiple=video.size_multiple,
+        )
+        frames = len(indices)
+        tokens += math.ceil(frames / 2) * height * width // area
+    if question.image.exists():
+        rows, columns, _ = load_image(question.image, video).shape
+        tokens += rows * columns // area
+    text = len(build_prompt(question, config.template)) // 4
+    estimate: dict[str, Any] = {
+        "run_dir": str(planned.path),
+        "protocol_id": planned.manifest.protocol_id,
+        "questions": {level: sizes["all"] for level, sizes in planned.manifest.n_total.items()},
+        "asked": len(planned.questions),
+        "missing_files": len(planned.missing),
+        "example": question.question_id,
+        "frames": frames,
+        "vision_tokens": tokens,
+        "prompt_tokens_about": tokens + text,
+        "new_tokens_at_most": config.sampling.max_new_tokens,
+    }
+    if planned.checkpoint is not None:
+        estimate["weights_gb"] = round(planned.checkpoint.weight_bytes / 1e9, 3)
+        cache = kv_bytes_per_token(planned.checkpoint.config) * (tokens + text + config.sampling.max_new_tokens)
+        estimate["kv_cache_gb_per_question"] = round(cache / 1e9, 4)
+        estimate["memory_gb_about"] = round((planned.checkpoint.weight_bytes + cache * config.batch_size) / 1e9, 3)
+    return estimate
+
+
+def kv_bytes_per_token(model_config: dict[str, Any]) -> int:
+    """Bytes of keys and values per token at 2 bytes a number: 2 x layers x kv heads x head size x 2."""
+    text = model_config.get("text_config") or model_config
+    heads = text["num_attention_heads"]
+    head_size = text.get("head_dim") or text["hidden_size"] // heads
+    return 2 * text["num_hidden_layers"] * text.get("num_key_value_heads", heads) * head_size * 2
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

@@ -1,0 +1,96 @@
+"""seedbench-r1 show: one question with its answer, or the failures of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seedbench_r1.errors import ConfigError
+
+if TYPE_CHECKING:
+    from seedbench_r1.runs import Run
+    from seedbench_r1.types import Question, RunRecord
+
+
+def show_command(
+    run: Annotated[Path, typer.Argument(help="Run directory.", show_default=False)],
+    question: Annotated[str | None, typer.Option(help="Question id, e.g. L1/115.", show_default=False)] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="List the questions whose last attempt failed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Print one question with options, reasoning, answer and score; or list what failed."""
+    from seedbench_r1.cli import console
+    from seedbench_r1.runs import load_run
+    from seedbench_r1.types import to_json
+
+    loaded = load_run(run)
+    if failed:
+        _list_failures(loaded, as_json=as_json)
+        return
+    if question is None:
+        raise ConfigError("Say which question: --question L1/115; or --failed.")
+    if question not in loaded.questions:
+        some = ", ".join(list(loaded.questions)[:3])
+        raise ConfigError(f"No question {question!r} in {run}. It holds {len(loaded.questions)}, e.g. {some}.")
+    record = loaded.records.get(question)
+    if as_json:
+        typer.echo(json.dumps(to_json({"question": loaded.questions[question], "record": record}), ensure_ascii=False))
+        return
+    for line in describe(loaded.questions[question], record):
+        console.out().print(console.printable(line), soft_wrap=True)
+
+
+def _list_failures(run: Run, *, as_json: bool) -> None:
+    from seedbench_r1.cli import console
+    from seedbench_r1.types import to_json
+
+    failures = [(record, record.failure) for record in run.records.values() if record.failure is not None]
+    if as_json:
+        typer.echo(json.dumps(to_json([record for record, _ in failures]), ensure_ascii=False))
+        return
+    for record, failure in failures:
+        line = f"{record.question_id}  {failure.kind}  {failure.message}"
+        console.out().print(console.printable(line), soft_wrap=True)
+    console.err().print(f"{len(failures)} failed, {len(run.questions) - len(run.records)} not asked yet")
+
+
+def describe(question: Question, record: RunRecord | None) -> list[str]:
+    """Lines of text: the question, its options with gold and answer marked, then what the model said."""
+    from seedbench_r1.types import LETTERS
+
+    answer = record.parsed.answer if record and record.parsed else None
+    lines = [
+        f"{question.question_id}  {question.domain or question.level}  video {question.video_id}",
+        f"goal      {question.task_goal}",
+        *(f"done      {step.narration}" for step in question.progress),
+        f"clip      {question.video or 'none'}",
+        f"image     {question.image}",
+        "",
+        question.text,
+    ]
+    for letter, option in zip(LETTERS, question.options, strict=True):
+        marks = " ".join(["gold"] * (letter == question.gold) + ["answered"] * (letter == answer))
+        lines.append(f"  {letter}. {option}{'   <- ' + marks if marks else ''}")
+    lines.append("")
+    if record is None:
+        return [*lines, "not asked yet"]
+    if record.failure is not None:
+        return [*lines, f"failed ({record.failure.kind}): {record.failure.message}"]
+    if record.generation is None or record.parsed is None or record.score is None:
+        return lines
+    generation, score = record.generation, record.score
+    lines += [
+        f"reasoning {record.parsed.reasoning if record.parsed.reasoning is not None else '(none)'}",
+        f"answer    {record.parsed.answer or '(not read)'}   from {record.parsed.answer_text!r}",
+        f"score     {score.outcome}, {'correct' if score.correct else 'wrong'}"
+        f"{'' if score.correct == score.strict_correct else ' (strict rule: wrong)'}"
+        f"{'' if record.parsed.format_ok else ', format not kept'}",
+        f"tokens    {generation.n_prompt_tokens} prompt, {generation.n_tokens} new, {generation.finish_reason}, "
+        f"{generation.latency_s:.2f} s",
+    ]
+    if record.reader_note:
+        lines.append(f"reader    {record.reader}: {record.reader_note}")
+    return lines

@@ -1,0 +1,392 @@
+"""A run directory: everything a run knows, on disk as soon as it is known.
+
+manifest.json   what was run on what (replaced as a whole)      questions.jsonl  validated snapshot of the questions
+records.jsonl   one line per attempt, append-only               summary.json     counts, written at the end
+events.jsonl    starts, stops, warnings                         missing.txt      absent media, if any
+records.i-of-n.jsonl  the same for one shard
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from seedbench_r1.errors import ConfigError, DataError, ResourceError
+from seedbench_r1.records import (
+    SCHEMA,
+    manifest_from_json,
+    question_from_json,
+    question_line,
+    read_lines,
+    record_from_json,
+    record_line,
+)
+from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary, to_json
+
+FSYNC_EVERY_S = 1.0
+_FIXED = ("dataset_hash", "backend", "dtype", "seed")  # besides the protocol id and the model's fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory as read by the report, the judge and `show`."""
+
+    path: Path
+    manifest: RunManifest
+    questions: dict[str, Question]
+    records: dict[str, RunRecord]
+
+
+def load_run(path: Path) -> Run:
+    """Read a run directory, shards merged. Raises DataError if it is not one or is damaged."""
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise DataError(f"{path} is not a run directory (no manifest.json).")
+    questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
+    return Run(path, manifest, questions, merged_records(path, questions))
+
+
+def read_manifest(path: Path) -> RunManifest | None:
+    """manifest.json of a run directory; None if there is none. Raises DataError if it is unreadable or newer."""
+    file = path / "manifest.json"
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        if value["schema"] != SCHEMA:
+            raise DataError(f"{file} has schema {value['schema']!r}; this version reads {SCHEMA!r}. Fix: upgrade.")
+        return manifest_from_json(value)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is not a valid manifest ({type(error).__name__}: {error}).") from error
+
+
+def merged_records(path: Path, questions: dict[str, Question] | None = None) -> dict[str, RunRecord]:
+    """The record that counts for each question, from records.jsonl and all shards.
+
+    An answer beats a failure; among answers, and among failures, the last line counts. With `questions` given, a record
+    of another question is a DataError.
+    """
+    merged: dict[str, RunRecord] = {}
+    for file in sorted(path.glob("records*.jsonl")):
+        for record in read_lines(file, record_from_json):
+            if questions is not None and record.question_id not in questions:
+                raise DataError(f"{file}: {record.question_id!r} is not in {path / 'questions.jsonl'}.")
+            earlier = merged.get(record.question_id)
+            if earlier is None or record.answered or not earlier.answered:
+                merged[record.question_id] = record
+    return merged
+
+
+class RunDir:
+    """The writing side of a run directory. One process per shard; a context manager."""
+
+    def __init__(self, path: Path, manifest: RunManifest, questions: dict[str, Question], file: _AppendFile) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.questions = questions
+        self._file = file
+        self._records = merged_records(path, questions)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        manifest: RunManifest,
+        questions: Iterable[Question],
+        *,
+        shard: tuple[int, int] | None = None,
+        fresh: bool = False,
+    ) -> RunDir:
+        """Create the directory, or continue the run in it. Questions that are new to the run are added to it.
+
+        Raises:
+            ConfigError: another process writes there, or the directory holds another model, data set, backend, dtype,
+                seed or protocol; the message shows the keys that differ.
+            ResourceError: the directory cannot be written.
+        """
+        if fresh and shard is not None:
+            raise ConfigError("--fresh would take the other shards' records away. Fix: leave out --shard once.")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            file = _AppendFile(path, "records.jsonl" if shard is None else f"records.{shard[0]}-of-{shard[1]}.jsonl")
+        except OSError as error:
+            raise write_error(path, error) from error
+        try:
+            with _exclusive(path / ".manifest.lock"):
+                if fresh:
+                    _set_aside(path, file)
+                manifest, merged = _merge(path, manifest, questions)
+            return cls(path, manifest, merged, file)
+        except BaseException:
+            file.close()
+            raise
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def records(self) -> dict[str, RunRecord]:
+        """The record that counts for each question so far."""
+        return dict(self._records)
+
+    def pending(
+        self, asked: Iterable[Question], *, shard: tuple[int, int] | None = None, retry_errors: bool = True
+    ) -> list[Question]:
+        """Those of `asked` in this shard that have no answer. Failures are pending unless retry_errors is off.
+
+        A question's shard follows from its place in the run, so shards agree whatever each of them has seen.
+        """
+        i, n = shard or (1, 1)
+        mine = {question_id for place, question_id in enumerate(self.questions) if place % n == i - 1}
+        return [
+            question
+            for question in asked
+            if question.question_id in mine and not self._settled(question.question_id, retry_errors)
+        ]
+
+    def append(self, record: RunRecord) -> None:
+        """Write one attempt: in the file when this returns, on the disk within a second. Raises ResourceError."""
+        self._file.append(record_line(record))
+        earlier = self._records.get(record.question_id)
+        if earlier is None or record.answered or not earlier.answered:
+            self._records[record.question_id] = record
+
+    def refresh(self) -> None:
+        """Read again what other shards have written meanwhile."""
+        self._file.sync()
+        self._records = merged_records(self.path, self.questions)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One line in events.jsonl."""
+        line = json.dumps({"time": utc_now(), "event": kind, **to_json(fields)}, ensure_ascii=False) + "\n"
+        try:
+            with (self.path / "events.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def finish(self, summary: RunSummary, weights_sha256: str | None) -> None:
+        """Write summary.json, and mark the manifest complete if the run is."""
+        write_json(self.path / "summary.json", to_json(summary))
+        if summary.status == "incomplete":
+            return
+        with _exclusive(self.path / ".manifest.lock"):
+            self.manifest = dataclasses.replace(
+                self.manifest, weights_sha256=weights_sha256, completed_utc=utc_now(), updated_utc=utc_now()
+            )
+            write_json(self.path / "manifest.json", to_json(self.manifest))
+
+    def _settled(self, question_id: str, retry_errors: bool) -> bool:
+        record = self._records.get(question_id)
+        return record is not None and (record.answered or not retry_errors)
+
+
+class _AppendFile:
+    """An append-only file of lines, locked for this process, synced by a thread at least once a second."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name
+        shared = fcntl.LOCK_EX if name == "records.jsonl" else fcntl.LOCK_SH  # shards keep out whole runs, not shards
+        self._locks = [_claim(folder / ".run.lock", folder, shared)]
+        try:
+            self._locks.append(_claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
+        except ConfigError:
+            os.close(self._locks[0])
+            raise
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._guard = threading.Lock()
+        self._dirty = False
+        self._closed = threading.Event()
+        _drop_torn_line(self._descriptor)
+        self._syncer = threading.Thread(target=self._sync_regularly, name="fsync", daemon=True)
+        self._syncer.start()
+
+    def append(self, line: str) -> None:
+        data = line.encode("utf-8")
+        with self._guard:
+            end = os.fstat(self._descriptor).st_size
+            try:
+                if os.write(self._descriptor, data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                os.ftruncate(self._descriptor, end)  # no half line stays behind
+                raise write_error(self.path, error) from error
+            self._dirty = True
+
+    def sync(self) -> None:
+        with self._guard:
+            dirty, self._dirty = self._dirty, False
+            if dirty:
+                os.fsync(self._descriptor)
+
+    def empty(self) -> None:
+        os.ftruncate(self._descriptor, 0)
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._syncer.join()
+        self.sync()
+        for descriptor in (self._descriptor, *self._locks):
+            os.close(descriptor)
+
+    def _sync_regularly(self) -> None:
+        while not self._closed.wait(FSYNC_EVERY_S):
+            self.sync()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside, fsync, rename: readers see the old file or the new one. Raises ResourceError."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, fsync, rename. Raises ResourceError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> ResourceError:
+    """The message for a disk that is full or cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"No space left on {path.parent} while writing {path.name}. Everything before it is saved. "
+            f"Fix: free some space and run the same command again, or choose another place with --runs-dir."
+        )
+    return ResourceError(f"{path} cannot be written: {error.strerror}. Fix: choose another place with --runs-dir.")
+
+
+def utc_now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def run_directory(runs_dir: Path, model_name: str, protocol: str, run_name: str | None) -> Path:
+    """runs/<model-slug>--<protocol_id>, or runs/<run_name>."""
+    slug = re.sub(r"[^a-z0-9._]+", "-", model_name.lower()).strip("-.") or "model"
+    return runs_dir / (run_name or f"{slug}--{protocol}")
+
+
+def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> tuple[RunManifest, dict[str, Question]]:
+    """Write the manifest and questions of a new run; check and extend those of an existing one."""
+    wanted = {question.question_id: question for question in questions}
+    existing = read_manifest(path)
+    if existing is not None:
+        _refuse_differences(path, existing, manifest)
+        known = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
+        wanted = known | wanted
+        completed = existing.completed_utc if len(wanted) == len(known) else None
+        manifest = dataclasses.replace(
+            manifest,
+            created_utc=existing.created_utc,
+            n_total=existing.n_total | manifest.n_total,
+            dataset_hash=existing.dataset_hash | manifest.dataset_hash,
+            weights_sha256=existing.weights_sha256,
+            completed_utc=completed,
+        )
+    write_text(path / "questions.jsonl", "".join(question_line(question) for question in wanted.values()))
+    write_json(path / "manifest.json", to_json(manifest))
+    return manifest, wanted
+
+
+def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> None:
+    differing = []
+    if existing.protocol_id != new.protocol_id:
+        differing.append(f"protocol_id: {existing.protocol_id} there, {new.protocol_id} now")
+    if existing.model.fingerprint != new.model.fingerprint:
+        differing.append(f"model fingerprint: {existing.model.fingerprint} there, {new.model.fingerprint} now")
+    for key in _FIXED:
+        there, now = getattr(existing, key), getattr(new, key)
+        if key == "dataset_hash":
+            shared = sorted(set(there) & set(now))
+            there, now = ({level: value[level][:12] for level in shared} for value in (there, now))
+        if there != now:
+            differing.append(f"{key}: {there} there, {now} now")
+    if differing:
+        raise ConfigError(
+            f"{path} holds another run. Differing: {'; '.join(differing)}. Nothing was changed. "
+            f"Fix: --run-name NAME opens another directory, --fresh starts this one anew."
+        )
+
+
+def _set_aside(path: Path, file: _AppendFile) -> None:
+    """--fresh: what was there moves to old-<time>/, nothing is deleted."""
+    old = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.stat().st_size]
+    if not old:
+        return
+    target = path / f"old-{utc_now().replace(':', '')}-{os.getpid()}"
+    target.mkdir()
+    for item in old:
+        if item == file.path:
+            (target / item.name).write_bytes(item.read_bytes())
+            file.empty()
+        else:
+            item.replace(target / item.name)
+
+
+def _claim(lock: Path, what: Path, kind: int) -> int:
+    """Hold the lock file until the descriptor is closed. Raises ConfigError if another process holds it."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise ConfigError(
+            f"Another process (pid {holder}) is writing {what}. Fix: wait for it or stop it, "
+            f"or use --shard i/n to share a run, or --run-name NAME for another one."
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+@contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    """Wait for the lock file: several shards may start at once."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _drop_torn_line(descriptor: int) -> None:
+    """Cut the file after its last newline: what follows was torn by a kill."""
+    size = os.fstat(descriptor).st_size
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(descriptor, end)

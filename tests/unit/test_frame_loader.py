@@ -1,0 +1,263 @@
+"""The decoding pool under hangs, crashes, bugs, abandonment and a parent that is killed. About 20 s."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from seedbench_r1.clips import MediaError
+from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.frame_loader import FrameLoader
+from seedbench_r1.types import Failure, Media, Question, VideoConfig
+from tests.media import make_clip, make_image
+
+CONFIG = VideoConfig()
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def question(name: str) -> Question:
+    """A question whose image name tells the stand-in below what to do."""
+    return Question(f"L1/{name}", "L1", "?", ("a", "b", "c", "d"), "A", None, Path(name), "v", None, "goal")
+
+
+def questions(*names: str) -> list[Question]:
+    return [question(name) for name in names]
+
+
+def some_media(image: np.ndarray) -> Media:
+    return Media(None, (), None, None, image, None)
+
+
+def act(video: Path | None, image: Path, config: VideoConfig) -> Media:
+    """Runs in a worker: does what the image's name says, else returns an image of the worker's process id."""
+    name = image.name.split("-")[0]
+    if name == "hang":
+        ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the interpreter lock, as a stuck native decoder may
+    if name == "hold":
+        time.sleep(3600)
+    if name == "slow":
+        time.sleep(0.6)
+    if name == "crash":
+        ctypes.string_at(0)
+    if name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "bad":
+        raise MediaError(f"{image}: broken")
+    if name == "bug":
+        raise KeyError("a bug")
+    if name == "timeout":
+        raise TimeoutError("of a network file system")
+    if name == "memory":
+        raise MemoryError
+    if name == "big":
+        return some_media(np.full((2000, 2000, 3), 7, dtype=np.uint8))
+    return some_media(np.array([os.getpid()], dtype=np.int64))
+
+
+def report_modules(video: Path | None, image: Path, config: VideoConfig) -> Media:
+    names = [name for name in ("torch", "pandas", "transformers", "decord", "av") if name in sys.modules]
+    return some_media(np.array([name.encode() for name in names]))
+
+
+def load_then_report_modules(video: Path | None, image: Path, config: VideoConfig) -> Media:
+    from seedbench_r1.video import load_media
+
+    load_media(video, image, config)
+    return report_modules(video, image, config)
+
+
+def open_loader(load: Callable[[Path | None, Path, VideoConfig], Media] = act, **options: float) -> FrameLoader:
+    settings = {"workers": 2, "timeout_s": 30.0} | options
+    return FrameLoader(CONFIG, load=load, **settings)  # type: ignore[arg-type]
+
+
+def collect(loader: FrameLoader, *names: str) -> dict[str, Media | Failure]:
+    return {item.image.name: result for item, result in loader.stream(questions(*names))}
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def gone_within(pids: list[int], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def worker_pids() -> list[int]:
+    """Children of this process that are workers (not multiprocessing's resource tracker)."""
+    return [child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[FrameLoader]:
+    with open_loader(timeout_s=1.0) as opened:
+        yield opened
+
+
+def test_every_question_comes_once_whatever_happens_to_its_neighbours(loader: FrameLoader) -> None:
+    names = ["a", "crash", "b", "hang", "c", "bad", "killed", "d", "big", "memory", "e", "hang-2", "f"]
+    results = collect(loader, *names)
+    assert sorted(results) == sorted(names)
+    failed = {name: result.message for name, result in results.items() if isinstance(result, Failure)}
+    assert failed == {
+        "crash": "crash: the decoding process died (signal 11, SIGSEGV)",
+        "killed": "killed: the decoding process died (signal 9, SIGKILL)",
+        "bad": "bad: broken",
+        "memory": "memory: not enough memory to decode it",
+        "hang": "hang: decoding took longer than 1 s and was stopped. Check the file, or raise --decode-timeout",
+        "hang-2": "hang-2: decoding took longer than 1 s and was stopped. Check the file, or raise --decode-timeout",
+    }
+    assert {result.kind for result in results.values() if isinstance(result, Failure)} == {"media_error"}
+    assert results["big"].image.sum() == 7 * 2000 * 2000 * 3  # type: ignore[union-attr]
+
+
+def test_a_worker_that_hangs_in_native_code_is_dead_after_its_time(loader: FrameLoader) -> None:
+    before = set(worker_pids())
+    started = time.monotonic()
+    collect(loader, "hang", "hang-2")
+    assert time.monotonic() - started < 3.5  # both hang at once: 1 s, and at most the pool's 0.1 s polls and the kill
+    assert gone_within(list(before), 1.0)
+
+
+def test_the_time_limit_does_not_count_waiting_in_the_queue(loader: FrameLoader) -> None:
+    results = collect(loader, *[f"slow-{index}" for index in range(8)])  # 2 workers: the last one waits for 1.8 s
+    assert not [result for result in results.values() if isinstance(result, Failure)]
+
+
+def test_a_bug_is_raised_with_the_question_in_its_notes(loader: FrameLoader) -> None:
+    with pytest.raises(KeyError, match="a bug") as raised:
+        collect(loader, "a", "bug")
+    assert raised.value.__notes__ == ["while loading the media of question L1/bug"]
+
+
+def test_a_timeout_of_the_loading_function_is_not_taken_for_the_pool_s(loader: FrameLoader) -> None:
+    with pytest.raises(TimeoutError, match="of a network file system"):
+        collect(loader, "timeout")
+
+
+def test_no_more_than_prefetch_questions_are_taken_ahead() -> None:
+    taken: list[str] = []
+
+    def lazily() -> Iterator[Question]:
+        for index in range(12):
+            taken.append(str(index))
+            yield question(str(index))
+
+    with open_loader(prefetch=3) as loader:
+        for n_received, _ in enumerate(loader.stream(lazily()), start=1):
+            assert len(taken) <= n_received + 3
+    assert len(taken) == 12
+
+
+def test_several_processes_work_at_once(loader: FrameLoader) -> None:
+    results = collect(loader, *[f"slow-{index}" for index in range(4)])
+    pids = {int(result.image[0]) for result in results.values() if isinstance(result, Media)}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+def test_closing_is_prompt_while_jobs_run_and_leaves_no_process() -> None:
+    others = set(worker_pids())
+    loader = open_loader()
+    with loader:
+        stream = loader.stream(questions("a", "hang", "hold", "hang-2", "hold-2"))
+        next(stream)
+        pids = [pid for pid in worker_pids() if pid not in others]
+        assert len(pids) == 2
+        started = time.monotonic()
+    assert time.monotonic() - started < 2.0
+    assert gone_within(pids, 0.5)
+    loader.close()  # twice is harmless
+
+
+def test_an_abandoned_stream_frees_its_workers_for_the_next_one() -> None:
+    with open_loader() as loader:
+        stream = loader.stream(questions("a", "hang", "hang-2"))
+        next(stream)
+        stream.close()
+        started = time.monotonic()
+        assert set(collect(loader, "b", "c")) == {"b", "c"}
+        assert time.monotonic() - started < 5.0  # the limit is 30 s
+
+
+def test_a_closed_loader_says_so_instead_of_waiting() -> None:
+    loader = open_loader()
+    loader.close()
+    with pytest.raises(ResourceError, match="do not stay alive"):
+        collect(loader, "a")
+
+
+def test_workers_ignore_the_terminal_s_interrupt() -> None:
+    others = set(worker_pids())
+    with open_loader() as loader:
+        collect(loader, *[f"slow-{index}" for index in range(4)])  # both are up
+        before = set(worker_pids()) - others
+        for pid in before:
+            os.kill(pid, signal.SIGINT)
+        results = collect(loader, *[f"slow-{index}" for index in range(4)])
+    assert {int(result.image[0]) for result in results.values() if isinstance(result, Media)} == before
+
+
+def test_workers_import_neither_torch_nor_pandas(tmp_path: Path) -> None:
+    real = dataclasses.replace(
+        question("x"), video=make_clip(tmp_path / "clip.mp4"), image=make_image(tmp_path / "image.png")
+    )
+    with open_loader(load=load_then_report_modules, workers=1) as loader:
+        [(_, media)] = loader.stream([real])
+    assert isinstance(media, Media)
+    assert [name.decode() for name in media.image] == ["decord", "av"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
+@pytest.mark.parametrize("name", ["hang", "hold"])
+def test_workers_die_with_a_parent_that_is_killed(tmp_path: Path, name: str) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        from tests.unit.test_frame_loader import open_loader, questions
+        if __name__ == "__main__":
+            with open_loader() as loader:
+                for item, media in loader.stream(questions("a", "{name}", "{name}-2")):
+                    print(item.question_id, flush=True)
+        """)
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "L1/a\n"
+    pids = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
+    assert len(pids) >= 2
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert gone_within(pids, 3.0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"workers": 0}, {"prefetch": 0}, {"timeout_s": 0.0}], ids=["workers", "prefetch", "timeout"]
+)
+def test_numbers_that_cannot_work_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="at least 1 worker"):
+        open_loader(**options)
+
+
+def test_an_unknown_reader_is_refused_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="Unknown video reader 'vlc'"):
+        FrameLoader(dataclasses.replace(CONFIG, reader="vlc"), workers=1, timeout_s=1)  # type: ignore[arg-type]

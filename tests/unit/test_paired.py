@@ -1,0 +1,223 @@
+"""Paired comparisons and the bootstrap against slow plain code that counts everything."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from leaderboards import stats
+
+NAN = float("nan")
+CLUSTERS = ["A", "A", "A", "B", "B", "C", "C", "D"]
+
+
+def rows(values, max_size: int = 30, labels: str = "abcdefgh"):
+    """Lists of (value, cluster)."""
+    return st.lists(st.tuples(values, st.sampled_from(labels)), min_size=1, max_size=max_size)
+
+
+def test_paired_interval_by_hand():
+    result = stats.paired_interval([1, 0, 0, -1, 1, 1, 0, 1], CLUSTERS)
+    half = 3.182446305284263 * 0.14657549  # t with 3 degrees of freedom
+    assert (result.mean, result.n, result.n_clusters) == (0.375, 8, 4)
+    assert (result.lo, result.hi) == pytest.approx((0.375 - half, 0.375 + half), abs=1e-7)
+    assert math.isnan(stats.paired_interval([1, 0], ["a", "a"]).lo)
+    assert math.isnan(stats.paired_interval([], []).mean)
+    same = stats.paired_interval([0, 0, 0], ["a", "b", "b"])
+    assert (same.mean, same.lo, same.hi) == (0, 0, 0)
+
+
+def test_unclustered_interval_is_the_population_variance_of_the_differences():
+    d = np.array([1] * 30 + [-1] * 12 + [0] * 58)
+    result = stats.unclustered_paired_interval(30, 12, 100)
+    assert result.se == pytest.approx(d.std() / 10, rel=1e-12)
+    assert math.isnan(stats.unclustered_paired_interval(0, 0, 0).se)
+    with pytest.raises(ValueError, match="more than n"):
+        stats.unclustered_paired_interval(3, 3, 5)
+
+
+def test_difference_of_gaps_by_hand():
+    near_level = stats.PairedDifference(0.05, NAN, NAN, 0.03, 2432, 138)
+    far_level = stats.PairedDifference(0.09, NAN, NAN, 0.04, 1321, 1113)
+    result = stats.difference_of_gaps(near_level, far_level)
+    assert (result.mean, result.se) == pytest.approx((-0.04, 0.05))
+    assert (result.lo, result.hi) == pytest.approx((-0.04 - 0.0979982, -0.04 + 0.0979982), abs=1e-7)
+    few = stats.difference_of_gaps(stats.PairedDifference(0.05, NAN, NAN, 0.03, 50, 4), far_level)
+    assert few.hi == pytest.approx(-0.04 + 3.182446305284263 * 0.05)
+    unclustered = stats.PairedDifference(0.05, NAN, NAN, 0.03, 50, 0)
+    assert stats.difference_of_gaps(unclustered, unclustered).hi == pytest.approx(1.959963984540054 * 0.03 * 2**0.5)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_equals_scipy_and_is_symmetric(b, c):
+    result = stats.mcnemar(b, c)
+    assert result == stats.mcnemar(c, b)
+    if b + c:
+        assert result.exact == pytest.approx(scipy_stats.binomtest(b, b + c).pvalue, abs=1e-9)
+    if b != c:
+        # mid-p: the tail beyond the observed split, and half the probability of the split itself, both sides
+        tail = sum(math.comb(b + c, i) for i in range(min(b, c)))
+        assert result.mid_p == pytest.approx((2 * tail + math.comb(b + c, b)) / 2 ** (b + c), rel=1e-9, abs=1e-15)
+        assert result.chi2_p == pytest.approx(scipy_stats.chi2.sf(result.chi2, 1))
+        assert result.corrected_p == pytest.approx(scipy_stats.chi2.sf(result.corrected, 1))
+    assert 0 <= result.mid_p <= result.exact <= 1
+
+
+def test_mcnemar_refuses_impossible_counts():
+    for b, c in ((-1, 2), (1, NAN), (0.5, 2)):
+        with pytest.raises(ValueError, match="whole number"):
+            stats.mcnemar(b, c)
+
+
+def enumerated_p(values, clusters) -> float:
+    """All sign patterns, one after the other, in whole numbers."""
+    totals: Counter = Counter()
+    for value, cluster in zip(values, clusters, strict=True):
+        totals[cluster] += value
+    observed = abs(sum(values))
+    patterns = list(itertools.product((-1, 1), repeat=len(totals)))
+    hits = sum(abs(sum(s * t for s, t in zip(p, totals.values(), strict=True))) >= observed for p in patterns)
+    return hits / len(patterns)
+
+
+@settings(max_examples=60)
+@given(rows(st.sampled_from([-1, 0, 1])))
+def test_sign_flip_equals_enumeration(table):
+    values, clusters = [row[0] for row in table], [row[1] for row in table]
+    assert stats.sign_flip_test(values, clusters) == enumerated_p(values, clusters)
+
+
+@settings(max_examples=30)
+@given(rows(st.integers(-5, 5)))
+def test_sign_flip_of_fractions_is_that_of_whole_numbers(table):
+    values, clusters = [row[0] for row in table], [row[1] for row in table]
+    tenths = [value / 10 for value in values]  # 0.1 + 0.2 != 0.3 must not lose a hit
+    assert stats.sign_flip_test(tenths, clusters) == enumerated_p(values, clusters)
+
+
+def test_sign_flip_at_the_border_of_enumeration():
+    # all clusters agree: only the observed pattern and its opposite reach the observed sum
+    assert stats.sign_flip_test([1] * 14, list(range(14))) == 2 / 2**14
+    assert stats.sign_flip_test([1] * 60, list(range(60))) == 1 / 10_000
+    assert stats.sign_flip_test([1] * 60, list(range(60)), n_resamples=99) == 1 / 100
+    assert stats.sign_flip_test([0] * 60, list(range(60))) == 1.0
+    assert stats.sign_flip_test([], []) == 1.0
+    assert stats.sign_flip_test([1, 1, -1], ["a", "a", "a"]) == 1.0
+    with pytest.raises(ValueError, match="n_resamples"):
+        stats.sign_flip_test([1], ["a"], n_resamples=0)
+
+
+def exact_p_by_convolution(totals) -> float:
+    """P(|signed sum| >= |sum|) from the whole distribution of the signed sum of whole numbers."""
+    distribution = Counter({0: 1})
+    for total in totals:
+        step: Counter = Counter()
+        for value, ways in distribution.items():
+            step[value + total] += ways
+            step[value - total] += ways
+        distribution = step
+    observed = abs(sum(totals))
+    return sum(ways for value, ways in distribution.items() if abs(value) >= observed) / 2 ** len(totals)
+
+
+@pytest.mark.parametrize("n_clusters", [15, 40, 700])  # 700: more than one block of the sign matrix
+@pytest.mark.parametrize("shift", [0, 1, 2, 3])
+def test_sampled_sign_flip_is_near_the_exact_distribution(n_clusters, shift):
+    rng = random.Random(f"{n_clusters}:{shift}")
+    totals = [rng.choice([-2, -1, -1, 0, 0, 1, 1, 2]) for _ in range(n_clusters)]
+    totals = [total + (rng.random() < shift / n_clusters**0.5) for total in totals]
+    exact = exact_p_by_convolution(totals)
+    sampled = stats.sign_flip_test(totals, list(range(n_clusters)))
+    assert abs(sampled - exact) < 4 * math.sqrt(exact * (1 - exact) / 9999) + 1e-4
+
+
+def test_sampled_sign_flip_ignores_order_names_sides_and_empty_clusters():
+    rng = np.random.default_rng(5)
+    values, clusters = rng.integers(-1, 2, 400), rng.integers(0, 90, 400)
+    values[:30] += 1
+    p = stats.sign_flip_test(values, clusters)
+    assert 0.01 < p < 0.99
+    order = rng.permutation(400)
+    renamed = [f"video-{(7 * c) % 97}" for c in clusters]
+    assert stats.sign_flip_test(values[order], clusters[order]) == p
+    assert stats.sign_flip_test(values.tolist(), renamed) == p
+    assert stats.sign_flip_test(-values, clusters) == p
+    assert stats.sign_flip_test([*values, 1, -1, 0], [*clusters, 900, 900, 901]) == p
+    assert stats.sign_flip_test(values, clusters, seed=1) != p
+
+
+def test_many_pairs_equal_one_by_one_and_fractions_agree():
+    rng = np.random.default_rng(6)
+    differences, clusters = rng.integers(-1, 2, (12, 700)), rng.integers(0, 400, 700)
+    differences[3] = 0
+    together = stats.sign_flip_tests(differences, clusters)
+    assert together.tolist() == [stats.sign_flip_test(row, clusters) for row in differences]
+    assert stats.sign_flip_tests(differences / 3, clusters).tolist() == together.tolist()  # float64 path
+    assert stats.sign_flip_tests(np.empty((0, 700)), clusters).shape == (0,)
+
+
+def test_sign_flip_never_rejects_more_often_than_its_level():
+    sizes, clusters = np.array([3, 2, 2, 1, 1, 1, 0, 5]), np.repeat(np.arange(8), 1)
+    signs = np.array(list(itertools.product((-1, 1), repeat=8)))
+    p = stats.sign_flip_tests(signs * sizes, clusters)  # every outcome that the null hypothesis allows
+    for level in set(p.tolist()):
+        assert (p <= level).mean() <= level + 1e-12
+
+
+def test_clustering_keeps_the_error_rate_where_mcnemar_does_not():
+    rng = np.random.default_rng(7)
+    clusters = np.repeat(np.arange(40), 12)
+    flips = rng.integers(0, 2, (300, 40)) * 2 - 1  # a whole video favours one model, at random
+    differences = np.repeat(flips, 12, axis=1) * (rng.random((300, 480)) < 0.3)
+    clustered = stats.sign_flip_tests(differences, clusters, n_resamples=999) < 0.05
+    plain = [stats.mcnemar(int((d > 0).sum()), int((d < 0).sum())).exact < 0.05 for d in differences]
+    assert 0.02 < clustered.mean() < 0.085
+    assert np.mean(plain) > 0.2
+
+
+def test_bootstrap_agrees_with_a_plain_loop():
+    rng = np.random.default_rng(8)
+    clusters = rng.integers(0, 60, 300)
+    values = (rng.random((2, 300)) < np.array([[0.3], [0.7]])).astype(int)
+    lo, hi = stats.cluster_bootstrap(values, clusters)
+    members = [np.flatnonzero(clusters == c) for c in np.unique(clusters)]
+    for row, (low, high) in enumerate(zip(lo, hi, strict=True)):
+        means = []
+        for _ in range(4000):
+            drawn = np.concatenate([members[c] for c in rng.integers(0, len(members), len(members))])
+            means.append(values[row, drawn].mean())
+        assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.006)
+        se = stats.standard_errors(values[row], clusters).cr0
+        assert (high - low) / (2 * stats.Z * se) == pytest.approx(1, abs=0.05)
+
+
+def test_bootstrap_of_two_clusters_has_three_outcomes():
+    # clusters of 1 and 3 questions: means 1 (one draw in four), 1/4, 0; the ratio, not the mean of cluster means
+    lo, hi = stats.cluster_bootstrap([1, 0, 0, 0], ["a", "b", "b", "b"])
+    assert (lo.tolist(), hi.tolist()) == ([0.0], [1.0])
+    lo, hi = stats.cluster_bootstrap([[1, 1, 0], [1, 1, 1]], ["a", "b", "a"], n_resamples=1)
+    assert lo[0] in (0.5, 2 / 3, 1.0)
+    assert (lo[1], hi[1]) == (1.0, 1.0)
+
+
+def test_bootstrap_is_seeded_and_ignores_the_order_of_rows():
+    rng = np.random.default_rng(9)
+    values, clusters = rng.integers(0, 2, 200), [f"v{i}" for i in rng.integers(0, 50, 200)]
+    order = rng.permutation(200)
+    first = stats.cluster_bootstrap(values, clusters, n_resamples=500)
+    assert stats.cluster_bootstrap(values[order], [clusters[i] for i in order], n_resamples=500) == first
+    assert stats.cluster_bootstrap(values, clusters, n_resamples=500, seed=2) != first
+    both = stats.cluster_bootstrap([values, 1 - values], clusters, n_resamples=500)
+    assert (both[0][0], both[1][0]) == (first[0][0], first[1][0])
+    assert (both[0][1], both[1][1]) == pytest.approx((1 - first[1][0], 1 - first[0][0]))
+    assert np.isnan(stats.cluster_bootstrap([], [])).all()
+    with pytest.raises(ValueError, match="n_resamples"):
+        stats.cluster_bootstrap([1], ["a"], n_resamples=0)
