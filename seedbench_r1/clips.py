@@ -108,9 +108,10 @@ def probe_clip(path: Path) -> ClipInfo:
     try:
         scan = _scan(path)
         _refuse_truncated(path, scan)
-        rotation = _rotation(path)
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: cannot be read as a video ({error.strerror or error}). Download it again") from error
+    if scan.rotation is None:
+        raise MediaError(f"{path}: 0 frames can be decoded")
     fps = scan.fps or (scan.n_shown / scan.duration_s if scan.duration_s else 0.0)
     if not fps:
         raise MediaError(f"{path}: the file does not say how long its frames last, so its frame rate is unknown")
@@ -121,7 +122,7 @@ def probe_clip(path: Path) -> ClipInfo:
         height=scan.height,
         codec=scan.codec,
         container=scan.container,
-        rotation=rotation,
+        rotation=scan.rotation,
         open_gop=scan.open_gop,
         hidden=scan.n_packets - scan.n_shown,
         timestamps=scan.timestamps,
@@ -140,6 +141,7 @@ class _Scan:
     fps: float  # 0: unknown
     n_declared: int  # 0: the container does not say
     duration_s: float  # of the container; 0: it does not say
+    rotation: int | None = None  # of the first frame; None: no frame can be decoded
     n_packets: int = 0
     n_shown: int = 0
     open_gop: bool = False
@@ -155,17 +157,23 @@ def _scan(path: Path, **options: str) -> _Scan:
         if not container.streams.video:
             raise MediaError(f"{path}: there is no video stream in it")
         stream = container.streams.video[0]
+        context = stream.codec_context
+        if context is None:
+            raise MediaError(f"{path}: nothing can decode its video stream (damaged header or unknown codec)")
         scan = _Scan(
             container=container.format.name,
-            codec=stream.codec_context.codec.canonical_name,
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
+            codec=context.codec.canonical_name,
+            width=context.width,
+            height=context.height,
             fps=float(stream.average_rate or 0),
             n_declared=stream.frames,
             duration_s=(container.duration or 0) / av.time_base,
         )
+        context.thread_count = 1
         first_pts = keyframe_pts = None  # of the first keyframe, and of the last one so far in file order
         for packet in container.demux(stream):
+            if scan.rotation is None:
+                scan.rotation = next((frame.rotation for frame in packet.decode()), None)
             if not packet.size and packet.dts is None:
                 continue  # the empty packet that ends a stream
             scan.n_packets += 1
@@ -183,18 +191,6 @@ def _scan(path: Path, **options: str) -> _Scan:
     return scan
 
 
-def _rotation(path: Path) -> int:
-    """Degrees by which the frames are to be turned for showing, counter-clockwise; usually 0."""
-    import av
-
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        for frame in container.decode(stream):
-            return frame.rotation
-    raise MediaError(f"{path}: 0 frames can be decoded")
-
-
 def _refuse_truncated(path: Path, scan: _Scan) -> None:
     n_found = scan.n_packets
     if n_found < scan.n_declared and "mp4" in scan.container:
@@ -206,8 +202,13 @@ def _refuse_truncated(path: Path, scan: _Scan) -> None:
     if n_found >= n_declared and n_bytes >= n_declared_bytes and not scan.cut_packet:
         return
     n_whole = n_found - scan.cut_packet
-    declared = f"{n_declared} frames" if n_declared > n_whole else "the frames that it declares"
-    raise MediaError(f"{path}: the file is cut off: {n_whole} of {declared} are there. Download it again")
+    if n_declared > n_whole:
+        found = f"{n_whole} of {n_declared} frames"
+    elif n_declared_bytes > n_bytes:
+        found = f"{n_bytes} of {n_declared_bytes} bytes"
+    else:
+        found = f"{n_whole} frames and a part of the next"
+    raise MediaError(f"{path}: the file is cut off: {found} are there. Download it again")
 
 
 def _declared_bytes(path: Path) -> int:

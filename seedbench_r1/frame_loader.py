@@ -64,7 +64,7 @@ class FrameLoader:
         self._load = load
         self._pool = ProcessPool(
             max_workers=workers,
-            initializer=_start_worker,
+            initializer=start_worker,
             initargs=(os.getpid(),),
             context=multiprocessing.get_context("spawn"),
         )
@@ -170,7 +170,7 @@ def _load_or_fail(load: Load, video: Path | None, image: Path, config: VideoConf
         return Failure("media_error", f"{video or image}: not enough memory to decode it")
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
     """Runs once in each worker: die with the parent and on SIGTERM at once, even inside native code."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":

@@ -272,14 +272,13 @@ def prepare_inputs(request: Request, processor: QwenProcessor) -> ModelInputs:
     )
 
 
-def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
-    """The rendered chat template as token ids, with one unexpanded placeholder per image and per run of video tokens.
+def render_prompt(request: Request, processor: QwenProcessor) -> str:
+    """The chat template filled in, with one placeholder per medium and the assistant's turn opened.
 
     Raises ValueError if the placeholders are not those of the request's media (a question's text may hold one too).
     """
-    layout = processor.layout
     messages = [dict(message) for message in request.messages]
-    text = processor.renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text: str = processor.renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     expected = (int(request.image is not None), int(request.frames is not None))
     found = (text.count("<|image_pad|>"), text.count("<|video_pad|>"))
     if found != expected:
@@ -287,8 +286,19 @@ def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
             f"the prompt has {found[0]} image and {found[1]} video placeholders, "
             f"the request {expected[0]} images and {expected[1]} clips"
         )
+    return text
+
+
+def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
+    """The rendered prompt as token ids, with one unexpanded placeholder per image and per run of video tokens.
+
+    For Qwen3-VL a clip's placeholder and its marks become one such group per temporal patch, each behind its time.
+    Raises ValueError like render_prompt.
+    """
+    layout = processor.layout
+    text = render_prompt(request, processor)
     if layout.family == "qwen3_vl" and request.frames is not None:
-        if request.native_fps is None:
+        if not request.native_fps:
             raise ValueError("Qwen3-VL needs the clip's native_fps for its timestamps")
         times = frame_times(request.frame_indices, request.native_fps, layout.temporal_patch)
         one = "<|vision_start|><|video_pad|><|vision_end|>"

@@ -43,8 +43,9 @@ def choose_frames(n_total: int, native_fps: float, config: VideoConfig) -> list[
 def _spread(last: int, n: int) -> list[int]:
     """round(torch.linspace(0, last, n)) in torch's float32 arithmetic: from each end towards the middle.
 
-    Equal to torch for n up to 47. Above that, torch's result depends on the machine (its AVX code rounds differently
-    from its scalar code in a few cases in a hundred); this is the scalar one, everywhere.
+    Equal to torch on any machine for the protocols' 16 frames of clips of up to 200,000 frames. Beyond that, torch's
+    own result depends on the machine (its AVX code rounds some numbers otherwise than its scalar code); this is the
+    scalar one, everywhere.
     """
     step = np.float32(last) / np.float32(n - 1)
     index = np.arange(n, dtype=np.int64)
@@ -146,7 +147,8 @@ def _naming(path: Path, error: MediaError) -> MediaError:
 def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(T, H, W, 3) uint8 -> (T, height, width, 3) uint8, bicubic with antialias, on 8-bit values.
 
-    Pillow's result is within one grey level of torch's uint8 bicubic with antialias (tests/unit/test_video.py).
+    Pillow's result is within one grey level of torch's uint8 bicubic with antialias when shrinking, and within two
+    when enlarging, where one value in 10,000 at most is two off (tests/unit/test_video.py).
     """
     height, width = size
     if frames.shape[1:3] == size:

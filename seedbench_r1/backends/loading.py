@@ -66,9 +66,9 @@ def _load_whole(model: str, revision: str | None, dtype: str, device: torch.devi
     import transformers
 
     processor = load_processor(model, revision=revision)
+    known_architectures: Any = transformers.AutoModelForImageTextToText
     try:
-        loaded: Any
-        loaded, report = transformers.AutoModelForImageTextToText.from_pretrained(
+        loaded, report = known_architectures.from_pretrained(
             model,
             revision=revision,
             dtype=DTYPES[dtype],
@@ -80,7 +80,8 @@ def _load_whole(model: str, revision: str | None, dtype: str, device: torch.devi
         raise ConfigError(f"Cannot load the weights of {model}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise ResourceError(
-            f"{model} does not fit into the memory of {device}. Fix: free the GPU, or --backend vllm --tensor-parallel 2"
+            f"{model} does not fit into the memory of {device}. "
+            "Fix: free the GPU, or --backend vllm --tensor-parallel 2"
         ) from error
     absent = sorted(report["missing_keys"])
     if absent:  # transformers would go on with random weights in their place

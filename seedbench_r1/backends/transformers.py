@@ -31,7 +31,8 @@ class _Prepared:
     """A request's inputs, or why it has none. The frames themselves are let go."""
 
     question_id: str
-    size: str  # for messages: frames and pixels
+    n_frames: int
+    pixels: int  # of a frame, or of the image if there is no clip
     inputs: ModelInputs | Failure
 
     @property
@@ -81,12 +82,13 @@ class TransformersBackend:
             torch.cuda.empty_cache()
 
     def _prepare(self, request: Request) -> _Prepared:
-        frames = "no clip" if request.frames is None else "{} frames × {} × {} px".format(*request.frames.shape[:3])
         try:
             inputs: ModelInputs | Failure = prepare_inputs(request, self.processor)
         except REQUEST_ERRORS as error:
             inputs = Failure("backend_error", f"{type(error).__name__}: {error}")
-        return _Prepared(request.question_id, frames, inputs)
+        frames = request.frames if request.frames is not None else request.image
+        pixels = 0 if frames is None else frames.shape[-3] * frames.shape[-2]
+        return _Prepared(request.question_id, 0 if request.frames is None else len(request.frames), pixels, inputs)
 
     def _answer(self, batch: list[_Prepared], sampling: SamplingConfig) -> Iterator[Result]:
         """Every result of a batch once, whatever has to be retried in smaller pieces."""
@@ -147,20 +149,16 @@ class TransformersBackend:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         largest = max(piece, key=lambda item: item.length)
+        sample = f"sample {largest.question_id}, {largest.n_frames} frames × {largest.pixels / 1000:.0f}k px"
         if len(piece) == 1:
             raise ResourceError(
-                f"Still out of memory on {self.device} at batch 1 (sample {largest.question_id}, {largest.size}, "
-                f"{largest.length} prompt tokens). Try --max-pixels with a smaller number, --backend vllm "
-                "--tensor-parallel 2, or free the GPU. Frames and pixels change the protocol id."
+                f"Still OOM at 1 ({sample}, {largest.length} prompt tokens, on {self.device}). "
+                f"Try --max-pixels {largest.pixels // 2}, --backend vllm --tensor-parallel 2, or free the device's "
+                "memory. Frames/pixels change the protocol id."
             ) from error
         self.batch_size = max(1, len(piece) // 2)
         log.warning(
-            "Out of memory on %s at batch of %d (sample %s, %s). Retrying at %d",
-            self.device,
-            len(piece),
-            largest.question_id,
-            largest.size,
-            self.batch_size,
+            "Out of memory on %s at batch of %d (%s). Retrying at %d", self.device, len(piece), sample, self.batch_size
         )
 
 

@@ -135,7 +135,7 @@ def render_image(situation: Situation, frame_size: tuple[int, int]) -> np.ndarra
     image = _wide_background(recording.room, frame_size).copy()
     width, height = frame_size
     side = round(min(0.40 * width, 0.37 * height))
-    rng = Random(f"{recording.video_id}:view")  # the photographer never stands twice in the same place
+    rng = Random(f"{recording.video_id}:view")  # no two recordings put things down in quite the same spot
     states = recording.states_after(situation.done)
     for item, state, place in zip(recording.goal.items, states, recording.places, strict=True):
         x, y = style.layout.places[place]

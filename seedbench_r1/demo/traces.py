@@ -18,8 +18,8 @@ _PHRASES = (  # before the steps done, the next item, and the item's state
 def write_reasoning(situation: Situation, concluded: str, rng: Random) -> str:
     """What is done, what comes next, how it looks, what follows: four short sentences ending in `concluded`.
 
-    If `concluded` is not the situation's answer, the reasoning goes wrong where it must: it names the other item as
-    the next one, or misreads the item's state.
+    `concluded` is a step of this world (KeyError otherwise). If it is not the situation's answer, the reasoning
+    goes wrong where it must: it names the other item as the next one, or misreads the item's state.
     """
     item, state = _STEPS[concluded]
     opening, following, looking = rng.choice(_PHRASES)

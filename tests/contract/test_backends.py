@@ -1,7 +1,7 @@
 """What every backend promises (seedbench_r1.backends.base.Backend), run for each of them.
 
-`pytest tests/contract --backend NAME` runs one. A new backend adds a line to CASES: how to open it, and whether it draws
-tokens itself (`samples`) or repeats a script.
+`pytest tests/contract --backend NAME` runs one. A new backend adds a line to CASES: how to open it, and whether it
+draws tokens itself (`samples`) or repeats a script.
 """
 
 from __future__ import annotations
@@ -176,11 +176,10 @@ def test_an_error_of_the_stream_is_raised_after_its_answers(case, backend):
         yield from several(case, 2)
         raise OSError("no such disk")
 
-    seen = []
-    results = backend.generate(stream(), GREEDY)
+    seen: list[str] = []
+    results = (seen.append(name) for name, _ in backend.generate(stream(), GREEDY))
     with pytest.raises(OSError, match="no such disk"):
-        for name, _ in results:
-            seen.append(name)
+        list(results)
     assert sorted(seen) == ["L1/0", "L1/1"]
 
 
@@ -205,6 +204,12 @@ def test_equal_seeds_repeat_and_others_do_not(case, sampler):
     first = answers(sampler, several(case), dataclasses.replace(FREE, seed=3))
     assert answers(sampler, several(case), dataclasses.replace(FREE, seed=3)) == first
     assert answers(sampler, several(case), dataclasses.replace(FREE, seed=4)) != first
+
+
+def test_equal_prompts_of_two_questions_draw_apart(case, sampler):
+    asked = request("L1/0", case.family)
+    twins = [dataclasses.replace(asked, question_id=f"L1/{i}") for i in range(4)]
+    assert len({tuple(found) for found in answers(sampler, twins, FREE).values()}) >= 3
 
 
 def test_temperature_varies_the_completions_of_one_question(case, sampler):

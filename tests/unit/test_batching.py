@@ -90,10 +90,10 @@ def test_an_error_of_the_source_comes_after_what_was_pulled():
         yield 2
         raise OSError("disk on fire")
 
-    batches, seen = ready_batches(failing(), 1, float), []
+    seen: list[int] = []
+    batches = (seen.extend(batch) for batch in ready_batches(failing(), 1, float))
     with pytest.raises(OSError, match="disk on fire"):
-        for batch in batches:
-            seen.extend(batch)
+        list(batches)
     assert seen == [1, 2]
 
 

@@ -1,0 +1,48 @@
+# Everything a stranger needs: `make demo` and `make test` on a fresh machine do it all.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow check bench install install-dev clean help
+
+help:
+	@echo "make demo   the whole way on a miniature benchmark (creates .venv)"
+	@echo "make test   all tests (creates .venv)"
+	@echo "make check  ruff, mypy, tests"
+	@echo "make bench  the benchmarks behind docs/benchmarks.md"
+
+# A stamp per set of packages: installed again only when pyproject.toml changed.
+$(VENV)/.base: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ $(VENV)/.base
+
+install: $(VENV)/.base
+
+install-dev: $(VENV)/.dev
+
+demo: install
+	$(BIN)/seedbench-r1 demo
+
+test: install-dev
+	$(BIN)/python -m pytest
+
+test-slow: install-dev
+	$(BIN)/python -m pytest -m slow
+
+check: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: install-dev
+	for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo-out build dist *.egg-info

@@ -1,0 +1,214 @@
+"""The command line as a user meets it: real processes, their output, their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
+from seedbench_r1.questions import load_questions
+from tests.small_benchmark import copy_of, write_script
+
+RUN = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()"]
+
+
+def cli(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SBR1_")} | environment
+    command = [*RUN, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=120, check=False)
+
+
+@pytest.fixture
+def fake(data_root, tmp_path) -> list[object]:
+    return ["eval", "--backend", "fake", "--model", write_script(tmp_path / "script.json"), "--data-root", data_root]
+
+
+def test_help_is_immediate_and_light(tmp_path):
+    def cpu_seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = cli("--help", cwd=tmp_path)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0
+        assert "eval" in done.stdout
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(cpu_seconds() for _ in range(3)) < 0.5
+    code = (
+        "import sys, seedbench_r1.cli.app; print(*(m for m in ('torch', 'pandas', 'transformers') if m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_a_run_from_the_command_line(fake, data_root, tmp_path):
+    done = cli(*fake, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\r" not in done.stdout + done.stderr
+    assert "clustered by video" in done.stdout
+    again = cli(*fake, "--json", cwd=tmp_path)
+    value = json.loads(again.stdout)
+    assert (value["schema"], value["status"], value["exit_code"]) == ("sbr1.eval/1", "complete", 0)
+    level = value["levels"]["L1"]
+    assert level["accuracy"] == pytest.approx(level["correct"] / level["n"], abs=1e-6)
+    assert level["ci"][0] <= level["accuracy"] <= level["ci"][1]
+    assert level["deff"] >= 1
+
+
+def test_show_prints_a_question_and_obeys_no_control_character(data_root, tmp_path):
+    hostile = "<think>\x1b[2J[red]gone[/red]\x07</think><answer>A</answer>"
+    first = load_questions(data_root)[0].question_id
+    script = write_script(tmp_path / "script.json", **{first: hostile})
+    cli("eval", "--backend", "fake", "--model", script, "--data-root", data_root, cwd=tmp_path)
+    (run,) = (tmp_path / "runs").iterdir()
+    shown = cli("show", run, "--question", first, cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "\x1b" not in shown.stdout
+    assert "\x07" not in shown.stdout
+    assert "\\x1b[2J[red]gone[/red]\\x07" in shown.stdout
+    assert cli("show", run, "--question", "L1/none", cwd=tmp_path).returncode == 3
+
+
+def test_no_data_root(tmp_path):
+    done = cli("eval", "--backend", "fake", "--model", write_script(tmp_path / "s.json"), cwd=tmp_path)
+    assert done.returncode == 3
+    assert "Looked at --data-root, SBR1_DATA_ROOT, seedbench-r1.toml, ./data." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_data_root_may_come_from_environment_or_file(data_root, tmp_path):
+    script = write_script(tmp_path / "s.json")
+    assert (
+        cli("eval", "--backend", "fake", "--model", script, cwd=tmp_path, SBR1_DATA_ROOT=str(data_root)).returncode == 0
+    )
+    (tmp_path / "seedbench-r1.toml").write_text(f'data_root = "{data_root}"\n[eval]\nbackend = "fake"\nlevels = "L1"\n')
+    done = cli("eval", "--model", script, "--json", "--run-name", "x", cwd=tmp_path)
+    assert list(json.loads(done.stdout)["levels"]) == ["L1"]
+
+
+def test_an_unknown_key_in_the_config_file(tmp_path):
+    (tmp_path / "seedbench-r1.toml").write_text("frames = 8\n")
+    done = cli("eval", "--model", "x", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "unknown key 'frames'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--no-such-option"], 2, "No such option"),
+        (["--temperature", "-1"], 3, "--temperature is -1.0"),
+        (["--levels", "L4"], 3, "--levels 'L4'"),
+        (["--shard", "3/2"], 3, "--shard '3/2'"),
+        (["--protocol", "best"], 3, "No protocol 'best'"),
+        (["--max-frames", "1"], 3, "--max-frames is 1"),
+        (["--reader", "vlc"], 3, "--reader is 'vlc'"),
+        (["--reader", "torchcodec"], 3, "torchcodec"),
+        (["--prompt-file", "none.toml"], 3, "none.toml"),
+        (["--model", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_runs(fake, tmp_path, options, code, message):
+    done = cli(*fake, *options, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_model_path_suggests_the_right_one(data_root, tmp_path):
+    write_tiny_checkpoint(tmp_path / "ckpt" / "checkpoint-1500")
+    done = cli("eval", "--model", "./ckpt/checkpoint-150", "--data-root", data_root, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "Did you mean ckpt/checkpoint-1500?" in done.stderr
+    done = cli("eval", "--model", "./ckpt", "--data-root", data_root, cwd=tmp_path)
+    assert "checkpoint-1500" in done.stderr
+
+
+def test_missing_media_exit_4_before_the_model_and_5_when_allowed(fake, data_root, tmp_path):
+    root = copy_of(data_root, tmp_path / "copy")
+    next(q.image for q in load_questions(root)).unlink()
+    command = [*fake[:-1], root]
+    done = cli(*command, cwd=tmp_path)
+    assert (done.returncode, "--allow-missing" in done.stderr) == (4, True)
+    done = cli(*command, "--allow-missing", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "INCOMPLETE" in done.stdout
+    assert cli(*command, "--allow-missing", "--max-error-rate", "0.5", cwd=tmp_path).returncode == 0
+    (run,) = (path for path in (tmp_path / "runs").iterdir())
+    failed = cli("show", run, "--failed", cwd=tmp_path)
+    assert "media_error" in failed.stdout
+
+
+def test_errors_with_json_are_json(tmp_path):
+    done = cli("eval", "--model", "x", "--json", cwd=tmp_path)
+    value = json.loads(done.stdout)
+    assert (value["status"], value["exit_code"]) == ("error", 3)
+
+
+def test_dry_run_and_print_config_touch_nothing(data_root, tmp_path):
+    model = write_tiny_checkpoint(tmp_path / "model")
+    command = ["eval", "--model", model, "--data-root", data_root]
+    done = cli(*command, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("frames", "vision tokens", "memory gb about", "<answer>"):
+        assert word in done.stdout
+    value = json.loads(cli(*command, "--dry-run", "--json", cwd=tmp_path).stdout)
+    assert value["frames"] >= 4
+    config = json.loads(cli(*command, "--max-frames", "8", "--print-config", cwd=tmp_path).stdout)
+    assert config["video"]["max_frames"] == 8
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unwritable_runs_folder(fake, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = cli(*fake, "--runs-dir", tmp_path / "file", cwd=tmp_path)
+    assert done.returncode == 7
+    assert "--runs-dir" in done.stderr
+
+
+def test_data_status_and_verify(data_root, tmp_path):
+    assert cli("data", "status", "--data-root", data_root, cwd=tmp_path).returncode == 0
+    done = cli("data", "verify", "--data-root", data_root, "--decode-sample", 3, "--exact-frames", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    root = copy_of(data_root, tmp_path / "copy")
+    videos = sorted({q.video for q in load_questions(root) if q.video})
+    images = sorted({q.image for q in load_questions(root)})
+    videos[0].unlink()
+    videos[1].write_bytes(videos[1].read_bytes()[:800])
+    videos[2].write_bytes(b"")
+    images[0].write_bytes(b"no image")
+    done = cli("data", "verify", "--data-root", root, cwd=tmp_path)
+    assert done.returncode == 4
+    for path in (*videos[:3], images[0]):
+        assert done.stdout.count(str(path)) == 1
+    assert "4 files" in done.stderr
+    status = cli("data", "status", "--data-root", root, "--json", cwd=tmp_path)
+    assert status.returncode == 4
+    assert sum(len(level["missing"]) for level in json.loads(status.stdout.splitlines()[0])["levels"]) == 1
+
+
+def test_doctor(data_root, tmp_path):
+    done = cli("doctor", "--data-root", data_root, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all media present" in done.stdout
+    assert cli("doctor", "--strict", cwd=tmp_path).returncode == 3  # no GPU or no vLLM here
+
+
+def test_the_demo_goes_the_whole_way(tmp_path):
+    began = time.monotonic()
+    done = cli("demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 110
+    assert "untrained" in done.stdout
+    header, row = (tmp_path / "demo-out" / "leaderboard.csv").read_text().splitlines()
+    values = dict(zip(header.split(","), row.split(","), strict=True))
+    assert values["status"] == "complete"
+    assert int(values["l1_n"]) + int(values["l2_n"]) + int(values["l3_n"]) >= 24
+    assert {values[f"l3_{domain}_n"] != "" for domain in ("daily", "hobbies", "recreation", "work")} == {True}
+    assert cli("demo", cwd=tmp_path).returncode == 0

@@ -1,0 +1,147 @@
+"""Real processes, really killed: what was answered is never lost, and a resumed run equals an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
+from seedbench_r1.questions import load_questions
+from seedbench_r1.runs import load_run
+from tests.small_benchmark import ANSWER, write_script
+
+COMMAND = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()", "eval", "--quiet"]
+
+
+def eval_command(data_root: Path, folder: Path, *extra: str) -> list[str]:
+    return [*COMMAND, "--data-root", str(data_root), "--runs-dir", str(folder), *extra]
+
+
+def fake(data_root: Path, folder: Path, seconds: float) -> list[str]:
+    rng = random.Random(1)
+    answers = {q.question_id: ANSWER.format(rng.choice("ABCD")) for q in load_questions(data_root)}
+    script = write_script(folder / "script.json", seconds=seconds, **answers)
+    return ["--backend", "fake", "--model", str(script)]
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(command: list[str]) -> None:
+    """Run to the end; it must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def outcome(folder: Path) -> tuple[dict, dict]:
+    (path,) = (p for p in folder.iterdir() if (p / "manifest.json").exists())
+    answers = {i: record.parsed.answer_text for i, record in load_run(path).records.items()}
+    return json.loads((path / "summary.json").read_text()), answers
+
+
+def kill_and_resume(command: list[str], folder: Path, kills: int, longest: float) -> None:
+    """SIGKILL at random moments until the run is complete."""
+    rng = random.Random(0)
+    for _ in range(kills):
+        process = start(command)
+        time.sleep(rng.uniform(0.0, longest))
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert not alive, "decoding processes outlived their parent"
+    finish(command)
+
+
+@pytest.mark.timeout(300)
+def test_twenty_kills_change_nothing(data_root, tmp_path):
+    slow = fake(data_root, tmp_path, seconds=0.1)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    finish(eval_command(data_root, undisturbed, *slow))
+    kill_and_resume(eval_command(data_root, killed, *slow), killed, kills=20, longest=2.0)
+    assert outcome(killed) == outcome(undisturbed)
+    lines = next(killed.glob("*/records.jsonl")).read_text().splitlines()
+    assert len(lines) == len({json.loads(line)["question_id"] for line in lines}), "a question was answered twice"
+
+
+@pytest.mark.timeout(300)
+def test_three_kills_of_a_real_model_change_nothing(data_root, tmp_path):
+    model = write_tiny_checkpoint(tmp_path / "model")
+    options = ["--model", str(model), "--max-new-tokens", "60", "--batch-size", "2", "--device", "cpu"]
+    options += [
+        "--max-pixels",
+        "3136",
+        "--min-pixels",
+        "784",
+        "--image-max-pixels",
+        "3136",
+        "--image-min-pixels",
+        "784",
+    ]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    began = time.monotonic()
+    finish(eval_command(data_root, undisturbed, *options))
+    duration = time.monotonic() - began
+    kill_and_resume(eval_command(data_root, killed, *options), killed, kills=3, longest=duration)
+    assert outcome(killed) == outcome(undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_saves_and_says_how_to_go_on(data_root, tmp_path, number):
+    command = eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=0.2))
+    process = start(command)
+    wait_for_records(tmp_path / "runs", 3)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, stderr
+    assert "Stopping" in stderr
+    assert "Traceback" not in stderr
+    (path,) = (tmp_path / "runs").iterdir()
+    loaded = load_run(path)
+    assert 3 <= len(loaded.records) < len(loaded.questions)
+    assert all(record.answered for record in loaded.records.values())
+    finish(command)
+
+
+def test_a_second_signal_stops_at_once(data_root, tmp_path):
+    process = start(eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=3.0)))
+    wait_for_records(tmp_path / "runs", 1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert time.monotonic() - began < 2.5
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+
+
+def test_a_second_process_is_refused(data_root, tmp_path):
+    command = eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=0.5))
+    first = start(command)
+    wait_for_records(tmp_path / "runs", 1)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 3
+    assert f"pid {first.pid}" in second.stderr
+    first.kill()
+    first.communicate()
+
+
+def wait_for_records(folder: Path, n: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        lines = sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records.jsonl"))
+        if lines >= n:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {n} records within 30 s")
