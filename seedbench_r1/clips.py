@@ -173,7 +173,7 @@ def _scan(path: Path, **options: str) -> _Scan:
         first_pts = keyframe_pts = None  # of the first keyframe, and of the last one so far in file order
         for packet in container.demux(stream):
             if scan.rotation is None:
-                scan.rotation = next((frame.rotation for frame in packet.decode()), None)
+                scan.rotation = next((frame.rotation for frame in context.decode(packet)), None)
             if not packet.size and packet.dts is None:
                 continue  # the empty packet that ends a stream
             scan.n_packets += 1

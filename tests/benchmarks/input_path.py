@@ -40,7 +40,7 @@ X264 = "keyint=250:bframes=3"  # x264's own default distance between keyframes
 
 
 def make_footage(path: Path, seconds: float) -> Path:
-    """A head-mounted camera, roughly: the view pans, rolls and zooms, a nearer object crosses it, the sensor is noisy."""
+    """A head-mounted camera, roughly: the view pans, rolls and zooms, something near crosses it, with sensor noise."""
     far = Image.fromarray(texture(HEIGHT * 3, WIDTH * 3))
     near = Image.fromarray(texture(HEIGHT, WIDTH, seed=1))
     rng = np.random.default_rng(0)

@@ -1,0 +1,55 @@
+"""What the documentation shows is what the code does."""
+
+import re
+from pathlib import Path
+
+from seedbench_r1.cli.app import app
+from seedbench_r1.prompts import load_template
+from tests.docs_tables import DOCUMENT, document_with_table
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_golden_table_in_the_docs_is_the_tested_one():
+    assert document_with_table() == DOCUMENT.read_text(encoding="utf-8"), "run: python -m tests.docs_tables"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            if not target.startswith("https://"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_command_in_the_docs_exists():
+    import typer.main
+
+    group = typer.main.get_command(app)
+    for page in PAGES:
+        for line in re.findall(
+            r"^(?:\s*CUDA\S*\s+)?seedbench-r1 ([^\n#&]*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            words = line.split()
+            command = group.commands.get(words[0])
+            assert command is not None, f"{page.name}: seedbench-r1 {line}"
+            if words[0] == "data":
+                command = command.commands[words[1]]
+            known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+            used = {word for word in words if word.startswith("--")}
+            assert used <= known | {"--help"}, f"{page.name}: {used - known} in seedbench-r1 {line}"
+
+
+def test_the_prompt_file_in_the_docs_is_valid(tmp_path):
+    text = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    block = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "prompt.toml").write_text(block.group(1))
+    assert load_template(tmp_path / "prompt.toml").system == "You are a helpful assistant."
+
+
+def test_the_repository_names_no_machine_and_no_registry():
+    hosts = re.compile(r"(/work/|/root/|/home/\w+/|pypi\.org|pythonhosted|registry\.npmjs)")
+    for folder in ("seedbench_r1", "leaderboards", "trainers", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".toml", ".html", ".js"):
+                assert not hosts.search(path.read_text(encoding="utf-8")), path
