@@ -26,6 +26,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0, "top_p": 1.0},
 }
 
+CUSTOM = "custom"  # what a protocol is called once an option departs from the named one
+
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingConfig)} - {"n", "logprobs"}
 _PATHS = {"data_root", "annotations", "runs_dir", "prompt_file"}
@@ -72,6 +74,9 @@ def resolve_eval_config(
     template = load_template(Path(prompt_file)) if prompt_file else DEFAULT_TEMPLATE
     video = VideoConfig(**{name: merged.pop(name) for name in sorted(_VIDEO & set(merged))})
     sampling = SamplingConfig(**{name: merged.pop(name) for name in sorted(_SAMPLING & set(merged))})
+    named_sampling = SamplingConfig(**PROTOCOLS[protocol])
+    if protocol_id(template, video, sampling) != protocol_id(DEFAULT_TEMPLATE, VideoConfig(), named_sampling):
+        merged["protocol"] = CUSTOM
     config = EvalConfig(video=video, sampling=sampling, template=template, **merged)
     return validate(config)
 
@@ -170,7 +175,7 @@ def validate(config: EvalConfig) -> EvalConfig:
 
 
 def _check_type(name: str, value: object, declared: str) -> None:
-    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
     expected = kinds.get(declared.removesuffix(" | None"))
     if expected is None or (value is None and declared.endswith("None")):
         return

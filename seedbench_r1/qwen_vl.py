@@ -3,9 +3,9 @@
 A Request goes in; out come exactly the tensors that the model classes of transformers take, with the pixels still as
 uint8 (a quarter of the bytes; `normalise_patches` runs on the device) and the positions already computed.
 
-Positions and the prompt follow the original model code and vLLM. transformers up to 5.23 departs from both twice: the
-text after a clip starts too early when the clip's temporal extent exceeds its spatial one, and Qwen3-VL's timestamped
-frame groups are wrapped in a second pair of vision marks.
+Prompts are those of the Hugging Face processors. Positions are those of the original model code and of vLLM, which
+transformers up to 5.23 departs from: there, the text after a clip starts too early when the clip's temporal extent
+exceeds its spatial one.
 """
 
 from __future__ import annotations
@@ -292,8 +292,9 @@ def render_prompt(request: Request, processor: QwenProcessor) -> str:
 def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
     """The rendered prompt as token ids, with one unexpanded placeholder per image and per run of video tokens.
 
-    For Qwen3-VL a clip's placeholder and its marks become one such group per temporal patch, each behind its time.
-    Raises ValueError like render_prompt.
+    For Qwen3-VL a clip's placeholder becomes a time and a placeholder in vision marks of its own for each temporal
+    patch. The template's marks stay around them all, as in transformers since 5.10 and vLLM since 0.32 (earlier ones
+    dropped them). Raises ValueError like render_prompt.
     """
     layout = processor.layout
     text = render_prompt(request, processor)
@@ -302,7 +303,7 @@ def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
             raise ValueError("Qwen3-VL needs the clip's native_fps for its timestamps")
         times = frame_times(request.frame_indices, request.native_fps, layout.temporal_patch)
         one = "<|vision_start|><|video_pad|><|vision_end|>"
-        text = text.replace(one, "".join(f"<{time:.1f} seconds>{one}" for time in times))
+        text = text.replace("<|video_pad|>", "".join(f"<{time:.1f} seconds>{one}" for time in times))
     return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from seedbench_r1.types import FinishReason, GroupSummary, ParsedResponse, Question, RunRecord, RunSummary, Score
+from seedbench_r1.types import (
+    FinishReason,
+    GroupSummary,
+    Outcome,
+    ParsedResponse,
+    Question,
+    RunRecord,
+    RunSummary,
+    Score,
+)
 
 
 def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReason = "stop") -> Score:
@@ -13,6 +22,7 @@ def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReaso
     A response that was cut at the length limit but whose answer was read counts as answered; cut and unread is
     "truncated". Both "unparsed" and "truncated" are wrong.
     """
+    outcome: Outcome
     if parsed.answer is not None:
         outcome = "answered"
     else:

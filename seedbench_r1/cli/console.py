@@ -28,7 +28,7 @@ def is_live(console: Console) -> bool:
 def glyph(fancy: str, plain: str) -> str:
     """`fancy` if standard error can show it, else `plain`."""
     try:
-        fancy.encode(sys.stderr.encoding or "ascii")
+        fancy.encode(getattr(sys.__stderr__, "encoding", None) or "ascii")  # sys.stderr is replaced while bars are live
     except UnicodeEncodeError:
         return plain
     return fancy
@@ -40,3 +40,10 @@ def printable(text: str) -> str:
         char if char in _SHOWN or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else f"\\x{ord(char):02x}"
         for char in text
     )
+
+
+def silence_weight_bars() -> None:
+    """transformers' own progress bars would write across ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

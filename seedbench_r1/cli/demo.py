@@ -61,11 +61,13 @@ def demo_command(
 
 def _write_model(folder: Path, data: Path, seed: int) -> None:
     """Written once: the same folder and seed hold the same weights."""
+    from seedbench_r1.cli.console import silence_weight_bars
     from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
     from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_prompt
     from seedbench_r1.questions import load_questions
 
     if (folder / "model.safetensors").exists():
         return
+    silence_weight_bars()
     texts = [build_prompt(question, DEFAULT_TEMPLATE) for question in load_questions(data)]
     write_tiny_checkpoint(folder, vocabulary_texts=texts, seed=seed)

@@ -129,9 +129,12 @@ def _run(options: dict[str, Any], config_file: Path | None, mode: dict[str, bool
 def run_plan(planned: Plan, *, quiet: bool = False) -> tuple[EvalResult, int]:
     """Evaluate with progress on standard error and signals handled. Returns the result and the signal, 0 if none."""
     from seedbench_r1.backends import open_backend
+    from seedbench_r1.cli.console import silence_weight_bars
     from seedbench_r1.cli.progress import EvalProgress
     from seedbench_r1.evaluate import evaluate
 
+    if planned.checkpoint is not None:
+        silence_weight_bars()
     with draining_signals() as (stop, received), EvalProgress(planned, quiet=quiet) as progress:
         result = evaluate(planned, open_backend, stop=stop, observe=progress.observe)
     return result, received[0] if received else 0
