@@ -71,7 +71,7 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
     """
     checkpoint, info = _identify_model(config)
     if checkpoint is not None:
-        config = _fit_size_multiple(config, checkpoint)
+        config = _loadable(_fit_size_multiple(config, checkpoint), checkpoint)
     files = _annotation_files(config)
     every = {level: load_annotations(path, config.data_root, level) for level, path in files.items()}
     questions = [question for group in every.values() for question in group]
@@ -224,6 +224,12 @@ def _fit_size_multiple(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig
     if config.video.size_multiple % checkpoint.size_multiple == 0:
         return config
     return replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
+
+
+def _loadable(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
+    """With the folders that were inspected: what is loaded is what was fingerprinted, also for hub ids."""
+    base = str(checkpoint.base_folder) if checkpoint.base_folder is not None else None
+    return replace(config, model=str(checkpoint.folder), base_model=base, revision=None)
 
 
 def _annotation_files(config: EvalConfig) -> dict[str, Path]:

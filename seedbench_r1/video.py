@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from seedbench_r1.clips import ClipInfo, MediaError, count_decodable, decode_frames, probe_clip
 from seedbench_r1.types import Media, Reader, VideoConfig
@@ -171,7 +171,8 @@ def load_image(path: Path, config: VideoConfig) -> np.ndarray:  # (H, W, 3) uint
         with Image.open(path) as file:
             picture = file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path}: cannot be read as an image ({error})") from error
+        reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise MediaError(f"{path}: cannot be read as an image ({reason})") from error
     try:
         height, width = target_size(
             picture.height,

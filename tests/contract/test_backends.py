@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.types import Failure, Generation, SamplingConfig
 from tests.tiny_models import FAMILIES, request, tiny_checkpoint
 
@@ -41,7 +42,7 @@ def open_tiny(family: str, batch_size: int) -> Any:
 CASES: dict[str, Case] = {
     f"transformers-{family}": Case(open=lambda size, family=family: open_tiny(family, size), family=family)
     for family in FAMILIES
-}
+} | {"fake": Case(open=lambda _: FakeBackend(lambda asked, k: f"words about {asked.question_id} {k}"), samples=False)}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -197,18 +197,18 @@ def out_of_memory(limit):
     return fail
 
 
-@pytest.mark.parametrize("limit", [3, 1])
-def test_out_of_memory_halves_the_batch_and_stays_there(backend, family, limit, caplog):
-    expected = tokens(backend, several(family))
-    model = backend.model
-    backend.model = Wrapped(model, out_of_memory(limit))
-    backend.batch_size = 4
-    assert tokens(backend, several(family)) == expected
-    tried = [shape[0] for shape in backend.model.calls if shape[1] > 1]
-    if 4 in tried:  # the feeder may have been slower than the model
-        assert backend.batch_size == (2 if limit == 3 else 1)
-        assert tried.count(4) == 1
-        assert "Retrying at 2" in caplog.text
+@pytest.mark.parametrize(("limit", "settled", "prefills"), [(3, 2, [4, 2, 2]), (1, 1, [4, 2, 1, 1, 1, 1])])
+def test_out_of_memory_halves_the_batch_and_stays_there(backend, family, limit, settled, prefills, caplog):
+    expected = tokens(backend, several(family, 4))
+    batch = [backend._prepare(asked) for asked in several(family, 4)]
+    backend.model, backend.batch_size = Wrapped(backend.model, out_of_memory(limit)), 4
+    results = dict(backend._answer(batch, GREEDY))
+    assert {name: [generation.token_ids] for name, generation in results.items()} == expected
+    assert [rows for rows, length in backend.model.calls if length > 1] == prefills
+    assert backend.batch_size == settled
+    assert "Retrying at 2" in caplog.text
+    assert tokens(backend, several(family, 4)) == expected  # the next stream starts at the size that fits
+    assert max(rows for rows, length in backend.model.calls[-4:]) <= settled
 
 
 def test_out_of_memory_in_the_middle_repeats_no_answer(backend, family):

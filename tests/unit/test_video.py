@@ -1,4 +1,4 @@
-"""Which frames and which sizes, against torch and qwen-vl-utils; and one question's media. About 12 s."""
+"""Which frames and which sizes, against torch and qwen-vl-utils; and one question's media. About 10 s."""
 
 from __future__ import annotations
 
