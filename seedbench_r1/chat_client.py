@@ -1,0 +1,321 @@
+"""One question to a server that speaks OpenAI's chat completions, asked until it is answered or there is no hope.
+
+Every try, wait and refusal is decided here; the `openai` package only carries the request, without retries of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import email.utils
+import importlib.util
+import json
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import FailureKind
+
+RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})  # the server's own trouble; the same again may succeed
+FOR_ALL_STATUS = frozenset({402, 404, 429, 502, 503, 504})  # no credit, no such model, no server: as for every other
+LONGEST_WAIT_S = 60.0  # between two tries, unless the server names a longer time
+LONGEST_RETRY_AFTER_S = 600.0  # a server that wants more (a daily quota) is not waited for
+SHOWN_CHARACTERS = 400  # of a server's own error text
+SHORTEST_SECRET = 8  # characters; shorter keys are placeholders ("none", "EMPTY") and may be ordinary words
+
+LimitName = Literal["max_tokens", "max_completion_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the server answered."""
+
+    text: str  # the message's content; the refusal if it has no content; "" if the limit came before any content
+    finish_reason: str  # the server's own word, e.g. "stop", "length", "content_filter"
+    n_prompt_tokens: int  # by the server's count, media included
+    n_tokens: int  # generated, by the server's count; hidden reasoning and an end-of-text token may be among them
+    latency_s: float  # of the try that succeeded
+    logprobs: tuple[float, ...] | None = None  # natural log, of the generated tokens, if they were asked for
+
+
+class RequestFailed(Exception):
+    """This request has no reply.
+
+    kind is "timeout" if the last try ran out of time, else "backend_error". for_all: nothing about this request is to
+    blame (no connection, no such model), so that the next one may well fail in the same way.
+    """
+
+    def __init__(self, message: str, kind: FailureKind = "backend_error", *, for_all: bool = False) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.for_all = for_all
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """One try that gave no reply."""
+
+    message: str
+    kind: FailureKind = "backend_error"
+    again: bool = True
+    for_all: bool = False
+    retry_after_s: float | None = None
+
+
+_BROKEN_OFF = _Trouble("broken off: the client was closed", again=False)
+
+
+class ChatClient:
+    """A connection to one server. `complete` may be called from many threads at once.
+
+    Args:
+        base_url: up to and including the version, e.g. "http://localhost:8000/v1".
+        api_key: sent as a bearer token; appears in no message.
+        timeout_s: for one try, from sending to the last byte of the reply.
+        tries: at most so many for one request.
+        first_wait_s: before the second try; doubled before each further one, with jitter.
+        limit_name: what the server calls the limit on generated tokens.
+
+    Raises:
+        ConfigError: the `openai` package is not installed.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        timeout_s: float = 120.0,
+        tries: int = 6,
+        first_wait_s: float = 1.0,
+        limit_name: LimitName = "max_tokens",
+    ) -> None:
+        check_installed()
+        from openai import AsyncOpenAI
+
+        self.base_url = base_url
+        self._key = api_key
+        self._timeout_s = timeout_s
+        self._tries = tries
+        self._first_wait_s = first_wait_s
+        self._limit_name = limit_name
+        self._closed = threading.Event()
+        self._guard = threading.Lock()
+        self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout_s)
+        self._create = self._client.chat.completions.with_raw_response.create  # imports what no try should wait for
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chat-client", daemon=True)
+        self._thread.start()
+
+    def complete(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        json_schema: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """Ask for one completion and wait for it.
+
+        Args:
+            messages: in the form of OpenAI's chat completions.
+            json_schema: the text of the reply is to be JSON of this schema (strict); the server enforces it.
+            extra: further fields of the request's body, e.g. {"logprobs": True}.
+
+        Raises:
+            RequestFailed: refused, or without a usable reply after all tries.
+            ConfigError: the key is refused (401, 403) or its quota is used up; no request can succeed.
+        """
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": list(messages),
+            "temperature": temperature,
+            "top_p": top_p,
+            self._limit_name: max_tokens,
+        }
+        if seed is not None:
+            body["seed"] = seed
+        if json_schema is not None:
+            schema = {"name": "reply", "schema": dict(json_schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        attempt = 1
+        while isinstance(result := self._attempt(body, dict(extra or {})), _Trouble):
+            wait_s = wait_before_retry(attempt, result.retry_after_s, self._first_wait_s, random.random())
+            if not result.again or attempt == self._tries or self._closed.wait(wait_s):
+                tried = f" (tried {attempt} times)" if attempt > 1 else ""
+                raise RequestFailed(f"{result.message}{tried}", result.kind, for_all=result.for_all)
+            attempt += 1
+        return result
+
+    def close(self) -> None:
+        """Break off what is in flight and let the connections go. Safe to call twice."""
+        with self._guard:
+            if self._closed.is_set():
+                return
+            self._closed.set()
+        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _attempt(self, body: dict[str, Any], extra: dict[str, Any]) -> Reply | _Trouble:
+        """One try. Raises ConfigError like complete."""
+        import openai
+
+        started = time.perf_counter()
+        with self._guard:  # nothing is submitted once close() has begun: it would never be finished
+            if self._closed.is_set():
+                return _BROKEN_OFF
+            sent = asyncio.run_coroutine_threadsafe(self._send(body, extra), self._loop)
+        try:
+            text = sent.result()
+        except (TimeoutError, openai.APITimeoutError):
+            return _Trouble(f"no reply from {self.base_url} within {self._timeout_s:g} s", "timeout")
+        except openai.APIStatusError as error:
+            return self._refused(error.status_code, error.response.headers, error.response.text)
+        except openai.APIConnectionError as error:
+            why = self.redact(_cause(error))
+            return _Trouble(f"no connection to {self.base_url}, or it was cut: {why}", for_all=True)
+        except concurrent.futures.CancelledError:
+            return _BROKEN_OFF
+        try:
+            return read_reply(text, time.perf_counter() - started)
+        except ValueError as error:
+            return _Trouble(f"{self.base_url} sent no usable reply ({error}): {_shorten(self.redact(text))}")
+
+    async def _send(self, body: dict[str, Any], extra: dict[str, Any]) -> str:
+        """The body of a 200."""
+        async with asyncio.timeout(self._timeout_s):
+            raw = await self._create(**body, extra_body=extra)
+            return str(raw.http_response.text)
+
+    async def _shut_down(self) -> None:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+
+    def _refused(self, status: int, headers: Mapping[str, str], text: str) -> _Trouble:
+        """What an HTTP error means. Raises ConfigError if it means the end for every request."""
+        told = error_text(self.redact(text))
+        if status in (401, 403):
+            raise ConfigError(
+                f"{self.base_url} refused the key in OPENAI_API_KEY (HTTP {status}: {told}). Answers so far are saved. "
+                f"Fix: export OPENAI_API_KEY=KEY with one that is valid there, and run the same command again."
+            )
+        if status == 429 and "insufficient_quota" in text:
+            raise ConfigError(
+                f"{self.base_url} says that the quota of this key is used up ({told}). Answers so far are saved. "
+                f"Fix: add credit or take another key, and run the same command again."
+            )
+        message = f"HTTP {status} from {self.base_url}: {told}"
+        after = retry_after_s(headers.get("retry-after"), datetime.now(UTC))
+        if after is not None and after > LONGEST_RETRY_AFTER_S:
+            return _Trouble(f"{message}; it wants to be left alone for {after:.0f} s", again=False)
+        return _Trouble(message, again=status in RETRIED_STATUS, for_all=status in FOR_ALL_STATUS, retry_after_s=after)
+
+    def redact(self, text: str) -> str:
+        """Without the key, should a server have repeated it."""
+        return text.replace(self._key, "[key]") if len(self._key) >= SHORTEST_SECRET else text
+
+
+def check_installed() -> None:
+    """Raises ConfigError, with the command to type, if the `openai` package is absent."""
+    if importlib.util.find_spec("openai") is None:
+        raise ConfigError("API models need the openai package. Fix: pip install 'seedbench-r1[judge]'")
+
+
+def wait_before_retry(attempt: int, retry_after: float | None, first_wait_s: float, draw: float) -> float:
+    """Seconds to wait after the attempt-th try (1 for the first): exponential, half of it jitter.
+
+    Args:
+        retry_after: what the server asked for; never waited less than that.
+        draw: uniform in [0, 1); spreads clients that were refused together.
+    """
+    longest = min(LONGEST_WAIT_S, first_wait_s * 2 ** (attempt - 1))
+    own = longest * (0.5 + 0.5 * draw)
+    if retry_after is None or retry_after < own:
+        return own
+    return retry_after + first_wait_s * draw
+
+
+def retry_after_s(header: str | None, now: datetime) -> float | None:
+    """A Retry-After header in seconds from now (RFC 9110, 10.2.3: seconds or a date); None if absent or nonsense."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        when = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())
+
+
+def read_reply(text: str, latency_s: float) -> Reply:
+    """The body of a chat completion. Raises ValueError, saying what is wrong with it."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    try:
+        choice = value["choices"][0]
+        message, usage = choice["message"], value["usage"]
+        content = message["content"]
+        if content is None:  # a refusal, or the limit came while the model was still reasoning out of sight
+            content = message.get("refusal") or ""
+        reply = Reply(
+            text=content,
+            finish_reason=choice["finish_reason"],
+            n_prompt_tokens=usage["prompt_tokens"],
+            n_tokens=usage["completion_tokens"],
+            latency_s=latency_s,
+            logprobs=_logprobs(choice.get("logprobs")),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"no chat completion: {type(error).__name__}: {error}") from error
+    texts, counts = (reply.text, reply.finish_reason), (reply.n_prompt_tokens, reply.n_tokens)
+    if not all(type(item) is str for item in texts) or not all(type(item) is int and item >= 0 for item in counts):
+        raise ValueError("no chat completion: a field has the wrong type")
+    return reply
+
+
+def error_text(body: str) -> str:
+    """The readable part of a server's error body, on one line."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return _shorten(body)
+    inner = value.get("error", value) if isinstance(value, dict) else value
+    told = inner.get("message", inner) if isinstance(inner, dict) else inner
+    return _shorten(told if isinstance(told, str) else json.dumps(told))
+
+
+def _logprobs(value: Any) -> tuple[float, ...] | None:
+    if not value or value.get("content") is None:
+        return None
+    return tuple(float(token["logprob"]) for token in value["content"])
+
+
+def _cause(error: Exception) -> str:
+    inner: BaseException = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    return f"{type(inner).__name__}: {inner}".rstrip(": ")
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "..."

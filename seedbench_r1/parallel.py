@@ -1,0 +1,80 @@
+"""A lazy stream of items worked on by several threads, for work that mostly waits for a server."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_ITEM_DONE = object()  # in the queue of results: all results of one item have been put before this
+_END = object()
+
+
+def in_parallel(items: Iterable[Item], work: Callable[[Item], Iterator[Result]], concurrency: int) -> Iterator[Result]:
+    """What `work` yields for each item, as it comes, from `concurrency` threads.
+
+    Items are pulled one at a time, by a thread that is free to work on them; at most `concurrency` are pulled whose
+    results have not all been taken. What `items` or `work` raises ends the pulling, and is raised here after everything
+    that was begun has been handed out. Closing the iterator ends the pulling; results still to come are dropped.
+    """
+    crew = _Crew(items, work, concurrency)
+    threads = ThreadPoolExecutor(concurrency, thread_name_prefix="request")
+    try:
+        for _ in range(concurrency):
+            threads.submit(crew.run).add_done_callback(crew.results.put)
+        yield from crew.hand_out()
+    finally:
+        crew.stop()
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Crew(Generic[Item, Result]):
+    """The threads' common ground. `results` holds results, marks of finished items, and the threads that ended."""
+
+    def __init__(self, items: Iterable[Item], work: Callable[[Item], Iterator[Result]], size: int) -> None:
+        self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._items = iter(items)
+        self._work = work
+        self._size = size
+        self._pulling = threading.Lock()
+        self._free = threading.Semaphore(size)  # one for each item that may be pulled
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Pull and work until the items end. What goes wrong stays in the thread's future, which is in `results`."""
+        while (item := self._pull()) is not _END:
+            for result in self._work(item):
+                self.results.put(result)
+            self.results.put(_ITEM_DONE)
+
+    def hand_out(self) -> Iterator[Result]:
+        """Results until every thread has ended; then the first error, if any."""
+        running, error = self._size, None
+        while running:
+            found = self.results.get()
+            if found is _ITEM_DONE:
+                self._free.release()
+            elif isinstance(found, Future):
+                running -= 1
+                error = error or found.exception()
+                if error is not None:
+                    self._stopped.set()
+            else:
+                yield found
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """Nothing more is pulled, and no thread waits for a place."""
+        self._stopped.set()
+        self._free.release(self._size)
+
+    def _pull(self) -> Any:
+        self._free.acquire()
+        with self._pulling:
+            return _END if self._stopped.is_set() else next(self._items, _END)
