@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check bench install install-dev clean help
+.PHONY: demo test test-slow test-vllm check bench install install-dev clean help
 
 help:
 	@echo "make demo   the whole way on a miniature benchmark (creates .venv)"
@@ -46,3 +46,8 @@ bench: install-dev
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info
+
+# The CPU build of vLLM in an environment of its own: contract and parity with the transformers backend.
+test-vllm:
+	PYTHON=$(PYTHON) tests/vllm/make_env.sh
+	.venv-vllm/bin/python -m pytest tests/vllm

