@@ -1,0 +1,150 @@
+"""Our runner as a model of lmms-eval: `--model seedbench_r1 --model_args pretrained=PATH,backend=transformers,...`.
+
+Questions of SEED-Bench-R1 are answered by the same evaluate() as `seedbench-r1 eval`, into the same run directory, so a
+run of either continues the other and the numbers agree by construction. Other benchmarks' requests go to the backend
+directly (foreign.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+
+from seedbench_r1.backends import open_backend
+from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.errors import ConfigError, IncompleteRun
+from seedbench_r1.evaluate import Plan, evaluate, plan
+from seedbench_r1.lmms_tasks.foreign import answer_foreign
+from seedbench_r1.lmms_tasks.functions import to_document
+from seedbench_r1.runs import merged_records
+from seedbench_r1.types import EvalConfig, RunRecord, SamplingConfig, VideoConfig
+
+_PATHS = {"runs_dir", "prompt_file", "annotations"}
+_NOT_FOR_MODEL_ARGS = {"model", "data_root", "levels", "shard", "limit", "fresh"}  # the tasks say what is asked
+_NOT_OPTIONS = {"template", "video", "sampling", "n", "logprobs"}
+OPTIONS = {field.name for part in (EvalConfig, VideoConfig, SamplingConfig) for field in fields(part)} | _PATHS
+OPTIONS -= _NOT_FOR_MODEL_ARGS | _NOT_OPTIONS
+_SHIPPED = SamplingConfig()  # the tasks' own generation_kwargs; tests/lmms compares the two
+
+
+class SeedBenchR1(lmms):
+    """`pretrained` is what `eval --model` takes; every other argument is an option of `eval` with underscores.
+
+    Raises:
+        ConfigError: an argument that is no option of `eval`.
+    """
+
+    is_simple = False
+
+    def __init__(self, pretrained: str = "", **options: Any) -> None:
+        super().__init__()
+        options = {name: value for name, value in options.items() if name != "max_batch_size"}
+        unknown = sorted(set(options) - OPTIONS)
+        if unknown or not pretrained:
+            problem = f"does not know {unknown[0]!r}" if unknown else "needs pretrained=PATH_OR_HUB_ID"
+            raise ConfigError(
+                f"--model seedbench_r1 {problem}. --model_args takes pretrained and the options of `seedbench-r1 eval` "
+                f"with underscores: {', '.join(sorted(OPTIONS))}."
+            )
+        if not isinstance(options.get("batch_size", 1), int):
+            options["batch_size"] = int(options["batch_size"]) if str(options["batch_size"]).isdigit() else None
+        self._options = {name: Path(value) if name in _PATHS else value for name, value in options.items()}
+        self._options["model"] = str(pretrained)
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer all requests, in their order.
+
+        Raises:
+            ConfigError: several ranks, or settings that no single run can have.
+            DataError, ResourceError: as evaluate().
+            IncompleteRun: some questions have no answer. lmms-eval cannot express that and would count them as wrong;
+                the answers that exist are saved, and the same command continues.
+        """
+        if self.world_size > 1:
+            raise ConfigError(
+                f"--model seedbench_r1 runs in one process, not in {self.world_size}: its backend uses the GPUs "
+                f"itself. Fix: python -m lmms_eval without accelerate launch or torchrun."
+            )
+        documents = [self._document(request) for request in requests]
+        ours = [doc for doc in documents if "data_root" in doc and "question_id" in doc]
+        if ours and len(ours) < len(requests):
+            raise ConfigError("--tasks mixes seedbench_r1 with other benchmarks. Fix: one lmms-eval command for each.")
+        if not ours:
+            return answer_foreign(requests, documents, self._options)
+        if any(request.repeats and int(request.repeats) > 1 for request in requests):
+            raise ConfigError("--model seedbench_r1 answers each question once. Fix: leave out --repeats.")
+        records = self._answer(ours, requests)
+        return [_result(records[doc["question_id"]]) for doc in documents]
+
+    def _document(self, request: Instance) -> dict[str, Any]:
+        _, _, _, doc_id, task, split = request.args
+        return self.task_dict[task][split][doc_id]
+
+    def _answer(self, documents: list[dict[str, Any]], requests: list[Instance]) -> dict[str, RunRecord]:
+        """Run evaluate() on the questions of these documents."""
+        settings = [_sampling_options(request.args[2]) for request in requests]
+        if any(other != settings[0] for other in settings):
+            raise ConfigError("The tasks of one command ask for different generation settings. Fix: use --gen_kwargs.")
+        roots = {doc["data_root"] for doc in documents}
+        levels = tuple(dict.fromkeys(doc["level"] for doc in documents))
+        options = {**settings[0], **self._options, "data_root": Path(roots.pop())}
+        if levels != ("custom",):
+            options["levels"] = levels
+        planned = _restrict(plan(resolve_eval_config(options), command="lmms_eval --model seedbench_r1"), documents)
+        evaluate(planned, open_backend)
+        asked = {question.question_id for question in planned.questions}
+        records = {i: record for i, record in merged_records(planned.path).items() if i in asked}
+        left = [i for i in asked if i not in records or not records[i].answered]
+        if left:
+            raise IncompleteRun(
+                f"{len(left)} of {len(asked)} questions have no answer. "
+                f"Why: seedbench-r1 show {planned.path} --failed. The others are saved; the same command continues."
+            )
+        return records
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Not offered: raises ConfigError."""
+        raise ConfigError("--model seedbench_r1 generates text; it gives no likelihoods. Choose a generate_until task.")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Not offered: raises ConfigError."""
+        raise ConfigError("--model seedbench_r1 answers in one round. Choose a generate_until task.")
+
+
+def _sampling_options(generation_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What --gen_kwargs changed. The tasks' own values are the standard protocol's and leave the choice to `eval`."""
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+    given = {name: generation_kwargs[name] for name in names if generation_kwargs.get(name) is not None}
+    if generation_kwargs.get("do_sample") is False:
+        given["temperature"] = 0.0
+    return {name: value for name, value in given.items() if value != getattr(_SHIPPED, name)}
+
+
+def _restrict(planned: Plan, documents: list[dict[str, Any]]) -> Plan:
+    """The plan for the questions that lmms-eval asks, after checking that both sides mean the same prompt."""
+    asked = {doc["question_id"]: doc for doc in documents}
+    questions = [question for question in planned.questions if question.question_id in asked]
+    for question in questions:
+        ours = to_document(question, planned.config.template, planned.config.data_root)
+        if ours["messages"] != asked[question.question_id]["messages"]:
+            raise ConfigError(
+                f"{question.question_id}: the task's prompt is not the model's. Fix: give the prompt file in "
+                f"seedbench-r1.toml (prompt_file = ...), which both read, rather than in --model_args."
+            )
+    if len(questions) < len(asked):
+        missing = sorted(set(asked) - {question.question_id for question in questions})
+        raise ConfigError(f"{missing[0]} is not in the annotation files under {planned.config.data_root}.")
+    wanted = {path for question in questions for path in (question.video, question.image)}
+    return replace(planned, questions=questions, missing=[path for path in planned.missing if path in wanted])
+
+
+def _result(record: RunRecord) -> GenerationResult:
+    generation = record.generation
+    if generation is None:  # never: unanswered questions raised IncompleteRun
+        raise IncompleteRun(f"{record.question_id} has no answer.")
+    counts = TokenCounts(input_tokens=generation.n_prompt_tokens, output_tokens=generation.n_tokens)
+    return GenerationResult(text=generation.text, token_counts=counts)

@@ -1,0 +1,115 @@
+"""What the YAML files name. Wording, parsing and scoring are the core's; a document is a Question with its messages."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from leaderboards.stats import design_effect
+from seedbench_r1.parsing import parse_response
+from seedbench_r1.prompts import build_messages
+from seedbench_r1.records import question_from_json
+from seedbench_r1.scoring import score
+from seedbench_r1.types import DOMAINS, LEVELS, Question, Template, to_json
+
+LEVEL_METRICS = {level: f"level_{level.lower()}" for level in LEVELS}
+DOMAIN_METRICS = {domain: f"domain_{domain.lower().replace(' ', '_')}" for domain in DOMAINS}
+
+
+def to_document(question: Question, template: Template, data_root: Path) -> dict[str, Any]:
+    """A question as lmms-eval carries it: its own fields, the chat messages as JSON, and where the data is."""
+    messages = json.dumps(build_messages(question, template), ensure_ascii=False)
+    return to_json(question) | {"messages": messages, "data_root": str(data_root.absolute())}
+
+
+def doc_to_text(doc: dict[str, Any]) -> str:
+    """The complete prompt without media: lmms-eval's cache key. With a system message, that comes first."""
+    messages = json.loads(doc["messages"])
+    parts = [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
+    return "\n\n".join(parts)
+
+
+def doc_to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    """Chat messages with media: the clip as a path, the image as a PIL image, the order as in our own runner."""
+    messages: list[dict[str, Any]] = json.loads(doc["messages"])
+    for message in messages:
+        for part in message["content"]:
+            if part["type"] == "video":
+                part["url"] = doc["video"]
+            elif part["type"] == "image":
+                with Image.open(doc["image"]) as file:
+                    part["url"] = file.convert("RGB")
+    return messages
+
+
+def doc_to_target(doc: dict[str, Any]) -> str:
+    """The gold letter."""
+    return doc["gold"]
+
+
+def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    """Metrics of one response, and what its line in the samples file should hold.
+
+    Every document gives every metric, None where it does not belong: lmms-eval takes the length of the last list of
+    values for the size of the task.
+    """
+    question = question_from_json(doc)
+    text = results[0]
+    parsed = parse_response(text, question.options)
+    scored = score(question, parsed)
+    correct = float(scored.correct)
+    levels = {name: correct if question.level == level else None for level, name in LEVEL_METRICS.items()}
+    domains = {name: correct if question.domain == domain else None for domain, name in DOMAIN_METRICS.items()}
+    return {
+        "accuracy": correct,
+        "strict_match": float(scored.strict_correct),
+        "letter_given": float(parsed.answer is not None),
+        "format_kept": float(parsed.format_ok),
+        "clustered_se": [correct, question.video_id],
+        **levels,
+        **domains,
+        "question_id": question.question_id,
+        "video_id": question.video_id,
+        "reasoning": parsed.reasoning,
+        "answer": parsed.answer,
+        "raw_text": text,
+    }
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None if all are."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def clustered_standard_error(values: Sequence[Sequence[Any]]) -> float | None:
+    """Standard error of the accuracy, questions of one video being one cluster: sqrt(deff x p (1 - p) / n).
+
+    lmms-eval computes its own only from dictionaries, which its groups do not take.
+
+    Args:
+        values: (correct as 0.0 or 1.0, video_id) of each question.
+    """
+    if not values:
+        return None
+    correct, clusters = [value[0] for value in values], [value[1] for value in values]
+    share = sum(correct) / len(correct)
+    return math.sqrt(design_effect(correct, clusters) * share * (1 - share) / len(correct))
+
+
+def pooled_mean(means: Sequence[float | None], sizes: Sequence[int], weight_by_size: bool) -> float | None:
+    """The group's number from those of its tasks: weighted by questions, tasks that have none left out.
+
+    Raises:
+        ValueError: weight_by_size is off; the mean of the levels' means is not the benchmark's accuracy.
+    """
+    if not weight_by_size:
+        raise ValueError("seedbench_r1: a group's mean is weighted by questions; set weight_by_size: true")
+    known = [(mean, size) for mean, size in zip(means, sizes, strict=True) if mean is not None]
+    total = sum(size for _, size in known)
+    return sum(mean * size for mean, size in known) / total if total else None
