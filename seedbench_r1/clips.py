@@ -7,7 +7,8 @@ imported if the torchcodec reader was asked for.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -15,13 +16,12 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.packets import SEEKABLE_CONTAINERS, index_packets, packets_of, packets_to_decode
 from seedbench_r1.types import Reader
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-# decord 0.6 and torchcodec 0.17 returned wrong frames of H.264 in AVI and in MPEG-TS (tests/unit/test_clips.py)
-SEEKABLE_CONTAINERS = ("mp4", "matroska")
 BT601 = 5  # SWS_CS_ITU601 in libswscale/swscale.h
 
 
@@ -69,6 +69,8 @@ def check_reader(name: str) -> None:
         raise ConfigError(f"Unknown video reader {name!r}. Choose one of: {', '.join(get_args(Reader))}")
     if importlib.util.find_spec("av") is None:
         raise ConfigError("PyAV, which every video reader needs, is not installed. Fix: pip install av")
+    if name == "decord" and importlib.util.find_spec(name) is None:
+        raise ConfigError(_no_decord(platform.system(), platform.machine()))
     if name != "pyav" and importlib.util.find_spec(name) is None:
         raise ConfigError(
             f"The video reader {name!r} is not installed. Fix: pip install {name}, or choose another reader "
@@ -76,6 +78,13 @@ def check_reader(name: str) -> None:
         )
     if name == "torchcodec":
         _check_torchcodec_loads()
+
+
+def _no_decord(system: str, machine: str) -> str:
+    other = "--reader pyav (frames are bit-equal, but the protocol id differs)"
+    if (system, machine) == ("Linux", "x86_64"):  # what decord 0.6 has wheels for
+        return f"decord, the default video reader, is not installed. Fix: pip install decord, or {other}"
+    return f"decord, the default video reader, is not available for this platform ({system} {machine}). Fix: {other}"
 
 
 def _check_torchcodec_loads() -> None:
@@ -250,11 +259,20 @@ def decode_frames(path: Path, indices: Sequence[int], reader: Reader) -> np.ndar
         return _decode_decord(path, indices)
     if reader == "torchcodec":
         return _decode_torchcodec(path, indices)
-    return _decode_in_sequence(path, indices)
+    return _decode_pyav(path, indices)
 
 
-def _decode_in_sequence(path: Path, indices: Sequence[int]) -> np.ndarray:
-    """With PyAV from the first frame on, never seeking: right for every clip."""
+def _decode_pyav(path: Path, indices: Sequence[int]) -> np.ndarray:
+    frames = _decode_needed(path, set(indices))
+    return decode_in_sequence(path, indices) if frames is None else _stack(path, frames, indices)
+
+
+def decode_in_sequence(path: Path, indices: Sequence[int]) -> np.ndarray:  # (T, H, W, 3) uint8
+    """With PyAV, every frame from the first on, leaving nothing out: right for every clip, and slow.
+
+    Raises:
+        MediaError: as decode_frames.
+    """
     wanted = set(indices)
     frames, n_seen = _walk(path, wanted, stop_after=max(indices))
     if len(frames) < len(wanted):
@@ -262,9 +280,51 @@ def _decode_in_sequence(path: Path, indices: Sequence[int]) -> np.ndarray:
             f"{path}: only {n_seen} frames can be decoded, so {len(frames)} of the {len(wanted)} frames asked for are "
             "there"
         )
+    return _stack(path, frames, indices)
+
+
+def _stack(path: Path, frames: dict[int, np.ndarray], indices: Sequence[int]) -> np.ndarray:
     if len({frame.shape for frame in frames.values()}) > 1:
         raise MediaError(f"{path}: the frame size changes within the clip")
     return np.stack([frames[index] for index in indices])
+
+
+def _decode_needed(path: Path, wanted: set[int]) -> dict[int, np.ndarray] | None:
+    """The wanted frames, decoding only what they need; None if that cannot be told, or if something is wrong."""
+    import av
+
+    try:
+        index = index_packets(path)
+        if index is None or max(wanted) >= len(index.pts):
+            return None
+        needed = packets_to_decode(index, wanted)
+        times = {index.pts[position]: frame for position, frame in needed.items() if frame is not None}
+        frames: dict[int, np.ndarray] = {}
+        for frame in _decode_packets(path, needed):
+            if frame.is_corrupt:
+                return None  # what hides the damage depends on the frames before it
+            if frame.pts in times:
+                frames[times[frame.pts]] = to_rgb(frame)
+    except av.error.FFmpegError:
+        return None
+    return frames if len(frames) == len(wanted) else None
+
+
+def _decode_packets(path: Path, needed: dict[int, int | None]) -> Iterator[VideoFrame]:
+    """Frames of the packets at these positions, less those that nobody wants and no other frame refers to."""
+    import av
+
+    last = max(needed)
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        context.thread_count = 1  # so that skip_frame is read packet by packet
+        for position, packet in enumerate(packets_of(container)):
+            if position in needed:
+                context.skip_frame = "NONREF" if needed[position] is None else "DEFAULT"
+                yield from context.decode(packet)
+            if position == last:
+                yield from context.decode(None)
+                return
 
 
 def count_decodable(path: Path) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import queue
 import signal
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -18,14 +21,19 @@ from pebble import ProcessExpired, ProcessPool
 
 from seedbench_r1.clips import MediaError, check_reader
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.frame_cache import CachedMedia
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 from seedbench_r1.video import load_media
 
-Load = Callable[[Path | None, Path, VideoConfig], Media]
+Load = Callable[[Path | None, Path, VideoConfig], Media | CachedMedia]
+Loaded = Media | CachedMedia | Failure
+
+WARNINGS = {"dropped": 5, "unusable": 1}  # of the frame cache, at most; all are counted
+log = logging.getLogger(__name__)
 
 PREFETCH_PER_WORKER = 4  # questions; 4.5 MB each at the default sizes
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-POLL_S = 1.0  # how often a waiting consumer looks whether the pool still lives
+POLL_S = 0.1  # how often a waiting consumer looks whether it is to stop, and whether the pool still lives
 
 
 class FrameLoader:
@@ -37,7 +45,10 @@ class FrameLoader:
     Args:
         timeout_s: seconds of decoding, counted from when a worker takes the question; then that worker is killed.
         prefetch: questions that are being decoded or wait decoded, at most; default 4 for each worker.
-        load: what a worker runs; must be importable by name.
+        load: what a worker runs; must be importable by name, or a functools.partial of such a function.
+
+    Attributes:
+        cache_counts: how often the frame cache did what, by CacheEvent.kind; empty without a cache.
 
     Raises:
         ConfigError: the reader is not installed, or a number is not positive.
@@ -62,6 +73,7 @@ class FrameLoader:
         self._config = config
         self._timeout_s = timeout_s
         self._load = load
+        self.cache_counts: Counter[str] = Counter()
         self._pool = ProcessPool(
             max_workers=workers,
             initializer=start_worker,
@@ -83,22 +95,29 @@ class FrameLoader:
         self._pool.stop()
         self._pool.join()
 
-    def stream(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Media | Failure]]:
+    def stream(
+        self, questions: Iterable[Question], *, stop: threading.Event | None = None
+    ) -> Iterator[tuple[Question, Media | Failure]]:
         """Each question with its media, in the order in which they are ready. Questions are taken lazily.
+
+        Args:
+            stop: when set, the stream ends within 0.2 s, also while it waits for a decoder. What is then being
+                decoded, or decoded and not yet asked for, is given up.
 
         Raises:
             ResourceError: the workers do not stay alive.
             Exception: a bug in the loading function, with the question's id in its notes.
         """
+        stop = stop or threading.Event()
         waiting = iter(questions)
-        done: queue.SimpleQueue[Future[Media | Failure]] = queue.SimpleQueue()
-        pending: dict[Future[Media | Failure], Question] = {}
+        done: queue.SimpleQueue[Future[Loaded]] = queue.SimpleQueue()
+        pending: dict[Future[Loaded], Question] = {}
         try:
             while True:
                 self._submit(waiting, pending, done)
-                if not pending:
+                future = self._next_done(done, stop) if pending else None
+                if future is None:
                     return
-                future = self._next_done(done)
                 question = pending.pop(future)
                 yield question, self._outcome(question, future)
         finally:
@@ -108,8 +127,8 @@ class FrameLoader:
     def _submit(
         self,
         waiting: Iterator[Question],
-        pending: dict[Future[Media | Failure], Question],
-        done: queue.SimpleQueue[Future[Media | Failure]],
+        pending: dict[Future[Loaded], Question],
+        done: queue.SimpleQueue[Future[Loaded]],
     ) -> None:
         while len(pending) < self._prefetch:
             question = next(waiting, None)
@@ -123,18 +142,21 @@ class FrameLoader:
             pending[future] = question
             future.add_done_callback(done.put)
 
-    def _next_done(self, done: queue.SimpleQueue[Future[Media | Failure]]) -> Future[Media | Failure]:
-        while True:
+    def _next_done(self, done: queue.SimpleQueue[Future[Loaded]], stop: threading.Event) -> Future[Loaded] | None:
+        """The next future that is done; None once the stop is set."""
+        while not stop.is_set():
             try:
                 return done.get(timeout=POLL_S)
             except queue.Empty:
                 if not self._pool.active:
                     raise self._broken() from None
+        return None
 
-    def _outcome(self, question: Question, future: Future[Media | Failure]) -> Media | Failure:
+    def _outcome(self, question: Question, future: Future[Loaded]) -> Media | Failure:
         media = question.video or question.image
         try:
-            return future.result()
+            result = future.result()
+            return self._take_note(result) if isinstance(result, CachedMedia) else result
         except BrokenProcessPool as error:
             raise self._broken() from error
         except ProcessExpired as error:
@@ -152,6 +174,14 @@ class FrameLoader:
             error.add_note(f"while loading the media of question {question.question_id}")
             raise
 
+    def _take_note(self, cached: CachedMedia) -> Media:
+        """Count what the cache did, and log what is wrong with it."""
+        for event in cached.events:
+            self.cache_counts[event.kind] += 1
+            if event.message and self.cache_counts[event.kind] <= WARNINGS[event.kind]:
+                log.warning(event.message)
+        return cached.media
+
     def _broken(self) -> ResourceError:
         return ResourceError(
             "The decoding workers do not stay alive: they were killed while idle (out of memory?), or the script that "
@@ -160,7 +190,7 @@ class FrameLoader:
         )
 
 
-def _load_or_fail(load: Load, video: Path | None, image: Path, config: VideoConfig) -> Media | Failure:
+def _load_or_fail(load: Load, video: Path | None, image: Path, config: VideoConfig) -> Loaded:
     """Runs in a worker. A bad file is a value; anything else that is raised is a bug and reaches the parent."""
     try:
         return load(video, image, config)
@@ -171,8 +201,12 @@ def _load_or_fail(load: Load, video: Path | None, image: Path, config: VideoConf
 
 
 def start_worker(parent: int) -> None:
-    """Runs once in each worker: die with the parent and on SIGTERM at once, even inside native code."""
+    """Runs once in each worker: die with the parent and on SIGTERM at once, even inside native code.
+
+    SIGUSR1 is the parent's to act on: a scheduler that warns the whole process group must not end what is in flight.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from seedbench_r1.clips import ClipInfo, MediaError, count_decodable, decode_frames, probe_clip
+from seedbench_r1.clips import ClipInfo, MediaError, count_decodable, decode_frames, decode_in_sequence, probe_clip
 from seedbench_r1.types import Media, Reader, VideoConfig
 
 FRAME_FACTOR = 2  # Qwen2-VL and later merge two frames in time (qwen-vl-utils 0.0.14, FRAME_FACTOR)
@@ -79,8 +79,10 @@ def target_size(height: int, width: int, *, min_pixels: int, max_pixels: int, mu
     return new_height, new_width
 
 
-def load_media(video: Path | None, image: Path, config: VideoConfig) -> Media:
+def load_media(video: Path | None, image: Path | None, config: VideoConfig) -> Media:
     """Decode and resize what one question shows. Runs inside a decoding worker; imports no torch.
+
+    Without an image (transfer suite), Media.image is empty: (0, 0, 3).
 
     The clip is decoded by config.reader, except where that reader is known to be wrong: PyAV then decodes it in
     sequence, and Media.reader and reader_note say so.
@@ -88,7 +90,7 @@ def load_media(video: Path | None, image: Path, config: VideoConfig) -> Media:
     Raises:
         MediaError: absent, truncated or undecodable; the message names the file.
     """
-    picture = load_image(image, config)
+    picture = np.zeros((0, 0, 3), np.uint8) if image is None else load_image(image, config)
     if video is None:
         return Media(None, (), None, None, picture, reader=None)
     info = probe_clip(video)
@@ -199,7 +201,7 @@ def exact_frames_differ(path: Path, config: VideoConfig) -> list[int]:
     except MediaError as error:
         raise _naming(path, error) from error
     decord_frames = decode_frames(path, indices, "decord")
-    exact_frames = decode_frames(path, indices, "pyav")
+    exact_frames = decode_in_sequence(path, indices)
     return [
         index
         for index, ours, exact in zip(indices, decord_frames, exact_frames, strict=True)

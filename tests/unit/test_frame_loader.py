@@ -1,4 +1,4 @@
-"""The decoding pool under hangs, crashes, bugs, abandonment and a parent that is killed. About 16 s."""
+"""The decoding pool under hangs, crashes, bugs, abandonment and a parent that is killed. About 19 s."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,6 +114,15 @@ def worker_pids() -> list[int]:
     return [child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
+def test_a_warning_to_all_processes_ends_no_decoding() -> None:
+    with open_loader(workers=1) as opened:
+        stream = opened.stream(questions("a", "slow"))
+        next(stream)
+        for pid in worker_pids():
+            os.kill(pid, signal.SIGUSR1)
+        assert isinstance(next(stream)[1], Media)
+
+
 @pytest.fixture(scope="module")
 def loader() -> Iterator[FrameLoader]:
     with open_loader(timeout_s=1.0) as opened:
@@ -205,6 +215,36 @@ def test_an_abandoned_stream_frees_its_workers_for_the_next_one() -> None:
         started = time.monotonic()
         assert set(collect(loader, "b", "c")) == {"b", "c"}
         assert time.monotonic() - started < 5.0  # the limit is 30 s
+
+
+@pytest.mark.parametrize("names", [["hold", "hold-2"], ["a", "hang", "hang-2"]])
+def test_a_stop_ends_the_stream_while_it_waits_for_decoders(names: list[str]) -> None:
+    with open_loader() as loader:
+        collect(loader, *[f"slow-{index}" for index in range(4)])  # both are up
+        stop, set_at = threading.Event(), []
+
+        def set_it() -> None:
+            set_at.append(time.monotonic())
+            stop.set()
+
+        timer = threading.Timer(0.5, set_it)
+        timer.start()
+        received = [item.image.name for item, _ in loader.stream(questions(*names), stop=stop)]
+        assert received == [name for name in names if name == "a"]
+        assert time.monotonic() - set_at[0] < 0.25
+        began = time.monotonic()
+    assert time.monotonic() - began < 2.0  # the workers are killed, not waited for
+
+
+def test_a_stop_gives_up_what_is_ready() -> None:
+    stop = threading.Event()
+    with open_loader() as loader:
+        stream = loader.stream(questions("a", "b", "c"), stop=stop)
+        next(stream)
+        time.sleep(0.5)
+        stop.set()
+        assert list(stream) == []
+        assert set(collect(loader, "d", "e")) == {"d", "e"}
 
 
 def test_a_closed_loader_says_so_instead_of_waiting() -> None:
