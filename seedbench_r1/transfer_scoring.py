@@ -1,0 +1,223 @@
+"""Scores of the transfer suite, by problem type: our rule and, beside it, the reference evaluator's.
+
+All functions are pure. The rules are written down in docs/transfer.md.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+
+from seedbench_r1.parsing import first_block, parse_response, plain, read_choice
+from seedbench_r1.types import FinishReason, Outcome
+
+SCORER_VERSION = 1  # part of the protocol id: raise it whenever a response can get another score
+
+# VSI-Bench's thresholds (arXiv 2412.14171, section 3): 0.5, 0.55, ..., 0.95
+THRESHOLDS = tuple(Fraction(k, 20) for k in range(10, 20))
+
+_UNITS = (
+    r"%|°|degrees?|(?:square |cubic )?(?:m|cm|mm|km|met(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|"
+    r"kilomet(?:er|re)s?|ft|feet|foot|in|inch|inches)[²³]?|s|secs?|seconds?|mins?|minutes?|hours?|times?"
+)
+_DIGITS = r"[+-]?(?:(?:\d{1,3}(?:,\d{3}){1,12}|\d{1,40})(?:\.\d{1,40})?|\.\d{1,40})(?:e[+-]?\d{1,2})?"
+_NUMBER = re.compile(rf"({_DIGITS})(?:\s*(?:{_UNITS}))?\.?", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferParsed:
+    """What the model said."""
+
+    reasoning: str | None  # inside the first <think>...</think>, stripped; None: no such block
+    answer: str | None  # a letter, a number as written, or the tag's text; None: nothing could be read
+    answer_text: str  # content of the first answer tag, stripped; the whole output if no tag or an empty one
+    format_ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TransferScore:
+    """Judgement of one response: credit from 0 to 1, by two rules."""
+
+    outcome: Outcome
+    correct: float  # ours: 0 or 1 for choices and numbers, in between for OCR, free-form and regression
+    strict_correct: float  # the reference evaluator's: always 0 for OCR and free-form
+
+
+def parse_transfer(text: str, problem_type: str, options: Sequence[str], letters: Sequence[str]) -> TransferParsed:
+    """Read one response: choices by the parsing law with as many letters as options, numbers by read_number.
+
+    Without an answer tag a choice must be a bare letter and a number a bare number; texts need the tag.
+    """
+    common = parse_response(text)
+    content = first_block(text, "answer")
+    answer: str | None
+    if problem_type == "multiple choice":
+        answer = read_choice(text, options, letters)
+    elif problem_type in ("numerical", "regression"):
+        answer = _number_text(text if content is None else content, units=content is not None)
+    else:
+        answer = content or None
+    return TransferParsed(common.reasoning, answer, common.answer_text, common.format_ok)
+
+
+def score_transfer(
+    parsed: TransferParsed, problem_type: str, gold: str, finish_reason: FinishReason = "stop"
+) -> TransferScore:
+    """Judge one response. Cut at the length limit and unread: "truncated"; that and "unparsed" get no credit."""
+    outcome: Outcome
+    if parsed.answer is not None:
+        outcome = "answered"
+    else:
+        outcome = "truncated" if finish_reason == "length" else "unparsed"
+    return TransferScore(
+        outcome=outcome,
+        correct=0.0 if parsed.answer is None else credit(problem_type, parsed.answer, gold),
+        strict_correct=reference_credit(problem_type, parsed.answer_text, gold),
+    )
+
+
+def credit(problem_type: str, answer: str, gold: str) -> float:
+    """Our rule, on an answer that was read: 0 to 1."""
+    if problem_type == "multiple choice":
+        return float(answer == gold)
+    if problem_type == "OCR":
+        return 1.0 - min(1.0, word_error_rate(gold, answer))
+    if problem_type == "free-form":
+        return rouge_mean(gold, answer)
+    value, wanted = read_number(answer), read_number(gold)
+    if value is None or wanted is None:
+        return 0.0
+    if problem_type == "numerical":
+        return float(round(100 * value) == round(100 * wanted))  # exact; halves to even
+    return mean_relative_accuracy(value, wanted)
+
+
+def read_number(text: str, *, units: bool = True) -> Fraction | None:
+    """The one number that a text consists of, exactly; None if it is anything else.
+
+    Markdown emphasis, outer space, one final full stop and (with units) a unit behind it do not matter; commas may
+    only group thousands. Nothing is converted: "250 cm" is 250.
+    """
+    found = _number_text(text, units=units)
+    return None if found is None else Fraction(Decimal(found.replace(",", "")))
+
+
+def _number_text(text: str, *, units: bool) -> str | None:
+    bare = plain(text)
+    match = _NUMBER.fullmatch(bare)
+    if match is None or not (units or bare.removesuffix(".") == match.group(1)):
+        return None
+    return match.group(1)
+
+
+def mean_relative_accuracy(value: Fraction, gold: Fraction) -> float:
+    """Share of the ten thresholds t at which |value - gold| / |gold| < 1 - t, in exact arithmetic.
+
+    VSI-Bench, arXiv 2412.14171, section 3. For gold = 0, where that is undefined: 1 if value is 0, else 0.
+    """
+    if gold == 0:
+        return float(value == 0)
+    error = abs(value - gold) / abs(gold)
+    return sum(error < 1 - threshold for threshold in THRESHOLDS) / len(THRESHOLDS)
+
+
+def word_error_rate(reference: str, answer: str) -> float:
+    """Words to replace, leave out or put in, over the reference's words (at least 1). Case counts; split at space.
+
+    As in the reward for OCR of Video-R1 (arXiv 2503.21776) and of GRPO-CARE's `grpo.py` at 03c3a7c.
+    """
+    wanted, said = reference.split(), answer.split()
+    row = list(range(len(said) + 1))  # edits from the reference's first words to the first j words said
+    for i, word in enumerate(wanted, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(said, start=1):
+            cost = min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
+            diagonal, row[j] = row[j], cost
+    return row[-1] / max(1, len(wanted))
+
+
+def rouge_mean(reference: str, answer: str) -> float:
+    """Mean of the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), 0 to 1.
+
+    Tokens are runs of a-z and 0-9 in lower case, as in the package rouge-score 0.1.2, but are not stemmed: Video-R1's
+    reward stems them, so that ours is never higher. One-word texts have no ROUGE-2 and reach 2/3 at most.
+    """
+    wanted, said = _tokens(reference), _tokens(answer)
+    single = _f_measure(_overlap(wanted, said, 1), len(wanted), len(said))
+    double = _f_measure(_overlap(wanted, said, 2), len(wanted) - 1, len(said) - 1)
+    longest = _f_measure(_common_subsequence(wanted, said), len(wanted), len(said))
+    return (single + double + longest) / 3
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _overlap(wanted: list[str], said: list[str], n: int) -> int:
+    """Runs of n tokens that both have, each as often as both have it."""
+    grams = [Counter(zip(*(tokens[k:] for k in range(n)), strict=False)) for tokens in (wanted, said)]
+    return (grams[0] & grams[1]).total()
+
+
+def _common_subsequence(wanted: list[str], said: list[str]) -> int:
+    """Length of the longest common subsequence."""
+    row = [0] * (len(said) + 1)
+    for word in wanted:
+        diagonal = 0
+        for j, other in enumerate(said, start=1):
+            length = diagonal + 1 if word == other else max(row[j], row[j - 1])
+            diagonal, row[j] = row[j], length
+    return row[-1]
+
+
+def _f_measure(common: int, n_wanted: int, n_said: int) -> float:
+    """2PR / (P + R) with P = common / n_said and R = common / n_wanted; 0 if nothing is common."""
+    return 2 * common / (n_wanted + n_said) if common else 0.0
+
+
+def reference_credit(problem_type: str, answer_text: str, gold: str) -> float:
+    """The rule of GRPO-CARE's `eval_bench.py` at 03c3a7c (Video-R1's too): 0 to 1.
+
+    A choice must equal the gold letter character by character. Numbers are what float() takes after all commas are
+    deleted; a numerical answer must agree in having a point or comma, and in value to two decimals. Regression is the
+    mean relative accuracy in float32 (reference_relative_accuracy). OCR and free-form get nothing, whatever is said.
+    """
+    if problem_type == "multiple choice":
+        return float(answer_text == gold)
+    if problem_type not in ("numerical", "regression"):
+        return 0.0
+    value, wanted = _float(answer_text), _float(gold)
+    if value is None or wanted is None:
+        return 0.0
+    if problem_type == "regression":
+        return reference_relative_accuracy(value, wanted)
+    if _has_decimals(answer_text) != _has_decimals(gold) or not math.isfinite(value):
+        return 0.0
+    return float(round(value, 2) == round(wanted, 2))
+
+
+def reference_relative_accuracy(value: float, gold: float) -> float:
+    """mean_relative_accuracy as the reference computes it, in float32: it differs where the error is a threshold."""
+    with np.errstate(all="ignore"):
+        target = np.float32(gold)
+        error = np.abs(np.float32(value) - target) / (np.abs(target) + np.float32(1e-8))
+        thresholds = (0.5 + 0.05 * np.arange(10)).astype(np.float32)
+        return int(np.sum(error < np.float32(1) - thresholds)) / 10
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        return None
+
+
+def _has_decimals(text: str) -> bool:
+    return "." in text or "," in text
