@@ -1,0 +1,145 @@
+"""Files that lose nothing: an append-only file of lines, and whole files replaced at once."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.errors import ConfigError, ResourceError
+
+FSYNC_EVERY_S = 1.0
+
+
+class AppendFile:
+    """An append-only file of lines, locked for this process, synced by a thread at least once a second.
+
+    Args:
+        alone: also hold the folder's .run.lock: True, against every other holder; False, against those who want to be
+            alone (shards keep out whole runs, not one another); None, not at all.
+
+    Raises:
+        ConfigError: another process holds a lock. OSError: the file cannot be opened.
+    """
+
+    def __init__(self, folder: Path, name: str, *, alone: bool | None = None) -> None:
+        self.path = folder / name
+        self._locks = []
+        if alone is not None:
+            self._locks.append(_claim(folder / ".run.lock", folder, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        try:
+            self._locks.append(_claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
+        except ConfigError:
+            for descriptor in self._locks:
+                os.close(descriptor)
+            raise
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._guard = threading.Lock()
+        self._dirty = False
+        self._closed = threading.Event()
+        _drop_torn_line(self._descriptor)
+        self._syncer = threading.Thread(target=self._sync_regularly, name="fsync", daemon=True)
+        self._syncer.start()
+
+    def append(self, line: str) -> None:
+        """Write a line that ends with its newline: in the file when this returns. Raises ResourceError."""
+        data = line.encode("utf-8")
+        with self._guard:
+            end = os.fstat(self._descriptor).st_size
+            try:
+                if os.write(self._descriptor, data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                os.ftruncate(self._descriptor, end)  # no half line stays behind
+                raise write_error(self.path, error) from error
+            self._dirty = True
+
+    def sync(self) -> None:
+        """On the disk when this returns."""
+        with self._guard:
+            dirty, self._dirty = self._dirty, False
+            if dirty:
+                os.fsync(self._descriptor)
+
+    def empty(self) -> None:
+        """Drop all lines."""
+        os.ftruncate(self._descriptor, 0)
+
+    def close(self) -> None:
+        """Sync and give the locks back. Safe to call twice."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._syncer.join()
+        self.sync()
+        for descriptor in (self._descriptor, *self._locks):
+            os.close(descriptor)
+
+    def _sync_regularly(self) -> None:
+        while not self._closed.wait(FSYNC_EVERY_S):
+            self.sync()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside, fsync, rename: readers see the old file or the new one. Raises ResourceError."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, fsync, rename. Raises ResourceError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> ResourceError:
+    """The message for a disk that is full or cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"No space left on {path.parent} while writing {path.name}. Everything before it is saved. "
+            f"Fix: free some space and run the same command again, or choose another place with --runs-dir."
+        )
+    return ResourceError(f"{path} cannot be written: {error.strerror}. Fix: choose another place with --runs-dir.")
+
+
+def _claim(lock: Path, what: Path, kind: int) -> int:
+    """Hold the lock file until the descriptor is closed. Raises ConfigError if another process holds it."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise ConfigError(
+            f"Another process (pid {holder}) is writing {what}. Fix: wait for it or stop it, "
+            f"or use --shard i/n to share a run, or --run-name NAME for another one."
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def _drop_torn_line(descriptor: int) -> None:
+    """Cut the file after its last newline: what follows was torn by a kill."""
+    size = os.fstat(descriptor).st_size
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(descriptor, end)

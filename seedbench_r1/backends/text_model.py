@@ -1,0 +1,128 @@
+"""Text-only chat models through transformers, for the local judge: batches of prompts, no media."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from seedbench_r1.backends.batching import ready_batches
+from seedbench_r1.backends.loading import resolve_device
+from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
+
+
+class TextModelBackend:
+    """Any causal language model with a chat template, from a folder or hub id.
+
+    Args:
+        dtype: "auto" is the checkpoint's own.
+        device: "auto" is the first GPU, or the CPU.
+
+    Raises:
+        ConfigError: no such model, no chat template, or an architecture that generates no text.
+    """
+
+    def __init__(self, model: str, *, dtype: str = "auto", device: str = "auto", batch_size: int = 8) -> None:
+        import transformers
+
+        self.device = resolve_device(device)
+        self.batch_size = batch_size
+        try:
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model, padding_side="left")
+            config = transformers.AutoConfig.from_pretrained(model)
+            kind: Any = transformers.AutoModelForCausalLM
+            if getattr(config, "vision_config", None) is not None:
+                kind = transformers.AutoModelForImageTextToText
+            self.model: Any = kind.from_pretrained(model, dtype=dtype).to(self.device).eval()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"Cannot load a text model from {model}: {str(error).splitlines()[0]}") from error
+        if self.tokenizer.chat_template is None:
+            raise ConfigError(f"{model} has no chat template, so it cannot be asked anything. Use an instruct model.")
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def generate(
+        self, requests: Iterable[Request], sampling: SamplingConfig
+    ) -> Iterator[tuple[str, Generation | Failure]]:
+        """Answer text-only requests in batches; see backends.base.Backend. sampling.n must be 1."""
+        with contextlib.closing(ready_batches(requests, self.batch_size, _length)) as batches:
+            for batch in batches:
+                yield from self._answer(batch, sampling)
+
+    def close(self) -> None:
+        """Let the weights go."""
+        self.model = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _answer(self, batch: list[Request], sampling: SamplingConfig) -> list[tuple[str, Generation | Failure]]:
+        began = time.perf_counter()
+        prompts = [
+            self.tokenizer.apply_chat_template(_messages(request), tokenize=False, add_generation_prompt=True)
+            for request in batch
+        ]
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.device)
+        torch.manual_seed(sampling.seed)
+        try:
+            output = self.model.generate(**inputs, generation_config=self._generation_config(sampling))
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"Out of memory on {self.device} with {len(batch)} prompts at once. Verdicts so far are saved. "
+                f"Fix: a smaller --batch-size, or a smaller judge."
+            ) from error
+        length = inputs["input_ids"].shape[1]
+        return [
+            (request.question_id, self._read(row[length:].tolist(), int(mask.sum()), began))
+            for request, row, mask in zip(batch, output, inputs["attention_mask"], strict=True)
+        ]
+
+    def _read(self, tokens: list[int], n_prompt: int, began: float) -> Generation:
+        ends = self._end_ids()
+        stop = next((place for place, token in enumerate(tokens) if token in ends), None)
+        kept = tokens if stop is None else tokens[:stop]
+        return Generation(
+            text=self.tokenizer.decode(kept, skip_special_tokens=True),
+            token_ids=tuple(kept),
+            finish_reason="length" if stop is None else "stop",
+            n_prompt_tokens=n_prompt,
+            n_tokens=len(kept),
+            latency_s=time.perf_counter() - began,
+        )
+
+    def _end_ids(self) -> set[int]:
+        declared = self.model.generation_config.eos_token_id
+        ids = declared if isinstance(declared, list) else [declared]
+        return {token for token in (*ids, self.tokenizer.eos_token_id) if token is not None}
+
+    def _generation_config(self, sampling: SamplingConfig) -> Any:
+        """Every option explicit: what is left open would be filled in from the checkpoint."""
+        from transformers import GenerationConfig
+
+        greedy = sampling.temperature == 0
+        return GenerationConfig(
+            do_sample=not greedy,
+            temperature=1.0 if greedy else sampling.temperature,
+            top_p=1.0 if greedy else sampling.top_p,
+            top_k=sampling.top_k,
+            repetition_penalty=sampling.repetition_penalty,
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=sorted(self._end_ids()),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+
+def _messages(request: Request) -> list[dict[str, str]]:
+    """Parts joined: many text models' templates take plain strings only."""
+    return [
+        {"role": message["role"], "content": "".join(part["text"] for part in message["content"])}
+        for message in request.messages
+    ]
+
+
+def _length(request: Request) -> int:
+    return sum(len(message["content"]) for message in _messages(request))

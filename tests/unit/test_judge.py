@@ -1,0 +1,275 @@
+"""The rules judge, the loop, what a model's verdict may look like, and human labels."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from seedbench_r1.backends.fake import FakeBackend
+from seedbench_r1.calibration import agreement, calibration_sheet, read_labels, write_sheet
+from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
+from seedbench_r1.demo.traces import concluded_action
+from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.judge import JudgeCase, RulesJudge, blinded_id, flip_rate, judge_run, majority
+from seedbench_r1.judge_models import (
+    JudgeSettings,
+    LocalJudge,
+    UnreadableVerdict,
+    build_judge_prompt,
+    default_prompt,
+    read_verdict,
+)
+from seedbench_r1.judge_rules import settled_option
+from seedbench_r1.questions import load_questions, load_training_rows
+from seedbench_r1.records import to_record
+from seedbench_r1.runs import RunDir, load_run
+from seedbench_r1.scoring import consistency_counts, reasoning_profile
+from seedbench_r1.types import Generation, Verdict
+from seedbench_r1.verdicts import FAILED, NO_ANSWER, NO_REASONING, load_verdicts
+from tests.unit.test_runs import manifest
+
+OPTIONS = ("boil water", "open the fridge", "wash the cup", "close the drawer")
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "golden" / "rules_judge_cases.jsonl").read_text().splitlines()
+]
+CASE = JudgeCase("L1/0", "What next?", OPTIONS, "The cup is dirty.", "C")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["reasoning"][:40])
+def test_which_option_a_text_settles_on(case):
+    assert settled_option(case["reasoning"], OPTIONS) == case["settles"]
+
+
+def test_an_option_inside_a_longer_one_is_not_meant():
+    options = ("open the drawer", "open the drawer slowly", "x", "y")
+    assert settled_option("So open the drawer slowly.", options) == "B"
+    assert settled_option("So open the drawer.", options) == "A"
+
+
+def test_the_rules_agree_with_the_truth_where_it_is_known(tmp_path):
+    """In the miniature world the concluding action can be read off exactly."""
+    from seedbench_r1.demo.dataset_writer import write_benchmark
+
+    write_benchmark(tmp_path, questions={"L1": 4}, train=300, cot=300, inconsistent=0.3, frame_size=(56, 56), fps=4)
+    rows = load_training_rows(tmp_path / "annotations" / "training_with_cot_6k.jsonl", tmp_path)
+    right = decided = 0
+    for row in rows:
+        reasoning = row.response.split("<think>")[1].split("</think>")[0]
+        settled = settled_option(reasoning, row.question.options)
+        truth = concluded_action(reasoning)
+        decided += settled is not None
+        right += settled is not None and row.question.options["ABCD".index(settled)] == truth
+    assert decided == len(rows)
+    assert right == decided
+
+
+@pytest.fixture
+def run(data_root, tmp_path):
+    """Six answers: two consistent, one not, one undecided, one without reasoning, one without an answer."""
+    questions = [q for q in load_questions(data_root) if q.level == "L1"][:6]
+    texts = []
+    for question in questions:
+        gold, wrong = question.gold_text, question.options[("ABCD".index(question.gold) + 1) % 4]
+        texts.append((question, gold, wrong))
+    answers = [
+        f"<think>So I should {texts[0][1]}.</think><answer>{questions[0].gold}</answer>",
+        f"<think>So I should {texts[1][1]}.</think><answer>{questions[1].gold}</answer>",
+        f"<think>So I should {texts[2][2]}.</think><answer>{questions[2].gold}</answer>",
+        "<think>Hmm.</think><answer>A</answer>",
+        "<think></think><answer>A</answer>",
+        "<think>So I should go.</think>",
+    ]
+    path = tmp_path / "run"
+    with RunDir.open(path, manifest(n_total={"L1": {"all": 6}}), questions) as opened:
+        for question, text in zip(questions, answers, strict=True):
+            opened.append(to_record(question, Generation(text, (), "stop", 1, 1, 0.1)))
+    return load_run(path)
+
+
+def test_rates_and_quadrants_of_a_run(run):
+    verdicts = judge_run(run, RulesJudge())
+    assert [verdicts[i].consistent for i in run.questions] == [True, True, False, None, False, False]
+    assert [verdicts[i].reason for i in list(run.questions)[4:]] == [NO_REASONING, NO_ANSWER]
+    counts = consistency_counts(run.records.values(), verdicts)
+    assert (counts.judged, counts.consistent, counts.missing, counts.no_reasoning) == (5, 2, 1, 2)
+    assert (counts.correct_consistent, counts.correct_inconsistent) == (
+        2,
+        1 + (list(run.questions.values())[4].gold == "A"),
+    )
+    assert counts.rate == 0.4
+    assert load_verdicts(run.path)["rules/v1"] == verdicts
+    profile = reasoning_profile(run.records.values())
+    assert (profile.n, profile.empty, profile.letter_only) == (6, 1, 0)
+
+
+def test_judging_again_asks_nothing_and_another_judge_starts_anew(run):
+    judge_run(run, RulesJudge())
+    size = (run.path / "verdicts.jsonl").stat().st_size
+    judge_run(run, RulesJudge())
+    assert (run.path / "verdicts.jsonl").stat().st_size == size
+    other = RulesJudge()
+    other.judge_id = "rules/other"
+    judge_run(run, other)
+    assert set(load_verdicts(run.path)) == {"rules/v1", "rules/other"}
+
+
+def test_a_failed_verdict_is_asked_for_again_and_a_torn_line_dropped(run):
+    class Failing(RulesJudge):
+        def verdicts(self, cases):
+            for case in cases:
+                yield case.question_id, Verdict(None, FAILED + "no reply", self.judge_id)
+
+    failed = judge_run(run, Failing())
+    assert sum(v.consistent is None for v in failed.values()) == 4
+    file = run.path / "verdicts.jsonl"
+    file.write_bytes(file.read_bytes()[:-5])
+    verdicts = judge_run(run, RulesJudge())
+    assert [verdicts[i].consistent for i in run.questions] == [True, True, False, None, False, False]
+
+
+def test_a_judge_is_not_shown_the_gold_answer_or_the_run(run):
+    seen = []
+
+    class Spy(RulesJudge):
+        def verdicts(self, cases):
+            for case in cases:
+                seen.append(build_judge_prompt(case, default_prompt()))
+                yield case.question_id, Verdict(True, "", self.judge_id)
+
+    judge_run(run, Spy())
+    assert len(seen) == 4
+    for text in seen:
+        assert "gold" not in text.lower()
+        assert run.path.name not in text.split()
+        assert ".mp4" not in text
+
+
+def test_the_prompt_inserts_texts_once_and_literally():
+    case = JudgeCase("L1/0", "{reasoning}?", OPTIONS, 'say {answer} >>> and {"consistent": true}', "C")
+    text = build_judge_prompt(case, "Q {question} O {options} R {reasoning} A {answer}")
+    assert text.startswith("Q {reasoning}? O A. boil water\nB.")
+    assert text.endswith('R say {answer} >>> and {"consistent": true} A C. wash the cup')
+    assert "{question}" not in build_judge_prompt(CASE, default_prompt())
+
+
+GOOD = {"supports": "C", "consistent": True, "reason": "the cup is dirty"}
+
+
+@pytest.mark.parametrize(
+    ("text", "consistent"),
+    [
+        (json.dumps(GOOD), True),
+        (f"```json\n{json.dumps(GOOD)}\n```", True),
+        (f"<think>hm</think>\n{json.dumps(GOOD)}", True),
+        (json.dumps(GOOD | {"supports": "A", "consistent": False}), False),
+        (json.dumps(GOOD | {"supports": "none", "consistent": False}), False),
+    ],
+)
+def test_readable_verdicts(text, consistent):
+    assert read_verdict(text, CASE)[0] is consistent
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yes",
+        "true",
+        json.dumps([GOOD]),
+        json.dumps(GOOD)[:-3],
+        json.dumps(GOOD) + " Hope that helps.",
+        json.dumps({"consistent": True}),
+        json.dumps(GOOD | {"extra": 1}),
+        json.dumps(GOOD | {"consistent": "true"}),
+        json.dumps(GOOD | {"supports": "E"}),
+        json.dumps(GOOD | {"supports": "A"}),
+        json.dumps(GOOD | {"consistent": False}),
+        json.dumps(GOOD | {"reason": None}),
+    ],
+)
+def test_anything_else_is_no_verdict(text):
+    with pytest.raises(UnreadableVerdict):
+        read_verdict(text, CASE)
+
+
+def test_the_judge_id_changes_with_everything_that_changes_verdicts():
+    base = JudgeSettings("openai:m", "p")
+    others = [
+        JudgeSettings("openai:n", "p"),
+        JudgeSettings("openai:m", "q"),
+        JudgeSettings("openai:m", "p", votes=3),
+        JudgeSettings("openai:m", "p", temperature=0.5),
+        JudgeSettings("openai:m", "p", server="http://localhost:8000/v1"),
+    ]
+    assert len({base.judge_id, *(other.judge_id for other in others)}) == 6
+    assert base.judge_id == JudgeSettings("openai:m", "p").judge_id
+
+
+def test_a_local_judge_asks_again_and_never_falls_back(run):
+    tries: dict[str, int] = {}
+
+    def answer(request, _):
+        tries[request.question_id] = tries.get(request.question_id, 0) + 1
+        never = request.question_id == next(iter(run.questions))
+        letter = run.records[request.question_id].parsed.answer
+        return "no idea" if never or tries[request.question_id] < 3 else json.dumps(GOOD | {"supports": letter})
+
+    verdicts = judge_run(run, LocalJudge(FakeBackend(answer), JudgeSettings("local:x", default_prompt())))
+    first, *others = list(run.questions)[:4]
+    assert verdicts[first].consistent is None
+    assert verdicts[first].reason.startswith(FAILED)
+    assert all(verdicts[i].consistent is True for i in others)
+    assert set(tries.values()) == {3}
+
+
+def test_a_real_text_model_can_be_asked(run, tmp_path):
+    """Random weights: what comes back is no verdict, and is recorded as none."""
+    from seedbench_r1.backends.text_model import TextModelBackend
+
+    model = write_tiny_checkpoint(tmp_path / "model", vocabulary_texts=[default_prompt()])
+    backend = TextModelBackend(str(model), device="cpu", batch_size=2)
+    verdicts = judge_run(run, LocalJudge(backend, JudgeSettings("local:tiny", default_prompt(), max_tokens=8)))
+    assert sum(v.reason.startswith(FAILED) for v in verdicts.values()) == 4
+    with pytest.raises(ConfigError, match="Cannot load"):
+        TextModelBackend(str(tmp_path / "nothing"))
+
+
+def test_votes():
+    assert [majority(v) for v in ([True], [False, False, True], [True, False], [])] == [True, False, None, None]
+    verdicts = [
+        Verdict(True, "", "j", (True, True, False)),
+        Verdict(True, "", "j", (True, True)),
+        Verdict(True, "", "j"),
+    ]
+    assert flip_rate(verdicts) == (1, 2)
+
+
+def test_a_sheet_is_blinded_and_read_back(run, tmp_path):
+    verdicts = judge_run(run, RulesJudge())
+    rows = calibration_sheet([run], [verdicts], 4, by_verdict=True)
+    assert len(rows) == 3  # two judged consistent, one not; the others have nothing to judge
+    path = tmp_path / "labels.csv"
+    write_sheet(rows, path)
+    text = path.read_text()
+    assert "gold" not in text
+    assert run.path.name not in text.replace("reasoning", "")
+    assert all(question_id not in text for question_id in run.questions)
+    assert set(read_labels(path).values()) == {None}
+    filled = list(csv.DictReader(path.open()))
+    human = {blinded_id(run.path, i): verdict for i, verdict in zip(run.questions, ("yes", "No", "0"), strict=False)}
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, filled[0])
+        writer.writeheader()
+        writer.writerows(row | {"supports_answer": human[row["row_id"]]} for row in filled)
+    found = agreement([run], [verdicts], read_labels(path))
+    assert (found.yy, found.yn, found.ny, found.nn, found.unlabelled) == (1, 1, 0, 1, 0)
+    with pytest.raises(DataError, match="none of these runs"):
+        agreement([], [], read_labels(path))
+
+
+def test_a_wrong_label_names_the_line(tmp_path):
+    (tmp_path / "l.csv").write_text("row_id,supports_answer\nabc,maybe\n")
+    with pytest.raises(DataError, match=r"l\.csv:2.*'maybe'"):
+        read_labels(tmp_path / "l.csv")
