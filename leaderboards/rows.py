@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from leaderboards.stats import design_effect, gap_interval, wilson_interval
+import numpy as np
+import numpy.typing as npt
+
+from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, QuestionBank
+from leaderboards.provenance import provenance_of
+from leaderboards.stats import FEW_CLUSTERS, design_effect, gap_interval, wilson_interval
 from seedbench_r1.prompts import template_sha
-from seedbench_r1.runs import Run
-from seedbench_r1.scoring import summarise
-from seedbench_r1.types import LEVELS, RunRecord
+from seedbench_r1.scoring import reasoning_profile
+from seedbench_r1.types import DOMAINS, LEVELS, ReasoningProfile, RunManifest
+
+SHOWN_UNPARSED = 0.02  # share of unparsed answers from which a row is flagged
+SHOWN_UNJUDGED = 0.01  # share of missing verdicts from which a row is flagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,21 @@ class Cell:
     def value(self) -> float:
         return self.k / self.n if self.n else math.nan
 
+    @property
+    def se(self) -> float:
+        """Binomial standard error at n / deff; nan for no questions."""
+        return math.sqrt(self.value * (1 - self.value) * self.deff / self.n) if self.n else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the accuracy of an incomplete group can still be: missing answers all wrong, and all right. Fractions."""
+
+    lo: float
+    hi: float
+    answered: int
+    n: int  # questions of the group that belong to the run
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -39,81 +60,235 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Quadrants:
+    """Accuracy x consistency: every question of a level in exactly one cell. Counts."""
+
+    correct_consistent: int
+    correct_inconsistent: int  # "lucky": right, but not for the reason given
+    wrong_consistent: int  # "honest error"
+    wrong_inconsistent: int
+    no_reasoning: int  # nothing to judge: no reasoning, or no answer that could be read
+    undecided: int  # the judge did not decide, failed, or was not asked
+    error: int  # no response
+
+    @property
+    def n(self) -> int:
+        answered = self.correct_consistent + self.correct_inconsistent + self.wrong_consistent + self.wrong_inconsistent
+        return answered + self.no_reasoning + self.undecided + self.error
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Accuracy minus the baseline's on the questions that both have answered, with its 95 % interval. Fractions."""
+
+    value: float
+    lo: float  # paired, CR1 by video, Student's t; nan for a single video
+    hi: float
+    se: float
+    n: int  # questions that both have answered
+    n_clusters: int
+    p: float | None  # cluster sign-flip test; None: refused, n is below 95 % of either run's questions
+    p_holm: float | None  # Holm over all runs tested against the baseline on this level
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderboardRow:
-    """One measured run."""
+    """One measured run. Dictionaries are keyed by level ("L1", "L2", "L3", "custom") and, where said, L3 domain."""
 
     run_id: str
     model: str
     base_model: str | None
     algo: str | None
     step: int | None
+    protocol: str
     protocol_id: str
     status: str  # complete, incomplete, subset
-    coverage: float  # answered / N over the levels asked for
+    answered: int
+    n: int  # questions in the annotation files of the levels asked for
     frames: int
-    accuracy: dict[str, Cell]  # by level and by L3 domain; empty unless every question of it is answered
+    accuracy: dict[str, Cell]  # level and domain; a group is absent unless every question asked of it is answered
+    bounds: dict[str, Bounds]  # level and domain; the groups that accuracy lacks
+    consistency: dict[str, Cell]  # level and domain; consistent / judged; empty without verdicts
+    sound: dict[str, Cell]  # level and domain; correct and consistent / judged
+    quadrants: dict[str, Quadrants]  # level; empty without verdicts
+    shares: dict[str, dict[str, Cell]]  # further shares by name (see `further_shares`), then level and domain
     gap: Gap | None
+    reasoning: ReasoningProfile
     unparsed: int
     truncated: int
     errors: int
+    judge_id: str | None
+    judge_prompt_sha: str
     model_sha: str
     dataset_rev: str
     prompt_sha: str
     commit: str  # of the toolkit, or its version
     date_utc: str
     selected_from_k: int | None
-    flags: tuple[str, ...] = field(default_factory=tuple)
+    provenance: dict[str, str]  # name -> text, for display: no secrets, no home folder
+    flags: tuple[str, ...] = ()
+    rank_lo: int | None = None  # rank_lo, rank_hi, tier: None unless ranked
+    rank_hi: int | None = None
+    tier: str | None = None
+    deltas: dict[str, Delta] = field(default_factory=dict)  # level; against the baseline; empty without one
+    bootstrap: dict[str, tuple[float, float]] = field(default_factory=dict)  # level; accuracy, 10,000 draws of videos
+
+    @property
+    def coverage(self) -> float:
+        """answered / n."""
+        return self.answered / self.n if self.n else math.nan
+
+    @property
+    def ranked(self) -> bool:
+        return self.tier is not None
+
+    @property
+    def rank(self) -> str:
+        """ "1-3", or "2" where the interval is one rank; "" unless ranked."""
+        if not self.ranked:
+            return ""
+        return str(self.rank_lo) if self.rank_lo == self.rank_hi else f"{self.rank_lo}-{self.rank_hi}"
+
+    @property
+    def consistency_by_correctness(self) -> dict[str, tuple[Cell, Cell]]:
+        """level -> consistency among correct and among wrong answers."""
+        right, wrong = (self.shares.get(f"reasoning_consistency_{side}", {}) for side in ("correct", "wrong"))
+        return {name: (right[name], wrong[name]) for name in right if name not in DOMAINS}
+
+    def stars(self, level: str) -> str:
+        """Of the Holm-adjusted p-value against the baseline: *** below 0.001, ** below 0.01, * below 0.05.
+
+        Never any on a checkpoint that was picked as the best of several: its own score picked it.
+        """
+        delta = self.deltas.get(level)
+        if delta is None or delta.p_holm is None or (self.selected_from_k or 1) > 1:
+            return ""
+        return "*" * sum(delta.p_holm < limit for limit in (0.05, 0.01, 0.001))
 
 
-def build_row(run: Run) -> LeaderboardRow:
-    """Count a run and put intervals around its shares."""
-    manifest = run.manifest
-    summary = summarise(run.records, run.questions.values(), manifest.n_total)
-    groups = summary.levels | summary.domains
-    complete = {name for name, group in groups.items() if group.answered == group.selected}
-    cells = {name: accuracy_cell(_records_of(run, name)) for name in groups if name in complete}
-    total = sum(group.n for group in summary.levels.values())
-    answered = sum(group.answered for group in summary.levels.values())
-    levels = summary.levels.values()
+def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
+    """Count a run and put intervals around its shares. Rank, tier and deltas need the other runs: `build_board`."""
+    manifest, table = measured.run.manifest, measured.outcomes
+    groups = [name for name in bank.groups if (bank.group(name) & table.selected).any()]
+    complete = [name for name in groups if not (bank.group(name) & table.selected & ~table.responded).any()]
+    accuracy = {name: share(table.correct, bank.group(name) & table.responded, bank) for name in complete}
+    consistent, judged = table.consistent == 1, table.judged
+    rated = [name for name in complete if (bank.group(name) & judged).any()]
+    levels = [name for name in groups if name not in DOMAINS]
+    total = sum(manifest.n_total.get(level, {}).get("all", 0) for level in levels)
     return LeaderboardRow(
-        run_id=run.path.name,
+        run_id=measured.run_id,
         model=manifest.model.name,
         base_model=manifest.model.base_model,
         algo=manifest.model.algorithm,
         step=manifest.model.step,
+        protocol=manifest.protocol,
         protocol_id=manifest.protocol_id,
-        status=summary.status,
-        coverage=answered / total if total else math.nan,
+        status=_status(measured, total),
+        answered=int(table.responded.sum()),
+        n=total,
         frames=manifest.video.max_frames,
-        accuracy=cells,
-        gap=_gap(cells),
-        unparsed=sum(group.unparsed for group in levels),
-        truncated=sum(group.truncated for group in levels),
-        errors=sum(group.failed for group in levels),
+        accuracy=accuracy,
+        bounds={name: _bounds(measured, bank.group(name)) for name in groups if name not in accuracy},
+        consistency={name: share(consistent, bank.group(name) & judged, bank) for name in rated},
+        sound={name: share(consistent & table.correct, bank.group(name) & judged, bank) for name in rated},
+        quadrants={name: _quadrants(measured, bank.group(name)) for name in rated if name in levels},
+        shares=further_shares(measured, bank, complete, rated),
+        gap=_gap(accuracy),
+        reasoning=reasoning_profile(measured.run.records.values()),
+        unparsed=int((table.outcome == UNPARSED).sum()),
+        truncated=int((table.outcome == TRUNCATED).sum()),
+        errors=int((table.outcome == FAILED).sum()),
+        judge_id=measured.judge_id,
+        judge_prompt_sha=(measured.judge_id or "").rpartition("/")[2],
         model_sha=manifest.weights_sha256 or manifest.model.fingerprint,
         dataset_rev="+".join(sorted({digest[:12] for digest in manifest.dataset_hash.values()})),
         prompt_sha=template_sha(manifest.template),
         commit=manifest.versions.get("commit") or manifest.versions.get("seedbench-r1", ""),
         date_utc=manifest.completed_utc or manifest.updated_utc,
         selected_from_k=manifest.model.selected_from_k,
-        flags=_flags(summary.status, answered, total),
+        provenance=provenance_of(measured),
+        flags=_flags(measured, bank, total),
     )
 
 
-def accuracy_cell(records: Iterable[RunRecord]) -> Cell:
-    """Share of correct answers with the Wilson interval at n / design effect, clusters = video_id."""
-    scored = [(float(record.score.correct), record.video_id) for record in records if record.score is not None]
-    values, clusters = [value for value, _ in scored], [video for _, video in scored]
-    deff = design_effect(values, clusters) if values else 1.0
-    k = int(sum(values))
-    lo, hi = wilson_interval(k, len(values), deff=deff)
-    return Cell(k, len(values), lo, hi, deff, len(set(clusters)))
+def further_shares(
+    measured: Measured, bank: QuestionBank, complete: list[str], rated: list[str]
+) -> dict[str, dict[str, Cell]]:
+    """Shares beside accuracy and consistency, by name, then level and domain.
+
+    Of the answered: unparsed, truncated, strict_accuracy (correct by the reference's rule), no_reasoning (nothing to
+    judge), undecided (no verdict). Of the judged: reasoning_consistency_correct and _wrong (among correct and among
+    wrong answers), reasoning_consistency_judged_only (where there was reasoning and an answer to judge).
+    """
+    table = measured.outcomes
+    consistent, judged = table.consistent == 1, table.judged
+    of_answered = {
+        "unparsed": table.outcome == UNPARSED,
+        "truncated": table.outcome == TRUNCATED,
+        "strict_accuracy": table.strict,
+        "no_reasoning": table.bare,
+    }
+    of_judged = {
+        "reasoning_consistency_correct": judged & table.correct,
+        "reasoning_consistency_wrong": judged & ~table.correct,
+        "reasoning_consistency_judged_only": judged & ~table.bare,
+    }
+    found = {
+        name: {group: share(hits, bank.group(group) & table.responded, bank) for group in complete}
+        for name, hits in of_answered.items()
+    }
+    if rated:
+        asked = table.responded
+        found["undecided"] = {group: share(asked & ~judged, bank.group(group) & asked, bank) for group in rated}
+    for name, within in of_judged.items():
+        found[name] = {group: share(consistent, bank.group(group) & within, bank) for group in rated}
+    return found
 
 
-def _records_of(run: Run, name: str) -> list[RunRecord]:
-    if name in LEVELS or name == "custom":
-        return [record for record in run.records.values() if record.level == name]
-    return [record for record in run.records.values() if record.domain == name]
+def share(hits: Bools, within: Bools, bank: QuestionBank) -> Cell:
+    """Share of hits among the questions `within`: Wilson's interval at n / design effect, clustered by video."""
+    values, clusters = hits[within], bank.video[within]
+    if len(values) == 0:
+        return Cell(0, 0, math.nan, math.nan, 1.0, 0)
+    n_clusters = int(np.count_nonzero(np.bincount(clusters)))
+    deff = design_effect(values.astype(np.float64), clusters)
+    k = int(values.sum())
+    lo, hi = wilson_interval(k, len(values), deff=deff, n_clusters=n_clusters)
+    return Cell(k, len(values), lo, hi, deff, n_clusters)
+
+
+def _status(measured: Measured, total: int) -> str:
+    table = measured.outcomes
+    if (table.selected & ~table.responded).any():
+        return "incomplete"
+    return "subset" if int(table.selected.sum()) < total else "complete"
+
+
+def _bounds(measured: Measured, group: Bools) -> Bounds:
+    table = measured.outcomes
+    n, correct = int((group & table.selected).sum()), int((group & table.correct).sum())
+    answered = int((group & table.responded).sum())
+    return Bounds(correct / n, (correct + n - answered) / n, answered, n)
+
+
+def _quadrants(measured: Measured, group: Bools) -> Quadrants:
+    table = measured.outcomes
+    judged = group & table.judged & ~table.bare
+    yes, correct = table.consistent == 1, table.correct
+
+    def count(mask: npt.NDArray[np.bool_]) -> int:
+        return int(mask.sum())
+
+    return Quadrants(
+        correct_consistent=count(judged & correct & yes),
+        correct_inconsistent=count(judged & correct & ~yes),
+        wrong_consistent=count(judged & ~correct & yes),
+        wrong_inconsistent=count(judged & ~correct & ~yes),
+        no_reasoning=count(group & table.responded & table.bare),
+        undecided=count(group & table.responded & ~table.bare & ~table.judged),
+        error=count(group & table.selected & ~table.responded),
+    )
 
 
 def _gap(cells: dict[str, Cell]) -> Gap | None:
@@ -123,7 +298,37 @@ def _gap(cells: dict[str, Cell]) -> Gap | None:
     return Gap(*gap_interval(near.k, near.n, far.k, far.n, deff1=near.deff, deff2=far.deff))
 
 
-def _flags(status: str, answered: int, total: int) -> tuple[str, ...]:
+def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...]:
+    """What a reader must know before comparing the row. Flags that need other rows are added by `build_board`."""
+    table, manifest = measured.outcomes, measured.run.manifest
+    answered, status = int(table.responded.sum()), _status(measured, total)
+    flags = []
     if status == "incomplete":
-        return (f"INCOMPLETE {answered}/{total}",)
-    return (f"SUBSET {answered}/{total}",) if status == "subset" else ()
+        flags.append(f"INCOMPLETE {answered}/{total}")
+    if int(table.selected.sum()) < total:
+        flags.append(f"SUBSET {int(table.selected.sum())}/{total}")
+    errors = int((table.outcome == FAILED).sum())
+    if errors:
+        flags.append(f"ERRORS {errors}")
+    unparsed, truncated = int((table.outcome == UNPARSED).sum()), int((table.outcome == TRUNCATED).sum())
+    if answered and unparsed / answered > SHOWN_UNPARSED:
+        flags.append(f"UNPARSED {100 * unparsed / answered:.1f}%")
+    if truncated:
+        flags.append(f"TRUNCATED {100 * truncated / answered:.1f}%")
+    judged = int((table.judged & table.responded).sum())
+    if judged and 1 - judged / answered > SHOWN_UNJUDGED:
+        flags.append(f"JUDGED {100 * judged / answered:.1f}%")
+    if _is_dirty(manifest):
+        flags.append("DIRTY")
+    if (manifest.model.selected_from_k or 1) > 1:
+        flags.append(f"SELECTED 1/{manifest.model.selected_from_k}")
+    if any(
+        len(np.unique(bank.video[(bank.level == name) & table.selected])) in range(1, FEW_CLUSTERS) for name in LEVELS
+    ):
+        flags.append("FEW VIDEOS")
+    return tuple(flags)
+
+
+def _is_dirty(manifest: RunManifest) -> bool:
+    """True if the toolkit's working tree had uncommitted changes."""
+    return "dirty" in manifest.versions.get("commit", "")

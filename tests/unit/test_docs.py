@@ -33,8 +33,8 @@ def test_every_command_in_the_docs_exists():
             words = line.split()
             command = group.commands.get(words[0])
             assert command is not None, f"{page.name}: seedbench-r1 {line}"
-            if words[0] == "data":
-                command = command.commands[words[1]]
+            if hasattr(command, "commands"):
+                command = command.commands.get(words[1]) or command.commands["run"]  # `judge RUN` is `judge run RUN`
             known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
             used = {word for word in words if word.startswith("--")}
             assert used <= known | {"--help"}, f"{page.name}: {used - known} in seedbench-r1 {line}"

@@ -15,6 +15,7 @@ from seedbench_r1.evaluate import evaluate, plan
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs import load_run
 from seedbench_r1.types import Failure, RunRecord
+from seedbench_r1.video import load_media
 from tests.small_benchmark import copy_of, write_script
 
 
@@ -142,6 +143,25 @@ def test_a_stop_finishes_what_is_in_flight_and_the_rest_follows(data_root, tmp_p
     done = len(load_run(plan(config).path).records)
     assert 5 <= done < len(load_questions(data_root))
     assert run(config).summary.status == "complete"
+
+
+def third_clip_takes_an_hour(video, image, config):
+    """Runs in a decoding process."""
+    if video is not None and video.stem.endswith("2"):
+        time.sleep(3600)
+    return load_media(video, image, config)
+
+
+def test_a_stop_does_not_wait_for_a_slow_decoder(data_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("seedbench_r1.evaluate.media_loader", lambda *_: third_clip_takes_an_hour)
+    config = configure(data_root, tmp_path)
+    stop, set_at = threading.Event(), []
+    threading.Timer(3.0, lambda: (set_at.append(time.monotonic()), stop.set())).start()
+    result = run(config, stop=stop)
+    assert time.monotonic() - set_at[0] < 2.0  # not the 60 s that a decoder is allowed
+    assert result.stopped
+    assert 0 < result.unanswered < len(load_questions(data_root))
+    assert all(record.answered for record in load_run(plan(config).path).records.values())
 
 
 def test_shards_together_are_the_whole_run(data_root, tmp_path):

@@ -140,7 +140,7 @@ def test_a_second_process_is_refused(data_root, tmp_path):
 def wait_for_records(folder: Path, n: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        lines = sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records.jsonl"))
+        lines = sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl"))
         if lines >= n:
             return
         time.sleep(0.02)

@@ -87,7 +87,7 @@ def test_a_bad_file_is_named(tmp_path, content, message):
 
 
 def test_an_absent_file_says_where_it_should_be(tmp_path):
-    with pytest.raises(DataError, match="validation_L2.jsonl"):
+    with pytest.raises(DataError, match=r"validation_L2\.jsonl"):
         load_questions(tmp_path, ["L2"])
 
 

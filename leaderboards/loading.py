@@ -1,0 +1,173 @@
+"""Run directories that can stand beside one another, and the judge that counts. The others are named, with a reason."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.runs import Run, load_run
+from seedbench_r1.types import Question, Verdict
+from seedbench_r1.verdicts import load_verdicts
+
+Verdicts = dict[str, dict[str, Verdict]]  # judge_id -> question_id -> verdict
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A run directory that is not on the board."""
+
+    path: Path
+    reason: str  # sentences that say what is wrong and what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A run directory that was read."""
+
+    run: Run
+    verdicts: Verdicts
+
+
+def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Loaded], list[LeftOut]]:
+    """Read run directories: run_id -> what is in it, and those that cannot be used.
+
+    A directory given twice is read once. All that remain hold the same data set: level by level the baseline's version
+    of it, else the one most runs have. A baseline that is a directory but not among the paths is read too. Raises
+    ConfigError for a baseline that is not among the usable runs.
+    """
+    wanted = list(paths)
+    if baseline is not None and (Path(baseline) / "manifest.json").exists():
+        wanted.append(Path(baseline))
+    distinct: dict[Path, Path] = {}
+    for path in wanted:
+        distinct.setdefault(path.resolve(), path)
+    loaded, left_out = _load_all(list(distinct.values()))
+    runs = {name: loaded[path] for path, name in _names(list(loaded)).items()}
+    if not runs:
+        return {}, left_out
+    for item in left_out:
+        if baseline is not None and item.path.resolve() == Path(baseline).resolve():
+            raise ConfigError(f"The baseline cannot be used: {item.reason}")
+    chosen = find_run(runs, baseline) if baseline is not None else None
+    runs, others = _one_data_set(runs, chosen)
+    return runs, left_out + others
+
+
+def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
+    loaded: dict[Path, Loaded] = {}
+    left_out = []
+    known: dict[bytes, dict[str, Question]] = {}
+    for path in paths:
+        try:
+            loaded[path] = _load(path, known)
+        except (DataError, OSError) as error:
+            left_out.append(LeftOut(path, str(error)))
+    return loaded, left_out
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection: what a board reads stays, and looking for garbage among it takes a third longer."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
+    """Read one directory. `known` holds the questions of earlier ones by the content of questions.jsonl."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist.")
+    if path.is_dir() and not any(path.iterdir()):
+        raise DataError(f"{path} is empty: no run was started there.")
+    file = path / "questions.jsonl"
+    lines = file.read_bytes() if file.exists() else b""
+    if not lines and (path / "manifest.json").exists():
+        raise DataError(f"{file} is missing or empty: the run was stopped before it began, or was not copied whole.")
+    run = load_run(path, questions=known.get(lines))
+    n_lines = lines.count(b"\n")
+    if n_lines != len(run.questions):
+        raise DataError(
+            f"{file} has {n_lines} lines for {len(run.questions)} questions: some are repeated. "
+            f"Fix: evaluate again into a fresh directory."
+        )
+    if not run.records:
+        raise DataError(f"{path} has no answers yet. Fix: run the same `eval` command again.")
+    known[lines] = run.questions
+    return Loaded(run, load_verdicts(path))
+
+
+def _names(paths: list[Path]) -> dict[Path, str]:
+    """The directory's name; with its parents', as many as it takes, where two runs share it."""
+    absolute = {path: path.resolve() for path in paths}
+    for depth in range(1, 1 + max((len(path.parts) for path in absolute.values()), default=0)):
+        names = {path: "/".join(full.parts[-depth:]) for path, full in absolute.items()}
+        counts = Counter(full.name for full in absolute.values())
+        names = {path: name if counts[absolute[path].name] > 1 else absolute[path].name for path, name in names.items()}
+        if len(set(names.values())) == len(names):
+            break
+    return names if paths else {}
+
+
+def find_run(runs: dict[str, Loaded], wanted: str) -> str:
+    """The run_id of a run named by its run_id, its directory, or the name of its model. Raises ConfigError."""
+    if wanted in runs:
+        return wanted
+    folder = Path(wanted).resolve()
+    found = [run_id for run_id, loaded in runs.items() if loaded.run.path.resolve() == folder]
+    found = found or [run_id for run_id, loaded in runs.items() if loaded.run.path.name == wanted]
+    found = found or [run_id for run_id, loaded in runs.items() if loaded.run.manifest.model.name == wanted]
+    if len(found) != 1:
+        problem = "is none of the usable runs" if not found else f"could be {' or '.join(found)}"
+        raise ConfigError(f"{wanted!r} {problem}. Fix: one of {', '.join(runs) or '(there are none)'}.")
+    return found[0]
+
+
+def _one_data_set(runs: dict[str, Loaded], baseline: str | None) -> tuple[dict[str, Loaded], list[LeftOut]]:
+    votes: dict[str, Counter[str]] = {}
+    for run_id, loaded in runs.items():
+        for level, digest in loaded.run.manifest.dataset_hash.items():
+            weight = len(runs) + 1 if run_id == baseline else 1
+            votes.setdefault(level, Counter())[digest] += weight
+    kept, left_out = {}, []
+    for run_id, loaded in runs.items():
+        digests = loaded.run.manifest.dataset_hash
+        other = [level for level, digest in digests.items() if votes[level].most_common(1)[0][0] != digest]
+        if not other:
+            kept[run_id] = loaded
+            continue
+        level = other[0]
+        there, here = digests[level][:12], votes[level].most_common(1)[0][0][:12]
+        left_out.append(
+            LeftOut(
+                loaded.run.path,
+                f"another version of the data set: the {level} annotations have hash {there}, those of the other "
+                f"runs {here}. Fix: evaluate again on the same annotations, or build its own leaderboard.",
+            )
+        )
+    return kept, left_out
+
+
+def choose_judge(runs: dict[str, Loaded], wanted: str | None) -> str | None:
+    """The judge whose verdicts are compared: the one asked for (its id or the beginning of it), else the most used.
+
+    Raises ConfigError if none or several of the judges answer to `wanted`.
+    """
+    used = Counter(judge for loaded in runs.values() for judge in loaded.verdicts)
+    if wanted is None:
+        return min(used, key=lambda judge: (-used[judge], judge), default=None)
+    found = [judge for judge in used if judge == wanted] or sorted(judge for judge in used if judge.startswith(wanted))
+    if len(found) != 1:
+        problem = "judged none of the runs" if not found else f"could be {' or '.join(found)}"
+        raise ConfigError(
+            f"Judge {wanted!r} {problem}. Fix: one of {', '.join(sorted(used)) or '(none was used yet)'}."
+        )
+    return found[0]

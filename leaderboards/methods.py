@@ -1,0 +1,83 @@
+"""How the numbers of a board were made, in sentences: the footnote of every output, and leaderboard.meta.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from leaderboards.board import Board
+from leaderboards.csv_report import LONG_SCHEMA, PREDICTIONS_SCHEMA, WIDE_SCHEMA
+from leaderboards.provenance import shareable
+from leaderboards.stats import ALPHA, EXACT_CLUSTERS, FEW_CLUSTERS, SEED
+from seedbench_r1 import __version__
+from seedbench_r1.append_file import write_json
+
+META_SCHEMA = "sbr1.leaderboard-meta/1"
+
+
+def methods(board: Board) -> list[str]:
+    """Sentences for the reader of this board."""
+    videos = len(set(board.bank.video.tolist()))
+    sentences = [
+        "Accuracy is correct / N of the level's annotation file; unparsed and truncated answers are wrong; questions "
+        "that failed leave the run INCOMPLETE, and its accuracy lies between the two bounds shown.",
+        f"Intervals are 95 % Wilson intervals at n / design effect, clustered by source video ({videos} videos on "
+        f"this board; CR1 variance); with fewer than {FEW_CLUSTERS} videos Student's t replaces the normal quantile.",
+        "Differences are paired on the questions both runs have answered: CR1 t interval by video; p from the cluster "
+        f"sign-flip test (9,999 draws, seed {SEED}; all patterns up to {EXACT_CLUSTERS} videos), refused below 95 % "
+        "shared questions.",
+        f"Ranks and tiers follow from {board.metric}: Holm over all pairs of ranked runs, alpha {ALPHA}. Rank a-b: "
+        "a - 1 runs are significantly better, and all but the first b significantly worse. A tier holds the runs not "
+        "significantly worse than its first. Not overlap of intervals, which hides real differences.",
+        "The levels hold different questions: the gap from L1 to L3 mixes difficulty and shift. Compare gaps between "
+        "models. No single domain supports a claim of less than 5 points.",
+    ]
+    if board.baseline is not None:
+        sentences.append(f"Baseline {board.baseline}: Holm over all runs tested against it, level by level.")
+    if board.judge_id is not None:
+        sentences.append(
+            f"Consistency (judge {board.judge_id}): consistent / judged. No reasoning or no readable answer counts as "
+            "judged and not consistent; undecided and failed verdicts are missing. Rates of different judges are "
+            "never compared, and a judge errs: see its agreement with human labels."
+        )
+    if board.published:
+        sentences.append(
+            "Rows marked REPORTED are printed in the papers named, with their own prompts and settings: not ranked, "
+            "not tested. IMPOSSIBLE: no count of correct answers gives the printed percentage."
+        )
+    return sentences
+
+
+def write_meta(board: Board, path: Path, *, command: str, built_utc: str, files: Sequence[str]) -> None:
+    """leaderboard.meta.json: schemas, methods, what was compared and what was left out. Raises ResourceError."""
+    value = {
+        "schema": META_SCHEMA,
+        "files": sorted(files),
+        "file_schemas": {
+            "leaderboard.csv": WIDE_SCHEMA,
+            "leaderboard_long.csv": LONG_SCHEMA,
+            "predictions.csv": PREDICTIONS_SCHEMA,
+        },
+        "toolkit_version": __version__,
+        "built_utc": built_utc,
+        "command": shareable(command),
+        "metric": str(board.metric),
+        "baseline": board.baseline,
+        "judge": board.judge_id,
+        "force_mixed": board.force_mixed,
+        "counts": {
+            "measured": board.n_measured,
+            "ranked": board.n_ranked,
+            "incomplete": board.n_incomplete,
+            "reported": board.n_reported,
+        },
+        "questions": {level: int((board.bank.level == level).sum()) for level in board.bank.levels},
+        "runs": [row.run_id for row in board.rows],
+        "protocols": [asdict(group) for group in board.protocols],
+        "left_out": [{"path": shareable(str(item.path)), "reason": shareable(item.reason)} for item in board.left_out],
+        "warnings": [shareable(warning) for warning in board.warnings],
+        "methods": methods(board),
+        "statistics": {"seed": SEED, "alpha": ALPHA, "sign_flip_draws": 9999, "bootstrap_draws": 10_000},
+    }
+    write_json(path, value)

@@ -1,0 +1,148 @@
+"""What every run answered, as arrays over one question bank: all tests, cells and charts count these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from seedbench_r1.runs import Run
+from seedbench_r1.scoring import lacks_reasoning
+from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, Question, RunRecord, Verdict
+
+# Codes of Outcomes.outcome. From ANSWERED on, the model produced a response.
+ABSENT, UNANSWERED, FAILED, ANSWERED, UNPARSED, TRUNCATED = range(6)
+OUTCOME_NAMES = ("absent", "unanswered", "failed", "answered", "unparsed", "truncated")
+
+NO_LETTER = -1  # of Outcomes.picked
+NO_VERDICT = -1  # of Outcomes.consistent
+UNKNOWN = -1  # of Outcomes.n_tokens
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionBank:
+    """All questions of a board, L1 first, in the order of the annotation files; every array has one entry a question.
+
+    video codes number the source recordings 0..G-1 in the sorted order of their names.
+    """
+
+    questions: tuple[Question, ...]
+    index: dict[str, int]  # question_id -> position
+    level: npt.NDArray[np.str_]
+    domain: npt.NDArray[np.str_]  # "" where there is none
+    video: npt.NDArray[np.intp]
+
+    def group(self, name: str) -> Bools:
+        """The questions of a level or of an L3 domain."""
+        return self.domain == name if name in DOMAINS else self.level == name
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Levels, then L3 domains, as far as there are questions of them."""
+        levels, domains = set(self.level.tolist()), set(self.domain.tolist())
+        others = sorted(levels - set(LEVELS))
+        return tuple([n for n in LEVELS if n in levels] + others + [n for n in DOMAINS if n in domains])
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        return tuple(name for name in self.groups if name not in DOMAINS)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """One run over the bank; every array has one entry a question of the bank."""
+
+    outcome: npt.NDArray[np.int8]  # ABSENT (not of this run), UNANSWERED, FAILED, ANSWERED, UNPARSED, TRUNCATED
+    picked: npt.NDArray[np.int8]  # 0..3 for A..D, NO_LETTER
+    correct: Bools  # False where there is no response
+    strict: Bools  # correct by the reference's rule
+    consistent: npt.NDArray[np.int8]  # 1 yes, 0 no, NO_VERDICT: not judged, undecided or failed
+    bare: Bools  # a response without reasoning, or whose answer could not be read
+    n_tokens: npt.NDArray[np.int32]  # generated; UNKNOWN
+
+    @property
+    def selected(self) -> Bools:
+        """Questions that belong to the run."""
+        return self.outcome != ABSENT
+
+    @property
+    def responded(self) -> Bools:
+        """Questions with a response, right or wrong."""
+        return self.outcome >= ANSWERED
+
+    @property
+    def judged(self) -> Bools:
+        return self.consistent != NO_VERDICT
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A run that was read: its directory's content, one judge's verdicts, and both as arrays."""
+
+    run_id: str  # the directory's name; with its parent's where two runs share a name
+    run: Run
+    judge_id: str | None  # None: not judged (or not by the judge asked for)
+    verdicts: dict[str, Verdict]  # of that judge, by question_id
+    outcomes: Outcomes
+
+
+def build_bank(runs: Iterable[Run]) -> QuestionBank:
+    """The questions of all runs, each once; the first run that has a question gives its text."""
+    merged: dict[str, Question] = {}
+    for run in runs:
+        if run.questions.keys() - merged.keys():
+            merged = run.questions | merged if len(run.questions) > len(merged) else merged | run.questions
+    rank = {level: place for place, level in enumerate(LEVELS)}
+    questions = tuple(sorted(merged.values(), key=lambda question: rank.get(question.level, len(rank))))
+    _, video = np.unique(np.array([question.video_id for question in questions], dtype=str), return_inverse=True)
+    return QuestionBank(
+        questions=questions,
+        index={question.question_id: place for place, question in enumerate(questions)},
+        level=np.array([question.level for question in questions], dtype=str),
+        domain=np.array([question.domain or "" for question in questions], dtype=str),
+        video=video.astype(np.intp),
+    )
+
+
+def outcomes_of(run: Run, verdicts: Mapping[str, Verdict], bank: QuestionBank) -> Outcomes:
+    """Align a run and one judge's verdicts (by question_id) with the bank. Verdicts on failed questions are void."""
+    n = len(bank.questions)
+    table = Outcomes(
+        outcome=np.full(n, ABSENT, dtype=np.int8),
+        picked=np.full(n, NO_LETTER, dtype=np.int8),
+        correct=np.zeros(n, dtype=np.bool_),
+        strict=np.zeros(n, dtype=np.bool_),
+        consistent=np.full(n, NO_VERDICT, dtype=np.int8),
+        bare=np.zeros(n, dtype=np.bool_),
+        n_tokens=np.full(n, UNKNOWN, dtype=np.int32),
+    )
+    table.outcome[[bank.index[question_id] for question_id in run.questions]] = UNANSWERED
+    for question_id, record in run.records.items():
+        _fill(table, bank.index[question_id], record, verdicts.get(question_id))
+    return table
+
+
+def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | None) -> None:
+    score, parsed = record.score, record.parsed
+    if score is None:
+        table.outcome[place] = FAILED
+        return
+    table.outcome[place] = _CODES[score.outcome]
+    table.correct[place] = score.correct
+    table.strict[place] = score.strict_correct
+    if parsed is not None and parsed.answer is not None:
+        table.picked[place] = _PLACES[parsed.answer]
+    if lacks_reasoning(record):
+        table.bare[place] = True
+    if verdict is not None and verdict.consistent is not None:
+        table.consistent[place] = verdict.consistent
+    if record.generation is not None and record.generation.n_tokens is not None:
+        table.n_tokens[place] = record.generation.n_tokens
+
+
+_CODES = {"answered": ANSWERED, "unparsed": UNPARSED, "truncated": TRUNCATED}
+_PLACES: dict[str, int] = {letter: place for place, letter in enumerate(LETTERS)}

@@ -1,0 +1,61 @@
+"""Where a row comes from, as text to be shown: nothing secret, no home folder, the host only as its hash."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from leaderboards.outcomes import Measured
+from seedbench_r1.prompts import template_sha
+
+_HOME = re.compile(r"/(?:home|Users)/[^/\s]+|/root(?=/|\s|$)")
+_SECRET = re.compile(r"(?i)(--[\w-]*(?:key|token|secret|password)(?:=|\s+)|\b\w*(?:key|token|secret|password)=)\S+")
+_BEARER = re.compile(r"\b(sk-|hf_)[A-Za-z0-9_-]{8,}")
+
+
+def provenance_of(measured: Measured) -> dict[str, str]:
+    """Name -> text, in the order to be shown. Unknown things are left out."""
+    manifest = measured.run.manifest
+    model = manifest.model
+    failures = Counter(record.failure.kind for record in measured.run.records.values() if record.failure is not None)
+    fields: dict[str, object] = {
+        "model": model.path,
+        "base model": model.base_model,
+        "architecture": model.architecture,
+        "weights sha256": manifest.weights_sha256,
+        "fingerprint": model.fingerprint,
+        "picked as the best of": model.selected_from_k,
+        "protocol": f"{manifest.protocol} ({manifest.protocol_id})",
+        "prompt sha256": template_sha(manifest.template),
+        "system prompt": manifest.template.system,
+        "frames": _settings(asdict(manifest.video)),
+        "sampling": _settings(asdict(manifest.sampling)),
+        "parser version": manifest.parser_version,
+        "transport": _settings(manifest.transport) if manifest.transport else None,
+    }
+    fields |= {f"annotations {level} sha256": digest for level, digest in sorted(manifest.dataset_hash.items())}
+    fields |= {
+        "backend": manifest.backend,
+        "dtype": manifest.dtype,
+        "seed": manifest.seed,
+        "versions": _settings(manifest.versions),
+        "machine (hashed)": manifest.machine,
+        "command": manifest.command,
+        "started": manifest.created_utc,
+        "finished": manifest.completed_utc,
+        "judge": measured.judge_id,
+        "failures": _settings(dict(sorted(failures.items()))) if failures else None,
+        "run": measured.run_id,
+    }
+    return {name: shareable(str(value)) for name, value in fields.items() if value not in (None, "")}
+
+
+def shareable(text: str) -> str:
+    """The text without home folders, and without the values of options that are named like secrets."""
+    return _BEARER.sub(r"\1***", _SECRET.sub(r"\1***", _HOME.sub("~", text)))
+
+
+def _settings(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,0 +1,160 @@
+"""Paired tests between the rows of a board: every pair on every level, ranks and tiers, distances to the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from leaderboards.outcomes import Bools, Measured, QuestionBank
+from leaderboards.rows import Delta
+from leaderboards.stats import (
+    cluster_bootstrap,
+    holm,
+    paired_interval,
+    pairwise_tests,
+    rank_intervals,
+    sign_flip_test,
+    tiers,
+)
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import LEVELS
+
+SHARED = 0.95  # share of either run's questions that a test of two runs needs
+MEASURES = ("accuracy", "sound", "consistency")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What rows are ordered and ranked by: a measure on a level."""
+
+    level: str
+    measure: str  # accuracy, sound (correct and consistent) or consistency
+
+    def __str__(self) -> str:
+        return f"{self.level.lower()}.{self.measure}"
+
+    def values(self, measured: Measured) -> tuple[Bools, Bools]:
+        """(n,) hits and (n,) the questions that have a value, over the whole bank."""
+        table = measured.outcomes
+        if self.measure == "accuracy":
+            return table.correct, table.responded
+        consistent = table.consistent == 1
+        return (consistent & table.correct if self.measure == "sound" else consistent), table.judged
+
+
+@dataclass(frozen=True, slots=True)
+class LevelTests:
+    """All pairs of M rows on one level; entry [i, j] is row i against row j, in the order of `run_ids`.
+
+    nan where two rows are not compared: one is not complete, or they belong to different protocols. Holm is over all
+    the pairs that are.
+    """
+
+    run_ids: tuple[str, ...]
+    differences: Floats  # (M, M) mean of i - j, antisymmetric, fractions
+    p: Floats  # (M, M) cluster sign-flip test, symmetric
+    p_holm: Floats  # (M, M)
+
+
+def parse_metric(text: str) -> Metric:
+    """ "l3.accuracy" -> Metric. Raises ConfigError."""
+    level, _, measure = text.partition(".")
+    names = {name.lower(): name for name in (*LEVELS, "custom")}
+    if level.lower() not in names or measure not in MEASURES:
+        raise ConfigError(
+            f"--metric {text!r} is unknown. Fix: a level ({', '.join(names)}), a dot, and one of {', '.join(MEASURES)}."
+        )
+    return Metric(names[level.lower()], measure)
+
+
+def no_tests(run_ids: Sequence[str]) -> LevelTests:
+    """Nothing is compared with anything."""
+    size = len(run_ids)
+    return LevelTests(tuple(run_ids), *(np.full((size, size), np.nan) for _ in range(3)))
+
+
+def level_tests(
+    all_ids: Sequence[str], compared: Sequence[Measured], metric: Metric, bank: QuestionBank
+) -> LevelTests | None:
+    """Test all pairs of the runs `compared`, on the questions of the metric's level that all of them have a value for.
+
+    None if these are fewer than 95 % of those that any one of them has.
+    """
+    tests = no_tests(all_ids)
+    if compared:
+        group = bank.group(metric.level)
+        pairs = [metric.values(measured) for measured in compared]
+        common = np.logical_and.reduce([valued for _, valued in pairs]) & group
+        if common.sum() < SHARED * max(int((valued & group).sum()) for _, valued in pairs):
+            return None
+        found = pairwise_tests(np.stack([hits[common] for hits, _ in pairs]), bank.video[common])
+        places = [all_ids.index(measured.run_id) for measured in compared]
+        grid = np.ix_(places, places)
+        tests.differences[grid], tests.p[grid], tests.p_holm[grid] = found.differences, found.p, found.p_adjusted
+    return tests
+
+
+def rank(tests: LevelTests, scores: Mapping[str, float]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Rank interval and tier, by run_id, of the runs that have a score (a fraction); `tests` compares all of them."""
+    run_ids = sorted(scores, key=lambda run_id: -scores[run_id])
+    places = [tests.run_ids.index(run_id) for run_id in run_ids]
+    grid = np.ix_(places, places)
+    apart, adjusted = tests.differences[grid], tests.p_holm[grid]
+    letters = tiers([scores[run_id] for run_id in run_ids], apart, adjusted)
+    return dict(zip(run_ids, rank_intervals(apart, adjusted), strict=True)), dict(zip(run_ids, letters, strict=True))
+
+
+def bootstrap_intervals(compared: Sequence[Measured], level: str, bank: QuestionBank) -> dict[str, tuple[float, float]]:
+    """run_id -> 95 % percentile interval of the accuracy on a level, 10,000 draws of whole videos, the same for all.
+
+    Of the runs that have answered all of the level's questions.
+    """
+    group = bank.group(level)
+    whole = [measured for measured in compared if not (group & ~measured.outcomes.responded).any()]
+    if not whole:
+        return {}
+    lo, hi = cluster_bootstrap(np.stack([measured.outcomes.correct[group] for measured in whole]), bank.video[group])
+    return {measured.run_id: (float(lo[i]), float(hi[i])) for i, measured in enumerate(whole)}
+
+
+def deltas(
+    baseline: Measured, others: Sequence[Measured], level: str, bank: QuestionBank, tests: LevelTests
+) -> dict[str, Delta]:
+    """run_id -> accuracy on the level minus the baseline's, on the questions that both have answered.
+
+    The p-value is refused where these are fewer than 95 % of the questions that either run was asked. Where `tests`
+    (of accuracy on this level) holds it, it is taken from there.
+    """
+    found: dict[str, Delta] = {}
+    group = bank.group(level)
+    for measured in others:
+        known = tests.p[tests.run_ids.index(measured.run_id), tests.run_ids.index(baseline.run_id)]
+        delta = compare(measured, baseline, group, bank, known_p=None if np.isnan(known) else float(known))
+        if delta is not None:
+            found[measured.run_id] = delta
+    tested = [(run_id, delta.p) for run_id, delta in found.items() if delta.p is not None]
+    for (run_id, _), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
+        found[run_id] = replace(found[run_id], p_holm=float(adjusted))
+    return found
+
+
+def compare(
+    first: Measured, second: Measured, group: Bools, bank: QuestionBank, *, known_p: float | None = None
+) -> Delta | None:
+    """first - second on the questions of `group` that both have answered; None if there are none. p_holm is None."""
+    ours, theirs = first.outcomes, second.outcomes
+    common = ours.responded & theirs.responded & group
+    n = int(common.sum())
+    if n == 0:
+        return None
+    differences = ours.correct[common].astype(np.float64) - theirs.correct[common]
+    interval = paired_interval(differences, bank.video[common])
+    p = known_p
+    if p is None and all(n >= SHARED * int((table.selected & group).sum()) for table in (ours, theirs)):
+        p = sign_flip_test(differences, bank.video[common])
+    return Delta(interval.mean, interval.lo, interval.hi, interval.se, n, interval.n_clusters, p, p_holm=None)

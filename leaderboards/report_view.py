@@ -1,0 +1,347 @@
+"""Board -> what the page's table shows: every text and every coordinate, so that templates never compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from leaderboards.board import Board
+from leaderboards.published import PublishedRow
+from leaderboards.rows import Bounds, Cell, Delta, Gap, LeaderboardRow
+from seedbench_r1.types import DOMAINS
+
+DASH = "–"
+MINUS = "\u2212"
+WIDTH, MARGIN = 80.0, 3.0  # of a whisker's drawing, in its own units
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. group: "" always shown; "domains", "levels" and "run" on demand, and in print."""
+
+    key: str
+    label: str
+    title: str
+    group: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """A point with its interval on the column's scale, in drawing units; zero: where a difference of 0 lies."""
+
+    x: float | None
+    lo: float
+    hi: float
+    zero: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CellView:
+    """One cell. sort None: after all others, whatever the direction."""
+
+    text: str
+    kind: str = "value"  # value, bounds, empty, text, flags
+    sort: float | str | None = None
+    interval: str = ""
+    note: str = ""
+    stars: str = ""
+    shared: str = ""  # "n=1,300" where a difference is over fewer questions than either run was asked
+    whisker: Whisker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """One row of the table. place: index of a measured run in the board's rows, None for a paper's row."""
+
+    row_id: str
+    place: int | None
+    name: str
+    subtitle: str
+    cells: tuple[CellView, ...]
+    flags: tuple[tuple[str, bool], ...]  # text, and whether it speaks against comparing the row
+    facets: dict[str, str]  # data attributes that the filters read
+    ranked: bool = False
+    is_baseline: bool = False
+    provenance: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    columns: tuple[Column, ...]
+    rows: tuple[RowView, ...]
+    reported: tuple[RowView, ...]
+    facets: dict[str, tuple[str, ...]] = field(default_factory=dict)  # filter -> its choices
+
+
+def table_view(board: Board) -> TableView:
+    """Rows in the board's order, then the papers' rows, set apart."""
+    columns = tuple(_columns(board))
+    scales = _scales(board)
+    rows = tuple(_row(board, place, columns, scales) for place in range(len(board.rows)))
+    reported = tuple(_reported(published, columns, scales) for published in board.published)
+    facets = {
+        name: tuple(sorted({row.facets[name] for row in rows} - {""}))
+        for name in ("algo", "frames", "backbone", "protocol")
+    }
+    return TableView(columns, rows, reported, facets)
+
+
+def percent(value: float) -> str:
+    """0.4489 -> "44.9"."""
+    return f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """0.041 -> "+4.1"; a true minus sign, and no sign for what rounds to zero."""
+    text = f"{100 * abs(value):.1f}"
+    return text if text == "0.0" else ("+" if value > 0 else MINUS) + text
+
+
+def interval_text(lo: float, hi: float, show: Callable[[float], str] = percent) -> str:
+    return "" if math.isnan(lo) or math.isnan(hi) else f"[{show(lo)}, {show(hi)}]"
+
+
+def backbone(base_model: str | None) -> str:
+    """The base model without the hub account."""
+    return (base_model or "").rstrip("/").rpartition("/")[2]
+
+
+def _columns(board: Board) -> Iterable[Column]:
+    levels, main = board.bank.levels, board.metric.level
+    yield Column("rank", "Rank", "Rank interval from paired tests of all pairs (Holm), and tier")
+    yield Column("model", "Model", "Model", numeric=False)
+    yield Column("algo", "Training", "Training algorithm", numeric=False)
+    for level in levels:
+        yield Column(level, level, f"Accuracy on {level}, %")
+    for name in (name for name in DOMAINS if name in board.bank.groups):
+        yield Column(name, name.replace("Daily life", "Daily"), f"Accuracy on L3 {name}, %", "domains")
+    for level in levels:
+        group = "" if level == main else "levels"
+        yield Column(f"c_{level}", f"Consist. {level}", f"Reasoning consistent with the answer on {level}, %", group)
+    yield Column("sound", f"Sound {main}", f"Correct and consistent on {main}, % of the judged")
+    for level in levels:
+        title = f"Accuracy on {level} minus the baseline's, points; stars: Holm-adjusted p below .05, .01, .001"
+        yield Column(f"d_{level}", f"Δ {level}", title, "" if level == main else "levels")
+    if {"L1", "L3"} <= set(levels):
+        yield Column("gap", "Gap L1–L3", "Accuracy on L1 minus accuracy on L3, points")
+    yield Column("coverage", "Answered", "Questions answered of those in the annotation files", "run")
+    yield Column("frames", "Frames", "Video frames at most", "run")
+    yield Column("flags", "Flags", "What to know before comparing", numeric=False)
+    yield Column("date", "Date", "When the run was completed (UTC)", "run", numeric=False)
+    yield Column("commit", "Code", "Commit or version of the toolkit", "run", numeric=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Fractions lo..hi onto a whisker's drawing."""
+
+    lo: float
+    hi: float
+
+    def x(self, value: float) -> float:
+        share = (min(max(value, self.lo), self.hi) - self.lo) / (self.hi - self.lo)
+        return round(MARGIN + share * (WIDTH - 2 * MARGIN), 1)
+
+    def whisker(self, value: float | None, lo: float, hi: float, *, zero: bool = False) -> Whisker | None:
+        if math.isnan(lo) or math.isnan(hi):
+            return None
+        point = None if value is None else self.x(value)
+        return Whisker(point, self.x(lo), self.x(hi), self.x(0.0) if zero else None)
+
+
+def _scales(board: Board) -> dict[str, _Scale]:
+    """One scale for all accuracies, one for consistency, one for soundness, one a level for distances, one for gaps."""
+    rows = board.rows
+    accuracy = [end for row in rows for cell in row.accuracy.values() for end in (cell.lo, cell.hi)]
+    accuracy += [end for row in rows for bounds in row.bounds.values() for end in (bounds.lo, bounds.hi)]
+    scales = {
+        "accuracy": _spanning(accuracy),
+        "consistency": _spanning([end for row in rows for c in row.consistency.values() for end in (c.lo, c.hi)]),
+        "sound": _spanning([end for row in rows for c in row.sound.values() for end in (c.lo, c.hi)]),
+        "gap": _spanning([0.0] + [end for row in rows if row.gap for end in (row.gap.lo, row.gap.hi)]),
+    }
+    for level in board.bank.levels:
+        sizes = [abs(end) for row in rows for end in _ends(row.deltas.get(level)) if not math.isnan(end)]
+        half = max(sizes, default=0.01) or 0.01
+        scales[f"d_{level}"] = _Scale(-half, half)
+    return scales
+
+
+def _ends(delta: Delta | None) -> tuple[float, ...]:
+    return () if delta is None else (delta.value, delta.lo, delta.hi)
+
+
+def _spanning(ends: list[float]) -> _Scale:
+    known = [end for end in ends if not math.isnan(end)]
+    lo, hi = min(known, default=0.0), max(known, default=1.0)
+    return _Scale(lo, hi) if hi > lo else _Scale(lo - 0.01, hi + 0.01)
+
+
+def _row(board: Board, place: int, columns: tuple[Column, ...], scales: dict[str, _Scale]) -> RowView:
+    row = board.rows[place]
+    subtitle = [backbone(row.base_model), f"step {row.step:,}" if row.step is not None else ""]
+    return RowView(
+        row_id=row.run_id,
+        place=place,
+        name=row.model,
+        subtitle=" · ".join(part for part in subtitle if part and part != row.model),
+        cells=tuple(_cell(board, row, place, column.key, scales) for column in columns),
+        flags=tuple((flag, flag.startswith(_AGAINST)) for flag in row.flags),
+        facets={
+            "algo": row.algo or "",
+            "frames": str(row.frames),
+            "backbone": backbone(row.base_model),
+            "protocol": row.protocol_id,
+            "status": row.status,
+            "source": "measured",
+            "text": f"{row.model} {row.algo or ''} {row.base_model or ''} {row.run_id}".lower(),
+        },
+        ranked=row.ranked,
+        is_baseline=row.run_id == board.baseline,
+        provenance=tuple(row.provenance.items()),
+    )
+
+
+# Flags of rows that must not be compared as they stand; the others are remarks.
+_AGAINST = ("INCOMPLETE", "SUBSET", "ERRORS", "PROTOCOL", "JUDGE≠", "CONTAM", "IMPOSSIBLE")
+
+
+def _cell(board: Board, row: LeaderboardRow, place: int, key: str, scales: dict[str, _Scale]) -> CellView:
+    if key == "rank":
+        return CellView(row.rank.replace("-", DASH) or DASH, "rank", place if row.ranked else None, note=row.tier or "")
+    if key in _TEXTS:
+        text = _TEXTS[key](row)
+        return CellView(text or DASH, "text", text or None)
+    if key == "coverage":
+        return CellView(f"{row.answered:,}/{row.n:,}", "text", row.coverage)
+    if key == "frames":
+        return CellView(str(row.frames), "text", float(row.frames))
+    if key == "flags":
+        return CellView("", "flags", float(-len(row.flags)))
+    if key == "gap":
+        return _gap_cell(row.gap, scales["gap"])
+    if key == "sound":
+        return _share_cell(row.sound.get(board.metric.level), scales["sound"], _judge_note(row))
+    if key.startswith("c_"):
+        return _share_cell(row.consistency.get(key[2:]), scales["consistency"], _judge_note(row))
+    if key.startswith("d_"):
+        return _delta_cell(board, row, key[2:], scales[key])
+    if key in row.bounds:
+        return _bounds_cell(row.bounds[key], scales["accuracy"])
+    return _share_cell(row.accuracy.get(key), scales["accuracy"], "not asked")
+
+
+_TEXTS: dict[str, Callable[[LeaderboardRow], str]] = {
+    "model": lambda row: row.model,
+    "algo": lambda row: row.algo or "",
+    "date": lambda row: row.date_utc[:10],
+    "commit": lambda row: row.commit[:12],
+}
+
+
+def _judge_note(row: LeaderboardRow) -> str:
+    return "not judged" if row.judge_id is None else "incomplete"
+
+
+def _share_cell(cell: Cell | None, scale: _Scale, absent: str) -> CellView:
+    if cell is None or cell.n == 0:
+        return CellView(DASH, "empty", note=absent)
+    effect = f", design effect {cell.deff:.2f} over {cell.n_clusters:,} videos" if cell.deff > 1 else ""
+    return CellView(
+        text=percent(cell.value),
+        sort=cell.value,
+        interval=interval_text(cell.lo, cell.hi),
+        note=f"{cell.k:,} of {cell.n:,}{effect}",
+        whisker=scale.whisker(cell.value, cell.lo, cell.hi),
+    )
+
+
+def _bounds_cell(bounds: Bounds, scale: _Scale) -> CellView:
+    return CellView(
+        text=f"{percent(bounds.lo)}{DASH}{percent(bounds.hi)}",
+        kind="bounds",
+        note=f"incomplete: {bounds.answered:,} of {bounds.n:,} answered; the rest all wrong to all right",
+        whisker=scale.whisker(None, bounds.lo, bounds.hi),
+    )
+
+
+def _gap_cell(gap: Gap | None, scale: _Scale) -> CellView:
+    if gap is None:
+        return CellView(DASH, "empty", note="needs complete L1 and L3")
+    return CellView(
+        text=points(gap.value),
+        sort=gap.value,
+        interval=interval_text(gap.lo, gap.hi, points),
+        whisker=scale.whisker(gap.value, gap.lo, gap.hi, zero=True),
+    )
+
+
+def _delta_cell(board: Board, row: LeaderboardRow, level: str, scale: _Scale) -> CellView:
+    delta = row.deltas.get(level)
+    if delta is None or board.baseline is None:
+        return CellView("baseline" if row.run_id == board.baseline else DASH, "empty")
+    tables = [board.measured[run_id].outcomes for run_id in (row.run_id, board.baseline)]
+    asked = max(int((table.selected & board.bank.group(level)).sum()) for table in tables)
+    p = "not tested: too few shared questions" if delta.p_holm is None else f"p {p_text(delta.p_holm)} (Holm)"
+    return CellView(
+        text=points(delta.value),
+        sort=delta.value,
+        interval=interval_text(delta.lo, delta.hi, points),
+        note=f"n = {delta.n:,}, {p}",
+        stars=row.stars(level),
+        shared=f"n={delta.n:,}" if delta.n < asked else "",
+        whisker=scale.whisker(delta.value, delta.lo, delta.hi, zero=True),
+    )
+
+
+def p_text(p: float) -> str:
+    """ "= 0.0124", or "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _source_facts(published: PublishedRow, source: str) -> tuple[tuple[str, str], ...]:
+    printed = f"consistency {published.consistency} as printed" if published.consistency else ""
+    average = f"average {published.average} as printed" if published.average else ""
+    return ("source", source), ("average", average), ("consistency", printed), ("note", published.note)
+
+
+def _reported(published: PublishedRow, columns: tuple[Column, ...], scales: dict[str, _Scale]) -> RowView:
+    """A paper's row: the printed strings; a hollow mark where an interval is known."""
+
+    def cell(key: str) -> CellView:
+        printed = published.accuracy.get(key)
+        if key == "rank":
+            return CellView("†", "text")
+        if key == "model":
+            return CellView(published.method, "text", published.method)
+        if key == "flags":
+            return CellView("", "flags")
+        if key == "frames":
+            return CellView(published.frames, "text")
+        if printed is None:
+            return CellView("", "empty")
+        lo, hi = (math.nan if end is None else end for end in (printed.lo, printed.hi))
+        whisker = scales["accuracy"].whisker(printed.value, lo, hi)
+        return CellView(printed.printed, sort=printed.value, note="as printed", whisker=whisker)
+
+    source = f"{published.source}, {published.table}" if published.table else published.source
+    return RowView(
+        row_id=published.row_id,
+        place=None,
+        name=published.method,
+        subtitle=" · ".join(part for part in (backbone(published.base_model), f"† {source}") if part),
+        cells=tuple(cell(column.key) for column in columns),
+        flags=tuple((flag, flag.startswith(_AGAINST)) for flag in published.flags),
+        facets={
+            "algo": "",
+            "frames": published.frames,
+            "backbone": backbone(published.base_model),
+            "protocol": "",
+            "status": "reported",
+            "source": "reported",
+            "text": f"{published.method} {published.base_model} {published.source}".lower(),
+        },
+        provenance=tuple((name, text) for name, text in _source_facts(published, source) if text),
+    )

@@ -1,0 +1,130 @@
+// One question with what both runs said about it.
+
+const LONG = 600; // characters of reasoning shown before "show all"
+let opener = null; // what to return the focus to
+
+function stateLine(byte, text) {
+  const parts = [OUTCOMES[outcome(byte)]];
+  if (picked(byte)) parts.push(`picked ${picked(byte)}`, correct(byte) ? "right" : "wrong");
+  if (text && text.t !== null) parts.push(`${number(text.t)} tokens`);
+  if (text && text.s !== null) parts.push(`${text.s} s`);
+  return parts.join(" · ");
+}
+
+// A run's text on a question: {r, x, a, t, s, v, k}; null if the page does not carry it.
+async function textOf(place, i) {
+  const columns = await textsOf(place), at = columns?.at.get(i);
+  if (at === undefined) return null;
+  return Object.fromEntries([..."rxatsvk"].map((name) => [name, columns[name][at]]));
+}
+
+function passage(text) {
+  const block = el("pre", {}, text), parts = [block];
+  if (text.length > LONG) {
+    block.classList.add("clipped");
+    const button = el("button", {type: "button", className: "plain", "aria-expanded": "false"}, `Show all ${number(text.length)} characters`);
+    button.addEventListener("click", () => {
+      const clipped = block.classList.toggle("clipped");
+      button.setAttribute("aria-expanded", String(!clipped));
+      button.textContent = clipped ? `Show all ${number(text.length)} characters` : "Show less";
+    });
+    parts.push(button);
+  }
+  return parts;
+}
+
+function verdictLine(byte, text) {
+  const word = {true: "consistent", false: "not consistent", null: "no verdict"}[verdict(byte)];
+  if (verdict(byte) === null && !(text && text.v)) return null;
+  const votes = text && text.k ? ` (votes ${text.k})` : "";
+  return el("p", {className: "verdict"}, el("b", {}, `Judge: ${word}`), votes, text && text.v ? ` – ${text.v}` : "");
+}
+
+function reply(letter, place, byte, text) {
+  const body = [];
+  if (!text) body.push(el("p", {className: "quiet"}, asked(byte) && responded(byte) ? "This page does not carry the text of this response." : ""));
+  else if (text.x !== null) body.push(...passage(text.x || "(empty output)"));
+  else body.push(...passage(text.r || "(no reasoning)"), el("p", {}, "Answer: ", el("b", {}, text.a)));
+  return el("div", {className: "reply"},
+    el("h4", {}, el("span", {className: `letter ${letter.toLowerCase()}`}, letter), " ", page.runs[place].name),
+    el("p", {className: "state"}, stateLine(byte, text)), ...body, verdictLine(byte, text));
+}
+
+function optionItem(i, k, bytes) {
+  const letter = LETTERS[k], gold = bank.gold[i] === letter;
+  const marks = el("span", {className: "marks"});
+  if (gold) marks.append(el("span", {className: "gold-mark"}, "✓ gold"));
+  bytes.forEach((byte, side) => {
+    const name = "AB"[side];
+    if (picked(byte) === letter) marks.append(el("span", {className: `letter ${name.toLowerCase()}`, title: `picked by run ${name}`}, name));
+  });
+  return el("li", {className: gold ? "gold" : ""}, el("span", {}, letter), el("span", {}, bank.options[i][k]), marks);
+}
+
+// The card as Markdown, for an issue or a note.
+function markdown(i, bytes, replies) {
+  const quote = (text) => text.split("\n").map((line) => `> ${line}`).join("\n");
+  const options = bank.options[i].map((text, k) => `- ${LETTERS[k]}. ${text}${bank.gold[i] === LETTERS[k] ? " **(gold)**" : ""}`);
+  const parts = replies.map((text, side) => [
+    `**${"AB"[side]}: ${page.runs[pair[side]].name}** (${stateLine(bytes[side], text)})`,
+    text ? quote(text.x !== null ? text.x : text.r || "") : "> (text not in the report)",
+  ].join("\n\n"));
+  return [`### ${bank.ids[i]}`, questionText(i), options.join("\n"), ...parts].join("\n\n") + "\n";
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    announce("Copied");
+    return true;
+  } catch {
+    byId("copied-text").value = text;
+    byId("copied").showModal();
+    byId("copied-text").select();
+    if (!document.execCommand("copy")) return false;
+    byId("copied").close();
+    announce("Copied");
+    return true;
+  }
+}
+
+async function showCard() {
+  const card = byId("card"), i = bank.place.get(state.q);
+  if (i === undefined) {
+    card.replaceChildren(el("p", {className: "quiet hint"}, "Choose a question, or press ", el("kbd", {}, "j"), " for the first."));
+    return;
+  }
+  const sides = pair.slice(), bytes = sides.map((place) => answers[place][i]);
+  const replies = await Promise.all(sides.map((place) => textOf(place, i)));
+  if (state.q !== bank.ids[i] || sides.some((place, side) => place !== pair[side])) return; // another one was opened meanwhile
+  const button = el("button", {type: "button"}, "Copy as Markdown");
+  button.addEventListener("click", async () => {
+    button.textContent = await copy(markdown(i, bytes, replies)) ? "Copied" : "Copy as Markdown";
+  });
+  const steps = bank.progress[i] ? bank.progress[i].split("\n") : [];
+  card.replaceChildren(
+    el("div", {className: "card-head"}, el("h3", {}, bank.ids[i]),
+      el("span", {className: "quiet"}, [domainOf(i), `video ${bank.videos[bank.video[i]]}`].filter(Boolean).join(" · ")), button),
+    el("p", {}, questionText(i)),
+    steps.length > 0 && el("ol", {className: "progress", "aria-label": "Steps done so far"}, ...steps.map((step) => el("li", {}, step))),
+    el("ol", {className: "options"}, ...bank.options[i].map((_, k) => optionItem(i, k, bytes))),
+    el("div", {className: "replies"}, ...sides.map((place, side) => reply("AB"[side], place, bytes[side], replies[side]))),
+  );
+  card.dataset.q = bank.ids[i];
+}
+
+function openQuestion(i, from = null) {
+  if (from) opener = from;
+  choose({q: bank.ids[i]});
+  announce(`Question ${bank.ids[i]}`);
+  markCurrent();
+  return showCard();
+}
+
+function closeQuestion() {
+  const back = markCurrent() || opener;
+  choose({q: ""});
+  markCurrent();
+  showCard();
+  back?.focus();
+}

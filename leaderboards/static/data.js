@@ -1,0 +1,78 @@
+// What the page carries: the rows' few facts at once; answers, questions and texts unpacked when they are needed.
+
+const page = JSON.parse(byId("data").textContent);
+const runPlace = new Map(page.runs.map((run, place) => [run.id, place]));
+const LETTERS = "ABCD";
+const OUTCOMES = ["not asked", "not answered yet", "failed", "answered", "unparsed", "truncated", "answered, no reasoning"];
+
+async function inflate(id) {
+  const packed = atob(byId(id).textContent), bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+const inflateJson = async (id) => JSON.parse(new TextDecoder().decode(await inflate(id)));
+
+let bank = null; // columns, one entry a question; see report_payload.py
+let answers = []; // a Uint8Array for each run
+const signSums = new SignSums(...page.signs);
+
+const loaded = Promise.all([inflateJson("layer-bank"), inflate("layer-outcomes")]).then(([columns, bytes]) => {
+  const n = columns.ids.length;
+  answers = page.runs.map((_, place) => bytes.subarray(place * n, (place + 1) * n));
+  bank = columns;
+  bank.place = new Map(columns.ids.map((id, i) => [id, i]));
+});
+
+const outcome = (byte) => byte & 7;
+const asked = (byte) => (byte & 7) !== 0;
+const responded = (byte) => (byte & 7) >= 3;
+const picked = (byte) => ((byte & 7) === 3 || (byte & 7) === 6 ? LETTERS[byte >> 3 & 3] : "");
+const correct = (byte) => byte >> 5 & 1;
+const verdict = (byte) => [null, false, true][byte >> 6];
+
+const questionText = (i) => bank.wordings[bank.wording[i]].replaceAll("\u0001", bank.goals[bank.goal[i]]);
+const goalOf = (i) => bank.goals[bank.goal[i]];
+const levelOf = (i) => bank.levels[bank.level[i]];
+const domainOf = (i) => (bank.domain[i] < 0 ? "" : bank.domains[bank.domain[i]]);
+
+const texts = new Map();
+
+// The texts of a run as columns with an index by question; null if the page carries none of it.
+function textsOf(place) {
+  if (!byId(`detail-${place}`)) return Promise.resolve(null);
+  if (!texts.has(place)) {
+    texts.set(place, inflateJson(`detail-${place}`).then((columns) => {
+      columns.at = new Map(columns.p.map((question, i) => [question, i]));
+      return columns;
+    }));
+  }
+  return texts.get(place);
+}
+
+// Differences first - second of the questions of a level that both have answered, with their videos.
+function paired(first, second, level) {
+  const a = answers[first], b = answers[second], code = bank.levels.indexOf(level);
+  const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0};
+  for (let i = 0; i < a.length; i++) {
+    if (bank.level[i] !== code) continue;
+    found.asked[0] += asked(a[i]);
+    found.asked[1] += asked(b[i]);
+    if (!responded(a[i]) || !responded(b[i])) continue;
+    const x = correct(a[i]), y = correct(b[i]);
+    found.differences.push(x - y);
+    found.videos.push(bank.video[i]);
+    found[x ? (y ? "both" : "onlyFirst") : (y ? "onlySecond" : "neither")]++;
+  }
+  return found;
+}
+
+// Interval and p of `paired`; p is null where the shared questions are too few of either run's, null if there are none.
+function testPair(pair) {
+  const n = pair.differences.length;
+  if (n === 0) return null;
+  const test = pairedInterval(pair.differences, pair.videos);
+  const enough = pair.asked.every((of) => n >= SHARED * of);
+  return {...test, asked: Math.max(...pair.asked), p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};
+}

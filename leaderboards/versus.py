@@ -1,0 +1,79 @@
+"""Two runs, question by question: the counts, the tests, and the questions on which they differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leaderboards.board import Board
+from leaderboards.outcomes import NO_LETTER
+from leaderboards.ranking import compare
+from leaderboards.rows import Delta
+from leaderboards.stats import McNemar, mcnemar
+from seedbench_r1.types import LETTERS
+
+
+@dataclass(frozen=True, slots=True)
+class Discordant:
+    """A question that only one of the two has right."""
+
+    question_id: str
+    gold: str
+    first: str | None  # the letter picked; None: no letter could be read
+    second: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LevelComparison:
+    """Two runs on the questions of one level that both have answered."""
+
+    level: str
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    difference: Delta  # first - second
+    mcnemar: McNemar  # supposes independent questions; the p-value of `difference` does not
+    discordant: tuple[Discordant, ...]  # in the order of the annotation file
+
+    @property
+    def n(self) -> int:
+        return self.both + self.only_first + self.only_second + self.neither
+
+
+def compare_runs(board: Board, first: str, second: str) -> tuple[LevelComparison, ...]:
+    """Compare two runs of a board, named by run_id, on each level where they share an answered question."""
+    a, b = board.measured[first], board.measured[second]
+    found = []
+    for level in board.bank.levels:
+        group = board.bank.group(level)
+        difference = compare(a, b, group, board.bank)
+        if difference is None:
+            continue
+        common = group & a.outcomes.responded & b.outcomes.responded
+        right_a, right_b = a.outcomes.correct & common, b.outcomes.correct & common
+        only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+        both = int((right_a & right_b).sum())
+        places = (right_a ^ right_b).nonzero()[0].tolist()
+        found.append(
+            LevelComparison(
+                level=level,
+                both=both,
+                only_first=only_a,
+                only_second=only_b,
+                neither=int(common.sum()) - both - only_a - only_b,
+                difference=difference,
+                mcnemar=mcnemar(only_a, only_b),
+                discordant=tuple(_discordant(board, first, second, place) for place in places),
+            )
+        )
+    return tuple(found)
+
+
+def _discordant(board: Board, first: str, second: str, place: int) -> Discordant:
+    question = board.bank.questions[place]
+    a, b = (int(board.measured[run_id].outcomes.picked[place]) for run_id in (first, second))
+    return Discordant(question.question_id, question.gold, _letter(a), _letter(b))
+
+
+def _letter(code: int) -> str | None:
+    return None if code == NO_LETTER else LETTERS[code]

@@ -1,0 +1,104 @@
+"""The page's statistics and the Python package's give the same numbers on the same vectors."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leaderboards.stats import (
+    SEED,
+    design_effect,
+    gap_interval,
+    holm,
+    mcnemar,
+    paired_interval,
+    sign_flip_test,
+    wilson_interval,
+)
+
+VECTORS = json.loads((Path(__file__).parents[1] / "golden" / "stats_vectors.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def call(browser):
+    """call(code, *arguments): the value of a JavaScript expression over the page's statistics; `a` holds arguments."""
+    source = resources.files("leaderboards").joinpath("static", "stats.js").read_text(encoding="utf-8")
+    state = np.random.PCG64(SEED).state["state"]
+    signs = f"new SignSums('{state['state']:x}', '{state['inc']:x}')"
+    browser.get("about:blank")
+
+    def run(code, *arguments):
+        return browser.execute_script(
+            f"const a = arguments; {source}; const signs = {signs}; return {code};", *arguments
+        )
+
+    return run
+
+
+def test_shared_vectors(call):
+    for case in VECTORS["wilson"]["cases"]:
+        lo, hi = call("wilson(a[0], a[1], a[2])", case["k"], case["n"], case.get("deff", 1.0))
+        assert (lo, hi) == pytest.approx((case["lo"], case["hi"]), abs=VECTORS["wilson"]["tolerance"])
+    for case in VECTORS["gap_interval"]["cases"]:
+        found = call("gapInterval(a[0], a[1], a[2], a[3])", case["k1"], case["n1"], case["k2"], case["n2"])
+        assert found == pytest.approx([case["difference"], case["lo"], case["hi"]], abs=1e-6)
+    for case in VECTORS["mcnemar"]["cases"]:
+        found = call("mcnemar(a[0], a[1])", case["b"], case["c"])
+        assert (found["exact"], found["midP"]) == pytest.approx((case["exact"], case["mid_p"]), abs=1e-6)
+    for case in VECTORS["adjustment"]["cases"]:
+        assert call("holm(a[0])", case["p"]) == pytest.approx(case["holm"], abs=1e-6)
+    for case in VECTORS["standard_errors"]["cases"]:
+        assert call("standardErrors(a[0], a[1]).se", case["values"], case["clusters"]) == pytest.approx(
+            case["cr1"], abs=1e-6
+        )
+    for case in VECTORS["sign_flip"]["cases"]:
+        assert call("signFlip(a[0], a[1], signs)", case["differences"], case["clusters"]) == case["p"]
+    for case in VECTORS["sign_flip_sampled"]["cases"]:
+        clusters = list(range(len(case["totals"])))
+        assert call("signFlip(a[0], a[1], signs)", case["totals"], clusters) == pytest.approx(case["p"], abs=1e-12)
+        words = call("(() => { const g = signs.source; return [g.word(), g.word(), g.word()]; })()")
+        assert [f"{high:08x}{low:08x}" for low, high in words] == case["first_words"]
+
+
+@pytest.mark.parametrize("n_clusters", [1, 2, 9, 14, 15, 29, 138, 700])
+def test_random_answers(call, n_clusters):
+    numbers = np.random.default_rng(n_clusters)
+    n = 3 * n_clusters
+    clusters = numbers.integers(0, n_clusters, n)
+    first, second = (numbers.random((2, n)) < [[0.6], [0.5]]).astype(int)
+    differences = first - second
+    found = call(
+        "(() => { const i = pairedInterval(a[0], a[1]); const d = designEffect(a[2], a[1]);"
+        "const k = a[2].reduce((x, y) => x + y, 0); return {mean: i.mean, lo: i.lo, hi: i.hi, se: i.se, g: i.nClusters,"
+        "p: signFlip(a[0], a[1], signs), d, w: wilson(k, a[2].length, d, i.nClusters)}; })()",
+        differences.tolist(),
+        clusters.tolist(),
+        first.tolist(),
+    )
+    expected = paired_interval(differences, clusters)
+    assert found["g"] == expected.n_clusters
+    for name in ("mean", "lo", "hi", "se"):
+        value = getattr(expected, name)
+        assert found[name] == pytest.approx(value, abs=1e-12) if not np.isnan(value) else found[name] is None
+    assert found["p"] == sign_flip_test(differences, clusters)
+    deff = design_effect(first, clusters)
+    assert found["d"] == pytest.approx(deff, rel=1e-12)
+    assert found["w"] == pytest.approx(
+        list(wilson_interval(int(first.sum()), n, deff=deff, n_clusters=expected.n_clusters)), abs=1e-12
+    )
+
+
+def test_random_counts(call):
+    numbers = np.random.default_rng(0)
+    for b, c in [(0, 0), (0, 1), (7, 7), (300, 250), *numbers.integers(0, 900, (20, 2)).tolist()]:
+        expected = mcnemar(b, c)
+        found = call("mcnemar(a[0], a[1])", b, c)
+        assert (found["exact"], found["midP"]) == pytest.approx((expected.exact, expected.mid_p), abs=1e-10)
+    p = numbers.random(25).round(2).tolist()
+    assert call("holm(a[0])", p) == pytest.approx(holm(p).tolist(), abs=1e-15)
+    counts = (40, 60, 13, 70)
+    assert call("gapInterval(a[0], a[1], a[2], a[3], 1.7, 2.2)", *counts) == pytest.approx(
+        list(gap_interval(*counts, deff1=1.7, deff2=2.2)), abs=1e-12
+    )

@@ -1,0 +1,148 @@
+"""One run becomes one row: every cell against another way to count it."""
+
+import math
+
+import pytest
+
+from leaderboards.board import build_board
+from leaderboards.provenance import shareable
+from leaderboards.rows import Cell
+from leaderboards.stats import design_effect, wilson_interval
+from seedbench_r1.records import record_line
+from seedbench_r1.runs import load_run
+from seedbench_r1.scoring import consistency_counts, summarise
+from seedbench_r1.types import DOMAINS, LEVELS
+from seedbench_r1.verdicts import load_verdicts, verdict_line
+from tests.boards import SPECS
+from tests.synthetic_runs import RULES, RunSpec, make_benchmark, write_run
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in SPECS])
+def test_the_row_counts_what_the_evaluation_counts(on_disk, name):
+    run, row = load_run(on_disk.folder / name), on_disk.board.row(name)
+    summary = summarise(run.records, run.questions.values(), run.manifest.n_total)
+    assert row.status == summary.status
+    assert row.answered == sum(group.answered for group in summary.levels.values())
+    assert row.n == sum(group.n for group in summary.levels.values())
+    assert row.unparsed == sum(group.unparsed for group in summary.levels.values())
+    assert row.truncated == sum(group.truncated for group in summary.levels.values())
+    assert row.errors == sum(group.failed for group in summary.levels.values())
+    for group_name, group in (summary.levels | summary.domains).items():
+        if group.answered == group.selected:
+            cell = row.accuracy[group_name]
+            assert (cell.k, cell.n) == (group.correct, group.selected)
+            assert row.shares["strict_accuracy"][group_name].k == group.strict_correct
+            assert group_name not in row.bounds
+        else:
+            bounds = row.bounds[group_name]
+            assert group_name not in row.accuracy
+            assert bounds.lo == group.correct / group.selected
+            assert bounds.hi == (group.correct + group.selected - group.answered) / group.selected
+
+
+@pytest.mark.parametrize("name", ["base", "messy", "care-200", "other-judge"])
+def test_consistency_is_what_the_scoring_law_counts(on_disk, name):
+    run, row = load_run(on_disk.folder / name), on_disk.board.row(name)
+    verdicts = load_verdicts(run.path)[row.judge_id]
+    for group in (*LEVELS, *DOMAINS):
+        records = [r for r in run.records.values() if group in (r.level, r.domain)]
+        counts = consistency_counts(records, verdicts)
+        cell, sound = row.consistency[group], row.sound[group]
+        assert (cell.k, cell.n, sound.k, sound.n) == (
+            counts.consistent,
+            counts.judged,
+            counts.correct_consistent,
+            counts.judged,
+        )
+        assert row.shares["no_reasoning"][group].k == counts.no_reasoning
+        if group in LEVELS:
+            right, wrong = row.consistency_by_correctness[group]
+            assert (right.k, right.n) == (
+                counts.correct_consistent,
+                counts.correct_consistent + counts.correct_inconsistent,
+            )
+            assert (wrong.k, wrong.n) == (counts.wrong_consistent, counts.wrong_consistent + counts.wrong_inconsistent)
+            six = row.quadrants[group]
+            assert six.correct_consistent == counts.correct_consistent
+            inconsistent = counts.correct_inconsistent + counts.wrong_inconsistent
+            assert six.correct_inconsistent + six.wrong_inconsistent + six.no_reasoning == inconsistent
+            assert six.n == counts.n
+
+
+def test_an_interval_uses_the_videos_and_students_t_when_they_are_few(on_disk):
+    run = load_run(on_disk.folder / "care-200")
+    records = [r for r in run.records.values() if r.level == "L2"]
+    values, videos = [float(r.score.correct) for r in records], [r.video_id for r in records]
+    deff = design_effect(values, videos)
+    cell = on_disk.board.row("care-200").accuracy["L2"]
+    assert cell.n_clusters == len(set(videos)) == 13
+    assert cell.deff == deff
+    assert (cell.lo, cell.hi) == wilson_interval(sum(values), len(values), deff=deff, n_clusters=13)
+    assert cell.hi - cell.lo > wilson_interval(sum(values), len(values), deff=deff)[1] - cell.lo
+
+
+def test_a_cell_by_hand():
+    cell = Cell(k=30, n=100, lo=0.2, hi=0.4, deff=4.0, n_clusters=40)
+    assert cell.value == 0.3
+    assert cell.se == pytest.approx(math.sqrt(0.3 * 0.7 * 4 / 100))
+    assert math.isnan(Cell(0, 0, math.nan, math.nan, 1.0, 0).value)
+
+
+def test_flags_say_what_a_reader_must_know(on_disk):
+    flags = {row.run_id: set(row.flags) - {"FEW VIDEOS"} for row in on_disk.board.rows}
+    messy = on_disk.board.row("messy")
+    assert flags["base"] == flags["care-200"] == set()
+    assert flags["messy"] == {
+        f"UNPARSED {100 * messy.unparsed / 160:.1f}%",
+        f"TRUNCATED {100 * messy.truncated / 160:.1f}%",
+        "DIRTY",
+    }
+    assert flags["best-of-5"] == {"SELECTED 1/5"}
+    assert flags["other-judge"] == {"JUDGE≠"}
+    assert flags["frames-32"] == {"PROTOCOL≠"}
+    assert flags["stopped"] == {"INCOMPLETE 144/160"}
+    assert flags["limited"] == {"SUBSET 60/160"}
+    failed = on_disk.board.row("some-failed")
+    assert flags["some-failed"] == {f"INCOMPLETE {160 - failed.errors}/160", f"ERRORS {failed.errors}"}
+    assert "FEW VIDEOS" in on_disk.board.row("base").flags
+    assert "FEW VIDEOS" not in on_disk.board.row("only-l3").flags  # 51 videos
+
+
+def test_a_row_without_verdicts_has_no_consistency_at_all(on_disk):
+    row = on_disk.board.row("not-judged")
+    assert row.judge_id is None
+    assert row.consistency == row.sound == row.quadrants == row.consistency_by_correctness == {}
+
+
+def test_missing_verdicts_are_flagged_and_not_counted(tmp_path):
+    path = write_run(tmp_path, RunSpec("half", bare=0.0), make_benchmark())
+    file = path / "verdicts.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:80]))
+    row = build_board([path]).rows[0]
+    assert "JUDGED 50.0%" in row.flags
+    assert row.consistency["L1"].n == 60
+    assert row.consistency["L2"].n == 20
+    assert row.quadrants["L2"].undecided == 20
+    assert "L3" not in row.consistency
+    assert row.shares["undecided"]["L2"].k == 20
+
+
+def test_nothing_secret_and_no_home_folder_is_shown(on_disk):
+    shown = on_disk.board.row("base").provenance
+    assert shown["command"] == "seedbench-r1 eval --model ~/checkpoints/base"
+    assert shown["model"] == "~/checkpoints/base"
+    assert shown["machine (hashed)"] == "c0ffee"
+    text = shareable("run --api-key abc --hub-token=hf_0123456789 OPENAI_API_KEY=sk-0123456789 /home/ann/x --seed 3")
+    assert text == "run --api-key *** --hub-token=*** OPENAI_API_KEY=*** ~/x --seed 3"
+    assert shareable("Bearer sk-abcdefghijkl") == "Bearer sk-***"
+    assert shareable("8 max_new_tokens 1024") == "8 max_new_tokens 1024"
+
+
+def test_the_synthetic_runs_are_written_as_the_real_ones_are(tmp_path):
+    spec = RunSpec("x", unparsed=0.1, truncated=0.1, failed=0.1)
+    path = write_run(tmp_path, spec, make_benchmark())
+    run = load_run(path)
+    assert "".join(record_line(record) for record in run.records.values()) == (path / "records.jsonl").read_text()
+    lines = [verdict_line(question_id, verdict) for question_id, verdict in load_verdicts(path)[RULES].items()]
+    assert "".join(lines) == (path / "verdicts.jsonl").read_text()
