@@ -1,0 +1,431 @@
+"""Packed groups against one plain run per rollout: equal in float64 to the last digits, in every family."""
+
+import dataclasses
+import functools
+import importlib
+
+import pytest
+import torch
+import transformers
+
+from seedbench_r1.backends.decoding import Prompt, decode, vision_tensors
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.qwen_vl import load_processor, prepare_inputs
+from seedbench_r1.types import SamplingConfig
+from tests.tiny_models import FAMILIES, request, tiny_checkpoint
+from trainers.shared_prefix import group_logprobs, inner_model, shared_prefix_attention
+
+LENGTHS = (7, 1, 12, 4)
+
+
+@functools.cache
+def processor(family):
+    return load_processor(str(tiny_checkpoint(family)))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Matrices this small are slower on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def rotary_in_float64(monkeypatch):
+    """The vision towers rotate in float32 whatever their dtype; the text rotates in its own."""
+    for family in FAMILIES:
+        module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+
+        def rotate(query, key, cos, sin, stock=module.apply_rotary_pos_emb_vision, half=module.rotate_half):
+            if query.dtype != torch.float64:
+                return stock(query, key, cos, sin)
+            cos, sin = cos.unsqueeze(-2).double(), sin.unsqueeze(-2).double()
+            return query * cos + half(query) * sin, key * cos + half(key) * sin
+
+        monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotate)
+
+
+def tiny(family="qwen2_5_vl", *, double=True):
+    """A fresh model; in float64 it is so throughout, its norms too."""
+    classes = transformers.AutoModelForImageTextToText
+    dtype = torch.float64 if double else torch.float32
+    model = classes.from_pretrained(tiny_checkpoint(family), dtype=dtype, attn_implementation="sdpa")
+    if double:
+        for module in model.modules():
+            if "RMSNorm" in type(module).__name__:
+                module.forward = functools.partial(double_norm, module)
+    return model.train()
+
+
+def double_norm(norm, hidden):
+    return norm.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+
+
+def group(family="qwen2_5_vl", *, video=True, lengths=LENGTHS):
+    inputs = prepare_inputs(request("a", family, n_frames=4 if video else None, seconds=8.0), processor(family))
+    drawn = torch.Generator().manual_seed(3)
+    return inputs, [torch.randint(0, 256, (length,), generator=drawn) for length in lengths]
+
+
+def plain_logprobs(model, layout, inputs, completion):
+    """The definition: prompt and completion in one run of the unchanged model, all logits, one log-softmax."""
+    ids = torch.cat([inputs.input_ids, completion])
+    after = torch.arange(len(completion)) + inputs.positions.max() + 1
+    positions = torch.cat([inputs.positions, after.expand(3, -1)], dim=1)
+    output = model(input_ids=ids[None], position_ids=positions[:, None], **vision_tensors(model, layout, [inputs]))
+    logprobs = output.logits[0].log_softmax(-1)
+    return logprobs[len(inputs.input_ids) - 1 : -1].gather(1, completion[:, None])[:, 0]
+
+
+def weighted(logprobs, mask):
+    """A loss with a different weight for every token."""
+    flat = logprobs[mask]
+    return (flat * torch.linspace(-1, 2, len(flat), dtype=flat.dtype)).sum()
+
+
+def plain_group(model, layout, inputs, completions):
+    """plain_logprobs of every rollout, one after the other."""
+    return torch.cat([plain_logprobs(model, layout, inputs, ids) for ids in completions])
+
+
+def everywhere(flat):
+    return torch.ones(len(flat), dtype=torch.bool)
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_gradients_close(got, expected, tolerance):
+    assert got.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = (got[name] - gradient).norm() / gradient.norm().clamp(min=1e-12)
+        assert error < tolerance, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("video", [True, False], ids=["video", "image"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_one_run_per_rollout(family, video):
+    model, layout = tiny(family), processor(family).layout
+    inputs, completions = group(family, video=video)
+    plain = plain_group(model, layout, inputs, completions)
+    expected = gradients(model, weighted(plain, everywhere(plain)))
+    with shared_prefix_attention(model):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        got = gradients(model, weighted(logprobs, mask))
+    assert logprobs.dtype == torch.float64
+    assert logprobs.shape == mask.shape == (4, 12)
+    assert [row.nonzero().flatten().tolist() for row in mask] == [list(range(n)) for n in LENGTHS]
+    assert (logprobs[~mask] == 0).all()
+    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
+    assert any("visual" in name for name in got)
+    assert_gradients_close(got, expected, 1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_repeated_equals_one_run_per_rollout(family):
+    model, layout = tiny(family), processor(family).layout
+    inputs, completions = group(family)
+    plain = plain_group(model, layout, inputs, completions)
+    expected = gradients(model, weighted(plain, everywhere(plain)))
+    logprobs, mask = group_logprobs(model, layout, inputs, completions, shared_prefix=False)
+    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
+    assert_gradients_close(gradients(model, weighted(logprobs, mask)), expected, 1e-9)
+
+
+def test_the_wrong_variants_differ():
+    """The same packing by a dense mask on the unchanged model, then without its mask, then with running positions."""
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    n, total = len(inputs.input_ids), sum(LENGTHS)
+    owner = torch.cat([torch.full((n,), -1), torch.arange(len(LENGTHS)).repeat_interleave(torch.tensor(LENGTHS))])
+    visible = ((owner == -1) | (owner == owner[:, None])).tril()[None, None]
+    steps = torch.cat([torch.arange(length) for length in LENGTHS])
+
+    def packed(mask, after):
+        positions = torch.cat([inputs.positions, (after + inputs.positions.max() + 1).expand(3, -1)], dim=1)
+        ids = torch.cat([inputs.input_ids, *completions])[None]
+        vision = vision_tensors(model, layout, [inputs])
+        logits = model(input_ids=ids, position_ids=positions[:, None], attention_mask=mask, **vision).logits[0]
+        rows = torch.where(steps == 0, n - 1, torch.arange(n - 1, n - 1 + total))
+        return logits.log_softmax(-1)[rows].gather(1, torch.cat(completions)[:, None])[:, 0]
+
+    with torch.no_grad():
+        plain = plain_group(model, layout, inputs, completions)
+        assert (packed(visible, steps) - plain).abs().max() < 1e-12
+        assert (packed(None, steps) - plain).abs().max() > 1e-2
+        assert (packed(visible, torch.arange(total)) - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("lengths", [(5,), (1,), (1, 1, 1), (6, 6, 6), (0, 3), (9, 1)], ids=str)
+def test_groups_of_any_shape(lengths):
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group(lengths=lengths)
+    kept = [ids for ids in completions if len(ids)]
+    plain = plain_group(model, layout, inputs, kept)
+    expected = gradients(model, weighted(plain, everywhere(plain)))
+    with shared_prefix_attention(model):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        got = gradients(model, weighted(logprobs, mask))
+    assert mask.sum(1).tolist() == list(lengths)
+    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
+    assert_gradients_close(got, expected, 1e-9)
+
+
+def test_a_group_without_tokens_has_zero_gradients():
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group(lengths=(0, 0))
+    with shared_prefix_attention(model):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        got = gradients(model, logprobs.sum())
+    assert logprobs.shape == mask.shape == (2, 0)
+    assert all((gradient == 0).all() for gradient in got.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stock_float32_is_within_rounding(family):
+    model, layout = tiny(family, double=False), processor(family).layout
+    inputs, completions = group(family)
+    plain = plain_group(model, layout, inputs, completions)
+    expected = gradients(model, weighted(plain, everywhere(plain)))
+    with shared_prefix_attention(model):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        got = gradients(model, weighted(logprobs, mask))
+    assert logprobs.dtype == torch.float32
+    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=2e-5)
+    assert_gradients_close(got, expected, 1e-3)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_checkpointing_changes_nothing(family, reentrant):
+    model, layout = tiny(family), processor(family).layout
+    inputs, completions = group(family)
+    with shared_prefix_attention(model):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        expected = gradients(model, weighted(logprobs, mask))
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+        calls = []
+        model.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+        again, _ = group_logprobs(model, layout, inputs, completions)
+        got = gradients(model, weighted(again, mask))
+    assert len(calls) == 2, "the layer is computed again in the backward pass"
+    assert torch.equal(again, logprobs)
+    assert_gradients_close(got, expected, 1e-12)
+
+
+def test_without_gradients_the_numbers_are_the_same():
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    with shared_prefix_attention(model):
+        logprobs, _ = group_logprobs(model, layout, inputs, completions)
+        with torch.no_grad():
+            reference, _ = group_logprobs(model.eval(), layout, inputs, completions)
+    assert logprobs.requires_grad
+    assert not reference.requires_grad
+    assert torch.equal(reference, logprobs)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "repeated"])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_of_a_group_are_exact(chunk, shared, checkpointing):
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    with shared_prefix_attention(model):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        expected = gradients(model, weighted(logprobs, mask))
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        options = {"shared_prefix": shared, "group_chunk": chunk}
+        chunked, same_mask = group_logprobs(model, layout, inputs, completions, **options)
+        got = gradients(model, weighted(chunked, mask))
+        with torch.no_grad():
+            reference, _ = group_logprobs(model, layout, inputs, completions, **options)
+    assert torch.equal(same_mask, mask)
+    torch.testing.assert_close(chunked, logprobs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(reference, logprobs, rtol=0, atol=1e-12)
+    assert_gradients_close(got, expected, 1e-9)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "repeated"])
+def test_spans_pick_tokens_and_leave_out_what_none_depends_on(shared):
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    spans, n_read = [(2, 5), None, (0, 1), (3, 4)], 4 + 0 + 0 + 3
+    seen = []
+    with shared_prefix_attention(model), torch.no_grad():
+        whole, _ = group_logprobs(model, layout, inputs, completions)
+        model.model.language_model.register_forward_hook(lambda _, __, out: seen.append(out[0].shape[1]))
+        some, mask = group_logprobs(model, layout, inputs, completions, spans=spans, shared_prefix=shared)
+    assert [row.nonzero().flatten().tolist() for row in mask] == [[2, 3, 4], [], [0], [3]]
+    torch.testing.assert_close(some[mask], whole[mask], rtol=0, atol=1e-12)
+    assert (some[~mask] == 0).all()
+    assert not shared or seen == [len(inputs.input_ids) + n_read]
+
+
+def test_temperature_divides_the_logits():
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, (completion, *_) = group()
+    with shared_prefix_attention(model), torch.no_grad():
+        logprobs, _ = group_logprobs(model, layout, inputs, [completion], temperature=0.5)
+    model.lm_head.weight.data *= 2
+    with torch.no_grad():
+        expected = plain_logprobs(model, layout, inputs, completion)
+    torch.testing.assert_close(logprobs[0], expected, rtol=0, atol=1e-12)
+
+
+def test_vision_runs_once_and_the_output_layer_on_scored_rows_only():
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    patches, rows = [], []
+    model.model.visual.register_forward_hook(lambda _, args, __: patches.append(len(args[0])))
+    model.lm_head.register_forward_hook(lambda _, args, out: rows.append((args[0].shape[:-1].numel(), out.shape)))
+    with shared_prefix_attention(model), torch.no_grad():
+        group_logprobs(model, layout, inputs, completions)
+    assert sorted(patches) == sorted([len(inputs.image_patches), len(inputs.video_patches)])
+    assert rows == [(sum(LENGTHS), (sum(LENGTHS),))]
+
+
+def test_adapters_learn_the_same():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    model, layout = peft.get_peft_model(tiny(), config), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    plain = plain_group(inner_model(model), layout, inputs, completions)
+    expected = gradients(model, weighted(plain, everywhere(plain)))
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable()
+    with shared_prefix_attention(model):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        got = gradients(model, weighted(logprobs, mask))
+        with model.disable_adapter(), torch.no_grad():
+            reference, _ = group_logprobs(model, layout, inputs, completions)
+    assert expected
+    assert all("lora" in name for name in expected)
+    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
+    assert_gradients_close(got, expected, 1e-9)
+    base = tiny()
+    with torch.no_grad():
+        expected_reference = plain_group(base, layout, inputs, completions)
+    torch.testing.assert_close(reference[mask], expected_reference, rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_wrapped_models_run_their_own_hooks(wrapper):
+    layout = processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    plain_model = tiny()
+    plain = plain_group(plain_model, layout, inputs, completions)
+    expected = gradients(plain_model, weighted(plain, everywhere(plain)))
+    model = tiny()
+    model.gradient_checkpointing_enable()
+    reduced = []
+    if wrapper == "ddp":
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+
+        def all_reduce(_, bucket):
+            reduced.append(bucket.buffer().numel())
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        wrapped.register_comm_hook(None, all_reduce)
+    else:
+        wrapped = shard(model)
+    with shared_prefix_attention(wrapped):
+        logprobs, mask = group_logprobs(wrapped, layout, inputs, completions)
+        weighted(logprobs, mask).backward()
+        with pytest.raises(ValueError, match="no_sync"):
+            group_logprobs(wrapped, layout, inputs, completions, group_chunk=2)
+    got = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
+    assert_gradients_close(got, expected, 1e-9)
+    assert wrapper != "ddp" or sum(reduced) == sum(p.numel() for p in model.parameters())
+
+
+def shard(model):
+    """Each decoder layer, then all the rest, the output layer included, whose weights are sharded after its forward."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.model.language_model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def whole(gradient):
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_calls_are_as_before_while_it_is_on(family):
+    """Sampling prefills left-padded batches and decodes from caches through the same attention."""
+    model, processing = tiny(family).eval(), processor(family)
+    prompts = [
+        Prompt(name, prepare_inputs(request(name, family, question=text), processing))
+        for name, text in (("a", "What?"), ("b", "What should be done next, and what after that?"))
+    ]
+    sampling = SamplingConfig(temperature=0.0, max_new_tokens=6, n=2, logprobs=True)
+
+    def sampled():
+        done = decode(model, processing, prompts, sampling)
+        return sorted((one.question_id, one.k, one.token_ids, one.logprobs) for one in done)
+
+    before = sampled()
+    with shared_prefix_attention(model):
+        assert sampled() == before
+
+
+def test_everything_is_put_back():
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    text = model.model.language_model.config
+    with shared_prefix_attention(model):
+        assert text._attn_implementation != "sdpa"
+        group_logprobs(model, layout, inputs, completions)
+    assert text._attn_implementation == "sdpa"
+    assert "forward" not in vars(model.lm_head)
+    broken = dataclasses.replace(inputs, video_patches=inputs.video_patches[:-4])
+    with pytest.raises(IndexError), shared_prefix_attention(model):
+        group_logprobs(model, layout, broken, completions)
+    assert text._attn_implementation == "sdpa"
+    assert "forward" not in vars(model.lm_head)
+    model.lm_head.forward = stand_in = model.lm_head.forward
+    with shared_prefix_attention(model):
+        group_logprobs(model, layout, inputs, completions)
+    assert vars(model.lm_head)["forward"] is stand_in
+
+
+def test_what_cannot_be_scored_is_refused():
+    model, layout = tiny(), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    with pytest.raises(ValueError, match="with shared_prefix_attention"):
+        group_logprobs(model, layout, inputs, completions)
+    with shared_prefix_attention(model):
+        with pytest.raises(ValueError, match="a group needs one of each"):
+            group_logprobs(model, layout, inputs, [])
+        with pytest.raises(ValueError, match="completion 1 of 1 tokens"):
+            group_logprobs(model, layout, inputs, completions, spans=[None, (0, 2), None, None])
+        with pytest.raises(ValueError, match="image or video token"):
+            group_logprobs(model, layout, inputs, [torch.tensor([5, layout.video_token_id])])
+    with pytest.raises(ConfigError, match="Linear holds no Qwen2-VL"), shared_prefix_attention(torch.nn.Linear(1, 1)):
+        pass
+    model.model.language_model.config.layer_types = ["sliding_attention"]
+    with pytest.raises(ConfigError, match="sliding-window"), shared_prefix_attention(model):
+        pass

@@ -1,0 +1,21 @@
+"""Rewards -> advantages, within the group of one question."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPS = 1e-4  # TRL's GRPO and the GRPO-CARE code
+
+
+def group_advantages(rewards: Tensor, *, eps: float = EPS) -> Tensor:
+    """(B, G) -> (B, G): (reward - mean) / (std + eps), unbiased std of the own group (GRPO, arXiv 2402.03300).
+
+    G = 1 has no spread: 0. Equal rewards give exactly 0, so that the group can be left out of the policy pass.
+    """
+    if rewards.shape[1] == 1:
+        return torch.zeros_like(rewards)
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    advantages = centred / (rewards.std(dim=1, keepdim=True) + eps)
+    equal = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
+    return torch.where(equal, torch.zeros_like(advantages), advantages)

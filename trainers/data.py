@@ -1,0 +1,233 @@
+"""Training rows -> a seeded, endless stream of questions -> what this process trains on in a step.
+
+The stream is the same for any number of processes and after any resume; its only state is how far it has been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any
+
+from seedbench_r1.errors import DataError
+from seedbench_r1.frame_cache import media_loader
+from seedbench_r1.frame_loader import FrameLoader
+from seedbench_r1.parsing import parse_response
+from seedbench_r1.prompts import build_messages
+from seedbench_r1.questions import TrainingRow, load_training_rows, training_question
+from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
+from seedbench_r1.types import Failure, Media, Question, Request, Template
+from trainers.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One place of the stream: a question with its options drawn, and the epoch it belongs to."""
+
+    question: Question
+    response: str  # what SFT teaches: the row's own response, or the gold letter in its tag
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question that this process trains on, ready for the model."""
+
+    question: Question
+    response: str
+    epoch: int
+    inputs: ModelInputs
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A question that could not be used, and why; the next one of the stream took its place."""
+
+    slot: int  # place in the step
+    question_id: str
+    reason: str
+
+
+class QuestionStream:
+    """Rows in an order of their own in every epoch, without end.
+
+    Attributes:
+        position: how many questions have been taken since the start of the training.
+    """
+
+    def __init__(self, rows: Sequence[TrainingRow], seed: int, position: int = 0) -> None:
+        self.rows, self.seed, self.position = rows, seed, position
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def take(self, n: int) -> list[Drawn]:
+        """The next n questions."""
+        drawn = self.peek(n)
+        self.position += n
+        return drawn
+
+    def peek(self, n: int) -> list[Drawn]:
+        """The next n questions, which stay the next ones."""
+        return [self._at(place) for place in range(self.position, self.position + n)]
+
+    def _at(self, place: int) -> Drawn:
+        epoch, index = divmod(place, len(self.rows))
+        if self._order[0] != epoch:
+            order = list(range(len(self.rows)))
+            Random(f"{self.seed}:order:{epoch}").shuffle(order)
+            self._order = (epoch, order)
+        row = self.rows[self._order[1][index]]
+        question = training_question(row, seed=self.seed, epoch=epoch)
+        return Drawn(question, row.response or f"<answer>{question.gold}</answer>", epoch)
+
+
+def read_rows(config: TrainConfig) -> list[TrainingRow]:
+    """The training rows. Raises DataError for invalid rows, and for absent media unless config.allow_missing."""
+    rows = load_training_rows(config.questions_file, config.data)
+    paths = {path for row in rows for path in (row.question.video, row.question.image) if path is not None}
+    missing = sorted(path for path in paths if not path.exists())
+    if missing and not config.allow_missing:
+        raise DataError(
+            f"{len(missing)} media files of {config.questions_file} missing, e.g. {missing[0]}. Nothing was trained. "
+            f"Fix: seedbench-r1 data download --only-missing. To train on the other rows: --allow-missing"
+        )
+    return rows
+
+
+def contradicting(rows: Sequence[TrainingRow]) -> list[str]:
+    """Ids of the rows whose response gives another answer than their gold letter, or none."""
+    found = []
+    for row in rows:
+        if row.response is None or not row.fixed_options:
+            continue
+        if parse_response(row.response, row.question.options).answer != row.question.gold:
+            found.append(row.question.question_id)
+    return found
+
+
+class StepData:
+    """Decodes each step's questions, one step ahead. A context manager; open it in the main thread.
+
+    Args:
+        share: (rank, world): slot j of a step belongs to process j % world.
+        gather: joins the lists of all processes; called equally often in each.
+        fits: what says why an item cannot be trained on, or None.
+
+    Attributes:
+        replaced: how many questions could not be used so far.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        processor: QwenProcessor,
+        stream: QuestionStream,
+        *,
+        questions_per_step: int,
+        share: tuple[int, int] = (0, 1),
+        gather: Callable[[list[Any]], list[Any]] = list,
+        replaced: int = 0,
+    ) -> None:
+        self._processor, self._template, self._stream = processor, config.template, stream
+        self._sft_limit = config.max_completion_length if config.algo == "sft" else None
+        self._n, self._share, self._gather = questions_per_step, share, gather
+        self.replaced = replaced
+        self._loader = FrameLoader(
+            config.video,
+            workers=config.workers,
+            timeout_s=config.decode_timeout_s,
+            load=media_loader(config.frame_cache, config.frame_cache_gb),
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode-ahead")
+        self._ahead: Future[dict[tuple[str, int], Media | Failure]] | None = None
+
+    def __enter__(self) -> StepData:
+        self._loader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loader.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def position(self) -> int:
+        """How many questions have been taken from the stream since the start of the training."""
+        return self._stream.position
+
+    def next_step(self) -> tuple[list[Item], list[Replaced]]:
+        """This process's items of the next step, in the order of their slots, and what was replaced anywhere.
+
+        Raises DataError when as many questions in a row as there are rows could not be used.
+        """
+        ready = {} if self._ahead is None else self._ahead.result()
+        self._ahead = None
+        open_slots = list(enumerate(self._stream.take(self._n)))
+        items: dict[int, Item] = {}
+        replaced: list[Replaced] = []
+        while open_slots:
+            mine = [(slot, drawn) for slot, drawn in open_slots if slot % self._share[1] == self._share[0]]
+            media = ready | self._decode([drawn for _, drawn in mine if _key(drawn) not in ready])
+            failed = []
+            for slot, drawn in mine:
+                item = self._prepare(drawn, media[_key(drawn)])
+                if isinstance(item, Item):
+                    items[slot] = item
+                else:
+                    failed.append(Replaced(slot, drawn.question.question_id, item.message))
+            failed = sorted(self._gather(failed), key=lambda entry: entry.slot)
+            replaced += failed
+            if len(replaced) >= len(self._stream.rows) + self._n:
+                raise DataError(f"No training question can be used. Last: {failed[-1].reason}")
+            open_slots = list(zip([f.slot for f in failed], self._stream.take(len(failed)), strict=True))
+        self.replaced += len(replaced)
+        coming = [d for slot, d in enumerate(self._stream.peek(self._n)) if slot % self._share[1] == self._share[0]]
+        self._ahead = self._thread.submit(self._decode, coming)
+        return [items[slot] for slot in sorted(items)], replaced
+
+    def _decode(self, drawn: Sequence[Drawn]) -> dict[tuple[str, int], Media | Failure]:
+        """Media by question and epoch."""
+        media: dict[tuple[str, int], Media | Failure] = {}
+        by_id: dict[str, list[Drawn]] = {}
+        for entry in drawn:
+            by_id.setdefault(entry.question.question_id, []).append(entry)
+        for question, result in self._loader.stream([entries[0].question for entries in by_id.values()]):
+            media |= {_key(entry): result for entry in by_id[question.question_id]}
+        return media
+
+    def _prepare(self, drawn: Drawn, media: Media | Failure) -> Item | Failure:
+        """The model's inputs, or why there are none: a clip that cannot be decoded or that the context cannot hold."""
+        if isinstance(media, Failure):
+            return media
+        try:
+            inputs = prepare_inputs(as_request(drawn.question, media, self._template), self._processor)
+        except ValueError as error:
+            return Failure("backend_error", str(error))
+        if self._sft_limit is not None:
+            length = len(self._processor.tokenizer(drawn.response, add_special_tokens=False)["input_ids"]) + 1
+            room = min(self._sft_limit, self._processor.context - len(inputs.input_ids))
+            if length > room:
+                return Failure("backend_error", f"the response has {length} tokens, there is room for {room}")
+        return Item(drawn.question, drawn.response, drawn.epoch, inputs)
+
+
+def as_request(question: Question, media: Media, template: Template) -> Request:
+    """A question and its pixels in the evaluation's own prompt."""
+    return Request(
+        question_id=question.question_id,
+        messages=build_messages(question, template),
+        frames=media.frames,
+        frame_indices=media.frame_indices,
+        native_fps=media.native_fps,
+        n_total=media.n_total,
+        image=media.image,
+        reader=media.reader,
+        reader_note=media.reader_note,
+    )
+
+
+def _key(drawn: Drawn) -> tuple[str, int]:
+    return drawn.question.question_id, drawn.epoch

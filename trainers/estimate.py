@@ -1,0 +1,93 @@
+"""Memory and time of a training before it starts, by arithmetic. Not measured: for choosing options, not for papers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.models import Checkpoint
+from trainers.config import TrainConfig
+
+TEXT_TOKENS = 200  # question, options and template: about this many in the benchmark's own rows
+FLOPS = 0.4 * 989e12  # per second: 40 % of an H100 SXM's dense bfloat16 peak (its data sheet); the share is a guess
+LAYER_TOKEN_S = 1e-3  # seconds per layer and decoding step without CUDA graphs, a guess that launches dominate
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes per process, and seconds of one step on one H100. `text` says it in words."""
+
+    weights: int
+    optimizer: int  # fp32 weights where copies are needed, gradients and the two moments
+    reference: int  # working copy on the device
+    average: int  # fp32, in main memory
+    cache: int  # keys and values while sampling
+    activations: int  # of one packed group, gradient checkpointing considered
+    checkpoint: int  # on disk
+    prompt_tokens: int
+    step_s: float
+
+    def device_bytes(self, config: TrainConfig) -> int:
+        """Highest use of the device: sampling and learning do not happen at once."""
+        held = self.weights + self.reference + (0 if config.optimizer_device == "cpu" else self.optimizer)
+        return held + max(self.cache, self.activations)
+
+
+def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int) -> Estimate:
+    """For bfloat16 on CUDA (float32 with config.dtype float32). Prompts are as long as the pixel limits allow."""
+    text: dict[str, Any] = model.config.get("text_config") or model.config
+    hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
+    heads, kv_heads = int(text["num_attention_heads"]), int(text["num_key_value_heads"])
+    head = int(text.get("head_dim") or hidden // heads)
+    n = parameters(model.base_folder or model.folder)
+    width = 4 if config.dtype == "float32" else 2
+    learned = n if not config.lora else _lora_parameters(config, text, head)
+    sampled = 1 if config.algo == "sft" else config.num_generations
+    video = config.video.max_frames // 2 * config.video.max_pixels // config.video.size_multiple**2
+    prompt = video + config.video.image_max_pixels // config.video.size_multiple**2 + TEXT_TOKENS
+    answer = config.max_completion_length
+    rows = min(config.rollout_batch_size, questions_per_process) * sampled
+    packed = prompt + sampled * answer
+    kept = 1 if config.gradient_checkpointing else 17  # hidden states kept per layer; 17: without recomputation
+    copies = 0 if width == 4 and not config.lora else 4
+    average = 4 * learned if config.reference == "ema" else 0
+    flops = 2 * n * (packed * 3 + (packed if config.gradient_checkpointing else 0))
+    flops += 2 * n * (prompt + (packed if config.bonus != "none" or config.beta else 0))
+    decoding = 0.0 if config.algo == "sft" else answer * layers * LAYER_TOKEN_S
+    batches = -(-questions_per_process // config.rollout_batch_size)
+    return Estimate(
+        weights=n * width,
+        optimizer=learned * (4 + 8 + copies),
+        reference=n * width if config.reference != "none" and not config.lora else 0,
+        average=average,
+        cache=0 if config.algo == "sft" else rows * (prompt + answer) * layers * 2 * kv_heads * head * width,
+        activations=packed * hidden * width * (layers * kept + 17),
+        checkpoint=(learned if config.lora else n) * width + learned * (8 + copies) + average,
+        prompt_tokens=prompt,
+        step_s=questions_per_process * flops / FLOPS + batches * decoding,
+    )
+
+
+def parameters(folder: Path) -> int:
+    """Numbers in the safetensors files of a folder, from their headers alone."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(size))
+        for name, entry in header.items():
+            count = 1
+            for side in entry["shape"] if name != "__metadata__" else (0,):
+                count *= side
+            total += count
+    return total
+
+
+def _lora_parameters(config: TrainConfig, text: dict[str, Any], head: int) -> int:
+    hidden, inner = int(text["hidden_size"]), int(text["intermediate_size"])
+    q, kv = int(text["num_attention_heads"]) * head, int(text["num_key_value_heads"]) * head
+    sides = [(hidden, q), (hidden, kv), (hidden, kv), (q, hidden), (hidden, inner), (hidden, inner), (inner, hidden)]
+    return int(text["num_hidden_layers"]) * config.lora_r * sum(a + b for a, b in sides)

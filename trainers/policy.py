@@ -1,0 +1,112 @@
+"""The model that is trained: loaded by the evaluation's own loader, with LoRA and frozen parts if asked for."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seedbench_r1.backends.loading import load_model
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.models import inspect_model
+from seedbench_r1.qwen_vl import QwenProcessor
+from trainers.config import TrainConfig
+
+# Every linear layer of the language model, and none of the vision tower.
+LORA_LAYERS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+# Of a checkpoint's folder, what its weights' writer does not write: tokeniser, chat template and pixel statistics.
+_PROCESSOR_SUFFIXES = (".json", ".jinja", ".txt", ".model")
+_NOT_PROCESSOR = ("config.json", "generation_config.json", "training.json", "adapter_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A model under training.
+
+    Attributes:
+        model: the Qwen-VL model of transformers; under LoRA its linear layers hold the adapters.
+        adapter: the peft model around it, None without LoRA.
+        folder: where the base checkpoint's files are.
+    """
+
+    model: Any
+    processor: QwenProcessor
+    adapter: Any
+    folder: Path
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that learn, by name."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def save(self, folder: Path) -> None:
+        """Write weights, configuration and processor files in the Hugging Face layout; an adapter alone under LoRA."""
+        writer = self.model if self.adapter is None else self.adapter
+        writer.save_pretrained(folder)
+        if self.adapter is not None:
+            (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+            return
+        for path in sorted(self.folder.iterdir()):
+            kept = path.suffix in _PROCESSOR_SUFFIXES and not path.name.endswith(".index.json")
+            if kept and path.name not in _NOT_PROCESSOR and path.is_file():
+                shutil.copyfile(path, folder / path.name)
+
+    def load(self, folder: Path) -> None:
+        """Read the weights of a checkpoint that `save` wrote into this model, in place. Raises ConfigError."""
+        if self.adapter is not None:
+            from peft import load_peft_weights, set_peft_model_state_dict
+
+            set_peft_model_state_dict(self.adapter, load_peft_weights(str(folder), device="cpu"))
+            return
+        dtype = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[self.model.dtype]
+        stored, _ = load_model(str(folder), base_model=None, revision=None, dtype=dtype, device=torch.device("cpu"))
+        values: dict[str, Tensor] = stored.state_dict()
+        self.model.load_state_dict(values)
+
+
+def load_policy(config: TrainConfig, device: torch.device) -> Policy:
+    """The model of config.model on `device`: bfloat16 on CUDA, float32 on the CPU, unless config.dtype says.
+
+    Raises ConfigError for a model that cannot be loaded, LoRA on a folder that is an adapter already, or missing peft.
+    """
+    found = inspect_model(config.model)
+    if config.lora and found.base_folder is not None:
+        raise ConfigError(
+            f"{config.model} is a LoRA adapter already, and an adapter on an adapter is not supported. Fix: train from "
+            f"its base, or without --lora (the adapter is merged into the weights that are trained)."
+        )
+    dtype = config.dtype if config.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+    folder = found.base_folder or found.folder
+    model, processor = load_model(str(found.folder), base_model=None, revision=None, dtype=dtype, device=device)
+    if config.gradient_checkpointing:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # renamed in transformers 5.23; the old name works in all
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.freeze_vision:
+        for parameter in model.model.visual.parameters():
+            parameter.requires_grad_(False)
+    adapter = _add_adapter(model, config) if config.lora else None
+    return Policy(model, processor, adapter, folder)
+
+
+def _add_adapter(model: Any, config: TrainConfig) -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError("--lora needs peft. Fix: pip install 'seedbench-r1[train]'") from error
+    torch.manual_seed(config.seed)  # of the adapters' first values
+    options = peft.LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,  # dropout would make two passes over the same tokens differ
+        target_modules=LORA_LAYERS,
+        base_model_name_or_path=str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model,
+    )
+    wrapped = peft.get_peft_model(model, options)
+    wrapped.peft_config["default"].base_model_name_or_path = options.base_model_name_or_path
+    return wrapped

@@ -1,0 +1,80 @@
+"""One process per GPU, started by accelerate launch or torchrun; a single process needs neither.
+
+Gradients are summed once a step over all processes, by hand: a process whose groups have no advantage makes no policy
+pass at all, which a wrapper that waits for every backward hook would not allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from seedbench_r1.backends.loading import resolve_device
+
+T = TypeVar("T")
+
+BUCKET_BYTES = 256 << 20  # summed at once: large enough for the network, small beside a model; not measured
+
+
+class Processes:
+    """This process among its peers.
+
+    Attributes:
+        rank, world: this process's number and how many there are.
+        device: where this process computes.
+    """
+
+    def __init__(self, device: str) -> None:
+        from accelerate import PartialState
+
+        self._state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        self.rank: int = self._state.process_index
+        self.world: int = self._state.num_processes
+        self.device: torch.device = resolve_device(device) if self.world == 1 else self._state.device
+
+    @property
+    def is_main(self) -> bool:
+        """True for the one process that writes files."""
+        return self.rank == 0
+
+    def gather(self, items: list[T]) -> list[T]:
+        """The lists of all processes, joined in the order of their ranks."""
+        if self.world == 1:
+            return items
+        parts: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def any(self, value: bool) -> bool:
+        """True if it is true anywhere."""
+        return any(self.gather([value]))
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        self._state.wait_for_everyone()
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace every tensor by its sum over the processes, in buckets."""
+        if self.world == 1:
+            return
+        bucket: list[Tensor] = []
+        size = 0
+        for tensor in tensors:
+            bucket.append(tensor)
+            size += tensor.numel() * tensor.element_size()
+            if size >= BUCKET_BYTES:
+                self._sum_bucket(bucket)
+                bucket, size = [], 0
+        if bucket:
+            self._sum_bucket(bucket)
+
+    def _sum_bucket(self, bucket: list[Tensor]) -> None:
+        flat = torch.cat([tensor.reshape(-1).to(self.device) for tensor in bucket])
+        torch.distributed.all_reduce(flat)
+        start = 0
+        for tensor in bucket:
+            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+            start += tensor.numel()

@@ -1,0 +1,94 @@
+"""Groups of rollouts: the evaluation's own decoding, many completions of each prompt, several prompts at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from seedbench_r1.backends.decoding import Prompt, decode
+from seedbench_r1.errors import ResourceError
+from seedbench_r1.types import FinishReason, SamplingConfig
+from trainers.config import TrainConfig
+from trainers.data import Item
+from trainers.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion, as the loss and the rewards need it."""
+
+    token_ids: tuple[int, ...]  # with the end token, if it ended by itself; at least one
+    text: str  # without special tokens
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A question and its rollouts."""
+
+    item: Item
+    rollouts: tuple[Rollout, ...]
+
+
+def sample_groups(policy: Policy, items: Sequence[Item], config: TrainConfig) -> list[Group]:
+    """config.num_generations rollouts of every item, in the items' order.
+
+    Each prompt is prefilled once and its cache repeated; rollout_batch_size prompts grow together. A rollout's random
+    numbers depend on the seed, the epoch, the question and its place in the group alone. Vision tokens cannot be drawn.
+    Raises ResourceError when the device's memory does not suffice.
+    """
+    import torch
+
+    groups: list[Group] = []
+    policy.model.eval()
+    for batch in _batches(items, config.rollout_batch_size):
+        try:
+            groups += _sample(policy, batch, config)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"Out of memory while sampling {config.num_generations} rollouts of {len(batch)} questions at once. "
+                f"Fix: a smaller --rollout-batch-size or --max-completion-length, or --optimizer-device cpu. "
+                f"The same command continues from the last checkpoint."
+            ) from error
+    return groups
+
+
+def _sample(policy: Policy, batch: Sequence[Item], config: TrainConfig) -> list[Group]:
+    sampling = SamplingConfig(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        repetition_penalty=1.0,
+        max_new_tokens=config.max_completion_length,
+        n=config.num_generations,
+        seed=_epoch_seed(config.seed, batch[0].epoch),
+    )
+    tokenizer = policy.processor.tokenizer
+    prompts = [Prompt(item.question.question_id, item.inputs) for item in batch]
+    found: dict[tuple[str, int], Rollout] = {}
+    for completion in decode(policy.model, policy.processor, prompts, sampling):
+        ids = completion.token_ids
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        ended = () if completion.end_token is None else (completion.end_token,)
+        found[completion.question_id, completion.k] = Rollout((*ids, *ended), text, completion.finish_reason)
+    return [
+        Group(item, tuple(found[item.question.question_id, k] for k in range(config.num_generations))) for item in batch
+    ]
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    """At most `size` neighbours of one epoch; within an epoch no question comes twice."""
+    batch: list[Item] = []
+    for item in items:
+        if batch and (len(batch) == size or batch[0].epoch != item.epoch):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Another seed for each epoch, so that a question's rollouts differ between epochs."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:6])

@@ -1,0 +1,310 @@
+"""Log-probabilities of a group of rollouts of one prompt, the prompt and its pixels computed once.
+
+One packed sequence holds the prompt and then all completions. Every completion's positions restart right after the
+prompt's, and its tokens see the prompt and their own completion only, so that the numbers and gradients are those of
+running each rollout by itself. The vision tower runs once and the output layer on the scored rows only.
+
+    with shared_prefix_attention(model):              # around the whole training, see there
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        loss(logprobs, mask).backward()
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from seedbench_r1.backends.decoding import vision_tensors
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.qwen_vl import ModelInputs, VisionLayout
+from trainers.logprobs import token_logprobs
+
+ATTENTION = "seedbench_shared_prefix"  # the name under which transformers knows `_attention`
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """How completions lie in a packed sequence, and what each of their tokens may see."""
+
+    prompt: int  # P, tokens of the prompt
+    places: Tensor  # (G * C,) int64: the packed row of each padded completion token; padding points at row 0
+    rows: Tensor  # (sum of the lengths,) int64: where each packed completion token lies among G * C
+    mask: Tensor  # (heads per key head * C, P + C) of the model's dtype: 0 where a token may look, else -inf
+    width: int  # C, the longest completion
+
+
+@contextlib.contextmanager
+def shared_prefix_attention(model: Any) -> Iterator[None]:
+    """Let a Qwen-VL model's language half run packed groups; `group_logprobs` needs it.
+
+    Calls without a packed group (sampling, evaluation) behave as with "sdpa", so that it can stay on for a whole
+    training. It must be on until backward has run: gradient checkpointing computes the layers again there. The vision
+    tower keeps its attention. Wrapped models (peft, DDP, FSDP, torch.compile) are fine. The former attention is put
+    back at the end. Raises ConfigError for a model with sliding-window layers or without a Qwen-VL language model.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    config = inner_model(model).model.language_model.config
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise ConfigError(
+            "The model has sliding-window attention, which packed groups do not support: use the repeated form"
+        )
+    AttentionInterface.register(ATTENTION, _attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    former, config._attn_implementation = config._attn_implementation, ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = former
+
+
+def inner_model(model: Any) -> Any:
+    """The transformers model inside whatever wrappers there are. Raises ConfigError if there is none of Qwen-VL's."""
+    from transformers import PreTrainedModel
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and hasattr(getattr(module, "model", None), "language_model"):
+            return module
+    raise ConfigError(f"{type(model).__name__} holds no Qwen2-VL, Qwen2.5-VL or Qwen3-VL model")
+
+
+def group_logprobs(
+    model: Any,
+    layout: VisionLayout,
+    inputs: ModelInputs,
+    completions: Sequence[Tensor],  # G of (C_g,) int64, end token included, on any device
+    *,
+    shared_prefix: bool = True,
+    group_chunk: int | None = None,
+    temperature: float = 1.0,
+    spans: Sequence[Span | None] | None = None,
+) -> tuple[Tensor, Tensor]:  # (G, T) float32 or float64, and (G, T) bool
+    """Log-probability of every completion token given the prompt and the completion so far, padded right with 0.
+
+    T is the longest completion; the mask is True on tokens. Gradients flow if they are enabled. Models in float64 give
+    float64. Exact: equal to one run per rollout up to rounding.
+
+    The forward pass goes through `model` as it is given, so that DDP's and FSDP's hooks run; all parameters are read
+    inside it. Between forward and backward `shared_prefix_attention` must stay on.
+
+    Args:
+        shared_prefix: False runs every rollout with a prompt and pixels of its own, padded, as the authors' code does:
+            the oracle, about G times the cost on long prompts. It needs no special attention.
+        group_chunk: this many completions at a time. Each chunk computes the prompt and the vision tower again, and
+            with gradients is itself computed a second time in the backward pass; what is alive at any moment is one
+            chunk's activations. Without it, memory grows with P + the sum of C. Not for a DDP or FSDP wrapper with
+            gradients, where it raises ValueError: there, call this once per chunk and run backward after each under
+            no_sync(), which is as exact, since the loss is a sum over rollouts.
+        spans: [start, end) of the tokens wanted of each completion, None for none; everything else is masked, and
+            tokens that no wanted one depends on are not computed. For a reference's answer likelihood.
+
+    Raises ValueError for an empty group, for completions that hold a vision token, for spans outside their completion,
+    or if `shared_prefix_attention` is not on.
+    """
+    completions = [ids.cpu() for ids in completions]
+    wanted = [(0, len(ids)) for ids in completions] if spans is None else [span or (0, 0) for span in spans]
+    _check(layout, completions, wanted)
+    if shared_prefix and inner_model(model).model.language_model.config._attn_implementation != ATTENTION:
+        raise ValueError("packed groups need `with shared_prefix_attention(model):` around forward and backward")
+    run = _packed if shared_prefix else _repeated
+    size = group_chunk or len(completions)
+    starts = range(0, len(completions), size)
+    flat = []
+    for start in starts:
+        pieces = completions[start : start + size], wanted[start : start + size]
+        if len(starts) > 1 and torch.is_grad_enabled():
+            _refuse_wrapper(model)
+            flat.append(checkpoint(run, model, layout, inputs, *pieces, temperature, use_reentrant=False))
+        else:
+            flat.append(run(model, layout, inputs, *pieces, temperature))
+    logprobs = torch.cat(flat)
+    mask = torch.zeros(len(completions), max(map(len, completions)), dtype=torch.bool)
+    for row, (begin, end) in enumerate(wanted):
+        mask[row, begin:end] = True
+    mask = mask.to(logprobs.device)
+    return logprobs.new_zeros(mask.shape).masked_scatter(mask, logprobs), mask
+
+
+def _check(layout: VisionLayout, completions: Sequence[Tensor], wanted: Sequence[Span]) -> None:
+    if not completions or len(wanted) != len(completions):
+        raise ValueError(f"{len(completions)} completions with {len(wanted)} spans: a group needs one of each at least")
+    for row, (ids, (begin, end)) in enumerate(zip(completions, wanted, strict=True)):
+        if not 0 <= begin <= end <= len(ids):
+            raise ValueError(f"span {begin}..{end} does not lie in completion {row} of {len(ids)} tokens")
+        if bool(((ids == layout.image_token_id) | (ids == layout.video_token_id)).any()):
+            raise ValueError(f"completion {row} holds an image or video token, which must be forbidden while sampling")
+
+
+def _refuse_wrapper(model: Any) -> None:
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+    from torch.nn.parallel import DistributedDataParallel
+
+    if isinstance(model, DistributedDataParallel | FullyShardedDataParallel | FSDPModule):
+        raise ValueError(
+            "group_chunk with gradients does not work on a DDP or FSDP model: call group_logprobs once per "
+            "chunk and run backward after each, under no_sync() for all but the last"
+        )
+
+
+def _packed(
+    model: Any,
+    layout: VisionLayout,
+    inputs: ModelInputs,
+    completions: Sequence[Tensor],
+    wanted: Sequence[Span],
+    temperature: float,
+) -> Tensor:  # (number of wanted tokens,), completion after completion
+    base = inner_model(model)
+    n_prompt, device = len(inputs.input_ids), base.device
+    # a completion's last wanted token is only predicted, never read
+    lengths = [max(end - 1, 0) for _, end in wanted]
+    read = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
+    steps = torch.cat([torch.arange(length) for length in lengths])
+    positions = torch.cat([inputs.positions, (steps + n_prompt + inputs.delta).expand(3, -1)], dim=1)
+    rows, start = [], n_prompt
+    for (begin, end), length in zip(wanted, lengths, strict=True):
+        # token t is predicted by the row of token t - 1, the first one by the prompt's last row
+        rows += [n_prompt - 1 if t == 0 else start + t - 1 for t in range(begin, end)]
+        start += length
+    targets = torch.cat([ids[begin:end] for ids, (begin, end) in zip(completions, wanted, strict=True)]).to(device)
+    arguments = {
+        "input_ids": torch.cat([inputs.input_ids, *read])[None].to(device),
+        "position_ids": positions[:, None].to(device),
+        "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=device),
+        "shared_prefix": _packing(base, n_prompt, lengths),
+    }
+    with _scoring(base, lambda hidden, project: token_logprobs(project, hidden[0], targets, temperature=temperature)):
+        output = model(use_cache=False, **arguments, **vision_tensors(base, layout, [inputs]))
+    return output.logits
+
+
+def _packing(base: Any, n_prompt: int, lengths: Sequence[int]) -> _Packing:
+    config, device = base.config.get_text_config(), base.device
+    heads_per_key = config.num_attention_heads // config.num_key_value_heads
+    width = max(lengths)
+    steps = torch.arange(width)
+    real = steps < torch.tensor(lengths)[:, None]  # (G, C)
+    rows = real.flatten().nonzero().flatten()
+    places = torch.zeros(real.numel(), dtype=torch.int64)
+    places[rows] = torch.arange(n_prompt, n_prompt + len(rows))
+    hidden = torch.full((width, n_prompt + width), -torch.inf).triu(n_prompt + 1)
+    return _Packing(n_prompt, places.to(device), rows.to(device), hidden.repeat(heads_per_key, 1).to(device), width)
+
+
+def _repeated(
+    model: Any,
+    layout: VisionLayout,
+    inputs: ModelInputs,
+    completions: Sequence[Tensor],
+    wanted: Sequence[Span],
+    temperature: float,
+) -> Tensor:  # (number of wanted tokens,), completion after completion
+    base = inner_model(model)
+    n_prompt, device, n = len(inputs.input_ids), base.device, len(completions)
+    longest = max(map(len, completions))
+    # padding stands to the right, where no token of the rollout sees it; its value and positions do not matter
+    ids = inputs.input_ids[-1].repeat(n, n_prompt + longest)
+    ids[:, :n_prompt] = inputs.input_ids
+    chosen = torch.zeros(n, longest, dtype=torch.bool)
+    for row, (completion, (begin, end)) in enumerate(zip(completions, wanted, strict=True)):
+        ids[row, n_prompt : n_prompt + len(completion)] = completion
+        chosen[row, begin:end] = True
+    after = torch.arange(longest) + n_prompt + inputs.delta
+    positions = torch.cat([inputs.positions, after.expand(3, -1)], dim=1)
+    targets, chosen = ids[:, n_prompt:][chosen].to(device), chosen.to(device)
+    arguments = {
+        "input_ids": ids.to(device),
+        "position_ids": positions[:, None].expand(-1, n, -1).to(device),
+        "logits_to_keep": torch.arange(n_prompt - 1, n_prompt + longest - 1, device=device),
+    }
+    with _scoring(
+        base, lambda hidden, project: token_logprobs(project, hidden[chosen], targets, temperature=temperature)
+    ):
+        output = model(use_cache=False, **arguments, **vision_tensors(base, layout, [inputs] * n))
+    return output.logits
+
+
+@contextlib.contextmanager
+def _scoring(base: Any, score: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]) -> Iterator[None]:
+    """While inside, the output layer turns hidden states into log-probabilities instead of logits.
+
+    It happens in the layer itself, because only inside the model's forward are its weights whole under FSDP.
+    """
+    head = base.lm_head
+    project, own = head.forward, "forward" in vars(head)
+    head.forward = lambda hidden: score(hidden, project)
+    try:
+        yield
+    finally:
+        if own:  # a wrapper such as accelerate's hooks had put its own there
+            head.forward = project
+        else:
+            del head.forward
+
+
+def _attention(
+    module: Any,
+    query: Tensor,  # (B, heads, N, D)
+    key: Tensor,  # (B, key heads, N, D)
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    shared_prefix: _Packing | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:  # (B, N, heads, D)
+    """Causal attention on the prompt, and for each completion on the prompt and itself.
+
+    Without a packing it is transformers' "sdpa".
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if shared_prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    n = shared_prefix.prompt
+    prompt, _ = sdpa_attention_forward(
+        module, query[:, :, :n], key[:, :, :n], value[:, :, :n], None, scaling=scaling, **options
+    )
+    if not shared_prefix.width:
+        return prompt, None
+    completions = _completion_attention(query[0], key[0], value[0], shared_prefix, scaling)
+    return torch.cat([prompt, completions[None]], dim=1), None
+
+
+def _completion_attention(
+    query: Tensor,  # (heads, N, D)
+    key: Tensor,  # (key heads, N, D)
+    value: Tensor,
+    packing: _Packing,
+    scaling: float | None,
+) -> Tensor:  # (sum of the lengths, heads, D)
+    """The heads that share a key are laid out as further queries, so that keys are not repeated for them."""
+    heads, _, size = query.shape
+    key_heads, per_key, width = len(key), heads // len(key), packing.width
+
+    def padded(states: Tensor) -> Tensor:  # (heads, N, D) -> (G, C, heads, D)
+        chosen = states.transpose(0, 1).index_select(0, packing.places)
+        return chosen.view(-1, width, *chosen.shape[1:])
+
+    def seen(states: Tensor) -> Tensor:  # (key heads, N, D) -> (G, key heads, P + C, D)
+        own = padded(states).transpose(1, 2)
+        return torch.cat([states[None, :, : packing.prompt].expand(len(own), -1, -1, -1), own], dim=2)
+
+    asked = padded(query).unflatten(2, (key_heads, per_key)).permute(0, 2, 3, 1, 4)
+    answer = torch.nn.functional.scaled_dot_product_attention(
+        asked.reshape(-1, key_heads, per_key * width, size),
+        seen(key),
+        seen(value),
+        attn_mask=packing.mask.to(query.dtype),
+        scale=scaling,
+    )
+    whole = answer.view(-1, key_heads, per_key, width, size).permute(0, 3, 1, 2, 4)
+    return whole.reshape(-1, heads, size).index_select(0, packing.rows)
