@@ -1,6 +1,6 @@
 """Defaults < TOML file < environment < command line, into one frozen EvalConfig. Nothing else reads the environment.
 
-The environment holds secrets and paths only: SBR1_DATA_ROOT and SBR1_RUNS_DIR here.
+The environment holds secrets and paths only: SBR1_DATA_ROOT, SBR1_RUNS_DIR and OPENAI_API_KEY here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +28,49 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0, "top_p": 1.0},
 }
 
+OPENAI_BASE_URL = "https://api.openai.com/v1"  # where API models are if --base-url is not given
+
 CUSTOM = "custom"  # what a protocol is called once an option departs from the named one
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a suite of questions brings along: its named protocols, the first being the default, and its wording."""
+
+    protocols: Mapping[str, Mapping[str, Any]]
+    template: Any  # Template; the transfer suite's has another class
+    load_template: Callable[[Path], Any]  # reads --prompt-file
+
+
+SEEDBENCH = Defaults(PROTOCOLS, DEFAULT_TEMPLATE, load_template)
 
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingConfig)} - {"n", "logprobs"}
-_PATHS = {"data_root", "annotations", "runs_dir", "prompt_file"}
+_PATHS = {"data_root", "annotations", "runs_dir", "prompt_file", "frame_cache"}
 _EVAL = {f.name for f in dataclasses.fields(EvalConfig)} - {"video", "sampling", "template"} | {"prompt_file"}
 _ENVIRONMENT = {"data_root": "SBR1_DATA_ROOT", "runs_dir": "SBR1_RUNS_DIR"}
 
 
-def protocol_id(template: Template, video: VideoConfig, sampling: SamplingConfig) -> str:
-    """First 8 hex digits of the hash of all that can change a number, but for the model, the data and the seed."""
+def protocol_id(
+    template: Template,
+    video: VideoConfig,
+    sampling: SamplingConfig,
+    transport: Mapping[str, Any] | None = None,
+    scorer: int | None = None,
+) -> str:
+    """First 8 hex digits of the hash of all that can change a number, but for the model, the data and the seed.
+
+    transport: how pixels travel to an API model; None where they do not travel.
+    scorer: version of the transfer suite's scores; None for SEED-Bench-R1, whose parser says it all.
+    """
     sampled = to_json(sampling)
     for name in ("seed", "logprobs"):
         del sampled[name]
     parts = {"template": to_json(template), "video": to_json(video), "sampling": sampled, "parser": PARSER_VERSION}
+    if transport is not None:
+        parts["transport"] = dict(transport)
+    if scorer is not None:
+        parts["scorer"] = scorer
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -50,6 +80,7 @@ def resolve_eval_config(
     config_file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     working_dir: Path = Path(),
+    defaults: Defaults = SEEDBENCH,
 ) -> EvalConfig:
     """Merge the four sources into an EvalConfig.
 
@@ -63,39 +94,81 @@ def resolve_eval_config(
     file = read_config_file(config_file, working_dir)
     given = {name: value for name, value in options.items() if value is not None}
     named = {key: Path(environ[variable]) for key, variable in _ENVIRONMENT.items() if environ.get(variable)}
-    protocol = given.get("protocol", file.get("protocol", "standard"))
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"No protocol {protocol!r}. There are: {', '.join(PROTOCOLS)}.")
-    merged = {**PROTOCOLS[protocol], **file, **named, **given, "protocol": protocol}
+    protocol = given.get("protocol", file.get("protocol", next(iter(defaults.protocols))))
+    if protocol not in defaults.protocols:
+        raise ConfigError(f"No protocol {protocol!r}. There are: {', '.join(defaults.protocols)}.")
+    preset = defaults.protocols[protocol]
+    merged = {**preset, **file, **named, **given, "protocol": protocol}
     merged["data_root"] = merged.get("data_root") or find_data_root(None, environ, working_dir)
+    _name_api_model(merged, given)
     if not merged.get("model"):
         raise ConfigError("No model given. Fix: seedbench-r1 eval --model PATH_OR_HUB_ID.")
     prompt_file = merged.pop("prompt_file", None)
-    template = load_template(Path(prompt_file)) if prompt_file else DEFAULT_TEMPLATE
+    template = defaults.load_template(Path(prompt_file)) if prompt_file else defaults.template
     video = VideoConfig(**{name: merged.pop(name) for name in sorted(_VIDEO & set(merged))})
     sampling = SamplingConfig(**{name: merged.pop(name) for name in sorted(_SAMPLING & set(merged))})
-    named_sampling = SamplingConfig(**PROTOCOLS[protocol])
-    if protocol_id(template, video, sampling) != protocol_id(DEFAULT_TEMPLATE, VideoConfig(), named_sampling):
+    named_video = VideoConfig(**{name: value for name, value in preset.items() if name in _VIDEO})
+    named_sampling = SamplingConfig(**{name: value for name, value in preset.items() if name in _SAMPLING})
+    if protocol_id(template, video, sampling) != protocol_id(defaults.template, named_video, named_sampling):
         merged["protocol"] = CUSTOM
     config = EvalConfig(video=video, sampling=sampling, template=template, **merged)
     return validate(config)
 
 
+def _name_api_model(settings: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Split a backend of the form "openai:MODEL", in place. Raises ConfigError for what does not go together."""
+    backend, colon, model = str(settings.get("backend", "")).partition(":")
+    if backend != "openai":
+        if given.get("base_url"):
+            raise ConfigError("--base-url is for API models. Fix: add --backend openai:MODEL.")
+        return
+    if colon and model and given.get("model") not in (None, model):
+        raise ConfigError(f"--backend openai:{model} names the model already. Fix: leave --model out.")
+    settings["backend"], settings["model"] = "openai", model or given.get("model")
+    if not settings["model"]:
+        raise ConfigError("--backend openai names no model. Fix: --backend openai:MODEL.")
+
+
+def set_environment_defaults(defaults: Mapping[str, str]) -> None:
+    """For libraries that read their settings from the environment only; what the user has set stays."""
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def api_key(base_url: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """OPENAI_API_KEY. Raises ConfigError with the line to type if it is not set."""
+    key = environ.get("OPENAI_API_KEY", "").strip()
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError("OPENAI_API_KEY holds a space or a character that no key has. Fix: export it again.")
+    if key:
+        return key
+    if base_url is None:
+        raise ConfigError("API models need a key. Fix: export OPENAI_API_KEY=YOUR_KEY")
+    raise ConfigError(
+        f"API models need a key, and OPENAI_API_KEY is not set. Fix: export OPENAI_API_KEY=none  if the server at "
+        f"{base_url} asks for no key, else  export OPENAI_API_KEY=YOUR_KEY"
+    )
+
+
 def find_data_root(given: Path | None, environ: Mapping[str, str] = os.environ, working_dir: Path = Path()) -> Path:
     """--data-root, SBR1_DATA_ROOT, the config file, ./data: the first there is. Raises ConfigError if none is."""
-    if given is not None:
-        return given
-    if environ.get("SBR1_DATA_ROOT"):
-        return Path(environ["SBR1_DATA_ROOT"])
-    from_file = read_config_file(None, working_dir).get("data_root")
-    if from_file is not None:
-        return from_file
+    found = given or configured_data_root(environ, working_dir)
+    if found is not None:
+        return found
     if (working_dir / "data" / "annotations").is_dir():
         return working_dir / "data"
     raise ConfigError(
         f"Data root not set. Looked at --data-root, SBR1_DATA_ROOT, {CONFIG_FILE}, ./data. "
-        f"Fix: --data-root DIR  or  export SBR1_DATA_ROOT=DIR, where DIR holds annotations/, videos/ and images/."
+        f"Fix: seedbench-r1 data download --to /big/disk  or  --data-root DIR  or  export SBR1_DATA_ROOT=DIR, where "
+        f"DIR holds annotations/, videos/ and images/."
     )
+
+
+def configured_data_root(environ: Mapping[str, str] = os.environ, working_dir: Path = Path()) -> Path | None:
+    """SBR1_DATA_ROOT, else data_root of the config file, else None. The folder need not exist."""
+    if environ.get("SBR1_DATA_ROOT"):
+        return Path(environ["SBR1_DATA_ROOT"])
+    return read_config_file(None, working_dir).get("data_root")
 
 
 def read_config_file(path: Path | None, working_dir: Path) -> dict[str, Any]:
@@ -163,15 +236,40 @@ def validate(config: EvalConfig) -> EvalConfig:
         "batch_size": config.batch_size >= 1,
         "workers": config.workers >= 1,
         "decode_timeout_s": config.decode_timeout_s > 0,
+        "frame_cache_gb": config.frame_cache_gb > 0,
+        "tensor_parallel": config.tensor_parallel >= 1,
+        "data_parallel": config.data_parallel >= 1,
+        "max_in_flight": config.max_in_flight >= 1,
+        "gpu_memory_utilization": 0 < config.gpu_memory_utilization <= 1,
+        "max_model_len": config.max_model_len is None or config.max_model_len >= 1,
         "limit": config.limit is None or config.limit >= 1,
         "max_error_rate": 0 <= config.max_error_rate <= 1,
         "dtype": config.dtype in ("auto", "float32", "bfloat16", "float16"),
+        "concurrency": config.concurrency >= 1,
+        "api_video": config.api_video in ("images", "video"),
+        "api_timeout_s": config.api_timeout_s > 0,
+        "api_tries": config.api_tries >= 1,
+        "price_in": config.price_in is None or config.price_in >= 0,
+        "price_out": config.price_out is None or config.price_out >= 0,
+        "max_cost": config.max_cost is None or config.max_cost >= 0,
     }
     for name, holds in bounds.items():
         if not holds:
             value = next(getattr(p, name) for p in (config, video, sampling) if hasattr(p, name))
             raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, which is out of range.")
+    _check_api(config)
     return config
+
+
+def _check_api(config: EvalConfig) -> None:
+    if config.max_cost is not None and (config.price_in is None or config.price_out is None):
+        raise ConfigError("--max-cost needs prices. Fix: add --price-in and --price-out, per million tokens.")
+    if config.base_url is None:
+        return
+    if any(mark in config.base_url for mark in "@?#"):
+        raise ConfigError("--base-url must hold no key or password: it is kept with the run. Fix: use OPENAI_API_KEY.")
+    if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?(/\S*)?", config.base_url):
+        raise ConfigError(f"--base-url is {config.base_url!r}. Expected something like http://localhost:8000/v1.")
 
 
 def _check_type(name: str, value: object, declared: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pebble import ProcessExpired, ProcessPool
 
 from seedbench_r1.clips import MediaError, decode_frames, probe_clip
+from seedbench_r1.data_manifest import DataManifest, bytes_left, read_data_manifest, short_files
 from seedbench_r1.errors import DataError
 from seedbench_r1.frame_loader import start_worker
 from seedbench_r1.questions import annotation_path, load_annotations
@@ -32,6 +33,7 @@ class LevelStatus:
     videos: int  # different files that the annotations name
     images: int
     missing: tuple[Path, ...]
+    short: tuple[Path, ...]  # present, with fewer bytes than the download expects
     n_bytes: int  # of the files that are there
     error: str | None  # why the annotations cannot be used
 
@@ -47,15 +49,21 @@ class Problem:
 
 def data_status(data_root: Path, levels: Sequence[str] = LEVELS) -> list[LevelStatus]:
     """Count annotations and media of each level. An absent or invalid annotation file is reported, not raised."""
-    return [_level_status(data_root, level) for level in levels]
+    manifest = read_data_manifest(data_root)
+    return [_level_status(data_root, level, manifest) for level in levels]
 
 
-def _level_status(data_root: Path, level: str) -> LevelStatus:
+def download_left(data_root: Path) -> int:
+    """Bytes that an unfinished download still has to fetch into this data root; 0 if none was begun."""
+    return bytes_left(data_root, read_data_manifest(data_root))
+
+
+def _level_status(data_root: Path, level: str, manifest: DataManifest) -> LevelStatus:
     path = annotation_path(data_root, level)
     try:
         questions = load_annotations(path, data_root, level)
     except DataError as error:
-        return LevelStatus(level, path, 0, 0, 0, (), 0, str(error))
+        return LevelStatus(level, path, 0, 0, 0, (), (), 0, str(error))
     videos = {question.video for question in questions if question.video is not None}
     images = {question.image for question in questions}
     files = videos | images
@@ -67,6 +75,7 @@ def _level_status(data_root: Path, level: str) -> LevelStatus:
         videos=len(videos),
         images=len(images),
         missing=tuple(sorted(files - present)),
+        short=short_files(data_root, present, manifest),
         n_bytes=sum(file.stat().st_size for file in present),
         error=None,
     )

@@ -7,22 +7,28 @@ import importlib.metadata
 import platform
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from seedbench_r1.append_file import write_text
+from seedbench_r1.backends import BACKENDS
 from seedbench_r1.backends.base import Backend
-from seedbench_r1.config import protocol_id
+from seedbench_r1.backends.openai_api import api_model, transport
+from seedbench_r1.chat_client import check_installed
+from seedbench_r1.clips import check_reader
+from seedbench_r1.config import api_key, protocol_id
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.frame_cache import media_loader
 from seedbench_r1.frame_loader import FrameLoader
 from seedbench_r1.models import Checkpoint, inspect_model, model_name, weights_sha256
-from seedbench_r1.parsing import PARSER_VERSION, parse_response
+from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.prompts import build_messages
-from seedbench_r1.questions import annotation_path, choose_subset, file_sha256, load_annotations
-from seedbench_r1.records import SCHEMA
-from seedbench_r1.runs import RunDir, run_directory, utc_now, write_text
-from seedbench_r1.scoring import score, summarise
+from seedbench_r1.questions import annotation_path, choose_subset, file_sha256, level_sizes, load_annotations
+from seedbench_r1.records import to_record
+from seedbench_r1.runs import SEEDBENCH_LINES, Lines, RunDir, run_directory, utc_now
+from seedbench_r1.scoring import summarise
 from seedbench_r1.types import (
     EvalConfig,
     Failure,
@@ -41,6 +47,20 @@ Observe = Callable[[RunRecord], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Suite:
+    """What differs between kinds of questions. Each suite's functions take its own question and record classes."""
+
+    lines: Lines
+    to_record: Callable[..., Any]  # question, result, request or media -> record
+    build_request: Callable[..., Request]  # question, media, template
+    summarise: Callable[..., Any]  # records, questions, n_total -> summary
+    slug: str  # before the protocol id in the run directory's name
+    scorer: int | None  # version, part of the protocol id
+    levels_option: str  # which leaves questions out
+    where_media_go: str  # the fix for absent files
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a run will do, known before the model is loaded."""
 
@@ -49,7 +69,8 @@ class Plan:
     manifest: RunManifest
     questions: list[Question]  # of the levels asked for, after --limit
     missing: list[Path]  # media files that are not there
-    checkpoint: Checkpoint | None  # None for the fake backend
+    checkpoint: Checkpoint | None  # None for the fake backend and for API models
+    suite: Suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,47 +83,66 @@ class EvalResult:
     stopped: bool  # a stop was asked for before the questions ran out
 
 
-def plan(config: EvalConfig, *, command: str = "") -> Plan:
+def plan(config: EvalConfig, *, command: str = "", model: ModelInfo | None = None) -> Plan:
     """Read annotations and checkpoint, choose the run directory, look for absent media. Loads no model.
 
+    `model` stands for the checkpoint where another program loads it (lmms_engine.py).
+
     Raises:
-        ConfigError: no such model, or --size-multiple does not fit it.
+        ConfigError: no such model, --size-multiple does not fit it, or the video reader is not installed.
         DataError: invalid annotations; absent media unless config.allow_missing (the list is in missing.txt).
     """
-    checkpoint, info = _identify_model(config)
-    if checkpoint is not None:
-        config = _loadable(_fit_size_multiple(config, checkpoint), checkpoint)
     files = _annotation_files(config)
     every = {level: load_annotations(path, config.data_root, level) for level, path in files.items()}
+    return plan_questions(config, every, files, SEEDBENCH_R1, command=command, model=model)
+
+
+def plan_questions(
+    config: EvalConfig,
+    every: Mapping[str, list[Any]],
+    files: Mapping[str, Path],
+    suite: Suite,
+    *,
+    command: str = "",
+    model: ModelInfo | None = None,
+) -> Plan:
+    """As plan, for questions that are read already: level -> its questions, and the file they come from."""
+    if model is None:
+        check_reader(config.video.reader)
+    checkpoint, info = _identify_model(config) if model is None else (None, model)
+    if checkpoint is not None:
+        config = _loadable(fit_size_multiple(config, checkpoint), checkpoint)
     questions = [question for group in every.values() for question in group]
     if config.limit is not None:
         questions = choose_subset(questions, config.limit, seed=config.sampling.seed)
-    identity = protocol_id(config.template, config.video, config.sampling)
+    sent = transport(config.api_video) if config.backend == "openai" else None
+    identity = protocol_id(config.template, config.video, config.sampling, sent, suite.scorer)
     manifest = RunManifest(
-        schema=SCHEMA,
+        schema=suite.lines.schema,
         protocol=config.protocol,
         protocol_id=identity,
         template=config.template,
         video=config.video,
         sampling=config.sampling,
         parser_version=PARSER_VERSION,
-        n_total={level: _sizes(group) for level, group in every.items()},
+        n_total={level: level_sizes(group) for level, group in every.items()},
         dataset_hash={level: file_sha256(path) for level, path in files.items()},
         model=info,
         backend=config.backend,
         dtype=config.dtype,
         seed=config.sampling.seed,
-        versions=_versions(),
+        versions=_versions() | ({} if suite.scorer is None else {"scorer": str(suite.scorer)}),
         command=command,
         machine=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
         created_utc=utc_now(),
         updated_utc=utc_now(),
+        transport=sent,
     )
-    path = run_directory(config.runs_dir, info.name, identity, config.run_name)
+    path = run_directory(config.runs_dir, info.name, suite.slug + identity, config.run_name)
     missing = sorted({p for q in questions for p in (q.video, q.image) if p is not None and not p.exists()})
     if missing and not config.allow_missing:
-        raise _missing_error(path, missing, questions, config)
-    return Plan(config, path, manifest, questions, missing, checkpoint)
+        raise _missing_error(path, missing, questions, config, suite)
+    return Plan(config, path, manifest, questions, missing, checkpoint, suite)
 
 
 def evaluate(
@@ -124,50 +164,72 @@ def evaluate(
         ConfigError, ResourceError: as RunDir.open, and from the backend. What was answered before is on disk.
     """
     config, stop = plan.config, stop or threading.Event()
-    with RunDir.open(plan.path, plan.manifest, plan.questions, shard=config.shard, fresh=config.fresh) as run:
+    with RunDir.open(
+        plan.path, plan.manifest, plan.questions, shard=config.shard, fresh=config.fresh, lines=plan.suite.lines
+    ) as run:
         pending = run.pending(plan.questions, shard=config.shard, retry_errors=config.retry_errors)
         run.event("start", pending=len(pending), command=plan.manifest.command, shard=config.shard)
-        weights = _hash_weights(plan, run.manifest)
+        weights = hash_weights(plan, run.manifest)
         if pending:
-            with FrameLoader(config.video, workers=config.workers, timeout_s=config.decode_timeout_s) as loader:
-                answer_all(run, pending, loader, open_backend, config, stop=stop, observe=observe)
-        run.refresh()
-        summary = summarise(run.records(), run.questions.values(), run.manifest.n_total)
-        run.finish(summary, None if summary.status == "incomplete" else weights())
-        left = run.pending(plan.questions, shard=config.shard)
-        records = run.records()
-        failed = sum(q.question_id in records for q in left)
-        run.event("stop", status=summary.status, unanswered=len(left), failed=failed, stopped=stop.is_set())
-        return EvalResult(summary, unanswered=len(left), failed=failed, stopped=stop.is_set())
+            load = media_loader(config.frame_cache, config.frame_cache_gb)
+            with FrameLoader(
+                config.video, workers=config.workers, timeout_s=config.decode_timeout_s, load=load
+            ) as loader:
+                answer_all(run, pending, loader, open_backend, config, stop=stop, observe=observe, suite=plan.suite)
+                if config.frame_cache is not None:
+                    run.event("frame_cache", **loader.cache_counts)
+        return conclude(run, plan, weights, shard=config.shard, stopped=stop.is_set())
+
+
+def conclude(
+    run: RunDir, plan: Plan, weights: Callable[[], str | None], *, shard: tuple[int, int] | None, stopped: bool
+) -> EvalResult:
+    """Count the whole run, write its summary, and say what is left of this call's part of it."""
+    run.refresh()
+    summary = plan.suite.summarise(run.records(), run.questions.values(), run.manifest.n_total)
+    run.finish(summary, None if summary.status == "incomplete" else weights())
+    left = run.pending(plan.questions, shard=shard)
+    records = run.records()
+    failed = sum(q.question_id in records for q in left)
+    run.event("stop", status=summary.status, unanswered=len(left), failed=failed, stopped=stopped)
+    return EvalResult(summary, unanswered=len(left), failed=failed, stopped=stopped)
+
+
+class MediaSource(Protocol):
+    """What decodes: a FrameLoader, or what stands around one."""
+
+    def stream(
+        self, questions: Iterable[Question], *, stop: threading.Event | None = None
+    ) -> Iterator[tuple[Question, Media | Failure]]: ...
 
 
 def answer_all(
     run: RunDir,
-    pending: list[Question],
-    loader: FrameLoader,
+    pending: Iterable[Question],
+    loader: MediaSource,
     open_backend: Callable[[EvalConfig], Backend],
     config: EvalConfig,
     *,
     stop: threading.Event,
     observe: Observe | None = None,
+    suite: Suite | None = None,
 ) -> None:
     """Decode ahead, generate, and write each result as it comes. Failures are results too."""
+    suite = suite or SEEDBENCH_R1
     in_flight: dict[str, Request] = {}
 
     def record(question: Question, result: Generation | Failure, media: Request | Media | None = None) -> None:
-        entry = to_record(question, result, media)
+        entry = suite.to_record(question, result, media)
         run.append(entry)
         if observe is not None:
             observe(entry)
 
     def requests() -> Iterator[Request]:
-        for question, media in loader.stream(pending):
-            if stop.is_set():
-                return
+        for question, media in loader.stream(pending, stop=stop):
             if isinstance(media, Failure):
                 record(question, media)
                 continue
-            in_flight[question.question_id] = request = build_request(question, media, config.template)
+            in_flight[question.question_id] = request = suite.build_request(question, media, config.template)
             yield request
 
     backend = open_backend(config)
@@ -193,20 +255,16 @@ def build_request(question: Question, media: Media, template: Template) -> Reque
     )
 
 
-def to_record(question: Question, result: Generation | Failure, media: Request | Media | None = None) -> RunRecord:
-    """Parse and score a result."""
-    common: dict[str, Any] = {
-        "question_id": question.question_id,
-        "level": question.level,
-        "domain": question.domain,
-        "video_id": question.video_id,
-        "reader": media.reader if media else None,
-        "reader_note": media.reader_note if media else None,
-    }
-    if isinstance(result, Failure):
-        return RunRecord(failure=result, **common)
-    parsed = parse_response(result.text, question.options)
-    return RunRecord(generation=result, parsed=parsed, score=score(question, parsed, result.finish_reason), **common)
+SEEDBENCH_R1 = Suite(
+    lines=SEEDBENCH_LINES,
+    to_record=to_record,
+    build_request=build_request,
+    summarise=summarise,
+    slug="",
+    scorer=None,
+    levels_option="--levels",
+    where_media_go="seedbench-r1 data download --only-missing, or put the files there (layout: docs/data.md)",
+)
 
 
 def _identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
@@ -215,11 +273,21 @@ def _identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
         if not script.is_file():
             raise ConfigError(f"The fake backend answers from a script file; there is none at {script}.")
         return None, ModelInfo(config.model, f"fake-{model_name(script.stem)}", file_sha256(script)[:16])
+    if config.backend == "openai":
+        check_installed()
+        api_key(config.base_url)  # absent: said now, not after the first clip was decoded
+        return None, api_model(config)
+    if config.backend == "vllm":
+        from seedbench_r1.backends.vllm_engine import check_vllm  # imports torch
+
+        check_vllm()
+    if config.backend not in ("transformers", "vllm"):
+        raise ConfigError(f"No backend {config.backend!r}. There are: {', '.join(BACKENDS)}.")
     checkpoint = inspect_model(config.model, base_model=config.base_model, revision=config.revision)
     return checkpoint, checkpoint.info
 
 
-def _fit_size_multiple(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
+def fit_size_multiple(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
     """Frame sides are multiples of the model's own patch grid: 28, or 32 for Qwen3-VL (another protocol id)."""
     if config.video.size_multiple % checkpoint.size_multiple == 0:
         return config
@@ -238,15 +306,9 @@ def _annotation_files(config: EvalConfig) -> dict[str, Path]:
     return {level: annotation_path(config.data_root, level) for level in config.levels}
 
 
-def _sizes(questions: list[Question]) -> dict[str, int]:
-    sizes = {"all": len(questions)}
-    for question in questions:
-        if question.domain is not None:
-            sizes[question.domain] = sizes.get(question.domain, 0) + 1
-    return sizes
-
-
-def _missing_error(path: Path, missing: list[Path], questions: list[Question], config: EvalConfig) -> DataError:
+def _missing_error(
+    path: Path, missing: list[Path], questions: list[Question], config: EvalConfig, suite: Suite
+) -> DataError:
     listing = path / "missing.txt"
     path.mkdir(parents=True, exist_ok=True)
     write_text(listing, "".join(f"{file}\n" for file in missing))
@@ -259,16 +321,16 @@ def _missing_error(path: Path, missing: list[Path], questions: list[Question], c
     example = missing[0]
     if example.is_relative_to(config.data_root):
         example = example.relative_to(config.data_root)
-    whole = [level for level in config.levels if level not in levels]
-    other = f" Or evaluate complete levels only: --levels {','.join(whole)}." if whole and levels else ""
+    whole = [level for level in dict.fromkeys(q.level for q in questions) if level not in levels]
+    other = f" Or evaluate what is complete only: {suite.levels_option} {','.join(whole)}." if whole and levels else ""
     return DataError(
         f"{len(missing)} media files missing, for {sum(levels.values())} of {len(questions)} questions ({where}; "
-        f"e.g. {example}). Nothing was run. List: {listing}. Fix: put the files there "
-        f"(layout: docs/data.md).{other} To run anyway (result unranked): --allow-missing"
+        f"e.g. {example}). Nothing was run. List: {listing}. "
+        f"Fix: {suite.where_media_go}.{other} To run anyway (result unranked): --allow-missing"
     )
 
 
-def _hash_weights(plan: Plan, manifest: RunManifest) -> Callable[[], str | None]:
+def hash_weights(plan: Plan, manifest: RunManifest) -> Callable[[], str | None]:
     """Start hashing every byte of the weights in the background; the returned function waits for the hash."""
     if plan.checkpoint is None or manifest.weights_sha256 is not None:
         return lambda: manifest.weights_sha256

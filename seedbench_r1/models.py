@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.hub import named_errors
 from seedbench_r1.types import ModelInfo
 
 _MIB = 1 << 20
@@ -131,18 +132,12 @@ def _resolve(model: str, revision: str | None) -> Path:
 
 
 def _from_hub(model: str, revision: str | None) -> Path:
+    """The snapshot folder in the hub's cache. A commit that is there whole is not asked for again."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-    try:
+    with named_errors(f"No folder {model}, and the hub did not give {model} at revision {revision or 'main'}"):
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"No folder {model}, and the hub did not give a model of that name: {reason} "
-            f"Fix: check the path or the id; a private model needs HF_TOKEN."
-        ) from error
 
 
 def _no_model_message(folder: Path) -> str:

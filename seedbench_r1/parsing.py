@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
 
 from seedbench_r1.types import LETTERS, Letter, ParsedResponse
 
@@ -19,12 +22,29 @@ _STARS = re.compile(r"(\*{1,3})([^*]+)\1")
 _UNDERSCORES = re.compile(r"(?<!\w)(_{1,3})([^_]+)\1(?!\w)")
 
 _LEAD = r"(?:option\s+|answer:\s*|(?:the\s+)?answer\s+is\s+)?"
-_BARE_LETTER = re.compile(r"(?:\(([A-D])\)|([A-D]))[.:]?", re.IGNORECASE)
-_LED_LETTER = re.compile(rf"{_LEAD}(?:\(([A-D])\)|([A-D]))[.:]?", re.IGNORECASE)
-_LETTER_THEN_TEXT = re.compile(
-    rf"{_LEAD}(?:\(([A-D])\)|([A-D])(?:[).:]|[ \t\r]*\n))[.:]?(.*)", re.IGNORECASE | re.DOTALL
-)
-_LONE_CAPITAL = re.compile(r"\b[A-D]\b")
+
+
+@dataclass(frozen=True, slots=True)
+class _Forms:
+    """The forms of rules 2 and 3 for letters from A to a last one."""
+
+    bare: re.Pattern[str]
+    led: re.Pattern[str]
+    then_text: re.Pattern[str]
+    lone_capital: re.Pattern[str]
+
+
+@lru_cache
+def _forms(last: str) -> _Forms:
+    one = f"(?-i:[A-{last}a-{last.lower()}])"  # ASCII letters only: ignoring case, the Kelvin sign would be a K
+    return _Forms(
+        bare=re.compile(rf"(?:\(({one})\)|({one}))[.:]?", re.IGNORECASE),
+        led=re.compile(rf"{_LEAD}(?:\(({one})\)|({one}))[.:]?", re.IGNORECASE),
+        then_text=re.compile(
+            rf"{_LEAD}(?:\(({one})\)|({one})(?:[).:]|[ \t\r]*\n))[.:]?(.*)", re.IGNORECASE | re.DOTALL
+        ),
+        lone_capital=re.compile(rf"\b[A-{last}]\b"),
+    )
 
 
 def parse_response(text: str, options: Sequence[str] | None = None) -> ParsedResponse:
@@ -37,19 +57,26 @@ def parse_response(text: str, options: Sequence[str] | None = None) -> ParsedRes
     Returns:
         answer is None whenever the text does not commit to exactly one option.
     """
-    reasoning = first_block(text, "think")
-    tagged = first_block(text, "answer")
-    content = tagged or ""
-    if tagged is None:
-        answer = _letter(_BARE_LETTER.fullmatch(_plain(text)))
-    else:
-        answer = _read_content(content, options)
     return ParsedResponse(
-        reasoning=reasoning,
-        answer=answer,
-        answer_text=content or text.strip(),
+        reasoning=first_block(text, "think"),
+        answer=cast(Letter | None, read_choice(text, options)),
+        answer_text=first_block(text, "answer") or text.strip(),
         format_ok=_format_ok(text),
     )
+
+
+def read_choice(text: str, options: Sequence[str] | None = None, letters: Sequence[str] = LETTERS) -> str | None:
+    """The letter that a response commits to, by rules 1 to 3 with A to the last of `letters`; None if it does not.
+
+    Args:
+        text: the completion, untouched.
+        options: as many texts as there are letters, in the order shown.
+        letters: "A", "B", ... without a gap, at most to "Z".
+    """
+    content = first_block(text, "answer")
+    if content is None:
+        return _letter(_forms(letters[-1]).bare.fullmatch(plain(text)))
+    return _read_content(content, options, letters)
 
 
 def first_block(text: str, tag: str) -> str | None:
@@ -69,47 +96,48 @@ def first_block_span(text: str, tag: str) -> tuple[int, int] | None:
     return None if end < 0 else (start, end)
 
 
-def _read_content(content: str, options: Sequence[str] | None) -> Letter | None:
+def _read_content(content: str, options: Sequence[str] | None, letters: Sequence[str]) -> str | None:
     """Rules 1 to 3 on the content of the answer tag."""
-    plain = _plain(content)
-    named = _options_named(plain, options)
+    forms = _forms(letters[-1])
+    bare = plain(content)
+    named = _options_named(bare, options, letters)
     if len(named) == 1:
         return named[0]
-    letter = _letter(_LED_LETTER.fullmatch(plain))
+    letter = _letter(forms.led.fullmatch(bare))
     if letter is not None:
         return letter
-    match = _LETTER_THEN_TEXT.fullmatch(plain)
+    match = forms.then_text.fullmatch(bare)
     letter = _letter(match)
     if match is None or letter is None:
         return None
     rest = match.group(3).strip()
-    named = _options_named(rest, options)
+    named = _options_named(rest, options, letters)
     if named:
         return letter if letter in named else None
-    contradicted = any(capital != letter for capital in _LONE_CAPITAL.findall(rest))
+    contradicted = any(capital != letter for capital in forms.lone_capital.findall(rest))
     return None if contradicted else letter
 
 
-def _options_named(text: str, options: Sequence[str] | None) -> list[Letter]:
+def _options_named(text: str, options: Sequence[str] | None, letters: Sequence[str]) -> list[str]:
     """The letters of all options whose text is `text`, ignoring case and one final full stop."""
     if not options or not text:
         return []
     wanted = text.removesuffix(".").casefold()
     return [
         letter
-        for letter, option in zip(LETTERS, options, strict=True)
-        if _plain(option).removesuffix(".").casefold() == wanted
+        for letter, option in zip(letters, options, strict=True)
+        if plain(option).removesuffix(".").casefold() == wanted
     ]
 
 
-def _letter(match: re.Match[str] | None) -> Letter | None:
+def _letter(match: re.Match[str] | None) -> str | None:
     if match is None:
         return None
-    found = (match.group(1) or match.group(2)).upper()
-    return LETTERS["ABCD".index(found)]
+    found: str = match.group(1) or match.group(2)
+    return found.upper()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Without outer space and Markdown emphasis."""
     text = _STARS.sub(r"\2", text)
     return _UNDERSCORES.sub(r"\2", text).strip()

@@ -132,6 +132,15 @@ def _quotas(sizes: dict[str, int], limit: int) -> dict[str, int]:
     return quotas
 
 
+def level_sizes(questions: Sequence[Question]) -> dict[str, int]:
+    """{"all": N, domain: N} of one level."""
+    sizes = {"all": len(questions)}
+    for question in questions:
+        if question.domain is not None:
+            sizes[question.domain] = sizes.get(question.domain, 0) + 1
+    return sizes
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as stream:
@@ -154,10 +163,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError as error:
-        raise DataError(
-            f"No annotation file at {path}. Expected <data root>/annotations/{path.name}. "
-            f"Fix: point --data-root at the dataset folder, or leave the level out with --levels."
-        ) from error
+        raise DataError(f"No annotation file at {path}. {_where_it_should_be(path)}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -175,6 +181,15 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}.")
         yield number, row
+
+
+def _where_it_should_be(path: Path) -> str:
+    if path.name not in ANNOTATION_FILES.values():
+        return "Fix: check the path given with --annotations."
+    return (
+        f"Expected <data root>/annotations/{path.name}. "
+        f"Fix: point --data-root at the dataset folder, or leave the level out with --levels."
+    )
 
 
 class _RowReader:

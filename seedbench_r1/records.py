@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seedbench_r1.errors import DataError
+from seedbench_r1.parsing import parse_response
+from seedbench_r1.scoring import score
 from seedbench_r1.types import (
     LETTERS,
     Failure,
     Generation,
+    Media,
     ModelInfo,
     ParsedResponse,
     ProgressStep,
     Question,
+    Request,
     RunManifest,
     RunRecord,
     SamplingConfig,
@@ -28,6 +32,25 @@ from seedbench_r1.types import (
 
 T = TypeVar("T")
 SCHEMA = "sbr1.run/1"
+_DECODER = json.JSONDecoder()
+_UNKNOWN: dict[str, Any] = {"n_prompt_tokens": None, "n_tokens": None, "latency_s": None}  # of imported answers
+_N_GENERATION = 5  # fields of a record line's generation: those, text and finish_reason
+
+
+def to_record(question: Question, result: Generation | Failure, media: Request | Media | None = None) -> RunRecord:
+    """Parse and score a result."""
+    common: dict[str, Any] = {
+        "question_id": question.question_id,
+        "level": question.level,
+        "domain": question.domain,
+        "video_id": question.video_id,
+        "reader": media.reader if media else None,
+        "reader_note": media.reader_note if media else None,
+    }
+    if isinstance(result, Failure):
+        return RunRecord(failure=result, **common)
+    parsed = parse_response(result.text, question.options)
+    return RunRecord(generation=result, parsed=parsed, score=score(question, parsed, result.finish_reason), **common)
 
 
 def record_line(record: RunRecord) -> str:
@@ -36,7 +59,8 @@ def record_line(record: RunRecord) -> str:
     if record.generation is not None:
         for name in ("token_ids", "logprobs"):
             del value["generation"][name]
-        value["generation"]["latency_s"] = round(record.generation.latency_s, 4)
+        if record.generation.latency_s is not None:
+            value["generation"]["latency_s"] = round(record.generation.latency_s, 4)
     compact = {name: item for name, item in value.items() if item is not None or name in ("domain",)}
     return json.dumps(compact, ensure_ascii=False, separators=(",", ":")) + "\n"
 
@@ -58,13 +82,20 @@ def record_from_json(value: dict[str, Any]) -> RunRecord:
         level=value["level"],
         domain=value["domain"],
         video_id=value["video_id"],
-        generation=Generation(token_ids=(), **generation) if generation else None,
+        generation=generation_from_json(generation) if generation else None,
         parsed=ParsedResponse(**parsed) if parsed else None,
         score=Score(**score) if score else None,
         failure=Failure(**failure) if failure else None,
         reader=value.get("reader"),
         reader_note=value.get("reader_note"),
     )
+
+
+def generation_from_json(value: dict[str, Any]) -> Generation:
+    """The inverse of a record line's `generation`. Raises TypeError for unknown fields."""
+    if len(value) < _N_GENERATION:
+        value = _UNKNOWN | value
+    return Generation(token_ids=(), **value)
 
 
 def question_line(question: Question) -> str:
@@ -108,12 +139,27 @@ def read_lines(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")
+    data = path.read_bytes()
+    data = data[: data.rfind(b"\n") + 1]
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, data.count(b"\n", 0, error.start) + 1, error) from error
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            yield build(json.loads(line))
+            yield build(_value(line))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}:{number}: not a valid line ({type(error).__name__}: {error}). The file was edited or its disk "
-                f"is damaged. Fix: delete that line; its question will be asked again."
-            ) from error
+            raise _damaged(path, number, error) from error
+
+
+def _damaged(path: Path, number: int, error: Exception) -> DataError:
+    return DataError(
+        f"{path}:{number}: not a valid line ({type(error).__name__}: {error}). The file was edited or its disk "
+        f"is damaged. Fix: delete that line; its question will be asked again."
+    )
+
+
+def _value(line: str) -> Any:
+    """json.loads, without its search for white space around the value: reports read a hundred thousand lines."""
+    value, end = _DECODER.raw_decode(line)
+    return value if end == len(line) else json.loads(line)

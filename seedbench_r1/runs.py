@@ -9,13 +9,11 @@ records.i-of-n.jsonl  the same for one shard
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
 import json
 import os
 import re
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from seedbench_r1.errors import ConfigError, DataError, ResourceError
+from seedbench_r1.append_file import AppendFile, write_error, write_json, write_text
+from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.records import (
     SCHEMA,
     manifest_from_json,
@@ -35,8 +34,22 @@ from seedbench_r1.records import (
 )
 from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary, to_json
 
-FSYNC_EVERY_S = 1.0
 _FIXED = ("dataset_hash", "backend", "dtype", "seed")  # besides the protocol id and the model's fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """How one kind of run becomes lines and back. Each kind's functions take its own question and record classes."""
+
+    schema: str  # of manifest.json: readers of another kind refuse the directory
+    manifest_from_json: Callable[[dict[str, Any]], RunManifest]
+    question_line: Callable[[Any], str]
+    question_from_json: Callable[[dict[str, Any]], Any]
+    record_line: Callable[[Any], str]
+    record_from_json: Callable[[dict[str, Any]], Any]
+
+
+SEEDBENCH_LINES = Lines(SCHEMA, manifest_from_json, question_line, question_from_json, record_line, record_from_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +62,47 @@ class Run:
     records: dict[str, RunRecord]
 
 
-def load_run(path: Path) -> Run:
-    """Read a run directory, shards merged. Raises DataError if it is not one or is damaged."""
-    manifest = read_manifest(path)
+def load_run(path: Path, lines: Lines = SEEDBENCH_LINES, *, questions: dict[str, Any] | None = None) -> Run:
+    """Read a run directory, shards merged. Raises DataError if it is not one of this kind or is damaged.
+
+    questions: what its questions.jsonl holds, where the caller has read the same lines in another run.
+    """
+    manifest = read_manifest(path, lines)
     if manifest is None:
         raise DataError(f"{path} is not a run directory (no manifest.json).")
-    questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
-    return Run(path, manifest, questions, merged_records(path, questions))
+    if questions is None:
+        questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", lines.question_from_json)}
+    return Run(path, manifest, questions, merged_records(path, questions, lines))
 
 
-def read_manifest(path: Path) -> RunManifest | None:
-    """manifest.json of a run directory; None if there is none. Raises DataError if it is unreadable or newer."""
+def read_manifest(path: Path, lines: Lines = SEEDBENCH_LINES) -> RunManifest | None:
+    """manifest.json of a run directory; None if there is none. Raises DataError if unreadable or of another kind."""
     file = path / "manifest.json"
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-        if value["schema"] != SCHEMA:
-            raise DataError(f"{file} has schema {value['schema']!r}; this version reads {SCHEMA!r}. Fix: upgrade.")
-        return manifest_from_json(value)
+        if value["schema"] != lines.schema:
+            raise DataError(
+                f"{file} has schema {value['schema']!r}, expected {lines.schema!r}: it is of another suite, or a newer "
+                f"version wrote it (fix: upgrade)."
+            )
+        return lines.manifest_from_json(value)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is not a valid manifest ({type(error).__name__}: {error}).") from error
 
 
-def merged_records(path: Path, questions: dict[str, Question] | None = None) -> dict[str, RunRecord]:
+def run_schema(path: Path) -> str | None:
+    """The schema that manifest.json states; None if there is none or it is unreadable."""
+    try:
+        return json.loads((path / "manifest.json").read_text(encoding="utf-8"))["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def merged_records(
+    path: Path, questions: dict[str, Question] | None = None, lines: Lines = SEEDBENCH_LINES
+) -> dict[str, RunRecord]:
     """The record that counts for each question, from records.jsonl and all shards.
 
     An answer beats a failure; among answers, and among failures, the last line counts. With `questions` given, a record
@@ -80,7 +110,7 @@ def merged_records(path: Path, questions: dict[str, Question] | None = None) -> 
     """
     merged: dict[str, RunRecord] = {}
     for file in sorted(path.glob("records*.jsonl")):
-        for record in read_lines(file, record_from_json):
+        for record in read_lines(file, lines.record_from_json):
             if questions is not None and record.question_id not in questions:
                 raise DataError(f"{file}: {record.question_id!r} is not in {path / 'questions.jsonl'}.")
             earlier = merged.get(record.question_id)
@@ -92,12 +122,15 @@ def merged_records(path: Path, questions: dict[str, Question] | None = None) -> 
 class RunDir:
     """The writing side of a run directory. One process per shard; a context manager."""
 
-    def __init__(self, path: Path, manifest: RunManifest, questions: dict[str, Question], file: _AppendFile) -> None:
+    def __init__(
+        self, path: Path, manifest: RunManifest, questions: dict[str, Question], file: AppendFile, lines: Lines
+    ) -> None:
         self.path = path
+        self.lines = lines
         self.manifest = manifest
         self.questions = questions
         self._file = file
-        self._records = merged_records(path, questions)
+        self._records = merged_records(path, questions, lines)
 
     @classmethod
     def open(
@@ -108,6 +141,7 @@ class RunDir:
         *,
         shard: tuple[int, int] | None = None,
         fresh: bool = False,
+        lines: Lines = SEEDBENCH_LINES,
     ) -> RunDir:
         """Create the directory, or continue the run in it. Questions that are new to the run are added to it.
 
@@ -120,15 +154,16 @@ class RunDir:
             raise ConfigError("--fresh would take the other shards' records away. Fix: leave out --shard once.")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            file = _AppendFile(path, "records.jsonl" if shard is None else f"records.{shard[0]}-of-{shard[1]}.jsonl")
+            name = "records.jsonl" if shard is None else f"records.{shard[0]}-of-{shard[1]}.jsonl"
+            file = AppendFile(path, name, alone=shard is None)
         except OSError as error:
             raise write_error(path, error) from error
         try:
             with _exclusive(path / ".manifest.lock"):
                 if fresh:
                     _set_aside(path, file)
-                manifest, merged = _merge(path, manifest, questions)
-            return cls(path, manifest, merged, file)
+                manifest, merged = _merge(path, manifest, questions, lines)
+            return cls(path, manifest, merged, file, lines)
         except BaseException:
             file.close()
             raise
@@ -162,7 +197,7 @@ class RunDir:
 
     def append(self, record: RunRecord) -> None:
         """Write one attempt: in the file when this returns, on the disk within a second. Raises ResourceError."""
-        self._file.append(record_line(record))
+        self._file.append(self.lines.record_line(record))
         earlier = self._records.get(record.question_id)
         if earlier is None or record.answered or not earlier.answered:
             self._records[record.question_id] = record
@@ -170,7 +205,7 @@ class RunDir:
     def refresh(self) -> None:
         """Read again what other shards have written meanwhile."""
         self._file.sync()
-        self._records = merged_records(self.path, self.questions)
+        self._records = merged_records(self.path, self.questions, self.lines)
 
     def event(self, kind: str, **fields: Any) -> None:
         """One line in events.jsonl."""
@@ -197,90 +232,6 @@ class RunDir:
         return record is not None and (record.answered or not retry_errors)
 
 
-class _AppendFile:
-    """An append-only file of lines, locked for this process, synced by a thread at least once a second."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / name
-        shared = fcntl.LOCK_EX if name == "records.jsonl" else fcntl.LOCK_SH  # shards keep out whole runs, not shards
-        self._locks = [_claim(folder / ".run.lock", folder, shared)]
-        try:
-            self._locks.append(_claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
-        except ConfigError:
-            os.close(self._locks[0])
-            raise
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        self._guard = threading.Lock()
-        self._dirty = False
-        self._closed = threading.Event()
-        _drop_torn_line(self._descriptor)
-        self._syncer = threading.Thread(target=self._sync_regularly, name="fsync", daemon=True)
-        self._syncer.start()
-
-    def append(self, line: str) -> None:
-        data = line.encode("utf-8")
-        with self._guard:
-            end = os.fstat(self._descriptor).st_size
-            try:
-                if os.write(self._descriptor, data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                os.ftruncate(self._descriptor, end)  # no half line stays behind
-                raise write_error(self.path, error) from error
-            self._dirty = True
-
-    def sync(self) -> None:
-        with self._guard:
-            dirty, self._dirty = self._dirty, False
-            if dirty:
-                os.fsync(self._descriptor)
-
-    def empty(self) -> None:
-        os.ftruncate(self._descriptor, 0)
-
-    def close(self) -> None:
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        self._syncer.join()
-        self.sync()
-        for descriptor in (self._descriptor, *self._locks):
-            os.close(descriptor)
-
-    def _sync_regularly(self) -> None:
-        while not self._closed.wait(FSYNC_EVERY_S):
-            self.sync()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write beside, fsync, rename: readers see the old file or the new one. Raises ResourceError."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, fsync, rename. Raises ResourceError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise write_error(path, error) from error
-
-
-def write_error(path: Path, error: OSError) -> ResourceError:
-    """The message for a disk that is full or cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(
-            f"No space left on {path.parent} while writing {path.name}. Everything before it is saved. "
-            f"Fix: free some space and run the same command again, or choose another place with --runs-dir."
-        )
-    return ResourceError(f"{path} cannot be written: {error.strerror}. Fix: choose another place with --runs-dir.")
-
-
 def utc_now() -> str:
     """The time in UTC to the second, ISO 8601."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -292,13 +243,15 @@ def run_directory(runs_dir: Path, model_name: str, protocol: str, run_name: str 
     return runs_dir / (run_name or f"{slug}--{protocol}")
 
 
-def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> tuple[RunManifest, dict[str, Question]]:
+def _merge(
+    path: Path, manifest: RunManifest, questions: Iterable[Question], lines: Lines
+) -> tuple[RunManifest, dict[str, Question]]:
     """Write the manifest and questions of a new run; check and extend those of an existing one."""
     wanted = {question.question_id: question for question in questions}
-    existing = read_manifest(path)
+    existing = read_manifest(path, lines)
     if existing is not None:
         _refuse_differences(path, existing, manifest)
-        known = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
+        known = {q.question_id: q for q in read_lines(path / "questions.jsonl", lines.question_from_json)}
         wanted = known | wanted
         completed = existing.completed_utc if len(wanted) == len(known) else None
         manifest = dataclasses.replace(
@@ -309,7 +262,7 @@ def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> 
             weights_sha256=existing.weights_sha256,
             completed_utc=completed,
         )
-    write_text(path / "questions.jsonl", "".join(question_line(question) for question in wanted.values()))
+    write_text(path / "questions.jsonl", "".join(lines.question_line(question) for question in wanted.values()))
     write_json(path / "manifest.json", to_json(manifest))
     return manifest, wanted
 
@@ -334,7 +287,7 @@ def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> 
         )
 
 
-def _set_aside(path: Path, file: _AppendFile) -> None:
+def _set_aside(path: Path, file: AppendFile) -> None:
     """--fresh: what was there moves to old-<time>/, nothing is deleted."""
     old = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.stat().st_size]
     if not old:
@@ -349,23 +302,6 @@ def _set_aside(path: Path, file: _AppendFile) -> None:
             item.replace(target / item.name)
 
 
-def _claim(lock: Path, what: Path, kind: int) -> int:
-    """Hold the lock file until the descriptor is closed. Raises ConfigError if another process holds it."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise ConfigError(
-            f"Another process (pid {holder}) is writing {what}. Fix: wait for it or stop it, "
-            f"or use --shard i/n to share a run, or --run-name NAME for another one."
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
-
-
 @contextmanager
 def _exclusive(lock: Path) -> Iterator[None]:
     """Wait for the lock file: several shards may start at once."""
@@ -375,18 +311,3 @@ def _exclusive(lock: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _drop_torn_line(descriptor: int) -> None:
-    """Cut the file after its last newline: what follows was torn by a kill."""
-    size = os.fstat(descriptor).st_size
-    end = size
-    while end > 0:
-        start = max(0, end - 65536)
-        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    if end != size:
-        os.ftruncate(descriptor, end)

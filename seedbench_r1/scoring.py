@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from seedbench_r1.parsing import parse_response
 from seedbench_r1.types import (
+    ConsistencyCounts,
     FinishReason,
     GroupSummary,
     Outcome,
     ParsedResponse,
     Question,
+    ReasoningProfile,
     RunRecord,
     RunSummary,
     Score,
+    Verdict,
 )
+
+_LONGEST_LETTER = 40  # characters: a letter with parentheses, emphasis, a stop, or inside an answer tag
 
 
 def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReason = "stop") -> Score:
@@ -82,3 +88,52 @@ def _count(questions: list[Question], records: Mapping[str, RunRecord], n: int) 
         failed=sum(record.failure is not None for record in present),
         format_ok=sum(record.parsed.format_ok for record in present if record.parsed is not None),
     )
+
+
+def consistency_counts(records: Iterable[RunRecord], verdicts: Mapping[str, Verdict]) -> ConsistencyCounts:
+    """Count one judge's verdicts (by question_id) on the answered records, by correctness."""
+    scored = [(record, record.score) for record in records if record.score is not None]
+    cells = {(correct, consistent): 0 for correct in (True, False) for consistent in (True, False)}
+    bare = 0
+    for record, score in scored:
+        verdict = verdicts.get(record.question_id)
+        if verdict is None or verdict.consistent is None:
+            continue
+        cells[score.correct, verdict.consistent] += 1
+        bare += lacks_reasoning(record)
+    judged = sum(cells.values())
+    return ConsistencyCounts(
+        n=len(scored),
+        judged=judged,
+        consistent=cells[True, True] + cells[False, True],
+        correct_consistent=cells[True, True],
+        correct_inconsistent=cells[True, False],
+        wrong_consistent=cells[False, True],
+        wrong_inconsistent=cells[False, False],
+        no_reasoning=bare,
+        missing=len(scored) - judged,
+    )
+
+
+def lacks_reasoning(record: RunRecord) -> bool:
+    """True if there is nothing to judge: no reasoning, or no answer that could be read."""
+    return record.parsed is None or not record.parsed.reasoning or record.parsed.answer is None
+
+
+def reasoning_profile(records: Iterable[RunRecord]) -> ReasoningProfile:
+    """Length of the reasoning, and how often it is empty or nothing but a letter."""
+    texts = [record.parsed.reasoning or "" for record in records if record.parsed is not None]
+    words = sorted(len(text.split()) for text in texts if text)
+    middle = len(words) // 2
+    median = float("nan") if not words else (words[middle] + words[~middle]) / 2
+    return ReasoningProfile(
+        n=len(texts),
+        empty=sum(not text for text in texts),
+        letter_only=sum(_is_a_letter(text) for text in texts),
+        median_words=median,
+    )
+
+
+def _is_a_letter(text: str) -> bool:
+    """True if all the text says is one option's letter. Longer texts say more and need no parsing."""
+    return len(text) <= _LONGEST_LETTER and parse_response(text).answer is not None

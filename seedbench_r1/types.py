@@ -18,6 +18,7 @@ Outcome = Literal["answered", "unparsed", "truncated"]
 FinishReason = Literal["stop", "length"]
 FailureKind = Literal["media_error", "backend_error", "timeout"]
 Reader = Literal["decord", "pyav", "torchcodec"]
+ApiVideo = Literal["images", "video"]
 
 LETTERS: tuple[Letter, ...] = ("A", "B", "C", "D")
 LEVELS: tuple[str, ...] = ("L1", "L2", "L3")
@@ -115,6 +116,13 @@ class EvalConfig:
     batch_size: int = 8
     workers: int = 2  # decoding processes
     decode_timeout_s: float = 60.0
+    tensor_parallel: int = 1  # vllm: GPUs that share one copy of the model
+    data_parallel: int = 1  # processes on this machine, each with a shard and GPUs of its own
+    max_in_flight: int = 128  # vllm: generations in the engine at once
+    gpu_memory_utilization: float = 0.9  # vllm: share of each GPU's memory
+    max_model_len: int | None = None  # vllm: prompt and completion in tokens; None: what the model and memory allow
+    frame_cache: Path | None = None  # folder of decoded frames; None: decode every time
+    frame_cache_gb: float = 50.0  # its limit, in 1e9 bytes
     runs_dir: Path = Path("runs")
     run_name: str | None = None
     shard: tuple[int, int] | None = None  # (i, n), 1-based
@@ -123,6 +131,15 @@ class EvalConfig:
     allow_missing: bool = False
     retry_errors: bool = True
     max_error_rate: float = 0.0
+    base_url: str | None = None  # of an API model's server, version included; None: OpenAI's
+    concurrency: int = 16  # requests in flight
+    api_video: ApiVideo = "images"  # frames as images in front of the current view, or as one video (vLLM)
+    api_timeout_s: float = 120.0  # for one try
+    api_tries: int = 6
+    max_completion_tokens: bool = False  # the server wants the limit under this name instead of max_tokens
+    price_in: float | None = None  # per million prompt tokens
+    price_out: float | None = None  # per million generated tokens
+    max_cost: float | None = None  # of one call, in the currency of the prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +177,9 @@ class Generation:
     text: str
     token_ids: tuple[int, ...]  # without the end-of-text token; empty when read back from a run directory
     finish_reason: FinishReason
-    n_prompt_tokens: int
-    n_tokens: int  # generated, the end-of-text token not counted
-    latency_s: float  # from handing the request to the model until its last token
+    n_prompt_tokens: int | None  # None here and below: an imported answer whose source does not say
+    n_tokens: int | None  # generated, the end-of-text token not counted
+    latency_s: float | None  # from handing the request to the model until its last token
     logprobs: tuple[float, ...] | None = None  # natural log, of token_ids, before temperature and filters
 
 
@@ -198,8 +215,9 @@ class Verdict:
     """A judge's word on whether the reasoning supports the answer. consistent None: undecided or failed."""
 
     consistent: bool | None
-    reason: str
-    judge_id: str
+    reason: str  # the judge's own words; one of the constants of seedbench_r1.verdicts where no judge was asked
+    judge_id: str  # judge, prompt version and a hash of all that changes verdicts; only equal ids are compared
+    votes: tuple[bool, ...] = ()  # single votes where several were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +279,7 @@ class RunManifest:
     updated_utc: str
     weights_sha256: str | None = None  # hash of sorted (file, sha256); None until the run is complete
     completed_utc: str | None = None
+    transport: dict[str, Any] | None = None  # how pixels travel to an API model; part of the protocol id
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +300,41 @@ class GroupSummary:
     def accuracy(self) -> float:
         """correct / selected as a fraction; nan for none. Unparsed, truncated and unanswered count as wrong."""
         return self.correct / self.selected if self.selected else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyCounts:
+    """Verdicts on one level or domain, by one judge. consistency = consistent / judged."""
+
+    n: int  # answered questions
+    judged: int  # verdicts that say yes or no; no reasoning and unread answers are a no
+    consistent: int
+    correct_consistent: int
+    correct_inconsistent: int  # "lucky"
+    wrong_consistent: int  # "honest error"
+    wrong_inconsistent: int
+    no_reasoning: int  # empty or absent reasoning, or an answer that could not be read; part of the inconsistent ones
+    missing: int  # undecided, failed or not judged yet
+
+    @property
+    def rate(self) -> float:
+        """consistent / judged as a fraction; nan when nothing was judged."""
+        return self.consistent / self.judged if self.judged else float("nan")
+
+    @property
+    def sound(self) -> float:
+        """Correct and consistent, as a fraction of the judged."""
+        return self.correct_consistent / self.judged if self.judged else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningProfile:
+    """What the reasoning of a run looks like: the collapses that users report show here first."""
+
+    n: int  # answered questions
+    empty: int  # no think block, or nothing in it
+    letter_only: int  # the reasoning is nothing but an option's letter
+    median_words: float  # of the reasoning that is not empty; nan if all is
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,59 @@ ROOT = Path(__file__).parents[1]
 
 GROUPS = (
     ("types", "errors"),
-    ("parsing", "scoring", "prompts", "questions", "config"),
-    ("dataset", "video", "clips", "frame_loader", "qwen_vl", "models", "records", "runs", "interchange", "backends"),
-    ("evaluate", "judge", "trainers", "leaderboards"),
-    ("lmms_tasks", "demo", "doctor"),
+    (
+        "parsing",
+        "scoring",
+        "judge_rules",
+        "prompts",
+        "questions",
+        "config",
+        "transfer_questions",
+        "transfer_scoring",
+        "transfer_prompts",
+    ),
+    (
+        "dataset",
+        "hub",
+        "archives",
+        "data_manifest",
+        "download",
+        "video",
+        "clips",
+        "packets",
+        "frame_cache",
+        "frame_loader",
+        "qwen_vl",
+        "models",
+        "records",
+        "append_file",
+        "runs",
+        "shards",
+        "transfer_records",
+        "verdicts",
+        "interchange",
+        "budget",
+        "chat_client",
+        "parallel",
+        "backends",
+    ),
+    ("evaluate", "judge", "judge_models", "calibration", "trainers", "leaderboards"),
+    (
+        "lmms_process",
+        "lmms_engine",
+        "lmms_transfer",
+        "transfer",
+        "lmms_tasks",
+        "ray_worker",
+        "ray_engine",
+        "demo",
+        "doctor",
+    ),
     ("cli",),
 )
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
 SIBLINGS = {"evaluate", "judge", "trainers", "leaderboards"}
-LEADERBOARDS_MAY_USE = {"types", "errors", "scoring", "prompts", "runs"}
+LEADERBOARDS_MAY_USE = {"types", "errors", "scoring", "prompts", "append_file", "runs", "verdicts"}
 TORCH_AT_MODULE_LEVEL = {"backends", "qwen_vl", "demo", "trainers"}
 PACKAGES = ("seedbench_r1", "trainers", "leaderboards")
 

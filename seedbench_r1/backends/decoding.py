@@ -35,11 +35,12 @@ class Completion:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason = "length"
+    end_token: int | None = None  # which end token ended it; training needs it, token_ids leaves it out
 
     def take(self, token: int, logprob: float | None, end_ids: frozenset[int]) -> bool:
         """Append a token; True if the row has ended. The end token itself is not kept."""
         if token in end_ids:
-            self.finish_reason = "stop"
+            self.finish_reason, self.end_token = "stop", token
             return True
         self.token_ids.append(token)
         if logprob is not None:

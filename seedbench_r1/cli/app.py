@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from seedbench_r1 import __version__
-from seedbench_r1.cli import data, demo, doctor, eval, show
+from seedbench_r1.cli import data, demo, doctor, eval, imports, judge, leaderboard, lmms, show, train
 from seedbench_r1.errors import SeedBenchError
 
 app = typer.Typer(
@@ -24,10 +24,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("eval", rich_help_panel="Measure")(eval.evaluate_command)
+app.command("lmms-path", rich_help_panel="Measure")(lmms.lmms_path_command)
 app.command("show", rich_help_panel="Measure")(show.show_command)
+app.command("train", rich_help_panel="Train")(train.train_command)
 app.command("demo", rich_help_panel="Try")(demo.demo_command)
 app.command("doctor", rich_help_panel="Try")(doctor.doctor_command)
 app.add_typer(data.app, name="data", rich_help_panel="Data")
+app.add_typer(judge.app, name="judge", rich_help_panel="Measure")
+app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel="Measure")
+app.add_typer(imports.app, name="import", rich_help_panel="Data")
 
 
 def _print_version(wanted: bool) -> None:

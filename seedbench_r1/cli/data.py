@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seedbench_r1.errors import DataError
+from seedbench_r1.cli.prepare import prepare_command
+from seedbench_r1.errors import DataError, Interrupted
 
 if TYPE_CHECKING:
     from seedbench_r1.dataset import LevelStatus
 
-app = typer.Typer(help="Look at the data set on disk.", no_args_is_help=True)
+app = typer.Typer(help="Fetch the data set, and look at it on disk.", no_args_is_help=True)
+app.command("prepare")(prepare_command)
+
+LINE_EVERY_S = 60.0  # off a terminal: a line so often, or for every so large share
+LINE_EVERY_SHARE = 0.05
 
 Root = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of annotations/, videos/, images/.", show_default=False)
@@ -22,11 +31,125 @@ Levels = Annotated[str, typer.Option(help="Levels to look at.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
+@app.command("download")
+def download_command(
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="Data root to fill; default: the configured one, else ./data.", show_default=False),
+    ] = None,
+    only_missing: Annotated[
+        bool, typer.Option("--only-missing", help="Leave media alone that are there and not too short.")
+    ] = False,
+    levels: Annotated[str, typer.Option(help="Levels to fetch; `train` adds the training set.")] = "L1,L2,L3",
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit of the data set.")] = "main",
+    repo_id: Annotated[
+        str | None, typer.Option("--repo-id", help="ORG/NAME; default: the authors' repository.", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Files fetched at once.", min=1)] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch annotations and media from the hub, check every size and hash, unpack archives. Call again to continue."""
+    from seedbench_r1.config import configured_data_root
+    from seedbench_r1.download import REPO_ID, DownloadConfig, download
+    from seedbench_r1.types import to_json
+
+    config = DownloadConfig(
+        data_root=to or configured_data_root() or Path("data"),
+        repo_id=repo_id or REPO_ID,
+        revision=revision,
+        levels=_download_levels(levels),
+        only_missing=only_missing,
+        workers=workers,
+    )
+    try:
+        with DownloadProgress() as progress:
+            result = download(config, progress)
+    except KeyboardInterrupt as error:
+        raise Interrupted("Stopped. What has arrived is kept; the same command continues.", signal.SIGINT) from error
+    if as_json:
+        typer.echo(json.dumps({"schema": "sbr1.download/1", "status": "complete", **to_json(result), "exit_code": 0}))
+        return
+    from seedbench_r1.cli import console
+
+    console.out().print(
+        f"{', '.join(result.levels)} complete in {result.data_root}: {result.fetched} files fetched "
+        f"({result.fetched_bytes / 1e9:.2f} GB), {result.kept} were there, {result.unpacked} unpacked from archives; "
+        f"{result.repo_id} at {result.commit}",
+        soft_wrap=True,
+    )
+
+
+def _download_levels(value: str) -> tuple[str, ...]:
+    """As parse_levels, and `train`."""
+    from seedbench_r1.config import parse_levels
+    from seedbench_r1.download import TRAIN
+
+    names = [name for name in value.split(",") if name.strip()]
+    levels = [name for name in names if name.strip().lower() != TRAIN]
+    training = (TRAIN,) if len(levels) < len(names) else ()
+    return (parse_levels(levels) if levels or not training else ()) + training
+
+
+class DownloadProgress:
+    """Bytes on standard error: a bar on a terminal, a line now and then elsewhere. May be called from any thread."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        from seedbench_r1.cli import console
+
+        self._console = console.err()
+        self._guard = threading.Lock()
+        self._moved = self._expected = 0
+        self._line = (time.monotonic(), 0)
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console) if console.is_live(self._console) else None
+        self._task = self._bar.add_task("", total=0) if self._bar else None
+
+    def __enter__(self) -> DownloadProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        from seedbench_r1.cli import console
+
+        self._console.print(console.printable(text), soft_wrap=True)
+
+    def expect(self, n_bytes: int) -> None:
+        with self._guard:
+            self._expected += n_bytes
+            self._line = (time.monotonic(), self._moved)
+            if self._bar and self._task is not None:
+                self._bar.update(self._task, total=self._expected)
+
+    def moved(self, n_bytes: int) -> None:
+        with self._guard:
+            self._moved += n_bytes
+            if self._bar and self._task is not None:
+                self._bar.update(self._task, completed=self._moved)
+                return
+            now = time.monotonic()
+            since, moved = self._line
+            share = (self._moved - moved) / max(1, self._expected)
+            if now - since < LINE_EVERY_S and (share < LINE_EVERY_SHARE or now - since < 1.0):
+                return
+            self._line = (now, self._moved)
+            speed = (self._moved - moved) / (now - since)
+        self.say(f"{self._moved / 1e9:.2f} of {self._expected / 1e9:.2f} GB, {speed / 1e6:.1f} MB/s")
+
+
 @app.command("status")
 def status_command(data_root: Root = None, levels: Levels = "L1,L2,L3", as_json: AsJson = False) -> None:
     """Count annotations and media files of each level. Exit 4 if something is absent."""
     from seedbench_r1.config import find_data_root, parse_levels
-    from seedbench_r1.dataset import data_status
+    from seedbench_r1.dataset import data_status, download_left
     from seedbench_r1.types import to_json
 
     root = find_data_root(data_root)
@@ -36,11 +159,30 @@ def status_command(data_root: Root = None, levels: Levels = "L1,L2,L3", as_json:
     else:
         _print_status(root, levels_found)
     problems = [level.error for level in levels_found if level.error]
-    missing = sum(len(level.missing) for level in levels_found)
-    if missing:
-        problems.append(f"{missing} media files are missing under {root}.")
-    if problems:
-        raise DataError("\n".join(problems))
+    problems += [text for level in levels_found for text in _level_problems(level)]
+    if not problems:
+        return
+    left = f" ({n / 1e9:.3g} GB left)" if (n := download_left(root)) else ""
+    whole = [level.level for level in levels_found if not (level.error or level.missing or level.short)]
+    other = f" Or evaluate complete levels only: --levels {','.join(whole)}." if whole else ""
+    problems.append(f"Fix: seedbench-r1 data download --only-missing --to {root}{left}.{other}")
+    raise DataError("\n".join(problems))
+
+
+def _level_problems(level: LevelStatus) -> list[str]:
+    """One line for each kind of media that is not complete."""
+    lines = []
+    for kind, total in (("videos", level.videos), ("images", level.images)):
+        missing = sum(_is_image(path) == (kind == "images") for path in level.missing)
+        short = sum(_is_image(path) == (kind == "images") for path in level.short)
+        interrupted = f", {short} files shorter than expected (interrupted download?)" if short else ""
+        if missing or short:
+            lines.append(f"{level.level} {kind}: {total - missing}/{total} present{interrupted}.")
+    return lines
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
 
 
 def _print_status(root: Path, levels: list[LevelStatus]) -> None:
@@ -50,17 +192,18 @@ def _print_status(root: Path, levels: list[LevelStatus]) -> None:
 
     table = Table(box=None, header_style="bold")
     table.add_column("level")
-    for name in ("questions", "videos", "images", "missing", "MB"):
+    for name in ("questions", "videos", "images", "missing", "short", "MB"):
         table.add_column(name, justify="right")
     for level in levels:
         lost = set(level.missing)
-        videos = sum("images" not in path.parts for path in lost)
+        videos = sum(not _is_image(path) for path in lost)
         table.add_row(
             level.level,
             str(level.questions),
             f"{level.videos - videos}/{level.videos}",
             f"{level.images - (len(lost) - videos)}/{level.images}",
             str(len(lost)),
+            str(len(level.short)),
             f"{level.n_bytes / 1e6:.1f}",
         )
     screen = console.out()
@@ -68,6 +211,8 @@ def _print_status(root: Path, levels: list[LevelStatus]) -> None:
     screen.print(table)
     for path in [path for level in levels for path in level.missing][:5]:
         screen.print(f"missing: {path}", soft_wrap=True)
+    for path in [path for level in levels for path in level.short][:5]:
+        screen.print(f"shorter than expected: {path}", soft_wrap=True)
 
 
 @app.command("verify")
@@ -78,23 +223,32 @@ def verify_command(
     exact_frames: Annotated[
         bool, typer.Option("--exact-frames", help="Also compare decord's frames with a sequential PyAV decode.")
     ] = False,
+    reader: Annotated[str, typer.Option(help="For --decode-sample: decord, pyav, torchcodec.")] = "decord",
     workers: Annotated[int, typer.Option(help="Checking processes.", min=1)] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one file.", min=0.1)] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Open every file: absent, cut short, undecodable ones are named. Exit 4 if there are any."""
+    from dataclasses import replace
+    from typing import cast
+
     from seedbench_r1.cli import console
+    from seedbench_r1.clips import check_reader
     from seedbench_r1.config import find_data_root, parse_levels
     from seedbench_r1.dataset import verify
     from seedbench_r1.questions import load_questions
-    from seedbench_r1.types import VideoConfig, to_json
+    from seedbench_r1.types import Reader, VideoConfig, to_json
 
+    if decode_sample:
+        check_reader(reader)
+    if exact_frames:
+        check_reader("decord")
     root = find_data_root(data_root)
     questions = load_questions(root, parse_levels(levels))
     found = []
     for problem in verify(
         questions,
-        VideoConfig(),
+        replace(VideoConfig(), reader=cast(Reader, reader)),
         decode_sample=decode_sample,
         exact_frames=exact_frames,
         workers=workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -27,15 +28,14 @@ def demo_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew.")] = False,
 ) -> None:
     """Write a small benchmark and a tiny untrained model, evaluate it, write leaderboard.csv. No GPU, no network."""
+    from leaderboards.board import build_board
     from leaderboards.csv_report import write_wide_csv
-    from leaderboards.rows import build_row
     from seedbench_r1.cli import console
     from seedbench_r1.cli.eval import run_plan
     from seedbench_r1.cli.results import print_result
     from seedbench_r1.config import resolve_eval_config
     from seedbench_r1.demo.dataset_writer import write_benchmark
     from seedbench_r1.evaluate import plan
-    from seedbench_r1.runs import load_run
 
     screen = console.err()
     if fresh and folder.exists():
@@ -47,9 +47,12 @@ def demo_command(
     _write_model(model, data, seed)
     screen.print("3/3 evaluating it, by the same code as any other checkpoint\n")
     options = DEMO_PROTOCOL | {"model": str(model), "data_root": data, "runs_dir": folder / "runs", "seed": seed}
+    if importlib.util.find_spec("decord") is None:
+        screen.print("decord is not there: clips are read with PyAV, which is another protocol id\n")
+        options |= {"reader": "pyav"}
     planned = plan(resolve_eval_config(options, environ={}, working_dir=folder), command=" ".join(sys.argv))
     result, _ = run_plan(planned)
-    write_wide_csv([build_row(load_run(planned.path))], folder / "leaderboard.csv")
+    write_wide_csv(build_board([planned.path], include_published=False), folder / "leaderboard.csv")
     print_result(planned, result)
     notes = console.out()
     notes.print(

@@ -11,9 +11,10 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from seedbench_r1.budget import token_cost
 from seedbench_r1.cli import console
 from seedbench_r1.runs import merged_records, utc_now
-from seedbench_r1.types import RunRecord
+from seedbench_r1.types import Generation, RunRecord
 
 if TYPE_CHECKING:
     from seedbench_r1.evaluate import Plan
@@ -35,6 +36,7 @@ class EvalProgress:
         self._records: dict[str, RunRecord] = self._earlier()
         self._started = time.monotonic()
         self._new = self._new_tokens = 0
+        self._cost = 0.0  # of this call, in the currency of the prices
         self._last_line = (self._started, 0)
         self._live: Live | None = None
 
@@ -60,7 +62,8 @@ class EvalProgress:
             self._records[record.question_id] = record
             self._new += 1
             if record.generation is not None:
-                self._new_tokens += record.generation.n_tokens
+                self._new_tokens += record.generation.n_tokens or 0
+                self._cost += self._price(record.generation)
             if self._quiet or self._live is not None:
                 return
             now = time.monotonic()
@@ -70,12 +73,18 @@ class EvalProgress:
                 self._last_line = (now, self._new)
                 self._console.print(self._line(record.level), soft_wrap=True)
 
+    def knows(self, record: RunRecord) -> bool:
+        """True if this question was observed already, with the same kind of outcome."""
+        earlier = self._records.get(record.question_id)
+        return earlier is not None and earlier.answered == record.answered
+
     def _earlier(self) -> dict[str, RunRecord]:
         """Records of earlier calls; none if the run starts anew."""
         if self._plan.config.fresh or not (self._plan.path / "manifest.json").exists():
             return {}
         wanted = {question.question_id for question in self._plan.questions}
-        return {i: record for i, record in merged_records(self._plan.path).items() if i in wanted}
+        records = merged_records(self._plan.path, lines=self._plan.suite.lines)
+        return {i: record for i, record in records.items() if i in wanted}
 
     def _header(self) -> list[str]:
         manifest, config = self._plan.manifest, self._plan.config
@@ -105,7 +114,19 @@ class EvalProgress:
         accuracy = sum(r.score.correct for r in records if r.score) / done if done else float("nan")
         errors = sum(not record.answered for record in self._records.values())
         rate, eta = self._speed()
-        return f"{utc_now()} eval {level} {done}/{total} acc={accuracy:.3f} err={errors} qps={rate:.2f} eta={eta:.0f}s"
+        paid = f" cost={self._cost:.4f}" if self._priced() else ""
+        counts = f"{done}/{total} acc={accuracy:.3f} err={errors}"
+        return f"{utc_now()} eval {level} {counts} qps={rate:.2f} eta={eta:.0f}s{paid}"
+
+    def _priced(self) -> bool:
+        return self._plan.config.price_in is not None and self._plan.config.price_out is not None
+
+    def _price(self, generation: Generation) -> float:
+        config = self._plan.config
+        if config.price_in is None or config.price_out is None:
+            return 0.0
+        tokens = (generation.n_prompt_tokens or 0, generation.n_tokens or 0)
+        return token_cost(*tokens, config.price_in, config.price_out)
 
     def _speed(self) -> tuple[float, float]:
         """Questions per second since the start, and seconds left at that speed."""
@@ -129,6 +150,9 @@ class EvalProgress:
             f" {100 * done / max(1, len(self._plan.questions)):.0f} % {_dot()} {rate:.2f} q/s {_dot()} "
             f"{self._new_tokens / seconds:.0f} tok/s {_dot()} ETA {left} {_dot()} errors {errors}"
         )
+        if self._priced():
+            limit = self._plan.config.max_cost
+            status += f" {_dot()} cost {self._cost:.2f}" + (f" of {limit:g}" if limit is not None else "")
         return Group(*rows, Text(status))
 
     def _bar(self, level: str) -> Text:

@@ -83,7 +83,7 @@ def interval(records: list[RunRecord]) -> tuple[float, float, float]:
     if not values:
         return math.nan, math.nan, math.nan
     deff = design_effect(values, clusters)
-    low, high = wilson_interval(sum(values), len(values), deff=deff)
+    low, high = wilson_interval(sum(values), len(values), deff=deff, n_clusters=len(set(clusters)))
     return low, high, deff
 
 

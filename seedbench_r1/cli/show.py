@@ -23,10 +23,13 @@ def show_command(
 ) -> None:
     """Print one question with options, reasoning, answer and score; or list what failed."""
     from seedbench_r1.cli import console
-    from seedbench_r1.runs import load_run
+    from seedbench_r1.cli.transfer import describe_transfer
+    from seedbench_r1.runs import load_run, run_schema
+    from seedbench_r1.transfer_records import SCHEMA, TRANSFER_LINES
     from seedbench_r1.types import to_json
 
-    loaded = load_run(run)
+    transfer = run_schema(run) == SCHEMA
+    loaded = load_run(run, TRANSFER_LINES) if transfer else load_run(run)
     if failed:
         _list_failures(loaded, as_json=as_json)
         return
@@ -39,7 +42,8 @@ def show_command(
     if as_json:
         typer.echo(json.dumps(to_json({"question": loaded.questions[question], "record": record}), ensure_ascii=False))
         return
-    for line in describe(loaded.questions[question], record):
+    lines = describe_transfer(loaded, question) if transfer else describe(loaded.questions[question], record)
+    for line in lines:
         console.out().print(console.printable(line), soft_wrap=True)
 
 
@@ -88,9 +92,10 @@ def describe(question: Question, record: RunRecord | None) -> list[str]:
         f"score     {score.outcome}, {'correct' if score.correct else 'wrong'}"
         f"{'' if score.correct == score.strict_correct else ' (strict rule: wrong)'}"
         f"{'' if record.parsed.format_ok else ', format not kept'}",
-        f"tokens    {generation.n_prompt_tokens} prompt, {generation.n_tokens} new, {generation.finish_reason}, "
-        f"{generation.latency_s:.2f} s",
     ]
+    if generation.latency_s is not None:
+        sizes = f"{generation.n_prompt_tokens} prompt, {generation.n_tokens} new"
+        lines.append(f"tokens    {sizes}, {generation.finish_reason}, {generation.latency_s:.2f} s")
     if record.reader_note:
         lines.append(f"reader    {record.reader}: {record.reader_note}")
     return lines

@@ -37,7 +37,7 @@ class ReadyMedia:
         image = np.zeros((28, 28, 3), np.uint8)
         self._media = Media(np.zeros((4, 28, 28, 3), np.uint8), (0, 1, 2, 3), 30.0, 100, image, "decord")
 
-    def stream(self, questions):
+    def stream(self, questions, *, stop=None):
         return ((question, self._media) for question in questions)
 
 
@@ -88,7 +88,7 @@ def loaded(config):
 backends.open_backend = loaded
 from seedbench_r1.cli.app import main
 sys.argv = ["seedbench-r1", "eval", "--backend", "fake", "--model", {str(script)!r},
-            "--data-root", {str(root)!r}, "--runs-dir", {str(folder / 'start')!r}, "--fresh", "--quiet"]
+            "--data-root", {str(root)!r}, "--runs-dir", {str(folder / "start")!r}, "--fresh", "--quiet"]
 main()
 """
     seconds = []
