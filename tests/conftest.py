@@ -1,6 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.pop("HF_HUB_OFFLINE", None)  # the hub of these tests is on loopback; read once, on import
 
 from tests.small_benchmark import benchmark
 

@@ -89,6 +89,8 @@ class TrainConfig:
     save_steps: int = 100  # script
     save_total_limit: int | None = 3  # ours; None keeps all
     logging_steps: int = 10  # of the display; metrics.jsonl has every step
+    eval_every: int = 0  # steps between evaluations on held-out training questions; 0: none, and none are held out
+    eval_questions: int = 64  # held out if eval_every is set; ours
     rollout_log_steps: int = 10  # steps between samples in rollouts.jsonl; 0: none
 
     @property
@@ -178,7 +180,7 @@ def resolve_train_config(options: Mapping[str, Any]) -> TrainConfig:
     merged: dict[str, Any] = {**PRESETS[preset], **given}
     if merged.get("lora") and "learning_rate" not in given:
         full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
-        merged["learning_rate"] = LORA_RATE * full
+        merged["learning_rate"] = round(LORA_RATE * full, 15)  # 1e-05, not 9.999999999999999e-06
     return validate(TrainConfig(preset=preset, video=video, template=template, **merged))
 
 
@@ -218,6 +220,8 @@ def validate(config: TrainConfig) -> TrainConfig:
         "save_steps": config.save_steps >= 1,
         "save_total_limit": config.save_total_limit is None or config.save_total_limit >= 1,
         "logging_steps": config.logging_steps >= 1,
+        "eval_every": config.eval_every >= 0,
+        "eval_questions": config.eval_questions >= 1,
         "rollout_log_steps": config.rollout_log_steps >= 0,
     }
     for name, holds in bounds.items():

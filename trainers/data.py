@@ -188,6 +188,13 @@ class StepData:
         self._ahead = self._thread.submit(self._decode, coming)
         return [items[slot] for slot in sorted(items)], replaced
 
+    def fixed(self, rows: Sequence[TrainingRow]) -> list[Item]:
+        """This process's share of held-out rows, their options drawn as in epoch 0; what cannot be used is left out."""
+        mine = QuestionStream(rows, self._stream.seed).take(len(rows))[self._share[0] :: self._share[1]]
+        media = self._decode(mine)
+        prepared = [self._prepare(drawn, media[_key(drawn)]) for drawn in mine]
+        return [item for item in prepared if isinstance(item, Item)]
+
     def _decode(self, drawn: Sequence[Drawn]) -> dict[tuple[str, int], Media | Failure]:
         """Media by question and epoch."""
         media: dict[tuple[str, int], Media | Failure] = {}

@@ -21,7 +21,8 @@ class Estimate:
     """Bytes per process, and seconds of one step on one H100. `text` says it in words."""
 
     weights: int
-    optimizer: int  # fp32 weights where copies are needed, gradients and the two moments
+    optimizer: int  # fp32 weights where copies are needed, their gradients and the two moments
+    gradients: int  # in the model's dtype, of one backward pass, where there are copies
     reference: int  # working copy on the device
     average: int  # fp32, in main memory
     cache: int  # keys and values while sampling
@@ -33,7 +34,7 @@ class Estimate:
     def device_bytes(self, config: TrainConfig) -> int:
         """Highest use of the device: sampling and learning do not happen at once."""
         held = self.weights + self.reference + (0 if config.optimizer_device == "cpu" else self.optimizer)
-        return held + max(self.cache, self.activations)
+        return held + max(self.cache, self.activations + self.gradients)
 
 
 def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int) -> Estimate:
@@ -52,7 +53,7 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int)
     rows = min(config.rollout_batch_size, questions_per_process) * sampled
     packed = prompt + sampled * answer
     kept = 1 if config.gradient_checkpointing else 17  # hidden states kept per layer; 17: without recomputation
-    copies = 0 if width == 4 and not config.lora else 4
+    copies = 0 if (width == 4 or config.lora) and config.optimizer_device == "auto" else 4  # adapters are fp32
     average = 4 * learned if config.reference == "ema" else 0
     flops = 2 * n * (packed * 3 + (packed if config.gradient_checkpointing else 0))
     flops += 2 * n * (prompt + (packed if config.bonus != "none" or config.beta else 0))
@@ -61,6 +62,7 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int)
     return Estimate(
         weights=n * width,
         optimizer=learned * (4 + 8 + copies),
+        gradients=learned * (4 if config.lora else width) if copies else 0,
         reference=n * width if config.reference != "none" and not config.lora else 0,
         average=average,
         cache=0 if config.algo == "sft" else rows * (prompt + answer) * layers * 2 * kv_heads * head * width,

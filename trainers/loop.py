@@ -29,6 +29,7 @@ from trainers.checkpoints import (
 from trainers.config import TrainConfig, identity, total_steps
 from trainers.data import Item, QuestionStream, StepData, read_rows
 from trainers.grpo import Seconds, grpo_step
+from trainers.heldout import answer_greedily, heldout_metrics, split_rows
 from trainers.metrics import GroupReport, StepLog, grpo_metrics, report, sft_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.policy import Policy, load_policy
@@ -47,6 +48,7 @@ class TrainPlan:
 
     config: TrainConfig
     rows: list[TrainingRow]
+    heldout: list[TrainingRow]  # for --eval-every
     model: ModelInfo
     questions_per_step: int
     n_steps: int
@@ -88,7 +90,7 @@ def plan(config: TrainConfig, *, world: int = 1) -> TrainPlan:
     found = inspect_model(config.model)
     if config.video.size_multiple % found.size_multiple:
         config = replace(config, video=replace(config.video, size_multiple=found.size_multiple))
-    rows = read_rows(config)
+    rows, heldout = split_rows(read_rows(config), config)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world
     n_steps = total_steps(config, len(rows), per_step)
     same = identity(config) | {
@@ -102,7 +104,7 @@ def plan(config: TrainConfig, *, world: int = 1) -> TrainPlan:
     if newest is not None:
         check_same_run(newest, same)
     done = 0 if newest is None else read_training(newest)["step"]
-    return TrainPlan(config, rows, found.info, per_step, n_steps, same, newest, done)
+    return TrainPlan(config, rows, heldout, found.info, per_step, n_steps, same, newest, done)
 
 
 def train(
@@ -138,11 +140,14 @@ def train(
         if log is not None:
             stack.callback(log.close)
         data = stack.enter_context(_open_data(planned, processes, state.policy, progress))
+        heldout = data.fixed(planned.heldout)
         saved = progress.step
         while progress.step < planned.n_steps and not processes.any(stop.is_set()):
             metrics, groups = _step(planned, processes, state, data, progress.step)
             progress = Progress(progress.step + 1, data.position, data.replaced)
             state.reference.update(progress.step, state.optimizer.weights)
+            if config.eval_every and progress.step % config.eval_every == 0:
+                metrics["heldout"] = heldout_metrics(processes.gather(answer_greedily(state.policy, heldout, config)))
             if log is not None:
                 log.write(metrics, _sampled(config, progress.step, groups))
                 if observe is not None:

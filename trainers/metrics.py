@@ -37,7 +37,6 @@ class StepLog:
         self.close()
         for name in (METRICS, ROLLOUTS):
             _keep_until(folder / name, step)
-        self.history: list[dict[str, Any]] = read_lines(folder / METRICS)[-WINDOW:]
         self._metrics = AppendFile(folder, METRICS, alone=True)
         self._rollouts = AppendFile(folder, ROLLOUTS)
 
@@ -46,7 +45,6 @@ class StepLog:
         for rollout in rollouts:
             self._rollouts.append(_line(rollout))
         self._metrics.append(_line(metrics))
-        self.history = [*self.history, dict(metrics)][-WINDOW:]
 
     def close(self) -> None:
         """Sync and give the files free. Safe to call twice."""

@@ -196,8 +196,8 @@ def _packing(base: Any, n_prompt: int, lengths: Sequence[int]) -> _Packing:
     rows = real.flatten().nonzero().flatten()
     places = torch.zeros(real.numel(), dtype=torch.int64)
     places[rows] = torch.arange(n_prompt, n_prompt + len(rows))
-    hidden = torch.full((width, n_prompt + width), -torch.inf).triu(n_prompt + 1)
-    return _Packing(n_prompt, places.to(device), rows.to(device), hidden.repeat(heads_per_key, 1).to(device), width)
+    hidden = torch.full((width, n_prompt + width), -torch.inf, dtype=base.dtype, device=device).triu(n_prompt + 1)
+    return _Packing(n_prompt, places.to(device), rows.to(device), hidden.repeat(heads_per_key, 1), width)
 
 
 def _repeated(

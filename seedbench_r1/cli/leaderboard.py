@@ -85,7 +85,7 @@ def build_command(
     if as_json:
         typer.echo(json.dumps(build_json(board, written), ensure_ascii=False))
     else:
-        _print_board(board, written, page)
+        print_board(board, written, page)
     if board.left_out:
         reasons = "\n".join(f"  {item.path}: {item.reason}" for item in board.left_out)
         raise IncompleteRun(f"{len(board.left_out)} of {len(runs)} runs were left out:\n{reasons}")
@@ -212,7 +212,8 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-def _print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
+def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
+    """The table of tiers, flags and warnings, and what was written: the page first."""
     from rich.table import Table
 
     from seedbench_r1.cli import console

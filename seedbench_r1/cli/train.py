@@ -115,6 +115,11 @@ def train_command(
     save_steps: Annotated[int | None, _option("--save-steps", OUTPUT, "Steps between checkpoints, 100.")] = None,
     save_total_limit: Annotated[int | None, _option("--save-total-limit", OUTPUT, "Newest kept, 3.")] = None,
     logging_steps: Annotated[int | None, _option("--logging-steps", OUTPUT, "Steps between lines shown, 10.")] = None,
+    eval_every: Annotated[
+        int | None, _option("--eval-every", OUTPUT, "Steps between evaluations on questions held out of the rows.")
+    ] = None,
+    eval_questions: Annotated[int | None, _option("--eval-questions", OUTPUT, "How many are held out, 64.")] = None,
+    report_to: Annotated[str | None, _option("--report-to", OUTPUT, "tensorboard, or none (default).")] = None,
     rollout_log_steps: Annotated[
         int | None, _option("--rollout-log-steps", OUTPUT, "Steps between samples in rollouts.jsonl, 10; 0: none.")
     ] = None,
@@ -128,14 +133,15 @@ def train_command(
     Exit codes: 0 done, 3 configuration, 4 data, 7 memory or disk, 130/143 interrupted after a checkpoint.
     """
     options = dict(locals())
-    for name in ("print_config", "dry_run", "as_json", "quiet"):
+    for name in ("print_config", "dry_run", "as_json", "quiet", "report_to"):
         del options[name]
     for name in ("lora", "freeze_vision", "allow_missing"):
         options[name] = options[name] or None
-    _run(options, {"print_config": print_config, "dry_run": dry_run, "json": as_json, "quiet": quiet})
+    mode = {"print_config": print_config, "dry_run": dry_run, "json": as_json, "quiet": quiet}
+    _run(options, mode, report_to or "none")
 
 
-def _run(options: dict[str, Any], mode: dict[str, bool]) -> None:
+def _run(options: dict[str, Any], mode: dict[str, bool], report_to: str) -> None:
     from seedbench_r1.cli import console
     from seedbench_r1.cli.eval import draining_signals
     from seedbench_r1.errors import ConfigError
@@ -144,6 +150,8 @@ def _run(options: dict[str, Any], mode: dict[str, bool]) -> None:
 
     if options["algo"] is None and options["preset"] is None:
         raise ConfigError("No algorithm given. Fix: --algo care, --algo grpo or --algo sft.")
+    if report_to not in ("none", "tensorboard"):
+        raise ConfigError(f"--report-to {report_to!r} is unknown. There are: tensorboard, none.")
     config = resolve_train_config(options)
     if mode["print_config"]:
         console.out().print(json.dumps(to_json(config), indent=1, ensure_ascii=False), soft_wrap=True)
@@ -160,8 +168,21 @@ def _run(options: dict[str, Any], mode: dict[str, bool]) -> None:
     quiet = mode["quiet"] or mode["json"] or not processes.is_main
     progress = TrainProgress(planned, quiet=quiet)
     progress.begin()
+    board = None
+    if report_to == "tensorboard" and processes.is_main:
+        from trainers.trackers import TensorBoard
+
+        board = TensorBoard(config.out, planned.done)
+
+    def observe(metrics: dict[str, Any]) -> None:
+        progress.observe(metrics)
+        if board is not None:
+            board.observe(metrics)
+
     with draining_signals(DRAINING) as (stop, received):
-        result = train(config, stop=stop, observe=progress.observe)
+        result = train(config, stop=stop, observe=observe)
+    if board is not None:
+        board.close()
     if processes.is_main:
         _print_result(result, as_json=mode["json"])
     if not result.finished:
@@ -196,6 +217,10 @@ class TrainProgress:
         self._since.append(metrics)
         self._history = [*self._history, metrics][-WINDOW:]
         self._seconds = [*self._seconds, metrics["seconds"]["step"]][-WINDOW:]
+        if "heldout" in metrics and not self._quiet:
+            held = metrics["heldout"]
+            share = "none usable" if held["accuracy"] is None else f"{100 * held['accuracy']:.1f} %"
+            self._screen.print(f" step {metrics['step']}: accuracy on {held['n']} held-out questions {share}")
         last = metrics["step"] == self._plan.n_steps
         if self._quiet or not (last or metrics["step"] % self._plan.config.logging_steps == 0):
             return
@@ -297,6 +322,7 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     rows = {
         "weights": guess.weights,
         "optimiser (fp32)": guess.optimizer,
+        "gradients of a pass": guess.gradients,
         "reference": guess.reference,
         "average (main memory)": guess.average,
         "rollout cache": guess.cache,

@@ -138,6 +138,8 @@ def test_compare_counts(open_page, board):
         assert [int(cell) for cell in cells[:4]] == [*counts, int(group.sum()) - sum(counts)]
     apart = int((ours.correct != theirs.correct).sum())
     assert text_of(browser, "#q-shown") == f"{apart} questions"
+    choose(browser, "q-relation", "a")
+    assert text_of(browser, "#q-shown") == f"{int((ours.correct & ~theirs.correct & theirs.responded).sum())} questions"
     choose(browser, "q-relation", "b")
     assert text_of(browser, "#q-shown") == f"{int((theirs.correct & ~ours.correct).sum())} questions"
     choose(browser, "q-group", "Work")

@@ -1,110 +1,32 @@
 """Packed groups against one plain run per rollout: equal in float64 to the last digits, in every family."""
 
 import dataclasses
-import functools
-import importlib
 
 import pytest
 import torch
-import transformers
 
 from seedbench_r1.backends.decoding import Prompt, decode, vision_tensors
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.qwen_vl import load_processor, prepare_inputs
+from seedbench_r1.qwen_vl import prepare_inputs
 from seedbench_r1.types import SamplingConfig
-from tests.tiny_models import FAMILIES, request, tiny_checkpoint
-from trainers.shared_prefix import group_logprobs, inner_model, shared_prefix_attention
+from tests.tiny_models import FAMILIES, request
+from tests.trainers.plain_runs import (
+    LENGTHS,
+    assert_gradients_close,
+    everywhere,
+    gradients,
+    group,
+    plain_group,
+    plain_logprobs,
+    processor,
+    rotary_in_float64,
+    tiny,
+    weighted,
+)
+from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
-LENGTHS = (7, 1, 12, 4)
-
-
-@functools.cache
-def processor(family):
-    return load_processor(str(tiny_checkpoint(family)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def rotary_in_float64(monkeypatch):
-    """The vision towers rotate in float32 whatever their dtype; the text rotates in its own."""
-    for family in FAMILIES:
-        module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-
-        def rotate(query, key, cos, sin, stock=module.apply_rotary_pos_emb_vision, half=module.rotate_half):
-            if query.dtype != torch.float64:
-                return stock(query, key, cos, sin)
-            cos, sin = cos.unsqueeze(-2).double(), sin.unsqueeze(-2).double()
-            return query * cos + half(query) * sin, key * cos + half(key) * sin
-
-        monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotate)
-
-
-def tiny(family="qwen2_5_vl", *, double=True):
-    """A fresh model; in float64 it is so throughout, its norms too."""
-    classes = transformers.AutoModelForImageTextToText
-    dtype = torch.float64 if double else torch.float32
-    model = classes.from_pretrained(tiny_checkpoint(family), dtype=dtype, attn_implementation="sdpa")
-    if double:
-        for module in model.modules():
-            if "RMSNorm" in type(module).__name__:
-                module.forward = functools.partial(double_norm, module)
-    return model.train()
-
-
-def double_norm(norm, hidden):
-    return norm.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
-
-
-def group(family="qwen2_5_vl", *, video=True, lengths=LENGTHS):
-    inputs = prepare_inputs(request("a", family, n_frames=4 if video else None, seconds=8.0), processor(family))
-    drawn = torch.Generator().manual_seed(3)
-    return inputs, [torch.randint(0, 256, (length,), generator=drawn) for length in lengths]
-
-
-def plain_logprobs(model, layout, inputs, completion):
-    """The definition: prompt and completion in one run of the unchanged model, all logits, one log-softmax."""
-    ids = torch.cat([inputs.input_ids, completion])
-    after = torch.arange(len(completion)) + inputs.positions.max() + 1
-    positions = torch.cat([inputs.positions, after.expand(3, -1)], dim=1)
-    output = model(input_ids=ids[None], position_ids=positions[:, None], **vision_tensors(model, layout, [inputs]))
-    logprobs = output.logits[0].log_softmax(-1)
-    return logprobs[len(inputs.input_ids) - 1 : -1].gather(1, completion[:, None])[:, 0]
-
-
-def weighted(logprobs, mask):
-    """A loss with a different weight for every token."""
-    flat = logprobs[mask]
-    return (flat * torch.linspace(-1, 2, len(flat), dtype=flat.dtype)).sum()
-
-
-def plain_group(model, layout, inputs, completions):
-    """plain_logprobs of every rollout, one after the other."""
-    return torch.cat([plain_logprobs(model, layout, inputs, ids) for ids in completions])
-
-
-def everywhere(flat):
-    return torch.ones(len(flat), dtype=torch.bool)
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_gradients_close(got, expected, tolerance):
-    assert got.keys() == expected.keys()
-    for name, gradient in expected.items():
-        error = (got[name] - gradient).norm() / gradient.norm().clamp(min=1e-12)
-        assert error < tolerance, f"{name}: {error}"
+__all__ = ["rotary_in_float64"]  # a fixture
+pytestmark = pytest.mark.usefixtures("rotary_in_float64")
 
 
 @pytest.mark.parametrize("video", [True, False], ids=["video", "image"])
@@ -200,6 +122,21 @@ def test_stock_float32_is_within_rounding(family):
     assert_gradients_close(got, expected, 1e-3)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_models_give_float32_near_the_exact_numbers(autocast):
+    model, layout = tiny(double=False), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    with torch.no_grad():
+        exact = plain_group(model, layout, inputs, completions)
+    if not autocast:
+        model.bfloat16()
+    with shared_prefix_attention(model), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+    assert logprobs.dtype == torch.float32
+    assert (logprobs[mask] - exact).abs().mean() < 0.1  # 8 bits; a causal mask alone is off by more
+    assert all(g.isfinite().all() for g in gradients(model, weighted(logprobs, mask)).values())
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_checkpointing_changes_nothing(family, reentrant):
@@ -290,87 +227,6 @@ def test_vision_runs_once_and_the_output_layer_on_scored_rows_only():
         group_logprobs(model, layout, inputs, completions)
     assert sorted(patches) == sorted([len(inputs.image_patches), len(inputs.video_patches)])
     assert rows == [(sum(LENGTHS), (sum(LENGTHS),))]
-
-
-def test_adapters_learn_the_same():
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
-    torch.manual_seed(0)
-    model, layout = peft.get_peft_model(tiny(), config), processor("qwen2_5_vl").layout
-    inputs, completions = group()
-    plain = plain_group(inner_model(model), layout, inputs, completions)
-    expected = gradients(model, weighted(plain, everywhere(plain)))
-    model.enable_input_require_grads()
-    model.gradient_checkpointing_enable()
-    with shared_prefix_attention(model):
-        logprobs, mask = group_logprobs(model, layout, inputs, completions)
-        got = gradients(model, weighted(logprobs, mask))
-        with model.disable_adapter(), torch.no_grad():
-            reference, _ = group_logprobs(model, layout, inputs, completions)
-    assert expected
-    assert all("lora" in name for name in expected)
-    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
-    assert_gradients_close(got, expected, 1e-9)
-    base = tiny()
-    with torch.no_grad():
-        expected_reference = plain_group(base, layout, inputs, completions)
-    torch.testing.assert_close(reference[mask], expected_reference, rtol=0, atol=1e-12)
-
-
-@pytest.fixture
-def one_process(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.usefixtures("one_process")
-@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
-def test_wrapped_models_run_their_own_hooks(wrapper):
-    layout = processor("qwen2_5_vl").layout
-    inputs, completions = group()
-    plain_model = tiny()
-    plain = plain_group(plain_model, layout, inputs, completions)
-    expected = gradients(plain_model, weighted(plain, everywhere(plain)))
-    model = tiny()
-    model.gradient_checkpointing_enable()
-    reduced = []
-    if wrapper == "ddp":
-        wrapped = torch.nn.parallel.DistributedDataParallel(model)
-
-        def all_reduce(_, bucket):
-            reduced.append(bucket.buffer().numel())
-            future = torch.futures.Future()
-            future.set_result(bucket.buffer())
-            return future
-
-        wrapped.register_comm_hook(None, all_reduce)
-    else:
-        wrapped = shard(model)
-    with shared_prefix_attention(wrapped):
-        logprobs, mask = group_logprobs(wrapped, layout, inputs, completions)
-        weighted(logprobs, mask).backward()
-        with pytest.raises(ValueError, match="no_sync"):
-            group_logprobs(wrapped, layout, inputs, completions, group_chunk=2)
-    got = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
-    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
-    assert_gradients_close(got, expected, 1e-9)
-    assert wrapper != "ddp" or sum(reduced) == sum(p.numel() for p in model.parameters())
-
-
-def shard(model):
-    """Each decoder layer, then all the rest, the output layer included, whose weights are sharded after its forward."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh("cpu", (1,))
-    for layer in model.model.language_model.layers:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh, reshard_after_forward=True)
-
-
-def whole(gradient):
-    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from seedbench_r1.demo.tiny_model import TinySize, write_tiny_checkpoint
-from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_prompt
+from seedbench_r1.prompts import build_prompt
 from seedbench_r1.questions import load_training_rows
 from seedbench_r1.types import Template
 from tests.rows import evaluation_row, write_rows
@@ -84,6 +84,3 @@ def toy_config(model: Path, data: Path, out: Path, algo: str, **changes: Any) ->
         "max_completion_length": 16,
     }
     return resolve_train_config(options | changes)
-
-
-__all__ = ["DEFAULT_TEMPLATE", "GOLDS", "RESPONSE", "TEMPLATE", "toy_config", "write_toy", "write_toy_model"]

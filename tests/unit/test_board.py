@@ -192,6 +192,12 @@ def damaged(folder, kind):
     elif kind == "torn-inside":
         lines = records.read_text().splitlines(keepends=True)
         records.write_text("".join([*lines[:4], lines[4][:50] + "\n", *lines[5:]]))
+    elif kind == "not-utf8":
+        lines = records.read_bytes().splitlines(keepends=True)
+        records.write_bytes(b"".join([*lines[:6], lines[6].replace(b"L1", b"\xff1"), *lines[7:]]))
+    elif kind == "two-values":
+        lines = records.read_text().splitlines(keepends=True)
+        records.write_text("".join([lines[0], lines[1].strip() + lines[2], *lines[3:]]))
     elif kind == "bad-verdict":
         (path / "verdicts.jsonl").write_text('{"question_id": "L1/0"}\n')
     elif kind == "foreign-question":
@@ -211,6 +217,8 @@ REASONS = {
     "repeated": "161 lines for 160 questions",
     "no-records": "no answers yet",
     "torn-inside": "records.jsonl:5",
+    "not-utf8": "records.jsonl:7",
+    "two-values": "records.jsonl:2",
     "bad-verdict": "verdicts.jsonl:1",
     "foreign-question": "L1/99999",
     "empty": "is empty",
@@ -234,7 +242,7 @@ def test_a_bad_directory_is_named_explained_and_left_out(tmp_path, on_disk, kind
 def test_a_torn_last_line_costs_one_answer_not_the_run(tmp_path):
     path = write_run(tmp_path, RunSpec("torn"), make_benchmark())
     data = (path / "records.jsonl").read_bytes()
-    (path / "records.jsonl").write_bytes(data[:-20])
+    (path / "records.jsonl").write_bytes(data[:-20] + "é".encode()[:1])  # within a character, too
     row = build_board([path]).rows[0]
     assert row.status == "incomplete"
     assert row.answered == 159

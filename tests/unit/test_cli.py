@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
@@ -206,9 +207,16 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 110
     assert "untrained" in done.stdout
-    header, row = (tmp_path / "demo-out" / "leaderboard.csv").read_text().splitlines()
-    values = dict(zip(header.split(","), row.split(","), strict=True))
-    assert values["status"] == "complete"
-    assert int(values["l1_n"]) + int(values["l2_n"]) + int(values["l3_n"]) >= 24
-    assert {values[f"l3_{domain}_n"] != "" for domain in ("daily", "hobbies", "recreation", "work")} == {True}
+    with (tmp_path / "demo-out" / "leaderboard.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2
+    for row in rows:
+        assert row["status"] == "complete"
+        assert (row["l1_n"], row["l2_n"], row["l3_n"]) == ("24", "12", "16")
+        assert all(row[f"l3_{domain}_n"] == "4" for domain in ("daily", "hobbies", "recreation", "work"))
+        assert row["judge"].startswith("rules/")
+    page = (tmp_path / "demo-out" / "leaderboard.html").read_text(encoding="utf-8")
+    assert all(row["run_id"] in page for row in rows)
+    answered = {path: path.read_bytes() for path in (tmp_path / "demo-out" / "runs").glob("*/records.jsonl")}
     assert cli("demo", cwd=tmp_path).returncode == 0
+    assert {path: path.read_bytes() for path in answered} == answered

@@ -1,0 +1,35 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainers.toy import RESPONSE, toy_config, write_toy, write_toy_model
+
+
+@dataclass(frozen=True)
+class Toy:
+    data: Path
+    raw: Path  # random weights
+    taught: Path  # after SFT: well-formed responses with a random letter
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny models: a second thread costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory, _one_thread) -> Toy:
+    from trainers.loop import train
+
+    folder = tmp_path_factory.mktemp("toy")
+    data = write_toy(folder / "data", {letter: RESPONSE.format(letter, letter) for letter in "ABCD"})
+    raw = write_toy_model(folder / "raw", data)
+    options = {"max_steps": 100, "gradient_accumulation_steps": 8, "learning_rate": 4e-3, "save_steps": 1000}
+    result = train(toy_config(raw, data, folder / "sft", "sft", **options))
+    return Toy(data, raw, result.checkpoint)

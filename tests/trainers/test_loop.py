@@ -1,0 +1,290 @@
+"""The loop: it learns, continues bit for bit, survives kills, and counts the same in any number of processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.errors import ConfigError, DataError
+from tests.trainers.toy import toy_config
+from trainers.checkpoints import checkpoints, read_progress
+from trainers.config import resolve_train_config
+from trainers.data import QuestionStream, read_rows
+from trainers.loop import plan, train
+from trainers.metrics import read_lines
+
+SMALL = {"max_steps": 4, "num_generations": 4, "gradient_accumulation_steps": 2, "save_steps": 100}
+MAIN = "from seedbench_r1.cli.app import main; main()"
+
+
+def metrics_of(out: Path):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(out / "metrics.jsonl")]
+
+
+def state_of(folder: Path):
+    return torch.load(folder / "resume" / "state.pt", weights_only=True)
+
+
+def assert_same_checkpoint(one: Path, other: Path):
+    files = [path.name for path in one.glob("*.safetensors")]
+    assert files
+    for name in files:
+        left, right = load_file(one / name), load_file(other / name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left)
+    left, right = state_of(one), state_of(other)
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
+    assert read_progress(one) == read_progress(other)
+
+
+def command(config, *extra: str) -> list[str]:
+    """The command line of a toy configuration."""
+    options = ["--algo", config.algo, "--model", config.model, "--data", config.data, "--out", config.out]
+    options += ["--device", "cpu", "--workers", "1", "--prompt-file", config.data / "prompt.toml"]
+    options += ["--image-min-pixels", "3136", "--image-max-pixels", "3136", "--no-gradient-checkpointing"]
+    options += ["--learning-rate", config.learning_rate, "--lr-scheduler-type", "constant"]
+    options += ["--max-completion-length", "16", "--max-steps", config.max_steps, "--save-steps", config.save_steps]
+    options += ["--num-generations", config.num_generations, "--rollout-batch-size", config.rollout_batch_size]
+    options += ["--gradient-accumulation-steps", config.gradient_accumulation_steps, *extra]
+    return [sys.executable, "-c", MAIN, "train", *map(str, options)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lora": True, "learning_rate": 0.01}, {"dtype": "bfloat16", "learning_rate": 1e-5}],
+    ids=["full", "lora", "bfloat16"],
+)
+def test_two_and_two_steps_are_four(toy, tmp_path, options):
+    settings = SMALL | {"ema_every": 1, "ema_decay": 0.9} | options
+    whole = train(toy_config(toy.taught, toy.data, tmp_path / "whole", "care", **settings))
+    config = toy_config(toy.taught, toy.data, tmp_path / "parts", "care", **settings)
+    stop = threading.Event()
+    first = train(config, stop=stop, observe=lambda line: stop.set() if line["step"] == 2 else None)
+    assert (first.step, first.finished, first.checkpoint.name) == (2, False, "checkpoint-2")
+    assert plan(config).done == 2
+    second = train(config)
+    assert (second.step, second.finished) == (4, True)
+    assert_same_checkpoint(whole.checkpoint, second.checkpoint)
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+    assert any(line["policy_passes"] for line in metrics_of(tmp_path / "whole"))
+    assert (tmp_path / "parts" / "rollouts.jsonl").read_text() == (tmp_path / "whole" / "rollouts.jsonl").read_text()
+    assert load_state_difference(first.checkpoint, whole.checkpoint) > 0
+
+
+def load_state_difference(one: Path, other: Path) -> float:
+    (name,) = (path.name for path in other.glob("*.safetensors"))
+    left, right = load_file(one / name), load_file(other / name)
+    return max(float((left[key] - right[key]).abs().max()) for key in right)
+
+
+def test_a_finished_training_is_not_trained_again(toy, tmp_path):
+    config = toy_config(toy.taught, toy.data, tmp_path, "grpo", preset="grpo-nokl", **SMALL | {"max_steps": 1})
+    first = train(config)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert train(config) == first
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_kill_costs_the_steps_since_the_last_checkpoint(toy, tmp_path):
+    settings = SMALL | {"max_steps": 12, "save_steps": 2}
+    config = toy_config(toy.taught, toy.data, tmp_path / "killed", "care", **settings)
+    child = subprocess.Popen(command(config), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(read_lines(config.out / "metrics.jsonl")) < 5:
+        assert child.poll() is None, child.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert checkpoints(config.out)[-1].name != "checkpoint-12"
+    for folder in checkpoints(config.out):
+        assert read_progress(folder).step == int(folder.name.split("-")[1])
+        assert state_of(folder)
+    resumed = subprocess.run(command(config, "--json"), env=environment(), capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["step"] == 12
+    whole = train(toy_config(toy.taught, toy.data, tmp_path / "whole", "care", **settings))
+    assert_same_checkpoint(whole.checkpoint, config.out / "checkpoint-12")
+    assert metrics_of(config.out) == metrics_of(tmp_path / "whole")
+    assert [folder.name for folder in checkpoints(config.out)] == ["checkpoint-8", "checkpoint-10", "checkpoint-12"]
+
+
+def test_two_processes_are_one_with_twice_the_accumulation(toy, tmp_path):
+    settings = {"num_generations": 4, "max_steps": 3, "rollout_batch_size": 1, "save_steps": 100}
+    settings |= {"learning_rate": 5e-4}  # AdamW's first steps have the size of the rate, whatever the rounding
+    one = train(toy_config(toy.taught, toy.data, tmp_path / "1", "care", gradient_accumulation_steps=4, **settings))
+    config = toy_config(toy.taught, toy.data, tmp_path / "2", "care", gradient_accumulation_steps=2, **settings)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [
+        subprocess.Popen(
+            command(config), env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared), stderr=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    errors = [child.communicate(timeout=200)[1].decode() for child in children]
+    assert [child.returncode for child in children] == [0, 0], errors
+    left = load_file(one.checkpoint / "model.safetensors")
+    right = load_file(tmp_path / "2" / "checkpoint-3" / "model.safetensors")
+    assert max(float((left[key] - right[key]).abs().max()) for key in left) <= 1e-6
+    assert load_state_difference(toy.taught, one.checkpoint) > 1e-3
+    average, other = state_of(one.checkpoint)["average"], state_of(tmp_path / "2" / "checkpoint-3")["average"]
+    assert max(float((average[key] - other[key]).abs().max()) for key in average) <= 1e-6
+    ours, theirs = metrics_of(tmp_path / "1"), metrics_of(tmp_path / "2")
+    assert [line["reward"] for line in ours] == pytest.approx([line["reward"] for line in theirs])
+    assert [line["policy_passes"] for line in ours] == [line["policy_passes"] for line in theirs]
+
+
+def test_sft_then_grpo_raises_the_reward(toy, tmp_path):
+    lines = metrics_of(toy.taught.parent)
+    assert lines[-1]["loss"] < lines[0]["loss"] / 5
+    settings = {"gradient_accumulation_steps": 4, "learning_rate": 3e-3, "save_steps": 1000, "max_steps": 150}
+    train(toy_config(toy.taught, toy.data, tmp_path, "grpo", preset="grpo-nokl", **settings))
+    rewards = [line["reward"] for line in metrics_of(tmp_path)]
+    start, end = sum(rewards[:10]) / 10, sum(rewards[-10:]) / 10
+    assert end > start + 0.3, (start, end)
+
+
+def test_eval_takes_the_checkpoint(toy, tmp_path):
+    from seedbench_r1.backends import open_backend
+    from seedbench_r1.evaluate import evaluate
+    from seedbench_r1.evaluate import plan as plan_eval
+
+    config = toy_config(toy.taught, toy.data, tmp_path / "out", "care", **SMALL | {"max_steps": 1})
+    folder = train(config).checkpoint
+    options = {
+        "model": str(folder),
+        "data_root": toy.data,
+        "annotations": toy.data / "annotations" / "training_6k.jsonl",
+        "runs_dir": tmp_path / "runs",
+        "prompt_file": toy.data / "prompt.toml",
+        "image_min_pixels": 3136,
+        "image_max_pixels": 3136,
+        "max_new_tokens": 16,
+        "device": "cpu",
+    }
+    planned = plan_eval(resolve_eval_config(options, environ={}, working_dir=tmp_path))
+    assert evaluate(planned, open_backend).summary.status == "complete"
+    info = planned.manifest.model
+    assert (info.algorithm, info.step, info.base_model) == ("care", 1, str(toy.raw))
+    sdpa = json.loads((folder / "config.json").read_text())
+    assert "seedbench" not in json.dumps(sdpa)
+
+
+def test_another_configuration_is_refused_with_the_differing_keys(toy, tmp_path):
+    base = SMALL | {"max_steps": 1}
+    train(toy_config(toy.taught, toy.data, tmp_path, "care", **base))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"bonus_margin: 0\.0 there, 0\.01 here.*num_generations: 4 there, 5 here"):
+        train(toy_config(toy.taught, toy.data, tmp_path, "care", **base | {"num_generations": 5, "bonus_margin": 0.01}))
+    with pytest.raises(ConfigError, match="model_fingerprint"):
+        train(toy_config(toy.raw, toy.data, tmp_path, "care", **base))
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    free = {
+        "rollout_batch_size": 1,
+        "save_steps": 7,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+    }
+    assert plan(toy_config(toy.taught, toy.data, tmp_path, "care", **base | free)).done == 1
+
+
+def test_unusable_questions_are_replaced_by_the_next_and_counted(toy, tmp_path):
+    data = tmp_path / "data"
+    rows = [json.loads(line) for line in (toy.data / "annotations" / "training_6k.jsonl").read_text().splitlines()]
+    rows[1]["current_observation_basename"] = "broken.png"
+    rows[2]["question"] = "long " * 600  # longer than the context of 512
+    images = data / "images" / "EpicKitchens"
+    images.mkdir(parents=True)
+    (images / "one.png").write_bytes((toy.data / "images" / "EpicKitchens" / "one.png").read_bytes())
+    (images / "broken.png").write_bytes(b"no picture")
+    (data / "annotations").mkdir()
+    (data / "annotations" / "training_6k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = toy_config(toy.taught, data, tmp_path / "out", "grpo", preset="grpo-nokl", **SMALL)
+    result = train(config)
+    stream, used, bad = QuestionStream(read_rows(config), config.seed), [], []
+    while len(used) < 8:  # 4 steps of 2
+        drawn = stream.take(1)[0].question.question_id
+        (bad if drawn in ("train/1", "train/2") else used).append(drawn)
+    lines = metrics_of(tmp_path / "out")
+    assert result.replaced == lines[-1]["replaced"] == len(bad) > 0
+    named = [entry["question_id"] for line in lines for entry in line.get("unusable", ())]
+    assert sorted(named) == sorted(bad)
+    (images / "broken.png").unlink()
+    with pytest.raises(DataError, match=r"1 media files .* missing.*--allow-missing"):
+        train(toy_config(toy.taught, data, tmp_path / "out2", "grpo", preset="grpo-nokl", **SMALL))
+    (images / "one.png").write_bytes(b"no picture")
+    options = SMALL | {"allow_missing": True}
+    with pytest.raises(DataError, match="No training question can be used"):
+        train(toy_config(toy.taught, data, tmp_path / "out3", "grpo", preset="grpo-nokl", **options))
+
+
+def test_a_full_disk_stops_with_the_last_good_checkpoint(toy, tmp_path, monkeypatch):
+    import shutil
+    from collections import namedtuple
+
+    from seedbench_r1.errors import ResourceError
+
+    usage = namedtuple("usage", "total used free")
+    config = toy_config(toy.taught, toy.data, tmp_path, "care", **SMALL | {"save_steps": 1})
+    free = iter([10**12, 1000])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, next(free)))
+    with pytest.raises(ResourceError, match=r"checkpoint-2 cannot be written .*last good checkpoint is checkpoint-1"):
+        train(config)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
+def test_held_out_questions_are_answered_and_never_trained_on(toy, tmp_path):
+    settings = SMALL | {"max_steps": 6, "gradient_accumulation_steps": 1, "eval_every": 3, "eval_questions": 2}
+    config = toy_config(toy.taught, toy.data, tmp_path, "care", rollout_log_steps=1, **settings)
+    planned = plan(config)
+    held = {row.question.question_id for row in planned.heldout}
+    assert (len(held), len(planned.rows)) == (2, 2)
+    train(config)
+    asked = {line["question_id"] for line in read_lines(tmp_path / "rollouts.jsonl")}
+    assert asked == {row.question.question_id for row in planned.rows}
+    measured = {line["step"]: line["heldout"] for line in metrics_of(tmp_path) if "heldout" in line}
+    assert sorted(measured) == [3, 6]
+    assert all(value["n"] == 2 and 0 <= value["accuracy"] <= 1 for value in measured.values())
+    assert measured[6]["format"] > 0
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_clips_and_images_train_in_every_family(tmp_path, family):
+    from seedbench_r1.demo.dataset_writer import write_benchmark
+    from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
+    from seedbench_r1.demo.traces import vocabulary_texts
+
+    write_benchmark(tmp_path, questions={}, train=4, cot=4, frame_size=(64, 64), fps=8, seconds=1.0)
+    write_tiny_checkpoint(tmp_path / "model", family=family, vocabulary_texts=vocabulary_texts())
+    options = {"model": str(tmp_path / "model"), "data": tmp_path, "device": "cpu", "workers": 1, "max_frames": 4}
+    options |= {"max_pixels": 4096, "min_pixels": 1024, "image_max_pixels": 4096, "max_completion_length": 256}
+    options |= {"max_steps": 1, "gradient_accumulation_steps": 2}
+    taught = train(resolve_train_config(options | {"algo": "sft", "out": tmp_path / "sft", "warmup_ratio": 0.0}))
+    (line,) = metrics_of(tmp_path / "sft")
+    assert line["grad_norm"] > 0
+    assert line["replaced"] == 0
+    more = {"algo": "grpo", "lora": True, "max_completion_length": 4, "num_generations": 2, "out": tmp_path / "grpo"}
+    train(resolve_train_config(options | more | {"model": str(taught.checkpoint)}))
+    (line,) = metrics_of(tmp_path / "grpo")
+    assert line["policy_passes"] == 2
+    assert line["kl"] == pytest.approx(0.0, abs=1e-6)
+    weights = load_file(tmp_path / "grpo" / "checkpoint-1" / "adapter_model.safetensors")
+    assert len(weights) == 2 * 2 * 7  # A and B of seven layers in each of two blocks

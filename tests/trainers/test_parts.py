@@ -1,0 +1,248 @@
+"""Config, stream, schedule, optimiser, metrics and estimate, by hand-worked numbers."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.models import inspect_model
+from seedbench_r1.questions import load_training_rows, training_question
+from tests.rows import training_row, write_rows
+from tests.trainers.toy import toy_config
+from trainers.config import FREE, PRESETS, TrainConfig, identity, resolve_train_config, total_steps
+from trainers.data import QuestionStream, contradicting, read_rows
+from trainers.estimate import estimate, parameters
+from trainers.metrics import GroupReport as Report
+from trainers.metrics import StepLog, collapse_warnings, grpo_metrics, read_lines
+from trainers.optimizer import Optimizer, learning_rate
+
+
+def resolved(tmp_path: Path, **options) -> TrainConfig:
+    return resolve_train_config({"model": "m", "data": tmp_path, "out": tmp_path / "out"} | options)
+
+
+def test_presets_are_what_was_published(tmp_path):
+    care = resolved(tmp_path, algo="care")
+    assert (care.num_generations, care.max_completion_length, care.learning_rate) == (8, 768, 1e-6)
+    assert (care.beta, care.ema_decay, care.ema_every, care.bonus_weight, care.bonus_cap) == (0, 0.995, 10, 0.5, 0.95)
+    paper = resolved(tmp_path, preset="care-paper")
+    assert (paper.algo, paper.top_p, paper.top_k) == ("care", 0.95, 50)
+    grpo = resolved(tmp_path, algo="grpo")
+    assert (grpo.bonus, grpo.beta, grpo.reference) == ("none", 0.1, "frozen")
+    assert resolved(tmp_path, preset="grpo-nokl").reference == "none"
+    sft = resolved(tmp_path, algo="sft")
+    assert (sft.learning_rate, sft.warmup_ratio, sft.gradient_accumulation_steps) == (2e-5, 0.1, 16)
+    assert sft.questions_file.name == "training_with_cot_6k.jsonl"
+    assert care.questions_file.name == "training_6k.jsonl"
+    assert total_steps(care, 6000, 4) == 1500  # the released checkpoint-1500: 4 processes, 1 question each
+    assert resolved(tmp_path, algo="care", lora=True).learning_rate == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"algo": "grpo", "preset": "care"}, "--preset care is for --algo care"),
+        ({"preset": "best"}, "No preset 'best'"),
+        ({"algo": "grpo", "bonus": "care"}, "has no consistency bonus"),
+        ({"algo": "care", "reference": "none"}, "--bonus care needs a reference model"),
+        ({"preset": "grpo-nokl", "beta": 0.1}, "--beta above 0 needs a reference model"),
+        ({"algo": "care", "temperature": 0.0}, "--temperature is 0.0"),
+        ({"algo": "care", "num_generations": 0}, "--num-generations is 0"),
+        ({"algo": "care", "model": None}, "No model given"),
+        ({"algo": "care", "out": None}, "No out given"),
+        ({"algo": "care", "epsilon": 0.2}, "Unknown training option 'epsilon'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        resolved(tmp_path, **options)
+
+
+def test_every_setting_is_compared_or_free(tmp_path):
+    config = resolved(tmp_path, algo="care")
+    names = {key.split(".")[0] for key in identity(config)}
+    assert names | FREE == set(TrainConfig.__dataclass_fields__)
+    assert not names & FREE
+    assert identity(config)["video.max_frames"] == 16
+    assert all(preset["algo"] in ("care", "grpo", "sft") for preset in PRESETS.values())
+
+
+def test_the_stream_is_a_new_order_every_epoch_and_starts_anywhere(tmp_path):
+    rows = load_training_rows(write_rows(tmp_path / "t.jsonl", [training_row(i) for i in range(5)]), tmp_path)
+    stream = QuestionStream(rows, seed=3)
+    whole = stream.take(15)
+    for epoch in range(3):
+        part = whole[5 * epoch : 5 * epoch + 5]
+        assert {d.question.question_id for d in part} == {row.question.question_id for row in rows}
+        assert {d.epoch for d in part} == {epoch}
+        for drawn in part:
+            row = next(row for row in rows if row.question.question_id == drawn.question.question_id)
+            assert drawn.question == training_question(row, seed=3, epoch=epoch)
+            assert drawn.response == f"<answer>{drawn.question.gold}</answer>"
+    orders = [[d.question.question_id for d in whole[s : s + 5]] for s in (0, 5, 10)]
+    assert len(set(map(tuple, orders))) > 1
+    later = QuestionStream(rows, seed=3, position=7)
+    assert later.peek(3) == later.take(3) == whole[7:10]
+    assert later.position == 10
+    assert QuestionStream(rows, seed=4).take(15) != whole
+
+
+def test_responses_that_contradict_their_gold_letter_are_named(tmp_path):
+    choices = {"choice_a": "a", "choice_b": "b", "choice_c": "c", "choice_d": "d", "golden_choice_idx": "B"}
+    texts = ["<answer>B</answer>", "<answer>A</answer>", "none"]
+    rows = [training_row(i, response=text, answer="b", **choices) for i, text in enumerate(texts)]
+    loaded = load_training_rows(write_rows(tmp_path / "t.jsonl", rows), tmp_path)
+    assert contradicting(loaded) == ["train/1", "train/2"]
+
+
+def test_learning_rates_by_hand(tmp_path):
+    config = resolved(tmp_path, algo="care", learning_rate=1.0, warmup_ratio=0.2)
+    rates = [learning_rate(config, step, 10) for step in range(10)]
+    assert rates[:3] == [0.0, 0.5, 1.0]
+    assert rates[6] == pytest.approx(0.5)  # half of the 8 steps after the warm-up: (1 + cos(pi / 2)) / 2
+    assert rates[9] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    linear = resolved(tmp_path, algo="care", learning_rate=1.0, lr_scheduler_type="linear")
+    assert [learning_rate(linear, step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    constant = resolved(tmp_path, algo="care", learning_rate=0.3, lr_scheduler_type="constant")
+    assert learning_rate(constant, 3, 4) == 0.3
+
+
+def test_small_steps_reach_a_bfloat16_weight_through_its_fp32_copy(tmp_path):
+    config = resolved(tmp_path, algo="care", weight_decay=0.0)
+    weight = torch.nn.Parameter(torch.full((2, 2), 0.02, dtype=torch.bfloat16))
+    first = weight.detach().clone()
+    optimizer = Optimizer({"w": weight}, config)
+    for _ in range(200):
+        weight.grad = torch.ones_like(weight)
+        optimizer.collect()
+        assert weight.grad is None
+        optimizer.step(1e-6)
+    torch.testing.assert_close(optimizer.weights["w"], first.float() - 200e-6, rtol=0, atol=2e-6)
+    assert torch.equal(weight.detach(), optimizer.weights["w"].to(torch.bfloat16))
+    assert not torch.equal(weight.detach(), first)
+
+
+def test_gradients_are_clipped_and_a_broken_step_is_not_taken(tmp_path):
+    config = resolved(tmp_path, algo="care", max_grad_norm=1.0, weight_decay=0.0)
+    weight = torch.nn.Parameter(torch.zeros(1, 2))
+    optimizer = Optimizer({"w": weight}, config)
+    weight.grad = torch.tensor([[3.0, 4.0]])
+    assert optimizer.step(0.1) == pytest.approx(5.0)
+    moved = weight.detach().clone()
+    weight.grad = torch.tensor([[math.nan, 1.0]])
+    assert math.isnan(optimizer.step(0.1))
+    assert torch.equal(weight.detach(), moved)
+
+
+def rollout(**changes):
+    base = {"text": "<think>a b c d</think><answer>A</answer>", "finish_reason": "stop", "tokens": 10, "reward": 1.0}
+    base |= {"accuracy": 0.0, "format": 1.0, "bonus": 0.0, "likelihood": None, "advantage": 0.0}
+    return base | changes
+
+
+def test_metrics_by_hand():
+    first = Report([rollout(), rollout(tokens=20, finish_reason="length", text="x")], 0.0, None, 0, 0)
+    second = Report(
+        [rollout(reward=2.5, accuracy=1.0, bonus=0.5, likelihood=0.8, advantage=1.0), rollout(advantage=-1.0)],
+        -0.5,
+        0.1,
+        1,
+        1,
+    )
+    found = grpo_metrics([first, second])
+    assert found == {
+        "reward": 1.375,
+        "accuracy": 0.25,
+        "format": 1.0,
+        "bonus": 0.125,
+        "likelihood": 0.8,
+        "zero_std": 0.5,
+        "length": 12.5,
+        "truncated": 0.25,
+        "reasoning_words": 4.0,
+        "kl": 0.1,
+        "loss": -0.25,
+        "policy_passes": 1,
+        "reference_passes": 1,
+    }
+
+
+def test_collapses_are_named_after_twenty_steps():
+    good = {"zero_std": 0.3, "truncated": 0.0, "reasoning_words": 40.0}
+    assert collapse_warnings([good] * 20) == []
+    bad = {"zero_std": 0.5, "truncated": 0.2, "reasoning_words": 1.0}
+    assert collapse_warnings([bad] * 19) == []
+    found = collapse_warnings([good] * 5 + [bad] * 20)
+    assert len(found) == 3
+    assert "groups without spread 50 %" in found[0]
+
+
+def test_lines_after_the_checkpoint_and_torn_ones_are_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    (tmp_path / "rollouts.jsonl").write_text('{"step": 1}\n{"step": 3}\n')
+    log = StepLog(tmp_path, 2)
+    with pytest.raises(ConfigError, match="Another process"):
+        StepLog(tmp_path, 2)
+    log.write({"step": 3, "x": 1})
+    log.close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "x": 1}]
+    assert read_lines(tmp_path / "rollouts.jsonl") == [{"step": 1}]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nwhat\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2"):
+        read_lines(tmp_path / "metrics.jsonl")
+
+
+def test_the_estimate_knows_the_models_size(toy):
+    from trainers.policy import load_policy
+
+    config = toy_config(toy.raw, toy.data, toy.data / "none", "care", dtype="float32")
+    policy = load_policy(config, torch.device("cpu"))
+    n = sum(parameter.numel() for parameter in policy.model.parameters())
+    assert parameters(toy.raw) == n
+    guess = estimate(config, inspect_model(str(toy.raw)), 1)
+    assert guess.weights == guess.reference == guess.average == 4 * n
+    assert guess.optimizer == 12 * n  # gradient and two moments; the weights are fp32 already
+    lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
+    adapters = sum(p.numel() for p in load_policy(lora, torch.device("cpu")).trainable().values())
+    assert estimate(lora, inspect_model(str(toy.raw)), 1).average == 4 * adapters
+
+
+def test_the_command_line_says_what_it_would_do(toy, tmp_path):
+    from seedbench_r1.cli.app import app
+
+    runner = CliRunner()
+    given = ["train", "--algo", "care", "--model", str(toy.raw), "--data", str(toy.data), "--out", str(tmp_path / "o")]
+    shown = runner.invoke(app, [*given, "--device", "cpu", "--lora", "--print-config"])
+    assert json.loads(shown.stdout)["learning_rate"] == 1e-5
+    dry = runner.invoke(app, [*given, "--device", "cpu", "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert "4 steps of 1 questions x 8 rollouts" in dry.stdout
+    assert "estimated memory" in dry.stdout
+    as_json = runner.invoke(app, [*given, "--device", "cpu", "--dry-run", "--json"])
+    assert json.loads(as_json.stdout)["steps"] == 4
+    assert not (tmp_path / "o").exists()
+    refused = runner.invoke(app, ["train", "--model", str(toy.raw)])
+    assert isinstance(refused.exception, ConfigError)
+
+
+def test_rows_are_read_from_where_the_config_says(toy):
+    assert len(read_rows(toy_config(toy.raw, toy.data, toy.data / "none", "sft"))) == 16
+    assert len(read_rows(toy_config(toy.raw, toy.data, toy.data / "none", "care"))) == 4
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from trainers.trackers import TensorBoard
+
+    board = TensorBoard(tmp_path, 0)
+    board.observe({"step": 1, "reward": 0.5, "kl": None, "seconds": {"io": 2.0}, "unusable": [{"reason": "x"}]})
+    board.observe({"step": 2, "reward": 0.75, "kl": None, "seconds": {"io": 3.0}})
+    board.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted(events.Tags()["scalars"]) == ["reward", "seconds/io", "step"]
+    assert [(event.step, event.value) for event in events.Scalars("reward")] == [(1, 0.5), (2, 0.75)]

@@ -1,0 +1,101 @@
+"""Packed groups through adapters, DDP and FSDP2: the numbers and gradients of the plain model."""
+
+import pytest
+import torch
+
+from tests.trainers.plain_runs import (
+    assert_gradients_close,
+    everywhere,
+    gradients,
+    group,
+    plain_group,
+    processor,
+    rotary_in_float64,
+    tiny,
+    weighted,
+)
+from trainers.shared_prefix import group_logprobs, inner_model, shared_prefix_attention
+
+__all__ = ["rotary_in_float64"]  # a fixture
+pytestmark = pytest.mark.usefixtures("rotary_in_float64")
+
+
+def test_adapters_learn_the_same():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    model, layout = peft.get_peft_model(tiny(), config), processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    plain = plain_group(inner_model(model), layout, inputs, completions)
+    expected = gradients(model, weighted(plain, everywhere(plain)))
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable()
+    with shared_prefix_attention(model):
+        logprobs, mask = group_logprobs(model, layout, inputs, completions)
+        got = gradients(model, weighted(logprobs, mask))
+        with model.disable_adapter(), torch.no_grad():
+            reference, _ = group_logprobs(model, layout, inputs, completions)
+    assert expected
+    assert all("lora" in name for name in expected)
+    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
+    assert_gradients_close(got, expected, 1e-9)
+    base = tiny()
+    with torch.no_grad():
+        expected_reference = plain_group(base, layout, inputs, completions)
+    torch.testing.assert_close(reference[mask], expected_reference, rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_wrapped_models_run_their_own_hooks(wrapper):
+    layout = processor("qwen2_5_vl").layout
+    inputs, completions = group()
+    plain_model = tiny()
+    plain = plain_group(plain_model, layout, inputs, completions)
+    expected = gradients(plain_model, weighted(plain, everywhere(plain)))
+    model = tiny()
+    model.gradient_checkpointing_enable()
+    reduced = []
+    if wrapper == "ddp":
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+
+        def all_reduce(_, bucket):
+            reduced.append(bucket.buffer().numel())
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        wrapped.register_comm_hook(None, all_reduce)
+    else:
+        wrapped = shard(model)
+    with shared_prefix_attention(wrapped):
+        logprobs, mask = group_logprobs(wrapped, layout, inputs, completions)
+        weighted(logprobs, mask).backward()
+        with pytest.raises(ValueError, match="no_sync"):
+            group_logprobs(wrapped, layout, inputs, completions, group_chunk=2)
+    got = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(logprobs[mask], plain, rtol=0, atol=1e-12)
+    assert_gradients_close(got, expected, 1e-9)
+    assert wrapper != "ddp" or sum(reduced) == sum(p.numel() for p in model.parameters())
+
+
+def shard(model):
+    """Each decoder layer, then all the rest, the output layer included, whose weights are sharded after its forward."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.model.language_model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def whole(gradient):
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient

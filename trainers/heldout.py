@@ -1,0 +1,54 @@
+"""Questions held out of the training rows, answered now and then: the validation levels are never looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seedbench_r1.backends.decoding import Prompt, decode
+from seedbench_r1.questions import TrainingRow, choose_subset
+from seedbench_r1.types import SamplingConfig
+from trainers.config import TrainConfig
+from trainers.data import Item
+from trainers.policy import Policy
+from trainers.rewards import reward
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One held-out question, answered greedily."""
+
+    accuracy: float
+    format: float
+
+
+def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[list[TrainingRow], list[TrainingRow]]:
+    """Rows to train on, and config.eval_questions held out by seed and id; none without config.eval_every."""
+    n = min(config.eval_questions, len(rows) - 1) if config.eval_every else 0
+    chosen = {q.question_id for q in choose_subset([row.question for row in rows], n, seed=config.seed)} if n else set()
+    held = [row for row in rows if row.question.question_id in chosen]
+    return [row for row in rows if row.question.question_id not in chosen], held
+
+
+def answer_greedily(policy: Policy, items: Sequence[Item], config: TrainConfig) -> list[Answered]:
+    """One greedy completion per item, scored as the evaluation scores it."""
+    sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=config.max_completion_length)
+    policy.model.eval()
+    results = []
+    size = config.rollout_batch_size * config.num_generations
+    for start in range(0, len(items), size):
+        batch = {item.question.question_id: item for item in items[start : start + size]}
+        prompts = [Prompt(question_id, item.inputs) for question_id, item in batch.items()]
+        for completion in decode(policy.model, policy.processor, prompts, sampling):
+            text = policy.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            found = reward(batch[completion.question_id].question, text, completion.finish_reason)
+            results.append(Answered(found.accuracy, found.format))
+    return results
+
+
+def heldout_metrics(answers: Sequence[Answered]) -> dict[str, Any]:
+    """Accuracy and format share over the held-out questions that could be decoded (n)."""
+    n = len(answers)
+    accuracy = sum(answer.accuracy for answer in answers) / n if n else None
+    return {"n": n, "accuracy": accuracy, "format": sum(answer.format for answer in answers) / n if n else None}
