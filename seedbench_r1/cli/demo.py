@@ -101,8 +101,8 @@ def _taught_model(folder: Path, name: str, seed: int, media: dict[str, Any], scr
     )
     with draining_signals("Stopping: this step is finished and saved.") as (stop, received):
         result = train(config, stop=stop)
-    if received:
-        raise Interrupted("Stopped by a signal. Run the demo again to go on.", received[0])
+    if received or result.checkpoint is None:
+        raise Interrupted("Stopped by a signal. Run the demo again to go on.", received[0] if received else 15)
     screen.print(f"    tiny-{name}: {result.step} supervised steps, {result.checkpoint}", soft_wrap=True)
     return result.checkpoint
 
