@@ -24,7 +24,7 @@ from seedbench_r1.frame_cache import media_loader
 from seedbench_r1.frame_loader import FrameLoader
 from seedbench_r1.models import Checkpoint, inspect_model, model_name, weights_sha256
 from seedbench_r1.parsing import PARSER_VERSION
-from seedbench_r1.prompts import build_messages
+from seedbench_r1.prompts import build_request
 from seedbench_r1.questions import annotation_path, choose_subset, file_sha256, level_sizes, load_annotations
 from seedbench_r1.records import to_record
 from seedbench_r1.runs import SEEDBENCH_LINES, Lines, RunDir, run_directory, utc_now
@@ -40,7 +40,6 @@ from seedbench_r1.types import (
     RunManifest,
     RunRecord,
     RunSummary,
-    Template,
 )
 
 Observe = Callable[[RunRecord], None]
@@ -238,21 +237,6 @@ def answer_all(
             record(run.questions[question_id], result, in_flight.pop(question_id))
     finally:
         backend.close()
-
-
-def build_request(question: Question, media: Media, template: Template) -> Request:
-    """A question and its pixels as a backend wants them."""
-    return Request(
-        question_id=question.question_id,
-        messages=build_messages(question, template),
-        frames=media.frames,
-        frame_indices=media.frame_indices,
-        native_fps=media.native_fps,
-        n_total=media.n_total,
-        image=media.image,
-        reader=media.reader,
-        reader_note=media.reader_note,
-    )
 
 
 SEEDBENCH_R1 = Suite(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.types import LETTERS, Question, Template, to_json
+from seedbench_r1.types import LETTERS, Media, Question, Request, Template, to_json
 
 _TASK = """{question}
 
@@ -59,6 +59,21 @@ def build_messages(question: Question, template: Template) -> tuple[dict[str, An
     if template.system is None:
         return (user,)
     return ({"role": "system", "content": [{"type": "text", "text": template.system}]}, user)
+
+
+def build_request(question: Question, media: Media, template: Template) -> Request:
+    """A question and its pixels as a backend wants them."""
+    return Request(
+        question_id=question.question_id,
+        messages=build_messages(question, template),
+        frames=media.frames,
+        frame_indices=media.frame_indices,
+        native_fps=media.native_fps,
+        n_total=media.n_total,
+        image=media.image,
+        reader=media.reader,
+        reader_note=media.reader_note,
+    )
 
 
 def template_sha(template: Template) -> str:

@@ -16,10 +16,10 @@ from seedbench_r1.errors import DataError
 from seedbench_r1.frame_cache import media_loader
 from seedbench_r1.frame_loader import FrameLoader
 from seedbench_r1.parsing import parse_response
-from seedbench_r1.prompts import build_messages
+from seedbench_r1.prompts import build_request
 from seedbench_r1.questions import TrainingRow, load_training_rows, training_question
 from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
-from seedbench_r1.types import Failure, Media, Question, Request, Template
+from seedbench_r1.types import Failure, Media, Question
 from trainers.config import TrainConfig
 
 
@@ -210,7 +210,7 @@ class StepData:
         if isinstance(media, Failure):
             return media
         try:
-            inputs = prepare_inputs(as_request(drawn.question, media, self._template), self._processor)
+            inputs = prepare_inputs(build_request(drawn.question, media, self._template), self._processor)
         except ValueError as error:
             return Failure("backend_error", str(error))
         if self._sft_limit is not None:
@@ -219,21 +219,6 @@ class StepData:
             if length > room:
                 return Failure("backend_error", f"the response has {length} tokens, there is room for {room}")
         return Item(drawn.question, drawn.response, drawn.epoch, inputs)
-
-
-def as_request(question: Question, media: Media, template: Template) -> Request:
-    """A question and its pixels in the evaluation's own prompt."""
-    return Request(
-        question_id=question.question_id,
-        messages=build_messages(question, template),
-        frames=media.frames,
-        frame_indices=media.frame_indices,
-        native_fps=media.native_fps,
-        n_total=media.n_total,
-        image=media.image,
-        reader=media.reader,
-        reader_note=media.reader_note,
-    )
 
 
 def _key(drawn: Drawn) -> tuple[str, int]:

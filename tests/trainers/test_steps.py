@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from seedbench_r1.backends.loading import load_model
+from seedbench_r1.prompts import build_request
 from seedbench_r1.types import Media
 from tests.trainers.toy import TEMPLATE, toy_config
 from trainers.consistency import answer_span, consistency_bonus
-from trainers.data import Item, as_request, read_rows
+from trainers.data import Item, read_rows
 from trainers.grpo import judge_group, learn
 from trainers.loop import plan
 from trainers.optimizer import Optimizer
@@ -44,7 +45,7 @@ def item_of(toy, policy: Policy, number: int = 0) -> Item:
     question = read_rows(config)[number].question
     media = load_media(None, question.image, config.video)
     assert isinstance(media, Media)
-    inputs = prepare_inputs(as_request(question, media, TEMPLATE), policy.processor)
+    inputs = prepare_inputs(build_request(question, media, TEMPLATE), policy.processor)
     return Item(question, f"<answer>{question.gold}</answer>", 0, inputs)
 
 
