@@ -11,8 +11,8 @@ from torch import Tensor
 from trainers.config import TrainConfig
 from trainers.data import Item
 from trainers.optimizer import Optimizer
+from trainers.padded import batch_logprobs
 from trainers.policy import Policy
-from trainers.shared_prefix import group_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +40,19 @@ def sft_step(
 ) -> list[Taught]:
     """Differentiate the mean over all response tokens of the step, other processes' included, of -log p.
 
-    The gradients wait in the optimizer. Tokens count alike, as in the Hugging Face trainer, not responses.
+    per_device_train_batch_size items share a pass. The gradients wait in the optimizer. Tokens count alike, as in the
+    Hugging Face trainer, not responses.
     """
     responses = [response_tokens(policy, item) for item in items]
     n_tokens = sum(gather([len(response) for response in responses]))
     policy.model.train()  # gradient checkpointing asks for it; there is no dropout
     results = []
-    for item, response in zip(items, responses, strict=True):
-        logprobs, mask = group_logprobs(
-            policy.model, policy.processor.layout, item.inputs, [response], shared_prefix=config.shared_prefix
-        )
-        nll = -logprobs[mask].sum()
-        (nll / n_tokens).backward()
+    size = config.per_device_train_batch_size
+    for start in range(0, len(items), size):
+        batch, taught = items[start : start + size], responses[start : start + size]
+        logprobs, mask = batch_logprobs(policy.model, policy.processor.layout, [item.inputs for item in batch], taught)
+        (-logprobs.sum() / n_tokens).backward()
         optimizer.collect()
-        right = int((logprobs[mask].detach().exp() > 0.5).sum())
-        results.append(Taught(float(nll.detach()), len(response), right))
+        nll, right = -logprobs.detach().sum(dim=1), ((logprobs.detach().exp() > 0.5) & mask).sum(dim=1)
+        results += [Taught(*row) for row in zip(nll.tolist(), map(len, taught), right.tolist(), strict=True)]
     return results

@@ -182,7 +182,7 @@ def _packed(
         "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=device),
         "shared_prefix": _packing(base, n_prompt, lengths),
     }
-    with _scoring(base, lambda hidden, project: token_logprobs(project, hidden[0], targets, temperature=temperature)):
+    with scoring(base, lambda hidden, project: token_logprobs(project, hidden[0], targets, temperature=temperature)):
         output = model(use_cache=False, **arguments, **vision_tensors(base, layout, [inputs]))
     return output.logits
 
@@ -226,7 +226,7 @@ def _repeated(
         "position_ids": positions[:, None].expand(-1, n, -1).to(device),
         "logits_to_keep": torch.arange(n_prompt - 1, n_prompt + longest - 1, device=device),
     }
-    with _scoring(
+    with scoring(
         base, lambda hidden, project: token_logprobs(project, hidden[chosen], targets, temperature=temperature)
     ):
         output = model(use_cache=False, **arguments, **vision_tensors(base, layout, [inputs] * n))
@@ -234,7 +234,7 @@ def _repeated(
 
 
 @contextlib.contextmanager
-def _scoring(base: Any, score: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]) -> Iterator[None]:
+def scoring(base: Any, score: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]) -> Iterator[None]:
     """While inside, the output layer turns hidden states into log-probabilities instead of logits.
 
     It happens in the layer itself, because only inside the model's forward are its weights whole under FSDP.

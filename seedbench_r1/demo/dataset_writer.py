@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from seedbench_r1.demo.render import ClipFormat, render_clip, render_image
-from seedbench_r1.demo.traces import write_response
+from seedbench_r1.demo.traces import Kind, write_response
 from seedbench_r1.demo.world import Situation, draw_situations
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_messages
@@ -46,13 +46,14 @@ def write_benchmark(
     train: int = 0,
     cot: int = 0,
     inconsistent: float = 0.0,
+    wrong: float = 0.0,
     **clip: Unpack[ClipOptions],
 ) -> None:
     """Write annotations, clips and images of a miniature benchmark under root.
 
     questions: how many of each level; a level that is absent gets no file. train, cot: rows of the two training
-    files; the CoT rows are the first training rows with their options fixed, a prompt and a response. inconsistent:
-    share of the CoT responses, in [0, 1], whose reasoning concludes something else than their answer. clip:
+    files; the CoT rows are the first training rows with their options fixed, a prompt and a response. inconsistent,
+    wrong: shares of the CoT responses of these kinds (see traces.write_response); the others are sound. clip:
     frame_size (width, height), fps, seconds (of a clip of two steps; clips show one to three). The same arguments
     give the same annotation bytes and the same pixels. Every file is written beside and renamed, so that a second
     call replaces each file by an equal one and a reader never meets half a file.
@@ -61,8 +62,8 @@ def write_benchmark(
     """
     if unknown := sorted(set(questions) - set(LEVELS)):
         raise ConfigError(f"questions names level {unknown[0]!r}, expected some of {', '.join(LEVELS)}.")
-    if not 0.0 <= inconsistent <= 1.0:
-        raise ConfigError(f"inconsistent is {inconsistent}, expected a share between 0 and 1.")
+    if min(inconsistent, wrong) < 0 or inconsistent + wrong > 1:
+        raise ConfigError(f"inconsistent is {inconsistent} and wrong {wrong}, expected shares that leave some of 1.")
     clip_format = ClipFormat(**clip)
     if train < 0 or cot < 0:
         raise ConfigError(f"train is {train} and cot is {cot}, expected numbers of rows.")
@@ -78,7 +79,7 @@ def write_benchmark(
             _write_rows(root / "annotations" / TRAINING_FILE, rows[:train])
         if cot:
             pairs = zip(situations[:cot], rows[:cot], strict=True)
-            _write_rows(root / "annotations" / COT_FILE, _with_responses(pairs, seed, inconsistent))
+            _write_rows(root / "annotations" / COT_FILE, _with_responses(pairs, seed, inconsistent, wrong))
 
 
 def annotation_row(situation: Situation, split: str, index: int, clip: ClipFormat) -> dict[str, Any]:
@@ -121,11 +122,13 @@ def _choices(situation: Situation) -> dict[str, str]:
 
 
 def _with_responses(
-    pairs: Iterable[tuple[Situation, dict[str, Any]]], seed: int, inconsistent: float
+    pairs: Iterable[tuple[Situation, dict[str, Any]]], seed: int, inconsistent: float, wrong: float
 ) -> Iterator[dict[str, Any]]:
     for situation, row in pairs:
         rng = Random(f"{seed}:response:{row['sample_id']}")
-        response = write_response(situation, rng, inconsistent=rng.random() < inconsistent)
+        drawn = rng.random()
+        kind: Kind = "inconsistent" if drawn < inconsistent else "wrong" if drawn < inconsistent + wrong else "sound"
+        response = write_response(situation, rng, kind)
         yield row | _choices(situation) | {"prompt": _chat_prompt(situation, row), "response": response}
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from random import Random
+from typing import Literal
 
 from seedbench_r1.demo.world import CHORES, ITEMS, WITH_VIDEO, WITHOUT_VIDEO, Situation, actions
+
+Kind = Literal["sound", "inconsistent", "wrong"]  # of a response
 
 _CONCLUSION = re.compile(r"\bSo I should ([a-z ]+)\.")
 _STEPS = {item.action(state): (item, state) for item in ITEMS.values() for state in (0, 1)}
@@ -18,10 +21,10 @@ _PHRASES = (  # before the steps done, the next item, and the item's state
 def write_reasoning(situation: Situation, concluded: str, rng: Random) -> str:
     """What is done, what comes next, how it looks, what follows: four short sentences ending in `concluded`.
 
-    `concluded` is a step of this world (KeyError otherwise). If it is not the situation's answer, the reasoning
-    goes wrong where it must: it names the other item as the next one, or misreads the item's state.
+    The first three are true. If `concluded` is not the situation's answer, the last one does not follow from them.
     """
-    item, state = _STEPS[concluded]
+    item = situation.recording.goal.items[situation.done]
+    state = situation.recording.states[situation.done]
     opening, following, looking = rng.choice(_PHRASES)
     done = ", ".join(situation.recording.step(index) for index in range(situation.done))
     return (
@@ -41,14 +44,15 @@ def concluded_action(reasoning: str) -> str | None:
     return action if action in _STEPS else None
 
 
-def write_response(situation: Situation, rng: Random, *, inconsistent: bool) -> str:
-    """<think>reasoning</think><answer>gold letter</answer>.
+def write_response(situation: Situation, rng: Random, kind: Kind = "sound") -> str:
+    """<think>reasoning</think><answer>an option's text</answer>.
 
-    The letter is always the gold one. An inconsistent response reasons its way to one of the three wrong options, and
-    answers the gold letter all the same.
+    sound: the reasoning concludes the right action, which is the answer. inconsistent: it concludes one of the three
+    wrong options, and the answer is right all the same. wrong: it concludes a wrong option and the answer follows it.
     """
-    concluded = rng.choice(situation.negatives) if inconsistent else situation.answer
-    return f"<think>{write_reasoning(situation, concluded, rng)}</think><answer>{situation.gold}</answer>"
+    concluded = situation.answer if kind == "sound" else rng.choice(situation.negatives)
+    answer = concluded if kind == "wrong" else situation.answer
+    return f"<think>{write_reasoning(situation, concluded, rng)}</think><answer>{answer}</answer>"
 
 
 def vocabulary_texts() -> list[str]:

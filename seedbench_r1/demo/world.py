@@ -144,19 +144,20 @@ def _items(*rows: tuple[str, str, str, str, str]) -> dict[str, Item]:
     return {name: Item(name, (verb_0, verb_1), (state_0, state_1)) for name, verb_0, verb_1, state_0, state_1 in rows}
 
 
+# No two items share a verb.
 ITEMS: dict[str, Item] = _items(
     ("cup", "fill", "empty", "empty", "full"),
-    ("basket", "fill", "empty", "empty", "full"),
+    ("basket", "pack", "unpack", "empty", "packed"),
     ("box", "open", "close", "closed", "open"),
-    ("book", "open", "close", "closed", "open"),
-    ("umbrella", "open", "close", "closed", "open"),
-    ("lamp", "turn on", "turn off", "off", "on"),
-    ("radio", "turn on", "turn off", "off", "on"),
-    ("candle", "light", "snuff", "out", "burning"),
+    ("book", "read", "shut", "shut", "open"),
+    ("umbrella", "unfurl", "furl", "furled", "open"),
+    ("lamp", "light", "darken", "dark", "lit"),
+    ("radio", "play", "mute", "silent", "playing"),
+    ("candle", "ignite", "snuff", "out", "burning"),
     ("flag", "raise", "lower", "down", "up"),
-    ("mat", "unroll", "roll up", "rolled up", "flat"),
-    ("blocks", "stack", "unstack", "scattered", "stacked"),
-    ("shirt", "fold", "unfold", "spread out", "folded"),
+    ("mat", "unroll", "roll", "rolled", "flat"),
+    ("blocks", "stack", "scatter", "scattered", "stacked"),
+    ("shirt", "fold", "spread", "loose", "folded"),
 )
 
 # Every item is first in one chore and second in another; chores of one domain share no item.

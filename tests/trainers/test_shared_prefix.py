@@ -23,6 +23,7 @@ from tests.trainers.plain_runs import (
     tiny,
     weighted,
 )
+from trainers.padded import batch_logprobs
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
 __all__ = ["rotary_in_float64"]  # a fixture
@@ -285,3 +286,19 @@ def test_what_cannot_be_scored_is_refused():
     model.model.language_model.config.layer_types = ["sliding_attention"]
     with pytest.raises(ConfigError, match="sliding-window"), shared_prefix_attention(model):
         pass
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_of_different_prompts_equals_one_run_per_row(family):
+    model, layout = tiny(family), processor(family).layout
+    prompts = [group(family, video=video)[0] for video in (True, False, True)]
+    completions = group(family)[1][:3]
+    assert len({len(prompt.input_ids) for prompt in prompts}) == len({len(ids) for ids in completions}) - 1 == 2
+    plain = [plain_logprobs(model, layout, *pair) for pair in zip(prompts, completions, strict=True)]
+    expected = gradients(model, weighted(torch.cat(plain), everywhere(torch.cat(plain))))
+    logprobs, mask = batch_logprobs(model, layout, prompts, completions)
+    assert mask.sum(1).tolist() == [len(ids) for ids in completions]
+    torch.testing.assert_close(logprobs[mask], torch.cat(plain), rtol=0, atol=1e-12)
+    assert_gradients_close(gradients(model, weighted(logprobs, mask)), expected, 1e-9)
+    with pytest.raises(ValueError, match="one of each"):
+        batch_logprobs(model, layout, prompts, completions[:2])
