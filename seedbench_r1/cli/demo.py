@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seedbench_r1.cli.experiment import experiment_command
+from seedbench_r1.cli.miniature import generate_command, model_command
 from seedbench_r1.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -32,12 +34,22 @@ NOTE = (
 )
 
 
+app = typer.Typer(invoke_without_command=True)
+app.command("generate")(generate_command)
+app.command("model")(model_command)
+app.command("experiment")(experiment_command)
+
+
+@app.callback()
 def demo_command(
+    context: typer.Context,
     folder: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option(help="Of the questions and of the models' random weights.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew.")] = False,
 ) -> None:
     """Make a small benchmark and two tiny models, evaluate, judge and compare them. No GPU, no network."""
+    if context.invoked_subcommand is not None:
+        return
     from seedbench_r1.cli import console
     from seedbench_r1.demo.dataset_writer import write_benchmark
 

@@ -37,7 +37,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 def judge_command(
     runs: Runs,
     judge: Annotated[
-        str, typer.Option("--judge", rich_help_panel=MODEL, help="rules, openai:MODEL or local:PATH.")
+        str, typer.Option("--judge", rich_help_panel=MODEL, help="rules, openai:MODEL, local:PATH, miniature.")
     ] = "rules",
     base_url: Annotated[
         str | None, typer.Option("--judge-base-url", rich_help_panel=MODEL, help="OpenAI-compatible server.")
@@ -151,11 +151,15 @@ def open_judge(name: str, settings: dict[str, Any], runs: list[Run], *, quiet: b
     kind, _, model = name.partition(":")
     if name == "rules":
         return RulesJudge()
+    if name == "miniature":
+        from seedbench_r1.demo.exact_judge import ExactJudge
+
+        return ExactJudge()
     if kind == "openai" and model:
         return _open_api_judge(model, settings, runs, quiet=quiet)
     if kind == "local" and model:
         return _open_local_judge(model, settings)
-    raise ConfigError(f"No judge {name!r}. There are: rules, openai:MODEL, local:PATH.")
+    raise ConfigError(f"No judge {name!r}. There are: rules, openai:MODEL, local:PATH, miniature.")
 
 
 def _open_api_judge(model: str, settings: dict[str, Any], runs: list[Run], *, quiet: bool) -> Judge:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from random import Random
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ DEFAULT_QUESTIONS: Mapping[str, int] = {"L1": 12, "L2": 8, "L3": 8}
 TRAINING_FILE = "training_6k.jsonl"
 COT_FILE = "training_with_cot_6k.jsonl"
 FIRST_TRAINING_ID = 100_000  # above any L1 sample_id: both keep their media in the same folder
+GREY = 128  # of a medium that is left blank
 LEAD_IN_FRAMES = 30  # frames of the imagined source recording before the first step
 
 
@@ -47,16 +48,18 @@ def write_benchmark(
     cot: int = 0,
     inconsistent: float = 0.0,
     wrong: float = 0.0,
+    blank: Literal["clip", "image"] | None = None,
     **clip: Unpack[ClipOptions],
 ) -> None:
     """Write annotations, clips and images of a miniature benchmark under root.
 
     questions: how many of each level; a level that is absent gets no file. train, cot: rows of the two training
     files; the CoT rows are the first training rows with their options fixed, a prompt and a response. inconsistent,
-    wrong: shares of the CoT responses of these kinds (see traces.write_response); the others are sound. clip:
-    frame_size (width, height), fps, seconds (of a clip of two steps; clips show one to three). The same arguments
-    give the same annotation bytes and the same pixels. Every file is written beside and renamed, so that a second
-    call replaces each file by an equal one and a reader never meets half a file.
+    wrong: shares of the CoT responses of these kinds (see traces.write_response); the others are sound. blank: this
+    medium is grey everywhere, to see what the other one is worth. clip: frame_size (width, height), fps, seconds (of
+    every clip). The same arguments give the same annotation bytes and the same pixels.
+    Every file is written beside and renamed, so that a second call replaces each file by an equal one and a reader
+    never meets half a file.
 
     Raises ConfigError for a level, number, share or clip format that makes no sense.
     """
@@ -71,7 +74,7 @@ def write_benchmark(
     splits["train"] = draw_situations("train", max(train, cot), seed)
     for split, situations in splits.items():
         rows = [annotation_row(s, split, index, clip_format) for index, s in enumerate(situations)]
-        _write_media(root, situations, rows, clip_format)
+        _write_media(root, situations, rows, clip_format, blank)
         if split != "train":
             _write_rows(root / "annotations" / ANNOTATION_FILES[split], rows)
             continue
@@ -100,12 +103,12 @@ def annotation_row(situation: Situation, split: str, index: int, clip: ClipForma
         "task_progress_metadata": [
             {
                 "narration_text": recording.step(step),
-                "start_frame": LEAD_IN_FRAMES + step * clip.frames_per_step,
-                "stop_frame": LEAD_IN_FRAMES + (step + 1) * clip.frames_per_step,
+                "start_frame": LEAD_IN_FRAMES + clip.start(step, situation.done),
+                "stop_frame": LEAD_IN_FRAMES + clip.start(step + 1, situation.done),
             }
             for step in range(situation.done)
         ],
-        "current_observation_frame": LEAD_IN_FRAMES + situation.done * clip.frames_per_step,
+        "current_observation_frame": LEAD_IN_FRAMES + (clip.n_frames if situation.done else 0),
         "video_basename": f"{sample_id}.mp4",
         "current_observation_basename": f"{sample_id}.png",
     }
@@ -159,15 +162,24 @@ def _chat_prompt(situation: Situation, row: dict[str, Any]) -> list[dict[str, An
     return messages
 
 
-def _write_media(root: Path, situations: Sequence[Situation], rows: Sequence[dict[str, Any]], clip: ClipFormat) -> None:
+def _write_media(
+    root: Path,
+    situations: Sequence[Situation],
+    rows: Sequence[dict[str, Any]],
+    clip: ClipFormat,
+    blank: Literal["clip", "image"] | None,
+) -> None:
     for situation, row in zip(situations, rows, strict=True):
         image = root / "images" / row["video_source"] / row["current_observation_basename"]
         with _replacing(image) as path:
-            Image.fromarray(render_image(situation, clip.frame_size)).save(path, format="PNG")
+            pixels = render_image(situation, clip.frame_size)
+            Image.fromarray(np.full_like(pixels, GREY) if blank == "image" else pixels).save(path, format="PNG")
         if situation.done:
             video = root / "videos" / row["video_source"] / row["video_basename"]
             with _replacing(video) as path:
-                write_clip(path, render_clip(situation, clip), clip.fps)
+                frames = render_clip(situation, clip)
+                hidden = (np.full_like(frame, GREY) for frame in frames)
+                write_clip(path, hidden if blank == "clip" else frames, clip.fps)
 
 
 def write_clip(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:

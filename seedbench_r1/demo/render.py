@@ -19,7 +19,7 @@ Place = tuple[float, float]  # where an item stands, as fractions of width and h
 
 @dataclass(frozen=True, slots=True)
 class ClipFormat:
-    """Size and timing of the pictures. seconds is the length of a clip of two steps; clips show one to three."""
+    """Size and timing of the pictures. All clips are `seconds` long, so that length does not say how much was done."""
 
     frame_size: tuple[int, int] = (224, 168)  # width, height of frames and of the image; even
     fps: int = 12
@@ -28,12 +28,16 @@ class ClipFormat:
     def __post_init__(self) -> None:
         if any(side < 28 or side % 2 for side in self.frame_size):
             raise ConfigError(f"frame_size is {self.frame_size}, expected two even numbers of at least 28.")
-        if self.frames_per_step < 2:
-            raise ConfigError(f"{self.seconds} s at {self.fps} frames a second leave no 2 frames for a step.")
+        if self.n_frames < 6:
+            raise ConfigError(f"{self.seconds} s at {self.fps} frames a second leave no 2 frames for each of 3 steps.")
 
     @property
-    def frames_per_step(self) -> int:
-        return round(self.seconds * self.fps / 2)
+    def n_frames(self) -> int:
+        return round(self.seconds * self.fps)
+
+    def start(self, step: int, done: int) -> int:
+        """The frame with which the step-th of `done` equally long steps begins; for step = done the clip's end."""
+        return round(step * self.n_frames / done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +153,15 @@ def render_image(situation: Situation, frame_size: tuple[int, int]) -> np.ndarra
 def render_clip(situation: Situation, clip: ClipFormat) -> Iterator[np.ndarray]:
     """The steps done so far, one after another, each in close view; frames of (height, width, 3) uint8."""
     for step in range(situation.done):
-        yield from render_step(situation.recording, step, clip)
+        n_frames = clip.start(step + 1, situation.done) - clip.start(step, situation.done)
+        yield from render_step(situation.recording, step, n_frames, clip.frame_size)
 
 
-def render_step(recording: Recording, step: int, clip: ClipFormat) -> Iterator[np.ndarray]:
-    """frames_per_step frames: a hand comes, flips the item's state half-way, and leaves."""
+def render_step(recording: Recording, step: int, n_frames: int, frame_size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """n_frames frames: a hand comes, flips the item's state half-way, and leaves."""
     style = room_style(recording.room)
-    width, height = clip.frame_size
-    background = _close_background(recording.room, clip.frame_size)
+    width, height = frame_size
+    background = _close_background(recording.room, frame_size)
     side = round(0.66 * min(width, height))
     item, state = recording.goal.items[step], recording.states[step]
     sprites = [item_sprite(item.name, shown, style.tint, side) for shown in (state, 1 - state)]
@@ -164,8 +169,8 @@ def render_step(recording: Recording, step: int, clip: ClipFormat) -> Iterator[n
     rng = Random(f"{recording.video_id}:{step}")
     left = round(width * rng.uniform(0.40, 0.50) - side / 2)
     top = round(height * rng.uniform(0.86, 0.90)) - side
-    for index in range(clip.frames_per_step):
-        time = (index + 0.5) / clip.frames_per_step
+    for index in range(n_frames):
+        time = (index + 0.5) / n_frames
         image = background.copy()
         _paste(image, sprites[0], (left, top), 1.0 - _ramp(time, 0.52, 0.60))
         _paste(image, sprites[1], (left, top), _ramp(time, 0.44, 0.52))

@@ -17,6 +17,8 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from seedbench_r1.demo.traces import vocabulary_texts
+from seedbench_r1.demo.world import actions
 from seedbench_r1.errors import ConfigError
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -76,6 +78,19 @@ class TinySize:
     initializer_range: float = 0.02  # standard deviation of the random weights
 
 
+MINIATURE = TinySize(
+    hidden=128,
+    layers=4,
+    heads=4,
+    key_value_heads=4,
+    vision_hidden=96,
+    vision_heads=3,
+    max_merges=1500,
+    context=1024,
+    initializer_range=0.05,
+)
+
+
 def write_tiny_checkpoint(
     folder: Path | str,
     *,
@@ -104,6 +119,13 @@ def write_tiny_checkpoint(
     model.save_pretrained(folder)
     _write_processor(folder, family, tokenizer)
     return folder
+
+
+def write_miniature_model(folder: Path | str, *, seed: int = 0) -> Path:
+    """Random weights for the miniature world: one token for each of its words, a million parameters."""
+    texts = [letter + ". " + text for letter in "ABCD" for text in vocabulary_texts()]
+    answers = [f"<think>So I should {action}.</think><answer>{action}</answer>" for action in actions()]
+    return write_tiny_checkpoint(folder, vocabulary_texts=texts + answers, seed=seed, size=MINIATURE)
 
 
 def _train_tokenizer(texts: Iterable[str], size: TinySize) -> transformers.PreTrainedTokenizerBase:

@@ -6,30 +6,35 @@ import re
 from random import Random
 from typing import Literal
 
+import numpy as np
+
 from seedbench_r1.demo.world import CHORES, ITEMS, WITH_VIDEO, WITHOUT_VIDEO, Situation, actions
 
 Kind = Literal["sound", "inconsistent", "wrong"]  # of a response
 
 _CONCLUSION = re.compile(r"\bSo I should ([a-z ]+)\.")
 _STEPS = {item.action(state): (item, state) for item in ITEMS.values() for state in (0, 1)}
-_PHRASES = (  # before the steps done, the next item, and the item's state
-    ("The video shows", "The next item is the", "In the image the"),
-    ("Done so far", "Now comes the", "I see that the"),
+_PHRASES = (  # before the items in view, the steps done, and the next item
+    ("I see:", "The video shows", "The next item is the"),
+    ("In view:", "Done so far", "Now comes the"),
 )
 
 
 def write_reasoning(situation: Situation, concluded: str, rng: Random) -> str:
-    """What is done, what comes next, how it looks, what follows: four short sentences ending in `concluded`.
+    """What is in view, what is done, what comes next, how it looks, what follows: five sentences ending in `concluded`.
 
-    The first three are true. If `concluded` is not the situation's answer, the last one does not follow from them.
+    Items in view are listed as they stand in the room, upper left, upper right, lower left, lower right. All sentences
+    but the last are true. If `concluded` is not the situation's answer, the last one does not follow from them.
     """
-    item = situation.recording.goal.items[situation.done]
-    state = situation.recording.states[situation.done]
-    opening, following, looking = rng.choice(_PHRASES)
-    done = ", ".join(situation.recording.step(index) for index in range(situation.done))
+    recording = situation.recording
+    items, states = recording.goal.items, recording.states_after(situation.done)
+    seeing, opening, following = rng.choice(_PHRASES)
+    view = ", ".join(f"{items[i].name} {items[i].states[states[i]]}" for i in np.argsort(recording.places))
+    done = ", ".join(recording.step(index) for index in range(situation.done))
+    item, state = items[situation.done], states[situation.done]
     return (
-        f"{opening if done else 'At the start'}: {done or 'nothing'}. {following} {item.name}. "
-        f"{looking} {item.name} is {item.states[state]}. So I should {concluded}."
+        f"{seeing} {view}. {opening if done else 'At the start'}: {done or 'nothing'}. {following} {item.name}. "
+        f"The {item.name} is {item.states[state]}. So I should {concluded}."
     )
 
 
@@ -59,9 +64,9 @@ def vocabulary_texts() -> list[str]:
     """Texts that hold every word of the world's questions, options and responses: a tokenizer can learn from them."""
     questions = [wording.format(goal=chore.name) for wording in (WITH_VIDEO, WITHOUT_VIDEO) for chore in CHORES]
     reasoning = [
-        f"{opening}: {action}. {following} {item.name}. {looking} {item.name} is {item.states[state]}. "
-        f"So I should {action}."
-        for opening, following, looking in _PHRASES
+        f"{seeing} {item.name} {item.states[state]}, {item.name}. {opening}: {action}, {action}. {following} "
+        f"{item.name}. The {item.name} is {item.states[state]}. So I should {action}."
+        for seeing, opening, following in _PHRASES
         for action, (item, state) in _STEPS.items()
     ]
     goals = [f"{CHORES[0].name} and then {CHORES[1].name}", "At the start: nothing."]

@@ -9,9 +9,10 @@ from random import Random
 import numpy as np
 import pytest
 
+from seedbench_r1.demo.exact_judge import ExactJudge
 from seedbench_r1.demo.render import ClipFormat, render_clip, render_image, room_style
 from seedbench_r1.demo.sprites import item_sprite
-from seedbench_r1.demo.traces import write_reasoning
+from seedbench_r1.demo.traces import concluded_action, write_reasoning, write_response
 from seedbench_r1.demo.world import (
     CHORES,
     ITEMS,
@@ -26,6 +27,8 @@ from seedbench_r1.demo.world import (
     seen_goals,
     unseen_goals,
 )
+from seedbench_r1.judge import JudgeCase
+from seedbench_r1.parsing import parse_response
 from seedbench_r1.types import DOMAINS
 
 TINY = {"frame_size": (56, 56), "fps": 4, "seconds": 2}
@@ -64,21 +67,69 @@ def test_a_hand_worked_recording():
     situation = Situation(recording, done=2, other=1, letters="CADB")
     assert goal.text == "get ready for bed and then go to the beach"
     assert [recording.step(index) for index in range(4)] == [
-        "turn on the lamp",
-        "close the book",
-        "close the umbrella",
+        "light the lamp",
+        "shut the book",
+        "furl the umbrella",
         "unroll the mat",
     ]
     assert recording.states_after(2) == (1, 0, 1, 0)
     assert situation.gold == "C"
-    assert situation.options == ("open the umbrella", "close the book", "close the umbrella", "open the book")
+    assert situation.options == ("unfurl the umbrella", "shut the book", "furl the umbrella", "read the book")
     assert write_reasoning(situation, situation.answer, Random(1)) == (
-        "The video shows: turn on the lamp, close the book. The next item is the umbrella. "
-        "In the image the umbrella is open. So I should close the umbrella."
+        "I see: lamp lit, book shut, umbrella open, mat rolled. The video shows: light the lamp, shut the book. "
+        "The next item is the umbrella. The umbrella is open. So I should furl the umbrella."
+    )
+    assert write_reasoning(situation, "shut the book", Random(1)) == (
+        "I see: lamp lit, book shut, umbrella open, mat rolled. The video shows: light the lamp, shut the book. "
+        "The next item is the umbrella. The umbrella is open. So I should shut the book."
     )
 
 
-def test_switching_on_the_lamp_is_seen_in_the_clip_and_afterwards_in_the_image():
+def test_responses_of_each_kind():
+    for situation in draw_situations("train", 40, 3):
+        responses = {kind: write_response(situation, Random(5), kind) for kind in ("sound", "inconsistent", "wrong")}
+        parsed = {kind: parse_response(text, situation.options) for kind, text in responses.items()}
+        assert all(found.format_ok for found in parsed.values())
+        assert [parsed[kind].answer == situation.gold for kind in responses] == [True, True, False]
+        concluded = {kind: concluded_action(found.reasoning) for kind, found in parsed.items()}
+        assert concluded["sound"] == situation.answer
+        assert concluded["inconsistent"] == concluded["wrong"] == parsed["wrong"].answer_text
+        assert concluded["wrong"] in situation.negatives
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "answer", "consistent"),
+    [
+        ("So I should furl the umbrella.", "C", True),
+        ("So I should read the book.", "C", False),
+        ("So I should furl the umbrella. So I should read the book.", "C", False),
+        ("So I should roll the mat.", "C", False),
+        ("The next item is the umbrella.", "C", False),
+    ],
+)
+def test_the_exact_judge(reasoning, answer, consistent):
+    options = ("unfurl the umbrella", "shut the book", "furl the umbrella", "read the book")
+    ((question_id, verdict),) = ExactJudge().verdicts([JudgeCase("L1/0", "?", options, reasoning, answer)])
+    assert (question_id, verdict.consistent) == ("L1/0", consistent)
+
+
+def test_clips_are_equally_long_and_show_each_step_for_its_share():
+    clip = ClipFormat(**TINY)
+    by_done = {s.done: s for s in draw_situations("train", 112, 3) if s.done}
+    assert {done: len([*render_clip(s, clip)]) for done, s in by_done.items()} == dict.fromkeys((1, 2, 3), 8)
+    assert [[clip.start(step, done) for step in range(done + 1)] for done in (1, 2, 3)] == [
+        [0, 8],
+        [0, 4, 8],
+        [0, 3, 5, 8],
+    ]
+
+
+def test_no_two_items_share_a_verb():
+    verbs = [verb for item in ITEMS.values() for verb in item.verbs]
+    assert len(set(verbs)) == len(verbs) == 24
+
+
+def test_lighting_the_lamp_is_seen_in_the_clip_and_afterwards_in_the_image():
     recording = Recording("r", Room(0, True), Goal(CHORES[2], CHORES[7]), (0, 1, 1, 0), (0, 1, 2, 3))
     before, after = (Situation(recording, done, 2, "ABCD") for done in (0, 1))
 

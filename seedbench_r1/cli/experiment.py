@@ -1,0 +1,146 @@
+"""seedbench-r1 demo experiment: the paper's comparison in the miniature world, by commands that a user types."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seedbench_r1.errors import ConfigError
+
+VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of miniature.toml
+    "sft": ("--algo", "sft"),
+    "grpo": ("--algo", "grpo"),
+    "grpo-nokl": ("--preset", "grpo-nokl"),
+    "care": ("--algo", "care"),
+    "care-frozen": ("--algo", "care", "--reference", "frozen"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One model: the commands that make it, one after the other. Each of them continues what it finds."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+
+
+def experiment_command(
+    out: Annotated[Path, typer.Option("--out", help="Everything is written here.")] = Path("miniature-experiment"),
+    variants: Annotated[str, typer.Option(help="Some of " + ",".join(VARIANTS) + ".")] = ",".join(VARIANTS),
+    seeds: Annotated[str, typer.Option(help="One training each.")] = "0,1,2",
+    start: Annotated[
+        Path | None, typer.Option(help="Checkpoint to start from. Default: the supervised one in the package.")
+    ] = None,
+    questions: Annotated[int, typer.Option(help="Of each level.")] = 300,
+    steps: Annotated[int | None, typer.Option(help="Of each training; default: the recipe's.")] = None,
+    jobs: Annotated[int, typer.Option(help="Trainings at once, each with its share of the cores.")] = 2,
+) -> None:
+    """Train every variant from one start with every seed; evaluate, judge and compare them.
+
+    Any subset can be run or run again: the same command continues where it stopped.
+    """
+    from seedbench_r1.cli import console
+    from seedbench_r1.demo.models import shipped_model
+
+    names, numbers = _chosen(variants, seeds)
+    start = start or shipped_model("sft")
+    data = out / "data"
+    screen = console.err()
+    config = data / "miniature.toml"
+    if not config.exists():
+        _run(("demo", "generate", "--out", str(data), "--questions", str(questions)), out / "logs" / "generate.log")
+    planned = [Job("start", _measuring(out, config, start, "start"))]
+    planned += [_job(out, config, start, variant, seed, steps) for seed in numbers for variant in names]
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for job, problem in zip(planned, pool.map(lambda job: _attempt(job, out, jobs), planned), strict=True):
+            screen.print(f" {job.name}: {problem or 'done'}", soft_wrap=True)
+            failed += [job.name] if problem else []
+    if failed:
+        raise ConfigError(f"{', '.join(failed)} failed; see {out / 'logs'}. The same command continues.")
+    runs = sorted(str(path.parent) for path in (out / "runs").glob("*/manifest.json"))
+    page = ("leaderboard", "build", *runs, "-o", str(out / "leaderboard.html"))
+    _run((*page, "--baseline", "start", "--judge", "miniature/v1", "--no-published"), out / "logs" / "leaderboard.log")
+    _print_table(out, names, numbers)
+
+
+def _chosen(variants: str, seeds: str) -> tuple[list[str], list[int]]:
+    names = [name.strip() for name in variants.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise ConfigError(f"No variant {unknown[0]!r}. There are: {', '.join(VARIANTS)}.")
+    try:
+        return names, [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--seeds {seeds!r} is not understood. Give numbers: 0,1,2.") from error
+
+
+def _job(out: Path, config: Path, start: Path, variant: str, seed: int, steps: int | None) -> Job:
+    name = f"{variant}-seed{seed}"
+    folder = out / "trainings" / name
+    train = ["train", "--config", str(config), *VARIANTS[variant], "--model", str(start), "--out", str(folder)]
+    train += ["--seed", str(seed), *(("--max-steps", str(steps)) if steps else ())]
+    return Job(name, (tuple(train), *_measuring(out, config, folder, name)))
+
+
+def _measuring(out: Path, config: Path, model: Path, name: str) -> tuple[tuple[str, ...], ...]:
+    """Evaluate and judge; a folder of checkpoints stands for its newest."""
+    run = out / "runs" / name
+    where = ("--runs-dir", str(out / "runs"), "--run-name", name)
+    return (
+        ("eval", "--config", str(config), "--model", str(model), *where),
+        ("judge", str(run), "--judge", "miniature"),
+        ("judge", str(run), "--judge", "rules"),
+    )
+
+
+def _attempt(job: Job, out: Path, jobs: int) -> str | None:
+    """What went wrong, or None."""
+    log = out / "logs" / f"{job.name}.log"
+    try:
+        for command in job.commands:
+            _run(command, log, threads=max(1, (os.cpu_count() or 1) // jobs))
+    except subprocess.CalledProcessError as error:
+        return f"exit code {error.returncode}, see {log}"
+    return None
+
+
+def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> None:
+    """Run a command of ours with its output in `log`. Raises CalledProcessError."""
+    from seedbench_r1.demo.models import newest_checkpoint
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = [str(newest_checkpoint(Path(word))) if before == "--model" else word for before, word in _pairs(command)]
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"$ seedbench-r1 {' '.join(words)}\n")
+        stream.flush()
+        code = "from seedbench_r1.cli.app import main; main()"
+        arguments = [sys.executable, "-c", code, *words]
+        subprocess.run(arguments, check=True, stdout=stream, stderr=stream, env=environment, stdin=subprocess.DEVNULL)
+
+
+def _pairs(command: Sequence[str]) -> list[tuple[str, str]]:
+    return list(zip(("", *command), command, strict=False))
+
+
+def _print_table(out: Path, variants: list[str], seeds: list[int]) -> None:
+    """The experiment's tables on standard output and in experiment.md."""
+    from seedbench_r1.append_file import write_text
+    from seedbench_r1.demo.comparison import markdown, measure
+
+    measured = {"start": [measure(out / "runs" / "start")]}
+    for variant in variants:
+        measured[variant] = [measure(out / "runs" / f"{variant}-seed{seed}") for seed in seeds]
+    text = markdown(measured)
+    write_text(out / "experiment.md", text)
+    typer.echo(text)

@@ -1,0 +1,68 @@
+"""seedbench-r1 demo generate, demo model: the miniature world and an untrained tiny model for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from seedbench_r1.errors import ConfigError
+
+
+def generate_command(
+    out: Annotated[Path, typer.Option("--out", help="Data root to write.")] = Path("miniature"),
+    questions: Annotated[int, typer.Option(help="Of each level.")] = 200,
+    train: Annotated[int, typer.Option(help="Rows of training_6k.jsonl.")] = 4000,
+    traces: Annotated[
+        int, typer.Option(help="Rows of training_with_cot_6k.jsonl, the first ones of the former.")
+    ] = 8000,
+    inconsistent: Annotated[
+        float, typer.Option(help="Share of the traces that conclude a wrong action and answer the right one.")
+    ] = 0.28,
+    wrong: Annotated[
+        float, typer.Option(help="Share of the traces that conclude a wrong action and answer it.")
+    ] = 0.14,
+    blank: Annotated[str | None, typer.Option(help="clip or image: leave this medium grey.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other questions.")] = 0,
+) -> None:
+    """Write a miniature benchmark: clips, images, L1 to L3, training rows and traces in the benchmark's own format."""
+    from seedbench_r1.cli import console
+    from seedbench_r1.demo.dataset_writer import write_benchmark
+    from seedbench_r1.demo.settings import CLIP, write_settings
+    from seedbench_r1.types import LEVELS
+
+    if questions < 1:
+        raise ConfigError(f"--questions is {questions}, expected at least 1.")
+    if blank not in (None, "clip", "image"):
+        raise ConfigError(f"--blank is {blank!r}, expected clip or image.")
+    write_benchmark(
+        out,
+        seed=seed,
+        questions=dict.fromkeys(LEVELS, questions),
+        train=train,
+        cot=traces,
+        inconsistent=inconsistent,
+        wrong=wrong,
+        blank=cast(Literal["clip", "image"] | None, blank),
+        **CLIP,
+    )
+    config = write_settings(out)
+    screen = console.out()
+    screen.print(f" {questions} questions of each level, {train:,} training rows, {traces:,} traces", soft_wrap=True)
+    screen.print(f" saved {out}; settings for eval and train: --config {config}", soft_wrap=True)
+
+
+def model_command(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the checkpoint.")] = Path("miniature/base"),
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+) -> None:
+    """Write a Qwen2.5-VL of a million random parameters whose tokenizer knows the miniature's words."""
+    from seedbench_r1.cli import console
+    from seedbench_r1.demo.tiny_model import write_miniature_model
+
+    if (out / "config.json").exists():
+        raise ConfigError(f"{out} holds a model already. Fix: --out ANOTHER_FOLDER.")
+    console.silence_weight_bars()
+    write_miniature_model(out, seed=seed)
+    console.out().print(f" saved {out}; next: seedbench-r1 train --algo sft --model {out}", soft_wrap=True)

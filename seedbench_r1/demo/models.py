@@ -1,0 +1,27 @@
+"""The trained tiny models that come with the package, and where a training's newest checkpoint is."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from seedbench_r1.errors import ConfigError
+
+SHIPPED = ("sft", "grpo", "care")
+
+
+def shipped_model(name: str) -> Path:
+    """Folder of "sft", "grpo" or "care". Raises ConfigError for another name, or if it is not in this installation."""
+    if name not in SHIPPED:
+        raise ConfigError(f"No model {name!r} in the package. There are: {', '.join(SHIPPED)}.")
+    folder = Path(str(files("seedbench_r1.demo").joinpath("models", name)))
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"The package has no {folder}. Fix: install seedbench-r1 again.")
+    return folder
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the last step in a training's folder; `folder` itself if it holds none."""
+    steps = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return max(steps, key=lambda path: int(path.name.split("-")[1]), default=folder)

@@ -1,0 +1,56 @@
+"""The miniature's own protocol and training recipe, as one configuration file that eval and train take."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.append_file import write_text
+from seedbench_r1.demo.dataset_writer import ClipOptions
+
+CONFIG, PROMPT = "miniature.toml", "prompt.toml"
+
+MEDIA: dict[str, Any] = {  # few frames, small pixels: 24 tokens of clip and 12 of image
+    "max_frames": 12,
+    "min_pixels": 4 * 28 * 28,
+    "max_pixels": 4 * 28 * 28,
+    "image_min_pixels": 4 * 28 * 28,
+    "image_max_pixels": 12 * 28 * 28,
+}
+# Clips are as large as the model sees them; 6 s are 12 frames, so each of up to 3 steps fills whole pairs of frames.
+CLIP: ClipOptions = {"frame_size": (112, 84), "fps": 4, "seconds": 6.0}
+EVALUATION: dict[str, Any] = {
+    # A model's most likely trace is a sound one, whatever it has learned besides: only draws show how it reasons.
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "max_new_tokens": 80,
+    "batch_size": 64,
+    "dtype": "float32",
+}
+TRAINING: dict[str, Any] = {
+    "max_completion_length": 80,
+    "gradient_checkpointing": False,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "dtype": "float32",
+}
+
+
+def write_settings(root: Path) -> Path:
+    """Write miniature.toml and prompt.toml under a data root; return the path of miniature.toml."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(root / PROMPT, files("seedbench_r1.demo").joinpath(PROMPT).read_text(encoding="utf-8"))
+    shared = {"prompt_file": PROMPT, "frame_cache": "frames", **MEDIA}
+    sections = {"eval": {"data_root": ".", **shared, **EVALUATION}, "train": {"data": ".", **shared, **TRAINING}}
+    lines = ["# For seedbench-r1 eval --config and train --config: the miniature's own protocol."]
+    for name, settings in sections.items():
+        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in settings.items())]
+    write_text(root / CONFIG, "\n".join(lines) + "\n")
+    return root / CONFIG
+
+
+def _toml(value: Any) -> str:
+    return (
+        str(value).lower() if isinstance(value, bool) else repr(value) if not isinstance(value, str) else f'"{value}"'
+    )
