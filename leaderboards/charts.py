@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from leaderboards.board import Board
 from leaderboards.rows import Cell, LeaderboardRow
-from seedbench_r1.append_file import write_error, write_text
+from seedbench_r1.append_file import make_folder, write_error, write_text
 from seedbench_r1.types import LEVELS
 
 FEATURED = 12  # lines that can still be told apart in one chart
@@ -80,8 +80,8 @@ def write_charts(board: Board, folder: Path) -> list[Path]:
                 continue
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once, for both files
+            make_folder(folder)
             try:
-                folder.mkdir(parents=True, exist_ok=True)
                 figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None})
             except OSError as error:
                 raise write_error(folder, error) from error

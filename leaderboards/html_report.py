@@ -33,7 +33,7 @@ from leaderboards.report_payload import (
 )
 from leaderboards.report_view import table_view
 from seedbench_r1 import __version__
-from seedbench_r1.append_file import write_error, write_text
+from seedbench_r1.append_file import make_folder, write_text
 
 # One script, in this order: each file uses what is defined before it.
 SCRIPTS = (
@@ -94,10 +94,7 @@ def write_html(
     render = _renderer(board, layers, built)
     details = allocate(board, detail, max_bytes - len(render(Details({}, ())).encode("utf-8")))
     page = render(details)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
+    make_folder(path.parent)
     write_text(path, page)
     return HtmlReport(path, len(page.encode("utf-8")), details.shares)
 

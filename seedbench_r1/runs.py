@@ -239,8 +239,12 @@ def utc_now() -> str:
 
 def run_directory(runs_dir: Path, model_name: str, protocol: str, run_name: str | None) -> Path:
     """runs/<model-slug>--<protocol_id>, or runs/<run_name>."""
-    slug = re.sub(r"[^a-z0-9._]+", "-", model_name.lower()).strip("-.") or "model"
-    return runs_dir / (run_name or f"{slug}--{protocol}")
+    return runs_dir / (run_name or f"{slug(model_name)}--{protocol}")
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's: lower case, one hyphen for all that is not a letter, digit, dot or underscore."""
+    return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.") or "model"
 
 
 def _merge(

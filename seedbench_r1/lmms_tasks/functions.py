@@ -10,15 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from leaderboards.lmms_results import DOMAIN_METRICS, LEVEL_METRICS
 from leaderboards.stats import design_effect
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.prompts import build_messages
 from seedbench_r1.records import question_from_json
 from seedbench_r1.scoring import score
-from seedbench_r1.types import DOMAINS, LEVELS, Question, Template, to_json
-
-LEVEL_METRICS = {level: f"level_{level.lower()}" for level in LEVELS}
-DOMAIN_METRICS = {domain: f"domain_{domain.lower().replace(' ', '_')}" for domain in DOMAINS}
+from seedbench_r1.types import Question, Template, to_json
 
 
 def to_document(question: Question, template: Template, data_root: Path) -> dict[str, Any]:
