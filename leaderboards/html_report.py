@@ -31,9 +31,11 @@ from leaderboards.report_payload import (
     pack,
     pack_json,
 )
+from leaderboards.report_training import training_section
 from leaderboards.report_view import table_view
 from seedbench_r1 import __version__
 from seedbench_r1.append_file import make_folder, write_text
+from seedbench_r1.types import DOMAINS
 
 # One script, in this order: each file uses what is defined before it.
 SCRIPTS = (
@@ -128,6 +130,7 @@ def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Det
         "scatter": report_figures.scatter_chart(board),
         "bars": report_figures.quadrant_bars(board),
         "parts": report_figures.PARTS,
+        "training": training_section(board),
         "dataset": " + ".join(sorted({row.dataset_rev for row in board.rows})),
         "judge": shareable(board.judge_id or ""),
         "methods": [shareable(sentence) for sentence in methods(board)],
@@ -162,6 +165,7 @@ def _page_data(board: Board) -> dict[str, Any]:
             for row in board.rows
         ],
         "levels": board.bank.levels,
+        "domains": [name for name in DOMAINS if name in board.bank.groups],
         "level": board.metric.level,
         "baseline": board.baseline,
         "forceMixed": board.force_mixed,

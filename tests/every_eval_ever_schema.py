@@ -1,6 +1,6 @@
 """What Every Eval Ever 0.3.0 asks of its two files, written down from its JSON schemas for the fields that we use.
 
-Stricter than the original in one way: a field that is not named here is an error, so that a misspelt one is noticed. The
+Stricter than the original in one way: a field that is not named here is an error, so that a misspelt one shows. The
 original is used as well where it is installed (docs/export.md).
 """
 

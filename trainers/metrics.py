@@ -13,10 +13,11 @@ from typing import Any
 from seedbench_r1.append_file import AppendFile, write_text
 from seedbench_r1.errors import DataError
 from seedbench_r1.parsing import parse_response
+from seedbench_r1.training_snapshot import METRICS
 from trainers.grpo import GroupResult
 from trainers.sft import Taught
 
-METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
+ROLLOUTS = "rollouts.jsonl"
 
 WINDOW = 20  # steps that a warning looks back
 ZERO_STD = 0.3  # share of groups without spread above which there is little left to learn from

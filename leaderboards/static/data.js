@@ -51,12 +51,13 @@ function textsOf(place) {
   return texts.get(place);
 }
 
-// Differences first - second of the questions of a level that both have answered, with their videos.
-function paired(first, second, level) {
-  const a = answers[first], b = answers[second], code = bank.levels.indexOf(level);
+// Differences first - second of the questions of a level or an L3 domain that both have answered, with their videos.
+function paired(first, second, group) {
+  const a = answers[first], b = answers[second], domain = bank.domains.indexOf(group);
+  const codes = domain < 0 ? bank.level : bank.domain, code = domain < 0 ? bank.levels.indexOf(group) : domain;
   const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0};
   for (let i = 0; i < a.length; i++) {
-    if (bank.level[i] !== code) continue;
+    if (codes[i] !== code) continue;
     found.asked[0] += asked(a[i]);
     found.asked[1] += asked(b[i]);
     if (!responded(a[i]) || !responded(b[i])) continue;
@@ -74,5 +75,6 @@ function testPair(pair) {
   if (n === 0) return null;
   const test = pairedInterval(pair.differences, pair.videos);
   const enough = pair.asked.every((of) => n >= SHARED * of);
-  return {...test, asked: Math.max(...pair.asked), p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};
+  const lo = Math.max(-1, test.lo), hi = Math.min(1, test.hi);
+  return {...test, lo, hi, asked: Math.max(...pair.asked), p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};
 }
