@@ -89,7 +89,9 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     """Read one directory. `known` holds the questions of earlier ones by the content of questions.jsonl."""
     if not path.exists():
         raise DataError(f"{path} does not exist.")
-    if path.is_dir() and not any(path.iterdir()):
+    if not path.is_dir():
+        raise DataError(f"{path} is a file. Fix: give the run's directory.")
+    if not any(path.iterdir()):
         raise DataError(f"{path} is empty: no run was started there.")
     file = path / "questions.jsonl"
     lines = file.read_bytes() if file.exists() else b""

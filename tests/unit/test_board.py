@@ -231,6 +231,9 @@ def damaged(folder, kind):
     elif kind == "empty":
         shutil.rmtree(path)
         path.mkdir()
+    elif kind == "file":
+        shutil.rmtree(path)
+        path.write_text("not a directory")
     return path
 
 
@@ -247,6 +250,7 @@ REASONS = {
     "bad-verdict": "verdicts.jsonl:1",
     "foreign-question": "L1/99999",
     "empty": "is empty",
+    "file": "is a file",
 }
 
 
