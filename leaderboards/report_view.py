@@ -119,7 +119,8 @@ def _columns(board: Board) -> Iterable[Column]:
         yield Column(name, name.replace("Daily life", "Daily"), f"Accuracy on L3 {name}, %", "domains")
     for name in (name for name in DOMAINS if name in board.bank.groups):
         title = f"Accuracy on L3 {name} minus the baseline's, points. Exploratory: p adjusted over all domains and runs"
-        yield Column(f"d_{name}", f"Δ {name.replace('Daily life', 'Daily')}", title, "domains unprinted")
+        label = f"Δ {name.replace('Daily life', 'Daily')} (expl.)"
+        yield Column(f"d_{name}", label, title, "domains unprinted")
     for level in levels:
         group = "" if level == main else "levels"
         yield Column(f"c_{level}", f"Consist. {level}", f"Reasoning consistent with the answer on {level}, %", group)
