@@ -16,7 +16,7 @@ from leaderboards.outcomes import Bools
 from leaderboards.provenance import shareable
 from leaderboards.rows import Cell, share
 from seedbench_r1.prompts import build_prompt, template_sha
-from seedbench_r1.types import DOMAINS, LEVELS, Question, RunRecord, Verdict, to_json
+from seedbench_r1.types import DOMAINS, LEVELS, ParsedResponse, Question, RunRecord, Score, Verdict, to_json
 
 LEVEL_METRICS = {level: f"level_{level.lower()}" for level in LEVELS}
 DOMAIN_METRICS = {domain: f"domain_{domain.lower().replace(' ', '_')}" for domain in DOMAINS}
@@ -145,34 +145,42 @@ def _samples(exported: Exported, level: str) -> list[dict[str, Any]]:
     return lines
 
 
+def sample_metrics(question: Question, parsed: ParsedResponse, score: Score) -> dict[str, Any]:
+    """The metrics of one answer, and what its line in the samples file tells of it.
+
+    Every answer gives every metric, None where it does not belong: lmms-eval takes the length of the last list of
+    values for the size of the task.
+    """
+    correct = float(score.correct)
+    return {
+        "accuracy": correct,
+        "strict_match": float(score.strict_correct),
+        "letter_given": float(parsed.answer is not None),
+        "format_kept": float(parsed.format_ok),
+        "clustered_se": [correct, question.video_id],
+        **{name: correct if question.level == level else None for level, name in LEVEL_METRICS.items()},
+        **{name: correct if question.domain == domain else None for domain, name in DOMAIN_METRICS.items()},
+        "question_id": question.question_id,
+        "video_id": question.video_id,
+        "reasoning": parsed.reasoning,
+        "answer": parsed.answer,
+    }
+
+
 def _sample(
     exported: Exported, place: int, question: Question, record: RunRecord, verdict: Verdict | None
 ) -> dict[str, Any]:
     generation, parsed, score = record.generation, record.parsed, record.score
     if generation is None or parsed is None or score is None:
         raise ValueError(f"{question.question_id} has no answer to export")
-    correct = float(score.correct)
-    document = to_json(question)
-    levels = {name: correct if question.level == of else None for of, name in LEVEL_METRICS.items()}
-    domains = {name: correct if question.domain == of else None for of, name in DOMAIN_METRICS.items()}
     line = {
         "doc_id": place,
         "target": question.gold,
         "input": build_prompt(question, exported.manifest.template),
         "resps": [generation.text],
         "filtered_resps": generation.text,
-        "doc_hash": _sha(json_line(document)),
-        "accuracy": correct,
-        "strict_match": float(score.strict_correct),
-        "letter_given": float(parsed.answer is not None),
-        "format_kept": float(parsed.format_ok),
-        "clustered_se": [correct, question.video_id],
-        **levels,
-        **domains,
-        "question_id": question.question_id,
-        "video_id": question.video_id,
-        "reasoning": parsed.reasoning,
-        "answer": parsed.answer,
+        "doc_hash": _sha(json_line(to_json(question))),
+        **sample_metrics(question, parsed, score),
         "raw_text": generation.text,
     }
     return line if verdict is None else line | {"reasoning_consistency": verdict.consistent}

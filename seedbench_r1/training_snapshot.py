@@ -78,7 +78,7 @@ def take_snapshot(
     if (checkpoint / TRAINING).is_file():
         training = _read_json(checkpoint / TRAINING)
         step = training.get("step")
-        lines = [line for line in _read_lines(checkpoint.parent / METRICS) if _until(line, step)]
+        lines = [line for line in read_lines(checkpoint.parent / METRICS) if _until(line, step)]
         identity = training.get("identity") or lines[:1]
         overlap = find_overlap(checkpoint, list(questions), dataset_hash)
         return TrainingSnapshot(_hash(identity), step, curves(lines), overlap)
@@ -188,7 +188,7 @@ def _training_file(config: Mapping[str, Any], digest: str) -> Path | None:
 def _row_keys(path: Path) -> set[tuple[str, str, str]]:
     return {
         (row.get("video_basename") or "", row.get("current_observation_basename") or "", row.get("task_goal") or "")
-        for row in _read_lines(path)
+        for row in read_lines(path)
     }
 
 
@@ -220,8 +220,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON objects, one a line; [] if there is no file. A torn last line is left out."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; [] if there is no file. A torn last line is left out.
+
+    Raises DataError for other junk.
+    """
     if not path.is_file():
         return []
     lines = []
@@ -229,7 +232,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             lines.append(dict(json.loads(text)))
         except (ValueError, TypeError) as error:
-            raise DataError(f"{path}:{number}: not a JSON object.") from error
+            raise DataError(f"{path}:{number}: not valid JSON. Fix: remove that line.") from error
     return lines
 
 
