@@ -17,6 +17,7 @@ from leaderboards.ranking import (
     Metric,
     bootstrap_intervals,
     deltas,
+    domain_deltas,
     level_tests,
     no_tests,
     parse_metric,
@@ -114,7 +115,8 @@ def build_board(
         only = judge is not None
         read = {run_id: measure(run_id, loaded, judge_id, bank, only=only) for run_id, loaded in runs.items()}
         board = _unranked(read, bank, wanted, reference, judge_id, force_mixed=force_mixed)
-        warnings = (*board.warnings, *_warnings(board, left_out))
+        problems = [f"No training curve of {name}: {item.problem}" for name, item in runs.items() if item.problem]
+        warnings = (*board.warnings, *_warnings(board, left_out), *problems)
         board = _with_deltas(_with_ranks(replace(board, left_out=tuple(left_out), warnings=warnings)))
         return replace(board, published=load_published() if include_published else ())
 
@@ -180,7 +182,7 @@ def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBan
     if judge_id not in loaded.verdicts:
         own = None if only else max(loaded.verdicts, key=lambda j: (len(loaded.verdicts[j]), j), default=None)
     verdicts = loaded.verdicts[own] if own is not None else {}
-    return Measured(run_id, loaded.run, own, verdicts, outcomes_of(loaded.run, verdicts, bank))
+    return Measured(run_id, loaded.run, own, verdicts, outcomes_of(loaded.run, verdicts, bank), loaded.snapshot)
 
 
 def score_of(row: LeaderboardRow, metric: Metric, judge_id: str | None) -> float:
@@ -238,8 +240,13 @@ def _with_deltas(board: Board) -> Board:
         level: deltas(read[board.baseline], [read[run_id] for run_id in others], level, board.bank, tests)
         for level, tests in board.tests.items()
     }
+    by_domain = domain_deltas(read[board.baseline], [read[run_id] for run_id in others], board.bank)
     rows = tuple(
-        replace(row, deltas={level: by_run[row.run_id] for level, by_run in found.items() if row.run_id in by_run})
+        replace(
+            row,
+            deltas={level: by_run[row.run_id] for level, by_run in found.items() if row.run_id in by_run},
+            domain_deltas=by_domain.get(row.run_id, {}),
+        )
         for row in board.rows
     )
     return replace(board, rows=rows)

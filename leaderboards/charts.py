@@ -7,6 +7,7 @@ Series differ by colour and by marker, parts of a bar by colour and by pattern.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ from matplotlib.ticker import MaxNLocator
 
 from leaderboards.board import Board
 from leaderboards.rows import Cell, LeaderboardRow
-from seedbench_r1.append_file import write_error, write_text
+from leaderboards.trainings import TITLES as CURVE_TITLES
+from leaderboards.trainings import smooth, trainings
+from seedbench_r1.append_file import make_folder, write_error, write_text
+from seedbench_r1.training_snapshot import Points
 from seedbench_r1.types import LEVELS
 
 FEATURED = 12  # lines that can still be told apart in one chart
@@ -71,6 +75,7 @@ def write_charts(board: Board, folder: Path) -> list[Path]:
         "consistency": consistency_chart,
         "quadrants": quadrant_chart,
         "steps": step_chart,
+        "training": training_chart,
     }
     written = []
     for name, draw in charts.items():
@@ -80,8 +85,8 @@ def write_charts(board: Board, folder: Path) -> list[Path]:
                 continue
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once, for both files
+            make_folder(folder)
             try:
-                folder.mkdir(parents=True, exist_ok=True)
                 figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None})
             except OSError as error:
                 raise write_error(folder, error) from error
@@ -95,6 +100,7 @@ TITLES = {
     "consistency": "Accuracy and reasoning consistency",
     "quadrants": "Answers by correctness and consistency",
     "steps": "Accuracy by training step",
+    "training": "Training curves",
 }
 
 
@@ -185,12 +191,14 @@ def quadrant_chart(board: Board) -> Figure | None:
 
 
 def step_chart(board: Board) -> Figure | None:
-    """Accuracy by training step, a line for each base model and algorithm. None unless one has two checkpoints."""
-    sweeps: dict[str, list[LeaderboardRow]] = {}
-    for row in _comparable(board):
-        if row.step is not None:
-            sweeps.setdefault(" + ".join(filter(None, (row.base_model, row.algo))) or "model", []).append(row)
-    sweeps = {name: rows for name, rows in sorted(sweeps.items()) if len({row.step for row in rows}) > 1}
+    """Accuracy by training step, a line a training. None unless one has two checkpoints."""
+    comparable = {row.run_id for row in _comparable(board)}
+    sweeps: dict[str, list[tuple[int, LeaderboardRow]]] = {}
+    for training in trainings(board):
+        rows = [(step, board.rows[place]) for step, place in zip(training.steps, training.places, strict=True)]
+        rows = [(step, row) for step, row in rows if row.run_id in comparable]
+        if len({step for step, _ in rows}) > 1:
+            sweeps[training.name] = rows
     levels = [level for level in LEVELS if level in board.bank.levels]
     if not sweeps or not levels:
         return None
@@ -198,7 +206,7 @@ def step_chart(board: Board) -> Figure | None:
     panels = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
     for axes, level in zip(panels, levels, strict=True):
         for place, (name, rows) in enumerate(sweeps.items()):
-            points = sorted((row.step or 0, row.accuracy[level]) for row in rows if level in row.accuracy)
+            points = [(step, row.accuracy[level]) for step, row in rows if level in row.accuracy]
             _series(axes, place, [step for step, _ in points], [cell for _, cell in points], name)
         axes.set_title(level, fontsize=9, color=INK)
         axes.set_xlabel("step")
@@ -209,6 +217,44 @@ def step_chart(board: Board) -> Figure | None:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     _note(figure, f"{', '.join(sweeps)}. 95 % intervals, clustered by video. The best of several steps is flattered.")
     return figure
+
+
+def training_chart(board: Board) -> Figure | None:
+    """Curves of the trainings, a panel a quantity and a line a training. None where no run kept any."""
+    shown = [training for training in trainings(board) if training.curves][:FEATURED]
+    names = [name for name in CURVE_TITLES if any(name in training.curves for training in shown)]
+    if not names:
+        return None
+    columns = min(3, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure = _figure(6.5, 0.5 + 1.75 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        for place, training in enumerate(shown):
+            if name in training.curves:
+                _curve(axes, place, training.curves[name], training.name)
+        axes.set_title(CURVE_TITLES[name], fontsize=8, color=INK)
+        axes.tick_params(labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        _grid(axes)
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    labels = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    _note(
+        figure, "By optimiser step. Faint: at most 300 points a curve. Strong: running mean over a twentieth of them."
+    )
+    return figure
+
+
+def _curve(axes: Axes, place: int, points: Points, label: str) -> None:
+    style = "-" if place < len(PALETTE) else "--"
+    colour = _colour(place)
+    smoothed = smooth(points)
+    if smoothed != points:
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.5, alpha=0.3)
+    axes.plot(*zip(*smoothed, strict=True), color=colour, linewidth=1.2, linestyle=style, label=label)
 
 
 def svg(figure: Figure, name: str, title: str) -> str:

@@ -56,6 +56,9 @@ NEWCOMBE = "newcombe hybrid, n / deff, clustered by video"
 BOOTSTRAP = "cluster bootstrap, percentile, 10000 draws"
 BOUNDS = "missing answers all wrong to all right"
 SIGN_FLIP = "cluster sign-flip; interval paired CR1 t; p_adj Holm"
+EXPLORATORY = (
+    "exploratory: cluster sign-flip; interval paired CR1 t; p_adj Benjamini-Hochberg over all domains and runs"
+)
 REFUSED = "refused: fewer than 95 % of the questions shared"
 
 
@@ -139,7 +142,7 @@ def _delta_fields(row: LeaderboardRow) -> dict[str, str]:
         "d_l3_lo": percent(delta.lo),
         "d_l3_hi": percent(delta.hi),
         "p_l3": p_value(delta.p),
-        "p_l3_holm": p_value(delta.p_holm),
+        "p_l3_holm": p_value(delta.p_adjusted),
     }
 
 
@@ -202,17 +205,18 @@ def _long_cell(run_id: str, name: str, metric: str, cell: Cell) -> dict[str, str
 
 
 def _long_delta(row: LeaderboardRow, name: str, baseline: str | None) -> dict[str, str]:
-    delta = row.deltas.get(name)
+    delta = row.deltas.get(name) or row.domain_deltas.get(name)
     if delta is None:
         return {}
+    test = EXPLORATORY if name in row.domain_deltas else SIGN_FLIP
     return {
         "baseline": safe_text(baseline or ""),
         "diff": exact(delta.value),
         "diff_lo": exact(delta.lo),
         "diff_hi": exact(delta.hi),
         "p": "" if delta.p is None else exact(delta.p),
-        "p_adj": "" if delta.p_holm is None else exact(delta.p_holm),
-        "test": REFUSED if delta.p is None else SIGN_FLIP,
+        "p_adj": "" if delta.p_adjusted is None else exact(delta.p_adjusted),
+        "test": REFUSED if delta.p is None else test,
     }
 
 

@@ -31,9 +31,11 @@ from leaderboards.report_payload import (
     pack,
     pack_json,
 )
+from leaderboards.report_training import training_section
 from leaderboards.report_view import table_view
 from seedbench_r1 import __version__
-from seedbench_r1.append_file import write_error, write_text
+from seedbench_r1.append_file import make_folder, write_text
+from seedbench_r1.types import DOMAINS
 
 # One script, in this order: each file uses what is defined before it.
 SCRIPTS = (
@@ -94,10 +96,7 @@ def write_html(
     render = _renderer(board, layers, built)
     details = allocate(board, detail, max_bytes - len(render(Details({}, ())).encode("utf-8")))
     page = render(details)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
+    make_folder(path.parent)
     write_text(path, page)
     return HtmlReport(path, len(page.encode("utf-8")), details.shares)
 
@@ -131,6 +130,7 @@ def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Det
         "scatter": report_figures.scatter_chart(board),
         "bars": report_figures.quadrant_bars(board),
         "parts": report_figures.PARTS,
+        "training": training_section(board),
         "dataset": " + ".join(sorted({row.dataset_rev for row in board.rows})),
         "judge": shareable(board.judge_id or ""),
         "methods": [shareable(sentence) for sentence in methods(board)],
@@ -165,6 +165,7 @@ def _page_data(board: Board) -> dict[str, Any]:
             for row in board.rows
         ],
         "levels": board.bank.levels,
+        "domains": [name for name in DOMAINS if name in board.bank.groups],
         "level": board.metric.level,
         "baseline": board.baseline,
         "forceMixed": board.force_mixed,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs import Run, load_run
+from seedbench_r1.training_snapshot import TrainingSnapshot, load_snapshot
 from seedbench_r1.types import Question, Verdict
 from seedbench_r1.verdicts import load_verdicts
 
@@ -31,6 +32,8 @@ class Loaded:
 
     run: Run
     verdicts: Verdicts
+    snapshot: TrainingSnapshot | None  # of its checkpoint's training
+    problem: str = ""  # why there is no snapshot though there is a file for it
 
 
 def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Loaded], list[LeftOut]]:
@@ -86,7 +89,9 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     """Read one directory. `known` holds the questions of earlier ones by the content of questions.jsonl."""
     if not path.exists():
         raise DataError(f"{path} does not exist.")
-    if path.is_dir() and not any(path.iterdir()):
+    if not path.is_dir():
+        raise DataError(f"{path} is a file. Fix: give the run's directory.")
+    if not any(path.iterdir()):
         raise DataError(f"{path} is empty: no run was started there.")
     file = path / "questions.jsonl"
     lines = file.read_bytes() if file.exists() else b""
@@ -102,7 +107,15 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     if not run.records:
         raise DataError(f"{path} has no answers yet. Fix: run the same `eval` command again.")
     known[lines] = run.questions
-    return Loaded(run, load_verdicts(path))
+    return Loaded(run, load_verdicts(path), *_snapshot(path))
+
+
+def _snapshot(path: Path) -> tuple[TrainingSnapshot | None, str]:
+    """What is kept of the training, or why it cannot be read: no answer depends on it, so the run is used anyway."""
+    try:
+        return load_snapshot(path), ""
+    except DataError as error:
+        return None, str(error)
 
 
 def _names(paths: list[Path]) -> dict[Path, str]:

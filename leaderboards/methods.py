@@ -34,7 +34,14 @@ def methods(board: Board) -> list[str]:
         "models. No single domain supports a claim of less than 5 points.",
     ]
     if board.baseline is not None:
-        sentences.append(f"Baseline {board.baseline}: Holm over all runs tested against it, level by level.")
+        exploratory = (
+            " Differences on single domains are exploratory: Benjamini-Hochberg over all domains and runs, no stars."
+            if any(row.domain_deltas for row in board.rows)
+            else ""
+        )
+        sentences.append(
+            f"Baseline {board.baseline}: Holm over all runs tested against it, level by level.{exploratory}"
+        )
     if board.judge_id is not None:
         sentences.append(
             f"Consistency (judge {board.judge_id}): consistent / judged. No reasoning or no readable answer counts as "

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from seedbench_r1.runs import Run
 from seedbench_r1.scoring import lacks_reasoning
+from seedbench_r1.training_snapshot import TrainingSnapshot
 from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, Question, RunRecord, Verdict
 
 # Codes of Outcomes.outcome. From ANSWERED on, the model produced a response.
@@ -88,6 +89,7 @@ class Measured:
     judge_id: str | None  # None: not judged (or not by the judge asked for)
     verdicts: dict[str, Verdict]  # of that judge, by question_id
     outcomes: Outcomes
+    snapshot: TrainingSnapshot | None = None  # of the checkpoint's training; None: nothing is known of it
 
 
 def build_bank(runs: Iterable[Run]) -> QuestionBank:

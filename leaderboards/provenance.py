@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from leaderboards.outcomes import Measured
 from seedbench_r1.prompts import template_sha
+from seedbench_r1.training_snapshot import TrainingSnapshot
 
 _HOME = re.compile(r"/(?:home|Users)/[^/\s]+|/root(?=/|\s|$)")
 _SECRET = re.compile(r"(?i)(--[\w-]*(?:key|token|secret|password)(?:=|\s+)|\b\w*(?:key|token|secret|password)=)\S+")
@@ -27,6 +28,8 @@ def provenance_of(measured: Measured) -> dict[str, str]:
         "weights sha256": manifest.weights_sha256,
         "fingerprint": model.fingerprint,
         "picked as the best of": model.selected_from_k,
+        "training": None if measured.snapshot is None else measured.snapshot.training_id,
+        "seen in training": _overlap(measured.snapshot),
         "protocol": f"{manifest.protocol} ({manifest.protocol_id})",
         "prompt sha256": template_sha(manifest.template),
         "system prompt": manifest.template.system,
@@ -55,6 +58,18 @@ def provenance_of(measured: Measured) -> dict[str, str]:
 def shareable(text: str) -> str:
     """The text without home folders, and without the values of options that are named like secrets."""
     return _BEARER.sub(r"\1***", _SECRET.sub(r"\1***", _HOME.sub("~", text)))
+
+
+def _overlap(snapshot: TrainingSnapshot | None) -> str | None:
+    """How many of the run's questions are in the training files, and how far that is known."""
+    if snapshot is None or snapshot.overlap is None:
+        return None
+    overlap = snapshot.overlap
+    unknown = f"; {overlap.unknown} training files could not be compared" if overlap.unknown else ""
+    if not overlap.files:
+        return f"not known{unknown}"
+    files = "the training file" if overlap.files == 1 else f"{overlap.files} training files"
+    return f"{overlap.shared} of {overlap.checked} questions are in {files}{unknown}"
 
 
 def _settings(values: Mapping[str, object]) -> str:

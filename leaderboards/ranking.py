@@ -11,16 +11,18 @@ import numpy.typing as npt
 from leaderboards.outcomes import Bools, Measured, QuestionBank
 from leaderboards.rows import Delta
 from leaderboards.stats import (
+    benjamini_hochberg,
     cluster_bootstrap,
     holm,
     paired_interval,
     pairwise_tests,
     rank_intervals,
     sign_flip_test,
+    sign_flip_tests,
     tiers,
 )
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.types import LEVELS
+from seedbench_r1.types import DOMAINS, LEVELS
 
 SHARED = 0.95  # share of either run's questions that a test of two runs needs
 MEASURES = ("accuracy", "sound", "consistency")
@@ -139,14 +141,49 @@ def deltas(
             found[measured.run_id] = delta
     tested = [(run_id, delta.p) for run_id, delta in found.items() if delta.p is not None]
     for (run_id, _), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
-        found[run_id] = replace(found[run_id], p_holm=float(adjusted))
+        found[run_id] = replace(found[run_id], p_adjusted=float(adjusted))
     return found
+
+
+def domain_deltas(baseline: Measured, others: Sequence[Measured], bank: QuestionBank) -> dict[str, dict[str, Delta]]:
+    """run_id -> domain -> accuracy minus the baseline's, as `deltas`.
+
+    Exploratory: p-values are adjusted by Benjamini and Hochberg over all domains and runs together.
+    """
+    found: dict[str, dict[str, Delta]] = {measured.run_id: {} for measured in others}
+    for domain in (name for name in bank.groups if name in DOMAINS):
+        group = bank.group(domain)
+        known = _p_together(baseline, others, group, bank)
+        for measured in others:
+            delta = compare(measured, baseline, group, bank, known_p=known.get(measured.run_id))
+            if delta is not None:
+                found[measured.run_id][domain] = delta
+    tested = [
+        (r, d, delta.p) for r, by_domain in found.items() for d, delta in by_domain.items() if delta.p is not None
+    ]
+    for (run_id, domain, _), adjusted in zip(tested, benjamini_hochberg([p for _, _, p in tested]), strict=True):
+        found[run_id][domain] = replace(found[run_id][domain], p_adjusted=float(adjusted))
+    return found
+
+
+def _p_together(baseline: Measured, others: Sequence[Measured], group: Bools, bank: QuestionBank) -> dict[str, float]:
+    """p-values of those runs that, as the baseline, have answered the whole group: one matrix of signs serves all."""
+    whole = [m for m in (baseline, *others) if not (group & ~m.outcomes.responded).any()]
+    if whole[:1] != [baseline] or len(whole) < 2:
+        return {}
+    ours = baseline.outcomes.correct[group].astype(np.float64)
+    differences = np.stack([measured.outcomes.correct[group] - ours for measured in whole[1:]])
+    p = sign_flip_tests(differences, bank.video[group])
+    return {measured.run_id: float(value) for measured, value in zip(whole[1:], p, strict=True)}
 
 
 def compare(
     first: Measured, second: Measured, group: Bools, bank: QuestionBank, *, known_p: float | None = None
 ) -> Delta | None:
-    """first - second on the questions of `group` that both have answered; None if there are none. p_holm is None."""
+    """first - second on the questions of `group` that both have answered; None if there are none. p_adjusted is None.
+
+    The interval ends where a difference of shares does, at -1 and 1.
+    """
     ours, theirs = first.outcomes, second.outcomes
     common = ours.responded & theirs.responded & group
     n = int(common.sum())
@@ -157,4 +194,5 @@ def compare(
     p = known_p
     if p is None and all(n >= SHARED * int((table.selected & group).sum()) for table in (ours, theirs)):
         p = sign_flip_test(differences, bank.video[common])
-    return Delta(interval.mean, interval.lo, interval.hi, interval.se, n, interval.n_clusters, p, p_holm=None)
+    lo, hi = (float(end) for end in np.clip((interval.lo, interval.hi), -1.0, 1.0))
+    return Delta(interval.mean, lo, hi, interval.se, n, interval.n_clusters, p, p_adjusted=None)

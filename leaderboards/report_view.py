@@ -18,7 +18,7 @@ WIDTH, MARGIN = 80.0, 3.0  # of a whisker's drawing, in its own units
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. group: "" always shown; "domains", "levels" and "run" on demand, and in print."""
+    """One column. group: "" always shown; "domains", "levels" and "run" on demand, and in print unless "unprinted"."""
 
     key: str
     label: str
@@ -117,6 +117,10 @@ def _columns(board: Board) -> Iterable[Column]:
         yield Column(level, level, f"Accuracy on {level}, %")
     for name in (name for name in DOMAINS if name in board.bank.groups):
         yield Column(name, name.replace("Daily life", "Daily"), f"Accuracy on L3 {name}, %", "domains")
+    for name in (name for name in DOMAINS if name in board.bank.groups):
+        title = f"Accuracy on L3 {name} minus the baseline's, points. Exploratory: p adjusted over all domains and runs"
+        label = f"Δ {name.replace('Daily life', 'Daily')} (expl.)"
+        yield Column(f"d_{name}", label, title, "domains unprinted")
     for level in levels:
         group = "" if level == main else "levels"
         yield Column(f"c_{level}", f"Consist. {level}", f"Reasoning consistent with the answer on {level}, %", group)
@@ -126,6 +130,8 @@ def _columns(board: Board) -> Iterable[Column]:
         yield Column(f"d_{level}", f"Δ {level}", title, "" if level == main else "levels")
     if {"L1", "L3"} <= set(levels):
         yield Column("gap", "Gap L1–L3", "Accuracy on L1 minus accuracy on L3, points")
+    yield Column("base", "Base model", "What it was trained from", "run unprinted", numeric=False)
+    yield Column("step", "Step", "Optimiser steps of its training", "run unprinted")
     yield Column("coverage", "Answered", "Questions answered of those in the annotation files", "run")
     yield Column("frames", "Frames", "Video frames at most", "run")
     yield Column("flags", "Flags", "What to know before comparing", numeric=False)
@@ -162,11 +168,15 @@ def _scales(board: Board) -> dict[str, _Scale]:
         "sound": _spanning([end for row in rows for c in row.sound.values() for end in (c.lo, c.hi)]),
         "gap": _spanning([0.0] + [end for row in rows if row.gap for end in (row.gap.lo, row.gap.hi)]),
     }
-    for level in board.bank.levels:
-        sizes = [abs(end) for row in rows for end in _ends(row.deltas.get(level)) if not math.isnan(end)]
+    for name in board.bank.groups:
+        sizes = [abs(end) for row in rows for end in _ends(_delta(row, name)) if not math.isnan(end)]
         half = max(sizes, default=0.01) or 0.01
-        scales[f"d_{level}"] = _Scale(-half, half)
+        scales[f"d_{name}"] = _Scale(-half, half)
     return scales
+
+
+def _delta(row: LeaderboardRow, group: str) -> Delta | None:
+    return row.deltas.get(group) or row.domain_deltas.get(group)
 
 
 def _ends(delta: Delta | None) -> tuple[float, ...]:
@@ -218,6 +228,8 @@ def _cell(board: Board, row: LeaderboardRow, place: int, key: str, scales: dict[
         return CellView(f"{row.answered:,}/{row.n:,}", "text", row.coverage)
     if key == "frames":
         return CellView(str(row.frames), "text", float(row.frames))
+    if key == "step":
+        return CellView(DASH if row.step is None else f"{row.step:,}", "text", row.step)
     if key == "flags":
         return CellView("", "flags", float(-len(row.flags)))
     if key == "gap":
@@ -236,6 +248,7 @@ def _cell(board: Board, row: LeaderboardRow, place: int, key: str, scales: dict[
 _TEXTS: dict[str, Callable[[LeaderboardRow], str]] = {
     "model": lambda row: row.model,
     "algo": lambda row: row.algo or "",
+    "base": lambda row: backbone(row.base_model),
     "date": lambda row: row.date_utc[:10],
     "commit": lambda row: row.commit[:12],
 }
@@ -278,19 +291,21 @@ def _gap_cell(gap: Gap | None, scale: _Scale) -> CellView:
     )
 
 
-def _delta_cell(board: Board, row: LeaderboardRow, level: str, scale: _Scale) -> CellView:
-    delta = row.deltas.get(level)
+def _delta_cell(board: Board, row: LeaderboardRow, group: str, scale: _Scale) -> CellView:
+    delta = _delta(row, group)
     if delta is None or board.baseline is None:
         return CellView("baseline" if row.run_id == board.baseline else DASH, "empty")
     tables = [board.measured[run_id].outcomes for run_id in (row.run_id, board.baseline)]
-    asked = max(int((table.selected & board.bank.group(level)).sum()) for table in tables)
-    p = "not tested: too few shared questions" if delta.p_holm is None else f"p {p_text(delta.p_holm)} (Holm)"
+    asked = max(int((table.selected & board.bank.group(group)).sum()) for table in tables)
+    how = "Benjamini-Hochberg, exploratory" if group in DOMAINS else "Holm"
+    tested = delta.p_adjusted
+    p = "not tested: too few shared questions" if tested is None else f"p {p_text(tested)} ({how})"
     return CellView(
         text=points(delta.value),
         sort=delta.value,
         interval=interval_text(delta.lo, delta.hi, points),
         note=f"n = {delta.n:,}, {p}",
-        stars=row.stars(level),
+        stars=row.stars(group),
         shared=f"n={delta.n:,}" if delta.n < asked else "",
         whisker=scale.whisker(delta.value, delta.lo, delta.hi, zero=True),
     )

@@ -88,7 +88,7 @@ class Delta:
     n: int  # questions that both have answered
     n_clusters: int
     p: float | None  # cluster sign-flip test; None: refused, n is below 95 % of either run's questions
-    p_holm: float | None  # Holm over all runs tested against the baseline on this level
+    p_adjusted: float | None  # on a level Holm over all runs tested against the baseline; on a domain, see below
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,7 @@ class LeaderboardRow:
     rank_hi: int | None = None
     tier: str | None = None
     deltas: dict[str, Delta] = field(default_factory=dict)  # level; against the baseline; empty without one
+    domain_deltas: dict[str, Delta] = field(default_factory=dict)  # exploratory: Benjamini-Hochberg over all of them
     bootstrap: dict[str, tuple[float, float]] = field(default_factory=dict)  # level; accuracy, 10,000 draws of videos
 
     @property
@@ -161,9 +162,9 @@ class LeaderboardRow:
         Never any on a checkpoint that was picked as the best of several: its own score picked it.
         """
         delta = self.deltas.get(level)
-        if delta is None or delta.p_holm is None or (self.selected_from_k or 1) > 1:
+        if delta is None or delta.p_adjusted is None or (self.selected_from_k or 1) > 1:
             return ""
-        return "*" * sum(delta.p_holm < limit for limit in (0.05, 0.01, 0.001))
+        return "*" * sum(delta.p_adjusted < limit for limit in (0.05, 0.01, 0.001))
 
 
 def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
@@ -322,6 +323,9 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
         flags.append("DIRTY")
     if (manifest.model.selected_from_k or 1) > 1:
         flags.append(f"SELECTED 1/{manifest.model.selected_from_k}")
+    overlap = measured.snapshot.overlap if measured.snapshot is not None else None
+    if overlap is not None and overlap.shared:
+        flags.append(f"CONTAM? {overlap.shared}/{overlap.checked}")
     if any(
         len(np.unique(bank.video[(bank.level == name) & table.selected])) in range(1, FEW_CLUSTERS) for name in LEVELS
     ):

@@ -15,6 +15,7 @@ from seedbench_r1.append_file import write_text
 COLUMNS = ("L1", "L2", "Daily life", "Hobbies", "Recreation", "Work", "L3")
 DASH = "–"
 REPORTED = "†"
+_NO_LETTER = 0x180  # Latin letters with accents end here: the rest needs fonts that a paper may not load
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,8 +34,12 @@ _LATEX = {
     "≠": r"$\neq$",
     "–": "--",
     "−": "-",
-    "†": r"\textdagger{}",
+    "†": r"$\dagger$",
     "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "→": r"$\rightarrow$",
+    "·": r"\textperiodcentered{}",
 }
 
 
@@ -44,7 +49,7 @@ def write_markdown(board: Board, path: Path, *, include_reported: bool = False) 
 
 
 def write_latex(board: Board, path: Path, *, include_reported: bool = False) -> None:
-    """leaderboard.tex: a table environment; needs \\usepackage{booktabs}. Raises ResourceError."""
+    """leaderboard.tex: a table environment; needs \\usepackage{booktabs,graphicx}. Raises ResourceError."""
     write_text(path, latex(board, include_reported=include_reported))
 
 
@@ -78,10 +83,11 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
 def latex(board: Board, *, include_reported: bool = False) -> str:
     """A booktabs table with the papers' header. Every member of tier A is bold, not only the highest."""
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_caption(board, include_reported)}}}",
+        r"\resizebox{\linewidth}{!}{%",
         r"\begin{tabular}{llcccccccc}",
         r"\toprule",
         r" & & & & \multicolumn{5}{c}{L3} & \\",
@@ -97,11 +103,11 @@ def latex(board: Board, *, include_reported: bool = False) -> str:
         lines.append(" & ".join(cells) + r" \\")
     if include_reported and board.published:
         lines.append(r"\midrule")
-    for reported in board.published if include_reported else ():
-        label = rf"\textit{{{escape_latex(_reported_label(reported))}}}\textsuperscript{{\textdagger}}"
+    for reported in (row for row in board.published if include_reported and row.accuracy):
+        label = rf"\textit{{{escape_latex(_reported_label(reported))}}}\textsuperscript{{$\dagger$}}"
         cells = [label, "--", *(escape_latex(_printed(reported, name)) for name in COLUMNS), "--"]
         lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
 
 def _caption(board: Board, include_reported: bool) -> str:
@@ -114,7 +120,7 @@ def _caption(board: Board, include_reported: bool) -> str:
     if any(row.bounds for row in board.rows):
         text += " Bounds in brackets: incomplete, missing answers all wrong to all right."
     if include_reported and board.published:
-        text += r" \textdagger{}: as reported by its authors, own settings, not ranked."
+        text += r" $\dagger$: as reported by its authors, own settings, not ranked."
     return text
 
 
@@ -194,5 +200,6 @@ def _escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(_LATEX.get(char, char) for char in " ".join(text.split()))
+    """Text that LaTeX prints as it is. What pdfLaTeX has no letter for becomes a question mark."""
+    known = (_LATEX.get(char, char) for char in " ".join(text.split()))
+    return "".join(part if len(part) > 1 or ord(part) < _NO_LETTER else "?" for part in known)

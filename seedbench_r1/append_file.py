@@ -103,14 +103,23 @@ def write_text(path: Path, text: str) -> None:
         raise write_error(path, error) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises ResourceError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def write_error(path: Path, error: OSError) -> ResourceError:
     """The message for a disk that is full or cannot be written."""
+    elsewhere = "choose another place (--runs-dir for runs, --out for what is made from them)"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
             f"No space left on {path.parent} while writing {path.name}. Everything before it is saved. "
-            f"Fix: free some space and run the same command again, or choose another place with --runs-dir."
+            f"Fix: free some space and run the same command again, or {elsewhere}."
         )
-    return ResourceError(f"{path} cannot be written: {error.strerror}. Fix: choose another place with --runs-dir.")
+    return ResourceError(f"{path} cannot be written: {error.strerror}. Fix: {elsewhere}.")
 
 
 def _claim(lock: Path, what: Path, kind: int) -> int:

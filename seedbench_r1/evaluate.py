@@ -29,6 +29,7 @@ from seedbench_r1.questions import annotation_path, choose_subset, file_sha256, 
 from seedbench_r1.records import to_record
 from seedbench_r1.runs import SEEDBENCH_LINES, Lines, RunDir, run_directory, utc_now
 from seedbench_r1.scoring import summarise
+from seedbench_r1.training_snapshot import take_snapshot, write_snapshot
 from seedbench_r1.types import (
     EvalConfig,
     Failure,
@@ -185,6 +186,7 @@ def conclude(
 ) -> EvalResult:
     """Count the whole run, write its summary, and say what is left of this call's part of it."""
     run.refresh()
+    keep_training(run, plan)
     summary = plan.suite.summarise(run.records(), run.questions.values(), run.manifest.n_total)
     run.finish(summary, None if summary.status == "incomplete" else weights())
     left = run.pending(plan.questions, shard=shard)
@@ -192,6 +194,19 @@ def conclude(
     failed = sum(q.question_id in records for q in left)
     run.event("stop", status=summary.status, unanswered=len(left), failed=failed, stopped=stopped)
     return EvalResult(summary, unanswered=len(left), failed=failed, stopped=stopped)
+
+
+def keep_training(run: RunDir, plan: Plan) -> None:
+    """Copy what is known of the checkpoint's training into the run directory: the report never needs the checkpoint."""
+    if plan.checkpoint is None or plan.suite is not SEEDBENCH_R1:
+        return
+    try:
+        snapshot = take_snapshot(plan.checkpoint.folder, run.questions.values(), run.manifest.dataset_hash)
+    except DataError as error:  # the answers are what counts: the run goes on, and says what it lacks
+        run.event("training_snapshot", problem=str(error))
+        return
+    if snapshot is not None:
+        write_snapshot(run.path, snapshot)
 
 
 class MediaSource(Protocol):

@@ -27,7 +27,7 @@ from seedbench_r1.lmms_process import (
 )
 from seedbench_r1.models import model_name
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
-from seedbench_r1.runs import run_directory, utc_now
+from seedbench_r1.runs import run_directory, slug, utc_now
 from seedbench_r1.types import EvalConfig, to_json
 
 SUITE = "transfer-lmms"
@@ -93,8 +93,8 @@ def plan_transfer(
         ConfigError: lmms-eval is not installed.
     """
     version = lmms_eval_version()
-    slug = run_directory(config.runs_dir, model_name(config.model), "", None).name.removesuffix("--")
-    path = run_directory(config.runs_dir, SUITE, slug, config.run_name)
+    name = slug(model_name(config.model))
+    path = run_directory(config.runs_dir, SUITE, name, config.run_name)
     if model.is_ours:
         plain = replace(config, template=DEFAULT_TEMPLATE)  # the tasks bring their own wording
         model = LmmsModel(model.name, ",".join(filter(None, [own_model_args(plain, path / "answers"), model.args])))

@@ -12,6 +12,7 @@ from typing import Any
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.hub import named_errors
+from seedbench_r1.training_snapshot import TRAINING
 from seedbench_r1.types import ModelInfo
 
 _MIB = 1 << 20
@@ -66,7 +67,7 @@ def inspect_model(model: str, *, base_model: str | None = None, revision: str | 
     weights = _weight_files(folder) + (_weight_files(base_folder) if base_folder else [])
     if not _weight_files(folder):
         raise ConfigError(f"No weight files (*.safetensors) in {folder}. Is the copy or download complete?")
-    training = _read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
+    training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
     info = ModelInfo(
         path=model if revision is None else f"{model}@{revision}",
         name=model_name(model),

@@ -89,7 +89,10 @@ def read_manifest(path: Path, lines: Lines = SEEDBENCH_LINES) -> RunManifest | N
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is not a valid manifest ({type(error).__name__}: {error}).") from error
+        raise DataError(
+            f"{file} is not a valid manifest ({type(error).__name__}: {error}). Was it copied whole? "
+            f"Fix: copy it again, or evaluate into a fresh directory (--run-name NAME)."
+        ) from error
 
 
 def run_schema(path: Path) -> str | None:
@@ -112,7 +115,9 @@ def merged_records(
     for file in sorted(path.glob("records*.jsonl")):
         for record in read_lines(file, lines.record_from_json):
             if questions is not None and record.question_id not in questions:
-                raise DataError(f"{file}: {record.question_id!r} is not in {path / 'questions.jsonl'}.")
+                raise DataError(
+                    f"{file}: {record.question_id!r} is not in {path / 'questions.jsonl'}. Are these files of two runs?"
+                )
             earlier = merged.get(record.question_id)
             if earlier is None or record.answered or not earlier.answered:
                 merged[record.question_id] = record
@@ -239,8 +244,12 @@ def utc_now() -> str:
 
 def run_directory(runs_dir: Path, model_name: str, protocol: str, run_name: str | None) -> Path:
     """runs/<model-slug>--<protocol_id>, or runs/<run_name>."""
-    slug = re.sub(r"[^a-z0-9._]+", "-", model_name.lower()).strip("-.") or "model"
-    return runs_dir / (run_name or f"{slug}--{protocol}")
+    return runs_dir / (run_name or f"{slug(model_name)}--{protocol}")
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's: lower case, one hyphen for all that is not a letter, digit, dot or underscore."""
+    return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.") or "model"
 
 
 def _merge(

@@ -15,10 +15,12 @@ from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 GOLDEN = Path(__file__).parent / "golden"
 SPECS = [
     RunSpec("base", ability=-0.4, seed=1, step=0, algorithm=None),
-    RunSpec("grpo-100", ability=0.3, seed=2, step=100),
-    RunSpec("grpo-200", ability=1.0, seed=3, step=200, consistent=0.5),
-    RunSpec("care-200", ability=2.2, seed=4, step=200, algorithm="care", consistent=0.9),
-    RunSpec("messy", ability=0.3, seed=5, unparsed=0.08, truncated=0.04, bare=0.2, commit="ab+dirty"),
+    RunSpec("grpo-100", ability=0.3, seed=2, step=100, training="grpo"),
+    RunSpec("grpo-200", ability=1.0, seed=3, step=200, consistent=0.5, training="grpo"),
+    RunSpec("care-200", ability=2.2, seed=4, step=200, algorithm="care", consistent=0.9, training="care"),
+    RunSpec(
+        "messy", ability=0.3, seed=5, unparsed=0.08, truncated=0.04, bare=0.2, commit="ab+dirty", training="m", seen=3
+    ),
     RunSpec("best-of-5", ability=2.0, seed=6, selected_from_k=5),
     RunSpec("other-judge", ability=0.2, seed=7, judges=("openai:big/v1-0a1b2c3d",)),
     RunSpec("not-judged", ability=0.1, seed=8, judges=()),

@@ -12,6 +12,7 @@ from typing import Any
 
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.records import SCHEMA
+from seedbench_r1.training_snapshot import Overlap, TrainingSnapshot, curves, write_snapshot
 from seedbench_r1.types import (
     DOMAINS,
     LETTERS,
@@ -60,6 +61,8 @@ class RunSpec:
     algorithm: str | None = "grpo"
     selected_from_k: int | None = None
     commit: str = "0123456789ab"
+    training: str | None = None  # the training this is a checkpoint of: the run then keeps curves up to `step`
+    seen: int = 0  # questions of the run that the training has seen
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ def write_run(folder: Path, spec: RunSpec, benchmark: Benchmark) -> Path:
             chosen.append((place, question))
     _write_lines(path / "questions.jsonl", [question for _, question in chosen])
     (path / "manifest.json").write_text(json.dumps(to_json(manifest(spec, benchmark))), encoding="utf-8")
+    if spec.training is not None:
+        write_snapshot(path, snapshot(spec, len(chosen)))
     records, verdicts = _answers(spec, benchmark, chosen)
     _write_lines(path / "records.jsonl", records)
     if verdicts:
@@ -170,6 +175,32 @@ def manifest(spec: RunSpec, benchmark: Benchmark) -> RunManifest:
         weights_sha256=f"{spec.seed:064x}",
         completed_utc="2026-01-01T01:00:00Z",
     )
+
+
+def snapshot(spec: RunSpec, n_questions: int) -> TrainingSnapshot:
+    """Curves of a training, the same for all of its checkpoints: rewards that rise, a bonus only for care."""
+    source = random.Random(spec.training)
+    goal, care = source.uniform(0.6, 0.9), spec.algorithm == "care"
+    lines = []
+    for step in range(1, (spec.step or 0) + 1):
+        learned = goal * (1 - math.exp(-3 * step / 1500)) / (1 - math.exp(-3))
+        if spec.algorithm == "sft":
+            noise = math.exp(source.gauss(0, 0.1))
+            lines.append(
+                {"step": step, "loss": (0.3 + math.exp(-step / 90)) * noise, "length": 90.0, "grad_norm": noise}
+            )
+            continue
+        accuracy = min(1.0, max(0.0, 0.3 + 0.6 * learned + source.gauss(0, 0.12)))
+        bonus = 0.5 * accuracy * min(1.0, learned + 0.2) if care else 0.0
+        line: dict[str, Any] = {"step": step, "accuracy": accuracy, "bonus": bonus, "reward": accuracy + bonus}
+        line |= {"kl": None if care else 0.4 * learned + abs(source.gauss(0, 0.02))}
+        line |= {"length": 180 + (60 if care else -70) * learned + source.gauss(0, 14)}
+        line |= {"grad_norm": math.exp(source.gauss(0.2, 0.5)), "loss": source.gauss(0, 0.02)}
+        if step % 100 == 0:
+            line["heldout"] = {"n": 64, "accuracy": 0.3 + 0.5 * learned + source.gauss(0, 0.02)}
+        lines.append(line)
+    overlap = Overlap(spec.seen, n_questions, files=1, unknown=0)
+    return TrainingSnapshot(f"{spec.training:0>16}", spec.step, curves(lines), overlap)
 
 
 def _answers(

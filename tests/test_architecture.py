@@ -41,6 +41,7 @@ GROUPS = (
         "shards",
         "transfer_records",
         "verdicts",
+        "training_snapshot",
         "interchange",
         "budget",
         "chat_client",
@@ -63,7 +64,7 @@ GROUPS = (
 )
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
 SIBLINGS = {"evaluate", "judge", "trainers", "leaderboards"}
-LEADERBOARDS_MAY_USE = {"types", "errors", "scoring", "prompts", "append_file", "runs", "verdicts"}
+LEADERBOARDS_MAY_USE = {"types", "errors", "scoring", "prompts", "append_file", "runs", "verdicts", "training_snapshot"}
 TORCH_AT_MODULE_LEVEL = {"backends", "qwen_vl", "demo", "trainers"}
 PACKAGES = ("seedbench_r1", "trainers", "leaderboards")
 

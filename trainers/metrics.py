@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.append_file import AppendFile, write_text
-from seedbench_r1.errors import DataError
 from seedbench_r1.parsing import parse_response
+from seedbench_r1.training_snapshot import METRICS, read_lines
 from trainers.grpo import GroupResult
 from trainers.sft import Taught
 
-METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
+ROLLOUTS = "rollouts.jsonl"
 
 WINDOW = 20  # steps that a warning looks back
 ZERO_STD = 0.3  # share of groups without spread above which there is little left to learn from
@@ -50,19 +50,6 @@ class StepLog:
         """Sync and give the files free. Safe to call twice."""
         self._metrics.close()
         self._rollouts.close()
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file, [] if there is none; a torn last line is left out. Raises DataError for other junk."""
-    if not path.exists():
-        return []
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not valid JSON. Fix: remove that line.") from error
-    return lines
 
 
 def _keep_until(path: Path, step: int) -> None:

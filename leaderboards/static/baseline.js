@@ -1,26 +1,27 @@
 // The baseline: every other run's distance from it, tested anew when another one is chosen.
 
-// level -> what to show for each run; null: nothing to compare. Holm's correction runs over the tested runs of a level.
+// group -> what to show for each run; null: nothing to compare. Holm level by level, Benjamini-Hochberg over all domains.
 function distances(base) {
-  const found = {};
-  for (const level of page.levels) {
-    const tests = page.runs.map((run, place) => {
-      const comparable = page.forceMixed || run.protocol === page.runs[base].protocol;
-      return place === base || !comparable ? null : testPair(paired(place, base, level));
-    });
-    const tested = tests.filter((test) => test && test.p !== null), adjusted = holm(tested.map((test) => test.p));
-    tested.forEach((test, i) => { test.pHolm = adjusted[i]; });
-    found[level] = tests;
-  }
+  const found = {}, test = (group) => page.runs.map((run, place) => {
+    const comparable = page.forceMixed || run.protocol === page.runs[base].protocol;
+    return place === base || !comparable ? null : testPair(paired(place, base, group));
+  });
+  const adjust = (tests, by) => {
+    const tested = tests.filter((t) => t && t.p !== null), adjusted = by(tested.map((t) => t.p));
+    tested.forEach((t, i) => { t.pAdjusted = adjusted[i]; });
+  };
+  for (const group of [...page.levels, ...page.domains]) found[group] = test(group);
+  for (const level of page.levels) adjust(found[level], holm);
+  adjust(page.runs.flatMap((_, place) => page.domains.map((domain) => found[domain][place])), benjaminiHochberg);
   return found;
 }
 
 function starsOf(test, run) {
-  if (test.pHolm === undefined || run.picked) return "";
-  return "*".repeat([0.05, 0.01, 0.001].filter((limit) => test.pHolm < limit).length);
+  if (test.pAdjusted === undefined || run.picked) return "";
+  return "*".repeat([0.05, 0.01, 0.001].filter((limit) => test.pAdjusted < limit).length);
 }
 
-function fillDistance(cell, test, run, half, isBase) {
+function fillDistance(cell, test, run, half, isBase, isDomain) {
   cell.className = cell.className.replace(/\b(value|empty|bounds)\b/, test ? "value" : "empty");
   cell.dataset.v = test ? test.mean : "";
   cell.removeAttribute("title");
@@ -28,8 +29,8 @@ function fillDistance(cell, test, run, half, isBase) {
     cell.replaceChildren(isBase ? "baseline" : "–");
     return;
   }
-  const p = test.p === null ? "not tested: too few shared questions" : `p ${pText(test.pHolm)} (Holm)`;
-  const stars = starsOf(test, run), interval = range(test.lo, test.hi);
+  const p = test.p === null ? "not tested: too few shared questions" : `p ${pText(test.pAdjusted)} (${isDomain ? "Benjamini-Hochberg, exploratory" : "Holm"})`;
+  const stars = isDomain ? "" : starsOf(test, run), interval = range(test.lo, test.hi);
   const less = test.n < test.asked ? `n=${number(test.n)}` : "";
   cell.title = `${interval} n = ${number(test.n)}, ${p}`.trim();
   cell.replaceChildren(points(test.mean));
@@ -65,12 +66,12 @@ async function showBaseline() {
   shownBase = state.base;
   const base = runPlace.has(state.base) ? runPlace.get(state.base) : -1;
   const found = base < 0 ? {} : distances(base);
-  for (const level of page.levels) {
-    const tests = found[level] || page.runs.map(() => null), column = columnAt.get(`d_${level}`);
+  for (const group of [...page.levels, ...page.domains]) {
+    const tests = found[group] || page.runs.map(() => null), column = columnAt.get(`d_${group}`);
     const ends = tests.flatMap((test) => (test ? [test.mean, test.lo, test.hi] : [])).filter((end) => !isNaN(end));
     const half = Math.max(...ends.map(Math.abs), 0) || 0.01;
     measured.forEach((row, place) => {
-      fillDistance(row.cells[column], tests[place], page.runs[place], half, place === base);
+      fillDistance(row.cells[column], tests[place], page.runs[place], half, place === base, page.domains.includes(group));
     });
   }
   measured.forEach((row, place) => {

@@ -23,6 +23,8 @@ const loaded = Promise.all([inflateJson("layer-bank"), inflate("layer-outcomes")
   answers = page.runs.map((_, place) => bytes.subarray(place * n, (place + 1) * n));
   bank = columns;
   bank.place = new Map(columns.ids.map((id, i) => [id, i]));
+  bank.groups = new Map([...page.levels, ...page.domains].map((group) => [group, []]));
+  columns.ids.forEach((_, i) => { for (const group of [levelOf(i), domainOf(i)]) bank.groups.get(group)?.push(i); });
 });
 
 const outcome = (byte) => byte & 7;
@@ -51,12 +53,11 @@ function textsOf(place) {
   return texts.get(place);
 }
 
-// Differences first - second of the questions of a level that both have answered, with their videos.
-function paired(first, second, level) {
-  const a = answers[first], b = answers[second], code = bank.levels.indexOf(level);
+// Differences first - second of the questions of a level or an L3 domain that both have answered, with their videos.
+function paired(first, second, group) {
+  const a = answers[first], b = answers[second];
   const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0};
-  for (let i = 0; i < a.length; i++) {
-    if (bank.level[i] !== code) continue;
+  for (const i of bank.groups.get(group) || []) {
     found.asked[0] += asked(a[i]);
     found.asked[1] += asked(b[i]);
     if (!responded(a[i]) || !responded(b[i])) continue;
@@ -74,5 +75,6 @@ function testPair(pair) {
   if (n === 0) return null;
   const test = pairedInterval(pair.differences, pair.videos);
   const enough = pair.asked.every((of) => n >= SHARED * of);
-  return {...test, asked: Math.max(...pair.asked), p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};
+  const lo = Math.max(-1, test.lo), hi = Math.min(1, test.hi);
+  return {...test, lo, hi, asked: Math.max(...pair.asked), p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};
 }

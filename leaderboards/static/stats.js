@@ -200,6 +200,17 @@ function holm(p) {
   return adjusted;
 }
 
+// Benjamini and Hochberg's adjustment, in the order given.
+function benjaminiHochberg(p) {
+  const order = p.map((_, i) => i).sort((a, b) => p[b] - p[a] || a - b), adjusted = new Array(p.length);
+  let smallest = 1;
+  order.forEach((place, rank) => {
+    smallest = Math.min(smallest, p[place] * p.length / (p.length - rank));
+    adjusted[place] = smallest;
+  });
+  return adjusted;
+}
+
 // McNemar's exact and mid-p value; b: only the first is right, c: only the second.
 function mcnemar(b, c) {
   if (b === c) return {exact: 1, midP: 1};

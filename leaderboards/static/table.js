@@ -55,11 +55,14 @@ function filterTable() {
   }
   foldReported();
   for (const node of document.querySelectorAll(".series, #gaps tr[data-place], .bars tr[data-place]")) {
-    node.toggleAttribute("hidden", measured[node.dataset.place].hidden);
+    node.toggleAttribute("hidden", placesOf(node).every((place) => measured[place].hidden));
   }
   byId("shown").textContent = shown === all ? `${all} rows` : `${shown} of ${all} rows`;
   byId("reset").hidden = shown === all;
 }
+
+// The runs that a mark stands for: a training's curve belongs to all of its checkpoints.
+const placesOf = ({dataset}) => (dataset.place ?? dataset.places).split(" ");
 
 // Many reported rows are folded away until they are asked for or searched; on paper they are all there.
 function foldReported() {
@@ -117,14 +120,16 @@ function startTable() {
 // The same run stands out in the table and in every chart while the pointer or the focus is on it.
 function highlight(place) {
   for (const node of document.querySelectorAll(".lit")) node.classList.remove("lit");
-  for (const chart of document.querySelectorAll(".chart")) chart.classList.toggle("dim", place !== undefined);
+  for (const chart of document.querySelectorAll(".chart, .lines")) chart.classList.toggle("dim", place !== undefined);
   if (place === undefined) return;
-  for (const node of document.querySelectorAll(`.series[data-place="${place}"], .small tr[data-place="${place}"]`)) {
-    node.classList.add("lit");
-  }
+  const at = place.split(" ").map((p) => `.series[data-place="${p}"], .small tr[data-place="${p}"], .series[data-places~="${p}"]`);
+  for (const node of document.querySelectorAll(at.join())) node.classList.add("lit");
 }
 
 function startHighlight() {
-  const of = (event) => event.target.closest?.("[data-place]")?.dataset.place;
+  const of = (event) => {
+    const {place, places} = event.target.closest?.("[data-place], [data-places]")?.dataset || {};
+    return place ?? places;
+  };
   for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, (event) => highlight(of(event)));
 }

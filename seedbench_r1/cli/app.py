@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from seedbench_r1 import __version__
-from seedbench_r1.cli import data, demo, doctor, eval, imports, judge, leaderboard, lmms, show, train
+from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms, show, train
 from seedbench_r1.errors import SeedBenchError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(data.app, name="data", rich_help_panel="Data")
 app.add_typer(judge.app, name="judge", rich_help_panel="Measure")
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel="Measure")
 app.add_typer(imports.app, name="import", rich_help_panel="Data")
+app.add_typer(export.app, name="export", rich_help_panel="Data")
 
 
 def _print_version(wanted: bool) -> None:

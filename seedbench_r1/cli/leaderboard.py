@@ -143,14 +143,11 @@ def _write(
     from leaderboards.html_report import write_html
     from leaderboards.methods import write_meta
     from leaderboards.text_report import write_latex, write_markdown
-    from seedbench_r1.append_file import write_error
+    from seedbench_r1.append_file import make_folder
     from seedbench_r1.runs import utc_now
 
-    try:
-        for folder in {out.parent, (csv_path or out).parent}:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(out.parent, error) from error
+    for folder in {out.parent, (csv_path or out).parent}:
+        make_folder(folder)
     wide = csv_path or out.with_suffix(".csv")
     long, predicted = wide.with_name(f"{wide.stem}_long.csv"), wide.with_name("predictions.csv")
     markdown, latex, meta = (out.with_suffix(suffix) for suffix in (".md", ".tex", ".meta.json"))

@@ -10,15 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from leaderboards.lmms_results import sample_metrics
 from leaderboards.stats import design_effect
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.prompts import build_messages
 from seedbench_r1.records import question_from_json
 from seedbench_r1.scoring import score
-from seedbench_r1.types import DOMAINS, LEVELS, Question, Template, to_json
-
-LEVEL_METRICS = {level: f"level_{level.lower()}" for level in LEVELS}
-DOMAIN_METRICS = {domain: f"domain_{domain.lower().replace(' ', '_')}" for domain in DOMAINS}
+from seedbench_r1.types import Question, Template, to_json
 
 
 def to_document(question: Question, template: Template, data_root: Path) -> dict[str, Any]:
@@ -53,32 +51,11 @@ def doc_to_target(doc: dict[str, Any]) -> str:
 
 
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """Metrics of one response, and what its line in the samples file should hold.
-
-    Every document gives every metric, None where it does not belong: lmms-eval takes the length of the last list of
-    values for the size of the task.
-    """
+    """Metrics of one response, and what its line in the samples file should hold."""
     question = question_from_json(doc)
     text = results[0]
     parsed = parse_response(text, question.options)
-    scored = score(question, parsed)
-    correct = float(scored.correct)
-    levels = {name: correct if question.level == level else None for level, name in LEVEL_METRICS.items()}
-    domains = {name: correct if question.domain == domain else None for domain, name in DOMAIN_METRICS.items()}
-    return {
-        "accuracy": correct,
-        "strict_match": float(scored.strict_correct),
-        "letter_given": float(parsed.answer is not None),
-        "format_kept": float(parsed.format_ok),
-        "clustered_se": [correct, question.video_id],
-        **levels,
-        **domains,
-        "question_id": question.question_id,
-        "video_id": question.video_id,
-        "reasoning": parsed.reasoning,
-        "answer": parsed.answer,
-        "raw_text": text,
-    }
+    return sample_metrics(question, parsed, score(question, parsed)) | {"raw_text": text}
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:

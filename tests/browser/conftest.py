@@ -19,9 +19,11 @@ BUILT = "2026-01-02T03:04:05Z"
 
 # Six runs: four of one protocol, one with holes and failures, one of another protocol.
 SPECS = [
-    RunSpec("care", ability=1.2, step=1500, seed=1, consistent=0.85, algorithm="care", reasoning_chars=900),
-    RunSpec("grpo", ability=0.5, step=1500, seed=2, selected_from_k=10),
-    RunSpec("sft", ability=0.1, step=1200, seed=3, algorithm="sft", unparsed=0.05),
+    RunSpec(
+        "care", ability=1.2, step=1500, seed=1, consistent=0.85, algorithm="care", reasoning_chars=900, training="c"
+    ),
+    RunSpec("grpo", ability=0.5, step=1500, seed=2, selected_from_k=10, training="g"),
+    RunSpec("sft", ability=0.1, step=1200, seed=3, algorithm="sft", unparsed=0.05, training="s"),
     RunSpec("base", ability=-0.7, seed=4, algorithm=None, judges=()),
     RunSpec("broken", ability=0.9, seed=5, failed=0.03, truncated=0.02),
     RunSpec("many-frames", ability=0.9, seed=6, protocol_id="5eed0002", frames=32),

@@ -91,14 +91,17 @@ def test_another_baseline_gives_what_python_gives(open_page, run_paths, page, br
         wait_for(browser, f"return document.documentElement.dataset.baseline === '{baseline}'")
         switched = browser.execute_script(content)
         path = tmp_path / f"{baseline}.html"
-        write_html(build_board(run_paths, baseline=baseline), path, built_utc=BUILT)
+        board = build_board(run_paths, baseline=baseline)
+        write_html(board, path, built_utc=BUILT)
         browser.get(path.as_uri())
         wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
         written = browser.execute_script(content)
         assert switched == written
-        assert sum(bool(text) and "p " in title for text, title, _ in written[0]) == (
-            0 if baseline == "many-frames" else 12
-        )
+        titles = [title for _, title, _ in written[0]]
+        assert sum(title.endswith("(Holm)") for title in titles) == (0 if baseline == "many-frames" else 12)
+        domains = [delta for row in board.rows for delta in row.domain_deltas.values() if delta.p is not None]
+        assert sum(title.endswith("(Benjamini-Hochberg, exploratory)") for title in titles) == len(domains)
+        assert bool(domains) == (baseline != "many-frames")
 
 
 def test_open_a_question_with_the_keyboard(open_page, board):
@@ -275,7 +278,7 @@ def test_print_holds_every_row_and_column(open_page, board, tmp_path):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     hidden = browser.execute_script(
         "return [...document.querySelectorAll('#board tr, #board th, #board td, #board .ci')]"
-        ".filter(e => !e.checkVisibility()).length"
+        ".filter(e => !e.closest('.unprinted') && !e.checkVisibility()).length"
     )
     wide = browser.execute_script(
         "document.body.style.width = '1047px';"  # A4 landscape less its margins, at 96 dpi
@@ -284,12 +287,52 @@ def test_print_holds_every_row_and_column(open_page, board, tmp_path):
     )
     citation = browser.execute_script("return document.querySelector('.cite').checkVisibility()")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-    assert hidden == 0
+    assert hidden == 0  # unprinted: base model and step, which stand under the name, and exploratory differences
     assert wide <= 1047
     assert citation
     pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
     assert pdf.startswith(b"%PDF")
     assert re.search(rb"/MediaBox \[0 0 841\.?\d* 59[45]", pdf), "A4 landscape"
+
+
+def test_training_curves_follow_the_table(start_browser, browser, tmp_path):
+    """A training's curve is lit with any of its checkpoints, and goes only when all of them are filtered out."""
+    specs = [
+        RunSpec("base", ability=-0.5, algorithm=None, seed=1),
+        RunSpec("care-400", ability=0.4, step=400, seed=2, algorithm="care", training="care"),
+        RunSpec("care-900", ability=0.9, step=900, seed=3, algorithm="care", training="care"),
+        RunSpec("grpo-900", ability=0.6, step=900, seed=4, training="grpo"),
+    ]
+    board = build_board(write_runs(tmp_path, specs, make_benchmark()))
+    write_html(board, tmp_path / "page.html", built_utc=BUILT)
+    address = (tmp_path / "page.html").as_uri()
+    browser.get(address)
+    wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
+    places = {row.run_id: str(place) for place, row in enumerate(board.rows)}
+    care = " ".join((places["care-400"], places["care-900"]))
+    shown = (
+        "return [...new Set([...document.querySelectorAll('#training .series')].filter(s => !s.hasAttribute('hidden'))"
+    )
+    shown += ".map(s => s.dataset.places))].sort()"
+    assert browser.execute_script(shown) == sorted([care, places["grpo-900"]])
+    choose(browser, "f-text", "care-400")
+    assert browser.execute_script(shown) == [care]
+    choose(browser, "f-text", "base")
+    assert browser.execute_script(shown) == []
+    choose(browser, "f-text", "")
+    lit = "return [...new Set([...document.querySelectorAll('#training .lit')].map(s => s.dataset.places))]"
+    over = "document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))"
+    browser.execute_script(over, f"#board tr[data-place='{places['care-900']}']")
+    assert browser.execute_script(lit) == [care]
+    browser.execute_script(over, f"#training .lines [data-places='{care}']")
+    rows = "return [...document.querySelectorAll('#gaps .lit')].map(r => r.dataset.place).sort()"
+    assert browser.execute_script(rows) == sorted(care.split())
+    click(browser, 'nav a[href="#training"]')
+    plain = start_browser(scripts=False)
+    plain.get(address)
+    charts = plain.find_elements("css selector", "#training svg.chart")
+    assert len(charts) == 8 + 3
+    assert all(chart.is_displayed() and "by step" in chart.get_attribute("aria-label") for chart in charts)
 
 
 def test_scripts_off(start_browser, page, board):

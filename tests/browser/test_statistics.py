@@ -9,6 +9,7 @@ import pytest
 
 from leaderboards.stats import (
     SEED,
+    benjamini_hochberg,
     design_effect,
     gap_interval,
     holm,
@@ -49,6 +50,8 @@ def test_shared_vectors(call):
         assert (found["exact"], found["midP"]) == pytest.approx((case["exact"], case["mid_p"]), abs=1e-6)
     for case in VECTORS["adjustment"]["cases"]:
         assert call("holm(a[0])", case["p"]) == pytest.approx(case["holm"], abs=1e-6)
+        found = call("benjaminiHochberg(a[0])", case["p"])
+        assert found == pytest.approx(case["benjamini_hochberg"], abs=1e-5)
     for case in VECTORS["standard_errors"]["cases"]:
         assert call("standardErrors(a[0], a[1]).se", case["values"], case["clusters"]) == pytest.approx(
             case["cr1"], abs=1e-6
@@ -98,6 +101,7 @@ def test_random_counts(call):
         assert (found["exact"], found["midP"]) == pytest.approx((expected.exact, expected.mid_p), abs=1e-10)
     p = (0.08 * numbers.random(25) ** 2).round(3).tolist()  # small enough that few are capped at 1; some are equal
     assert call("holm(a[0])", p) == pytest.approx(holm(p).tolist(), abs=1e-15)
+    assert call("benjaminiHochberg(a[0])", p) == pytest.approx(benjamini_hochberg(p).tolist(), abs=1e-15)
     counts = (40, 60, 13, 70)
     assert call("gapInterval(a[0], a[1], a[2], a[3], 1.7, 2.2)", *counts) == pytest.approx(
         list(gap_interval(*counts, deff1=1.7, deff2=2.2)), abs=1e-12

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from leaderboards.lmms_results import DOMAIN_METRICS, LEVEL_METRICS
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.lmms_engine import checkpoint_of, own_model_args, plan_with_lmms_eval, read_records, write_task
@@ -80,8 +81,8 @@ def test_every_document_gives_every_metric_and_what_its_sample_should_hold(quest
             "wash it",
         )
         known = {name for name in listed if name.startswith(("level_", "domain_")) and result[name] is not None}
-        wanted = {functions.LEVEL_METRICS[question.level]}
-        assert known == wanted | ({functions.DOMAIN_METRICS[question.domain]} if question.domain else set())
+        wanted = {LEVEL_METRICS[question.level]}
+        assert known == wanted | ({DOMAIN_METRICS[question.domain]} if question.domain else set())
         assert not any(isinstance(result[name], dict) for name in result)
     assert {functions.process_results(document(questions[0]), [""])[name] for name in listed[:4]} == {0.0}
 

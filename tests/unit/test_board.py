@@ -8,7 +8,16 @@ import pytest
 
 from leaderboards.board import build_board
 from leaderboards.ranking import compare
-from leaderboards.stats import holm, mcnemar, paired_interval, pairwise_tests, rank_intervals, sign_flip_test, tiers
+from leaderboards.stats import (
+    benjamini_hochberg,
+    holm,
+    mcnemar,
+    paired_interval,
+    pairwise_tests,
+    rank_intervals,
+    sign_flip_test,
+    tiers,
+)
 from leaderboards.versus import compare_runs
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs import load_run
@@ -83,13 +92,29 @@ def test_the_distance_from_the_baseline_is_the_paired_test(on_disk, level):
 def test_holm_is_over_all_runs_tested_against_the_baseline(on_disk):
     deltas = [row.deltas["L3"] for row in on_disk.board.rows if "L3" in row.deltas]
     tested = [delta for delta in deltas if delta.p is not None]
-    np.testing.assert_array_equal(holm([delta.p for delta in tested]), [delta.p_holm for delta in tested])
+    np.testing.assert_array_equal(holm([delta.p for delta in tested]), [delta.p_adjusted for delta in tested])
     assert len(tested) == 9  # 8 ranked ones, and the run that answered 98 %
+
+
+def test_domains_are_exploratory(on_disk):
+    """Benjamini and Hochberg over all domains and runs; each p as if the domain were tested alone; no stars."""
+    board = on_disk.board
+    found = {(row.run_id, name): delta for row in board.rows for name, delta in row.domain_deltas.items()}
+    tested = {key: delta for key, delta in found.items() if delta.p is not None}
+    expected = benjamini_hochberg([delta.p for delta in tested.values()])
+    np.testing.assert_array_equal([delta.p_adjusted for delta in tested.values()], expected)
+    assert {name for _, name in tested} == {"Daily life", "Hobbies", "Recreation", "Work"}
+    assert len(tested) > 30
+    alone = compare(board.measured["care-200"], board.measured["base"], board.bank.group("Work"), board.bank)
+    assert tested["care-200", "Work"].p == alone.p
+    assert found["limited", "Work"].p is None
+    assert board.row("base").domain_deltas == {}
+    assert all(row.stars(name) == "" for row in board.rows for name in row.domain_deltas)
 
 
 def test_fewer_than_95_percent_shared_questions_show_a_difference_but_no_test(on_disk):
     stopped, limited = (on_disk.board.row(name).deltas["L3"] for name in ("stopped", "limited"))
-    assert (stopped.n, stopped.p, stopped.p_holm) == (44, None, None)
+    assert (stopped.n, stopped.p, stopped.p_adjusted) == (44, None, None)
     assert (limited.n, limited.p) == (20, None)
     assert on_disk.board.row("some-failed").deltas["L3"].p is not None
     a, b = correct_by_id(on_disk.folder / "base", "L3"), correct_by_id(on_disk.folder / "stopped", "L3")
@@ -109,7 +134,7 @@ def test_the_last_percent_decides_whether_there_is_a_test(tmp_path):
 
 def test_no_stars_for_a_checkpoint_picked_by_its_own_score(on_disk):
     picked = on_disk.board.row("best-of-5")
-    assert picked.deltas["L3"].p_holm < 0.01
+    assert picked.deltas["L3"].p_adjusted < 0.01
     assert picked.stars("L3") == ""
     assert on_disk.board.row("care-200").stars("L3") == "***"
     assert on_disk.board.row("base").stars("L3") == ""
@@ -206,6 +231,9 @@ def damaged(folder, kind):
     elif kind == "empty":
         shutil.rmtree(path)
         path.mkdir()
+    elif kind == "file":
+        shutil.rmtree(path)
+        path.write_text("not a directory")
     return path
 
 
@@ -222,6 +250,7 @@ REASONS = {
     "bad-verdict": "verdicts.jsonl:1",
     "foreign-question": "L1/99999",
     "empty": "is empty",
+    "file": "is a file",
 }
 
 

@@ -106,7 +106,7 @@ def test_options_choose_what_is_written(on_disk, tmp_path):
     rows = list(csv.DictReader(wide.open()))
     assert {row["source"] for row in rows} == {"measured", "reported"}
     assert "l2.sound %" in result.stdout
-    assert (out.parent / "page.tex").read_text().count("textdagger") > 10
+    assert (out.parent / "page.tex").read_text().count(r"$\dagger$") > 10
     assert (out.parent / "page.html").exists()
 
 

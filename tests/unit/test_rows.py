@@ -96,6 +96,7 @@ def test_flags_say_what_a_reader_must_know(on_disk):
         f"UNPARSED {100 * messy.unparsed / 160:.1f}%",
         f"TRUNCATED {100 * messy.truncated / 160:.1f}%",
         "DIRTY",
+        "CONTAM? 3/160",
     }
     assert flags["best-of-5"] == {"SELECTED 1/5"}
     assert flags["other-judge"] == {"JUDGE≠"}

@@ -2,6 +2,10 @@
 
 import json
 import re
+import shutil
+import subprocess
+
+import pytest
 
 from leaderboards.board import build_board
 from leaderboards.text_report import escape_latex, latex, markdown
@@ -99,3 +103,26 @@ def test_hostile_names_stay_text(tmp_path):
     assert escape_latex(r"50% & $a_b$ {c} \d #1 ~^") == (
         r"50\% \& \$a\_b\$ \{c\} \textbackslash{}d \#1 \textasciitilde{}\textasciicircum{}"
     )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(on_disk, tmp_path):
+    """In an article with the two packages named in the file: no error, and nothing wider than the page."""
+    path = tmp_path / "runs" / "x"
+    path.parent.mkdir()
+    write_run(path.parent, RunSpec("x"), make_benchmark())
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["model"]["name"] = HOSTILE + ' "é" Δ→≠ 模型 \U0001f600'
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    table = latex(build_board([path, on_disk.folder / "base", on_disk.folder / "stopped"]), include_reported=True)
+    assert "% needs \\usepackage{booktabs,graphicx}" in table
+    (tmp_path / "table.tex").write_text(table, encoding="utf-8")
+    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\\input{table}\\end{document}"
+    (tmp_path / "main.tex").write_text(document)
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=120)
+    log = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == 0, log[-2000:]
+    assert (tmp_path / "main.pdf").read_bytes().startswith(b"%PDF")
+    assert "Overfull" not in log
+    assert "too large" not in log
