@@ -135,6 +135,11 @@ def set_environment_defaults(defaults: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
+def child_environment(changes: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a process of ours: this one's, with changes."""
+    return {**environ, **changes}
+
+
 def api_key(base_url: str | None, environ: Mapping[str, str] = os.environ) -> str:
     """OPENAI_API_KEY. Raises ConfigError with the line to type if it is not set."""
     key = environ.get("OPENAI_API_KEY", "").strip()

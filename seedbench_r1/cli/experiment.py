@@ -13,7 +13,11 @@ from typing import Annotated
 
 import typer
 
+from seedbench_r1.demo.settings import CONFIG, PROMPT, training_options
 from seedbench_r1.errors import ConfigError
+
+DATA_SEED = 1  # other rows than those that the supervised start has seen
+ROWS = 1500
 
 VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of miniature.toml
     "sft": ("--algo", "sft"),
@@ -54,9 +58,10 @@ def experiment_command(
     start = start or shipped_model("sft")
     data = out / "data"
     screen = console.err()
-    config = data / "miniature.toml"
+    config = data / CONFIG
     if not config.exists():
-        _run(("demo", "generate", "--out", str(data), "--questions", str(questions)), out / "logs" / "generate.log")
+        generate = ("demo", "generate", "--out", str(data), "--questions", str(questions), "--seed", str(DATA_SEED))
+        _run((*generate, "--train", str(ROWS), "--traces", str(ROWS)), out / "logs" / "generate.log")
     planned = [Job("start", _measuring(out, config, start, "start"))]
     planned += [_job(out, config, start, variant, seed, steps) for seed in numbers for variant in names]
     failed = []
@@ -85,8 +90,10 @@ def _chosen(variants: str, seeds: str) -> tuple[list[str], list[int]]:
 def _job(out: Path, config: Path, start: Path, variant: str, seed: int, steps: int | None) -> Job:
     name = f"{variant}-seed{seed}"
     folder = out / "trainings" / name
-    train = ["train", "--config", str(config), *VARIANTS[variant], "--model", str(start), "--out", str(folder)]
-    train += ["--seed", str(seed), *(("--max-steps", str(steps)) if steps else ())]
+    data = config.parent
+    train = ["train", *VARIANTS[variant], "--model", str(start), "--out", str(folder), "--data", str(data)]
+    train += ["--prompt-file", str(data / PROMPT), "--frame-cache", str(data / "frames"), *training_options()]
+    train += ["--seed", str(seed), "--workers", "1", *(("--max-steps", str(steps)) if steps else ())]
     return Job(name, (tuple(train), *_measuring(out, config, folder, name)))
 
 
@@ -114,19 +121,21 @@ def _attempt(job: Job, out: Path, jobs: int) -> str | None:
 
 def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> None:
     """Run a command of ours with its output in `log`. Raises CalledProcessError."""
+    from seedbench_r1.config import child_environment
     from seedbench_r1.demo.models import newest_checkpoint
 
     log.parent.mkdir(parents=True, exist_ok=True)
     words = [str(newest_checkpoint(Path(word))) if before == "--model" else word for before, word in _pairs(command)]
-    environment = dict(os.environ)
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
+    options = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"$ seedbench-r1 {' '.join(words)}\n")
         stream.flush()
         code = "from seedbench_r1.cli.app import main; main()"
         arguments = [sys.executable, "-c", code, *words]
-        subprocess.run(arguments, check=True, stdout=stream, stderr=stream, env=environment, stdin=subprocess.DEVNULL)
+        environment = child_environment(options)
+        subprocess.run(
+            arguments, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
+        )
 
 
 def _pairs(command: Sequence[str]) -> list[tuple[str, str]]:
