@@ -17,7 +17,6 @@ from seedbench_r1.demo.settings import CONFIG, PROMPT, training_options
 from seedbench_r1.errors import ConfigError
 
 DATA_SEED = 1  # other rows than those that the supervised start has seen
-ROWS = 1500
 
 VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of miniature.toml
     "sft": ("--algo", "sft"),
@@ -44,6 +43,7 @@ def experiment_command(
         Path | None, typer.Option(help="Checkpoint to start from. Default: the supervised one in the package.")
     ] = None,
     questions: Annotated[int, typer.Option(help="Of each level.")] = 300,
+    rows: Annotated[int, typer.Option(help="Training rows, and as many traces.")] = 1500,
     steps: Annotated[int | None, typer.Option(help="Of each training; default: the recipe's.")] = None,
     jobs: Annotated[int, typer.Option(help="Trainings at once, each with its share of the cores.")] = 2,
 ) -> None:
@@ -61,7 +61,7 @@ def experiment_command(
     config = data / CONFIG
     if not config.exists():
         generate = ("demo", "generate", "--out", str(data), "--questions", str(questions), "--seed", str(DATA_SEED))
-        _run((*generate, "--train", str(ROWS), "--traces", str(ROWS)), out / "logs" / "generate.log")
+        _run((*generate, "--train", str(rows), "--traces", str(rows)), out / "logs" / "generate.log")
     planned = [Job("start", _measuring(out, config, start, "start"))]
     planned += [_job(out, config, start, variant, seed, steps) for seed in numbers for variant in names]
     failed = []

@@ -1,0 +1,79 @@
+"""The miniature's experiment: its table by hand, and the command with models of a few steps."""
+
+import numpy as np
+import pytest
+
+from seedbench_r1.cli.experiment import VARIANTS
+from seedbench_r1.demo.comparison import Measured, cell, difference, markdown
+from seedbench_r1.demo.models import newest_checkpoint, shipped_model
+from seedbench_r1.errors import ConfigError
+from tests.unit.test_cli import cli
+
+
+def measured(accuracy, consistency):
+    accuracy, consistency = np.array(accuracy, float), np.array(consistency, float)
+    return Measured(
+        levels=np.array(["L1", "L1", "L1", "L2", "L3"]),
+        videos=np.array(["a", "a", "b", "c", "d"]),
+        values={"accuracy": accuracy, "consistency": consistency, "sound": accuracy * consistency},
+        agreement=1.0,
+        undecided=0.0,
+        words=10.0,
+    )
+
+
+def test_cells_and_differences_by_hand():
+    ours = [measured([1, 1, 1, 1, 0], [1, 1, 1, 1, 1]), measured([1, 1, 0, 1, 0], [1, 1, 0, 1, 1])]
+    theirs = [measured([0, 0, 1, 1, 0], [1, 0, 0, 0, 1]), measured([0, 1, 0, 1, 0], [0, 0, 0, 1, 1])]
+    found = cell(ours, "accuracy", "L1")
+    assert found.mean == pytest.approx((1 + 1 + 0.5) / 3)
+    assert found.seeds == pytest.approx((1.0, 2 / 3))
+    assert cell(ours, "sound", "all").mean == pytest.approx((4 / 5 + 3 / 5) / 2)
+    gain, p = difference(ours, theirs, "accuracy", "L1")
+    assert gain.mean == pytest.approx((1 + 0.5 + 0) / 3)
+    assert gain.seeds == pytest.approx((2 / 3, 1 / 3))
+    # sums over seeds and questions by video: a 3, b 0; |T| = 3 under all four sign patterns
+    assert p == 1.0
+    _, p = difference(ours, theirs, "consistency", "all")
+    # by video: a 2 + 1 = 3 (questions 1 and 2), b 1, c 1, d 0: |T| = 5 in 4 of 16 patterns
+    assert p == pytest.approx(4 / 16)
+
+
+def test_the_table_names_every_variant_and_its_seeds():
+    runs = [measured([1, 0, 1, 1, 0], [1, 1, 1, 1, 1]), measured([1, 1, 0, 1, 0], [1, 1, 0, 1, 1])]
+    text = markdown({"start": runs[:1], "grpo": runs, "care": runs})
+    assert "| care | 2 | 66.7 [" in text
+    assert "(66.7 66.7)" in text
+    assert "| care | +0.0 [+0.0, +0.0], p 1.000" in text
+    assert "| start | 1 |" in text
+
+
+def test_newest_checkpoint(tmp_path):
+    for name in ("checkpoint-50", "checkpoint-150", "checkpoint-9", "checkpoint-150.tmp"):
+        (tmp_path / name).mkdir()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-150"
+    assert newest_checkpoint(tmp_path / "checkpoint-50") == tmp_path / "checkpoint-50"
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="sft, grpo, care"):
+        shipped_model("dapo")
+    done = cli("demo", "experiment", "--variants", "care,dapo", cwd=tmp_path)
+    assert done.returncode == 3
+    assert ", ".join(VARIANTS) in done.stderr
+    assert cli("demo", "experiment", "--seeds", "one", cwd=tmp_path).returncode == 3
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_and_runs_again(tmp_path):
+    command = ("demo", "experiment", "--variants", "care", "--seeds", "3")
+    options = ("--rows", "8", "--questions", "4", "--steps", "1", "--out", "mini")
+    done = cli(*command, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| care | 1 |" in done.stdout
+    assert (tmp_path / "mini" / "leaderboard.html").is_file()
+    assert (tmp_path / "mini" / "experiment.md").read_text() in done.stdout
+    checkpoint = tmp_path / "mini" / "trainings" / "care-seed3" / "checkpoint-1"
+    kept = {path: path.stat().st_mtime_ns for path in (checkpoint / "model.safetensors", checkpoint / "training.json")}
+    assert cli(*command, *options, cwd=tmp_path).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
