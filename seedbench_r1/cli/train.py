@@ -90,6 +90,13 @@ def train_command(
     rollout_batch_size: Annotated[
         int | None, _option("--rollout-batch-size", RUNTIME, "Questions whose rollouts grow together, 4.")
     ] = None,
+    rollouts: Annotated[
+        str | None, _option("--rollouts", RUNTIME, "The sampler: builtin (default), or vllm beside the policy.")
+    ] = None,
+    vllm_gpu_memory_utilization: Annotated[
+        float | None,
+        _option("--vllm-gpu-memory-utilization", RUNTIME, "vllm: share of each GPU while it samples, 0.3."),
+    ] = None,
     group_chunk: Annotated[
         int | None, _option("--group-chunk", RUNTIME, "Rollouts per pass when memory is short; the same numbers.")
     ] = None,
