@@ -234,6 +234,8 @@ def validate(config: TrainConfig) -> TrainConfig:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(config, name)!r}, which is out of range.")
     if config.algo != "care" and config.bonus != "none":
         raise ConfigError(f"--algo {config.algo} has no consistency bonus. Fix: --algo care, or --bonus none.")
+    if config.algo == "sft" and config.rollouts == "vllm":
+        raise ConfigError("--algo sft draws no rollouts. Fix: leave --rollouts out.")
     if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
         needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
         raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")

@@ -72,7 +72,7 @@ class GroupReport:
     kl: float | None
     policy_passes: int
     reference_passes: int
-    mismatch: Mismatch | None
+    mismatch: Mismatch | None = None
 
 
 def report(result: GroupResult) -> GroupReport:
@@ -95,9 +95,7 @@ def report(result: GroupResult) -> GroupReport:
         }
         for row, rollout in enumerate(judged.group.rollouts)
     ]
-    return GroupReport(
-        rollouts, result.loss, result.kl, result.policy_passes, judged.reference_passes, result.mismatch
-    )
+    return GroupReport(rollouts, result.loss, result.kl, result.policy_passes, judged.reference_passes, result.mismatch)
 
 
 def grpo_metrics(reports: Sequence[GroupReport]) -> dict[str, Any]:
