@@ -45,7 +45,7 @@ class TrainConfig:
     top_k: int = 0  # off, for the same reason; ours
     rollout_batch_size: int = 4  # questions decoded together; changes memory and speed only; ours
     rollouts: Literal["builtin", "vllm"] = "builtin"  # the sampler; vllm: an engine beside the policy
-    vllm_gpu_memory_utilization: float = 0.3  # share of each GPU that it takes while it samples; ours
+    gpu_memory_utilization: float = 0.3  # share of each GPU that it takes while it samples; ours
     # Rewards.
     format_weight: float = 1.0  # paper, Algorithm 1
     bonus: Literal["care", "dense", "none"] = "care"
@@ -130,7 +130,7 @@ FREE = {
     "data",
     "allow_missing",
     "rollout_batch_size",
-    "vllm_gpu_memory_utilization",
+    "gpu_memory_utilization",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "shared_prefix",
@@ -197,7 +197,7 @@ def validate(config: TrainConfig) -> TrainConfig:
         "top_k": config.top_k >= 0,
         "rollout_batch_size": config.rollout_batch_size >= 1,
         "rollouts": config.rollouts in ("builtin", "vllm"),
-        "vllm_gpu_memory_utilization": 0 < config.vllm_gpu_memory_utilization <= 1,
+        "gpu_memory_utilization": 0 < config.gpu_memory_utilization <= 1,
         "bonus": config.bonus in ("care", "dense", "none"),
         "bonus_cap": 0 < config.bonus_cap <= 1,
         "bonus_margin": config.bonus_margin >= 0,

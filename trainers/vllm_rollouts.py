@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from seedbench_r1.backends.decoding import end_token_ids
 from seedbench_r1.backends.loading import resolve_device
-from seedbench_r1.backends.vllm_colocated import ColocatedEngine
+from seedbench_r1.backends.vllm_colocated import ColocatedEngine, out_of_memory
 from seedbench_r1.backends.vllm_engine import (
     LOWEST_TEMPERATURE,
     EngineOptions,
@@ -69,7 +68,7 @@ class VllmSampler:
         self._stale = True
         options = EngineOptions(
             max_in_flight=config.rollout_batch_size * config.num_generations,
-            gpu_memory_utilization=config.vllm_gpu_memory_utilization,
+            gpu_memory_utilization=config.gpu_memory_utilization,
             eager=policy.model.device.type == "cpu",  # compiling takes longer than a small training there
         )
         dtype = str(policy.model.dtype).removeprefix("torch.")
@@ -87,10 +86,12 @@ class VllmSampler:
                 self._engine.load_weights(merged_parameters(self._policy.model))
                 self._stale = False
             completions = iter(self._engine.complete(requests))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             raise ResourceError(
                 f"Out of memory while vLLM sampled {len(requests)} rollouts. Fix: a lower "
-                "--vllm-gpu-memory-utilization, --optimizer-device cpu, or --rollouts builtin. "
+                "--gpu-memory-utilization, --optimizer-device cpu, or --rollouts builtin. "
                 "The same command continues from the last checkpoint."
             ) from error
         finally:
@@ -130,7 +131,7 @@ class VllmSampler:
         if needed > self._engine.max_model_len:
             raise ResourceError(
                 f"{item.question.question_id} needs {needed} tokens of context; vLLM's memory holds "
-                f"{self._engine.max_model_len}. Fix: a higher --vllm-gpu-memory-utilization, a lower "
+                f"{self._engine.max_model_len}. Fix: a higher --gpu-memory-utilization, a lower "
                 f"--max-completion-length, or --rollouts builtin."
             )
 

@@ -26,8 +26,8 @@ WEIGHTS, CACHE = "weights", "kv_cache"  # vLLM's names of what sleeps
 class ColocatedEngine:
     """One engine in this process, to be given its weights by `load_weights` before it is used.
 
-    On CUDA it sleeps between uses: weights and cache leave the GPU, and the weights must be loaded again after
-    `wake_weights`. On a CPU vLLM has no such mode, and both stay.
+    On CUDA it sleeps between uses: weights and cache leave the GPU, and the weights must be loaded again before they
+    are used. On a CPU vLLM has no such mode, and both stay.
 
     Attributes:
         engine: vLLM's LLMEngine.
@@ -132,14 +132,22 @@ def _start(folder: Path, dtype: str, options: EngineOptions, *, sleeps: bool, la
         if "memory" in str(error).lower():
             raise ResourceError(_short_of_memory(error)) from error
         raise ConfigError(f"vLLM refuses {folder} or the options given: {error}") from error
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         raise ResourceError(_short_of_memory(error)) from error
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """torch.OutOfMemoryError, or the plain RuntimeError of the allocator by which vLLM sleeps and wakes."""
+    return "out of memory" in str(error).lower()
 
 
 def _short_of_memory(error: Exception) -> str:
     return (
-        f"vLLM's engine does not fit beside the model that is trained: {error} Fix: another "
-        "--vllm-gpu-memory-utilization, --optimizer-device cpu, --lora, or --rollouts builtin"
+        f"vLLM's engine does not fit beside the model that is trained: {error} Fix: a lower --gpu-memory-utilization "
+        "if the GPU has less free than that share, a higher one if weights and cache need more; --optimizer-device cpu, "
+        "--lora, or --rollouts builtin"
     )
 
 

@@ -93,9 +93,9 @@ def train_command(
     rollouts: Annotated[
         str | None, _option("--rollouts", RUNTIME, "The sampler: builtin (default), or vllm beside the policy.")
     ] = None,
-    vllm_gpu_memory_utilization: Annotated[
+    gpu_memory_utilization: Annotated[
         float | None,
-        _option("--vllm-gpu-memory-utilization", RUNTIME, "vllm: share of each GPU while it samples, 0.3."),
+        _option("--gpu-memory-utilization", RUNTIME, "vllm: share of each GPU while it samples, 0.3."),
     ] = None,
     group_chunk: Annotated[
         int | None, _option("--group-chunk", RUNTIME, "Rollouts per pass when memory is short; the same numbers.")
@@ -343,7 +343,7 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     for name, value in rows.items():
         screen.print(f"  {name:<24}{value / 1e9:>8.2f}")
     if config.rollouts == "vllm":
-        share = f"{100 * config.vllm_gpu_memory_utilization:.0f} %"
+        share = f"{100 * config.gpu_memory_utilization:.0f} %"
         screen.print(f" vLLM needs its weights and cache to fit into {share} of the GPU, and these {share} to be free.")
     hours = guess.step_s * (planned.n_steps - planned.done) / 3600
     screen.print(

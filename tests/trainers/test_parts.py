@@ -272,7 +272,7 @@ def test_vllm_rollouts_are_refused_before_a_model_is_loaded(toy, tmp_path, monke
 
 
 def test_the_sampler_belongs_to_a_run_and_its_share_of_memory_does_not(tmp_path):
-    config = resolved(tmp_path, algo="care", rollouts="vllm", vllm_gpu_memory_utilization=0.4)
+    config = resolved(tmp_path, algo="care", rollouts="vllm", gpu_memory_utilization=0.4)
     assert identity(config)["rollouts"] == "vllm"
     assert identity(config) == identity(resolved(tmp_path, algo="care", rollouts="vllm"))
     assert identity(resolved(tmp_path, algo="care"))["rollouts"] == "builtin"
