@@ -75,22 +75,26 @@ class ColocatedEngine:
 
         Raises ConfigError for sampling options or prompts that vLLM does not take.
         """
-        from vllm.exceptions import VLLMClientError
-
         if self._sleeps:
             self.engine.wake_up([CACHE])
         names = [str(place) for place in range(len(requests))]
         found: dict[str, Any] = {}
         try:
             for name, (prompt, params) in zip(names, requests, strict=True):
-                self.engine.add_request(name, prompt, params)
+                self._admit(name, prompt, params)
             while self.engine.has_unfinished_requests():
                 found |= {output.request_id: output.outputs[0] for output in self.engine.step() if output.finished}
-        except (ValueError, VLLMClientError) as error:
-            raise ConfigError(f"vLLM does not take a prompt or its sampling options: {error}") from error
         finally:
             self.engine.abort_request([name for name in names if name not in found])
         return [found[name] for name in names]
+
+    def _admit(self, name: str, prompt: Any, params: Any) -> None:
+        from vllm.exceptions import VLLMClientError
+
+        try:
+            self.engine.add_request(name, prompt, params)
+        except (ValueError, VLLMClientError) as error:
+            raise ConfigError(f"vLLM does not take a prompt or its sampling options: {error}") from error
 
     def sleep(self) -> None:
         """On CUDA: give the memory of weights and cache back until they are needed again."""
@@ -146,8 +150,8 @@ def out_of_memory(error: RuntimeError) -> bool:
 def _short_of_memory(error: Exception) -> str:
     return (
         f"vLLM's engine does not fit beside the model that is trained: {error} Fix: a lower --gpu-memory-utilization "
-        "if the GPU has less free than that share, a higher one if weights and cache need more; --optimizer-device cpu, "
-        "--lora, or --rollouts builtin"
+        "if the GPU has less free than that share, a higher one if weights and cache need more; "
+        "--optimizer-device cpu, --lora, or --rollouts builtin"
     )
 
 

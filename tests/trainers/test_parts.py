@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models import inspect_model
 from seedbench_r1.questions import load_training_rows, training_question
 from tests.rows import training_row, write_rows
@@ -351,3 +351,48 @@ def test_frames_are_kept_for_vllm_alone(toy):
             ((item,), _) = data.next_step()
         assert (item.request is not None) == kept
         assert item.request is None or item.request.question_id == item.question.question_id
+
+
+class FullEngine:
+    """Stands for an engine whose memory runs out with `words`."""
+
+    words, needs_weights, max_model_len = "", True, 0
+
+    def __init__(self, *given, **options) -> None:
+        pass
+
+    def load_weights(self, weights) -> None:
+        raise RuntimeError(self.words)
+
+    def sleep(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB.", ResourceError),
+        ("CUDA Error: out of memory at cumem_allocator.cpp:62", ResourceError),  # of the allocator that wakes
+        ("mat1 and mat2 shapes cannot be multiplied", RuntimeError),
+    ],
+)
+def test_memory_that_runs_out_in_vllm_is_explained(toy, monkeypatch, words, expected):
+    from trainers import vllm_rollouts
+    from trainers.policy import load_policy
+
+    monkeypatch.setattr(vllm_rollouts, "ColocatedEngine", FullEngine)
+    monkeypatch.setattr(FullEngine, "words", words)
+    config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
+    sampler = vllm_rollouts.VllmSampler(load_policy(config, torch.device("cpu")), config, world=1)
+    with pytest.raises(expected) as raised:
+        sampler.sample([])
+    assert type(raised.value) is expected
+    assert ("--gpu-memory-utilization" in str(raised.value)) == (expected is ResourceError)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rollouts": "trl"}, {"gpu_memory_utilization": 0.0}, {"algo": "sft", "rollouts": "vllm"}]
+)
+def test_samplers_that_cannot_be(tmp_path, options):
+    with pytest.raises(ConfigError, match=r"--rollouts|--gpu-memory-utilization"):
+        resolved(tmp_path, **{"algo": "care"} | options)
