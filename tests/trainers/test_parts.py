@@ -286,7 +286,7 @@ def test_the_estimate_counts_vllms_weights_and_one_cache_per_prompt(toy):
     config = toy_config(toy.raw, toy.data, toy.data / "none", rollouts="vllm", **options)
     vllm = estimate(config, model, 4)
     assert (builtin.sampler, vllm.sampler) == (0, vllm.weights)
-    per_token = 2 * 2 * 2 * 16 * 4  # 2 layers, keys and values, 2 heads of 16, float32
+    per_token = 2 * 2 * 1 * 16 * 4  # 2 layers, keys and values, one head of 16, float32
     assert builtin.cache == 4 * 8 * (vllm.prompt_tokens + 16) * per_token
     assert vllm.cache == 4 * (vllm.prompt_tokens + 8 * 16) * per_token
     alone = vllm.weights + vllm.optimizer + vllm.reference
