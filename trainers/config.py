@@ -44,6 +44,8 @@ class TrainConfig:
     top_p: float = 1.0  # off, so that rollouts are drawn from the distribution that the loss differentiates; ours
     top_k: int = 0  # off, for the same reason; ours
     rollout_batch_size: int = 4  # questions decoded together; changes memory and speed only; ours
+    rollouts: Literal["builtin", "vllm"] = "builtin"  # the sampler; vllm: an engine beside the policy
+    gpu_memory_utilization: float = 0.3  # share of each GPU that it takes while it samples; ours
     # Rewards.
     format_weight: float = 1.0  # paper, Algorithm 1
     bonus: Literal["care", "dense", "none"] = "care"
@@ -128,6 +130,7 @@ FREE = {
     "data",
     "allow_missing",
     "rollout_batch_size",
+    "gpu_memory_utilization",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "shared_prefix",
@@ -193,6 +196,8 @@ def validate(config: TrainConfig) -> TrainConfig:
         "top_p": 0 < config.top_p <= 1,
         "top_k": config.top_k >= 0,
         "rollout_batch_size": config.rollout_batch_size >= 1,
+        "rollouts": config.rollouts in ("builtin", "vllm"),
+        "gpu_memory_utilization": 0 < config.gpu_memory_utilization <= 1,
         "bonus": config.bonus in ("care", "dense", "none"),
         "bonus_cap": 0 < config.bonus_cap <= 1,
         "bonus_margin": config.bonus_margin >= 0,
@@ -229,6 +234,8 @@ def validate(config: TrainConfig) -> TrainConfig:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(config, name)!r}, which is out of range.")
     if config.algo != "care" and config.bonus != "none":
         raise ConfigError(f"--algo {config.algo} has no consistency bonus. Fix: --algo care, or --bonus none.")
+    if config.algo == "sft" and config.rollouts == "vllm":
+        raise ConfigError("--algo sft draws no rollouts. Fix: leave --rollouts out.")
     if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
         needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
         raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")

@@ -19,7 +19,7 @@ from seedbench_r1.parsing import parse_response
 from seedbench_r1.prompts import build_request
 from seedbench_r1.questions import TrainingRow, load_training_rows, training_question
 from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
-from seedbench_r1.types import Failure, Media, Question
+from seedbench_r1.types import Failure, Media, Question, Request
 from trainers.config import TrainConfig
 
 
@@ -40,6 +40,7 @@ class Item:
     response: str
     epoch: int
     inputs: ModelInputs
+    request: Request | None = None  # with its frames; kept for --rollouts vllm only, which makes its own patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ class StepData:
     ) -> None:
         self._processor, self._template, self._stream = processor, config.template, stream
         self._sft_limit = config.max_completion_length if config.algo == "sft" else None
+        self._keep_requests = config.rollouts == "vllm"
         self._n, self._share, self._gather = questions_per_step, share, gather
         self.replaced = replaced
         self._loader = FrameLoader(
@@ -209,8 +211,9 @@ class StepData:
         """The model's inputs, or why there are none: a clip that cannot be decoded or that the context cannot hold."""
         if isinstance(media, Failure):
             return media
+        request = build_request(drawn.question, media, self._template)
         try:
-            inputs = prepare_inputs(build_request(drawn.question, media, self._template), self._processor)
+            inputs = prepare_inputs(request, self._processor)
         except ValueError as error:
             return Failure("backend_error", str(error))
         if self._sft_limit is not None:
@@ -218,7 +221,7 @@ class StepData:
             room = min(self._sft_limit, self._processor.context - len(inputs.input_ids))
             if length > room:
                 return Failure("backend_error", f"the response has {length} tokens, there is room for {room}")
-        return Item(drawn.question, drawn.response, drawn.epoch, inputs)
+        return Item(drawn.question, drawn.response, drawn.epoch, inputs, request if self._keep_requests else None)
 
 
 def _key(drawn: Drawn) -> tuple[str, int]:

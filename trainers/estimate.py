@@ -13,6 +13,7 @@ from trainers.config import TrainConfig
 
 TEXT_TOKENS = 200  # question, options and template: about this many in the benchmark's own rows
 FLOPS = 0.4 * 989e12  # per second: 40 % of an H100 SXM's dense bfloat16 peak (its data sheet); the share is a guess
+BANDWIDTH = 0.5 * 3.35e12  # bytes per second: half of an H100 SXM's memory bandwidth (its data sheet), again a guess
 LAYER_TOKEN_S = 1e-3  # seconds per layer and decoding step without CUDA graphs, a guess that launches dominate
 
 
@@ -25,6 +26,7 @@ class Estimate:
     gradients: int  # in the model's dtype, of one backward pass, where there are copies
     reference: int  # working copy on the device
     average: int  # fp32, in main memory
+    sampler: int  # vLLM's own copy of the weights, given back while learning
     cache: int  # keys and values while sampling
     activations: int  # of one packed group, gradient checkpointing considered
     checkpoint: int  # on disk
@@ -34,7 +36,7 @@ class Estimate:
     def device_bytes(self, config: TrainConfig) -> int:
         """Highest use of the device: sampling and learning do not happen at once."""
         held = self.weights + self.reference + (0 if config.optimizer_device == "cpu" else self.optimizer)
-        return held + max(self.cache, self.activations + self.gradients)
+        return held + max(self.sampler + self.cache, self.activations + self.gradients)
 
 
 def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int) -> Estimate:
@@ -57,7 +59,11 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int)
     average = 4 * learned if config.reference == "ema" else 0
     flops = 2 * n * (packed * 3 + (packed if config.gradient_checkpointing else 0))
     flops += 2 * n * (prompt + (packed if config.bonus != "none" or config.beta else 0))
-    decoding = 0.0 if config.algo == "sft" else answer * layers * LAYER_TOKEN_S
+    vllm = config.rollouts == "vllm" and config.algo != "sft"
+    # vLLM keeps the prompt once, and each of its tokens waits for all weights to be read
+    cached = rows * (prompt + answer) if not vllm else rows // sampled * prompt + rows * answer
+    token_s = n * width / BANDWIDTH if vllm else layers * LAYER_TOKEN_S
+    decoding = 0.0 if config.algo == "sft" else answer * token_s
     batches = -(-questions_per_process // config.rollout_batch_size)
     return Estimate(
         weights=n * width,
@@ -65,7 +71,8 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int)
         gradients=learned * (4 if config.lora else width) if copies else 0,
         reference=n * width if config.reference != "none" and not config.lora else 0,
         average=average,
-        cache=0 if config.algo == "sft" else rows * (prompt + answer) * layers * 2 * kv_heads * head * width,
+        sampler=n * width if vllm else 0,
+        cache=0 if config.algo == "sft" else cached * layers * 2 * kv_heads * head * width,
         activations=packed * hidden * width * (layers * kept + 17),
         checkpoint=(learned if config.lora else n) * width + learned * (8 + copies) + average,
         prompt_tokens=prompt,

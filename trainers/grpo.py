@@ -27,7 +27,7 @@ from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.reference import Reference
 from trainers.rewards import reward
-from trainers.rollouts import Group, sample_groups
+from trainers.rollouts import Group, Sampler
 from trainers.shared_prefix import group_logprobs
 
 
@@ -46,6 +46,14 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Mismatch:
+    """How far the sampler's log-probabilities are from the policy's on the same tokens. Means over a group's tokens."""
+
+    gap: float  # |policy - sampler|, natural log
+    ratio: float  # exp(policy - sampler): 1 when they agree
+
+
+@dataclass(frozen=True, slots=True)
 class GroupResult:
     """A group after its part of the step."""
 
@@ -53,6 +61,7 @@ class GroupResult:
     loss: float
     kl: float | None  # mean over the penalised tokens; None without a penalty
     policy_passes: int  # 0 if the group could not move the policy
+    mismatch: Mismatch | None = None  # None: not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ def grpo_step(
     policy: Policy,
     reference: Reference,
     optimizer: Optimizer,
+    sampler: Sampler,
     items: Sequence[Item],
     config: TrainConfig,
     questions_per_step: int,
@@ -78,7 +88,7 @@ def grpo_step(
     device's memory does not suffice for the rollouts.
     """
     began = time.perf_counter()
-    groups = sample_groups(policy, items, config)
+    groups = sampler.sample(items)
     sampled = time.perf_counter()
     judged = [judge_group(policy, reference, group, config) for group in groups]
     rewarded = time.perf_counter()
@@ -197,7 +207,22 @@ def learn(
     if expected is not None:
         counted = mask & penalised.to(mask.device)[:, None]
         kl = float(token_kl(logprobs.detach(), expected)[counted].mean())
-    return GroupResult(judged, float(loss.detach()), kl, 1)
+    return GroupResult(judged, float(loss.detach()), kl, 1, mismatch(judged.group, logprobs.detach(), config))
+
+
+def mismatch(group: Group, logprobs: Tensor, config: TrainConfig) -> Mismatch | None:
+    """Compare the policy's (G, T) log-probabilities with the sampler's, where both are those of temperature 1.
+
+    None for a sampler that records none, or at another temperature. The loss does not use it.
+    """
+    sampled = [rollout.logprobs for rollout in group.rollouts]
+    if config.temperature != 1:
+        return None
+    pairs = [(logprobs[row, : len(known)].cpu(), torch.tensor(known)) for row, known in enumerate(sampled) if known]
+    if not pairs:
+        return None
+    difference = torch.cat([ours - theirs for ours, theirs in pairs])
+    return Mismatch(float(difference.abs().mean()), float(difference.exp().mean()))
 
 
 def _reference_logprobs(

@@ -35,6 +35,7 @@ from trainers.optimizer import Optimizer, learning_rate
 from trainers.policy import Policy, load_policy
 from trainers.processes import Processes
 from trainers.reference import Reference
+from trainers.rollouts import Sampler, check_sampler, open_sampler
 from trainers.sft import sft_step
 from trainers.shared_prefix import shared_prefix_attention
 
@@ -78,6 +79,7 @@ class _State:
     policy: Policy
     reference: Reference
     optimizer: Optimizer
+    sampler: Sampler
 
 
 def plan(config: TrainConfig, *, world: int = 1) -> TrainPlan:
@@ -85,8 +87,9 @@ def plan(config: TrainConfig, *, world: int = 1) -> TrainPlan:
 
     Raises:
         DataError: invalid rows, or absent media unless config.allow_missing.
-        ConfigError: no such model, or config.out holds checkpoints of another configuration.
+        ConfigError: no such model, no such sampler, or config.out holds checkpoints of another configuration.
     """
+    check_sampler(config, world=world)
     found = inspect_model(config.model)
     if config.video.size_multiple % found.size_multiple:
         config = replace(config, video=replace(config.video, size_multiple=found.size_multiple))
@@ -171,6 +174,7 @@ def _step(
         processes.sum_(state.optimizer.gradients())
         rate = learning_rate(planned.config, step, planned.n_steps)
         norm = state.optimizer.step(rate)
+        state.sampler.take_weights()
     metrics: dict[str, Any] = {"step": step + 1, "epoch": round(data.position / len(planned.rows), 6)}
     metrics |= learned | {"grad_norm": norm if math.isfinite(norm) else None, "lr": rate, "replaced": data.replaced}
     if replaced:
@@ -205,7 +209,10 @@ def _load(planned: TrainPlan, processes: Processes, stack: contextlib.ExitStack)
     if config.shared_prefix:
         stack.enter_context(shared_prefix_attention(policy.model))
     reference = Reference(config.reference, policy, decay=config.ema_decay, every=config.ema_every)
-    return _State(policy, reference, Optimizer(policy.trainable(), config))
+    optimizer = Optimizer(policy.trainable(), config)
+    sampler = open_sampler(policy, config, world=processes.world)
+    stack.callback(sampler.close)
+    return _State(policy, reference, optimizer, sampler)
 
 
 def _resume(folder: Path, state: _State) -> Progress:
@@ -222,7 +229,7 @@ def _learn(
         taught = sft_step(state.policy, state.optimizer, items, config, processes.gather)
         return sft_metrics(processes.gather(taught)), [], Seconds(policy=time.perf_counter() - began)
     results, seconds = grpo_step(
-        state.policy, state.reference, state.optimizer, items, config, planned.questions_per_step
+        state.policy, state.reference, state.optimizer, state.sampler, items, config, planned.questions_per_step
     )
     reports = processes.gather([report(result) for result in results])
     return grpo_metrics(reports), reports, seconds

@@ -13,7 +13,7 @@ from typing import Any
 from seedbench_r1.append_file import AppendFile, write_text
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.training_snapshot import METRICS, read_lines
-from trainers.grpo import GroupResult
+from trainers.grpo import GroupResult, Mismatch
 from trainers.sft import Taught
 
 ROLLOUTS = "rollouts.jsonl"
@@ -72,6 +72,7 @@ class GroupReport:
     kl: float | None
     policy_passes: int
     reference_passes: int
+    mismatch: Mismatch | None = None
 
 
 def report(result: GroupResult) -> GroupReport:
@@ -94,13 +95,14 @@ def report(result: GroupResult) -> GroupReport:
         }
         for row, rollout in enumerate(judged.group.rollouts)
     ]
-    return GroupReport(rollouts, result.loss, result.kl, result.policy_passes, judged.reference_passes)
+    return GroupReport(rollouts, result.loss, result.kl, result.policy_passes, judged.reference_passes, result.mismatch)
 
 
 def grpo_metrics(reports: Sequence[GroupReport]) -> dict[str, Any]:
     """Means over the rollouts or groups of a step (those of all processes). None where nothing was measured."""
     rollouts = [rollout for group in reports for rollout in group.rollouts]
     words = [_reasoning_words(rollout["text"]) for rollout in rollouts]
+    mismatches = [group.mismatch for group in reports if group.mismatch is not None]
     return {
         **{name: _mean([rollout[name] for rollout in rollouts]) for name in ("reward", "accuracy", "format", "bonus")},
         "likelihood": _mean([r["likelihood"] for r in rollouts if r["likelihood"] is not None]),
@@ -109,6 +111,8 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> dict[str, Any]:
         "truncated": _mean([float(rollout["finish_reason"] == "length") for rollout in rollouts]),
         "reasoning_words": statistics.median(words),
         "kl": _mean([group.kl for group in reports if group.kl is not None]),
+        "rollout_logprob_gap": _mean([m.gap for m in mismatches]),
+        "rollout_ratio": _mean([m.ratio for m in mismatches]),
         "loss": _mean([group.loss for group in reports]),
         "policy_passes": sum(group.policy_passes for group in reports),
         "reference_passes": sum(group.reference_passes for group in reports),

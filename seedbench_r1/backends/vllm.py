@@ -24,14 +24,14 @@ from seedbench_r1.backends.vllm_engine import (
     checkpoint_dtype,
     close_engine,
     engine_death_explained,
-    media_of,
     merge_adapter,
+    render,
     sampling_params,
     start_engine,
 )
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models import inspect_model
-from seedbench_r1.qwen_vl import QwenProcessor, load_processor, prepare_inputs, render_prompt
+from seedbench_r1.qwen_vl import QwenProcessor, load_processor, prepare_inputs
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
 
 Result = tuple[str, Generation | Failure]
@@ -150,22 +150,8 @@ class VllmBackend:
             return _Prepared(request.question_id, None, Failure("backend_error", f"{type(error).__name__}: {error}"))
 
     def _render(self, request: Request) -> Any:
-        """vLLM's form of the request. Raises ValueError if it would show the model anything but our prompt."""
         expected = prepare_inputs(request, self.processor).input_ids.tolist()
-        text = render_prompt(request, self.processor)
-        prompt = {
-            "prompt_token_ids": self.processor.tokenizer(text, add_special_tokens=False)["input_ids"],
-            "multi_modal_data": media_of(request),
-            "mm_processor_kwargs": {"do_resize": False},
-        }
-        (rendered,) = self._engine.renderer.render_cmpl([prompt])
-        found = rendered["prompt_token_ids"]
-        if found != expected:
-            raise ValueError(
-                f"vLLM made {len(found)} prompt tokens of this request, not the {len(expected)} expected: it resized "
-                "or resampled the frames, or reads the checkpoint's processor differently"
-            )
-        return rendered
+        return render(self._engine, self.processor, request, expected)
 
     def _admit(self, item: _Prepared, sampling: SamplingConfig, in_flight: dict[str, _InFlight]) -> Iterator[Result]:
         """Hand a request's generations to the engine; yield a Failure for each that it does not take."""

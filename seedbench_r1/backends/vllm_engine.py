@@ -26,6 +26,7 @@ from seedbench_r1.backends.sampling import row_generator
 from seedbench_r1.config import set_environment_defaults
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models import Checkpoint
+from seedbench_r1.qwen_vl import QwenProcessor, render_prompt
 from seedbench_r1.types import Request, SamplingConfig
 
 log = logging.getLogger(__name__)
@@ -66,24 +67,48 @@ VLLM_ENVIRONMENT = {  # vLLM and its child processes read these from the environ
 }
 
 
-def check_vllm() -> None:
-    """Raise ConfigError unless vLLM can really be imported. `import vllm` alone succeeds without its compiled parts."""
+def check_vllm(asked: str = "Backend 'vllm'", otherwise: str = "--backend transformers") -> None:
+    """Raise ConfigError unless vLLM can really be imported. `import vllm` alone succeeds without its compiled parts.
+
+    asked: what needs vLLM; otherwise: the option that does without.
+    """
     set_environment_defaults(VLLM_ENVIRONMENT)
     try:
         from vllm import LLM  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name != "vllm":
-            raise ConfigError(_unusable(f"does not import: {error}")) from error
-        raise ConfigError(_unusable("not installed")) from error
+            raise ConfigError(_unusable(asked, f"does not import: {error}", otherwise)) from error
+        raise ConfigError(_unusable(asked, "not installed", otherwise)) from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise ConfigError(_unusable(f"does not import: {error}")) from error
+        raise ConfigError(_unusable(asked, f"does not import: {error}", otherwise)) from error
 
 
-def _unusable(why: str) -> str:
+def _unusable(asked: str, why: str, otherwise: str) -> str:
     return (
-        f"Backend 'vllm' requested but {why} (python {sys.executable}). "
-        "Fix: pip install 'seedbench-r1[vllm]'  or  --backend transformers"
+        f"{asked} requested but {why} (python {sys.executable}). Fix: pip install 'seedbench-r1[vllm]'  or  {otherwise}"
     )
+
+
+def render(engine: Any, processor: QwenProcessor, request: Request, expected: list[int]) -> Any:
+    """The engine's form of a request: prompt tokens and normalised patches, made by vLLM.
+
+    expected: the prompt's token ids by qwen_vl.prepare_inputs. Raises ValueError if vLLM's differ from them, that is,
+    if it would show the model anything but our prompt.
+    """
+    text = render_prompt(request, processor)
+    prompt = {
+        "prompt_token_ids": processor.tokenizer(text, add_special_tokens=False)["input_ids"],
+        "multi_modal_data": media_of(request),
+        "mm_processor_kwargs": {"do_resize": False},
+    }
+    (rendered,) = engine.renderer.render_cmpl([prompt])
+    found = rendered["prompt_token_ids"]
+    if found != expected:
+        raise ValueError(
+            f"vLLM made {len(found)} prompt tokens of this request, not the {len(expected)} expected: it resized "
+            "or resampled the frames, or reads the checkpoint's processor differently"
+        )
+    return rendered
 
 
 def media_of(request: Request) -> dict[str, list[Any]]:
@@ -106,8 +131,13 @@ def media_of(request: Request) -> dict[str, list[Any]]:
     return media
 
 
-def sampling_params(sampling: SamplingConfig, question_id: str, k: int, forbidden_ids: tuple[int, ...]) -> Any:
-    """Every option explicit, so that neither the checkpoint nor vLLM fills one in. Raises ConfigError."""
+def sampling_params(
+    sampling: SamplingConfig, question_id: str, k: int, forbidden_ids: tuple[int, ...], end_ids: tuple[int, ...] = ()
+) -> Any:
+    """Every option explicit, so that neither the checkpoint nor vLLM fills one in. Raises ConfigError.
+
+    end_ids: tokens that end a completion, besides those that the checkpoint declares.
+    """
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind
@@ -130,6 +160,7 @@ def sampling_params(sampling: SamplingConfig, question_id: str, k: int, forbidde
             seed=row_generator(sampling.seed, question_id, k).getrandbits(62),
             logprobs=0 if sampling.logprobs else None,  # 0: of the sampled token alone
             logit_bias=dict.fromkeys(forbidden_ids, float("-inf")),
+            stop_token_ids=list(end_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -144,30 +175,37 @@ def checkpoint_dtype(config: dict[str, Any]) -> str:
     return next((str(dtype) for dtype in declared if dtype), "auto")
 
 
+def engine_arguments(folder: Path, dtype: str, options: EngineOptions, **more: Any) -> Any:
+    """vLLM's EngineArgs for a checkpoint folder; `more` adds to them. Raises ValueError for what vLLM refuses."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return EngineArgs(
+        model=str(folder),
+        dtype=dtype,  # type: ignore[arg-type]
+        tensor_parallel_size=options.tensor_parallel,
+        gpu_memory_utilization=options.gpu_memory_utilization,
+        max_model_len=-1 if options.max_model_len is None else options.max_model_len,  # -1: what fits
+        max_num_seqs=options.max_in_flight,
+        enforce_eager=options.eager,
+        generation_config="vllm",  # not the checkpoint's sampling defaults
+        logprobs_mode="raw_logprobs",  # before temperature, penalties and forbidden tokens
+        enable_prefix_caching=True,
+        limit_mm_per_prompt={"image": 1, "video": 1},
+        mm_processor_cache_gb=0,  # no two questions share pixels
+        disable_log_stats=True,
+        **more,
+    )
+
+
 def start_engine(folder: Path, dtype: str, options: EngineOptions) -> tuple[Any, subprocess.Popen[bytes]]:
     """A running LLMEngine in child processes, and its guard. Raises ConfigError or ResourceError."""
-    from vllm.engine.arg_utils import EngineArgs
     from vllm.exceptions import VLLMClientError
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
     resource_tracker.ensure_running()  # or it is started inside, and multiprocessing then unblocks SIGINT
     try:
-        arguments = EngineArgs(
-            model=str(folder),
-            dtype=dtype,  # type: ignore[arg-type]
-            tensor_parallel_size=options.tensor_parallel,
-            gpu_memory_utilization=options.gpu_memory_utilization,
-            max_model_len=-1 if options.max_model_len is None else options.max_model_len,  # -1: what fits
-            max_num_seqs=options.max_in_flight,
-            enforce_eager=options.eager,
-            generation_config="vllm",  # not the checkpoint's sampling defaults
-            logprobs_mode="raw_logprobs",  # before temperature, penalties and forbidden tokens
-            enable_prefix_caching=True,
-            limit_mm_per_prompt={"image": 1, "video": 1},
-            mm_processor_cache_gb=0,  # no two questions share pixels
-            disable_log_stats=True,
-        )
+        arguments = engine_arguments(folder, dtype, options)
         with _signals_blocked():
             engine = LLMEngine.from_engine_args(
                 arguments, usage_context=UsageContext.LLM_CLASS, enable_multiprocessing=True

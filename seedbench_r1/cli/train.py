@@ -90,6 +90,13 @@ def train_command(
     rollout_batch_size: Annotated[
         int | None, _option("--rollout-batch-size", RUNTIME, "Questions whose rollouts grow together, 4.")
     ] = None,
+    rollouts: Annotated[
+        str | None, _option("--rollouts", RUNTIME, "The sampler: builtin (default), or vllm beside the policy.")
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float | None,
+        _option("--gpu-memory-utilization", RUNTIME, "vllm: share of each GPU while it samples, 0.3."),
+    ] = None,
     group_chunk: Annotated[
         int | None, _option("--group-chunk", RUNTIME, "Rollouts per pass when memory is short; the same numbers.")
     ] = None,
@@ -257,6 +264,8 @@ class TrainProgress:
             f"kl {kl}",
             rate,
         ]
+        if metrics["rollout_logprob_gap"] is not None:
+            parts.append(f"sampler gap {self._mean('rollout_logprob_gap'):.2g}")
         return [first, " " + f" {dot} ".join(parts), " " + self._time_shares(metrics)]
 
     def _time_shares(self, metrics: dict[str, Any]) -> str:
@@ -325,6 +334,7 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
         "gradients of a pass": guess.gradients,
         "reference": guess.reference,
         "average (main memory)": guess.average,
+        "vLLM's weights": guess.sampler,
         "rollout cache": guess.cache,
         "activations": guess.activations,
         "device, at most": guess.device_bytes(config),
@@ -332,6 +342,9 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     screen.print(f" estimated memory per process, in GB, prompts of up to {guess.prompt_tokens:,} tokens:")
     for name, value in rows.items():
         screen.print(f"  {name:<24}{value / 1e9:>8.2f}")
+    if config.rollouts == "vllm":
+        share = f"{100 * config.gpu_memory_utilization:.0f} %"
+        screen.print(f" vLLM needs its weights and cache to fit into {share} of the GPU, and these {share} to be free.")
     hours = guess.step_s * (planned.n_steps - planned.done) / 3600
     screen.print(
         f" estimated time on H100s, one per process: {guess.step_s:.1f} s a step, {hours:.1f} h. By arithmetic, not "

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models import inspect_model
 from seedbench_r1.questions import load_training_rows, training_question
 from tests.rows import training_row, write_rows
@@ -165,6 +165,8 @@ def test_metrics_by_hand():
         "truncated": 0.25,
         "reasoning_words": 4.0,
         "kl": 0.1,
+        "rollout_logprob_gap": None,
+        "rollout_ratio": None,
         "loss": -0.25,
         "policy_passes": 1,
         "reference_passes": 1,
@@ -246,3 +248,151 @@ def test_tensorboard_gets_every_number(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert sorted(events.Tags()["scalars"]) == ["reward", "seconds/io", "step"]
     assert [(event.step, event.value) for event in events.Scalars("reward")] == [(1, 0.5), (2, 0.75)]
+
+
+def test_vllm_rollouts_are_refused_before_a_model_is_loaded(toy, tmp_path, monkeypatch):
+    import sys
+
+    from seedbench_r1.cli.app import app
+
+    for name in ("LOGGING_STREAM", "LOGGING_LEVEL", "NO_USAGE_STATS", "WORKER_MULTIPROC_METHOD"):
+        monkeypatch.setenv(f"VLLM_{name}", "as it was")  # vLLM's defaults are set in the environment; not for others
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    monkeypatch.setattr("trainers.loop.load_policy", lambda *given: pytest.fail("a model was loaded"))
+    given = ["train", "--algo", "care", "--model", str(toy.raw), "--data", str(toy.data), "--out", str(tmp_path / "o")]
+    for extra in ([], ["--dry-run"]):
+        refused = CliRunner().invoke(app, [*given, "--device", "cpu", "--rollouts", "vllm", *extra])
+        assert isinstance(refused.exception, ConfigError)
+        assert refused.exception.exit_code == 3
+        assert str(refused.exception) == (
+            f"--rollouts vllm requested but not installed (python {sys.executable}). "
+            "Fix: pip install 'seedbench-r1[vllm]'  or  --rollouts builtin"
+        )
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_sampler_belongs_to_a_run_and_its_share_of_memory_does_not(tmp_path):
+    config = resolved(tmp_path, algo="care", rollouts="vllm", gpu_memory_utilization=0.4)
+    assert identity(config)["rollouts"] == "vllm"
+    assert identity(config) == identity(resolved(tmp_path, algo="care", rollouts="vllm"))
+    assert identity(resolved(tmp_path, algo="care"))["rollouts"] == "builtin"
+
+
+def test_the_estimate_counts_vllms_weights_and_one_cache_per_prompt(toy):
+    options = {"num_generations": 8, "dtype": "float32", "reference": "none", "bonus": "none", "algo": "grpo"}
+    options |= {"preset": "grpo-nokl"}
+    model = inspect_model(str(toy.raw))
+    builtin = estimate(toy_config(toy.raw, toy.data, toy.data / "none", **options), model, 4)
+    config = toy_config(toy.raw, toy.data, toy.data / "none", rollouts="vllm", **options)
+    vllm = estimate(config, model, 4)
+    assert (builtin.sampler, vllm.sampler) == (0, vllm.weights)
+    per_token = 2 * 2 * 1 * 16 * 4  # 2 layers, keys and values, one head of 16, float32
+    assert builtin.cache == 4 * 8 * (vllm.prompt_tokens + 16) * per_token
+    assert vllm.cache == 4 * (vllm.prompt_tokens + 8 * 16) * per_token
+    alone = vllm.weights + vllm.optimizer + vllm.reference
+    assert vllm.device_bytes(config) == alone + max(vllm.sampler + vllm.cache, vllm.activations + vllm.gradients)
+
+
+def test_the_mismatch_of_sampler_and_policy_by_hand(tmp_path):
+    from trainers.grpo import Mismatch, mismatch
+    from trainers.rollouts import Group, Rollout
+
+    def recorded(*logprobs):
+        return Rollout(tuple(range(len(logprobs))), "", "stop", logprobs)
+
+    policy = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])  # the second rollout has one token
+    group = Group(None, (recorded(-1.0, -2.5), recorded(-3.25)))
+    found = mismatch(group, policy, resolved(tmp_path, algo="care"))
+    assert found.gap == pytest.approx((0 + 0.5 + 0.25) / 3)
+    assert found.ratio == pytest.approx((1 + math.exp(0.5) + math.exp(0.25)) / 3)
+    assert mismatch(group, policy, resolved(tmp_path, algo="care", temperature=0.9)) is None
+    unrecorded = Group(None, (Rollout((0,), "", "stop"), Rollout((0,), "", "stop")))
+    assert mismatch(unrecorded, policy, resolved(tmp_path, algo="care")) is None
+    measured = [Mismatch(0.1, 1.2), Mismatch(0.3, 1.0), None]
+    reports = [Report([rollout()], 0.0, None, 1, 0, value) for value in measured]
+    metrics = grpo_metrics(reports)
+    assert metrics["rollout_logprob_gap"] == pytest.approx(0.2)
+    assert metrics["rollout_ratio"] == pytest.approx(1.1)
+    assert grpo_metrics(reports[2:])["rollout_logprob_gap"] is None
+
+
+def test_adapters_are_merged_as_peft_merges_them_and_stay(toy):
+    from trainers.policy import load_policy
+    from trainers.vllm_rollouts import merged_parameters
+
+    config = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4, lora_alpha=8)
+    policy = load_policy(config, torch.device("cpu"))
+    for name, parameter in policy.trainable().items():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    found = dict(merged_parameters(policy.model))
+    assert all(torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
+    plain = dict(
+        load_policy(
+            toy_config(toy.raw, toy.data, toy.data / "none", "care"), torch.device("cpu")
+        ).model.named_parameters()
+    )
+    assert found.keys() == plain.keys()
+    changed = [name for name in found if not torch.equal(found[name], plain[name])]
+    assert len(changed) == 2 * 7  # layers, projections
+    expected = dict(policy.adapter.merge_and_unload().named_parameters())
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert not any(value.requires_grad for value in found.values())
+
+
+def test_frames_are_kept_for_vllm_alone(toy):
+    from seedbench_r1.qwen_vl import load_processor
+    from trainers.data import StepData
+
+    for rollouts, kept in (("builtin", False), ("vllm", True)):
+        config = toy_config(toy.raw, toy.data, toy.data / "none", "grpo", rollouts=rollouts)
+        stream = QuestionStream(read_rows(config), config.seed)
+        with StepData(config, load_processor(str(toy.raw)), stream, questions_per_step=1) as data:
+            ((item,), _) = data.next_step()
+        assert (item.request is not None) == kept
+        assert item.request is None or item.request.question_id == item.question.question_id
+
+
+class FullEngine:
+    """Stands for an engine whose memory runs out with `words`."""
+
+    words, needs_weights, max_model_len = "", True, 0
+
+    def __init__(self, *given, **options) -> None:
+        pass
+
+    def load_weights(self, weights) -> None:
+        raise RuntimeError(self.words)
+
+    def sleep(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB.", ResourceError),
+        ("CUDA Error: out of memory at cumem_allocator.cpp:62", ResourceError),  # of the allocator that wakes
+        ("mat1 and mat2 shapes cannot be multiplied", RuntimeError),
+    ],
+)
+def test_memory_that_runs_out_in_vllm_is_explained(toy, monkeypatch, words, expected):
+    from trainers import vllm_rollouts
+    from trainers.policy import load_policy
+
+    monkeypatch.setattr(vllm_rollouts, "ColocatedEngine", FullEngine)
+    monkeypatch.setattr(FullEngine, "words", words)
+    config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
+    sampler = vllm_rollouts.VllmSampler(load_policy(config, torch.device("cpu")), config, world=1)
+    with pytest.raises(expected) as raised:
+        sampler.sample([])
+    assert type(raised.value) is expected
+    assert ("--gpu-memory-utilization" in str(raised.value)) == (expected is ResourceError)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rollouts": "trl"}, {"gpu_memory_utilization": 0.0}, {"algo": "sft", "rollouts": "vllm"}]
+)
+def test_samplers_that_cannot_be(tmp_path, options):
+    with pytest.raises(ConfigError, match=r"--rollouts|--gpu-memory-utilization"):
+        resolved(tmp_path, **{"algo": "care"} | options)

@@ -16,7 +16,7 @@ from trainers.loop import plan
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy, load_policy
 from trainers.reference import Reference
-from trainers.rollouts import Group, Rollout, sample_groups
+from trainers.rollouts import BuiltinSampler, Group, Rollout, sample_groups
 from trainers.sft import response_tokens, sft_step
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
@@ -292,6 +292,7 @@ def test_rollouts_depend_on_seed_epoch_and_question_alone(toy, policy):
     together = sample_groups(policy, items, config)
     apart = [group for item in items for group in sample_groups(policy, [item], config)]
     assert [g.rollouts for g in together] == [g.rollouts for g in apart]
+    assert [g.rollouts for g in BuiltinSampler(policy, config).sample(items)] == [g.rollouts for g in together]
     end = policy.processor.tokenizer.eos_token_id
     for rollout in (r for group in together for r in group.rollouts):
         assert (rollout.token_ids[-1] == end) == (rollout.finish_reason == "stop")

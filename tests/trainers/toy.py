@@ -55,11 +55,11 @@ def write_toy(root: Path, responses: dict[str, str], *, questions: int = 4) -> P
     return root
 
 
-def write_toy_model(folder: Path, data: Path) -> Path:
-    """Random weights; a tokenizer to which a response is about ten tokens."""
+def write_toy_model(folder: Path, data: Path, *, hidden: int = 32) -> Path:
+    """Random weights, two heads; a tokenizer to which a response is about ten tokens."""
     rows = load_training_rows(data / "annotations" / "training_with_cot_6k.jsonl", data)
     texts = [build_prompt(row.question, TEMPLATE) for row in rows] + [row.response or "" for row in rows] * 5
-    size = TinySize(hidden=32, layers=2, context=512, initializer_range=0.05)
+    size = TinySize(hidden=hidden, layers=2, context=512, initializer_range=0.05)
     return write_tiny_checkpoint(folder, vocabulary_texts=texts, size=size)
 
 
