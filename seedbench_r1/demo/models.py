@@ -15,7 +15,7 @@ def shipped_model(name: str) -> Path:
     """Folder of "sft", "grpo" or "care". Raises ConfigError for another name, or if it is not in this installation."""
     if name not in SHIPPED:
         raise ConfigError(f"No model {name!r} in the package. There are: {', '.join(SHIPPED)}.")
-    folder = Path(str(files("seedbench_r1.demo").joinpath("models", name)))
+    folder = Path(str(files("seedbench_r1.demo").joinpath("checkpoints", name)))
     if not (folder / "config.json").is_file():
         raise ConfigError(f"The package has no {folder}. Fix: install seedbench-r1 again.")
     return folder
