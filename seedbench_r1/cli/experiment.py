@@ -102,7 +102,7 @@ def _measuring(out: Path, config: Path, model: Path, name: str) -> tuple[tuple[s
     run = out / "runs" / name
     where = ("--runs-dir", str(out / "runs"), "--run-name", name)
     return (
-        ("eval", "--config", str(config), "--model", str(model), *where),
+        ("eval", "--config", str(config), "--data-root", str(config.parent), "--model", str(model), *where),
         ("judge", str(run), "--judge", "miniature"),
         ("judge", str(run), "--judge", "rules"),
     )
