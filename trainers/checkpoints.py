@@ -220,7 +220,8 @@ def _reason(error: OSError | CheckpointException) -> str:
 def _parts(optimizer: Optimizer, reference: Reference) -> dict[str, Any]:
     """All that is sharded and must be kept, each process's parts in place: loading into them is enough."""
     weights = {name: weight.detach() for name, weight in optimizer.weights.items()}
-    return {"weights": weights, "adamw": optimizer.moments(), "average": on_cpu(reference.average, weights)}
+    parts: dict[str, Any] = {"weights": weights, "adamw": optimizer.moments()}
+    return parts | ({"average": on_cpu(reference.average, weights)} if reference.average else {})
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -22,9 +22,7 @@ class Estimate:
 
     weights: int  # under --fsdp this process's fp32 shards
     optimizer: int  # fp32 weights where copies are needed, their gradients and the two moments
-    gradients: (
-        int  # of one backward pass, where they are kept apart; under --fsdp before they are summed
-    )
+    gradients: int  # of one backward pass, where they are kept apart; under --fsdp before they are summed
     gathered: int  # under --fsdp, of a pass: the root's weights and those of two decoder layers
     sampler: int  # under --fsdp, while sampling: all weights
     reference: int  # working copy on the device

@@ -51,7 +51,12 @@ class Optimizer:
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        self._adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
+        self._adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=config.learning_rate,
+            # shards would be updated one operation at a time otherwise
+            fused=any(isinstance(weight, DTensor) for weight in self.weights.values()) or None,
+        )
 
     def collect(self) -> None:
         """Add the parameters' gradients to those of the fp32 weights. Call it after every backward pass."""
@@ -106,7 +111,7 @@ class Optimizer:
         for weight in self.weights.values():
             if not self._adamw.state[weight]:
                 zeros = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
-                self._adamw.state[weight] = {"step": torch.tensor(0.0), **zeros}
+                self._adamw.state[weight] = {"step": torch.tensor(0.0, device=weight.device), **zeros}
         return {name: self._adamw.state[weight] for name, weight in self.weights.items()}
 
     @torch.no_grad()

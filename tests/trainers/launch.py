@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,12 @@ def trainings(options: list[dict[str, Any]]) -> list[str]:
 
 
 def train_all(options: str) -> None:
-    """What `trainings` runs."""
+    """What `trainings` runs. stop_after: the training is stopped after this step, as by a signal."""
     from trainers.loop import train
 
     torch.set_num_threads(1)
     for one in json.loads(options):
         places = {name: Path(one.pop(name)) for name in ("model", "data", "out")}
-        train(toy_config(**places, algo=one.pop("algo"), **one))
+        last, stop = one.pop("stop_after", None), threading.Event()
+        config = toy_config(**places, algo=one.pop("algo"), **one)
+        train(config, stop=stop, observe=lambda line, last=last, stop=stop: line["step"] == last and stop.set())
