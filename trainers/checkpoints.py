@@ -2,7 +2,8 @@
 
     out/checkpoint-100/                weights, config and processor files in the Hugging Face layout
         training.json                  algorithm, base model, step, configuration, identity
-        resume/                        optimiser, average, random states, place in the question stream
+        resume/                        optimiser, average, random states: state.pt, or under --fsdp sharded/, where each
+                                       process keeps its part, and random.pt
 
 A folder is written beside its place and renamed, so that it is whole or not there.
 """
@@ -13,21 +14,26 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
 
 from seedbench_r1.append_file import write_json
 from seedbench_r1.errors import ConfigError, ResourceError
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
+from trainers.processes import Processes
 from trainers.reference import Reference
+from trainers.sharding import load_shards, on_cpu, save_shards
 
 TRAINING, RESUME = "training.json", "resume"
+STATE, SHARDED, RANDOM = "state.pt", "sharded", "random.pt"  # in RESUME
 SPARE = 1.2  # free space over need before a checkpoint is begun
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -79,6 +85,19 @@ def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
+def check_resumable(folder: Path, *, sharded: bool) -> None:
+    """Raises ConfigError if the folder's resume/ is absent or of the other kind: written with or without --fsdp."""
+    wanted, other = (SHARDED, STATE) if sharded else (STATE, SHARDED)
+    if (folder / RESUME / wanted).exists():
+        return
+    if (folder / RESUME / other).exists():
+        raise ConfigError(
+            f"{folder} was written {'without' if sharded else 'with'} --fsdp. Fix: continue it as it began, or train "
+            f"from it with --model {folder} and another --out."
+        )
+    raise ConfigError(f"{folder} has no {RESUME}/{wanted} to continue from. Fix: move it away, or another --out.")
+
+
 def save_checkpoint(
     out: Path,
     policy: Policy,
@@ -88,33 +107,53 @@ def save_checkpoint(
     training: Mapping[str, Any],
     *,
     keep: int | None,
+    processes: Processes,
 ) -> Path:
-    """Write out/checkpoint-<step> and drop the oldest beyond `keep`. Returns the folder.
+    """Write out/checkpoint-<step> and drop the oldest beyond `keep`. Returns the folder. Every process calls it.
 
-    Raises ResourceError if the disk is too full; checkpoints written before stay as they are.
+    Raises ResourceError, in all processes, if the disk is too full; checkpoints written before stay as they are.
     """
-    folder = out / f"checkpoint-{progress.step}"
+    folder, main = out / f"checkpoint-{progress.step}", processes.is_main
     beside = out / f".{folder.name}.unfinished"
-    for stale in out.glob(".checkpoint-*.unfinished"):
-        shutil.rmtree(stale)
-    _check_space(out, folder, policy, optimizer, reference)
-    try:
-        beside.mkdir(parents=True)
-        policy.save(beside)
-        (beside / RESUME).mkdir()
-        state = {"optimizer": optimizer.state(), "average": reference.average, "random": _random_states()}
-        torch.save(state, beside / RESUME / "state.pt")
-        content = {**training, "step": progress.step, "progress": _as_json(progress)}
-        write_json(beside / TRAINING, content)
+
+    def begin() -> None:
+        for stale in out.glob(".checkpoint-*.unfinished"):
+            shutil.rmtree(stale)
+        _check_space(out, folder, policy, optimizer, reference)
+        (beside / RESUME).mkdir(parents=True)
+
+    def look() -> None:
+        if not beside.is_dir():
+            raise ResourceError(f"{out} is not the same folder in all processes. Fix: --out on a shared file system.")
+
+    def tensors() -> None:
+        if policy.shards is not None:
+            save_shards(beside / RESUME / SHARDED, _parts(optimizer, reference))
+        policy.save(beside, writes=main)
+
+    def finish() -> None:
+        random = _random_states()
+        if policy.shards is not None:
+            torch.save(random, beside / RESUME / RANDOM)
+        else:
+            state = {"optimizer": optimizer.state(), "average": reference.average, "random": random}
+            torch.save(state, beside / RESUME / STATE)
+        write_json(beside / TRAINING, {**training, "step": progress.step, "progress": _as_json(progress)})
         _sync(beside)
         if folder.exists():
             shutil.rmtree(folder)
         beside.replace(folder)
         _sync_folder(out)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise _disk_error(out, folder, error.strerror or str(error)) from error
-    for old in checkpoints(out)[: -keep if keep else 0]:
+
+    try:
+        for stage in (begin, look, tensors, finish):
+            mine = main or stage in (look, tensors)
+            processes.together(partial(_explained, stage, out, folder) if mine else lambda: None)
+    except ResourceError:
+        if main:
+            shutil.rmtree(beside, ignore_errors=True)
+        raise
+    for old in checkpoints(out)[: -keep if keep else 0] if main else []:
         shutil.rmtree(old)
     return folder
 
@@ -122,11 +161,14 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer, reference: Reference) -> Progress:
     """Put everything back as it was when the folder was written. Raises ConfigError if a part is absent."""
     progress = read_progress(folder)
-    path = folder / RESUME / "state.pt"
-    if not path.is_file():
-        raise ConfigError(f"{folder} has no {RESUME}/state.pt to continue from. Fix: move it away, or another --out.")
+    check_resumable(folder, sharded=policy.shards is not None)
+    if policy.shards is not None:
+        load_shards(folder / RESUME / SHARDED, _parts(optimizer, reference))
+        reference.show_average()
+        _restore_random(torch.load(folder / RESUME / RANDOM, weights_only=True))
+        return progress
     policy.load(folder)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(folder / RESUME / STATE, map_location="cpu", weights_only=True)
     optimizer.load(state["optimizer"])
     reference.load(state["average"])
     _restore_random(state["random"])
@@ -136,6 +178,9 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer, referenc
 def checkpoint_bytes(policy: Policy, optimizer: Optimizer, reference: Reference) -> int:
     """Size of a checkpoint, media and small files not counted."""
     learned = policy.trainable()
+    if policy.shards is not None:  # sizes of sharded tensors are those of the whole
+        n, n_learned = sum(p.numel() for p in policy.model.parameters()), sum(p.numel() for p in learned.values())
+        return n * policy.shards.hollow.dtype.itemsize + (12 + (4 if reference.average else 0)) * n_learned
     whole = learned if policy.adapter is not None else dict(policy.model.named_parameters())
     weights = sum(_bytes(p) for p in whole.values())
     moments = sum(2 * 4 * w.numel() for w in optimizer.weights.values())
@@ -150,6 +195,14 @@ def _check_space(out: Path, folder: Path, policy: Policy, optimizer: Optimizer, 
         raise _disk_error(out, folder, f"{free / 1e9:.1f} GB free, {SPARE * need / 1e9:.1f} GB needed")
 
 
+def _explained(stage: Callable[[], None], out: Path, folder: Path) -> None:
+    """Do it; what the disk refuses becomes a ResourceError."""
+    try:
+        stage()
+    except (OSError, CheckpointException) as error:
+        raise _disk_error(out, folder, _reason(error)) from error
+
+
 def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
     kept = checkpoints(out)
     last = f"The last good checkpoint is {kept[-1].name}" if kept else "There is no earlier checkpoint"
@@ -157,6 +210,20 @@ def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
         f"{folder} cannot be written ({why}). Training stopped. {last}. "
         f"Fix: free some space or lower --save-total-limit, and run the same command again."
     )
+
+
+def _reason(error: OSError | CheckpointException) -> str:
+    """Why writing failed; of several processes' failures the first."""
+    if isinstance(error, CheckpointException):
+        return next((str(failure) for failure, _ in error.failures.values()), str(error))
+    return error.strerror or str(error)
+
+
+def _parts(optimizer: Optimizer, reference: Reference) -> dict[str, Any]:
+    """All that is sharded and must be kept, each process's parts in place: loading into them is enough."""
+    weights = {name: weight.detach() for name, weight in optimizer.weights.items()}
+    parts: dict[str, Any] = {"weights": weights, "adamw": optimizer.moments()}
+    return parts | ({"average": on_cpu(reference.average, weights)} if reference.average else {})
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -67,6 +67,7 @@ class TrainConfig:
     weight_decay: float = 0.01  # script; not on biases and norms, as in the Hugging Face trainer that it runs on
     max_grad_norm: float = 5.0  # script
     optimizer_device: Literal["auto", "cpu"] = "auto"  # cpu: fp32 weights and moments in main memory
+    fsdp: bool = False  # weights, gradients and moments spread over the processes by FSDP2
     # Amount.
     per_device_train_batch_size: int = 1  # questions per process and pass; script
     gradient_accumulation_steps: int = 1  # script
@@ -94,6 +95,11 @@ class TrainConfig:
     eval_every: int = 0  # steps between evaluations on held-out training questions; 0: none, and none are held out
     eval_questions: int = 64  # held out if eval_every is set; ours
     rollout_log_steps: int = 10  # steps between samples in rollouts.jsonl; 0: none
+
+    @property
+    def relief(self) -> str:
+        """What else makes room on a GPU, for messages."""
+        return "more processes" if self.fsdp else "--optimizer-device cpu, --fsdp in several processes"
 
     @property
     def questions_file(self) -> Path:
@@ -137,6 +143,7 @@ FREE = {
     "group_chunk",
     "gradient_checkpointing",
     "optimizer_device",
+    "fsdp",
     "device",
     "workers",
     "decode_timeout_s",
@@ -239,7 +246,22 @@ def validate(config: TrainConfig) -> TrainConfig:
     if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
         needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
         raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")
+    if config.fsdp:
+        _check_fsdp(config)
     return config
+
+
+def _check_fsdp(config: TrainConfig) -> None:
+    """Raise ConfigError for what cannot be spread over processes."""
+    if config.lora:
+        raise ConfigError(
+            "--fsdp and --lora do not go together. Fix: --lora alone, which fits without and runs in any number of "
+            "processes, or --fsdp alone for full fine-tuning."
+        )
+    if config.optimizer_device == "cpu":
+        raise ConfigError("--fsdp keeps its shards on the GPUs. Fix: without --optimizer-device cpu.")
+    if config.rollouts == "vllm":
+        raise ConfigError("--fsdp does not hand its weights to vLLM. Fix: --rollouts builtin, or without --fsdp.")
 
 
 def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> int:

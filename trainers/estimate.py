@@ -21,12 +21,13 @@ LAYER_TOKEN_S = 1e-3  # seconds per layer and decoding step without CUDA graphs,
 class Estimate:
     """Bytes per process, and seconds of one step on one H100. `text` says it in words."""
 
-    weights: int
+    weights: int  # under --fsdp this process's fp32 shards
     optimizer: int  # fp32 weights where copies are needed, their gradients and the two moments
-    gradients: int  # in the model's dtype, of one backward pass, where there are copies
+    gradients: int  # of one backward pass, where they are kept apart; under --fsdp before they are summed
+    gathered: int  # under --fsdp, of a pass: the root's weights and those of two decoder layers
     reference: int  # working copy on the device
     average: int  # fp32, in main memory
-    sampler: int  # vLLM's own copy of the weights, given back while learning
+    sampler: int  # while sampling: all weights, gathered under --fsdp, or vLLM's own copy of them
     cache: int  # keys and values while sampling
     activations: int  # of one packed group, gradient checkpointing considered
     checkpoint: int  # on disk
@@ -36,11 +37,14 @@ class Estimate:
     def device_bytes(self, config: TrainConfig) -> int:
         """Highest use of the device: sampling and learning do not happen at once."""
         held = self.weights + self.reference + (0 if config.optimizer_device == "cpu" else self.optimizer)
-        return held + max(self.sampler + self.cache, self.activations + self.gradients)
+        return held + max(self.sampler + self.cache, self.activations + self.gradients + self.gathered)
 
 
-def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int) -> Estimate:
-    """For bfloat16 on CUDA (float32 with config.dtype float32). Prompts are as long as the pixel limits allow."""
+def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int, world: int = 1) -> Estimate:
+    """Of one of `world` processes, for bfloat16 on CUDA (float32 with config.dtype float32).
+
+    Prompts are as long as the pixel limits allow.
+    """
     text: dict[str, Any] = model.config.get("text_config") or model.config
     hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
     heads, kv_heads = int(text["num_attention_heads"]), int(text["num_key_value_heads"])
@@ -55,7 +59,14 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int)
     rows = min(config.rollout_batch_size, questions_per_process) * sampled
     packed = prompt + sampled * answer
     kept = 1 if config.gradient_checkpointing else 17  # hidden states kept per layer; 17: without recomputation
-    copies = 0 if (width == 4 or config.lora) and config.optimizer_device == "auto" else 4  # adapters are fp32
+    fp32 = width == 4 or config.lora or config.fsdp  # adapters and shards are
+    copies = 0 if fp32 and config.optimizer_device == "auto" else 4
+    parts, stored = (world, 4) if config.fsdp else (1, width)
+    layer = hidden * (head * 2 * (heads + kv_heads) + 3 * int(text["intermediate_size"]))
+    root = n - layers * layer
+    gradients = learned * (4 if config.lora else width) if copies else 0
+    if config.fsdp:
+        gradients = (root + layer) * (width + 4)  # in the model's dtype, and once more in fp32 to be summed
     average = 4 * learned if config.reference == "ema" else 0
     flops = 2 * n * (packed * 3 + (packed if config.gradient_checkpointing else 0))
     flops += 2 * n * (prompt + (packed if config.bonus != "none" or config.beta else 0))
@@ -66,15 +77,16 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int)
     decoding = 0.0 if config.algo == "sft" else answer * token_s
     batches = -(-questions_per_process // config.rollout_batch_size)
     return Estimate(
-        weights=n * width,
-        optimizer=learned * (4 + 8 + copies),
-        gradients=learned * (4 if config.lora else width) if copies else 0,
-        reference=n * width if config.reference != "none" and not config.lora else 0,
-        average=average,
-        sampler=n * width if vllm else 0,
+        weights=n * stored // parts,
+        optimizer=learned * (4 + 8 + copies) // parts,
+        gradients=gradients,
+        gathered=(root + 2 * layer) * width if config.fsdp else 0,
+        sampler=n * width if vllm or (config.fsdp and config.algo != "sft") else 0,
+        reference=n * width // parts if config.reference != "none" and not config.lora else 0,
+        average=average // parts,
         cache=0 if config.algo == "sft" else cached * layers * 2 * kv_heads * head * width,
         activations=packed * hidden * width * (layers * kept + 17),
-        checkpoint=(learned if config.lora else n) * width + learned * (8 + copies) + average,
+        checkpoint=(learned if config.lora else n) * width + learned * (8 + (4 if config.fsdp else copies)) + average,
         prompt_tokens=prompt,
         step_s=questions_per_process * flops / FLOPS + batches * decoding,
     )

@@ -34,16 +34,17 @@ def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[list[T
 def answer_greedily(policy: Policy, items: Sequence[Item], config: TrainConfig) -> list[Answered]:
     """One greedy completion per item, scored as the evaluation scores it."""
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=config.max_completion_length)
-    policy.model.eval()
     results = []
     size = config.rollout_batch_size * config.num_generations
-    for start in range(0, len(items), size):
-        batch = {item.question.question_id: item for item in items[start : start + size]}
-        prompts = [Prompt(question_id, item.inputs) for question_id, item in batch.items()]
-        for completion in decode(policy.model, policy.processor, prompts, sampling):
-            text = policy.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-            found = reward(batch[completion.question_id].question, text, completion.finish_reason)
-            results.append(Answered(found.accuracy, found.format))
+    with policy.whole() as model:
+        model.eval()
+        for start in range(0, len(items), size):
+            batch = {item.question.question_id: item for item in items[start : start + size]}
+            prompts = [Prompt(question_id, item.inputs) for question_id, item in batch.items()]
+            for completion in decode(model, policy.processor, prompts, sampling):
+                text = policy.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+                found = reward(batch[completion.question_id].question, text, completion.finish_reason)
+                results.append(Answered(found.accuracy, found.format))
     return results
 
 

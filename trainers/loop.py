@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from seedbench_r1.errors import ResourceError
+from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models import inspect_model
 from seedbench_r1.questions import TrainingRow, file_sha256
 from seedbench_r1.types import ModelInfo, to_json
 from trainers.checkpoints import (
     Progress,
+    check_resumable,
     check_same_run,
     checkpoints,
     load_checkpoint,
@@ -37,6 +38,7 @@ from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.rollouts import Sampler, check_sampler, open_sampler
 from trainers.sft import sft_step
+from trainers.sharding import shard_policy
 from trainers.shared_prefix import shared_prefix_attention
 
 Observe = Callable[[dict[str, Any]], None]
@@ -87,9 +89,15 @@ def plan(config: TrainConfig, *, world: int = 1) -> TrainPlan:
 
     Raises:
         DataError: invalid rows, or absent media unless config.allow_missing.
-        ConfigError: no such model, no such sampler, or config.out holds checkpoints of another configuration.
+        ConfigError: no such model, no such sampler, config.out holds checkpoints of another configuration, or one
+            process is to shard.
     """
     check_sampler(config, world=world)
+    if config.fsdp and world == 1:
+        raise ConfigError(
+            "--fsdp spreads the weights over processes, and there is one. Fix: torchrun --nproc-per-node GPUS "
+            "--no-python seedbench-r1 train ..., or without --fsdp."
+        )
     found = inspect_model(config.model)
     if config.video.size_multiple % found.size_multiple:
         config = replace(config, video=replace(config.video, size_multiple=found.size_multiple))
@@ -106,6 +114,7 @@ def plan(config: TrainConfig, *, world: int = 1) -> TrainPlan:
     newest = existing[-1] if existing else None
     if newest is not None:
         check_same_run(newest, same)
+        check_resumable(newest, sharded=config.fsdp)
     done = 0 if newest is None else read_training(newest)["step"]
     return TrainPlan(config, rows, heldout, found.info, per_step, n_steps, same, newest, done)
 
@@ -171,7 +180,8 @@ def _step(
     loaded = time.perf_counter()
     with _memory_explained(planned.config):
         learned, groups, seconds = _learn(state, items, planned, processes)
-        processes.sum_(state.optimizer.gradients())
+        if state.policy.shards is None:  # shards are summed in every backward pass
+            processes.sum_(state.optimizer.gradients())
         rate = learning_rate(planned.config, step, planned.n_steps)
         norm = state.optimizer.step(rate)
         state.sampler.take_weights()
@@ -208,6 +218,8 @@ def _load(planned: TrainPlan, processes: Processes, stack: contextlib.ExitStack)
     policy = load_policy(config, processes.device)
     if config.shared_prefix:
         stack.enter_context(shared_prefix_attention(policy.model))
+    if config.fsdp:
+        policy = replace(policy, shards=shard_policy(policy.model, processes.device, processes.world))
     reference = Reference(config.reference, policy, decay=config.ema_decay, every=config.ema_every)
     optimizer = Optimizer(policy.trainable(), config)
     sampler = open_sampler(policy, config, world=processes.world)
@@ -228,36 +240,46 @@ def _learn(
         began = time.perf_counter()
         taught = sft_step(state.policy, state.optimizer, items, config, processes.gather)
         return sft_metrics(processes.gather(taught)), [], Seconds(policy=time.perf_counter() - began)
-    results, seconds = grpo_step(
-        state.policy, state.reference, state.optimizer, state.sampler, items, config, planned.questions_per_step
+    mine = grpo_step(
+        state.policy,
+        state.reference,
+        state.optimizer,
+        state.sampler,
+        items,
+        config,
+        planned.questions_per_step,
+        processes.most,
     )
-    reports = processes.gather([report(result) for result in results])
-    return grpo_metrics(reports), reports, seconds
+    reports = processes.gather([report(result) for result in mine.groups])
+    metrics = grpo_metrics(reports)
+    if config.fsdp:
+        metrics["idle_passes"] = sum(processes.gather([mine.idle_passes]))
+    return metrics, reports, mine.seconds
 
 
 def _save(
     planned: TrainPlan, state: _State, progress: Progress, processes: Processes, evaluate: Evaluate | None
 ) -> int:
-    """Write a checkpoint in process 0 and wait for it in the others. Returns its step."""
-    if processes.is_main:
-        training = {
-            "schema": "sbr1.training/1",
-            "algorithm": planned.config.preset,
-            "base_model": _origin(planned),
-            "config": to_json(planned.config),
-            "identity": planned.identity,
-        }
-        folder = save_checkpoint(
-            planned.config.out,
-            state.policy,
-            state.optimizer,
-            state.reference,
-            progress,
-            training,
-            keep=planned.config.save_total_limit,
-        )
-        if evaluate is not None:
-            evaluate(folder, progress.step)
+    """Write a checkpoint, evaluate it in process 0 if asked to, and wait for it in the others. Returns its step."""
+    training = {
+        "schema": "sbr1.training/1",
+        "algorithm": planned.config.preset,
+        "base_model": _origin(planned),
+        "config": to_json(planned.config),
+        "identity": planned.identity,
+    }
+    folder = save_checkpoint(
+        planned.config.out,
+        state.policy,
+        state.optimizer,
+        state.reference,
+        progress,
+        training,
+        keep=planned.config.save_total_limit,
+        processes=processes,
+    )
+    if evaluate is not None and processes.is_main:
+        evaluate(folder, progress.step)
     processes.wait()
     return progress.step
 
@@ -288,6 +310,6 @@ def _memory_explained(config: TrainConfig) -> Iterator[None]:
         chunk = max(1, (config.group_chunk or config.num_generations) // 2)
         raise ResourceError(
             f"Out of memory in the training pass. Fix: --group-chunk {chunk} (the same numbers, less memory), "
-            f"--optimizer-device cpu, --freeze-vision, --lora, or a smaller --max-completion-length. The same command "
+            f"{config.relief}, --freeze-vision, --lora, or a smaller --max-completion-length. The same command "
             f"continues from the last checkpoint."
         ) from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from trainers.config import TrainConfig
 
@@ -36,8 +37,8 @@ class Optimizer:
     """Steps of AdamW over named parameters.
 
     Attributes:
-        weights: fp32 (or fp64) weights by name: the parameters themselves if they are that, else copies, on the CPU if
-            config.optimizer_device says so.
+        weights: fp32 (or fp64) weights by name: the parameters themselves if they are that, as shards are, else copies,
+            on the CPU if config.optimizer_device says so.
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], config: TrainConfig) -> None:
@@ -50,7 +51,12 @@ class Optimizer:
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        self._adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
+        self._adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=config.learning_rate,
+            # shards would be updated one operation at a time otherwise
+            fused=any(isinstance(weight, DTensor) for weight in self.weights.values()) or None,
+        )
 
     def collect(self) -> None:
         """Add the parameters' gradients to those of the fp32 weights. Call it after every backward pass."""
@@ -74,9 +80,12 @@ class Optimizer:
 
         A step whose norm is not finite is not taken: it would ruin every weight. The caller sees the norm.
         """
-        self.gradients()
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self._max_norm))
+        total = torch.nn.utils.get_total_norm(self.gradients())
+        if isinstance(total, DTensor):
+            total = total.full_tensor()  # the same in all processes, so that all of them take the step or none
+        norm = float(total)
         if math.isfinite(norm):
+            torch.nn.utils.clip_grads_with_norm_(list(self.weights.values()), self._max_norm, total)
             for group in self._adamw.param_groups:
                 group["lr"] = rate
             self._adamw.step()
@@ -96,6 +105,14 @@ class Optimizer:
         with torch.no_grad():
             for name, value in state["weights"].items():
                 self.weights[name].copy_(value)
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """AdamW's own states by parameter name; before its first step the zeros that it would begin with."""
+        for weight in self.weights.values():
+            if not self._adamw.state[weight]:
+                zeros = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+                self._adamw.state[weight] = {"step": torch.tensor(0.0, device=weight.device), **zeros}
+        return {name: self._adamw.state[weight] for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def _write_back(self) -> None:

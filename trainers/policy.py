@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.models import inspect_model
 from seedbench_r1.qwen_vl import QwenProcessor
 from trainers.config import TrainConfig
+from trainers.sharding import Shards, whole
 
 # Every linear layer of the language model, and none of the vision tower.
 LORA_LAYERS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -33,20 +36,38 @@ class Policy:
         model: the Qwen-VL model of transformers; under LoRA its linear layers hold the adapters.
         adapter: the peft model around it, None without LoRA.
         folder: where the base checkpoint's files are.
+        shards: how the model is spread over the processes; None without --fsdp.
     """
 
     model: Any
     processor: QwenProcessor
     adapter: Any
     folder: Path
+    shards: Shards | None = None
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that learn, by name."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
-    def save(self, folder: Path) -> None:
-        """Write weights, configuration and processor files in the Hugging Face layout; an adapter alone under LoRA."""
-        writer = self.model if self.adapter is None else self.adapter
+    @contextmanager
+    def whole(self) -> Iterator[Any]:
+        """The model with all its weights, for sampling and saving. Under --fsdp every process must call it."""
+        if self.shards is None:
+            yield self.model
+        else:
+            with whole(self.shards, self.model) as gathered:
+                yield gathered
+
+    def save(self, folder: Path, *, writes: bool = True) -> None:
+        """Write weights, configuration and processor files in the Hugging Face layout; an adapter alone under LoRA.
+
+        Under --fsdp every process must call it, and all but one with writes=False.
+        """
+        with self.whole() as model:
+            if writes:
+                self._write(folder, model if self.adapter is None else self.adapter)
+
+    def _write(self, folder: Path, writer: Any) -> None:
         writer.save_pretrained(folder)
         if self.adapter is not None:
             (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card

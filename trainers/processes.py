@@ -1,18 +1,20 @@
 """One process per GPU, started by accelerate launch or torchrun; a single process needs neither.
 
 Gradients are summed once a step over all processes, by hand: a process whose groups have no advantage makes no policy
-pass at all, which a wrapper that waits for every backward hook would not allow.
+pass at all, which DistributedDataParallel, waiting for every backward hook, would not allow. With weights spread over
+the processes (`trainers.sharding`) passes must be equally many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from seedbench_r1.backends.loading import resolve_device
+from seedbench_r1.errors import ResourceError
 
 T = TypeVar("T")
 
@@ -52,9 +54,26 @@ class Processes:
         """True if it is true anywhere."""
         return any(self.gather([value]))
 
+    def most(self, value: int) -> int:
+        """The largest value of all processes."""
+        return max(self.gather([value]))
+
     def wait(self) -> None:
         """Return when every process is here."""
         self._state.wait_for_everyone()
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Do `work` in every process and wait for the others. A ResourceError of one is raised in all."""
+        failed: ResourceError | None = None
+        try:
+            work()
+        except ResourceError as error:
+            failed = error
+        told = self.gather([] if failed is None else [str(failed)])
+        if failed is not None:
+            raise failed
+        if told:
+            raise ResourceError(told[0])
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Replace every tensor by its sum over the processes, in buckets."""

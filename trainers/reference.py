@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainers.policy import Policy
+from trainers.sharding import local, shard
 
 
 class Reference:
@@ -23,15 +24,16 @@ class Reference:
     Without LoRA it is a working copy of the model, in the model's dtype, whose frozen parameters are shared. With LoRA
     there is no copy: the averaged adapters take the trained ones' place during a forward pass, or, if frozen, the
     adapters are switched off. The average of A times the average of B is not that of AB; the error is second order.
+    Under --fsdp copy and average are spread as the policy is: each process holds and moves its part of them.
     """
 
     def __init__(self, kind: Literal["ema", "frozen", "none"], policy: Policy, *, decay: float, every: int) -> None:
         self._kind, self._policy, self._decay, self._every = kind, policy, decay, every
         self._copy = _copy_of(policy) if kind != "none" and policy.adapter is None else None
-        self.average: dict[str, Tensor] = {}  # fp32 on the CPU, by parameter name; empty unless kind is "ema"
+        self.average: dict[str, Tensor] = {}  # fp32 on the CPU, by parameter name, this process's part; only for "ema"
         if kind == "ema":
             first = policy.trainable()
-            self.average = {name: value.detach().to("cpu", torch.float32).clone() for name, value in first.items()}
+            self.average = {name: local(value).to("cpu", torch.float32).clone() for name, value in first.items()}
 
     @contextmanager
     def model(self) -> Iterator[Any]:
@@ -53,22 +55,23 @@ class Reference:
         if self._kind != "ema" or step % self._every:
             return
         for name, value in self.average.items():
-            value.lerp_(weights[name].detach().to("cpu", torch.float32), 1 - self._decay)
-        self._show_average()
+            value.lerp_(local(weights[name]).to("cpu", torch.float32), 1 - self._decay)
+        self.show_average()
 
     def load(self, average: Mapping[str, Tensor]) -> None:
         """Continue from a stored average."""
         for name, value in self.average.items():
             value.copy_(average[name])
-        self._show_average()
+        self.show_average()
 
     @torch.no_grad()
-    def _show_average(self) -> None:
+    def show_average(self) -> None:
+        """Write the average into the working copy, after it was changed from outside."""
         if self._copy is None:
             return
         shown = dict(self._copy.named_parameters())
         for name, value in self.average.items():
-            shown[name].copy_(value)
+            local(shown[name]).copy_(value)
 
     @contextmanager
     def _averaged_adapters(self) -> Iterator[None]:
@@ -84,9 +87,12 @@ class Reference:
 
 
 def _copy_of(policy: Policy) -> Any:
-    """A copy that cannot learn. What is frozen in the policy is shared with it."""
-    shared = {id(value): value for value in policy.model.parameters() if not value.requires_grad}
-    model = copy.deepcopy(policy.model, shared)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    """A copy that cannot learn. What is frozen in the policy is shared with it, unless the copy is sharded too."""
+    if policy.shards is None:
+        shared = {id(value): value for value in policy.model.parameters() if not value.requires_grad}
+        model = copy.deepcopy(policy.model, shared).requires_grad_(False)
+    else:
+        with policy.whole() as gathered:
+            model = copy.deepcopy(gathered)
+        shard(model, policy.shards.mesh, stored=model.dtype)
     return model.eval()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.errors import ResourceError
@@ -93,25 +93,26 @@ def sample_groups(policy: Policy, items: Sequence[Item], config: TrainConfig) ->
     import torch
 
     groups: list[Group] = []
-    policy.model.eval()
-    for batch in _batches(items, config.rollout_batch_size):
-        try:
-            groups += _sample(policy, batch, config)
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"Out of memory while sampling {config.num_generations} rollouts of {len(batch)} questions at once. "
-                f"Fix: a smaller --rollout-batch-size or --max-completion-length, or --optimizer-device cpu. "
-                f"The same command continues from the last checkpoint."
-            ) from error
+    with policy.whole() as model:
+        model.eval()
+        for batch in _batches(items, config.rollout_batch_size):
+            try:
+                groups += _sample(policy, model, batch, config)
+            except torch.OutOfMemoryError as error:
+                raise ResourceError(
+                    f"Out of memory while sampling {config.num_generations} rollouts of {len(batch)} questions at "
+                    f"once. Fix: a smaller --rollout-batch-size or --max-completion-length, or {config.relief}. "
+                    f"The same command continues from the last checkpoint."
+                ) from error
     return groups
 
 
-def _sample(policy: Policy, batch: Sequence[Item], config: TrainConfig) -> list[Group]:
+def _sample(policy: Policy, model: Any, batch: Sequence[Item], config: TrainConfig) -> list[Group]:
     sampling = rollout_sampling(config, batch[0].epoch)
     tokenizer = policy.processor.tokenizer
     prompts = [Prompt(item.question.question_id, item.inputs) for item in batch]
     found: dict[tuple[str, int], Rollout] = {}
-    for completion in decode(policy.model, policy.processor, prompts, sampling):
+    for completion in decode(model, policy.processor, prompts, sampling):
         ids = completion.token_ids
         text = tokenizer.decode(ids, skip_special_tokens=True)
         ended = () if completion.end_token is None else (completion.end_token,)

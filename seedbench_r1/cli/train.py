@@ -79,6 +79,9 @@ def train_command(
     optimizer_device: Annotated[
         str | None, _option("--optimizer-device", OPTIMISER, "auto, or cpu: fp32 weights and moments in main memory.")
     ] = None,
+    fsdp: Annotated[
+        bool, _option("--fsdp", OPTIMISER, "Spread weights, gradients and moments over the processes (FSDP2).")
+    ] = False,
     per_device_train_batch_size: Annotated[
         int | None, _option("--per-device-train-batch-size", OPTIMISER, "Questions per process, 1.")
     ] = None,
@@ -142,7 +145,7 @@ def train_command(
     options = dict(locals())
     for name in ("print_config", "dry_run", "as_json", "quiet", "report_to"):
         del options[name]
-    for name in ("lora", "freeze_vision", "allow_missing"):
+    for name in ("lora", "freeze_vision", "allow_missing", "fsdp"):
         options[name] = options[name] or None
     mode = {"print_config": print_config, "dry_run": dry_run, "json": as_json, "quiet": quiet}
     _run(options, mode, report_to or "none")
@@ -169,7 +172,8 @@ def _run(options: dict[str, Any], mode: dict[str, bool], report_to: str) -> None
     processes = Processes(config.device)
     planned = plan(config, world=processes.world)
     if mode["dry_run"]:
-        _print_dry_run(planned, as_json=mode["json"])
+        if processes.is_main:
+            _print_dry_run(planned, as_json=mode["json"])
         return
     console.silence_weight_bars()
     quiet = mode["quiet"] or mode["json"] or not processes.is_main
@@ -292,7 +296,7 @@ def header(planned: TrainPlan) -> list[str]:
 
     config, dot = planned.config, _dot()
     per_process = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    guess = estimate(config, inspect_model(config.model), per_process)
+    guess = estimate(config, inspect_model(config.model), per_process, planned.questions_per_step // per_process)
     rollouts = "" if config.algo == "sft" else f" x {config.num_generations} rollouts"
     where = next(folder for folder in (config.out, *config.out.absolute().parents) if folder.exists())
     keep = "all" if config.save_total_limit is None else config.save_total_limit
@@ -316,11 +320,8 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     from trainers.estimate import estimate
 
     config = planned.config
-    guess = estimate(
-        config,
-        inspect_model(config.model),
-        config.per_device_train_batch_size * config.gradient_accumulation_steps,
-    )
+    per_process = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    guess = estimate(config, inspect_model(config.model), per_process, planned.questions_per_step // per_process)
     if as_json:
         content: dict[str, Any] = {"schema": "sbr1.train-plan/1", "steps": planned.n_steps, "done": planned.done}
         typer.echo(json.dumps(content | {"estimate": to_json(guess), "device_bytes": guess.device_bytes(config)}))
@@ -332,9 +333,10 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
         "weights": guess.weights,
         "optimiser (fp32)": guess.optimizer,
         "gradients of a pass": guess.gradients,
+        "gathered for a pass": guess.gathered,
         "reference": guess.reference,
         "average (main memory)": guess.average,
-        "vLLM's weights": guess.sampler,
+        "weights for sampling": guess.sampler,
         "rollout cache": guess.cache,
         "activations": guess.activations,
         "device, at most": guess.device_bytes(config),

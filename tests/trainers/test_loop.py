@@ -1,21 +1,26 @@
 """The loop: it learns, continues bit for bit, survives kills, and counts the same in any number of processes."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError
+from tests.trainers.launch import (
+    assert_same_checkpoint,
+    command,
+    environment,
+    finish,
+    metrics_of,
+    processes,
+    state_of,
+)
 from tests.trainers.toy import toy_config
 from trainers.checkpoints import checkpoints, read_progress
 from trainers.config import resolve_train_config
@@ -24,43 +29,6 @@ from trainers.loop import plan, train
 from trainers.metrics import read_lines
 
 SMALL = {"max_steps": 4, "num_generations": 4, "gradient_accumulation_steps": 2, "save_steps": 100}
-MAIN = "from seedbench_r1.cli.app import main; main()"
-
-
-def metrics_of(out: Path):
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(out / "metrics.jsonl")]
-
-
-def state_of(folder: Path):
-    return torch.load(folder / "resume" / "state.pt", weights_only=True)
-
-
-def assert_same_checkpoint(one: Path, other: Path):
-    files = [path.name for path in one.glob("*.safetensors")]
-    assert files
-    for name in files:
-        left, right = load_file(one / name), load_file(other / name)
-        assert left.keys() == right.keys()
-        assert all(torch.equal(left[key], right[key]) for key in left)
-    left, right = state_of(one), state_of(other)
-    torch.testing.assert_close(left, right, rtol=0, atol=0)
-    assert read_progress(one) == read_progress(other)
-
-
-def command(config, *extra: str) -> list[str]:
-    """The command line of a toy configuration."""
-    options = ["--algo", config.algo, "--model", config.model, "--data", config.data, "--out", config.out]
-    options += ["--device", "cpu", "--workers", "1", "--prompt-file", config.data / "prompt.toml"]
-    options += ["--image-min-pixels", "3136", "--image-max-pixels", "3136", "--no-gradient-checkpointing"]
-    options += ["--learning-rate", config.learning_rate, "--lr-scheduler-type", "constant"]
-    options += ["--max-completion-length", "16", "--max-steps", config.max_steps, "--save-steps", config.save_steps]
-    options += ["--num-generations", config.num_generations, "--rollout-batch-size", config.rollout_batch_size]
-    options += ["--gradient-accumulation-steps", config.gradient_accumulation_steps, *extra]
-    return [sys.executable, "-c", MAIN, "train", *map(str, options)]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
 
 
 @pytest.mark.parametrize(
@@ -128,18 +96,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(toy, tmp_path):
     settings |= {"learning_rate": 5e-4}  # AdamW's first steps have the size of the rate, whatever the rounding
     one = train(toy_config(toy.taught, toy.data, tmp_path / "1", "care", gradient_accumulation_steps=4, **settings))
     config = toy_config(toy.taught, toy.data, tmp_path / "2", "care", gradient_accumulation_steps=2, **settings)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    children = [
-        subprocess.Popen(
-            command(config), env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared), stderr=subprocess.PIPE
-        )
-        for rank in range(2)
-    ]
-    errors = [child.communicate(timeout=200)[1].decode() for child in children]
-    assert [child.returncode for child in children] == [0, 0], errors
+    finish(processes([command(config)] * 2))
     left = load_file(one.checkpoint / "model.safetensors")
     right = load_file(tmp_path / "2" / "checkpoint-3" / "model.safetensors")
     assert max(float((left[key] - right[key]).abs().max()) for key in left) <= 1e-6

@@ -208,6 +208,14 @@ def test_the_estimate_knows_the_models_size(toy):
     guess = estimate(config, inspect_model(str(toy.raw)), 1)
     assert guess.weights == guess.reference == guess.average == 4 * n
     assert guess.optimizer == 12 * n  # gradient and two moments; the weights are fp32 already
+    layer = policy.model.model.language_model.layers[0]
+    matrices = sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim == 2)
+    sharded = toy_config(toy.raw, toy.data, toy.data / "none", "care", dtype="float32", fsdp=True)
+    guess = estimate(sharded, inspect_model(str(toy.raw)), 1, 4)
+    assert guess.weights == guess.reference == guess.average == n
+    assert guess.optimizer == 3 * n
+    assert guess.gathered == guess.sampler == 4 * n  # the root and two layers: the toy has no more
+    assert guess.gradients == 8 * (n - matrices)  # the root and one layer, in the model's type and in fp32
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in load_policy(lora, torch.device("cpu")).trainable().values())
     assert estimate(lora, inspect_model(str(toy.raw)), 1).average == 4 * adapters

@@ -9,9 +9,9 @@ from seedbench_r1.backends.loading import load_model
 from seedbench_r1.prompts import build_request
 from seedbench_r1.types import Media
 from tests.trainers.toy import TEMPLATE, toy_config
+from trainers import grpo
 from trainers.consistency import answer_span, consistency_bonus
 from trainers.data import Item, read_rows
-from trainers.grpo import judge_group, learn
 from trainers.loop import plan
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy, load_policy
@@ -62,6 +62,16 @@ def group_of(toy, policy: Policy, texts: list[str], *, cut: tuple[int, ...] = ()
 
 def reference_of(policy: Policy, kind: str = "ema", **options) -> Reference:
     return Reference(kind, policy, **({"decay": 0.995, "every": 10} | options))
+
+
+def judge_group(policy: Policy, reference: Reference, group: Group, config) -> grpo.Judged:
+    scored = grpo.score_group(policy, group, config)
+    return grpo.judge(scored, grpo.likelihoods(policy, reference, scored, config), config)
+
+
+def learn(policy, reference, judged, config, questions_per_step, optimizer) -> grpo.GroupResult:
+    expected = grpo.reference_logprobs(policy, reference, judged, config)
+    return grpo.learn(policy, judged, expected, config, questions_per_step, optimizer)
 
 
 def plain_logprobs(model, inputs, ids) -> torch.Tensor:

@@ -1,0 +1,103 @@
+"""Trainings as users start them: command lines, several processes; and what they wrote, compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tests.trainers.toy import toy_config
+from trainers.checkpoints import read_progress
+from trainers.config import TrainConfig
+from trainers.metrics import read_lines
+
+MAIN = "from seedbench_r1.cli.app import main; main()"
+
+
+def command(config: TrainConfig, *extra: str) -> list[str]:
+    """The command line of a toy configuration."""
+    options = ["--algo", config.algo, "--model", config.model, "--data", config.data, "--out", config.out]
+    options += ["--device", "cpu", "--workers", "1", "--prompt-file", config.data / "prompt.toml"]
+    options += ["--image-min-pixels", "3136", "--image-max-pixels", "3136", "--no-gradient-checkpointing"]
+    options += ["--learning-rate", config.learning_rate, "--lr-scheduler-type", "constant"]
+    options += ["--max-completion-length", "16", "--max-steps", config.max_steps, "--save-steps", config.save_steps]
+    options += ["--num-generations", config.num_generations, "--rollout-batch-size", config.rollout_batch_size]
+    options += ["--gradient-accumulation-steps", config.gradient_accumulation_steps, *extra]
+    return [sys.executable, "-c", MAIN, "train", *map(str, options)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
+
+
+def processes(commands: list[list[str]]) -> list[subprocess.Popen]:
+    """One process per command, each with its rank, as torchrun and accelerate launch start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            words,
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for rank, words in enumerate(commands)
+    ]
+
+
+def finish(children: list[subprocess.Popen], *, timeout_s: float = 500) -> None:
+    """Wait for their end, which must be a good one."""
+    try:
+        errors = [child.communicate(timeout=timeout_s)[1].decode() for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0] * len(children), "\n".join(errors)
+
+
+def metrics_of(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(out / "metrics.jsonl")]
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "resume" / "state.pt", weights_only=True)
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    files = [path.name for path in one.glob("*.safetensors")]
+    assert files
+    for name in files:
+        left, right = load_file(one / name), load_file(other / name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left)
+    left, right = state_of(one), state_of(other)
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
+    assert read_progress(one) == read_progress(other)
+
+
+def trainings(options: list[dict[str, Any]]) -> list[str]:
+    """The command line of one process that trains with each of the toy configurations, one after the other."""
+    code = "import sys; from tests.trainers.launch import train_all; train_all(sys.argv[1])"
+    return [sys.executable, "-c", code, json.dumps(options, default=str)]
+
+
+def train_all(options: str) -> None:
+    """What `trainings` runs. stop_after: the training is stopped after this step, as by a signal."""
+    from trainers.loop import train
+
+    torch.set_num_threads(1)
+    for one in json.loads(options):
+        places = {name: Path(one.pop(name)) for name in ("model", "data", "out")}
+        last, stop = one.pop("stop_after", None), threading.Event()
+        config = toy_config(**places, algo=one.pop("algo"), **one)
+        train(config, stop=stop, observe=lambda line, last=last, stop=stop: line["step"] == last and stop.set())

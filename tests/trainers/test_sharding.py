@@ -1,0 +1,226 @@
+"""Weights spread over processes (--fsdp): the same training as without, and as in one process."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
+
+from seedbench_r1.errors import ConfigError
+from tests.trainers.launch import MAIN, command, environment, finish, metrics_of, processes, state_of, trainings
+from tests.trainers.toy import toy_config
+from trainers.checkpoints import checkpoints, read_progress
+from trainers.config import TrainConfig
+from trainers.loop import plan, train
+from trainers.metrics import read_lines
+
+CARE = {"algo": "care", "num_generations": 4, "max_steps": 3, "rollout_batch_size": 2, "save_steps": 100}
+# AdamW's first steps have the size of the rate, whatever the rounding
+CARE |= {"learning_rate": 5e-4, "ema_every": 1, "ema_decay": 0.9}
+HELD = {"eval_every": 2, "eval_questions": 1}
+KINDS = {
+    "care": CARE | HELD | {"group_chunk": 3, "gradient_checkpointing": True},
+    "kl": CARE | {"algo": "grpo", "beta": 0.5, "kl_on": "accurate", "bonus": "none", "max_steps": 2},
+    "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
+    "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 2},
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    one: Path  # one process with twice the accumulation
+    two: Path  # two processes
+    sharded: Path  # two processes and --fsdp
+    resumed: Path  # likewise, care only, stopped after the first step and continued
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory) -> Trained:
+    """Every kind of training in each way; the two processes are started once for all of them."""
+    made = Trained(*(tmp_path_factory.mktemp(name) for name in ("one", "two", "sharded", "resumed")))
+    options = []
+    for name, settings in KINDS.items():
+        shared = settings | {"model": toy.taught, "data": toy.data, "gradient_accumulation_steps": 2}
+        options.append(shared | {"out": made.two / name})
+        options.append(shared | {"out": made.sharded / name, "fsdp": True})
+        if name == "care":
+            again = shared | {"out": made.resumed / name, "fsdp": True}
+            options += [again | {"stop_after": 1}, again]
+    children = processes([trainings(options)] * 2)
+    for name, settings in KINDS.items():
+        train(toy_config(toy.taught, toy.data, made.one / name, **settings, gradient_accumulation_steps=4))
+    finish(children)
+    return made
+
+
+def kept(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of resume/sharded, whole, by their place ("adamw.model.lm_head.weight.exp_avg")."""
+    folder = folder / "resume" / "sharded"
+    found = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    values = {name: torch.zeros(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()}
+    dcp.load(values, checkpoint_id=folder, no_dist=True)
+    return values
+
+
+def part(values: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """What the optimiser steps on: the fp32 weights, which a model folder in bfloat16 does not hold."""
+    if (folder / "resume" / "sharded").exists():
+        return part(kept(folder), "weights")
+    copies = state_of(folder)["optimizer"]["weights"] if (folder / "resume").exists() else {}
+    return copies or load_file(folder / "model.safetensors")
+
+
+def farthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    names = left.keys() & right.keys()
+    assert len(names) == min(len(left), len(right)) > 0
+    return max(float((left[name] - right[name]).abs().max()) for name in names)
+
+
+def assert_same_shards(one: Path, other: Path) -> None:
+    left, right = kept(one), kept(other)
+    assert left.keys() == right.keys()
+    assert any(name.startswith("average.") for name in left)
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    left, right = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert read_progress(one) == read_progress(other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
+    last = f"checkpoint-{KINDS[kind]['max_steps']}"
+    one, two, sharded = (folder / kind / last for folder in (trained.one, trained.two, trained.sharded))
+    assert farthest(weights_of(sharded), weights_of(two)) <= 1e-6
+    assert farthest(weights_of(sharded), weights_of(one)) <= 1e-6
+    assert farthest(weights_of(sharded), weights_of(toy.taught)) > 1e-4
+    average = part(kept(sharded), "average")
+    assert bool(average) == (kind in ("care", "bfloat16"))
+    assert not average or farthest(average, state_of(one)["average"]) <= 1e-6
+    ours, theirs = metrics_of(trained.sharded / kind), metrics_of(trained.one / kind)
+    idle = [line.pop("idle_passes", 0) for line in ours]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.pop("heldout", None) == other.pop("heldout", None)
+        assert mine == pytest.approx(other, rel=1e-3, abs=1e-5)
+    if kind != "sft":
+        assert sum(idle) > 0, "no process was short of a pass: padding was not tested"
+        rollouts = [read_lines(folder / kind / "rollouts.jsonl") for folder in (trained.sharded, trained.one)]
+        assert [line["text"] for line in rollouts[0]] == [line["text"] for line in rollouts[1]]
+    assert {path.name for path in sharded.iterdir()} == {path.name for path in one.iterdir()}
+    written = load_file(sharded / "model.safetensors")
+    assert {value.dtype for value in written.values()} == {torch.bfloat16 if kind == "bfloat16" else torch.float32}
+    fp32 = part(kept(sharded), "weights")
+    assert all(torch.equal(value.to(written[name].dtype), written[name]) for name, value in fp32.items())
+
+
+def test_sharded_training_continues_bit_for_bit(trained):
+    whole, resumed = trained.sharded / "care", trained.resumed / "care"
+    assert [path.name for path in checkpoints(resumed)] == ["checkpoint-1", "checkpoint-3"]
+    assert_same_shards(whole / "checkpoint-3", resumed / "checkpoint-3")
+    assert metrics_of(whole) == metrics_of(resumed)
+
+
+def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
+    options = KINDS["care"] | {"gradient_accumulation_steps": 2}
+
+    def config(out: Path, **changes) -> TrainConfig:
+        return toy_config(toy.taught, toy.data, out, **options | changes)
+
+    with pytest.raises(ConfigError, match=r"there is one. Fix: torchrun"):
+        plan(config(tmp_path, fsdp=True))
+    with pytest.raises(ConfigError, match=r"--fsdp and --lora"):
+        config(tmp_path, fsdp=True, lora=True)
+    with pytest.raises(ConfigError, match=r"without --optimizer-device cpu"):
+        config(tmp_path, fsdp=True, optimizer_device="cpu")
+    with pytest.raises(ConfigError, match=r"does not hand its weights to vLLM"):
+        config(tmp_path, fsdp=True, rollouts="vllm")
+    with pytest.raises(ConfigError, match=r"was written with --fsdp"):
+        plan(config(trained.sharded / "care"), world=2)
+    with pytest.raises(ConfigError, match=r"was written without --fsdp"):
+        plan(config(trained.two / "care", fsdp=True), world=2)
+    shutil.copytree(trained.two / "care", tmp_path / "pruned")
+    shutil.rmtree(tmp_path / "pruned" / "checkpoint-3" / "resume")
+    with pytest.raises(ConfigError, match=r"has no resume/state.pt to continue from"):
+        plan(config(tmp_path / "pruned"), world=2)
+
+
+LONG = {"num_generations": 4, "rollout_batch_size": 2, "learning_rate": 5e-4, "ema_every": 1, "ema_decay": 0.9}
+LONG |= {"max_steps": 8, "save_steps": 2}
+
+
+def long_command(toy, out: Path, accumulation: int) -> list[str]:
+    config = toy_config(toy.taught, toy.data, out, "care", gradient_accumulation_steps=accumulation, **LONG)
+    return command(config, "--fsdp", "--ema-every", "1", "--ema-decay", "0.9")
+
+
+@pytest.mark.slow
+def test_a_kill_costs_the_steps_since_the_last_checkpoint_in_any_number_of_processes(toy, tmp_path):
+    finish(processes([long_command(toy, tmp_path / "whole", 2)] * 2))
+    out = tmp_path / "killed"
+    children = processes([long_command(toy, out, 2)] * 2)
+    deadline = time.monotonic() + 300
+    while len(read_lines(out / "metrics.jsonl")) < 5:
+        assert all(child.poll() is None for child in children)
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    for child in children:
+        child.send_signal(signal.SIGKILL)
+    assert [child.wait() for child in children] == [-signal.SIGKILL] * 2
+    last = checkpoints(out)[-1].name
+    assert last in ("checkpoint-2", "checkpoint-4", "checkpoint-6")
+    shutil.copytree(out, tmp_path / "four")
+    finish(processes([long_command(toy, out, 2)] * 2))
+    whole = tmp_path / "whole" / "checkpoint-8"
+    assert_same_shards(whole, out / "checkpoint-8")
+    assert metrics_of(out) == metrics_of(tmp_path / "whole")
+    finish(processes([long_command(toy, tmp_path / "four", 1)] * 4))
+    left, right = kept(whole), kept(tmp_path / "four" / "checkpoint-8")
+    assert farthest(part(left, "weights"), part(right, "weights")) <= 1e-6
+    assert farthest(part(left, "average"), part(right, "average")) <= 1e-6
+
+
+@pytest.mark.slow
+def test_another_folder_in_another_process_is_refused_by_all(toy, tmp_path):
+    children = processes([long_command(toy, tmp_path / str(rank), 2) for rank in range(2)])
+    errors = [child.communicate(timeout=300)[1].decode() for child in children]
+    assert [child.returncode for child in children] == [7, 7], errors
+    assert all("not the same folder in all processes" in error for error in errors)
+    assert checkpoints(tmp_path / "0") == checkpoints(tmp_path / "1") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_the_launchers_start_it(toy, tmp_path, launcher):
+    config = toy_config(toy.taught, toy.data, tmp_path, "care", **LONG | {"max_steps": 1})
+    words = command(config, "--fsdp")[3:]
+    (tmp_path / "train.py").write_text(MAIN)
+    start = {
+        "torchrun": ["torchrun", "--standalone", "--nproc-per-node", "2"],
+        "accelerate": ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+    }[launcher]
+    tool = str(Path(sys.executable).parent / start[0])
+    done = subprocess.run(
+        [tool, *start[1:], str(tmp_path / "train.py"), *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_progress(tmp_path / "checkpoint-1").step == 1
+    assert {path.name for path in (tmp_path / "checkpoint-1" / "resume" / "sharded").iterdir()} == {
+        ".metadata",
+        "__0_0.distcp",
+        "__1_0.distcp",
+    }
