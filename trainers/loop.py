@@ -114,8 +114,9 @@ def plan(config: TrainConfig, *, world: int = 1) -> TrainPlan:
     newest = existing[-1] if existing else None
     if newest is not None:
         check_same_run(newest, same)
-        check_resumable(newest, sharded=config.fsdp)
     done = 0 if newest is None else read_training(newest)["step"]
+    if newest is not None and done < n_steps:
+        check_resumable(newest, sharded=config.fsdp)
     return TrainPlan(config, rows, heldout, found.info, per_step, n_steps, same, newest, done)
 
 

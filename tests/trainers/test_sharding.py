@@ -1,5 +1,6 @@
 """Weights spread over processes (--fsdp): the same training as without, and as in one process."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 from seedbench_r1.errors import ConfigError
 from tests.trainers.launch import MAIN, command, environment, finish, metrics_of, processes, state_of, trainings
@@ -78,7 +80,8 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     if (folder / "resume" / "sharded").exists():
         return part(kept(folder), "weights")
     copies = state_of(folder)["optimizer"]["weights"] if (folder / "resume").exists() else {}
-    return copies or load_file(folder / "model.safetensors")
+    # the file has the hub's names, the shards have the model's
+    return copies or AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
 def farthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
@@ -144,14 +147,30 @@ def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
         config(tmp_path, fsdp=True, optimizer_device="cpu")
     with pytest.raises(ConfigError, match=r"does not hand its weights to vLLM"):
         config(tmp_path, fsdp=True, rollouts="vllm")
+    begun = {name: unfinished(getattr(trained, name) / "care", tmp_path / name) for name in ("sharded", "two")}
     with pytest.raises(ConfigError, match=r"was written with --fsdp"):
-        plan(config(trained.sharded / "care"), world=2)
+        plan(config(begun["sharded"]), world=2)
     with pytest.raises(ConfigError, match=r"was written without --fsdp"):
-        plan(config(trained.two / "care", fsdp=True), world=2)
-    shutil.copytree(trained.two / "care", tmp_path / "pruned")
-    shutil.rmtree(tmp_path / "pruned" / "checkpoint-3" / "resume")
+        plan(config(begun["two"], fsdp=True), world=2)
+    shutil.rmtree(begun["two"] / "checkpoint-3" / "resume")
     with pytest.raises(ConfigError, match=r"has no resume/state.pt to continue from"):
-        plan(config(tmp_path / "pruned"), world=2)
+        plan(config(begun["two"]), world=2)
+
+
+def test_a_finished_training_may_have_lost_what_a_continuation_needs(toy, trained, tmp_path):
+    shutil.copytree(trained.two / "care", tmp_path / "care")
+    shutil.rmtree(tmp_path / "care" / "checkpoint-3" / "resume")
+    options = KINDS["care"] | {"gradient_accumulation_steps": 2}
+    planned = plan(toy_config(toy.taught, toy.data, tmp_path / "care", **options), world=2)
+    assert planned.done == planned.n_steps == 3
+
+
+def unfinished(folder: Path, copy: Path) -> Path:
+    """A copy of a finished training whose checkpoint says that a step is missing."""
+    shutil.copytree(folder, copy)
+    path = copy / "checkpoint-3" / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 2}))
+    return copy
 
 
 LONG = {"num_generations": 4, "rollout_batch_size": 2, "learning_rate": 5e-4, "ema_every": 1, "ema_decay": 0.9}
