@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from seedbench_r1.append_file import write_json
@@ -111,9 +112,11 @@ def save_checkpoint(
             shutil.rmtree(folder)
         beside.replace(folder)
         _sync_folder(out)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is each of them, by who writes
         shutil.rmtree(beside, ignore_errors=True)
-        raise _disk_error(out, folder, error.strerror or str(error)) from error
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _disk_error(out, folder, getattr(error, "strerror", None) or str(error).splitlines()[0]) from error
     for old in checkpoints(out)[: -keep if keep else 0]:
         shutil.rmtree(old)
     return folder
@@ -147,15 +150,16 @@ def _check_space(out: Path, folder: Path, policy: Policy, optimizer: Optimizer, 
     out.mkdir(parents=True, exist_ok=True)
     need, free = checkpoint_bytes(policy, optimizer, reference), shutil.disk_usage(out).free
     if free < SPARE * need:
-        raise _disk_error(out, folder, f"{free / 1e9:.1f} GB free, {SPARE * need / 1e9:.1f} GB needed")
+        raise _disk_error(out, folder, f"{SPARE * need / 1e9:.1f} GB needed")
 
 
 def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
-    kept = checkpoints(out)
-    last = f"The last good checkpoint is {kept[-1].name}" if kept else "There is no earlier checkpoint"
+    kept, free = checkpoints(out), shutil.disk_usage(out).free
+    last = f"last good checkpoint: {kept[-1].name}" if kept else "there is no earlier checkpoint"
     return ResourceError(
-        f"{folder} cannot be written ({why}). Training stopped. {last}. "
-        f"Fix: free some space or lower --save-total-limit, and run the same command again."
+        f"{folder} cannot be written ({why}; {free / 1e9:.1f} GB free). Training stopped at step "
+        f"{folder.name.split('-')[1]}; {last}. Nothing of the new one was left. "
+        f"Fix: free some space or lower --save-total-limit, and run the same command again; or another --out."
     )
 
 
