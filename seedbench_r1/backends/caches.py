@@ -87,7 +87,7 @@ class FixedCache:
         source, mask = prefilled
         rows, self._length = len(mask) * repeats, mask.shape[1]
         self._model = model
-        self._cache = StaticCache(config=model.config.get_text_config(), max_cache_len=self._length + room)
+        self._cache: Any = StaticCache(config=model.config.get_text_config(), max_cache_len=self._length + room)
         for filled, layer in zip(source.layers, self._cache.layers, strict=True):
             _fill(layer, filled, repeats)
         self._mask = torch.zeros(rows, 1, 1, self._length + room, dtype=torch.bool, device=mask.device)
