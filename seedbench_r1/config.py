@@ -140,6 +140,11 @@ def child_environment(changes: Mapping[str, str], environ: Mapping[str, str] = o
     return {**environ, **changes}
 
 
+def environment_value(name: str, default: str) -> str:
+    """A variable of another tool that its library leaves to its callers to read."""
+    return os.environ.get(name) or default
+
+
 def api_key(base_url: str | None, environ: Mapping[str, str] = os.environ) -> str:
     """OPENAI_API_KEY. Raises ConfigError with the line to type if it is not set."""
     key = environ.get("OPENAI_API_KEY", "").strip()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
@@ -192,31 +193,34 @@ def _check_space(out: Path, folder: Path, policy: Policy, optimizer: Optimizer, 
     out.mkdir(parents=True, exist_ok=True)
     need, free = checkpoint_bytes(policy, optimizer, reference), shutil.disk_usage(out).free
     if free < SPARE * need:
-        raise _disk_error(out, folder, f"{free / 1e9:.1f} GB free, {SPARE * need / 1e9:.1f} GB needed")
+        raise _disk_error(out, folder, f"{SPARE * need / 1e9:.1f} GB needed")
 
 
 def _explained(stage: Callable[[], None], out: Path, folder: Path) -> None:
     """Do it; what the disk refuses becomes a ResourceError."""
     try:
         stage()
-    except (OSError, CheckpointException) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:  # a full disk, by who writes
         raise _disk_error(out, folder, _reason(error)) from error
 
 
 def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
-    kept = checkpoints(out)
-    last = f"The last good checkpoint is {kept[-1].name}" if kept else "There is no earlier checkpoint"
+    kept, free = checkpoints(out), shutil.disk_usage(out).free
+    last = f"last good checkpoint: {kept[-1].name}" if kept else "there is no earlier checkpoint"
     return ResourceError(
-        f"{folder} cannot be written ({why}). Training stopped. {last}. "
-        f"Fix: free some space or lower --save-total-limit, and run the same command again."
+        f"{folder} cannot be written ({why}; {free / 1e9:.1f} GB free). Training stopped at step "
+        f"{folder.name.split('-')[1]}; {last}. Nothing of the new one was left. "
+        f"Fix: free some space or lower --save-total-limit, and run the same command again; or another --out."
     )
 
 
-def _reason(error: OSError | CheckpointException) -> str:
+def _reason(error: Exception) -> str:
     """Why writing failed; of several processes' failures the first."""
     if isinstance(error, CheckpointException):
         return next((str(failure) for failure, _ in error.failures.values()), str(error))
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
 def _parts(optimizer: Optimizer, reference: Reference) -> dict[str, Any]:

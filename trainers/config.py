@@ -46,6 +46,7 @@ class TrainConfig:
     rollout_batch_size: int = 4  # questions decoded together; changes memory and speed only; ours
     rollouts: Literal["builtin", "vllm"] = "builtin"  # the sampler; vllm: an engine beside the policy
     gpu_memory_utilization: float = 0.3  # share of each GPU that it takes while it samples; ours
+    decode_cache: Literal["auto", "dynamic", "static"] = "auto"  # static: fixed shapes, on CUDA one recorded graph
     # Rewards.
     format_weight: float = 1.0  # paper, Algorithm 1
     bonus: Literal["care", "dense", "none"] = "care"
@@ -137,6 +138,7 @@ FREE = {
     "allow_missing",
     "rollout_batch_size",
     "gpu_memory_utilization",
+    "decode_cache",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "shared_prefix",
@@ -205,6 +207,7 @@ def validate(config: TrainConfig) -> TrainConfig:
         "rollout_batch_size": config.rollout_batch_size >= 1,
         "rollouts": config.rollouts in ("builtin", "vllm"),
         "gpu_memory_utilization": 0 < config.gpu_memory_utilization <= 1,
+        "decode_cache": config.decode_cache in ("auto", "dynamic", "static"),
         "bonus": config.bonus in ("care", "dense", "none"),
         "bonus_cap": 0 < config.bonus_cap <= 1,
         "bonus_margin": config.bonus_margin >= 0,

@@ -112,7 +112,7 @@ def _sample(policy: Policy, model: Any, batch: Sequence[Item], config: TrainConf
     tokenizer = policy.processor.tokenizer
     prompts = [Prompt(item.question.question_id, item.inputs) for item in batch]
     found: dict[tuple[str, int], Rollout] = {}
-    for completion in decode(model, policy.processor, prompts, sampling):
+    for completion in decode(model, policy.processor, prompts, sampling, cache=config.decode_cache):
         ids = completion.token_ids
         text = tokenizer.decode(ids, skip_special_tokens=True)
         ended = () if completion.end_token is None else (completion.end_token,)

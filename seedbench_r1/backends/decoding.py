@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from seedbench_r1.backends.caches import DecodeCache, RowCache, open_cache
 from seedbench_r1.backends.sampling import next_tokens, row_generator
 from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, normalise_patches
 from seedbench_r1.types import FinishReason, SamplingConfig
@@ -54,17 +55,14 @@ class _Rows:
     """The rows still being decoded, and the tensors that go with them."""
 
     completions: list[Completion]
-    cache: Any  # transformers DynamicCache of as many rows
-    mask: torch.Tensor  # (rows, longest prompt + new tokens) int64, 1 where there is a token; grown columns are 1
+    cache: RowCache
     seen: torch.Tensor | None  # (rows, V) bool, or None without a repetition penalty
 
     def keep(self, places: list[int]) -> None:
         """Drop all other rows."""
-        index = torch.tensor(places, device=self.mask.device)
         self.completions = [self.completions[place] for place in places]
-        self.cache.batch_select_indices(index)
-        self.mask = self.mask[index]
-        self.seen = None if self.seen is None else self.seen[index]
+        self.cache.keep(places)
+        self.seen = None if self.seen is None else self.seen[places]
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -124,21 +122,29 @@ def vision_tensors(model: Any, layout: VisionLayout, prompts: Sequence[ModelInpu
 
 @torch.inference_mode()
 def decode(
-    model: Any, processor: QwenProcessor, prompts: Sequence[Prompt], sampling: SamplingConfig
+    model: Any,
+    processor: QwenProcessor,
+    prompts: Sequence[Prompt],
+    sampling: SamplingConfig,
+    *,
+    cache: DecodeCache = "dynamic",
 ) -> Iterator[Completion]:
     """Draw sampling.n completions of every prompt; each leaves when it ends.
 
-    A completion ends at an end token ("stop"), or after max_new_tokens or at the end of the context ("length").
+    A completion ends at an end token ("stop"), or after max_new_tokens or at the end of the context ("length"). Raises
+    ConfigError for a static cache where the model cannot have one.
     """
     end_ids = end_token_ids(model, processor.tokenizer)
     forbidden = torch.tensor(processor.forbidden_ids, dtype=torch.int64, device=model.device)
     pad_id = processor.tokenizer.pad_token_id or 0
-    logits, cache, mask = prefill(model, processor.layout, [prompt.inputs for prompt in prompts], pad_id)
-    rows = _repeat(prompts, processor, sampling, (cache, mask))
+    logits, *prefilled = prefill(model, processor.layout, [prompt.inputs for prompt in prompts], pad_id)
+    completions = _completions(prompts, processor, sampling)
+    room = max(completion.room for completion in completions)
+    grown = open_cache(cache, model, (prefilled[0], prefilled[1]), repeats=sampling.n, room=room)
+    rows = _Rows(completions, grown, seen=None)
     if sampling.repetition_penalty != 1:
         rows.seen = _seen_tokens(prompts, logits).repeat_interleave(sampling.n, dim=0)
     logits = logits.repeat_interleave(sampling.n, dim=0)
-    length = mask.shape[1]
     while True:
         generators = [completion.generator for completion in rows.completions]
         tokens, logprobs = next_tokens(logits, sampling, generators, forbidden_ids=forbidden, seen=rows.seen)
@@ -155,15 +161,12 @@ def decode(
         if len(going) < len(values):
             rows.keep(going)
             tokens = tokens[going]
-        logits, length = _step(model, rows, tokens, length), length + 1
+        logits = _step(rows, tokens)
 
 
-def _repeat(
-    prompts: Sequence[Prompt], processor: QwenProcessor, sampling: SamplingConfig, prefilled: tuple[Any, torch.Tensor]
-) -> _Rows:
-    """n rows per prompt, each with its own generator; the cache is repeated, not computed again."""
-    cache, mask = prefilled
-    completions = [
+def _completions(prompts: Sequence[Prompt], processor: QwenProcessor, sampling: SamplingConfig) -> list[Completion]:
+    """n rows per prompt, each with its own generator."""
+    return [
         Completion(
             question_id=prompt.question_id,
             k=k,
@@ -175,11 +178,6 @@ def _repeat(
         for prompt in prompts
         for k in range(sampling.n)
     ]
-    if sampling.n > 1:
-        cache.batch_repeat_interleave(sampling.n)
-        mask = mask.repeat_interleave(sampling.n, dim=0)
-    grown = mask.new_ones(len(mask), max(completion.room for completion in completions))
-    return _Rows(completions, cache, torch.cat([mask, grown], dim=1), seen=None)
 
 
 def _seen_tokens(prompts: Sequence[Prompt], logits: torch.Tensor) -> torch.Tensor:
@@ -190,19 +188,11 @@ def _seen_tokens(prompts: Sequence[Prompt], logits: torch.Tensor) -> torch.Tenso
     return seen
 
 
-def _step(model: Any, rows: _Rows, tokens: torch.Tensor, length: int) -> torch.Tensor:
-    """Feed one token per row; the logits after it, (rows, V). `length` columns of the cache are filled before."""
+def _step(rows: _Rows, tokens: torch.Tensor) -> torch.Tensor:
+    """Feed one token per row; the logits after it, (rows, V)."""
     places = torch.tensor([completion.next_position for completion in rows.completions], device=tokens.device)
     for completion in rows.completions:
         completion.next_position += 1
     if rows.seen is not None:
         rows.seen.scatter_(1, tokens[:, None], True)
-    output = model(
-        input_ids=tokens[:, None],
-        attention_mask=rows.mask[:, : length + 1],
-        position_ids=places.view(1, -1, 1).expand(3, -1, 1),
-        past_key_values=rows.cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return output.logits[:, -1]
+    return rows.cache.step(tokens, places)

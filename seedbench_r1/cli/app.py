@@ -62,10 +62,20 @@ def main() -> None:
         app()
     except SeedBenchError as error:
         _report(error, str(error), error.exit_code)
-    except KeyboardInterrupt as error:
-        _report(error, "Stopped. What was finished is saved; the same command continues.", 130)
+    except SystemExit as end:
+        if _interrupted(end):
+            _report(end, "Stopped. What was finished is saved; the same command continues.", 130)
+        raise
     except Exception as error:  # noqa: BLE001 - a bug: the traceback is kept in a file, and the process exits with 1
         _report(error, _bug_message(error), 1)
+
+
+def _interrupted(end: SystemExit) -> bool:
+    """Whether a Ctrl-C is behind the exit: Typer turns KeyboardInterrupt into one without a word."""
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _report(error: BaseException, message: str, code: int) -> None:

@@ -100,6 +100,9 @@ def train_command(
         float | None,
         _option("--gpu-memory-utilization", RUNTIME, "vllm: share of each GPU while it samples, 0.3."),
     ] = None,
+    decode_cache: Annotated[
+        str | None, _option("--decode-cache", RUNTIME, "auto (static on CUDA), dynamic, static: of the rollouts.")
+    ] = None,
     group_chunk: Annotated[
         int | None, _option("--group-chunk", RUNTIME, "Rollouts per pass when memory is short; the same numbers.")
     ] = None,
@@ -129,7 +132,9 @@ def train_command(
         int | None, _option("--eval-every", OUTPUT, "Steps between evaluations on questions held out of the rows.")
     ] = None,
     eval_questions: Annotated[int | None, _option("--eval-questions", OUTPUT, "How many are held out, 64.")] = None,
-    report_to: Annotated[str | None, _option("--report-to", OUTPUT, "tensorboard, or none (default).")] = None,
+    report_to: Annotated[
+        str | None, _option("--report-to", OUTPUT, "tensorboard, wandb, trackio, joined by commas; none (default).")
+    ] = None,
     rollout_log_steps: Annotated[
         int | None, _option("--rollout-log-steps", OUTPUT, "Steps between samples in rollouts.jsonl, 10; 0: none.")
     ] = None,
@@ -148,20 +153,20 @@ def train_command(
     for name in ("lora", "freeze_vision", "allow_missing", "fsdp"):
         options[name] = options[name] or None
     mode = {"print_config": print_config, "dry_run": dry_run, "json": as_json, "quiet": quiet}
-    _run(options, mode, report_to or "none")
+    _run(options, mode, report_to)
 
 
-def _run(options: dict[str, Any], mode: dict[str, bool], report_to: str) -> None:
+def _run(options: dict[str, Any], mode: dict[str, bool], report_to: str | None) -> None:
     from seedbench_r1.cli import console
     from seedbench_r1.cli.eval import draining_signals
     from seedbench_r1.errors import ConfigError
     from seedbench_r1.types import to_json
     from trainers.config import resolve_train_config
+    from trainers.trackers import open_trackers, parse_trackers
 
     if options["algo"] is None and options["preset"] is None:
         raise ConfigError("No algorithm given. Fix: --algo care, --algo grpo or --algo sft.")
-    if report_to not in ("none", "tensorboard"):
-        raise ConfigError(f"--report-to {report_to!r} is unknown. There are: tensorboard, none.")
+    trackers = parse_trackers(report_to)
     config = resolve_train_config(options)
     if mode["print_config"]:
         console.out().print(json.dumps(to_json(config), indent=1, ensure_ascii=False), soft_wrap=True)
@@ -179,21 +184,15 @@ def _run(options: dict[str, Any], mode: dict[str, bool], report_to: str) -> None
     quiet = mode["quiet"] or mode["json"] or not processes.is_main
     progress = TrainProgress(planned, quiet=quiet)
     progress.begin()
-    board = None
-    if report_to == "tensorboard" and processes.is_main:
-        from trainers.trackers import TensorBoard
+    with open_trackers(trackers if processes.is_main else (), config, planned.done) as opened:
 
-        board = TensorBoard(config.out, planned.done)
+        def observe(metrics: dict[str, Any]) -> None:
+            progress.observe(metrics)
+            for tracker in opened:
+                tracker.observe(metrics)
 
-    def observe(metrics: dict[str, Any]) -> None:
-        progress.observe(metrics)
-        if board is not None:
-            board.observe(metrics)
-
-    with draining_signals(DRAINING) as (stop, received):
-        result = train(config, stop=stop, observe=observe)
-    if board is not None:
-        board.close()
+        with draining_signals(DRAINING) as (stop, received):
+            result = train(config, stop=stop, observe=observe)
     if processes.is_main:
         _print_result(result, as_json=mode["json"])
     if not result.finished:
@@ -297,14 +296,18 @@ def header(planned: TrainPlan) -> list[str]:
     config, dot = planned.config, _dot()
     per_process = config.per_device_train_batch_size * config.gradient_accumulation_steps
     guess = estimate(config, inspect_model(config.model), per_process, planned.questions_per_step // per_process)
-    rollouts = "" if config.algo == "sft" else f" x {config.num_generations} rollouts"
+    rollouts = ""
+    if config.algo != "sft":
+        total = planned.questions_per_step * config.num_generations
+        rollouts = f" x {config.num_generations} rollouts = {total} a step"
     where = next(folder for folder in (config.out, *config.out.absolute().parents) if folder.exists())
     keep = "all" if config.save_total_limit is None else config.save_total_limit
     lines = [
         f"seedbench-r1 train {dot} {config.preset} {dot} {planned.model.name} {dot} {len(planned.rows):,} rows {dot} "
         f"{planned.n_steps:,} steps of {planned.questions_per_step} questions{rollouts}",
         f" ckpt every {config.save_steps} (keep {keep}, {guess.checkpoint / 1e9:.1f} GB each, "
-        f"{shutil.disk_usage(where).free / 1e9:.0f} GB free)",
+        f"{shutil.disk_usage(where).free / 1e9:.0f} GB free) {dot} about {guess.device_bytes(config) / 1e9:.1f} GB of "
+        f"device memory a process, by arithmetic",
     ]
     if odd := contradicting(planned.rows):
         lines.append(f" warning: {len(odd)} responses do not give their row's gold answer, e.g. {odd[0]}")

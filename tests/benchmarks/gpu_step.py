@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 import transformers
 
+from seedbench_r1.backends.caches import DecodeCache
 from seedbench_r1.backends.decoding import Prompt, decode, prefill, vision_tensors
 from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, rope_positions
 from seedbench_r1.types import SamplingConfig
@@ -137,7 +138,7 @@ def filled(case: Case, count: int) -> None:
         cache.batch_repeat_interleave(case.group)
 
 
-def sampled(case: Case, side: str, length: int) -> list[torch.Tensor]:
+def sampled(case: Case, side: str, length: int, cache: DecodeCache = "auto") -> list[torch.Tensor]:
     """The group's rollouts, each of exactly `length` tokens. top_p and top_k of the GRPO-CARE run."""
     case.model.eval()
     forbidden = (VIDEO, IMAGE, VISION_START, VISION_END)
@@ -145,7 +146,7 @@ def sampled(case: Case, side: str, length: int) -> list[torch.Tensor]:
         tokenizer = SimpleNamespace(eos_token_id=None, pad_token_id=0)
         processor = QwenProcessor(LAYOUT, tokenizer, None, 32_768, forbidden)
         sampling = SamplingConfig(temperature=1.0, top_p=0.95, top_k=50, max_new_tokens=length, n=case.group)
-        done = decode(case.model, processor, [Prompt("p", case.inputs)], sampling)
+        done = decode(case.model, processor, [Prompt("p", case.inputs)], sampling, cache=cache)
         return [torch.tensor(one.token_ids) for one in done]
     ids = case.inputs.input_ids.expand(case.group, -1).to(case.device)
     options = transformers.GenerationConfig(
@@ -288,6 +289,22 @@ def measure(case: Case, deadline: float, peaks: tuple[float, float] | None) -> d
             results["decoding"][side] = speed
     report("whole step", results["whole step"])
     report("decoding", results["decoding"])
+    results["decoding by cache"] = caches(case, deadline)
+    return results
+
+
+def caches(case: Case, deadline: float) -> dict[str, dict]:
+    """Our sampler on a growing cache, and on one of fixed shape whose step is a recorded graph on CUDA."""
+    results: dict[str, dict] = {}
+    for kind in ("dynamic", "static"):
+        if time.monotonic() > deadline:
+            results[kind] = {"error": "no time left"}
+            continue
+        row = results[kind] = once(case, lambda kind=kind: sampled(case, "ours", case.length, kind))
+        if "s" in row:
+            row["tokens_per_s"] = case.group * case.length / row["s"]
+        shown = row.get("error") or f"{row['tokens_per_s']:.0f} tokens/s with the prefill, peak {row['peak_gb']:.1f} GB"
+        print(f"  decoding, {kind} cache: {shown}", flush=True)
     return results
 
 

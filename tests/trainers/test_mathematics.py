@@ -234,3 +234,10 @@ def test_an_empty_rollout_adds_nothing_and_nothing_is_nan():
 def test_rewards_are_the_evaluations_own(tmp_path, text, expected):
     (question,) = load_annotations(write_rows(tmp_path / "a.jsonl", [evaluation_row()]), tmp_path, "L1")
     assert reward(question, text) == expected
+
+
+def test_an_option_whose_text_is_another_options_counts_by_its_letter_alone(tmp_path):
+    rows = [evaluation_row(0, choice_a="cup", choice_b="cup", choice_c="jar", choice_d="box", golden_choice_idx="B")]
+    (question,) = load_annotations(write_rows(tmp_path / "a.jsonl", rows), tmp_path, "L1")
+    for answer, accuracy in (("B", 1.0), ("B. cup", 1.0), ("A", 0.0), ("cup", 0.0), ("jar", 0.0)):
+        assert reward(question, f"<think></think><answer>{answer}</answer>") == Reward(accuracy, 1.0)

@@ -244,20 +244,6 @@ def test_rows_are_read_from_where_the_config_says(toy):
     assert len(read_rows(toy_config(toy.raw, toy.data, toy.data / "none", "care"))) == 4
 
 
-def test_tensorboard_gets_every_number(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    from trainers.trackers import TensorBoard
-
-    board = TensorBoard(tmp_path, 0)
-    board.observe({"step": 1, "reward": 0.5, "kl": None, "seconds": {"io": 2.0}, "unusable": [{"reason": "x"}]})
-    board.observe({"step": 2, "reward": 0.75, "kl": None, "seconds": {"io": 3.0}})
-    board.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert sorted(events.Tags()["scalars"]) == ["reward", "seconds/io", "step"]
-    assert [(event.step, event.value) for event in events.Scalars("reward")] == [(1, 0.5), (2, 0.75)]
-
-
 def test_vllm_rollouts_are_refused_before_a_model_is_loaded(toy, tmp_path, monkeypatch):
     import sys
 

@@ -1,0 +1,167 @@
+"""Key-value caches for decoding a batch token by token: one that grows, and one of fixed shape for CUDA graphs.
+
+Both start from a prefilled DynamicCache, whose rows are repeated for the completions of each prompt, and give the same
+logits up to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import torch
+
+from seedbench_r1.errors import ConfigError
+
+DecodeCache = Literal["auto", "dynamic", "static"]
+
+GRAPH_PAYS = 32  # new tokens; warming up and recording a graph costs about four steps
+
+
+class RowCache(Protocol):
+    """What was computed for the rows of a batch, and the step that adds a token to each."""
+
+    def keep(self, places: list[int]) -> None:
+        """Go on with the rows at these places of the current batch, in this order."""
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Feed one token to every row, both (rows,) int64 on the model's device; the logits after it, (rows, V)."""
+
+
+def open_cache(
+    kind: DecodeCache, model: Any, prefilled: tuple[Any, torch.Tensor], *, repeats: int, room: int
+) -> RowCache:
+    """The cache of `repeats` rows per prompt, with room for `room` more tokens each; `prefilled` is used up.
+
+    auto is static on CUDA where enough tokens may come for a graph to pay, else dynamic.
+
+    Args:
+        prefilled: transformers' DynamicCache of B prompts, and their attention mask (B, L) int64, left-padded.
+
+    Raises:
+        ConfigError: static for a model with sliding-window layers.
+    """
+    if kind == "auto":
+        fixed = model.device.type == "cuda" and room >= GRAPH_PAYS and not _has_sliding_layers(model)
+        kind = "static" if fixed else "dynamic"
+    if kind == "static":
+        return FixedCache(model, prefilled, repeats=repeats, room=room)
+    return GrowingCache(model, prefilled, repeats=repeats, room=room)
+
+
+class GrowingCache:
+    """transformers' DynamicCache: a column longer after every step; rows that have ended are dropped."""
+
+    def __init__(self, model: Any, prefilled: tuple[Any, torch.Tensor], *, repeats: int, room: int) -> None:
+        self._model = model
+        self._cache, mask = prefilled
+        self._length = mask.shape[1]
+        if repeats > 1:
+            self._cache.batch_repeat_interleave(repeats)
+            mask = mask.repeat_interleave(repeats, dim=0)
+        self._mask = torch.cat([mask, mask.new_ones(len(mask), room)], dim=1)
+
+    def keep(self, places: list[int]) -> None:
+        """Drop all other rows."""
+        index = torch.tensor(places, device=self._mask.device)
+        self._cache.batch_select_indices(index)
+        self._mask = self._mask[index]
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """See RowCache."""
+        self._length += 1
+        return _forward(self._model, tokens, positions, self._mask[:, : self._length], self._cache)
+
+
+class FixedCache:
+    """transformers' StaticCache: memory and shapes stay, so that on CUDA a step is one recorded graph, replayed.
+
+    Rows that have ended stay in the batch and are fed their last token again; nothing of them is read. All memory is
+    taken at the start: prompt and room for every row.
+    """
+
+    def __init__(self, model: Any, prefilled: tuple[Any, torch.Tensor], *, repeats: int, room: int) -> None:
+        from transformers import StaticCache
+
+        if _has_sliding_layers(model):
+            raise ConfigError("A static cache does not go with sliding-window layers. Fix: --decode-cache dynamic")
+        source, mask = prefilled
+        rows, self._length = len(mask) * repeats, mask.shape[1]
+        self._model = model
+        self._cache: Any = StaticCache(config=model.config.get_text_config(), max_cache_len=self._length + room)
+        for filled, layer in zip(source.layers, self._cache.layers, strict=True):
+            _fill(layer, filled, repeats)
+        self._mask = torch.zeros(rows, 1, 1, self._length + room, dtype=torch.bool, device=mask.device)
+        self._mask[:, 0, 0, : self._length] = mask.repeat_interleave(repeats, dim=0).bool()
+        self._tokens = torch.zeros(rows, dtype=torch.int64, device=mask.device)
+        self._positions = torch.zeros(rows, dtype=torch.int64, device=mask.device)
+        self._live = torch.arange(rows, device=mask.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._logits: torch.Tensor | None = None  # where the graph leaves them
+
+    def keep(self, places: list[int]) -> None:
+        """Look at these rows only."""
+        self._live = self._live[torch.tensor(places, device=self._live.device)]
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """See RowCache."""
+        self._tokens[self._live] = tokens
+        self._positions[self._live] = positions
+        self._mask[..., self._length] = True
+        if self._mask.device.type == "cuda":
+            if self._graph is None:
+                self._record()
+            self._graph.replay()  # type: ignore[union-attr]
+            logits = self._logits
+        else:
+            logits = self._run()
+        self._length += 1
+        return logits[self._live]  # type: ignore[index]
+
+    def _run(self) -> torch.Tensor:
+        return _forward(self._model, self._tokens, self._positions, self._mask, self._cache)
+
+    def _record(self) -> None:
+        """Record one step. The warm-up before it writes where the step will write, and is taken back."""
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(2):
+                self._run()
+                self._rewind()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the decode-ahead thread goes on
+            self._logits = self._run()
+        self._graph = graph
+
+    def _rewind(self) -> None:
+        for layer in self._cache.layers:
+            layer.cumulative_length.fill_(self._length)
+
+
+def _forward(model: Any, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
+    """Logits (rows, V) after one more token per row. mask: (rows, columns) int64, or (rows, 1, 1, columns) bool."""
+    output = model(
+        input_ids=tokens[:, None],
+        attention_mask=mask,
+        position_ids=positions.view(1, -1, 1).expand(3, -1, 1),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1]
+
+
+def _fill(layer: Any, filled: Any, repeats: int) -> None:
+    """Copy a prefilled layer into a static one, each row `repeats` times, and free it."""
+    keys, values = (states.repeat_interleave(repeats, dim=0) for states in (filled.keys, filled.values))
+    filled.keys = filled.values = None
+    length = keys.shape[2]
+    layer.lazy_initialization(keys, values)
+    layer.keys[:, :, :length] = keys
+    layer.values[:, :, :length] = values
+    layer.cumulative_length.fill_(length)
+
+
+def _has_sliding_layers(model: Any) -> bool:
+    return "sliding_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())

@@ -1,0 +1,87 @@
+"""Memory or disk runs out in the middle: said with what to lower, nothing of the training lost, no half checkpoint."""
+
+import resource
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+
+from seedbench_r1.errors import ResourceError
+from tests.trainers.toy import RESPONSE, toy_config, write_toy, write_toy_model
+from trainers.checkpoints import checkpoints
+from trainers.loop import train
+
+STEPS = {"max_steps": 3, "save_steps": 1, "num_generations": 2, "beta": 0.1}  # with a KL penalty every step has a pass
+
+
+@pytest.fixture(scope="module")
+def untaught(tmp_path_factory):
+    """(data root, model folder) of random weights."""
+    folder = tmp_path_factory.mktemp("untaught")
+    data = write_toy(folder / "data", {"A": RESPONSE.format("A", "A")})
+    return data, write_toy_model(folder / "model", data)
+
+
+@pytest.fixture
+def config(untaught, tmp_path):
+    data, model = untaught
+    return toy_config(model, data, tmp_path / "out", "care", **STEPS)
+
+
+@pytest.fixture
+def file_size_limit():
+    """Sets the largest file that this process may write: the kernel refuses the rest, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("written_by", ["safetensors", "torch"])
+def test_a_write_that_the_kernel_refuses_leaves_the_last_checkpoint(config, untaught, file_size_limit, written_by):
+    weights = (untaught[1] / "model.safetensors").stat().st_size
+    limit = {"safetensors": weights // 2, "torch": weights + 4096}[written_by]
+
+    def observe(metrics):
+        if metrics["step"] == 2:
+            file_size_limit(limit)
+
+    with pytest.raises(
+        ResourceError, match=r"checkpoint-2 cannot be written .*step 2; last good .*checkpoint-1\."
+    ) as seen:
+        train(config, observe=observe)
+    file_size_limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    assert seen.value.exit_code == 7
+    assert [folder.name for folder in checkpoints(config.out)] == ["checkpoint-1"]
+    assert not list(config.out.glob(".checkpoint*"))
+    assert train(config).finished
+
+
+def test_a_checkpoint_is_not_begun_without_space_for_it(config, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    free = iter([10**12, 1000, 1000])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, next(free)))
+    with pytest.raises(ResourceError, match=r"checkpoint-2 cannot be written .*needed; 0\.0 GB free.*checkpoint-1"):
+        train(config)
+    assert [folder.name for folder in checkpoints(config.out)] == ["checkpoint-1"]
+    assert not list(config.out.glob(".checkpoint*"))
+
+
+@pytest.mark.parametrize(
+    ("place", "advice"),
+    [("trainers.grpo.group_logprobs", "--group-chunk 1"), ("trainers.rollouts.decode", "--rollout-batch-size")],
+)
+def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monkeypatch, place, advice):
+    def exhaust(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def observe(metrics):
+        if metrics["step"] == 1:
+            monkeypatch.setattr(place, exhaust)
+
+    with pytest.raises(ResourceError, match=rf"Out of memory .*{advice}.*continues from the last checkpoint") as seen:
+        train(config, observe=observe)
+    assert seen.value.exit_code == 7
+    assert [folder.name for folder in checkpoints(config.out)] == ["checkpoint-1"]
+    monkeypatch.undo()
+    assert train(config).finished
