@@ -131,8 +131,8 @@ def _claim(lock: Path, what: Path, kind: int) -> int:
         holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise ConfigError(
-            f"Another process (pid {holder}) is writing {what}. Fix: wait for it or stop it, "
-            f"or use --shard i/n to share a run, or --run-name NAME for another one."
+            f"Another process (pid {holder}) is writing {what}. Fix: wait for it or stop it, or choose another folder "
+            f"(train: --out; eval: --run-name, or --shard i/n to share a run)."
         ) from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())

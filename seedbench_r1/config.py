@@ -6,6 +6,7 @@ The environment holds secrets and paths only: SBR1_DATA_ROOT, SBR1_RUNS_DIR and 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
@@ -44,10 +45,22 @@ class Defaults:
 
 SEEDBENCH = Defaults(PROTOCOLS, DEFAULT_TEMPLATE, load_template)
 
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A command's table in the config file."""
+
+    name: str
+    keys: frozenset[str]
+    paths: frozenset[str]  # those of the keys whose relative values are taken from the file's folder
+    top_level: bool = False  # keys above all tables are its own too
+
+
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingConfig)} - {"n", "logprobs"}
 _PATHS = {"data_root", "annotations", "runs_dir", "prompt_file", "frame_cache"}
 _EVAL = {f.name for f in dataclasses.fields(EvalConfig)} - {"video", "sampling", "template"} | {"prompt_file"}
+EVAL_SECTION = Section("eval", frozenset(_EVAL | _VIDEO | _SAMPLING), frozenset(_PATHS), top_level=True)
 _ENVIRONMENT = {"data_root": "SBR1_DATA_ROOT", "runs_dir": "SBR1_RUNS_DIR"}
 
 
@@ -181,8 +194,11 @@ def configured_data_root(environ: Mapping[str, str] = os.environ, working_dir: P
     return read_config_file(None, working_dir).get("data_root")
 
 
-def read_config_file(path: Path | None, working_dir: Path) -> dict[str, Any]:
-    """The file's settings, with relative paths taken from the file's folder. {} if there is no file."""
+def read_config_file(path: Path | None, working_dir: Path, section: Section = EVAL_SECTION) -> dict[str, Any]:
+    """The section's settings, with relative paths taken from the file's folder. {} if there is no file.
+
+    Raises ConfigError: not readable, not TOML, an unknown key, or a named file without the section's settings.
+    """
     chosen = path or working_dir / CONFIG_FILE
     if path is None and not chosen.is_file():
         return {}
@@ -192,18 +208,30 @@ def read_config_file(path: Path | None, working_dir: Path) -> dict[str, Any]:
         raise ConfigError(f"Config file {chosen} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"Config file {chosen} is not valid TOML: {error}.") from error
-    sections = {name: value for name, value in table.items() if isinstance(value, dict)}
-    flat = {name: value for name, value in table.items() if not isinstance(value, dict)} | sections.get("eval", {})
-    known = _EVAL | _VIDEO | _SAMPLING
+    above = {name: value for name, value in table.items() if not isinstance(value, dict)}
+    own = table.get(section.name, {})
+    if not isinstance(own, dict) or (path and not section.top_level and section.name not in table):
+        raise ConfigError(f"{chosen} has no table [{section.name}]. Fix: put the settings under [{section.name}].")
     settings: dict[str, Any] = {}
-    for key, value in flat.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            raise ConfigError(f"{chosen}: unknown key {key!r}. Known: {', '.join(sorted(known))}.")
-        settings[name] = chosen.parent / value if name in _PATHS else value
+    for key, value in ({**above, **own} if section.top_level else own).items():
+        name = _known_key(key, chosen, section)
+        if name in section.paths and not isinstance(value, str):
+            raise ConfigError(f"{chosen}: {key} is {value!r}, expected a path as text.")
+        settings[name] = chosen.parent / value if name in section.paths else value
     if "levels" in settings:
         settings["levels"] = parse_levels(settings["levels"])
     return settings
+
+
+def _known_key(key: str, file: Path, section: Section) -> str:
+    """The key as an option's name. Raises ConfigError naming the nearest one."""
+    name = key.replace("-", "_")
+    if name in section.keys:
+        return name
+    nearest = difflib.get_close_matches(name, section.keys, n=1)
+    meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    known = ", ".join(sorted(section.keys))
+    raise ConfigError(f"{file}: unknown key {key!r} of [{section.name}].{meant} Known: {known}.")
 
 
 def parse_levels(value: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -226,18 +254,11 @@ def parse_shard(value: str) -> tuple[int, int]:
 
 def validate(config: EvalConfig) -> EvalConfig:
     """Check types and ranges; return the config. Raises ConfigError naming the option."""
-    for part in (config, config.video, config.sampling):
-        for field in dataclasses.fields(part):
-            _check_type(field.name, getattr(part, field.name), str(field.type))
-    video, sampling = config.video, config.sampling
+    check_types(config)
+    check_types(config.sampling)
+    check_video(config.video)
+    sampling = config.sampling
     bounds = {
-        "fps": video.fps > 0,
-        "max_frames": video.max_frames >= 2,
-        "min_frames": 2 <= video.min_frames <= video.max_frames,
-        "min_pixels": 0 < video.min_pixels <= video.max_pixels,
-        "image_min_pixels": 0 < video.image_min_pixels <= video.image_max_pixels,
-        "size_multiple": video.size_multiple >= 1,
-        "reader": video.reader in ("decord", "pyav", "torchcodec"),
         "temperature": sampling.temperature >= 0,
         "top_p": 0 < sampling.top_p <= 1,
         "top_k": sampling.top_k >= 0,
@@ -263,12 +284,32 @@ def validate(config: EvalConfig) -> EvalConfig:
         "price_out": config.price_out is None or config.price_out >= 0,
         "max_cost": config.max_cost is None or config.max_cost >= 0,
     }
-    for name, holds in bounds.items():
-        if not holds:
-            value = next(getattr(p, name) for p in (config, video, sampling) if hasattr(p, name))
-            raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, which is out of range.")
+    check_bounds(bounds, config, sampling)
     _check_api(config)
     return config
+
+
+def check_video(video: VideoConfig) -> None:
+    """Raises ConfigError naming the option whose type or range is wrong."""
+    check_types(video)
+    bounds = {
+        "fps": video.fps > 0,
+        "max_frames": video.max_frames >= 2,
+        "min_frames": 2 <= video.min_frames <= video.max_frames,
+        "min_pixels": 0 < video.min_pixels <= video.max_pixels,
+        "image_min_pixels": 0 < video.image_min_pixels <= video.image_max_pixels,
+        "size_multiple": video.size_multiple >= 1,
+        "reader": video.reader in ("decord", "pyav", "torchcodec"),
+    }
+    check_bounds(bounds, video)
+
+
+def check_bounds(bounds: Mapping[str, bool], *parts: Any) -> None:
+    """Raises ConfigError for the first name that does not hold, with its value in the part that has it."""
+    for name, holds in bounds.items():
+        if not holds:
+            value = next(getattr(part, name) for part in parts if hasattr(part, name))
+            raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, which is out of range.")
 
 
 def _check_api(config: EvalConfig) -> None:
@@ -280,6 +321,12 @@ def _check_api(config: EvalConfig) -> None:
         raise ConfigError("--base-url must hold no key or password: it is kept with the run. Fix: use OPENAI_API_KEY.")
     if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?(/\S*)?", config.base_url):
         raise ConfigError(f"--base-url is {config.base_url!r}. Expected something like http://localhost:8000/v1.")
+
+
+def check_types(part: Any) -> None:
+    """Numbers, flags and texts of a config dataclass. Raises ConfigError naming the field."""
+    for field in dataclasses.fields(part):
+        _check_type(field.name, getattr(part, field.name), str(field.type))
 
 
 def _check_type(name: str, value: object, declared: str) -> None:

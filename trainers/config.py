@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from seedbench_r1.config import find_data_root
+from seedbench_r1.config import Section, check_bounds, check_types, check_video, find_data_root, read_config_file
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
 from seedbench_r1.types import Template, VideoConfig, to_json
@@ -160,22 +161,44 @@ FREE = {
 }
 
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
-_OPTIONS = {f.name for f in dataclasses.fields(TrainConfig)} - {"video", "template", "preset", "algo"}
+_OPTIONS = {f.name for f in dataclasses.fields(TrainConfig)} - {"video", "template"}
+_PATHS = {"data", "train_file", "prompt_file", "frame_cache", "out"}
+TRAIN_SECTION = Section("train", frozenset(_OPTIONS | _VIDEO | {"prompt_file"}), frozenset(_PATHS))
 
 
-def resolve_train_config(options: Mapping[str, Any]) -> TrainConfig:
-    """Preset < options, into a validated config.
+def resolve_train_config(
+    options: Mapping[str, Any],
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    working_dir: Path = Path(),
+) -> TrainConfig:
+    """Preset < [train] of the TOML file < SBR1_DATA_ROOT < options, into a validated config.
 
     Args:
-        options: the command line's values by name, None for "not given". algo, model and out are needed; preset is
-            algo's own by default; the fields of VideoConfig and prompt_file may be among them.
+        options: the command line's values by name, None for "not given". algo or preset, model and out are needed from
+            here or from the file; the fields of VideoConfig and prompt_file may be among them. One of algo and preset
+            here sets aside both of the file.
+        config_file: TOML with the same names under [train]; by default ./seedbench-r1.toml, if any.
 
     Raises:
-        ConfigError: something needed is absent, or a value is out of range or does not go with another.
+        ConfigError: something needed is absent, a key is unknown, or a value is out of range, of the wrong type or
+            does not go with another.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if unknown := sorted(set(given) - TRAIN_SECTION.keys):
+        raise ConfigError(f"Unknown training option {unknown[0]!r}.")
+    file = read_config_file(config_file, working_dir, TRAIN_SECTION)
+    if {"algo", "preset"} & set(given):
+        file = {name: value for name, value in file.items() if name not in ("algo", "preset")}
+    root = given.get("data")
+    if root is None and not environ.get("SBR1_DATA_ROOT"):
+        root = file.get("data")
+    given = {**file, **given, "data": find_data_root(root, environ, working_dir)}
     algo = given.pop("algo", None)
     preset = given.pop("preset", algo)
+    if preset is None:
+        raise ConfigError("No algorithm given. Fix: --algo care, --algo grpo or --algo sft.")
     if preset not in PRESETS:
         raise ConfigError(f"No preset {preset!r}. There are: {', '.join(PRESETS)}.")
     if algo not in (None, PRESETS[preset]["algo"]):
@@ -183,12 +206,9 @@ def resolve_train_config(options: Mapping[str, Any]) -> TrainConfig:
     for name, flag in (("model", "--model PATH_OR_HUB_ID"), ("out", "--out DIR")):
         if not given.get(name):
             raise ConfigError(f"No {name} given. Fix: seedbench-r1 train {flag}.")
-    given["data"] = find_data_root(given.get("data"))
     prompt_file = given.pop("prompt_file", None)
     template = load_template(Path(prompt_file)) if prompt_file else DEFAULT_TEMPLATE
     video = VideoConfig(**{name: given.pop(name) for name in sorted(_VIDEO & set(given))})
-    if unknown := sorted(set(given) - _OPTIONS):
-        raise ConfigError(f"Unknown training option {unknown[0]!r}.")
     merged: dict[str, Any] = {**PRESETS[preset], **given}
     if merged.get("lora") and "learning_rate" not in given:
         full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
@@ -197,7 +217,9 @@ def resolve_train_config(options: Mapping[str, Any]) -> TrainConfig:
 
 
 def validate(config: TrainConfig) -> TrainConfig:
-    """Check ranges and what goes together; return the config. Raises ConfigError naming the option."""
+    """Check types, ranges and what goes together; return the config. Raises ConfigError naming the option."""
+    check_types(config)
+    check_video(config.video)
     bounds = {
         "num_generations": config.num_generations >= 1,
         "max_completion_length": config.max_completion_length >= 1,
@@ -239,9 +261,7 @@ def validate(config: TrainConfig) -> TrainConfig:
         "eval_questions": config.eval_questions >= 1,
         "rollout_log_steps": config.rollout_log_steps >= 0,
     }
-    for name, holds in bounds.items():
-        if not holds:
-            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(config, name)!r}, which is out of range.")
+    check_bounds(bounds, config)
     if config.algo != "care" and config.bonus != "none":
         raise ConfigError(f"--algo {config.algo} has no consistency bonus. Fix: --algo care, or --bonus none.")
     if config.algo == "sft" and config.rollouts == "vllm":

@@ -24,15 +24,22 @@ def _option(flag: str, panel: str, text: str, **extra: Any) -> Any:
 
 
 def train_command(
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML with these options under [train].", show_default=False)
+    ] = None,
     algo: Annotated[str | None, _option("--algo", MODEL, "care, grpo or sft.")] = None,
     preset: Annotated[
         str | None, _option("--preset", MODEL, "care, care-paper, grpo, grpo-nokl, sft; by default --algo's own.")
     ] = None,
     model: Annotated[str | None, _option("--model", MODEL, "Checkpoint folder or hub id to start from.")] = None,
-    lora: Annotated[bool, _option("--lora", MODEL, "Train adapters on the language model's linear layers.")] = False,
+    lora: Annotated[
+        bool | None, _option("--lora/--no-lora", MODEL, "Train adapters on the language model's linear layers.")
+    ] = None,
     lora_r: Annotated[int | None, _option("--lora-r", MODEL, "Rank, 64.")] = None,
     lora_alpha: Annotated[int | None, _option("--lora-alpha", MODEL, "Scale, 64.")] = None,
-    freeze_vision: Annotated[bool, _option("--freeze-vision", MODEL, "Leave the vision tower as it is.")] = False,
+    freeze_vision: Annotated[
+        bool | None, _option("--freeze-vision/--no-freeze-vision", MODEL, "Leave the vision tower as it is.")
+    ] = None,
     dtype: Annotated[str | None, _option("--dtype", MODEL, "auto (bfloat16 on CUDA), bfloat16, float32.")] = None,
     device: Annotated[str | None, _option("--device", MODEL, "auto (default), cuda, cuda:1, cpu.")] = None,
     data: Annotated[Path | None, _option("--data", DATA, "Folder of annotations/, videos/, images/.")] = None,
@@ -40,8 +47,9 @@ def train_command(
         Path | None, _option("--train-file", DATA, "Rows; training_6k.jsonl, for SFT training_with_cot_6k.jsonl.")
     ] = None,
     allow_missing: Annotated[
-        bool, _option("--allow-missing", DATA, "Replace rows whose media are absent by the next one.")
-    ] = False,
+        bool | None,
+        _option("--allow-missing/--no-allow-missing", DATA, "Replace rows whose media are absent by the next one."),
+    ] = None,
     prompt_file: Annotated[Path | None, _option("--prompt-file", DATA, "Your wording, as for eval.")] = None,
     fps: Annotated[float | None, _option("--fps", DATA, "Frames per second of clip, 2.")] = None,
     min_frames: Annotated[int | None, _option("--min-frames", DATA, "At least so many frames, 4.")] = None,
@@ -80,8 +88,9 @@ def train_command(
         str | None, _option("--optimizer-device", OPTIMISER, "auto, or cpu: fp32 weights and moments in main memory.")
     ] = None,
     fsdp: Annotated[
-        bool, _option("--fsdp", OPTIMISER, "Spread weights, gradients and moments over the processes (FSDP2).")
-    ] = False,
+        bool | None,
+        _option("--fsdp/--no-fsdp", OPTIMISER, "Spread weights, gradients and moments over the processes (FSDP2)."),
+    ] = None,
     per_device_train_batch_size: Annotated[
         int | None, _option("--per-device-train-batch-size", OPTIMISER, "Questions per process, 1.")
     ] = None,
@@ -148,15 +157,13 @@ def train_command(
     Exit codes: 0 done, 3 configuration, 4 data, 7 memory or disk, 130/143 interrupted after a checkpoint.
     """
     options = dict(locals())
-    for name in ("print_config", "dry_run", "as_json", "quiet", "report_to"):
+    for name in ("config_file", "print_config", "dry_run", "as_json", "quiet", "report_to"):
         del options[name]
-    for name in ("lora", "freeze_vision", "allow_missing", "fsdp"):
-        options[name] = options[name] or None
     mode = {"print_config": print_config, "dry_run": dry_run, "json": as_json, "quiet": quiet}
-    _run(options, mode, report_to)
+    _run(options, config_file, mode, report_to)
 
 
-def _run(options: dict[str, Any], mode: dict[str, bool], report_to: str | None) -> None:
+def _run(options: dict[str, Any], config_file: Path | None, mode: dict[str, bool], report_to: str | None) -> None:
     from seedbench_r1.cli import console
     from seedbench_r1.cli.eval import draining_signals
     from seedbench_r1.errors import ConfigError
@@ -164,10 +171,8 @@ def _run(options: dict[str, Any], mode: dict[str, bool], report_to: str | None) 
     from trainers.config import resolve_train_config
     from trainers.trackers import open_trackers, parse_trackers
 
-    if options["algo"] is None and options["preset"] is None:
-        raise ConfigError("No algorithm given. Fix: --algo care, --algo grpo or --algo sft.")
     trackers = parse_trackers(report_to)
-    config = resolve_train_config(options)
+    config = resolve_train_config(options, config_file=config_file)
     if mode["print_config"]:
         console.out().print(json.dumps(to_json(config), indent=1, ensure_ascii=False), soft_wrap=True)
         return

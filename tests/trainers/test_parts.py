@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models import inspect_model
 from seedbench_r1.questions import load_training_rows, training_question
@@ -390,3 +391,55 @@ def test_memory_that_runs_out_in_vllm_is_explained(toy, monkeypatch, words, expe
 def test_samplers_that_cannot_be(tmp_path, options):
     with pytest.raises(ConfigError, match=r"--rollouts|--gpu-memory-utilization"):
         resolved(tmp_path, **{"algo": "care"} | options)
+
+
+def write_toml(folder: Path, text: str) -> Path:
+    path = folder / "seedbench-r1.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_train_table_of_a_file_is_below_environment_and_options(tmp_path):
+    file = write_toml(
+        tmp_path,
+        'data_root = "eval"\n[eval]\nbatch_size = 3\n[train]\nalgo = "care"\nmodel = "org/name"\ndata = "rows"\n'
+        'out = "out"\ntrain-file = "t.jsonl"\nlora = true\nmax-frames = 8\nbonus_margin = 0.01\nsave_steps = 7\n',
+    )
+    config = resolve_train_config({"save_steps": 9, "lora": False}, config_file=file, environ={})
+    assert (config.algo, config.model, config.data) == ("care", "org/name", tmp_path / "rows")
+    assert (config.out, config.train_file) == (tmp_path / "out", tmp_path / "t.jsonl")
+    assert (config.save_steps, config.lora, config.bonus_margin, config.video.max_frames) == (9, False, 0.01, 8)
+    found = resolve_train_config({}, environ={"SBR1_DATA_ROOT": "/env"}, working_dir=tmp_path)
+    assert (found.data, found.save_steps, found.lora) == (Path("/env"), 7, True)
+    given = resolve_train_config({"data": Path("/given")}, config_file=file, environ={"SBR1_DATA_ROOT": "/env"})
+    assert given.data == Path("/given")
+    other = resolve_train_config({"preset": "grpo-nokl"}, config_file=file, environ={})  # sets the file's algo aside
+    assert (other.algo, other.bonus) == ("grpo", "none")
+    measured = resolve_eval_config({"model": "m"}, config_file=file, environ={})
+    assert (measured.batch_size, measured.data_root) == (3, tmp_path / "eval")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nmax_stepz = 3", r"seedbench-r1\.toml: unknown key 'max_stepz' of \[train\]\. Did you mean 'max_st"),
+        ("[train]\nbatch_size = 3", "unknown key 'batch_size'"),  # a key of [eval]
+        ("[eval]\nbatch_size = 3", r"has no table \[train\]"),
+        ("train = 3", r"has no table \[train\]"),
+        ("[train]\nout = 3", "out is 3, expected a path"),
+        ('[train]\nlearning_rate = "1e-6"', "learning_rate is '1e-6', expected float"),
+        ("[train]\nfps = 0", "--fps is 0"),
+        ("[train]\nmax_steps = true", "max_steps is True, expected int"),
+    ],
+)
+def test_a_bad_train_table_is_named(tmp_path, text, message):
+    file = write_toml(tmp_path, text)
+    options = {"algo": "care", "model": "m", "data": tmp_path} | ({} if "out" in text else {"out": tmp_path / "out"})
+    with pytest.raises(ConfigError, match=message):
+        resolve_train_config(options, config_file=file, environ={})
+
+
+def test_a_default_file_without_a_train_table_is_no_error(tmp_path):
+    write_toml(tmp_path, "[eval]\nbatch_size = 3\n")
+    options = {"algo": "care", "model": "m", "data": tmp_path, "out": tmp_path / "out"}
+    assert resolve_train_config(options, environ={}, working_dir=tmp_path).save_steps == 100
