@@ -166,7 +166,6 @@ def train_command(
 def _run(options: dict[str, Any], config_file: Path | None, mode: dict[str, bool], report_to: str | None) -> None:
     from seedbench_r1.cli import console
     from seedbench_r1.cli.eval import draining_signals
-    from seedbench_r1.errors import ConfigError
     from seedbench_r1.types import to_json
     from trainers.config import resolve_train_config
     from trainers.trackers import open_trackers, parse_trackers
