@@ -23,6 +23,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of mini
     "grpo": ("--algo", "grpo"),
     "grpo-nokl": ("--preset", "grpo-nokl"),
     "care": ("--algo", "care"),
+    "care-margin": ("--algo", "care", "--bonus-margin", "0.01"),
     "care-frozen": ("--algo", "care", "--reference", "frozen"),
 }
 
