@@ -216,7 +216,7 @@ def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Why writing failed; of several processes' failures the first."""
     if isinstance(error, CheckpointException):
         return next((str(failure) for failure, _ in error.failures.values()), str(error))

@@ -88,7 +88,8 @@ def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, in the same memory; any other tensor is its own part."""
     from torch.distributed.tensor import DTensor
 
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    part: Any = tensor.detach()
+    return part.to_local() if isinstance(tensor, DTensor) else part
 
 
 def save_shards(folder: Path, tensors: Mapping[str, Any]) -> None:
@@ -105,7 +106,7 @@ def load_shards(folder: Path, tensors: Mapping[str, Any]) -> None:
     dcp.load(dict(tensors), checkpoint_id=folder)
 
 
-def on_cpu(parts: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def on_cpu(parts: Mapping[str, Tensor], like: Mapping[str, Any]) -> dict[str, Tensor]:
     """The parts that processes hold in main memory, as the sharded tensors that they make up; memory is shared."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor

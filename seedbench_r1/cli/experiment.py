@@ -23,9 +23,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of mini
     "grpo": ("--algo", "grpo"),
     "grpo-nokl": ("--preset", "grpo-nokl"),
     "care": ("--algo", "care"),
-    "care-margin": ("--algo", "care", "--bonus-margin", "0.01"),
     "care-frozen": ("--algo", "care", "--reference", "frozen"),
+    "care-margin0": ("--algo", "care", "--bonus-margin", "0"),
 }
+
+
+PAPERS = tuple(VARIANTS)[:5]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Job:
 
 def experiment_command(
     out: Annotated[Path, typer.Option("--out", help="Everything is written here.")] = Path("miniature-experiment"),
-    variants: Annotated[str, typer.Option(help="Some of " + ",".join(VARIANTS) + ".")] = ",".join(VARIANTS),
+    variants: Annotated[str, typer.Option(help="Some of " + ",".join(VARIANTS) + ".")] = ",".join(PAPERS),
     seeds: Annotated[str, typer.Option(help="One training each.")] = "0,1,2",
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from. Default: the supervised one in the package.")
