@@ -26,9 +26,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of mini
     "care-frozen": ("--algo", "care", "--reference", "frozen"),
     "care-margin0": ("--algo", "care", "--bonus-margin", "0"),
 }
-
-
-PAPERS = tuple(VARIANTS)[:5]
+COMPARED = ("sft", "grpo", "grpo-nokl", "care", "care-frozen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Job:
 
 def experiment_command(
     out: Annotated[Path, typer.Option("--out", help="Everything is written here.")] = Path("miniature-experiment"),
-    variants: Annotated[str, typer.Option(help="Some of " + ",".join(VARIANTS) + ".")] = ",".join(PAPERS),
+    variants: Annotated[str, typer.Option(help="Some of " + ",".join(VARIANTS) + ".")] = ",".join(COMPARED),
     seeds: Annotated[str, typer.Option(help="One training each.")] = "0,1,2",
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from. Default: the supervised one in the package.")
@@ -95,8 +93,9 @@ def _job(out: Path, config: Path, start: Path, variant: str, seed: int, steps: i
     name = f"{variant}-seed{seed}"
     folder = out / "trainings" / name
     data = config.parent
-    train = ["train", *VARIANTS[variant], "--model", str(start), "--out", str(folder), "--data", str(data)]
+    train = ["train", "--model", str(start), "--out", str(folder), "--data", str(data)]
     train += ["--prompt-file", str(data / PROMPT), "--frame-cache", str(data / "frames"), *training_options()]
+    train += VARIANTS[variant]
     train += ["--seed", str(seed), "--workers", "1", *(("--max-steps", str(steps)) if steps else ())]
     return Job(name, (tuple(train), *_measuring(out, config, folder, name)))
 
