@@ -24,7 +24,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of mini
     "grpo-nokl": ("--preset", "grpo-nokl"),
     "care": ("--algo", "care"),
     "care-frozen": ("--algo", "care", "--reference", "frozen"),
-    "care-margin0": ("--algo", "care", "--bonus-margin", "0"),
+    "care-margin": ("--algo", "care", "--bonus-margin", "0.01"),
 }
 COMPARED = ("sft", "grpo", "grpo-nokl", "care", "care-frozen")
 

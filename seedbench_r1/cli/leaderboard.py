@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 if TYPE_CHECKING:
     from leaderboards.board import Board
     from leaderboards.html_report import HtmlReport
+    from leaderboards.ranking import Metric
     from leaderboards.report_payload import Detail
     from leaderboards.rows import LeaderboardRow
     from leaderboards.versus import LevelComparison
@@ -26,6 +28,7 @@ app = typer.Typer(help="Tables, charts and a page from runs; two runs compared."
 SHOW, WRITE = "What is shown", "What is written"
 DETAILS = ("auto", "none", "full")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+WIDE_TABLE = 76  # columns of the terminal, besides the longest name, that a second measure needs
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -220,11 +223,20 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     for name in ("tier", "rank"):
         table.add_column(name, no_wrap=True)
     table.add_column("run", overflow="fold")
-    for name in (f"{board.metric} %", *([] if board.baseline is None else [f"{board.metric.level} vs baseline"])):
+    metrics = [board.metric]
+    longest = max((len(row.run_id) for row in board.rows), default=0)
+    judged = any(row.consistency for row in board.rows)
+    if board.metric.measure == "accuracy" and judged and screen.width >= WIDE_TABLE + longest:
+        metrics.append(dataclasses.replace(board.metric, measure="consistency"))
+    names = [f"{metric} %" for metric in metrics] + (
+        [] if board.baseline is None else [f"{board.metric.level} vs baseline"]
+    )
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for row in board.rows:
-        difference = [] if board.baseline is None else [_difference(board, row)]
-        table.add_row(row.tier or "-", row.rank or "-", console.printable(row.run_id), _value(board, row), *difference)
+        values = [_value(row, metric) for metric in metrics]
+        values += [] if board.baseline is None else [_difference(board, row)]
+        table.add_row(row.tier or "-", row.rank or "-", console.printable(row.run_id), *values)
     screen.print(table)
     for row in board.rows:
         if row.flags:
@@ -237,12 +249,12 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     screen.print(f" files: {', '.join(str(path) for path in written[1:])}", soft_wrap=True)
 
 
-def _value(board: Board, row: LeaderboardRow) -> str:
-    cells = {"accuracy": row.accuracy, "sound": row.sound, "consistency": row.consistency}[board.metric.measure]
-    cell, bounds = cells.get(board.metric.level), row.bounds.get(board.metric.level)
+def _value(row: LeaderboardRow, metric: Metric) -> str:
+    cells = {"accuracy": row.accuracy, "sound": row.sound, "consistency": row.consistency}[metric.measure]
+    cell, bounds = cells.get(metric.level), row.bounds.get(metric.level)
     if cell is not None:
         return f"{100 * cell.value:.1f} [{100 * cell.lo:.1f}, {100 * cell.hi:.1f}]"
-    if bounds is not None and board.metric.measure == "accuracy":
+    if bounds is not None and metric.measure == "accuracy":
         return f"between {100 * bounds.lo:.1f} and {100 * bounds.hi:.1f}"
     return "-"
 

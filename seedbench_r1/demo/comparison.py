@@ -115,7 +115,7 @@ def markdown(variants: Mapping[str, Sequence[Measured]], base: str = "grpo") -> 
     for name in others:
         pairs = [difference(variants[name], variants[base], "accuracy", level) for level in LEVELS]
         pairs.append(difference(variants[name], variants[base], "consistency", "all"))
-        lines.append(f"| {name} | " + " | ".join(f"{_signed(c)}, p {p:.3f}" for c, p in pairs) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{_signed(c)}, {_probability(p)}" for c, p in pairs) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -131,3 +131,7 @@ def _shown(value: Cell) -> str:
 
 def _signed(value: Cell) -> str:
     return f"{100 * value.mean:+.1f} [{100 * value.lo:+.1f}, {100 * value.hi:+.1f}]"
+
+
+def _probability(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

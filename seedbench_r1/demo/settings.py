@@ -36,7 +36,6 @@ TRAINING: dict[str, Any] = {  # of reinforcement learning; where it departs from
     "max_grad_norm": 1.0,
     "ema_decay": 0.95,  # over 15 updates as far as the paper's 0.995 goes over 150
     "bonus_cap": 1.0,  # at the paper's 0.95 the short answers of this world are all alike
-    "bonus_margin": 0.01,  # the paper's; without it, hairs between consistent rollouts are split (docs/log.md)
     "gradient_checkpointing": False,
     "save_steps": 50,
     "dtype": "float32",

@@ -18,7 +18,7 @@ from trainers.policy import load_policy
 from trainers.processes import Processes
 from trainers.rollouts import sample_groups
 
-STEPS, ROWS, ASKED = 40, 160, 40
+STEPS, ROWS, ASKED = 80, 320, 40
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +59,9 @@ def shares(world, tmp_path, seed):
     return {name: consistent_share(world, model, tmp_path / "none", seed) for name, model in made.items()}
 
 
-def check(found):
-    assert found["care"] > found["start"] + 0.03, found
-    assert found["care"] > found["grpo-nokl"] + 0.08, found
-
-
-def test_care_and_not_grpo_makes_rollouts_consistent(world, tmp_path):
-    check(shares(world, tmp_path, 0))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_care_and_not_grpo_makes_rollouts_consistent_with_other_seeds(world, tmp_path, seed):
-    check(shares(world, tmp_path, seed))
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_care_and_not_grpo_makes_rollouts_consistent(world, tmp_path, seed):
+    found = shares(world, tmp_path, seed)
+    assert found["care"] > found["start"] + 0.05, found
+    assert found["care"] > found["grpo-nokl"] + 0.08, found

@@ -44,7 +44,7 @@ def test_the_table_names_every_variant_and_its_seeds():
     text = markdown({"start": runs[:1], "grpo": runs, "care": runs})
     assert "| care | 2 | 66.7 [" in text
     assert "(66.7 66.7)" in text
-    assert "| care | +0.0 [+0.0, +0.0], p 1.000" in text
+    assert "| care | +0.0 [+0.0, +0.0], p = 1.000" in text
     assert "| start | 1 |" in text
 
 
