@@ -64,6 +64,7 @@ def levels_of(run: Run) -> dict[str, list[RunRecord]]:
 
 def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> None:
     """Rates with intervals, the four quadrants, and the marks of collapsed reasoning."""
+    from seedbench_r1.demo.exact_judge import ExactJudge
     from seedbench_r1.judge import flip_rate
 
     table = Table(box=None, header_style="bold")
@@ -84,15 +85,17 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     screen.print(table)
     screen.print(" right/wrong: the answer; +/-: consistent or not; none: no reasoning or no answer, counted as -")
     profile = reasoning_profile(run.records.values())
+    median = "-" if math.isnan(profile.median_words) else f"{profile.median_words:.0f}"
     screen.print(
-        f" reasoning: median {profile.median_words:.0f} words, empty {profile.empty} of {profile.n}, "
+        f" reasoning: median {median} words, empty {profile.empty} of {profile.n}, "
         f"nothing but a letter {profile.letter_only}",
         soft_wrap=True,
     )
     flipped, voted = flip_rate(verdicts.values())
     if voted:
         screen.print(f" votes disagree in {flipped} of {voted} cases ({100 * flipped / voted:.1f} %)")
-    screen.print(f" judge {judge_id}: uncalibrated until `judge agreement` shows human labels", soft_wrap=True)
+    note = "exact" if judge_id == ExactJudge.judge_id else "uncalibrated until `judge agreement` shows human labels"
+    screen.print(f" judge {judge_id}: {note}", soft_wrap=True)
 
 
 def rate_cell(counts: ConsistencyCounts, records: list[RunRecord], verdicts: dict[str, Verdict]) -> str:
