@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from seedbench_r1.demo.settings import CONFIG, PROMPT, training_options
 from seedbench_r1.errors import ConfigError
 
 DATA_SEED = 1  # other rows than those that the supervised start has seen
@@ -55,6 +54,7 @@ def experiment_command(
     """
     from seedbench_r1.cli import console
     from seedbench_r1.demo.models import shipped_model
+    from seedbench_r1.demo.settings import CONFIG
 
     names, numbers = _chosen(variants, seeds)
     start = start or shipped_model("sft")
@@ -90,6 +90,8 @@ def _chosen(variants: str, seeds: str) -> tuple[list[str], list[int]]:
 
 
 def _job(out: Path, config: Path, start: Path, variant: str, seed: int, steps: int | None) -> Job:
+    from seedbench_r1.demo.settings import PROMPT, training_options
+
     name = f"{variant}-seed{seed}"
     folder = out / "trainings" / name
     data = config.parent
