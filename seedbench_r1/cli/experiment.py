@@ -15,15 +15,15 @@ import typer
 
 from seedbench_r1.errors import ConfigError
 
-DATA_SEED = 1  # other rows than those that the supervised start has seen
+DATA_SEED = 2  # other rows than those that the supervised start has seen, or on which the recipe was chosen
 
 VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of miniature.toml
-    "sft": ("--algo", "sft"),
+    "sft": ("--algo", "sft", "--gradient-accumulation-steps", "8"),  # as many responses a step as the others' rollouts
     "grpo": ("--algo", "grpo"),
     "grpo-nokl": ("--preset", "grpo-nokl"),
     "care": ("--algo", "care"),
     "care-frozen": ("--algo", "care", "--reference", "frozen"),
-    "care-margin": ("--algo", "care", "--bonus-margin", "0.01"),
+    "care-no-margin": ("--algo", "care", "--bonus-margin", "0"),
 }
 COMPARED = ("sft", "grpo", "grpo-nokl", "care", "care-frozen")
 
@@ -44,7 +44,7 @@ def experiment_command(
         Path | None, typer.Option(help="Checkpoint to start from. Default: the supervised one in the package.")
     ] = None,
     questions: Annotated[int, typer.Option(help="Of each level.")] = 300,
-    rows: Annotated[int, typer.Option(help="Training rows, and as many traces.")] = 1500,
+    rows: Annotated[int, typer.Option(help="Training rows, and as many traces.")] = 2400,
     steps: Annotated[int | None, typer.Option(help="Of each training; default: the recipe's.")] = None,
     jobs: Annotated[int, typer.Option(help="Trainings at once, each with its share of the cores.")] = 2,
 ) -> None:

@@ -19,10 +19,10 @@ def generate_command(
     ] = 8000,
     inconsistent: Annotated[
         float, typer.Option(help="Share of the traces that conclude a wrong action and answer the right one.")
-    ] = 0.28,
+    ] = 0.25,
     wrong: Annotated[
         float, typer.Option(help="Share of the traces that conclude a wrong action and answer it.")
-    ] = 0.14,
+    ] = 0.25,
     blank: Annotated[str | None, typer.Option(help="clip or image: leave this medium grey.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, other questions.")] = 0,
 ) -> None:
