@@ -29,8 +29,9 @@ install-dev: $(VENV)/.dev
 demo: install
 	$(BIN)/seedbench-r1 demo
 
+# Two at a time, as many as a small machine has cores; a file's tests stay together, since they share what they make.
 test: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install-dev
 	$(BIN)/python -m pytest -m slow
@@ -39,7 +40,7 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) test
 
 bench: install-dev
 	for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
