@@ -164,7 +164,7 @@ def quadrant_chart(board: Board) -> Figure | None:
     shown = _featured(board, rows)
     if not shown:
         return None
-    figure, axes = _canvas(6.5, 1.6 + 0.3 * len(shown))
+    figure, axes = _canvas(6.5, 1.1 + 0.3 * len(shown))
     left = [0.0] * len(shown)
     for name, label, colour, pattern in PARTS:
         shares = [100 * getattr(row.quadrants[level], name) / row.quadrants[level].n for row in shown]
@@ -185,7 +185,7 @@ def quadrant_chart(board: Board) -> Figure | None:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"share of the questions of {level}, %")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    _legend_above(figure, *axes.get_legend_handles_labels(), columns=2)
     _note(figure, f"Judge: {board.judge_id}{_some(shown, rows)}.")
     return figure
 
@@ -202,7 +202,7 @@ def step_chart(board: Board) -> Figure | None:
     levels = [level for level in LEVELS if level in board.bank.levels]
     if not sweeps or not levels:
         return None
-    figure = _figure(6.5, 3.0)
+    figure = _figure(6.5, 2.6)
     panels = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
     for axes, level in zip(panels, levels, strict=True):
         for place, (name, rows) in enumerate(sweeps.items()):
@@ -214,7 +214,7 @@ def step_chart(board: Board) -> Figure | None:
         _grid(axes)
     panels[0].set_ylabel("accuracy, %")
     if len(sweeps) > 1:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+        _legend_above(figure, *panels[0].get_legend_handles_labels(), columns=2)
     _note(figure, f"{', '.join(sweeps)}. 95 % intervals, clustered by video. The best of several steps is flattered.")
     return figure
 
@@ -227,7 +227,7 @@ def training_chart(board: Board) -> Figure | None:
         return None
     columns = min(3, len(names))
     lines = math.ceil(len(names) / columns)
-    figure = _figure(6.5, 0.5 + 1.75 * lines)
+    figure = _figure(6.5, 0.2 + 1.75 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         for place, training in enumerate(shown):
@@ -241,7 +241,7 @@ def training_chart(board: Board) -> Figure | None:
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     labels = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    _legend_above(figure, list(labels.values()), list(labels), columns=3)
     _note(
         figure, "By optimiser step. Faint: at most 300 points a curve. Strong: running mean over a twentieth of them."
     )
@@ -344,10 +344,27 @@ def _end_labels(axes: Axes, labels: list[tuple[float, str, str]], x: float) -> N
     """Names at the right end of their lines, moved apart where they would touch."""
     low, high = axes.get_ylim()
     apart = (high - low) / 20
-    y = float("inf")
-    for value, name, colour in sorted(labels, reverse=True):
-        y = min(value, y - apart)
+    ordered = sorted(labels, reverse=True)
+    places: list[float] = []
+    for value, _, _ in ordered:
+        places.append(min(value, places[-1] - apart) if places else value)
+    floor = low
+    for i in reversed(range(len(places))):  # up again where they left the axes below
+        places[i] = max(places[i], floor)
+        floor = places[i] + apart
+    for y, (_, name, colour) in zip(places, ordered, strict=True):
         axes.text(x, y, name, color=colour, va="center", fontsize=8)
+
+
+def _legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, columns: int) -> None:
+    """A legend in as many columns, up to `columns`, as the width holds; the figure grows by its height."""
+    for n in range(columns, 0, -1):
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=n, frameon=False, fontsize=8)
+        extent = legend.get_window_extent()
+        if extent.width <= figure.bbox.width or n == 1:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
 
 
 def _note(figure: Figure, text: str) -> None:

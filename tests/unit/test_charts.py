@@ -3,11 +3,20 @@
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.charts import FEATURED, level_chart, quadrant_chart, write_charts
+from leaderboards.charts import (
+    FEATURED,
+    consistency_chart,
+    level_chart,
+    quadrant_chart,
+    training_chart,
+    write_charts,
+)
 from tests.synthetic_runs import RunSpec, make_benchmark, sweep, write_run, write_runs
 
 NAMES = ("levels", "consistency", "quadrants", "steps", "training")
@@ -60,6 +69,18 @@ def test_ids_do_not_meet_when_two_charts_stand_on_one_page(written):
             assert not one & other
 
 
+@pytest.mark.parametrize("draw", [consistency_chart, quadrant_chart, training_chart])
+def test_legends_of_long_names_stay_inside(on_disk, draw):
+    rows = [replace(row, model=f"{row.run_id}/qwen2.5-vl-7b/a-name-of-some-length") for row in on_disk.board.rows]
+    figure = draw(replace(on_disk.board, rows=rows))
+    figure.draw_without_rendering()
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    assert legends
+    for extent in [*(legend.get_window_extent() for legend in legends), *(axes.bbox for axes in figure.axes)]:
+        assert -1 <= extent.x0 < extent.x1 <= figure.bbox.width + 1
+        assert -1 <= extent.y0 < extent.y1 <= figure.bbox.height + 1
+
+
 def test_points_stand_where_the_numbers_are(on_disk):
     axes = level_chart(on_disk.board).axes[0]
     shown = [c.get_label() for c in axes.containers]
@@ -83,6 +104,11 @@ def test_many_runs_stay_readable_and_keep_the_baseline(tmp_path):
     labels = [container.get_label() for container in level_chart(board).axes[0].containers]
     assert len(labels) == FEATURED
     assert "run-00" in labels
+    axes = level_chart(board).axes[0]
+    heights = sorted(text.get_position()[1] for text in axes.texts)
+    low, high = axes.get_ylim()
+    assert low <= heights[0]
+    assert min(b - a for a, b in pairwise(heights)) >= (high - low) / 20 - 1e-9
 
 
 def test_charts_without_numbers_are_not_drawn(tmp_path):
