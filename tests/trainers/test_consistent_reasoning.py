@@ -1,7 +1,7 @@
 """Where inconsistent reasoning is at hand, CARE makes the policy reason consistently, and GRPO does not.
 
-The start is the supervised model that comes with the package: 28 % of what it was taught reasons one way and answers
-another, and the answer is right. Whether a rollout is consistent is read off exactly.
+The start is the supervised model that comes with the package: a quarter of what it was taught reasons one way and
+answers another, and the answer is right. Whether a rollout is consistent is read off exactly.
 """
 
 import pytest
