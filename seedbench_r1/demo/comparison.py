@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from leaderboards.paired import paired_interval, sign_flip_test
 from seedbench_r1.demo.exact_judge import ExactJudge
+from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.errors import DataError
 from seedbench_r1.judge import RulesJudge
 from seedbench_r1.runs import load_run
 from seedbench_r1.types import LEVELS
 from seedbench_r1.verdicts import load_verdicts
 
-MEASURES = ("accuracy", "consistency", "sound")
 Values = npt.NDArray[np.float64]
 
 
@@ -31,7 +31,9 @@ class Measured:
 
     levels: npt.NDArray[np.str_]
     videos: npt.NDArray[np.str_]  # clusters
-    values: dict[str, Values]  # measure -> 0 or 1
+    # Measure -> 0 or 1. accuracy, consistency; sound: right, and the reasoning concludes it; conclusion: the reasoning
+    # concludes the right option, whatever the answer.
+    values: dict[str, Values]
     agreement: float  # share of the decided verdicts of the rules judge that are the exact judge's
     undecided: float  # share of the rules judge's verdicts
     words: float  # of reasoning, mean
@@ -58,10 +60,16 @@ def measure(path: Path) -> Measured:
     consistent = np.array([exact[i].consistent is True for i in ids], dtype=float)
     decided = [i for i in ids if rules[i].consistent is not None]
     reasoning = [(parsed.reasoning or "") if parsed else "" for parsed in (run.records[i].parsed for i in ids)]
+    concluded = [concluded_action(text) == run.questions[i].gold_text for i, text in zip(ids, reasoning, strict=True)]
     return Measured(
         levels=np.array([run.questions[i].level for i in ids]),
         videos=np.array([run.questions[i].video_id for i in ids]),
-        values={"accuracy": correct, "consistency": consistent, "sound": correct * consistent},
+        values={
+            "accuracy": correct,
+            "consistency": consistent,
+            "sound": correct * consistent,
+            "conclusion": np.array(concluded, dtype=float),
+        },
         agreement=float(np.mean([rules[i].consistent == exact[i].consistent for i in decided])) if decided else np.nan,
         undecided=1 - len(decided) / len(ids),
         words=float(np.mean([len(text.split()) for text in reasoning])),
@@ -91,46 +99,40 @@ def difference(
 
 
 def markdown(variants: Mapping[str, Sequence[Measured]], base: str = "grpo") -> str:
-    """The experiment's two tables: every variant, and every other one against `base` if it is there."""
-    lines = [
-        "| | runs | "
-        + " | ".join(f"{level} accuracy" for level in LEVELS)
-        + " | consistency | sound | rules judge agrees | words |"
-    ]
-    lines.append("|" + "---|" * 9)
+    """The experiment's tables: means with intervals; the single trainings and how they reason; differences to `base`.
+
+    There are no differences if `base` is absent, or for variants with another number of trainings.
+    """
+    columns = [("accuracy", level) for level in LEVELS] + [("consistency", "all")]
+    titles = [f"{level} accuracy" for level in LEVELS] + ["consistency"]
+    means, singles, gains = [], [], []
     for name, runs in variants.items():
-        cells = [_shown(cell(runs, "accuracy", level)) for level in LEVELS]
-        cells += [_shown(cell(runs, measure_name, "all")) for measure_name in ("consistency", "sound")]
-        agreement = f"{100 * np.mean([run.agreement for run in runs]):.1f}"
-        words = f"{np.mean([run.words for run in runs]):.1f}"
-        lines.append(f"| {name} | {len(runs)} | " + " | ".join([*cells, agreement, words]) + " |")
-    others = [name for name in variants if name != base and len(variants[name]) == len(variants.get(base, ()))]
-    if base not in variants or not others:
-        return "\n".join(lines) + "\n"
-    lines += [
-        "",
-        f"| minus {base} | " + " | ".join(f"{level} accuracy" for level in LEVELS) + " | consistency |",
-        "|---" * 5 + "|",
+        cells = [cell(runs, measure_name, level) for measure_name, level in columns]
+        means.append([name, str(len(runs)), *map(_interval, cells)])
+        details = [f"{100 * cell(runs, measure_name, 'all').mean:.1f}" for measure_name in ("sound", "conclusion")]
+        details += [f"{100 * np.mean([run.agreement for run in runs]):.1f}", f"{np.mean([r.words for r in runs]):.1f}"]
+        singles.append([name, *(" ".join(f"{100 * seed:.1f}" for seed in c.seeds) for c in cells), *details])
+        if name != base and base in variants and len(runs) == len(variants[base]):
+            pairs = [difference(runs, variants[base], measure_name, level) for measure_name, level in columns]
+            gains.append([name, *(f"{_interval(c, sign='+')}, {_probability(p)}" for c, p in pairs)])
+    tables = [
+        _table(["", "runs", *titles], means),
+        _table(["", *titles, "sound", "right conclusion", "rules judge agrees", "words"], singles),
     ]
-    for name in others:
-        pairs = [difference(variants[name], variants[base], "accuracy", level) for level in LEVELS]
-        pairs.append(difference(variants[name], variants[base], "consistency", "all"))
-        lines.append(f"| {name} | " + " | ".join(f"{_signed(c)}, {_probability(p)}" for c, p in pairs) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(tables + ([_table([f"minus {base}", *titles], gains)] if gains else []))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in [head, ["---"] * len(head), *rows])
 
 
 def _inside(run: Measured, level: str) -> npt.NDArray[np.bool_]:
     return np.ones(len(run.levels), dtype=bool) if level == "all" else run.levels == level
 
 
-def _shown(value: Cell) -> str:
-    seeds = " ".join(f"{100 * seed:.1f}" for seed in value.seeds)
-    text = f"{100 * value.mean:.1f} [{100 * value.lo:.1f}, {100 * value.hi:.1f}]"
-    return text if len(value.seeds) == 1 else f"{text} ({seeds})"
-
-
-def _signed(value: Cell) -> str:
-    return f"{100 * value.mean:+.1f} [{100 * value.lo:+.1f}, {100 * value.hi:+.1f}]"
+def _interval(value: Cell, sign: str = "") -> str:
+    mean, lo, hi = (f"{100 * number:{sign}.1f}" for number in (value.mean, value.lo, value.hi))
+    return f"{mean} [{lo}, {hi}]"
 
 
 def _probability(p: float) -> str:

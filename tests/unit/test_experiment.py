@@ -15,7 +15,12 @@ def measured(accuracy, consistency):
     return Measured(
         levels=np.array(["L1", "L1", "L1", "L2", "L3"]),
         videos=np.array(["a", "a", "b", "c", "d"]),
-        values={"accuracy": accuracy, "consistency": consistency, "sound": accuracy * consistency},
+        values={
+            "accuracy": accuracy,
+            "consistency": consistency,
+            "sound": accuracy * consistency,
+            "conclusion": 1 - accuracy,
+        },
         agreement=1.0,
         undecided=0.0,
         words=10.0,
@@ -41,11 +46,13 @@ def test_cells_and_differences_by_hand():
 
 def test_the_table_names_every_variant_and_its_seeds():
     runs = [measured([1, 0, 1, 1, 0], [1, 1, 1, 1, 1]), measured([1, 1, 0, 1, 0], [1, 1, 0, 1, 1])]
-    text = markdown({"start": runs[:1], "grpo": runs, "care": runs})
-    assert "| care | 2 | 66.7 [" in text
-    assert "(66.7 66.7)" in text
-    assert "| care | +0.0 [+0.0, +0.0], p = 1.000" in text
-    assert "| start | 1 |" in text
+    means, singles, gains = markdown({"start": runs[:1], "grpo": runs, "care": runs}).split("\n\n")
+    assert "| care | 2 | 66.7 [" in means
+    assert "| start | 1 | 66.7 [" in means
+    # L1 twice, L2 and L3 once; consistent in 5 and 4 of 5; both right and consistent in 3 and 3, concluding in 2 and 2
+    assert "| care | 66.7 66.7 | 100.0 100.0 | 0.0 0.0 | 100.0 80.0 | 60.0 | 40.0 | 100.0 | 10.0 |" in singles
+    assert "| care | +0.0 [+0.0, +0.0], p = 1.000" in gains
+    assert "start" not in gains
 
 
 def test_newest_checkpoint(tmp_path):
