@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from seedbench_r1.append_file import write_text
 from seedbench_r1.demo.tiny_model import TinySize, write_tiny_checkpoint
 from seedbench_r1.prompts import build_prompt
 from seedbench_r1.questions import load_training_rows
@@ -66,7 +67,8 @@ def write_toy_model(folder: Path, data: Path, *, hidden: int = 32) -> Path:
 def toy_config(model: Path, data: Path, out: Path, algo: str, **changes: Any) -> TrainConfig:
     """Fast settings for the toy task."""
     prompt = data / "prompt.toml"
-    prompt.write_text('with_video = "{question} {options}"\nwithout_video = "{question} {options}"\n')
+    # several processes of one test write it at once
+    write_text(prompt, 'with_video = "{question} {options}"\nwithout_video = "{question} {options}"\n')
     options: dict[str, Any] = {
         "algo": algo,
         "model": str(model),
