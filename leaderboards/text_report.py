@@ -59,23 +59,21 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
     if board.baseline is not None:
         header.insert(-1, "Δ L3")
     lines = ["# SEED-Bench-R1 leaderboard", "", *(f"> {_escape_markdown(text)}" for text in board.warnings)]
-    lines += ["", _markdown_row(header), _markdown_row("---" for _ in header)] if board.warnings else []
-    if not board.warnings:
-        lines += [_markdown_row(header), _markdown_row("---" for _ in header)]
+    lines += [*([""] if board.warnings else []), markdown_row(header), markdown_row("---" for _ in header)]
     for row in board.rows:
         cells = [row.rank or DASH, row.tier or DASH, _escape_markdown(_label(row))]
         cells += [_bold(_accuracy(row, name), _is_best(board, row, name), "**{}**") for name in COLUMNS]
         cells.append(_plus_minus(_comparable_consistency(board, row)))
         if board.baseline is not None:
             cells.append("baseline" if row.run_id == board.baseline else _difference(row))
-        lines.append(_markdown_row([*cells, _escape_markdown(", ".join(row.flags)) or DASH]))
+        lines.append(markdown_row([*cells, _escape_markdown(", ".join(row.flags)) or DASH]))
     for reported in board.published if include_reported else ():
         cells = [DASH, DASH, f"*{_escape_markdown(_reported_label(reported))}* {REPORTED}"]
         cells += [_printed(reported, name) for name in COLUMNS]
         cells.append(DASH)
         if board.baseline is not None:
             cells.append(DASH)
-        lines.append(_markdown_row([*cells, _escape_markdown(", ".join((*reported.flags, _source(reported))))]))
+        lines.append(markdown_row([*cells, _escape_markdown(", ".join((*reported.flags, _source(reported))))]))
     notes = [f"- {_escape_markdown(sentence)}" for sentence in methods(board)]
     return "\n".join([*lines, "", "Percent ± half of the 95 % interval. Bold: tier A.", "", *notes]) + "\n"
 
@@ -187,7 +185,7 @@ def _bold(text: str, wanted: bool, form: str) -> str:
     return form.format(text) if wanted and text not in (DASH, "--") else text
 
 
-def _markdown_row(cells: Iterable[str]) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

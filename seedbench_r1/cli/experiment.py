@@ -150,11 +150,13 @@ def _pairs(command: Sequence[str]) -> list[tuple[str, str]]:
 def _print_table(out: Path, variants: list[str], seeds: list[int]) -> None:
     """The experiment's tables on standard output and in experiment.md."""
     from seedbench_r1.append_file import write_text
+    from seedbench_r1.demo import rollout_log
     from seedbench_r1.demo.comparison import markdown, measure
 
     measured = {"start": [measure(out / "runs" / "start")]}
     for variant in variants:
         measured[variant] = [measure(out / "runs" / f"{variant}-seed{seed}") for seed in seeds]
-    text = markdown(measured)
+    trainings = {variant: [out / "trainings" / f"{variant}-seed{seed}" for seed in seeds] for variant in variants}
+    text = "\n".join(table for table in (markdown(measured), rollout_log.markdown(trainings)) if table)
     write_text(out / "experiment.md", text)
     typer.echo(text)

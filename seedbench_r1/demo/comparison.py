@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboards.paired import paired_interval, sign_flip_test
+from leaderboards.text_report import markdown_row
 from seedbench_r1.demo.exact_judge import ExactJudge
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.errors import DataError
@@ -23,6 +24,7 @@ from seedbench_r1.types import LEVELS
 from seedbench_r1.verdicts import load_verdicts
 
 Values = npt.NDArray[np.float64]
+DETAILS = ("sound", "right conclusion", "no conclusion", "right after a wrong one", "rules judge agrees", "words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,9 @@ class Measured:
     levels: npt.NDArray[np.str_]
     videos: npt.NDArray[np.str_]  # clusters
     # Measure -> 0 or 1. accuracy, consistency; sound: right, and the reasoning concludes it; conclusion: the reasoning
-    # concludes the right option, whatever the answer.
+    # concludes the right option, whatever the answer; silent: it concludes nothing.
     values: dict[str, Values]
     agreement: float  # share of the decided verdicts of the rules judge that are the exact judge's
-    undecided: float  # share of the rules judge's verdicts
     words: float  # of reasoning, mean
 
 
@@ -60,7 +61,8 @@ def measure(path: Path) -> Measured:
     consistent = np.array([exact[i].consistent is True for i in ids], dtype=float)
     decided = [i for i in ids if rules[i].consistent is not None]
     reasoning = [(parsed.reasoning or "") if parsed else "" for parsed in (run.records[i].parsed for i in ids)]
-    concluded = [concluded_action(text) == run.questions[i].gold_text for i, text in zip(ids, reasoning, strict=True)]
+    concluded = [concluded_action(text) for text in reasoning]
+    conclusion = [action == run.questions[i].gold_text for i, action in zip(ids, concluded, strict=True)]
     return Measured(
         levels=np.array([run.questions[i].level for i in ids]),
         videos=np.array([run.questions[i].video_id for i in ids]),
@@ -68,10 +70,10 @@ def measure(path: Path) -> Measured:
             "accuracy": correct,
             "consistency": consistent,
             "sound": correct * consistent,
-            "conclusion": np.array(concluded, dtype=float),
+            "conclusion": np.array(conclusion, dtype=float),
+            "silent": np.array([action is None for action in concluded], dtype=float),
         },
         agreement=float(np.mean([rules[i].consistent == exact[i].consistent for i in decided])) if decided else np.nan,
-        undecided=1 - len(decided) / len(ids),
         words=float(np.mean([len(text.split()) for text in reasoning])),
     )
 
@@ -109,21 +111,31 @@ def markdown(variants: Mapping[str, Sequence[Measured]], base: str = "grpo") -> 
     for name, runs in variants.items():
         cells = [cell(runs, measure_name, level) for measure_name, level in columns]
         means.append([name, str(len(runs)), *map(_interval, cells)])
-        details = [f"{100 * cell(runs, measure_name, 'all').mean:.1f}" for measure_name in ("sound", "conclusion")]
-        details += [f"{100 * np.mean([run.agreement for run in runs]):.1f}", f"{np.mean([r.words for r in runs]):.1f}"]
+        shares = [float(np.mean([run.values[kind] for run in runs])) for kind in ("sound", "conclusion", "silent")]
+        shares += [_right_after_wrong(runs), float(np.mean([run.agreement for run in runs]))]
+        details = [*(f"{100 * share:.1f}" for share in shares), f"{np.mean([run.words for run in runs]):.1f}"]
         singles.append([name, *(" ".join(f"{100 * seed:.1f}" for seed in c.seeds) for c in cells), *details])
         if name != base and base in variants and len(runs) == len(variants[base]):
             pairs = [difference(runs, variants[base], measure_name, level) for measure_name, level in columns]
             gains.append([name, *(f"{_interval(c, sign='+')}, {_probability(p)}" for c, p in pairs)])
     tables = [
         _table(["", "runs", *titles], means),
-        _table(["", *titles, "sound", "right conclusion", "rules judge agrees", "words"], singles),
+        _table(["", *titles, *DETAILS], singles),
     ]
     return "\n".join(tables + ([_table([f"minus {base}", *titles], gains)] if gains else []))
 
 
+def _right_after_wrong(runs: Sequence[Measured]) -> float:
+    """Of the answers whose reasoning concludes a wrong action, the share that is right all the same. NaN: none."""
+    right, conclusion, silent = (
+        np.concatenate([run.values[name] for run in runs]) for name in ("accuracy", "conclusion", "silent")
+    )
+    wrong = conclusion + silent == 0
+    return float(right[wrong].mean()) if wrong.any() else np.nan
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in [head, ["---"] * len(head), *rows])
+    return "".join(f"{markdown_row(row)}\n" for row in [head, ["---"] * len(head), *rows])
 
 
 def _inside(run: Measured, level: str) -> npt.NDArray[np.bool_]:

@@ -4,13 +4,14 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
+from matplotlib.figure import Figure
 
 from leaderboards.board import build_board
 from leaderboards.charts import (
     FEATURED,
+    _end_labels,
     consistency_chart,
     level_chart,
     quadrant_chart,
@@ -71,7 +72,8 @@ def test_ids_do_not_meet_when_two_charts_stand_on_one_page(written):
 
 @pytest.mark.parametrize("draw", [consistency_chart, quadrant_chart, training_chart])
 def test_legends_of_long_names_stay_inside(on_disk, draw):
-    rows = [replace(row, model=f"{row.run_id}/qwen2.5-vl-7b/a-name-of-some-length") for row in on_disk.board.rows]
+    long = "qwen2.5-vl-7b-instruct-a-name-of-quite-some-length"
+    rows = [replace(row, model=f"{row.algo or 'base'}/{long}/{row.run_id}") for row in on_disk.board.rows]
     figure = draw(replace(on_disk.board, rows=rows))
     figure.draw_without_rendering()
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
@@ -104,11 +106,14 @@ def test_many_runs_stay_readable_and_keep_the_baseline(tmp_path):
     labels = [container.get_label() for container in level_chart(board).axes[0].containers]
     assert len(labels) == FEATURED
     assert "run-00" in labels
-    axes = level_chart(board).axes[0]
-    heights = sorted(text.get_position()[1] for text in axes.texts)
-    low, high = axes.get_ylim()
-    assert low <= heights[0]
-    assert min(b - a for a, b in pairwise(heights)) >= (high - low) / 20 - 1e-9
+
+
+def test_end_labels_stay_apart_and_inside():
+    axes = Figure().subplots()
+    axes.set_ylim(0, 100)
+    _end_labels(axes, [(2.0, "a", "red"), (1.0, "b", "blue"), (1.0, "c", "green"), (90.0, "d", "black")], 1.0)
+    heights = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert heights == pytest.approx({"d": 90, "a": 10, "c": 5, "b": 0})
 
 
 def test_charts_without_numbers_are_not_drawn(tmp_path):

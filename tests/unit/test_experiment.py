@@ -1,11 +1,15 @@
 """The miniature's experiment: its table by hand, and the command with models of a few steps."""
 
+import json
+
 import numpy as np
 import pytest
 
 from seedbench_r1.cli.experiment import VARIANTS
 from seedbench_r1.demo.comparison import Measured, cell, difference, markdown
 from seedbench_r1.demo.models import newest_checkpoint, shipped_model
+from seedbench_r1.demo.rollout_log import below_cap
+from seedbench_r1.demo.rollout_log import markdown as likelihood_table
 from seedbench_r1.errors import ConfigError
 from tests.unit.test_cli import cli
 
@@ -19,10 +23,10 @@ def measured(accuracy, consistency):
             "accuracy": accuracy,
             "consistency": consistency,
             "sound": accuracy * consistency,
-            "conclusion": 1 - accuracy,
+            "conclusion": accuracy * np.array([1, 0, 0, 1, 1]),
+            "silent": (1 - accuracy) * np.array([0, 1, 0, 0, 0]),
         },
         agreement=1.0,
-        undecided=0.0,
         words=10.0,
     )
 
@@ -49,10 +53,38 @@ def test_the_table_names_every_variant_and_its_seeds():
     means, singles, gains = markdown({"start": runs[:1], "grpo": runs, "care": runs}).split("\n\n")
     assert "| care | 2 | 66.7 [" in means
     assert "| start | 1 | 66.7 [" in means
-    # L1 twice, L2 and L3 once; consistent in 5 and 4 of 5; both right and consistent in 3 and 3, concluding in 2 and 2
-    assert "| care | 66.7 66.7 | 100.0 100.0 | 0.0 0.0 | 100.0 80.0 | 60.0 | 40.0 | 100.0 | 10.0 |" in singles
+    # consistent in 5 and 4 of 5; sound in 3 and 3; concluding the right one in 2 and 2, nothing in 1 and 0; so a wrong
+    # one in 2 and 3, of which 1 and 1 answer right
+    details = "60.0 | 40.0 | 10.0 | 40.0 | 100.0 | 10.0"
+    assert f"| care | 66.7 66.7 | 100.0 100.0 | 0.0 0.0 | 100.0 80.0 | {details} |" in singles
     assert "| care | +0.0 [+0.0, +0.0], p = 1.000" in gains
     assert "start" not in gains
+
+
+def rollout(step, concluded, answer, likelihood, accuracy=1.0):
+    text = f"<think>So I should {concluded}.</think><answer> {answer} </answer>"
+    return {"step": step, "text": text, "accuracy": accuracy, "likelihood": likelihood}
+
+
+def test_rollouts_below_the_cap_by_hand(tmp_path):
+    rows = [
+        rollout(1, "fill the cup", "fill the cup", 0.99),
+        rollout(1, "fill the cup", "empty the cup", 0.5),
+        rollout(2, "fill the cup", "empty the cup", 0.96),
+        rollout(2, "fill the cup", "empty the cup", 0.5, accuracy=0.0),
+        rollout(3, "cup", "empty the cup", 0.94),
+        rollout(3, "fill the cup", "empty the cup", None),
+    ]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert below_cap(tmp_path) == {
+        "the answer": [(0, 1), (0, 0), (0, 0)],
+        "another action": [(1, 1), (0, 1), (0, 0)],
+        "nothing": [(0, 0), (0, 0), (1, 1)],
+    }
+    text = likelihood_table({"grpo": [tmp_path / "none"], "care": [tmp_path, tmp_path]})
+    assert "| care | another action | 2 of 2 | 0 of 2 | 0 of 0 |" in text
+    assert "grpo" not in text
+    assert likelihood_table({"grpo": [tmp_path / "none"]}) == ""
 
 
 def test_newest_checkpoint(tmp_path):
