@@ -158,7 +158,7 @@ def test_a_stop_does_not_wait_for_a_slow_decoder(data_root, tmp_path, monkeypatc
     stop, set_at = threading.Event(), []
     threading.Timer(3.0, lambda: (set_at.append(time.monotonic()), stop.set())).start()
     result = run(config, stop=stop)
-    assert time.monotonic() - set_at[0] < 2.0  # not the 60 s that a decoder is allowed
+    assert time.monotonic() - set_at[0] < 6.0  # not the 60 s that a decoder is allowed
     assert result.stopped
     assert 0 < result.unanswered < len(load_questions(data_root))
     assert all(record.answered for record in load_run(plan(config).path).records.values())

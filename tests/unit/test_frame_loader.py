@@ -202,8 +202,8 @@ def test_closing_is_prompt_while_jobs_run_and_leaves_no_process() -> None:
         assert len(pids) == 2
         time.sleep(1.0)  # both hang now
         started = time.monotonic()
-    assert time.monotonic() - started < 2.0
-    assert gone_within(pids, 0.5)
+    assert time.monotonic() - started < 4.0  # a hanging decoder has 30 s
+    assert gone_within(pids, 1.0)
     loader.close()  # twice is harmless
 
 
@@ -231,9 +231,9 @@ def test_a_stop_ends_the_stream_while_it_waits_for_decoders(names: list[str]) ->
         timer.start()
         received = [item.image.name for item, _ in loader.stream(questions(*names), stop=stop)]
         assert received == [name for name in names if name == "a"]
-        assert time.monotonic() - set_at[0] < 0.25
+        assert time.monotonic() - set_at[0] < 2.0  # a hanging decoder has 30 s
         began = time.monotonic()
-    assert time.monotonic() - began < 2.0  # the workers are killed, not waited for
+    assert time.monotonic() - began < 4.0  # the workers are killed, not waited for
 
 
 def test_a_stop_gives_up_what_is_ready() -> None:

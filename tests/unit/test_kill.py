@@ -114,14 +114,14 @@ def test_a_signal_drains_saves_and_says_how_to_go_on(data_root, tmp_path, number
 
 
 def test_a_second_signal_stops_at_once(data_root, tmp_path):
-    process = start(eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=3.0)))
+    process = start(eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=6.0)))
     wait_for_records(tmp_path / "runs", 1)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     _, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 4.0  # an answer takes 6 s
     assert process.returncode == 130
     assert "Traceback" not in stderr
 
