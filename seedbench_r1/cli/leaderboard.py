@@ -16,6 +16,8 @@ import typer
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from leaderboards.board import Board
     from leaderboards.html_report import HtmlReport
     from leaderboards.ranking import Metric
@@ -28,7 +30,7 @@ app = typer.Typer(help="Tables, charts and a page from runs; two runs compared."
 SHOW, WRITE = "What is shown", "What is written"
 DETAILS = ("auto", "none", "full")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-WIDE_TABLE = 76  # columns of the terminal, besides the longest name, that a second measure needs
+FOLDED_NAME = 20  # columns of the terminal to which a run's name may be folded to make room for a second measure
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -214,39 +216,51 @@ def without_nan(value: Any) -> Any:
 
 def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     """The table of tiers, flags and warnings, and what was written: the page first."""
-    from rich.table import Table
+    from rich.cells import cell_len
+    from rich.measure import Measurement
 
     from seedbench_r1.cli import console
 
-    screen = console.out()
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("tier", "rank"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("run", overflow="fold")
-    metrics = [board.metric]
-    longest = max((len(row.run_id) for row in board.rows), default=0)
-    judged = any(row.consistency for row in board.rows)
-    if board.metric.measure == "accuracy" and judged and screen.width >= WIDE_TABLE + longest:
-        metrics.append(dataclasses.replace(board.metric, measure="consistency"))
-    names = [f"{metric} %" for metric in metrics] + (
-        [] if board.baseline is None else [f"{board.metric.level} vs baseline"]
-    )
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in board.rows:
-        values = [_value(row, metric) for metric in metrics]
-        values += [] if board.baseline is None else [_difference(board, row)]
-        table.add_row(row.tier or "-", row.rank or "-", console.printable(row.run_id), *values)
+    screen, omitted = console.out(), []
+    table = _table_of_runs(board, [board.metric])
+    if board.metric.measure == "accuracy" and any(row.consistency for row in board.rows):
+        consistency = dataclasses.replace(board.metric, measure="consistency")
+        both = _table_of_runs(board, [board.metric, consistency])
+        longest = max(cell_len(console.printable(row.run_id)) for row in board.rows)
+        unfolded = Measurement.get(screen, screen.options.update(max_width=10_000), both).maximum
+        if unfolded - max(longest - FOLDED_NAME, 0) <= screen.width:
+            table = both
+        else:
+            omitted.append(f"no room for the consistency rate in {screen.width} columns: --metric {consistency}")
     screen.print(table)
     for row in board.rows:
         if row.flags:
             screen.print(f" {console.printable(row.run_id)}: {console.printable(', '.join(row.flags))}", soft_wrap=True)
-    for warning in board.warnings:
+    for warning in (*board.warnings, *omitted):
         screen.print(f" ! {console.printable(warning)}", soft_wrap=True)
     counts = f" {board.n_measured} measured, {board.n_ranked} ranked, {board.n_incomplete} incomplete"
     screen.print(f"{counts}, {board.n_reported} reported by papers", soft_wrap=True)
     screen.print(f" page: {written[0]} ({page.path.stat().st_size / 1e6:.2f} MB; {page.allocation})", soft_wrap=True)
     screen.print(f" files: {', '.join(str(path) for path in written[1:])}", soft_wrap=True)
+
+
+def _table_of_runs(board: Board, metrics: list[Metric]) -> Table:
+    from rich.table import Table
+
+    from seedbench_r1.cli import console
+
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for name in ("tier", "rank"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("run", overflow="fold")
+    compared = [] if board.baseline is None else [f"{board.metric.level} vs baseline"]
+    for name in [f"{metric} %" for metric in metrics] + compared:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in board.rows:
+        values = [_value(row, metric) for metric in metrics]
+        values += [] if board.baseline is None else [_difference(board, row)]
+        table.add_row(row.tier or "-", row.rank or "-", console.printable(row.run_id), *values)
+    return table
 
 
 def _value(row: LeaderboardRow, metric: Metric) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -48,6 +49,28 @@ def test_the_terminal_shows_tiers_and_what_was_written(built):
     assert str(out / "leaderboard.html") in done.stdout
     assert "\x1b" not in done.stdout
     assert max(len(line) for line in lines[:5]) <= 80
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, False), (130, True)])
+def test_the_consistency_rate_is_shown_or_said_to_be_left_out(on_disk, tmp_path, width, shown):
+    runs = [on_disk.folder / name for name in ("base", "care-200")]
+    arguments = ("leaderboard", "build", *runs, "-o", tmp_path / "l.html", "--baseline", "base", "--no-published")
+    done = cli(*arguments, cwd=tmp_path, COLUMNS=str(width))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert ("l3.consistency %" in lines[0]) is shown
+    assert ("--metric l3.consistency" in done.stdout) is not shown
+    assert max(map(len, lines[:3])) <= width
+
+
+def test_a_long_name_is_folded_to_make_room_for_the_consistency_rate(on_disk, tmp_path):
+    long = tmp_path / ("care-" * 20 + "200")
+    shutil.copytree(on_disk.folder / "care-200", long)
+    done = cli("leaderboard", "build", long, "-o", tmp_path / "l.html", "--no-published", cwd=tmp_path, COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert "l3.consistency %" in done.stdout.splitlines()[0]
+    first = done.stdout.splitlines()[0].index("run")
+    assert long.name in "".join(line[first:].split(" ")[0] for line in done.stdout.splitlines()[1:])
 
 
 def run(*arguments):
