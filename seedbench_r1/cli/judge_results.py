@@ -67,7 +67,7 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     from seedbench_r1.demo.exact_judge import ExactJudge
     from seedbench_r1.judge import flip_rate
 
-    table = Table(box=None, header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("level", no_wrap=True)
     for name in ("judged", "consistent %", "right+", "right-", "wrong+", "wrong-", "none", "missing"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -83,7 +83,8 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
             str(counts.missing),
         )
     screen.print(table)
-    screen.print(" right/wrong: the answer; +/-: consistent or not; none: no reasoning or no answer, counted as -")
+    screen.print(" right/wrong: the answer; +/-: consistent or not")
+    screen.print(" none: no reasoning or no answer, counted as -")
     profile = reasoning_profile(run.records.values())
     median = "-" if math.isnan(profile.median_words) else f"{profile.median_words:.0f}"
     screen.print(

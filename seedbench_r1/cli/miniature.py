@@ -1,4 +1,4 @@
-"""seedbench-r1 demo generate, demo model: the miniature world and an untrained tiny model for it."""
+"""seedbench-r1 demo generate, demo model: the miniature world and tiny models for it."""
 
 from __future__ import annotations
 
@@ -55,14 +55,21 @@ def generate_command(
 
 def model_command(
     out: Annotated[Path, typer.Option("--out", help="Folder of the checkpoint.")] = Path("miniature/base"),
+    trained: Annotated[
+        str | None, typer.Option(help="sft, grpo or care: the package's trained model instead of random weights.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
-    """Write a Qwen2.5-VL of a million random parameters whose tokenizer knows the miniature's words."""
+    """Write a Qwen2.5-VL of a million parameters whose tokenizer knows the miniature's words; untrained by default."""
     from seedbench_r1.cli import console
+    from seedbench_r1.demo.models import copy_shipped_model
     from seedbench_r1.demo.tiny_model import write_miniature_model
 
     if (out / "config.json").exists():
         raise ConfigError(f"{out} holds a model already. Fix: --out ANOTHER_FOLDER.")
     console.silence_weight_bars()
-    write_miniature_model(out, seed=seed)
+    if trained is None:
+        write_miniature_model(out, seed=seed)
+    else:
+        copy_shipped_model(trained, out)
     console.out().print(f" saved {out}; next: seedbench-r1 train --algo sft --model {out}", soft_wrap=True)

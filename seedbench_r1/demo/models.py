@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +20,14 @@ def shipped_model(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"The package has no {folder}. Fix: install seedbench-r1 again.")
     return folder
+
+
+def copy_shipped_model(name: str, out: Path) -> None:
+    """Copy a model of the package to `out`, config.json last: half a copy has none. Raises as `shipped_model` does."""
+    source = shipped_model(name)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name == "config.json"):
+        shutil.copyfile(path, out / path.name)
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -103,6 +103,18 @@ def test_unknown_names_are_refused(tmp_path):
     assert cli("demo", "experiment", "--seeds", "one", cwd=tmp_path).returncode == 3
 
 
+def test_a_trained_model_of_the_package_is_copied_whole_and_over_nothing(tmp_path):
+    done = cli("demo", "model", "--trained", "care", "--out", "base", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+    assert copied == {path.name: path.read_bytes() for path in shipped_model("care").iterdir()}
+    again = cli("demo", "model", "--trained", "sft", "--out", "base", cwd=tmp_path)
+    assert (again.returncode, "base holds a model already" in again.stderr) == (3, True)
+    unknown = cli("demo", "model", "--trained", "dapo", "--out", "other", cwd=tmp_path)
+    assert (unknown.returncode, "sft, grpo, care" in unknown.stderr) == (3, True)
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.slow
 def test_the_experiment_runs_and_runs_again(tmp_path):
     command = ("demo", "experiment", "--variants", "care", "--seeds", "3")

@@ -159,8 +159,9 @@ def test_rules_calibrate_and_agreement_from_the_command_line(run):
     cwd = run.parent.parent
     done = cli("judge", run, "--json", cwd=cwd)
     assert json.loads(done.stdout)["levels"]["all"]["reasoning_consistency"] == 1.0
-    done = cli("judge", run, cwd=cwd)
-    assert "consistent %" in done.stdout
+    done = cli("judge", run, cwd=cwd, COLUMNS="80")
+    head = next(line for line in done.stdout.splitlines() if "consistent %" in line)
+    assert head.split()[-3:] == ["wrong-", "none", "missing"]  # whole in 80 columns
     assert cli("judge", "calibrate", run, "--n", 10, "--strategy", "random", "-o", "l.csv", cwd=cwd).returncode == 0
     assert cli("judge", "calibrate", run, "--strategy", "random", "-o", "l.csv", cwd=cwd).returncode == 3
     rows = list(csv.DictReader((cwd / "l.csv").open()))
