@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -177,8 +178,18 @@ def _scale(
         return start + (value - first_value) / (last_value - first_value) * (end - start)
 
     at = [step * i for i in range(first, last + 1) if first_value <= step * i <= last_value]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return place, tuple(Tick(round(place(value), 1), _fixed(value, decimals)) for value in at)
+    return place, tuple(
+        Tick(round(place(value), 1), text) for value, text in zip(at, _tick_texts(at, step), strict=True)
+    )
+
+
+def _tick_texts(values: Sequence[float], step: float) -> list[str]:
+    """As many decimals as the step needs; below a thousandth in powers of ten, since zeros would not fit."""
+    exponent, largest = math.floor(math.log10(step) + 1e-9), max(map(abs, values))
+    if largest >= 1e-3:
+        return [_fixed(value, max(0, -exponent)) for value in values]
+    digits = math.floor(math.log10(largest) + 1e-9) - exponent + 1
+    return [re.sub(r"e-0?", "e-", f"{value:.{digits}g}").replace("-", MINUS) for value in values]
 
 
 def _round_step(span: float, *, whole: bool) -> float:

@@ -8,7 +8,8 @@ import pytest
 from leaderboards.board import build_board
 from leaderboards.charts import PALETTE, training_chart
 from leaderboards.html_report import write_html
-from leaderboards.report_training import training_section
+from leaderboards.report_training import _scale, training_section
+from leaderboards.report_view import MINUS
 from leaderboards.trainings import smooth, trainings
 from seedbench_r1.training_snapshot import FILE
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
@@ -86,6 +87,15 @@ def test_a_curve_stands_where_its_numbers_are(board):
         assert x == pytest.approx(x_ticks[x0] + (step - x0) / (x1 - x0) * (x_ticks[x1] - x_ticks[x0]), abs=0.15)
         assert y == pytest.approx(y_ticks[y0] + (value - y0) / (y1 - y0) * (y_ticks[y1] - y_ticks[y0]), abs=0.15)
     assert line.faint == ""  # too few points to smooth
+
+
+@pytest.mark.parametrize("scale", [4e-8, 1.2e-7, 3e-5, 7e-4, 0.02, 3.0, 40_000.0])
+def test_ticks_are_short_and_say_where_they_stand(scale):
+    place, ticks = _scale([-scale, 0.3 * scale, scale], 0.0, 100.0)
+    assert len({tick.text for tick in ticks}) == len(ticks) >= 3
+    for tick in ticks:
+        assert len(tick.text) <= 7
+        assert place(float(tick.text.replace(MINUS, "-").replace(",", ""))) == pytest.approx(tick.at, abs=0.1)
 
 
 def test_smoothing_is_a_running_mean():
