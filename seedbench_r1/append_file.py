@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +107,15 @@ def write_text(path: Path, text: str) -> None:
 
 def make_folder(path: Path) -> None:
     """Make a folder and those above it. Raises ResourceError."""
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses inside becomes a ResourceError that names `path`."""
+    try:
+        yield
     except OSError as error:
         raise write_error(path, error) from error
 

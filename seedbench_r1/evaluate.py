@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from seedbench_r1.append_file import write_text
+from seedbench_r1.append_file import make_folder, write_text
 from seedbench_r1.backends import BACKENDS
 from seedbench_r1.backends.base import Backend
 from seedbench_r1.backends.openai_api import api_model, transport
@@ -309,7 +309,7 @@ def _missing_error(
     path: Path, missing: list[Path], questions: list[Question], config: EvalConfig, suite: Suite
 ) -> DataError:
     listing = path / "missing.txt"
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     write_text(listing, "".join(f"{file}\n" for file in missing))
     absent = set(missing)
     levels: dict[str, int] = {}

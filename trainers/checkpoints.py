@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
-from seedbench_r1.append_file import write_json
+from seedbench_r1.append_file import make_folder, write_json
 from seedbench_r1.errors import ConfigError, ResourceError
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
@@ -190,7 +190,7 @@ def checkpoint_bytes(policy: Policy, optimizer: Optimizer, reference: Reference)
 
 
 def _check_space(out: Path, folder: Path, policy: Policy, optimizer: Optimizer, reference: Reference) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     need, free = checkpoint_bytes(policy, optimizer, reference), shutil.disk_usage(out).free
     if free < SPARE * need:
         raise _disk_error(out, folder, f"{SPARE * need / 1e9:.1f} GB needed")

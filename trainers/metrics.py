@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.append_file import AppendFile, write_text
+from seedbench_r1.append_file import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.training_snapshot import METRICS, read_lines
 from trainers.grpo import GroupResult, Mismatch
@@ -31,7 +31,7 @@ class StepLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._metrics = AppendFile(folder, METRICS, alone=True)
         self._rollouts = AppendFile(folder, ROLLOUTS)
         self.close()

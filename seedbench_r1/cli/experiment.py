@@ -126,10 +126,11 @@ def _attempt(job: Job, out: Path, jobs: int) -> str | None:
 
 def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> None:
     """Run a command of ours with its output in `log`. Raises CalledProcessError."""
+    from seedbench_r1.append_file import make_folder
     from seedbench_r1.config import child_environment
     from seedbench_r1.demo.models import newest_checkpoint
 
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     words = [str(newest_checkpoint(Path(word))) if before == "--model" else word for before, word in _pairs(command)]
     options = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     with log.open("a", encoding="utf-8") as stream:

@@ -15,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from seedbench_r1.append_file import make_folder, writing
 from seedbench_r1.demo.render import ClipFormat, render_clip, render_image
 from seedbench_r1.demo.traces import Kind, write_response
 from seedbench_r1.demo.world import Situation, draw_situations
@@ -217,11 +218,15 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes path's name if the block ends well, and is removed if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A path beside `path` to write to; it takes path's name if the block ends well, and is removed if not.
+
+    Raises ResourceError for what the disk refuses.
+    """
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield beside
-        beside.replace(path)
+        with writing(path):
+            yield beside
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
+from seedbench_r1.append_file import make_folder, writing
 from seedbench_r1.errors import ConfigError
 
 SHIPPED = ("sft", "grpo", "care")
@@ -23,11 +24,15 @@ def shipped_model(name: str) -> Path:
 
 
 def copy_shipped_model(name: str, out: Path) -> None:
-    """Copy a model of the package to `out`, config.json last: half a copy has none. Raises as `shipped_model` does."""
+    """Copy a model of the package to `out`, config.json last: half a copy has none.
+
+    Raises as `shipped_model` does, and ResourceError for what the disk refuses.
+    """
     source = shipped_model(name)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for path in sorted(source.iterdir(), key=lambda path: path.name == "config.json"):
-        shutil.copyfile(path, out / path.name)
+        with writing(out / path.name):
+            shutil.copyfile(path, out / path.name)
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.append_file import write_text
+from seedbench_r1.append_file import make_folder, write_text
 from seedbench_r1.demo.dataset_writer import ClipOptions
 
 CONFIG, PROMPT = "miniature.toml", "prompt.toml"
@@ -46,7 +46,7 @@ TRAINING: dict[str, Any] = {  # of reinforcement learning; where it departs from
 
 def write_settings(root: Path) -> Path:
     """Write miniature.toml and prompt.toml under a data root; return the path of miniature.toml."""
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     write_text(root / PROMPT, files("seedbench_r1.demo").joinpath(PROMPT).read_text(encoding="utf-8"))
     shared = {"prompt_file": PROMPT, "frame_cache": "frames", **MEDIA}
     sections = {"eval": {"data_root": ".", **shared, **EVALUATION}, "train": {"data": ".", **shared, **TRAINING}}

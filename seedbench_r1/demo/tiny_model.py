@@ -6,6 +6,7 @@ of each family.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from seedbench_r1.append_file import make_folder, write_error, writing
 from seedbench_r1.demo.traces import vocabulary_texts
 from seedbench_r1.demo.world import actions
-from seedbench_r1.errors import ConfigError
+from seedbench_r1.errors import ConfigError, ResourceError
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -102,7 +105,8 @@ def write_tiny_checkpoint(
     """Write a random float32 checkpoint with tokenizer, chat template and processors into `folder`; return the folder.
 
     `vocabulary_texts` teach the byte-level BPE tokenizer its merges; any text can be encoded whatever they are. The
-    same arguments give the same files. Raises ConfigError for a family that is not in FAMILIES.
+    same arguments give the same files. Raises ConfigError for a family that is not in FAMILIES, and ResourceError
+    for what the disk refuses.
     """
     if family not in FAMILIES:
         raise ConfigError(f"Unknown model family {family!r}; known: {', '.join(FAMILIES)}")
@@ -116,8 +120,16 @@ def write_tiny_checkpoint(
     model.generation_config = transformers.GenerationConfig(
         eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_token_id=ids["<|endoftext|>"], do_sample=False
     )
-    model.save_pretrained(folder)
-    _write_processor(folder, family, tokenizer)
+    make_folder(folder)
+    try:
+        with writing(folder):
+            _write_processor(folder, family, tokenizer)
+            model.save_pretrained(folder)
+    except (ResourceError, SafetensorError) as error:
+        (folder / "config.json").unlink(missing_ok=True)  # half a model must not pass for one
+        if isinstance(error, ResourceError):
+            raise
+        raise write_error(folder, OSError(errno.EIO, str(error))) from error
     return folder
 
 
