@@ -1,15 +1,11 @@
 import os
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 os.environ.pop("HF_HUB_OFFLINE", None)  # the hub of these tests is on loopback; read once, on import
 
 from tests.small_benchmark import benchmark
-
-hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no counterexample
-hypothesis.settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tests.no_clock  # noqa: F401 - its effect
 from tests.trainers.toy import RESPONSE, toy_config, write_toy, write_toy_model
 
 

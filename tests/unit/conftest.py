@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from leaderboards.board import Board
+import tests.no_clock  # noqa: F401 - its effect
 from tests.boards import golden_board
 
 
