@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from leaderboards.board import Board
 import tests.no_clock  # noqa: F401 - its effect
+from leaderboards.board import Board
 from tests.boards import golden_board
 
 
