@@ -185,8 +185,8 @@ def _scale(
 
 def _tick_texts(values: Sequence[float], step: float) -> list[str]:
     """As many decimals as the step needs; below a thousandth in powers of ten, since zeros would not fit."""
-    exponent, largest = math.floor(math.log10(step) + 1e-9), max(map(abs, values))
-    if largest >= 1e-3:
+    exponent, largest = math.floor(math.log10(step) + 1e-9), max(map(abs, values), default=0.0)
+    if not 0 < largest < 1e-3:
         return [_fixed(value, max(0, -exponent)) for value in values]
     digits = math.floor(math.log10(largest) + 1e-9) - exponent + 1
     return [re.sub(r"e-0?", "e-", f"{value:.{digits}g}").replace("-", MINUS) for value in values]

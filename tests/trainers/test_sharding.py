@@ -33,9 +33,8 @@ KINDS = {
     "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
     "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 2},
 }
-# bfloat16 has 3 digits. Where a processor multiplies it by another kernel for other memory layouts, some hundredths of
-# the gradients' signs, and so of AdamW's first steps, are rounding
-TOLERANCE = dict.fromkeys(KINDS, 1e-4) | {"bfloat16": 0.4}
+# How far bfloat16 trainings may part, as a share of the way they went: 0 on some processors, 0.22 was seen on one
+ROUNDING = 0.4
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,12 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return copies or AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
+def farthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    names = left.keys() & right.keys()
+    assert len(names) == min(len(left), len(right)) > 0
+    return max(float((left[name] - right[name]).detach().abs().max()) for name in names)
+
+
 def apart(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> float:
     """How far two trainings have parted, next to how far `right` has come from `start` (Euclidean)."""
     names = left.keys() & right.keys()
@@ -111,17 +116,22 @@ def assert_same_shards(one: Path, other: Path) -> None:
 def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     last = f"checkpoint-{KINDS[kind]['max_steps']}"
     one, two, sharded = (folder / kind / last for folder in (trained.one, trained.two, trained.sharded))
-    start, tolerance = weights_of(toy.taught), TOLERANCE[kind]
-    for other in (two, one):
-        assert apart(weights_of(sharded), weights_of(other), start) <= tolerance
+    start = weights_of(toy.taught)
+
+    def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+        return apart(left, right, start) <= ROUNDING if kind == "bfloat16" else farthest(left, right) <= 1e-6
+
+    assert same(weights_of(sharded), weights_of(two))
+    assert same(weights_of(sharded), weights_of(one))
+    assert farthest(weights_of(sharded), start) > 1e-4
     average = part(kept(sharded), "average")
     assert bool(average) == (kind in ("care", "bfloat16"))
-    assert not average or apart(average, state_of(one)["average"], start) <= tolerance
+    assert not average or same(average, state_of(one)["average"])
     ours, theirs = metrics_of(trained.sharded / kind), metrics_of(trained.one / kind)
     idle = [line.pop("idle_passes", 0) for line in ours]
     assert len(ours) == len(theirs) == KINDS[kind]["max_steps"]
-    same = 1 if kind == "bfloat16" else len(ours)  # steps that start from equal weights
-    for mine, other in zip(ours[:same], theirs[:same], strict=True):
+    alike = 1 if kind == "bfloat16" else len(ours)  # steps that start from equal weights
+    for mine, other in zip(ours[:alike], theirs[:alike], strict=True):
         assert mine.pop("heldout", None) == other.pop("heldout", None)
         numbers = {name: value for name, value in other.items() if value is not None}
         assert mine.keys() == other.keys()
@@ -130,7 +140,7 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     if kind != "sft":
         assert sum(idle) > 0, "no process was short of a pass: padding was not tested"
         rollouts = [read_lines(folder / kind / "rollouts.jsonl") for folder in (trained.sharded, trained.one)]
-        texts = [[line["text"] for line in lines if line["step"] <= same] for lines in rollouts]
+        texts = [[line["text"] for line in lines if line["step"] <= alike] for lines in rollouts]
         assert texts[0] == texts[1] != []
     assert {path.name for path in sharded.iterdir()} == {path.name for path in one.iterdir()}
     written = AutoModelForImageTextToText.from_pretrained(sharded, dtype="auto").state_dict()
@@ -217,9 +227,8 @@ def test_a_kill_costs_the_steps_since_the_last_checkpoint_in_any_number_of_proce
     assert metrics_of(out) == metrics_of(tmp_path / "whole")
     finish(processes([long_command(toy, tmp_path / "four", 1)] * 4))
     left, right = kept(whole), kept(tmp_path / "four" / "checkpoint-8")
-    start = weights_of(toy.taught)
-    for name in ("weights", "average"):
-        assert apart(part(left, name), part(right, name), start) <= 1e-4
+    assert farthest(part(left, "weights"), part(right, "weights")) <= 1e-6
+    assert farthest(part(left, "average"), part(right, "average")) <= 1e-6
 
 
 @pytest.mark.slow

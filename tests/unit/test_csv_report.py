@@ -58,11 +58,11 @@ def test_the_tables_are_the_golden_ones(on_disk, tmp_path):
     write_wide_csv(on_disk.board, tmp_path / "leaderboard.csv")
     write_long_csv(long_board(on_disk.folder), tmp_path / "leaderboard_long.csv")
     for name in ("leaderboard.csv", "leaderboard_long.csv"):
-        assert cells_of(tmp_path / name) == cells_of(GOLDEN / name), "meant? then: python -m tests.boards"
+        assert lines_of(tmp_path / name) == lines_of(GOLDEN / name), "meant? then: python -m tests.boards"
 
 
-def cells_of(path):
-    """A CSV file's cells, numbers to 10 digits: the last ones are the processor's."""
+def lines_of(path):
+    """A CSV file's lines, numbers to 10 digits: the last ones are the processor's."""
     text = path.read_text(encoding="utf-8")
     return re.sub(r"(?<![\w.])-?\d+\.\d{11,}(e-?\d+)?(?!\w)", lambda found: f"{float(found[0]):.10g}", text).split("\n")
 

@@ -98,6 +98,11 @@ def test_ticks_are_short_and_say_where_they_stand(scale):
         assert place(float(tick.text.replace(MINUS, "-").replace(",", ""))) == pytest.approx(tick.at, abs=0.1)
 
 
+def test_one_odd_step_has_a_scale_without_ticks():
+    place, ticks = _scale([401], 0.0, 100.0, whole=True)
+    assert (place(401), ticks) == (0.0, ())
+
+
 def test_smoothing_is_a_running_mean():
     short = tuple((float(i), float(i % 2)) for i in range(19))
     assert smooth(short) == short
