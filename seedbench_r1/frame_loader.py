@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import multiprocessing
 import os
 import queue
 import signal
@@ -14,8 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -34,6 +35,19 @@ log = logging.getLogger(__name__)
 PREFETCH_PER_WORKER = 4  # questions; 4.5 MB each at the default sizes
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.1  # how often a waiting consumer looks whether it is to stop, and whether the pool still lives
+
+
+class _RememberingContext(SpawnContext):
+    """Keeps the processes that it makes while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # a class attribute there
+        process = SpawnProcess(*args, **kwargs)
+        self.processes = [*(other for other in self.processes if other.exitcode is None), process]
+        return process
 
 
 class FrameLoader:
@@ -74,11 +88,12 @@ class FrameLoader:
         self._timeout_s = timeout_s
         self._load = load
         self.cache_counts: Counter[str] = Counter()
+        self._context = _RememberingContext()
         self._pool = ProcessPool(
             max_workers=workers,
             initializer=start_worker,
             initargs=(os.getpid(),),
-            context=multiprocessing.get_context("spawn"),
+            context=self._context,
         )
 
     def __enter__(self) -> FrameLoader:
@@ -91,8 +106,14 @@ class FrameLoader:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers, busy or not. Safe to call twice."""
+        """Kill the workers, busy or not. Safe to call twice.
+
+        Before the pool does: it first removes their semaphores, and one that still starts would print a traceback.
+        """
         self._pool.stop()
+        for process in self._context.processes:
+            if process.pid is not None:  # it was started
+                process.kill()
         self._pool.join()
 
     def stream(

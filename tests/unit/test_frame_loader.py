@@ -207,6 +207,27 @@ def test_closing_is_prompt_while_jobs_run_and_leaves_no_process() -> None:
     loader.close()  # twice is harmless
 
 
+def test_closing_says_nothing_of_a_worker_that_still_starts(tmp_path: Path) -> None:
+    """The first worker cannot end by itself; meanwhile the other finds its way into a pool that is being closed."""
+    script = """
+        import os, signal, time
+        from multiprocessing import active_children
+        from seedbench_r1.frame_loader import FrameLoader
+        from seedbench_r1.types import VideoConfig
+
+        if __name__ == "__main__":
+            with FrameLoader(VideoConfig(), workers=2, timeout_s=30):
+                first = min(active_children(), key=lambda process: process.pid)
+                os.kill(first.pid, signal.SIGSTOP)
+        else:
+            time.sleep(1)
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    command = [sys.executable, tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_abandoned_stream_frees_its_workers_for_the_next_one() -> None:
     with open_loader() as loader:
         stream = loader.stream(questions("a", "hang", "hang-2"))
