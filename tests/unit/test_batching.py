@@ -8,7 +8,7 @@ import pytest
 
 from seedbench_r1.backends.batching import ready_batches, similar
 
-WAIT_S = 10  # only ever waited for by a failing test
+WAIT_S = 60  # only ever waited for by a failing test
 
 
 def feeder_threads():

@@ -29,7 +29,7 @@ ASK = {"model": "m", "max_tokens": 8}
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "What next?"}]}]
 
 
-def ask(script, *, timeout_s=5.0, tries=3, first_wait_s=0.01, key=KEY, **fields):
+def ask(script, *, timeout_s=30.0, tries=3, first_wait_s=0.01, key=KEY, **fields):
     """Reply or exception of one request, and the server that was asked."""
     with ApiServer(script) as server:
         client = ChatClient(server.url, key, timeout_s=timeout_s, tries=tries, first_wait_s=first_wait_s)
@@ -45,7 +45,7 @@ def test_a_reply():
     reply, server = ask([ok("B", prompt_tokens=321, tokens=7, logprobs=[-0.5, -0.25])], seed=5, temperature=0.1)
     assert (reply.text, reply.finish_reason, reply.n_prompt_tokens, reply.n_tokens) == ("B", "stop", 321, 7)
     assert reply.logprobs == (-0.5, -0.25)
-    assert 0 < reply.latency_s < 5
+    assert 0 < reply.latency_s < 30  # what the request was allowed
     sent = {"model": "m", "messages": MESSAGES, "temperature": 0.1, "top_p": 1.0, "max_tokens": 8, "seed": 5}
     assert server.seen == [sent]
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
@@ -82,12 +82,12 @@ GOOD = json.dumps(completion()).encode()
         ok(usage=None),
         ok(usage={"prompt_tokens": "3", "completion_tokens": 1}),
         ok(finish_reason=None),
-        ok(wait_s=1.0),
+        ok(wait_s=60),
     ],
     ids=lambda r: f"{r.status}-{r.body[:14]!r}-{r.sent_share}-{r.wait_s}",
 )
 def test_what_may_pass_is_tried_again(trouble):
-    reply, server = ask([trouble, ok("B")], timeout_s=0.5 if trouble.wait_s else 5.0)
+    reply, server = ask([trouble, ok("B")], timeout_s=1.5 if trouble.wait_s else 30.0)
     assert isinstance(reply, Reply), reply
     assert reply.text == "B"
     assert len(server.seen) == 2
@@ -106,7 +106,7 @@ def test_what_may_pass_is_tried_again(trouble):
     ],
 )
 def test_tries_are_counted(trouble, kind, for_all, told):
-    failure, server = ask([trouble], tries=3, timeout_s=0.2)
+    failure, server = ask([trouble], tries=3, timeout_s=0.2 if kind == "timeout" else 30.0)
     assert (failure.kind, failure.for_all) == (kind, for_all)
     assert told in str(failure)
     assert "(tried 3 times)" in str(failure)
@@ -145,7 +145,7 @@ def test_a_placeholder_is_no_secret():
 def test_retry_after_is_honoured():
     reply, server = ask([error(429, Retry_After="1"), ok()])
     assert isinstance(reply, Reply)
-    assert 1.0 <= server.times[1] - server.times[0] < 1.5
+    assert 1.0 <= server.times[1] - server.times[0] < 15  # its own first wait is 0.01 s
 
 
 def test_nobody_waits_for_hours():
@@ -165,7 +165,13 @@ def test_nobody_listens():
 
 
 def test_many_threads_ask_at_once():
-    with ApiServer(lambda number, body: ok(body["messages"][0]["content"], wait_s=0.2)) as server:
+    all_there = threading.Barrier(8)
+
+    def script(number, body):
+        all_there.wait(60)  # nobody is answered before all eight have asked
+        return ok(body["messages"][0]["content"])
+
+    with ApiServer(script) as server:
         client = ChatClient(server.url, KEY)
         with ThreadPoolExecutor(8) as threads:
             asked = [threads.submit(client.complete, [{"role": "user", "content": f"{i}"}], **ASK) for i in range(8)]
@@ -174,7 +180,7 @@ def test_many_threads_ask_at_once():
         assert server.most_at_once == 8
 
 
-@pytest.mark.parametrize("script", [[ok(wait_s=60)], [error(429, Retry_After="60")]])
+@pytest.mark.parametrize("script", [[ok(wait_s=600)], [error(429, Retry_After="60")]])
 def test_closing_breaks_off_what_waits(script):
     with ApiServer(script) as server, ThreadPoolExecutor(1) as threads:
         client = ChatClient(server.url, KEY)
@@ -185,8 +191,8 @@ def test_closing_breaks_off_what_waits(script):
         client.close()
         client.close()
         with pytest.raises(RequestFailed):
-            asked.result(timeout=5)
-        assert time.monotonic() - began < 2
+            asked.result(timeout=40)
+        assert time.monotonic() - began < 20
         with pytest.raises(RequestFailed, match="closed"):
             client.complete(MESSAGES, **ASK)
     assert not any(thread.name == "chat-client" for thread in threading.enumerate())

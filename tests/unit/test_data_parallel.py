@@ -48,7 +48,7 @@ def test_a_signal_reaches_the_children_and_the_same_command_continues(data_root,
     process = subprocess.Popen([*RUN, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for_records(tmp_path / "runs", 3)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 143, stderr
     (path,) = (tmp_path / "runs").iterdir()
     assert 3 <= len(load_run(path).records) < 28

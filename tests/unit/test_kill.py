@@ -39,7 +39,7 @@ def start(command: list[str]) -> subprocess.Popen:
 
 def finish(command: list[str]) -> None:
     """Run to the end; it must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -58,7 +58,7 @@ def kill_and_resume(command: list[str], folder: Path, kills: int, longest: float
         children = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        _, alive = psutil.wait_procs(children, timeout=5)
+        _, alive = psutil.wait_procs(children, timeout=30)
         assert not alive, "decoding processes outlived their parent"
     finish(command)
 
@@ -102,7 +102,7 @@ def test_a_signal_drains_saves_and_says_how_to_go_on(data_root, tmp_path, number
     process = start(command)
     wait_for_records(tmp_path / "runs", 3)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + number, stderr
     assert "Stopping" in stderr
     assert "Traceback" not in stderr
@@ -114,14 +114,15 @@ def test_a_signal_drains_saves_and_says_how_to_go_on(data_root, tmp_path, number
 
 
 def test_a_second_signal_stops_at_once(data_root, tmp_path):
-    process = start(eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=6.0)))
-    wait_for_records(tmp_path / "runs", 1)
+    process = start(eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=60.0)))
+    wait_for_records(tmp_path / "runs", 0)
+    time.sleep(2)  # the first question is being answered
     process.send_signal(signal.SIGINT)
     assert any("Once more stops at once" in line for line in process.stderr)  # two that arrive together count as one
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    _, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - began < 4.0  # an answer takes 6 s
+    _, stderr = process.communicate(timeout=120)
+    assert time.monotonic() - began < 25  # an answer takes 60 s
     assert process.returncode == 130
     assert "Traceback" not in stderr
 
@@ -130,7 +131,7 @@ def test_a_second_process_is_refused(data_root, tmp_path):
     command = eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=0.5))
     first = start(command)
     wait_for_records(tmp_path / "runs", 1)
-    second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 3
     assert f"pid {first.pid}" in second.stderr
     first.kill()
@@ -138,10 +139,10 @@ def test_a_second_process_is_refused(data_root, tmp_path):
 
 
 def wait_for_records(folder: Path, n: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        lines = sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl"))
-        if lines >= n:
+        lines = [file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl")]
+        if lines and sum(lines) >= n:
             return
         time.sleep(0.02)
-    raise AssertionError(f"no {n} records within 30 s")
+    raise AssertionError(f"no {n} records within 120 s")

@@ -205,7 +205,7 @@ def test_failures_stay_with_their_request(backend):
     broken = request("L1/9")
     broken = Request(broken.question_id, broken.messages, broken.frames.astype(float), *[None] * 3, broken.image)
     with ApiServer(script) as server:
-        on = backend(server, timeout_s=0.3)
+        on = backend(server, timeout_s=1.5)
         results = dict(on.generate(iter([*several(6), broken]), SAMPLING))
     assert {name: result.kind for name, result in results.items() if isinstance(result, Failure)} == {
         "L1/1": "backend_error",
@@ -218,13 +218,19 @@ def test_failures_stay_with_their_request(backend):
 
 
 def test_concurrency_is_used_and_bounded(backend):
-    with ApiServer([ok(wait_s=0.1)]) as server:
+    three_ask = threading.Barrier(3)  # nobody is answered alone
+
+    def script(number, body):
+        three_ask.wait(60)
+        return ok()
+
+    with ApiServer(script) as server:
         assert len(list(backend(server, concurrency=3).generate(iter(several(9)), SAMPLING))) == 9
         assert server.most_at_once == 3
 
 
 def test_a_slow_answer_keeps_nobody_waiting(backend):
-    with ApiServer(lambda number, body: ok(wait_s=0.6 if name_of(body) == "L1/0" else 0)) as server:
+    with ApiServer(lambda number, body: ok(wait_s=2.0 if name_of(body) == "L1/0" else 0)) as server:
         order = [name for name, _ in backend(server, concurrency=2).generate(iter(several(6)), SAMPLING)]
     assert order[-1] == "L1/0"
     assert len(order) == 6
@@ -235,7 +241,7 @@ def test_a_result_does_not_wait_for_the_next_request(backend):
 
     def stream():
         yield request("L1/0", n_frames=None)
-        assert answered.wait(10), "the first answer waited for the second request"
+        assert answered.wait(60), "the first answer waited for the second request"
         yield request("L1/1", n_frames=None)
 
     with ApiServer([ok()]) as server:

@@ -65,7 +65,7 @@ def test_bad_media_are_named_and_the_rest_is_stored(data_root, tmp_path):
 def test_killed_at_once_it_goes_on_where_it_was(data_root, tmp_path):
     command = [*RUN, *map(str, prepare(data_root, tmp_path / "cache", "--workers", "1"))]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while len(stored := list((tmp_path / "cache").glob("*/*.frames"))) < 3 and time.monotonic() < end:
         time.sleep(0.01)
     first.kill()

@@ -64,7 +64,7 @@ def start(arguments: list[str], cwd: Path) -> subprocess.Popen:
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
 
 
 def undisturbed(data_root: Path, script: Path, folder: Path) -> tuple[dict, dict]:
@@ -85,9 +85,9 @@ def lines(path: Path, name: str = "records.*-of-2.jsonl") -> list[str]:
 
 
 def wait_for(path: Path, n: int, name: str = "records.*-of-2.jsonl") -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while sum(file.read_bytes().count(b"\n") for file in path.glob(name)) < n:
-        assert time.monotonic() < deadline, f"no {n} records within 60 s"
+        assert time.monotonic() < deadline, f"no {n} records within 120 s"
         time.sleep(0.02)
 
 
@@ -97,7 +97,7 @@ def test_a_killed_worker_changes_nothing(cluster, data_root, script, tmp_path):
     wait_for(path, 3, "records.1-of-2.jsonl")
     first = int((path / ".records.1-of-2.jsonl.lock").read_text())
     os.kill(first, signal.SIGKILL)
-    out, err = process.communicate(timeout=90)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "Worker 1 died with" in err
     assert "Traceback" not in err
@@ -123,7 +123,7 @@ def test_a_slow_worker_gets_fewer_questions(cluster, data_root, script, tmp_path
     had = len(lines(path, "records.1-of-2.jsonl"))
     wait_for(path, 28 - had - window_of_the_test(), "records.2-of-2.jsonl")  # all but what the stopped one holds
     os.kill(slow, signal.SIGCONT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert len(lines(path)) == len(set(lines(path))) == 28
 
@@ -145,7 +145,7 @@ def test_a_signal_drains_and_the_same_command_goes_on(cluster, data_root, script
         process.send_signal(signal.SIGCONT)
     assert second.returncode == 3
     assert "Another process (pid" in second.stderr
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     answered = lines(path)

@@ -81,7 +81,7 @@ def test_the_array_answers_everything(site, data_root):
     env = environment(site, data_root)
     tasks = [shell("eval.sbatch", site, env | {"SLURM_ARRAY_TASK_ID": str(i), "SLURM_JOB_ID": "7"}) for i in (1, 2)]
     for task in tasks:
-        _, err = task.communicate(timeout=60)
+        _, err = task.communicate(timeout=120)
         assert task.returncode == 0, err
     assert is_complete(site, 2)
     assert not (site / "scontrol.log").exists()
@@ -94,14 +94,14 @@ def test_a_warned_task_requeues_itself_and_goes_on(site, data_root):
     records = wait_for_records(site, 3)
     for process in reversed(psutil.Process(task.pid).children(recursive=True)):
         process.send_signal(signal.SIGUSR1)  # Slurm may warn every process of the step: eval's decoders, then eval
-    _, err = task.communicate(timeout=30)
+    _, err = task.communicate(timeout=120)
     assert task.returncode == 138, err
     assert (site / "scontrol.log").read_text() == "requeue 4711\n"
     answered = [json.loads(line) for line in records.read_text().splitlines()]
     assert 3 <= len(answered) < 28
     assert all("score" in record for record in answered), "a decoder was ended by the warning"
     again = shell("eval.sbatch", site, env)
-    _, err = again.communicate(timeout=60)
+    _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     assert f"{len(answered)} of 28 done" in err
     assert is_complete(site, 1)
@@ -112,7 +112,7 @@ def test_a_broken_task_is_not_requeued(site, data_root):
     slurm_script(site, 1)
     env = environment(site, data_root, SLURM_ARRAY_TASK_ID="2", SLURM_JOB_ID="1")  # shard 2/1
     task = shell("eval.sbatch", site, env)
-    task.communicate(timeout=30)
+    task.communicate(timeout=120)
     assert task.returncode == 3
     assert not (site / "scontrol.log").exists()
 
@@ -134,16 +134,16 @@ def test_the_loop_on_one_machine(site, data_root):
     assert text.count("$i/4") == 1
     (site / "loop.sh").write_text(text.replace("1 2 3 4", "1 2").replace("$i/4", "$i/2"))
     done = shell("loop.sh", site, environment(site, data_root))
-    _, err = done.communicate(timeout=60)
+    _, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
     assert is_complete(site, 2)
 
 
 def wait_for_records(site: Path, n: int) -> Path:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for file in site.glob("runs/*/records.1-of-1.jsonl"):
             if file.read_bytes().count(b"\n") >= n:
                 return file
         time.sleep(0.02)
-    raise AssertionError(f"no {n} records within 60 s")
+    raise AssertionError(f"no {n} records within 120 s")

@@ -105,10 +105,18 @@ def test_a_signal_is_passed_on_once_and_the_run_continues(data_root, tmp_path):
 
 
 COUNTING = """
-import os, signal, time
-signal.signal(signal.SIGINT, lambda *_: os.write(1, b"signal\\n"))
+import os, pathlib, signal, time
+end = time.monotonic() + 120
+
+def count(*_):
+    global end
+    os.write(1, b"signal\\n")
+    end = min(end, time.monotonic() + 1.5)  # time for a second one
+
+signal.signal(signal.SIGINT, count)
 os.write(1, b"ready\\n")
-end = time.monotonic() + 3.0
+if "READY" in os.environ:
+    pathlib.Path(os.environ["READY"], str(os.getpid())).touch()
 while time.monotonic() < end:
     time.sleep(0.1)
 """
@@ -119,11 +127,17 @@ launch_shards([sys.executable, "-c", {COUNTING!r}], 2, gpus_per_shard=0, environ
 """
 
 
-def test_a_received_signal_is_sent_once(capfd):
+def test_a_received_signal_is_sent_once(capfd, tmp_path):
     received: list[int] = []
-    threading.Timer(1.5, lambda: received.append(signal.SIGINT)).start()
-    command = [sys.executable, "-c", COUNTING]
-    assert launch_shards(command, 2, gpus_per_shard=0, environ=os.environ, received=received) == 0
+
+    def interrupt():
+        while len(list(tmp_path.iterdir())) < 2:  # a child without its handler would be ended by the signal
+            time.sleep(0.02)
+        received.append(signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    command, environ = [sys.executable, "-c", COUNTING], os.environ | {"READY": str(tmp_path)}
+    assert launch_shards(command, 2, gpus_per_shard=0, environ=environ, received=received) == 0
     assert sorted(capfd.readouterr().out.split()) == ["ready"] * 2 + ["signal"] * 2
 
 
@@ -138,13 +152,13 @@ def test_ctrl_c_reaches_every_child_once():
     )
     assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
     os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=120)
     assert stdout.split() == ["signal"] * 2
     assert stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 def wait_for_lines(folder, n):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl")) >= n:
             return
