@@ -121,12 +121,13 @@ def test_a_run_survives_its_server(command, tmp_path):
         died = command(url, *options)
     assert died.returncode == 3, died.stderr
     assert "Answers so far are saved" in died.stderr
-    assert sum("score" in line for line in lines(tmp_path)) == 10
+    answered = sum("score" in line for line in lines(tmp_path))
+    assert 9 <= answered <= 11  # the second connection may have been cut too, or been served once more
     with ApiServer([ok(ANSWER.format("B"), prompt_tokens=1000, tokens=20)], port=port) as server:
         done = command(url, *options, "--json")
         value = json.loads(done.stdout)
         assert (done.returncode, value["status"]) == (0, "complete"), done.stderr
-        assert len(server.seen) == 18  # of 28
+        assert len(server.seen) == 28 - answered
         assert server.headers[0]["authorization"] == f"Bearer {KEY}"
     (run,) = (tmp_path / "runs").iterdir()
     manifest = json.loads((run / "manifest.json").read_text())

