@@ -117,7 +117,7 @@ def open_page(browser, page) -> Iterator[Callable[..., Any]]:
     assert browser.execute_script("return window.harmed ?? null") is None
 
 
-def wait_for(browser: Any, condition: str, seconds: float = 10.0) -> None:
+def wait_for(browser: Any, condition: str, seconds: float = 60.0) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(browser, seconds, poll_frequency=0.02).until(lambda b: b.execute_script(condition))

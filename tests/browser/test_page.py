@@ -273,6 +273,18 @@ def test_the_page_itself_never_scrolls_sideways(open_page, width):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_the_table_fits_a_small_laptop(open_page):
+    """With its flags, before more columns are asked for."""
+    browser = open_page()
+    size = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    table, seen = browser.execute_script(
+        "const box = document.querySelector('.scroll'); return [box.scrollWidth, box.clientWidth]"
+    )
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert table <= seen
+
+
 def test_print_holds_every_row_and_column(open_page, board, tmp_path):
     browser = open_page()
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
