@@ -245,7 +245,7 @@ def test_another_folder_in_another_process_is_refused_by_all(toy, tmp_path):
 def test_the_launchers_start_it(toy, tmp_path, launcher):
     config = toy_config(toy.taught, toy.data, tmp_path, "care", **LONG | {"max_steps": 1})
     words = command(config, "--fsdp")[3:]
-    (tmp_path / "train.py").write_text(MAIN)
+    (tmp_path / "train.py").write_text('if __name__ == "__main__":\n    ' + MAIN)
     start = {
         "torchrun": ["torchrun", "--standalone", "--nproc-per-node", "2"],
         "accelerate": ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
