@@ -5,6 +5,8 @@ A message says what, where, why (if likely) and the exact fix. Anything that is 
 
 from __future__ import annotations
 
+import sys
+
 
 class SeedBenchError(Exception):
     """Base of all errors that a user can cause or cure."""
@@ -48,3 +50,16 @@ class Interrupted(SeedBenchError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def refuse_to_start_in_a_worker() -> None:
+    """Raise ConfigError in a decoding worker that imports the script that was started, and there finds a whole run.
+
+    It would answer questions, or take its own parent's place among the processes of a training and wait for ever.
+    """
+    multiprocessing = sys.modules.get("multiprocessing.process")  # a worker has it, `--help` need not
+    if multiprocessing and getattr(multiprocessing.current_process(), "_inheriting", False):  # as spawn.py asks it
+        raise ConfigError(
+            "A decoding worker imports the script that was started, and this script runs or trains when it is "
+            'imported. Fix: call main(), evaluate() or train() below `if __name__ == "__main__":`'
+        )

@@ -7,7 +7,6 @@ the processes (`trainers.sharding`) passes must be equally many.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seedbench_r1.backends.loading import resolve_device
-from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.errors import ResourceError, refuse_to_start_in_a_worker
 
 T = TypeVar("T")
 
@@ -30,18 +29,13 @@ class Processes:
         device: where this process computes.
 
     Raises:
-        ConfigError: a decoding worker, which imports the script that was started, has come upon a training there. It
-            would wait for peers for ever.
+        ConfigError: a decoding worker imports a script that trains.
     """
 
     def __init__(self, device: str) -> None:
         from accelerate import PartialState
 
-        if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks it
-            raise ConfigError(
-                "A decoding worker imports the script that was started, and this one trains when it is imported. "
-                'Fix: call main() or train() below `if __name__ == "__main__":`'
-            )
+        refuse_to_start_in_a_worker()
         self._state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         self.rank: int = self._state.process_index
         self.world: int = self._state.num_processes

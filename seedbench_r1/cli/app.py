@@ -14,7 +14,7 @@ import typer
 
 from seedbench_r1 import __version__
 from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms, show, train
-from seedbench_r1.errors import SeedBenchError
+from seedbench_r1.errors import SeedBenchError, refuse_to_start_in_a_worker
 
 app = typer.Typer(
     name="seedbench-r1",
@@ -59,6 +59,7 @@ def common(
 def main() -> None:
     """Run the command line. Exit codes: docs/cli.md."""
     try:
+        refuse_to_start_in_a_worker()
         app()
     except SeedBenchError as error:
         _report(error, str(error), error.exit_code)

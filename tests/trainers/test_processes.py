@@ -27,4 +27,4 @@ def test_a_worker_that_comes_upon_the_training_says_so(tmp_path):
     command = [sys.executable, tmp_path / "train.py"]
     done = subprocess.run(command, env=environment(PYTHONPATH=os.getcwd()), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert 'Fix: call main() or train() below `if __name__ == "__main__":`' in done.stderr
+    assert 'Fix: call main(), evaluate() or train() below `if __name__ == "__main__":`' in done.stderr

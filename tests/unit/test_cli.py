@@ -30,6 +30,19 @@ def fake(data_root, tmp_path) -> list[object]:
     return ["eval", "--backend", "fake", "--model", write_script(tmp_path / "script.json"), "--data-root", data_root]
 
 
+def test_a_script_that_runs_when_it_is_imported_is_told_so(fake, tmp_path):
+    """The decoding workers import it; and a worker that starts a run of its own is no bug to report."""
+    (tmp_path / "script.py").write_text("from seedbench_r1.cli.app import main; main()")
+    command = [sys.executable, tmp_path / "script.py", *fake, "--workers", "1"]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 7, done.stderr
+    assert 'Fix: call main(), evaluate() or train() below `if __name__ == "__main__":`' in done.stderr
+    assert "This is a bug" not in done.stderr
+
+
 def test_help_is_immediate_and_light(tmp_path):
     """Next to what Typer and Rich alone take to start: seconds would measure the machine."""
     libraries = [sys.executable, "-c", "import typer, typer.rich_utils"]
