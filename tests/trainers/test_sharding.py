@@ -31,10 +31,9 @@ KINDS = {
     "care": CARE | HELD | {"group_chunk": 3, "gradient_checkpointing": True},
     "kl": CARE | {"algo": "grpo", "beta": 0.5, "kl_on": "accurate", "bonus": "none", "max_steps": 2},
     "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
-    "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 2},
+    # One step: then weights that are equal within 1e-6 may round apart (one in 270,592 did), and other tokens are drawn
+    "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 1},
 }
-# How far bfloat16 trainings may part, as a share of the way they went: 0 on some processors, 0.22 was seen on one
-ROUNDING = 0.4
 
 
 @dataclass(frozen=True)
@@ -92,16 +91,6 @@ def farthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> f
     return max(float((left[name] - right[name]).detach().abs().max()) for name in names)
 
 
-def apart(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> float:
-    """How far two trainings have parted, next to how far `right` has come from `start` (Euclidean)."""
-    names = left.keys() & right.keys()
-    assert len(names) == min(len(left), len(right)) > 0
-    between = sum(float((left[name] - right[name]).detach().float().square().sum()) for name in names)
-    moved = sum(float((right[name] - start[name]).detach().float().square().sum()) for name in names)
-    assert moved > 0
-    return (between / moved) ** 0.5
-
-
 def assert_same_shards(one: Path, other: Path) -> None:
     left, right = kept(one), kept(other)
     assert left.keys() == right.keys()
@@ -118,20 +107,16 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     one, two, sharded = (folder / kind / last for folder in (trained.one, trained.two, trained.sharded))
     start = weights_of(toy.taught)
 
-    def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-        return apart(left, right, start) <= ROUNDING if kind == "bfloat16" else farthest(left, right) <= 1e-6
-
-    assert same(weights_of(sharded), weights_of(two))
-    assert same(weights_of(sharded), weights_of(one))
+    assert farthest(weights_of(sharded), weights_of(two)) <= 1e-6
+    assert farthest(weights_of(sharded), weights_of(one)) <= 1e-6
     assert farthest(weights_of(sharded), start) > 1e-4
     average = part(kept(sharded), "average")
     assert bool(average) == (kind in ("care", "bfloat16"))
-    assert not average or same(average, state_of(one)["average"])
+    assert not average or farthest(average, state_of(one)["average"]) <= 1e-6
     ours, theirs = metrics_of(trained.sharded / kind), metrics_of(trained.one / kind)
     idle = [line.pop("idle_passes", 0) for line in ours]
     assert len(ours) == len(theirs) == KINDS[kind]["max_steps"]
-    alike = 1 if kind == "bfloat16" else len(ours)  # steps that start from equal weights
-    for mine, other in zip(ours[:alike], theirs[:alike], strict=True):
+    for mine, other in zip(ours, theirs, strict=True):
         assert mine.pop("heldout", None) == other.pop("heldout", None)
         numbers = {name: value for name, value in other.items() if value is not None}
         assert mine.keys() == other.keys()
@@ -140,7 +125,7 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     if kind != "sft":
         assert sum(idle) > 0, "no process was short of a pass: padding was not tested"
         rollouts = [read_lines(folder / kind / "rollouts.jsonl") for folder in (trained.sharded, trained.one)]
-        texts = [[line["text"] for line in lines if line["step"] <= alike] for lines in rollouts]
+        texts = [[line["text"] for line in lines] for lines in rollouts]
         assert texts[0] == texts[1] != []
     assert {path.name for path in sharded.iterdir()} == {path.name for path in one.iterdir()}
     written = AutoModelForImageTextToText.from_pretrained(sharded, dtype="auto").state_dict()
