@@ -34,8 +34,9 @@ demo: install
 test: install-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# One thread each: torch with several on models this small is many times slower.
 test-slow: install-dev
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2
 
 check: install-dev
 	$(BIN)/ruff check .

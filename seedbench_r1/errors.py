@@ -55,7 +55,8 @@ class Interrupted(SeedBenchError):
 def refuse_to_start_in_a_worker() -> None:
     """Raise ConfigError in a decoding worker that imports the script that was started, and there finds a whole run.
 
-    It would answer questions, or take its own parent's place among the processes of a training and wait for ever.
+    In a training it would take its own parent's place among the processes, and all would wait for ever; in a run it
+    would fail when it starts workers of its own, with multiprocessing's message.
     """
     multiprocessing = sys.modules.get("multiprocessing.process")  # a worker has it, `--help` need not
     if multiprocessing and getattr(multiprocessing.current_process(), "_inheriting", False):  # as spawn.py asks it

@@ -191,7 +191,7 @@ def test_own_questions_in_the_same_schema(data_root, tmp_path):
 
 def test_the_backend_never_waits_while_a_request_is_ready(data_root, tmp_path):
     """Decoding runs ahead: once the queue has filled, asking for the next request returns at once."""
-    waits, ANSWER_S = [], 0.15
+    waits, answer_s = [], 0.15
 
     class Clocked:
         def generate(self, requests, sampling):
@@ -202,7 +202,7 @@ def test_the_backend_never_waits_while_a_request_is_ready(data_root, tmp_path):
                 waits.append(time.perf_counter() - start)
                 if request is None:
                     return
-                time.sleep(ANSWER_S)
+                time.sleep(answer_s)
                 yield from FakeBackend(lambda *_: "<answer>A</answer>").generate([request], sampling)
 
         def close(self):
@@ -210,8 +210,8 @@ def test_the_backend_never_waits_while_a_request_is_ready(data_root, tmp_path):
 
     evaluate(plan(configure(data_root, tmp_path)), lambda _: Clocked())
     later = sorted(waits[8:-1])  # the queue has filled while the first were answered
-    assert later[len(later) // 2] < 0.1 * ANSWER_S
-    assert sum(later) < 0.25 * ANSWER_S * len(later)
+    assert later[len(later) // 2] < 0.1 * answer_s
+    assert sum(later) < 0.25 * answer_s * len(later)
 
 
 def test_the_model_is_not_loaded_when_nothing_is_pending(data_root, tmp_path):
