@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.runs import Run, load_run
-from seedbench_r1.training_snapshot import TrainingSnapshot, load_snapshot
+from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
+from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, Verdict
-from seedbench_r1.verdicts import load_verdicts
 
 Verdicts = dict[str, dict[str, Verdict]]  # judge_id -> question_id -> verdict
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from leaderboards.board import Board
-from leaderboards.csv_report import LONG_SCHEMA, PREDICTIONS_SCHEMA, WIDE_SCHEMA
+from leaderboards.draw.csv import LONG_SCHEMA, PREDICTIONS_SCHEMA, WIDE_SCHEMA
 from leaderboards.provenance import shareable
 from leaderboards.stats import ALPHA, EXACT_CLUSTERS, FEW_CLUSTERS, SEED
 from seedbench_r1 import __version__
-from seedbench_r1.append_file import write_json
+from seedbench_r1.files import write_json
 
 META_SCHEMA = "sbr1.leaderboard-meta/1"
 

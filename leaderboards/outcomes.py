@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from seedbench_r1.runs import Run
+from seedbench_r1.runs.directory import Run
+from seedbench_r1.runs.training_snapshot import TrainingSnapshot
 from seedbench_r1.scoring import lacks_reasoning
-from seedbench_r1.training_snapshot import TrainingSnapshot
 from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, Question, RunRecord, Verdict
 
 # Codes of Outcomes.outcome. From ANSWERED on, the model produced a response.
@@ -99,12 +99,12 @@ def build_bank(runs: Iterable[Run]) -> QuestionBank:
         if run.questions.keys() - merged.keys():
             merged = run.questions | merged if len(run.questions) > len(merged) else merged | run.questions
     rank = {level: place for place, level in enumerate(LEVELS)}
-    questions = tuple(sorted(merged.values(), key=lambda question: rank.get(question.level, len(rank))))
-    _, video = np.unique(np.array([question.video_id for question in questions], dtype=str), return_inverse=True)
+    questions = tuple(sorted(merged.values(), key=lambda question: rank.get(question.split, len(rank))))
+    _, video = np.unique(np.array([question.cluster for question in questions], dtype=str), return_inverse=True)
     return QuestionBank(
         questions=questions,
         index={question.question_id: place for place, question in enumerate(questions)},
-        level=np.array([question.level for question in questions], dtype=str),
+        level=np.array([question.split for question in questions], dtype=str),
         domain=np.array([question.domain or "" for question in questions], dtype=str),
         video=video.astype(np.intp),
     )

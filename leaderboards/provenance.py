@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from leaderboards.outcomes import Measured
 from seedbench_r1.prompts import template_sha
-from seedbench_r1.training_snapshot import TrainingSnapshot
+from seedbench_r1.runs.training_snapshot import TrainingSnapshot
 
 _HOME = re.compile(r"/(?:home|Users)/[^/\s]+|/root(?=/|\s|$)")
 _SECRET = re.compile(r"(?i)(--[\w-]*(?:key|token|secret|password)(?:=|\s+)|\b\w*(?:key|token|secret|password)=)\S+")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from leaderboards.board import Board
 from leaderboards.rows import LeaderboardRow
-from seedbench_r1.training_snapshot import Points
+from seedbench_r1.runs.training_snapshot import Points
 
 # Curve -> its title on charts, in the order shown.
 TITLES = {

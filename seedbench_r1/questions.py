@@ -84,13 +84,13 @@ def training_question(row: TrainingRow, *, seed: int, epoch: int) -> Question:
     rng.shuffle(options)
     return Question(
         question_id=question.question_id,
-        level=question.level,
+        split=question.split,
         text=question.text,
         options=(options[0], options[1], options[2], options[3]),
         gold=LETTERS[options.index(row.answer)],
         video=question.video,
         image=question.image,
-        video_id=question.video_id,
+        cluster=question.cluster,
         domain=question.domain,
         task_goal=question.task_goal,
         progress=question.progress,
@@ -111,7 +111,7 @@ def choose_subset(questions: Sequence[Question], limit: int, *, seed: int) -> li
     """
     levels: dict[str, list[Question]] = {}
     for question in questions:
-        levels.setdefault(question.level, []).append(question)
+        levels.setdefault(question.split, []).append(question)
     quotas = _quotas({level: len(group) for level, group in levels.items()}, limit)
     chosen: set[str] = set()
     for level, group in levels.items():
@@ -206,7 +206,7 @@ class _RowReader:
         options, gold = self.options(training=training)
         return Question(
             question_id=f"{self.checked_level(level)}/{sample_id}",
-            level=level,
+            split=level,
             text=self.text("question"),
             options=options,
             gold=gold,
@@ -214,7 +214,7 @@ class _RowReader:
             if progress
             else None,
             image=_locate(data_root, "images", source, self.name("current_observation_basename", f"{sample_id}.png")),
-            video_id=self.text("video_id"),
+            cluster=self.text("video_id"),
             domain=self.domain() if level == "L3" or (level == "custom" and "domain" in self.row) else None,
             task_goal=self.text("task_goal"),
             progress=progress,

@@ -59,7 +59,7 @@ def summarise(
     by_level: dict[str, list[Question]] = {}
     by_domain: dict[str, list[Question]] = {}
     for question in questions:
-        by_level.setdefault(question.level, []).append(question)
+        by_level.setdefault(question.split, []).append(question)
         if question.domain is not None:
             by_domain.setdefault(question.domain, []).append(question)
     totals = n_total or {}

@@ -38,14 +38,14 @@ class ProgressStep:
 class Question:
     """One validated annotation row. Options are in the order shown to the model."""
 
-    question_id: str  # "L1/115": level, slash, sample_id; "train/..." for training rows
-    level: str  # "L1", "L2", "L3", "train", or "custom" for a user's own file
+    question_id: str  # "L1/115": split, slash, sample_id; "train/..." for training rows
+    split: str  # "L1", "L2", "L3", "train", or "custom" for a user's own file
     text: str
     options: tuple[str, str, str, str]
     gold: Letter
     video: Path | None  # None: the row has no progress clip
     image: Path  # the current observation
-    video_id: str  # the source recording; questions that share it form one cluster in the statistics
+    cluster: str  # the source recording: questions that share it are no independent observations
     domain: str | None  # L3 only
     task_goal: str
     progress: tuple[ProgressStep, ...] = ()
@@ -215,7 +215,7 @@ class Verdict:
     """A judge's word on whether the reasoning supports the answer. consistent None: undecided or failed."""
 
     consistent: bool | None
-    reason: str  # the judge's own words; one of the constants of seedbench_r1.verdicts where no judge was asked
+    reason: str  # the judge's own words; one of the constants of seedbench_r1.runs.verdicts where no judge was asked
     judge_id: str  # judge, prompt version and a hash of all that changes verdicts; only equal ids are compared
     votes: tuple[bool, ...] = ()  # single votes where several were asked for
 
@@ -225,9 +225,9 @@ class RunRecord:
     """One line of records.jsonl: an attempt at one question. The last good line of a question counts."""
 
     question_id: str
-    level: str
+    split: str
     domain: str | None
-    video_id: str
+    cluster: str
     generation: Generation | None = None
     parsed: ParsedResponse | None = None
     score: Score | None = None

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from leaderboards.board import Board, build_board
-from leaderboards.csv_report import write_long_csv, write_wide_csv
+from leaderboards.draw.csv import write_long_csv, write_wide_csv
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
-from seedbench_r1.records import SCHEMA
-from seedbench_r1.training_snapshot import Overlap, TrainingSnapshot, curves, write_snapshot
+from seedbench_r1.runs.records import SCHEMA
+from seedbench_r1.runs.training_snapshot import Overlap, TrainingSnapshot, curves, write_snapshot
 from seedbench_r1.types import (
     DOMAINS,
     LETTERS,
@@ -90,13 +90,13 @@ def make_benchmark(sizes: dict[str, int] | None = None, seed: int = 0) -> Benchm
             questions.append(
                 {
                     "question_id": f"{level}/{number}",
-                    "level": level,
+                    "split": level,
                     "text": "What should I do next to make tea?",
                     "options": options,
                     "gold": source.choice(LETTERS),
                     "video": f"videos/{level}/{number}.mp4",
                     "image": f"images/{level}/{number}.png",
-                    "video_id": f"{level}-P{video:04d}",
+                    "cluster": f"{level}-P{video:04d}",
                     "domain": domains[number],
                     "task_goal": "make tea",
                     "progress": [{"narration": "fill the kettle", "start_frame": 10, "stop_frame": 60}],
@@ -112,9 +112,9 @@ def write_run(folder: Path, spec: RunSpec, benchmark: Benchmark) -> Path:
     seen: dict[str, int] = {}
     chosen = []
     for place, question in enumerate(benchmark.questions):
-        seen[question["level"]] = seen.get(question["level"], 0) + 1
-        in_limit = spec.limit is None or seen[question["level"]] <= spec.limit
-        if question["level"] in spec.levels and in_limit:
+        seen[question["split"]] = seen.get(question["split"], 0) + 1
+        in_limit = spec.limit is None or seen[question["split"]] <= spec.limit
+        if question["split"] in spec.levels and in_limit:
             chosen.append((place, question))
     _write_lines(path / "questions.jsonl", [question for _, question in chosen])
     (path / "manifest.json").write_text(json.dumps(to_json(manifest(spec, benchmark))), encoding="utf-8")
@@ -212,7 +212,7 @@ def _answers(
     for number, (place, question) in enumerate(chosen):
         if number >= spec.answered * len(chosen):
             break
-        record = {name: question[name] for name in ("question_id", "level", "domain", "video_id")}
+        record = {name: question[name] for name in ("question_id", "split", "domain", "cluster")}
         if source.random() < spec.failed:
             records.append(record | {"failure": {"kind": "media_error", "message": "0 of 16 frames decoded"}})
             continue

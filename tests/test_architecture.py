@@ -1,4 +1,4 @@
-"""The layers: a module imports from its own group or from groups before it. A new module must be placed here."""
+"""The layers, file by file: a file imports from its own floor or from one below. Every file has its floor."""
 
 from __future__ import annotations
 
@@ -8,166 +8,110 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
-GROUPS = (
-    ("types", "errors"),
-    (
-        "parsing",
-        "scoring",
-        "judge_rules",
-        "prompts",
-        "questions",
-        "config",
-        "transfer_questions",
-        "transfer_scoring",
-        "transfer_prompts",
-    ),
-    (
-        "dataset",
-        "hub",
-        "archives",
-        "data_manifest",
-        "download",
-        "video",
-        "clips",
-        "packets",
-        "frame_cache",
-        "frame_loader",
-        "qwen_vl",
-        "models",
-        "records",
-        "append_file",
-        "runs",
-        "shards",
-        "transfer_records",
-        "verdicts",
-        "training_snapshot",
-        "interchange",
-        "budget",
-        "chat_client",
-        "parallel",
-        "backends",
-    ),
-    ("evaluate", "judge", "judge_models", "calibration", "trainers", "leaderboards"),
-    (
-        "lmms_process",
-        "lmms_engine",
-        "lmms_transfer",
-        "transfer",
-        "lmms_tasks",
-        "ray_worker",
-        "ray_engine",
-        "demo",
-        "doctor",
-    ),
-    ("cli",),
-)
-RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
-SIBLINGS = {"evaluate", "judge", "trainers", "leaderboards"}
-LEADERBOARDS_MAY_USE = {"types", "errors", "scoring", "prompts", "append_file", "runs", "verdicts", "training_snapshot"}
-TORCH_AT_MODULE_LEVEL = {"backends", "qwen_vl", "demo", "trainers"}
 PACKAGES = ("seedbench_r1", "trainers", "leaderboards")
 
-FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+# From data over pure functions and files to engines, edges and the command line: rooms (packages) and single files.
+FLOORS = (
+    ("seedbench_r1.types", "seedbench_r1.errors", "seedbench_r1.files", "seedbench_r1"),
+    (
+        "seedbench_r1.questions",
+        "seedbench_r1.prompts",
+        "seedbench_r1.parsing",
+        "seedbench_r1.scoring",
+        "seedbench_r1.media.*",
+        "seedbench_r1.api.*",
+    ),
+    ("seedbench_r1.config", "seedbench_r1.data.*", "seedbench_r1.models.*"),
+    ("seedbench_r1.runs.*",),
+    ("seedbench_r1.backends.*", "seedbench_r1.suites.*", "leaderboards.*"),
+    ("seedbench_r1.engines.*", "seedbench_r1.judges.*", "trainers.*"),
+    ("seedbench_r1.lmms_tasks.*", "seedbench_r1.demo.*"),
+    ("seedbench_r1.cli.*",),
+)
+FLOOR_OF = {place: number for number, floor in enumerate(FLOORS) for place in floor}
+TORCH_AT_MODULE_LEVEL = ("seedbench_r1.backends", "seedbench_r1.models.qwen_vl", "seedbench_r1.demo", "trainers")
 
 
-def unit(path: Path) -> str:
-    """The name a file has in GROUPS: its module, or the package it belongs to."""
+def module_name(path: Path) -> str:
+    """The dotted name of a file; a package's own for its __init__.py."""
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[0] if parts[0] != "seedbench_r1" else parts[1]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_units(tree: ast.AST) -> set[str]:
+FILES = {module_name(p): p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+def imported_files(name: str) -> set[str]:
+    """The files of ours that a file imports anywhere, inside functions too."""
     found = set()
-    for node in ast.walk(tree):
-        names = []
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            first, *rest = name.split(".")
-            if first == "seedbench_r1" and rest:
-                found.add(rest[0])
-            elif first in PACKAGES:
-                found.add(first)
-    return found & set(RANK) | {name for name in found if name not in RANK and (ROOT / "seedbench_r1" / name).exists()}
+            assert node.level == 0, f"{name}:{node.lineno}: imports are absolute"
+            modules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {module if module in FILES else node.module or "" for module in modules}
+    return (found & set(FILES)) - {name}
 
 
-def module_level(tree: ast.Module) -> set[str]:
-    """Top-level packages imported when the module is; not those under TYPE_CHECKING."""
-    names = set()
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-    return names
+def floor_of(name: str) -> int | None:
+    """The floor of a file, by its own name or its room's; None: it has no place yet."""
+    room = ".".join(name.split(".")[:2]) if name.startswith("seedbench_r1.") else name.split(".")[0]
+    return FLOOR_OF.get(name, FLOOR_OF.get(f"{room}.*"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_layers(path):
-    me = unit(path)
-    if me == "__init__":
-        return
-    assert me in RANK, f"{path.name}: place the new module {me!r} in tests/test_architecture.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for other in imported_units(tree) - {me, "__version__"}:
-        assert other in RANK, f"{path}: imports {other!r}, which has no place in tests/test_architecture.py"
-        assert RANK[other] <= RANK[me], f"{me} may not import {other}: it belongs to a later group"
-        assert not {me, other} <= SIBLINGS, f"{me} and {other} are siblings: cli joins them"
-        if me == "leaderboards":
-            assert other in LEADERBOARDS_MAY_USE, f"leaderboards may not use {other}"
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_imports_from_its_own_floor_or_one_below(name):
+    mine = floor_of(name)
+    assert mine is not None, f"{name}: place the new file in FLOORS"
+    for other in imported_files(name):
+        assert (floor_of(other) or 0) <= mine, f"{name} may not import {other}: it lives on a higher floor"
+        pair = {name.split(".")[0], other.split(".")[0]}
+        assert pair != {"trainers", "leaderboards"}, f"{name} imports {other}: the two are joined by cli alone"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_torch_stays_where_it_belongs(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    if unit(path) not in TORCH_AT_MODULE_LEVEL:
-        assert "torch" not in module_level(tree), f"{path}: import torch inside the function that needs it"
-    if unit(path) == "leaderboards":
+@pytest.mark.parametrize("name", FILES)
+def test_torch_stays_where_it_belongs(name):
+    tree = TREES[name]
+    at_top = {a.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for a in node.names}
+    at_top |= {(node.module or "").split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+    if not name.startswith(TORCH_AT_MODULE_LEVEL):
+        assert "torch" not in at_top, f"{name}: import torch inside the function that needs it"
+    if name.startswith("leaderboards"):
         everywhere = {n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names}
         assert "torch" not in everywhere
 
 
-def test_there_are_no_cycles():
-    edges: dict[str, set[str]] = {}
-    for path in FILES:
-        if unit(path) != "__init__":
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            edges.setdefault(unit(path), set()).update(imported_units(tree) - {unit(path)})
+def test_there_are_no_circles():
     finished: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, f"cycle: {' -> '.join((*trail, name))}"
+        assert name not in trail, f"circle: {' -> '.join((*trail, name))}"
         if name in finished:
             return
-        for other in edges.get(name, ()):
+        for other in imported_files(name):
             visit(other, (*trail, name))
         finished.add(name)
 
-    for name in edges:
+    for name in FILES:
         visit(name, ())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_budgets(path):
-    text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 400, "split the file by noun"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and unit(path) != "cli":
-            assert node.end_lineno - node.lineno < 60, f"{node.name} is longer than 60 lines"
+@pytest.mark.parametrize("name", FILES)
+def test_budgets(name):
+    assert FILES[name].read_text(encoding="utf-8").count("\n") <= 400, "split the file by noun"
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef) and not name.startswith("seedbench_r1.cli"):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is longer than 60 lines"
             parameters = [a for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
             assert len(parameters) <= 8, f"{node.name} has more than 8 parameters"
 
 
-def test_only_config_reads_the_environment():
-    for path in FILES:
-        if path.name == "config.py" or unit(path) == "cli":
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
-                assert node.attr not in ("environ", "getenv"), (
-                    f"{path}:{node.lineno}: only config.py reads the environment"
-                )
+@pytest.mark.parametrize("name", FILES)
+def test_only_config_reads_the_environment(name):
+    if name.endswith(".config") or name.startswith("seedbench_r1.cli"):
+        return
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+            assert node.attr not in ("environ", "getenv"), f"{name}:{node.lineno}: only config.py reads the environment"

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from seedbench_r1.append_file import make_folder, write_json
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
-from seedbench_r1.append_file import make_folder, write_json
 from seedbench_r1.errors import ConfigError, ResourceError
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy

@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.frame_cache import media_loader
-from seedbench_r1.frame_loader import FrameLoader
+from seedbench_r1.media.cache import media_loader
+from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.prompts import build_request
 from seedbench_r1.questions import TrainingRow, load_training_rows, training_question
-from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
 from seedbench_r1.types import Failure, Media, Question, Request
 from trainers.config import TrainConfig
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.models import Checkpoint
+from seedbench_r1.models.checkpoint import Checkpoint
 from trainers.config import TrainConfig
 
 TEXT_TOKENS = 200  # question, options and template: about this many in the benchmark's own rows

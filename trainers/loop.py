@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.models import inspect_model
+from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import TrainingRow, file_sha256
 from seedbench_r1.types import ModelInfo, to_json
 from trainers.checkpoints import (

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.append_file import AppendFile, make_folder, write_text
+from seedbench_r1.files import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
-from seedbench_r1.training_snapshot import METRICS, read_lines
+from seedbench_r1.runs.training_snapshot import METRICS, read_lines
 from trainers.grpo import GroupResult, Mismatch
 from trainers.sft import Taught
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seedbench_r1.backends.decoding import vision_tensors
-from seedbench_r1.qwen_vl import ModelInputs, VisionLayout
+from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 from trainers.logprobs import token_logprobs
 from trainers.shared_prefix import inner_model, scoring
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.models import inspect_model
-from seedbench_r1.qwen_vl import QwenProcessor
+from seedbench_r1.models.checkpoint import inspect_model
+from seedbench_r1.models.qwen_vl import QwenProcessor
 from trainers.config import TrainConfig
 from trainers.sharding import Shards, whole
 

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seedbench_r1.backends.decoding import vision_tensors
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.qwen_vl import ModelInputs, VisionLayout
+from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 from trainers.logprobs import token_logprobs
 
 ATTENTION = "seedbench_shared_prefix"  # the name under which transformers knows `_attention`

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from seedbench_r1.append_file import write_json
 from seedbench_r1.config import environment_value, set_environment_defaults
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import write_json
 from seedbench_r1.types import to_json
 from trainers.config import TrainConfig
 

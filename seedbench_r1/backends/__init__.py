@@ -48,7 +48,7 @@ def open_backend(config: EvalConfig) -> Backend:
 
             return FakeBackend.from_file(Path(config.model))
         case "openai":
-            from seedbench_r1.backends.openai_api import OpenAIBackend
+            from seedbench_r1.backends.openai import OpenAIBackend
 
             return OpenAIBackend.from_config(config, api_key(config.base_url))
         case _:

@@ -11,7 +11,7 @@ import torch
 
 from seedbench_r1.backends.caches import DecodeCache, RowCache, open_cache
 from seedbench_r1.backends.sampling import next_tokens, row_generator
-from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, normalise_patches
+from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, normalise_patches
 from seedbench_r1.types import FinishReason, SamplingConfig
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.qwen_vl import QwenProcessor, load_processor
+from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

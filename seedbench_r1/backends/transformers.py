@@ -15,7 +15,7 @@ from seedbench_r1.backends.batching import ready_batches
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.backends.loading import load_model, resolve_device
 from seedbench_r1.errors import ResourceError
-from seedbench_r1.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
+from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
 from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 
 log = logging.getLogger(__name__)

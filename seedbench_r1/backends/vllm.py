@@ -30,8 +30,8 @@ from seedbench_r1.backends.vllm_engine import (
     start_engine,
 )
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.models import inspect_model
-from seedbench_r1.qwen_vl import QwenProcessor, load_processor, prepare_inputs
+from seedbench_r1.models.checkpoint import inspect_model
+from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor, prepare_inputs
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
 
 Result = tuple[str, Generation | Failure]

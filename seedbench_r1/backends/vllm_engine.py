@@ -25,8 +25,8 @@ from seedbench_r1.backends.loading import load_model
 from seedbench_r1.backends.sampling import row_generator
 from seedbench_r1.config import set_environment_defaults
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.models import Checkpoint
-from seedbench_r1.qwen_vl import QwenProcessor, render_prompt
+from seedbench_r1.models.checkpoint import Checkpoint
+from seedbench_r1.models.qwen_vl import QwenProcessor, render_prompt
 from seedbench_r1.types import Request, SamplingConfig
 
 log = logging.getLogger(__name__)

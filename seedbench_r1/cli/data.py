@@ -16,7 +16,7 @@ from seedbench_r1.cli.prepare import prepare_command
 from seedbench_r1.errors import DataError, Interrupted
 
 if TYPE_CHECKING:
-    from seedbench_r1.dataset import LevelStatus
+    from seedbench_r1.data.status import LevelStatus
 
 app = typer.Typer(help="Fetch the data set, and look at it on disk.", no_args_is_help=True)
 app.command("prepare")(prepare_command)
@@ -50,7 +50,7 @@ def download_command(
 ) -> None:
     """Fetch annotations and media from the hub, check every size and hash, unpack archives. Call again to continue."""
     from seedbench_r1.config import configured_data_root
-    from seedbench_r1.download import REPO_ID, DownloadConfig, download
+    from seedbench_r1.data.download import REPO_ID, DownloadConfig, download
     from seedbench_r1.types import to_json
 
     config = DownloadConfig(
@@ -82,7 +82,7 @@ def download_command(
 def _download_levels(value: str) -> tuple[str, ...]:
     """As parse_levels, and `train`."""
     from seedbench_r1.config import parse_levels
-    from seedbench_r1.download import TRAIN
+    from seedbench_r1.data.download import TRAIN
 
     names = [name for name in value.split(",") if name.strip()]
     levels = [name for name in names if name.strip().lower() != TRAIN]
@@ -149,7 +149,7 @@ class DownloadProgress:
 def status_command(data_root: Root = None, levels: Levels = "L1,L2,L3", as_json: AsJson = False) -> None:
     """Count annotations and media files of each level. Exit 4 if something is absent."""
     from seedbench_r1.config import find_data_root, parse_levels
-    from seedbench_r1.dataset import data_status, download_left
+    from seedbench_r1.data.status import data_status, download_left
     from seedbench_r1.types import to_json
 
     root = find_data_root(data_root)
@@ -233,9 +233,9 @@ def verify_command(
     from typing import cast
 
     from seedbench_r1.cli import console
-    from seedbench_r1.clips import check_reader
     from seedbench_r1.config import find_data_root, parse_levels
-    from seedbench_r1.dataset import verify
+    from seedbench_r1.data.status import verify
+    from seedbench_r1.media.decode import check_reader
     from seedbench_r1.questions import load_questions
     from seedbench_r1.types import Reader, VideoConfig, to_json
 

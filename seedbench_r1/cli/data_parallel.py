@@ -14,7 +14,7 @@ from seedbench_r1.errors import ConfigError
 
 if TYPE_CHECKING:
     from seedbench_r1.cli.progress import EvalProgress
-    from seedbench_r1.evaluate import EvalResult, Plan
+    from seedbench_r1.engines.local import EvalResult, Plan
     from seedbench_r1.types import EvalConfig
 
 ENTRY = "from seedbench_r1.cli.app import main; main()"
@@ -29,9 +29,9 @@ def run_shards(planned: Plan, *, quiet: bool) -> tuple[EvalResult, int]:
     """
     from seedbench_r1.cli.eval import draining_signals
     from seedbench_r1.cli.progress import EvalProgress
-    from seedbench_r1.evaluate import conclude, hash_weights
-    from seedbench_r1.runs import RunDir
-    from seedbench_r1.shards import launch_shards
+    from seedbench_r1.engines.local import conclude, hash_weights
+    from seedbench_r1.engines.shards import launch_shards
+    from seedbench_r1.runs.directory import RunDir
 
     config = planned.config
     if config.shard is not None:
@@ -82,7 +82,7 @@ def gpus_per_shard(config: EvalConfig) -> int:
 
 def _watch(planned: Plan, progress: EvalProgress, ended: threading.Event) -> None:
     """Show what the children write."""
-    from seedbench_r1.runs import merged_records
+    from seedbench_r1.runs.directory import merged_records
 
     while True:
         last = ended.wait(LOOK_EVERY_S)

@@ -66,7 +66,7 @@ def _evaluate(folder: Path, model: Path, name: str, seed: int) -> Path:
     from seedbench_r1.cli import console
     from seedbench_r1.cli.eval import finish, run_plan
     from seedbench_r1.config import resolve_eval_config
-    from seedbench_r1.evaluate import plan
+    from seedbench_r1.engines.local import plan
 
     options: dict[str, Any] = {
         "model": str(model),
@@ -88,13 +88,13 @@ def _evaluate(folder: Path, model: Path, name: str, seed: int) -> Path:
 def _report(folder: Path, runs: list[Path]) -> None:
     """Verdicts, leaderboard.html and leaderboard.csv, and the table on the terminal."""
     from leaderboards.board import build_board
-    from leaderboards.csv_report import write_wide_csv
-    from leaderboards.html_report import write_html
+    from leaderboards.draw.csv import write_wide_csv
+    from leaderboards.draw.page import write_html
     from seedbench_r1.cli import console
     from seedbench_r1.cli.leaderboard import print_board
     from seedbench_r1.demo.exact_judge import ExactJudge
-    from seedbench_r1.judge import judge_run
-    from seedbench_r1.runs import load_run
+    from seedbench_r1.judges.run import judge_run
+    from seedbench_r1.runs.directory import load_run
 
     for path in runs:
         judge_run(load_run(path), ExactJudge())

@@ -22,7 +22,7 @@ def doctor_command(
 ) -> None:
     """Check packages, GPUs, data and disk; each failing line says what to type. Exit 3 if one fails."""
     from seedbench_r1.cli import console
-    from seedbench_r1.doctor import examine
+    from seedbench_r1.cli.checks import examine
     from seedbench_r1.types import to_json
 
     marks = {"pass": console.glyph("✓", "ok"), "warn": "!", "fail": console.glyph("✗", "x")}

@@ -18,7 +18,7 @@ from seedbench_r1.errors import IncompleteRun, Interrupted
 if TYPE_CHECKING:
     from types import FrameType
 
-    from seedbench_r1.evaluate import EvalResult, Plan
+    from seedbench_r1.engines.local import EvalResult, Plan
 
 MODEL, DATA, DECODING, RUNTIME, OUTPUT = "Model", "Data", "Decoding (changes the protocol id)", "Runtime", "Output"
 API = "API (--backend openai:MODEL)"
@@ -171,7 +171,7 @@ def evaluate_command(
 def _run(options: dict[str, Any], config_file: Path | None, mode: dict[str, bool]) -> None:
     from seedbench_r1.cli.results import print_config, print_dry_run
     from seedbench_r1.config import resolve_eval_config
-    from seedbench_r1.evaluate import plan
+    from seedbench_r1.engines.local import plan
 
     config = resolve_eval_config(parse_options(options), config_file=config_file)
     if mode["print_config"]:
@@ -238,7 +238,7 @@ def run_plan(planned: Plan, *, quiet: bool = False) -> tuple[EvalResult, int]:
     from seedbench_r1.backends import open_backend
     from seedbench_r1.cli.console import silence_weight_bars
     from seedbench_r1.cli.progress import EvalProgress
-    from seedbench_r1.evaluate import evaluate
+    from seedbench_r1.engines.local import evaluate
 
     if planned.checkpoint is not None:
         silence_weight_bars()

@@ -126,9 +126,9 @@ def _attempt(job: Job, out: Path, jobs: int) -> str | None:
 
 def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> None:
     """Run a command of ours with its output in `log`. Raises CalledProcessError."""
-    from seedbench_r1.append_file import make_folder
     from seedbench_r1.config import child_environment
     from seedbench_r1.demo.models import newest_checkpoint
+    from seedbench_r1.files import make_folder
 
     make_folder(log.parent)
     words = [str(newest_checkpoint(Path(word))) if before == "--model" else word for before, word in _pairs(command)]
@@ -150,9 +150,9 @@ def _pairs(command: Sequence[str]) -> list[tuple[str, str]]:
 
 def _print_table(out: Path, variants: list[str], seeds: list[int]) -> None:
     """The experiment's tables on standard output and in experiment.md."""
-    from seedbench_r1.append_file import write_text
     from seedbench_r1.demo import rollout_log
     from seedbench_r1.demo.comparison import markdown, measure
+    from seedbench_r1.files import write_text
 
     measured = {"start": [measure(out / "runs" / "start")]}
     for variant in variants:

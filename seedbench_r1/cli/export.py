@@ -12,7 +12,7 @@ import typer
 from seedbench_r1.errors import ConfigError
 
 if TYPE_CHECKING:
-    from leaderboards.exports import Exported
+    from leaderboards.exports.common import Exported
 
 app = typer.Typer(help="Runs in other projects' formats. Files only: nothing is pushed.", no_args_is_help=True)
 
@@ -45,10 +45,10 @@ def every_eval_ever_command(
     as_json: AsJson = False,
 ) -> None:
     """Every Eval Ever: an aggregate JSON and a line per question, as its data store lays them out."""
-    from leaderboards.every_eval_ever import RELATIONSHIPS, Source, every_eval_ever_files, reported_files
-    from leaderboards.exports import check_model_id
+    from leaderboards.exports.common import check_model_id
+    from leaderboards.exports.every_eval_ever import RELATIONSHIPS, Source, every_eval_ever_files, reported_files
     from leaderboards.published import load_published
-    from seedbench_r1.runs import utc_now
+    from seedbench_r1.runs.directory import utc_now
 
     if relationship not in RELATIONSHIPS:
         raise ConfigError(f"--relationship {relationship!r} is unknown. Fix: one of {', '.join(RELATIONSHIPS)}.")
@@ -79,7 +79,7 @@ def hub_command(
     as_json: AsJson = False,
 ) -> None:
     """.eval_results/*.yaml for a model repository on the Hub. You upload it yourself."""
-    from leaderboards.hub_results import hub_files
+    from leaderboards.exports.hub_results import hub_files
 
     def files(exported: Exported) -> dict[Path, str]:
         return hub_files(exported, out, dataset=dataset, source_url=source_url)
@@ -96,7 +96,7 @@ def lmms_eval_command(
     as_json: AsJson = False,
 ) -> None:
     """lmms-eval's <date>_results.json and <date>_samples_<task>.jsonl; `import lmms-eval` reads them back."""
-    from leaderboards.lmms_results import lmms_files
+    from leaderboards.exports.lmms_results import lmms_files
 
     def files(exported: Exported) -> dict[Path, str]:
         return lmms_files(exported, out)
@@ -114,7 +114,7 @@ def _export(
     more: dict[Path, str] | None = None,
 ) -> None:
     """Read and lay out every run before the first file is written: all of them are exported, or none."""
-    from leaderboards.exports import load_exported, write_new
+    from leaderboards.exports.common import load_exported, write_new
     from leaderboards.loading import uncollected
 
     owners: dict[Path, Path] = {}

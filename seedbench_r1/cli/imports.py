@@ -13,7 +13,7 @@ import typer
 from seedbench_r1.errors import IncompleteRun
 
 if TYPE_CHECKING:
-    from seedbench_r1.interchange import ForeignFile, ImportReport
+    from seedbench_r1.runs.imports import ForeignFile, ImportReport
 
 app = typer.Typer(help="Other evaluators' results become a run directory.", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def grpo_care_command(
     as_json: AsJson = False,
 ) -> None:
     """Import eval_16frames_seed_bench_r1_L1_results.json and the like, by sample id. Exit 5 if answers are missing."""
-    from seedbench_r1.interchange import read_grpo_care
+    from seedbench_r1.runs.imports import read_grpo_care
 
     read = [read_grpo_care(path, level) for path in files]
     _import(read, "grpo-care", (data_root, runs_dir), (model_name, run_name), as_json=as_json)
@@ -54,7 +54,7 @@ def lmms_eval_command(
     as_json: AsJson = False,
 ) -> None:
     """Import <date>_samples_<task>.jsonl of SEED-Bench-R1 tasks. Exit 5 if answers are missing."""
-    from seedbench_r1.interchange import read_lmms_eval
+    from seedbench_r1.runs.imports import read_lmms_eval
 
     read = [read_lmms_eval(path, level) for path in files]
     _import(read, "lmms-eval", (data_root, runs_dir), (model_name, run_name), as_json=as_json)
@@ -69,7 +69,7 @@ def _import(
     as_json: bool,
 ) -> None:
     from seedbench_r1.config import find_data_root
-    from seedbench_r1.interchange import import_files
+    from seedbench_r1.runs.imports import import_files
     from seedbench_r1.types import to_json
 
     data_root, runs_dir = folders

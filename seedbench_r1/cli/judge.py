@@ -12,8 +12,8 @@ from typer.core import TyperGroup
 from seedbench_r1.errors import ConfigError, Interrupted, JudgeUnavailable
 
 if TYPE_CHECKING:
-    from seedbench_r1.judge import Judge
-    from seedbench_r1.runs import Run
+    from seedbench_r1.judges.run import Judge
+    from seedbench_r1.runs.directory import Run
     from seedbench_r1.types import Verdict
 
 
@@ -60,7 +60,7 @@ def judge_command(
     as_json: AsJson = False,
 ) -> None:
     """Judge runs. The same command continues. It never falls back to another judge: exit 6 if there is none."""
-    from seedbench_r1.runs import load_run
+    from seedbench_r1.runs.directory import load_run
 
     loaded = [load_run(path) for path in runs]
     settings = {
@@ -93,8 +93,8 @@ def calibrate_command(
     seed: Annotated[int, typer.Option(help="Of the choice of rows.")] = 0,
 ) -> None:
     """Write a blinded sheet for human labels: no run name, no gold answer, no verdict."""
-    from seedbench_r1.calibration import calibration_sheet, write_sheet
     from seedbench_r1.cli import console
+    from seedbench_r1.judges.calibration import calibration_sheet, write_sheet
 
     if strategy not in ("by-verdict", "random"):
         raise ConfigError(f"No strategy {strategy!r}. There are: by-verdict, random.")
@@ -115,8 +115,8 @@ def agreement_command(
     as_json: AsJson = False,
 ) -> None:
     """Compare a judge with human labels: kappa, sensitivity, specificity, and the rate they imply."""
-    from seedbench_r1.calibration import agreement, read_labels
     from seedbench_r1.cli.judge_agreement import agreement_json, print_agreement
+    from seedbench_r1.judges.calibration import agreement, read_labels
 
     loaded, verdicts, chosen = _judged(runs, judge_id)
     found = agreement(loaded, verdicts, read_labels(labels))
@@ -130,8 +130,8 @@ def agreement_command(
 
 def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[dict[str, Verdict]], str]:
     """Runs, one judge's verdicts on each, and which judge. Raises ConfigError unless there is exactly one to take."""
-    from seedbench_r1.runs import load_run
-    from seedbench_r1.verdicts import load_verdicts
+    from seedbench_r1.runs.directory import load_run
+    from seedbench_r1.runs.verdicts import load_verdicts
 
     loaded = [load_run(path) for path in paths]
     by_judge = [load_verdicts(run.path) for run in loaded]
@@ -146,7 +146,7 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
 
 def open_judge(name: str, settings: dict[str, Any], runs: list[Run], *, quiet: bool = False) -> Judge:
     """The judge of a --judge value. Raises ConfigError for an unknown one, JudgeUnavailable if it cannot be asked."""
-    from seedbench_r1.judge import RulesJudge
+    from seedbench_r1.judges.run import RulesJudge
 
     kind, _, model = name.partition(":")
     if name == "rules":
@@ -163,11 +163,11 @@ def open_judge(name: str, settings: dict[str, Any], runs: list[Run], *, quiet: b
 
 
 def _open_api_judge(model: str, settings: dict[str, Any], runs: list[Run], *, quiet: bool) -> Judge:
-    from seedbench_r1.budget import Budget
-    from seedbench_r1.chat_client import ChatClient
+    from seedbench_r1.api.client import ChatClient
+    from seedbench_r1.api.cost_limit import Budget
     from seedbench_r1.cli import console
     from seedbench_r1.config import api_key
-    from seedbench_r1.judge_models import ApiJudge, JudgeSettings
+    from seedbench_r1.judges.models import ApiJudge, JudgeSettings
 
     try:
         key = api_key(settings["base_url"])
@@ -200,8 +200,8 @@ def _open_api_judge(model: str, settings: dict[str, Any], runs: list[Run], *, qu
 
 def _open_local_judge(model: str, settings: dict[str, Any]) -> Judge:
     from seedbench_r1.backends.text_model import TextModelBackend
-    from seedbench_r1.judge_models import JudgeSettings, LocalJudge
-    from seedbench_r1.models import model_name
+    from seedbench_r1.judges.models import JudgeSettings, LocalJudge
+    from seedbench_r1.models.checkpoint import model_name
 
     if settings["votes"] != 1:
         raise ConfigError("--votes is for API judges: a local judge is greedy, so its votes would not differ.")
@@ -211,11 +211,11 @@ def _open_local_judge(model: str, settings: dict[str, Any]) -> Judge:
 
 def estimate(runs: list[Run], settings: Any, prices: tuple[float, float] | None) -> list[str]:
     """Lines for the user before the first request: how many, how large, how dear. 4 characters count as a token."""
-    from seedbench_r1.budget import token_cost
-    from seedbench_r1.judge import judge_case, pending_records
-    from seedbench_r1.judge_models import build_judge_prompt
+    from seedbench_r1.api.cost_limit import token_cost
+    from seedbench_r1.judges.models import build_judge_prompt
+    from seedbench_r1.judges.run import judge_case, pending_records
+    from seedbench_r1.runs.verdicts import load_verdicts
     from seedbench_r1.scoring import lacks_reasoning
-    from seedbench_r1.verdicts import load_verdicts
 
     sizes = []
     for run in runs:
@@ -235,7 +235,7 @@ def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> N
     from seedbench_r1.cli import console
     from seedbench_r1.cli.eval import draining_signals
     from seedbench_r1.cli.judge_results import JudgeProgress, print_consistency, run_json
-    from seedbench_r1.judge import judge_run
+    from seedbench_r1.judges.run import judge_run
 
     with draining_signals() as (stop, received), JudgeProgress(run, judge.judge_id, quiet=as_json) as progress:
         verdicts: dict[str, Verdict] = judge_run(run, judge, limit=limit, stop=stop, observe=progress.observe)
@@ -256,7 +256,7 @@ def _prices(max_cost: float | None, price_in: float | None, price_out: float | N
 
 
 def _prompt(path: Path | None) -> str:
-    from seedbench_r1.judge_models import check_prompt, default_prompt
+    from seedbench_r1.judges.models import check_prompt, default_prompt
 
     if path is None:
         return default_prompt()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from seedbench_r1.cli import console
 
 if TYPE_CHECKING:
-    from seedbench_r1.calibration import Agreement
-    from seedbench_r1.runs import Run
+    from seedbench_r1.judges.calibration import Agreement
+    from seedbench_r1.runs.directory import Run
     from seedbench_r1.types import Verdict
 
 GATE = 0.6  # kappa from which the report shows the column as calibrated

@@ -16,7 +16,7 @@ from seedbench_r1.types import ConsistencyCounts, RunRecord, Verdict, to_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from seedbench_r1.runs import Run
+    from seedbench_r1.runs.directory import Run
 
 LINE_EVERY_S = 5.0
 
@@ -58,14 +58,14 @@ def levels_of(run: Run) -> dict[str, list[RunRecord]]:
     levels: dict[str, list[RunRecord]] = {}
     for record in run.records.values():
         if record.answered:
-            levels.setdefault(record.level, []).append(record)
+            levels.setdefault(record.split, []).append(record)
     return levels | ({"all": [r for group in levels.values() for r in group]} if len(levels) > 1 else {})
 
 
 def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> None:
     """Rates with intervals, the four quadrants, and the marks of collapsed reasoning."""
     from seedbench_r1.demo.exact_judge import ExactJudge
-    from seedbench_r1.judge import flip_rate
+    from seedbench_r1.judges.run import flip_rate
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("level", no_wrap=True)
@@ -111,7 +111,7 @@ def rate_interval(records: list[RunRecord], verdicts: dict[str, Verdict]) -> tup
 
     judged = [(record, verdicts[record.question_id]) for record in records if record.question_id in verdicts]
     values = [float(verdict.consistent) for _, verdict in judged if verdict.consistent is not None]
-    clusters = [record.video_id for record, verdict in judged if verdict.consistent is not None]
+    clusters = [record.cluster for record, verdict in judged if verdict.consistent is not None]
     if not values:
         return math.nan, math.nan
     return wilson_interval(sum(values), len(values), deff=design_effect(values, clusters))
@@ -119,7 +119,7 @@ def rate_interval(records: list[RunRecord], verdicts: dict[str, Verdict]) -> tup
 
 def run_json(run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> dict[str, Any]:
     """The JSON object of --json: counts and fractions; null where there is no number."""
-    from seedbench_r1.judge import flip_rate
+    from seedbench_r1.judges.run import flip_rate
 
     levels = {}
     for level, records in levels_of(run).items():

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from leaderboards.board import Board
-    from leaderboards.html_report import HtmlReport
+    from leaderboards.draw.page import HtmlReport
+    from leaderboards.draw.page_payload import Detail
     from leaderboards.ranking import Metric
-    from leaderboards.report_payload import Detail
     from leaderboards.rows import LeaderboardRow
     from leaderboards.versus import LevelComparison
 
@@ -143,13 +143,13 @@ def _write(
     page: tuple[str, int],
 ) -> tuple[list[Path], HtmlReport]:
     """Write everything; the files, and what became of the page."""
-    from leaderboards.charts import write_charts
-    from leaderboards.csv_report import write_long_csv, write_predictions_csv, write_wide_csv
-    from leaderboards.html_report import write_html
+    from leaderboards.draw.charts import write_charts
+    from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+    from leaderboards.draw.page import write_html
+    from leaderboards.draw.text import write_latex, write_markdown
     from leaderboards.methods import write_meta
-    from leaderboards.text_report import write_latex, write_markdown
-    from seedbench_r1.append_file import make_folder
-    from seedbench_r1.runs import utc_now
+    from seedbench_r1.files import make_folder
+    from seedbench_r1.runs.directory import utc_now
 
     for folder in {out.parent, (csv_path or out).parent}:
         make_folder(folder)

@@ -13,14 +13,14 @@ import typer
 from seedbench_r1.errors import ConfigError, IncompleteRun, Interrupted
 
 if TYPE_CHECKING:
-    from seedbench_r1.lmms_transfer import TransferPlan, TransferResult
+    from seedbench_r1.engines.lmms_transfer import TransferPlan, TransferResult
 
 STOPPING = "Stopping: lmms-eval saves nothing before its end, so the answers of this call are lost."
 
 
 def lmms_path_command() -> None:
     """Print the folder of our tasks for lmms-eval: --include_path $(seedbench-r1 lmms-path)."""
-    from seedbench_r1.lmms_process import TASK_FOLDER
+    from seedbench_r1.engines.lmms_process import TASK_FOLDER
 
     typer.echo(TASK_FOLDER)
 
@@ -29,7 +29,7 @@ def run_with_lmms_eval(
     options: dict[str, Any], config_file: Path | None, mode: dict[str, bool], lmms: dict[str, str | None]
 ) -> None:
     """The part of `eval` that lmms-eval does. `lmms` holds engine, lmms_model, lmms_model_args and suite."""
-    from seedbench_r1.lmms_transfer import SUITE
+    from seedbench_r1.engines.lmms_transfer import SUITE
 
     suite, engine = lmms["suite"], lmms["engine"]
     if suite is not None and suite != SUITE:
@@ -51,7 +51,7 @@ def _run_engine(
     from seedbench_r1.cli.eval import draining_signals, finish, parse_options
     from seedbench_r1.cli.results import print_config, print_dry_run
     from seedbench_r1.config import resolve_eval_config
-    from seedbench_r1.lmms_engine import evaluate_with_lmms_eval, plan_with_lmms_eval
+    from seedbench_r1.engines.lmms import evaluate_with_lmms_eval, plan_with_lmms_eval
 
     name, args = lmms["lmms_model"] or "", lmms["lmms_model_args"] or ""
     config = resolve_eval_config(_with_model(parse_options(options), name, args), config_file=config_file)
@@ -79,8 +79,8 @@ def _run_suite(
     from seedbench_r1.cli.eval import draining_signals, parse_options
     from seedbench_r1.cli.results import print_config
     from seedbench_r1.config import resolve_eval_config
-    from seedbench_r1.lmms_process import OWN_MODEL, LmmsModel
-    from seedbench_r1.lmms_transfer import plan_transfer, run_transfer
+    from seedbench_r1.engines.lmms_process import OWN_MODEL, LmmsModel
+    from seedbench_r1.engines.lmms_transfer import plan_transfer, run_transfer
 
     name, args = lmms["lmms_model"] or OWN_MODEL, lmms["lmms_model_args"] or ""
     options = _with_model(parse_options(options), name, args)
@@ -128,7 +128,7 @@ def _print_suite(planned: TransferPlan, results: dict[str, TransferResult]) -> N
     from rich.table import Table
 
     from seedbench_r1.cli import console
-    from seedbench_r1.lmms_transfer import NOTE, SUITE
+    from seedbench_r1.engines.lmms_transfer import NOTE, SUITE
 
     table = Table(box=None, pad_edge=True, header_style="bold")
     for name, side in (("benchmark", "left"), ("status", "left"), ("n", "right"), ("metric", "left")):
@@ -148,8 +148,8 @@ def _print_suite(planned: TransferPlan, results: dict[str, TransferResult]) -> N
 
 def _with_model(options: dict[str, Any], name: str, args: str) -> dict[str, Any]:
     """--model may be left out if lmms-eval's arguments name the checkpoint, or the model has none (an API)."""
-    from seedbench_r1.lmms_engine import checkpoint_of
-    from seedbench_r1.lmms_process import OWN_MODEL
+    from seedbench_r1.engines.lmms import checkpoint_of
+    from seedbench_r1.engines.lmms_process import OWN_MODEL
 
     if options["model"] is not None or name == OWN_MODEL:
         return options

@@ -88,8 +88,8 @@ def _resolve(options: dict[str, Any], model: str | None, config_file: Path | Non
         raise ConfigError("No frame cache given. Fix: seedbench-r1 data prepare --frame-cache DIR.")
     if model is None:
         return resolved
-    from seedbench_r1.evaluate import fit_size_multiple
-    from seedbench_r1.models import inspect_model
+    from seedbench_r1.engines.local import fit_size_multiple
+    from seedbench_r1.models.checkpoint import inspect_model
 
     checkpoint = inspect_model(model, base_model=resolved.base_model, revision=resolved.revision)
     return fit_size_multiple(resolved, checkpoint)
@@ -97,8 +97,8 @@ def _resolve(options: dict[str, Any], model: str | None, config_file: Path | Non
 
 def _fill(questions: list[Question], config: EvalConfig) -> tuple[dict[str, str], Counter[str]]:
     """Decode what is not there yet. Returns what is wrong with whose media, and what the cache did how often."""
-    from seedbench_r1.frame_cache import media_loader
-    from seedbench_r1.frame_loader import FrameLoader
+    from seedbench_r1.media.cache import media_loader
+    from seedbench_r1.media.loader import FrameLoader
     from seedbench_r1.types import Failure
 
     load = media_loader(config.frame_cache, config.frame_cache_gb)

@@ -11,13 +11,13 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from seedbench_r1.budget import token_cost
+from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
-from seedbench_r1.runs import merged_records, utc_now
+from seedbench_r1.runs.directory import merged_records, utc_now
 from seedbench_r1.types import Generation, RunRecord
 
 if TYPE_CHECKING:
-    from seedbench_r1.evaluate import Plan
+    from seedbench_r1.engines.local import Plan
 
 LINE_EVERY_S = 60.0
 LINE_EVERY_SHARE = 0.05
@@ -71,7 +71,7 @@ class EvalProgress:
             share = (self._new - count) / max(1, len(self._plan.questions))
             if now - since >= LINE_EVERY_S or (share >= LINE_EVERY_SHARE and now - since >= LINE_AT_MOST_S):
                 self._last_line = (now, self._new)
-                self._console.print(self._line(record.level), soft_wrap=True)
+                self._console.print(self._line(record.split), soft_wrap=True)
 
     def knows(self, record: RunRecord) -> bool:
         """True if this question was observed already, with the same kind of outcome."""
@@ -105,8 +105,8 @@ class EvalProgress:
         return lines
 
     def _counts(self, level: str) -> tuple[int, int, list[RunRecord]]:
-        total = sum(question.level == level for question in self._plan.questions)
-        mine = [record for record in self._records.values() if record.level == level and record.answered]
+        total = sum(question.split == level for question in self._plan.questions)
+        mine = [record for record in self._records.values() if record.split == level and record.answered]
         return len(mine), total, mine
 
     def _line(self, level: str) -> str:
@@ -139,7 +139,7 @@ class EvalProgress:
 
     def _picture(self) -> RenderableType:
         with self._guard:
-            levels = list(dict.fromkeys(question.level for question in self._plan.questions))
+            levels = list(dict.fromkeys(question.split for question in self._plan.questions))
             rows = [self._bar(level) for level in levels]
             rate, eta = self._speed()
             done = sum(record.answered for record in self._records.values())
@@ -165,7 +165,7 @@ class EvalProgress:
         if not done:
             return Text(text + "  waiting")
         values = [float(record.score.correct) for record in records if record.score]
-        low, high = wilson_interval(sum(values), done, deff=design_effect(values, [r.video_id for r in records]))
+        low, high = wilson_interval(sum(values), done, deff=design_effect(values, [r.cluster for r in records]))
         unparsed = sum(r.score.outcome != "answered" for r in records if r.score)
         share = 100 * sum(values) / done
         return Text(f"{text}  running acc {share:.1f} [{100 * low:.1f}, {100 * high:.1f}]  unparsed {unparsed}")

@@ -21,9 +21,9 @@ def run_with_ray(
     from seedbench_r1.cli.progress import EvalProgress
     from seedbench_r1.cli.results import print_config, print_dry_run
     from seedbench_r1.config import resolve_eval_config
+    from seedbench_r1.engines.local import plan
+    from seedbench_r1.engines.ray import check_ray, evaluate_with_ray, ray_cluster
     from seedbench_r1.errors import ConfigError
-    from seedbench_r1.evaluate import plan
-    from seedbench_r1.ray_engine import check_ray, evaluate_with_ray, ray_cluster
 
     other = [name for name, value in lmms.items() if value is not None and name != "engine"]
     if lmms["engine"] != "ray" or other:

@@ -10,11 +10,11 @@ from rich.table import Table
 
 from seedbench_r1.cli import console
 from seedbench_r1.prompts import build_prompt
-from seedbench_r1.runs import Run, load_run
+from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.types import EvalConfig, GroupSummary, RunRecord, to_json
 
 if TYPE_CHECKING:
-    from seedbench_r1.evaluate import EvalResult, Plan
+    from seedbench_r1.engines.local import EvalResult, Plan
 
 
 def print_config(config: EvalConfig) -> None:
@@ -27,7 +27,7 @@ def print_result(planned: Plan, result: EvalResult) -> None:
     run = load_run(planned.path)
     screen = console.out()
     screen.print(level_table(run, result))
-    n_clusters = len({question.video_id for question in run.questions.values()})
+    n_clusters = len({question.cluster for question in run.questions.values()})
     note = f" 95 % intervals, clustered by video ({n_clusters} videos) {console.glyph('·', '|')} consistency not judged"
     if result.summary.status == "incomplete":
         note += f"\n INCOMPLETE: {result.summary.pending} questions have no answer; not to be ranked"
@@ -48,7 +48,7 @@ def level_table(run: Run, result: EvalResult) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     groups: list[tuple[str, GroupSummary, list[RunRecord]]] = []
     for level, group in result.summary.levels.items():
-        groups.append((level, group, [r for r in run.records.values() if r.level == level]))
+        groups.append((level, group, [r for r in run.records.values() if r.split == level]))
     for domain, group in result.summary.domains.items():
         groups.append((f"  {domain}", group, [r for r in run.records.values() if r.domain == domain]))
     for name, group, records in groups:
@@ -79,7 +79,7 @@ def interval(records: list[RunRecord]) -> tuple[float, float, float]:
     from leaderboards.stats import design_effect, wilson_interval
 
     values = [float(record.score.correct) for record in records if record.score is not None]
-    clusters = [record.video_id for record in records if record.score is not None]
+    clusters = [record.cluster for record in records if record.score is not None]
     if not values:
         return math.nan, math.nan, math.nan
     deff = design_effect(values, clusters)
@@ -92,7 +92,7 @@ def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     run = load_run(planned.path)
     levels: dict[str, Any] = {}
     for level, group in result.summary.levels.items():
-        low, high, deff = interval([r for r in run.records.values() if r.level == level])
+        low, high, deff = interval([r for r in run.records.values() if r.split == level])
         levels[level] = to_json(group) | {
             "accuracy": _number(group.accuracy) if group.answered == group.selected else None,
             "ci": [_number(low), _number(high)],
@@ -133,8 +133,8 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
 
 def estimate_run(planned: Plan) -> dict[str, Any]:
     """Counts and sizes known without loading the model; tokens follow from the first question with a clip."""
-    from seedbench_r1.clips import probe_clip
-    from seedbench_r1.video import choose_frames, load_image, target_size
+    from seedbench_r1.media.decode import probe_clip
+    from seedbench_r1.media.frames import choose_frames, load_image, target_size
 
     config, video = planned.config, planned.config.video
     question = next((q for q in planned.questions if q.video is not None and q.video.exists()), planned.questions[0])

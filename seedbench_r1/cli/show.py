@@ -11,7 +11,7 @@ import typer
 from seedbench_r1.errors import ConfigError
 
 if TYPE_CHECKING:
-    from seedbench_r1.runs import Run
+    from seedbench_r1.runs.directory import Run
     from seedbench_r1.types import Question, RunRecord
 
 
@@ -24,8 +24,8 @@ def show_command(
     """Print one question with options, reasoning, answer and score; or list what failed."""
     from seedbench_r1.cli import console
     from seedbench_r1.cli.transfer import describe_transfer
-    from seedbench_r1.runs import load_run, run_schema
-    from seedbench_r1.transfer_records import SCHEMA, TRANSFER_LINES
+    from seedbench_r1.runs.directory import load_run, run_schema
+    from seedbench_r1.suites.transfer_records import SCHEMA, TRANSFER_LINES
     from seedbench_r1.types import to_json
 
     transfer = run_schema(run) == SCHEMA
@@ -67,7 +67,7 @@ def describe(question: Question, record: RunRecord | None) -> list[str]:
 
     answer = record.parsed.answer if record and record.parsed else None
     lines = [
-        f"{question.question_id}  {question.domain or question.level}  video {question.video_id}",
+        f"{question.question_id}  {question.domain or question.split}  video {question.cluster}",
         f"goal      {question.task_goal}",
         *(f"done      {step.narration}" for step in question.progress),
         f"clip      {question.video or 'none'}",

@@ -293,7 +293,7 @@ def header(planned: TrainPlan) -> list[str]:
     """What is going to happen, in three or four lines."""
     import shutil
 
-    from seedbench_r1.models import inspect_model
+    from seedbench_r1.models.checkpoint import inspect_model
     from trainers.data import contradicting
     from trainers.estimate import estimate
 
@@ -322,7 +322,7 @@ def header(planned: TrainPlan) -> list[str]:
 
 def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     from seedbench_r1.cli import console
-    from seedbench_r1.models import inspect_model
+    from seedbench_r1.models.checkpoint import inspect_model
     from seedbench_r1.types import to_json
     from trainers.estimate import estimate
 

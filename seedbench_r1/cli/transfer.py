@@ -16,10 +16,10 @@ from seedbench_r1.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from seedbench_r1.evaluate import EvalResult, Plan
-    from seedbench_r1.runs import Run
-    from seedbench_r1.transfer_questions import TransferQuestion
-    from seedbench_r1.transfer_records import TransferGroup, TransferRecord, TransferSummary
+    from seedbench_r1.engines.local import EvalResult, Plan
+    from seedbench_r1.runs.directory import Run
+    from seedbench_r1.suites.transfer_questions import TransferQuestion
+    from seedbench_r1.suites.transfer_records import TransferGroup, TransferRecord, TransferSummary
 
 
 def run_transfer(
@@ -32,8 +32,8 @@ def run_transfer(
     """The part of `eval` for --suite transfer. `transfer` holds transfer_files and benchmarks; `engines` the rest."""
     from seedbench_r1.cli.eval import exit_code, parse_options, raise_unless_done, run_planned
     from seedbench_r1.cli.results import print_config
-    from seedbench_r1.transfer import plan_transfer, resolve_transfer_config
-    from seedbench_r1.transfer_questions import BENCHMARKS, parse_benchmarks
+    from seedbench_r1.suites.transfer import plan_transfer, resolve_transfer_config
+    from seedbench_r1.suites.transfer_questions import BENCHMARKS, parse_benchmarks
 
     _refuse_strangers(options, engines)
     config = resolve_transfer_config(parse_options(options), config_file=config_file)
@@ -98,7 +98,7 @@ def transfer_table(summary: TransferSummary) -> Table:
     """Rows: our score, the reference's rule, and counts. Columns: the benchmarks, in the order of Table 4."""
     from rich.table import Table
 
-    from seedbench_r1.transfer_questions import BENCHMARKS
+    from seedbench_r1.suites.transfer_questions import BENCHMARKS
 
     table = Table(box=None, pad_edge=True, header_style="bold")
     table.add_column("", no_wrap=True)
@@ -120,7 +120,7 @@ def transfer_table(summary: TransferSummary) -> Table:
 
 def type_lines(summary: TransferSummary) -> list[str]:
     """For benchmarks of several problem types: each type's score, all questions together, and the mean of the types."""
-    from seedbench_r1.transfer_questions import BENCHMARKS
+    from seedbench_r1.suites.transfer_questions import BENCHMARKS
 
     lines = []
     for key, kinds in summary.problem_types.items():
@@ -151,7 +151,7 @@ def _percent(share: float | None) -> str:
 
 def transfer_json(planned: Plan, result: EvalResult, code: int) -> str:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
-    from seedbench_r1.runs import load_run
+    from seedbench_r1.runs.directory import load_run
     from seedbench_r1.types import to_json
 
     run = load_run(planned.path, planned.suite.lines)
@@ -170,7 +170,7 @@ def transfer_json(planned: Plan, result: EvalResult, code: int) -> str:
 def _print_dry_run(planned: Plan, *, as_json: bool) -> None:
     """What would be run, and the prompt of one question of each problem type. No model is loaded."""
     from seedbench_r1.cli import console
-    from seedbench_r1.transfer_prompts import build_prompt
+    from seedbench_r1.suites.transfer_prompts import build_prompt
 
     questions: list[Any] = list(planned.questions)
     template: Any = planned.config.template

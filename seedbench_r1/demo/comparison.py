@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from leaderboards.paired import paired_interval, sign_flip_test
-from leaderboards.text_report import markdown_row
+from leaderboards.draw.text import markdown_row
+from leaderboards.stats.paired import paired_interval, sign_flip_test
 from seedbench_r1.demo.exact_judge import ExactJudge
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.errors import DataError
-from seedbench_r1.judge import RulesJudge
-from seedbench_r1.runs import load_run
+from seedbench_r1.judges.run import RulesJudge
+from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import LEVELS
-from seedbench_r1.verdicts import load_verdicts
 
 Values = npt.NDArray[np.float64]
 DETAILS = ("sound", "right conclusion", "no conclusion", "right after a wrong one", "rules judge agrees", "words")
@@ -64,8 +64,8 @@ def measure(path: Path) -> Measured:
     concluded = [concluded_action(text) for text in reasoning]
     conclusion = [action == run.questions[i].gold_text for i, action in zip(ids, concluded, strict=True)]
     return Measured(
-        levels=np.array([run.questions[i].level for i in ids]),
-        videos=np.array([run.questions[i].video_id for i in ids]),
+        levels=np.array([run.questions[i].split for i in ids]),
+        videos=np.array([run.questions[i].cluster for i in ids]),
         values={
             "accuracy": correct,
             "consistency": consistent,

@@ -15,11 +15,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from seedbench_r1.append_file import make_folder, writing
 from seedbench_r1.demo.render import ClipFormat, render_clip, render_image
 from seedbench_r1.demo.traces import Kind, write_response
 from seedbench_r1.demo.world import Situation, draw_situations
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import make_folder, writing
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_messages
 from seedbench_r1.questions import ANNOTATION_FILES
 from seedbench_r1.types import LETTERS, LEVELS, Question
@@ -144,13 +144,13 @@ def _chat_prompt(situation: Situation, row: dict[str, Any]) -> list[dict[str, An
     }
     question = Question(
         question_id=f"train/{row['sample_id']}",
-        level="train",
+        split="train",
         text=situation.question,
         options=situation.options,
         gold=situation.gold,
         video=media["video"] if situation.done else None,
         image=media["image"],
-        video_id=row["video_id"],
+        cluster=row["video_id"],
         domain=None,
         task_goal=row["task_goal"],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from seedbench_r1.demo.traces import concluded_action
-from seedbench_r1.judge import JudgeCase
+from seedbench_r1.judges.run import JudgeCase
 from seedbench_r1.types import LETTERS, Verdict
 
 

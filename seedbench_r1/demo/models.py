@@ -7,8 +7,8 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from seedbench_r1.append_file import make_folder, writing
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import make_folder, writing
 
 SHIPPED = ("sft", "grpo", "care")
 

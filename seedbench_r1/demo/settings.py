@@ -6,8 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.append_file import make_folder, write_text
 from seedbench_r1.demo.dataset_writer import ClipOptions
+from seedbench_r1.files import make_folder, write_text
 
 CONFIG, PROMPT = "miniature.toml", "prompt.toml"
 

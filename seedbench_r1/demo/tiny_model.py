@@ -19,10 +19,10 @@ import transformers
 from safetensors import SafetensorError
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from seedbench_r1.append_file import make_folder, write_error, writing
 from seedbench_r1.demo.traces import vocabulary_texts
 from seedbench_r1.demo.world import actions
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.files import make_folder, write_error, writing
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 

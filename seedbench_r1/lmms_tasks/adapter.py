@@ -2,7 +2,7 @@
 
 Questions of SEED-Bench-R1 are answered by the same evaluate() as `seedbench-r1 eval`, into the same run directory, so a
 run of either continues the other and the numbers agree by construction. Other benchmarks' requests go to the backend
-directly (foreign.py).
+directly (other_tasks.py).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from lmms_eval.api.model import lmms
 
 from seedbench_r1.backends import open_backend
 from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.engines.local import Plan, evaluate, plan
 from seedbench_r1.errors import ConfigError, IncompleteRun
-from seedbench_r1.evaluate import Plan, evaluate, plan
-from seedbench_r1.lmms_tasks.foreign import answer_foreign
 from seedbench_r1.lmms_tasks.functions import to_document
-from seedbench_r1.runs import merged_records
+from seedbench_r1.lmms_tasks.other_tasks import answer_foreign
+from seedbench_r1.runs.directory import merged_records
 from seedbench_r1.types import EvalConfig, RunRecord, SamplingConfig, VideoConfig
 
 _PATHS = {"runs_dir", "prompt_file", "annotations"}
@@ -90,7 +90,7 @@ class SeedBenchR1(lmms):
         if any(other != settings[0] for other in settings):
             raise ConfigError("The tasks of one command ask for different generation settings. Fix: use --gen_kwargs.")
         roots = {doc["data_root"] for doc in documents}
-        levels = tuple(dict.fromkeys(doc["level"] for doc in documents))
+        levels = tuple(dict.fromkeys(doc["split"] for doc in documents))
         options = {**settings[0], **self._options, "data_root": Path(roots.pop())}
         if levels != ("custom",):
             options["levels"] = levels

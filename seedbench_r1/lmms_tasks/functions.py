@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from leaderboards.lmms_results import sample_metrics
+from leaderboards.exports.lmms_results import sample_metrics
 from leaderboards.stats import design_effect
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.prompts import build_messages
-from seedbench_r1.records import question_from_json
+from seedbench_r1.runs.records import question_from_json
 from seedbench_r1.scoring import score
 from seedbench_r1.types import Question, Template, to_json
 

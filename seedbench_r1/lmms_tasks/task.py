@@ -14,7 +14,7 @@ from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.lmms_tasks.functions import process_results, to_document
 from seedbench_r1.questions import load_questions
-from seedbench_r1.records import question_from_json, read_lines
+from seedbench_r1.runs.records import question_from_json, read_lines
 from seedbench_r1.types import Template
 
 

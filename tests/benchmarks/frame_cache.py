@@ -24,9 +24,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from seedbench_r1.frame_cache import FrameCache, load_cached
+from seedbench_r1.media.cache import FrameCache, load_cached
+from seedbench_r1.media.frames import load_media
 from seedbench_r1.types import VideoConfig
-from seedbench_r1.video import load_media
 from tests.benchmarks.input_path import HEIGHT, WIDTH, make_footage
 from tests.media import texture
 

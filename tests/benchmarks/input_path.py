@@ -29,10 +29,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from seedbench_r1.clips import probe_clip
-from seedbench_r1.frame_loader import FrameLoader
+from seedbench_r1.media.decode import probe_clip
+from seedbench_r1.media.frames import choose_frames, load_media, target_size
+from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.types import Media, Question, Reader, VideoConfig
-from seedbench_r1.video import choose_frames, load_media, target_size
 from tests.media import texture
 
 CONFIG = VideoConfig()
@@ -72,7 +72,7 @@ def arms(clip: Path, image: Path) -> dict[str, Callable[[], object]]:
     from qwen_vl_utils import fetch_video
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-    from seedbench_r1.qwen_vl import frames_to_patches
+    from seedbench_r1.models.qwen_vl import frames_to_patches
 
     torch.set_num_threads(1)
     info = probe_clip(clip)

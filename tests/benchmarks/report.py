@@ -22,11 +22,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from leaderboards.board import build_board
-from leaderboards.charts import write_charts
-from leaderboards.csv_report import write_long_csv, write_predictions_csv, write_wide_csv
-from leaderboards.html_report import write_html
+from leaderboards.draw.charts import write_charts
+from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+from leaderboards.draw.page import write_html
+from leaderboards.draw.text import write_latex, write_markdown
 from leaderboards.loading import uncollected
-from leaderboards.text_report import write_latex, write_markdown
 from tests.synthetic_runs import FULL, make_benchmark, sweep, write_runs
 
 LIMIT_S = 3.0  # board, tables and page together, after import

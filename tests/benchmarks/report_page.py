@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from leaderboards.board import build_board  # noqa: E402
-from leaderboards.html_report import write_html  # noqa: E402
+from leaderboards.draw.page import write_html  # noqa: E402
 from tests.synthetic_runs import FULL, make_benchmark, sweep, write_run  # noqa: E402
 
 CHARS = 1100  # of reasoning

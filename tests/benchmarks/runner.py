@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.evaluate import answer_all, plan
-from seedbench_r1.runs import RunDir
+from seedbench_r1.engines.local import answer_all, plan
+from seedbench_r1.runs.directory import RunDir
 from seedbench_r1.types import Media
 from tests.rows import evaluation_row, write_rows
 from tests.small_benchmark import write_script

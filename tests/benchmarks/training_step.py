@@ -27,7 +27,7 @@ import transformers
 
 from seedbench_r1.backends.decoding import prefill, vision_tensors
 from seedbench_r1.demo.tiny_model import TinySize, write_tiny_checkpoint
-from seedbench_r1.qwen_vl import load_processor, prepare_inputs
+from seedbench_r1.models.qwen_vl import load_processor, prepare_inputs
 from tests.tiny_models import WORDS, request
 from trainers.logprobs import token_logprobs
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from leaderboards.board import Board, build_board
-from leaderboards.html_report import write_html
+from leaderboards.draw.page import write_html
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 
 HOSTILE = "</script><img src=x onerror=\"window.harmed='image'\"><script>window.harmed='script'</script>"

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.html_report import write_html
+from leaderboards.draw.page import write_html
 from tests.browser.conftest import BUILT, HOSTILE, HOSTILE_QUESTION, SPECS, wait_for
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 

@@ -25,7 +25,7 @@ VECTORS = json.loads((Path(__file__).parents[1] / "golden" / "stats_vectors.json
 @pytest.fixture(scope="module")
 def call(browser):
     """call(code, *arguments): the value of a JavaScript expression over the page's statistics; `a` holds arguments."""
-    source = resources.files("leaderboards").joinpath("static", "stats.js").read_text(encoding="utf-8")
+    source = resources.files("leaderboards.draw").joinpath("static", "stats.js").read_text(encoding="utf-8")
     state = np.random.PCG64(SEED).state["state"]
     signs = f"new SignSums('{state['state']:x}', '{state['inc']:x}')"
     browser.get("about:blank")

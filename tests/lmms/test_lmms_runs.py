@@ -12,12 +12,12 @@ import pytest
 from seedbench_r1.backends import open_backend
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
+from seedbench_r1.engines.lmms_process import TASK_FOLDER, LmmsModel
+from seedbench_r1.engines.lmms_transfer import plan_transfer, run_transfer
+from seedbench_r1.engines.local import evaluate, plan
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.evaluate import evaluate, plan
-from seedbench_r1.lmms_process import TASK_FOLDER, LmmsModel
-from seedbench_r1.lmms_transfer import plan_transfer, run_transfer
 from seedbench_r1.questions import load_questions
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from tests.small_benchmark import write_script
 
 CLI = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()"]
@@ -83,7 +83,7 @@ def uneven_script(path, data_root):
     answers, right = {}, {}
     for place, question in enumerate(load_questions(data_root)):
         by_level = {"L1": True, "L2": place % 2 == 0, "L3": question.domain == "Hobbies"}
-        right[question.question_id] = by_level[question.level]
+        right[question.question_id] = by_level[question.split]
         wrong = next(letter for letter in "ABCD" if letter != question.gold)
         letter = question.gold if right[question.question_id] else wrong
         answers[question.question_id] = f"<think>see</think><answer>{letter}</answer>\n"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leaderboards.lmms_results import DOMAIN_METRICS, LEVEL_METRICS
+from leaderboards.exports.lmms_results import DOMAIN_METRICS, LEVEL_METRICS
 from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.engines.lmms import checkpoint_of, own_model_args, plan_with_lmms_eval, read_records, write_task
+from seedbench_r1.engines.lmms_process import TASK_FOLDER, LmmsJob, LmmsModel, join_model_args
+from seedbench_r1.engines.lmms_transfer import TASKS, TransferResult, plan_transfer, read_transfer
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.lmms_engine import checkpoint_of, own_model_args, plan_with_lmms_eval, read_records, write_task
-from seedbench_r1.lmms_process import TASK_FOLDER, LmmsJob, LmmsModel, join_model_args
 from seedbench_r1.lmms_tasks import functions
-from seedbench_r1.lmms_transfer import TASKS, TransferResult, plan_transfer, read_transfer
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_messages, build_prompt, load_template
 from seedbench_r1.questions import load_questions
 from seedbench_r1.types import SamplingConfig, Template, VideoConfig
@@ -81,7 +81,7 @@ def test_every_document_gives_every_metric_and_what_its_sample_should_hold(quest
             "wash it",
         )
         known = {name for name in listed if name.startswith(("level_", "domain_")) and result[name] is not None}
-        wanted = {LEVEL_METRICS[question.level]}
+        wanted = {LEVEL_METRICS[question.split]}
         assert known == wanted | ({DOMAIN_METRICS[question.domain]} if question.domain else set())
         assert not any(isinstance(result[name], dict) for name in result)
     assert {functions.process_results(document(questions[0]), [""])[name] for name in listed[:4]} == {0.0}

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from seedbench_r1.backends.decoding import vision_tensors
-from seedbench_r1.qwen_vl import load_processor, prepare_inputs
+from seedbench_r1.models.qwen_vl import load_processor, prepare_inputs
 from tests.tiny_models import FAMILIES, request, tiny_checkpoint
 
 LENGTHS = (7, 1, 12, 4)

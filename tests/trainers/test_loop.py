@@ -110,8 +110,8 @@ def test_two_processes_are_one_with_twice_the_accumulation(toy, tmp_path):
 
 def test_eval_takes_the_checkpoint(toy, tmp_path):
     from seedbench_r1.backends import open_backend
-    from seedbench_r1.evaluate import evaluate
-    from seedbench_r1.evaluate import plan as plan_eval
+    from seedbench_r1.engines.local import evaluate
+    from seedbench_r1.engines.local import plan as plan_eval
 
     config = toy_config(toy.taught, toy.data, tmp_path / "out", "care", **SMALL | {"max_steps": 1})
     folder = train(config).checkpoint

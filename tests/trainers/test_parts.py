@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
-from seedbench_r1.models import inspect_model
+from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import load_training_rows, training_question
 from tests.rows import training_row, write_rows
 from tests.trainers.toy import toy_config
@@ -336,7 +336,7 @@ def test_adapters_are_merged_as_peft_merges_them_and_stay(toy):
 
 
 def test_frames_are_kept_for_vllm_alone(toy):
-    from seedbench_r1.qwen_vl import load_processor
+    from seedbench_r1.models.qwen_vl import load_processor
     from trainers.data import StepData
 
     for rollouts, kept in (("builtin", False), ("vllm", True)):

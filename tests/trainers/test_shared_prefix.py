@@ -7,7 +7,7 @@ import torch
 
 from seedbench_r1.backends.decoding import Prompt, decode, vision_tensors
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.qwen_vl import prepare_inputs
+from seedbench_r1.models.qwen_vl import prepare_inputs
 from seedbench_r1.types import SamplingConfig
 from tests.tiny_models import FAMILIES, request
 from tests.trainers.plain_runs import (

@@ -38,8 +38,8 @@ def config_of(toy, algo="care", **changes):
 
 def item_of(toy, policy: Policy, number: int = 0) -> Item:
     """Question `number`, whose gold letter is "ABCD"[number]."""
-    from seedbench_r1.qwen_vl import prepare_inputs
-    from seedbench_r1.video import load_media
+    from seedbench_r1.media.frames import load_media
+    from seedbench_r1.models.qwen_vl import prepare_inputs
 
     config = config_of(toy)
     question = read_rows(config)[number].question
@@ -77,7 +77,7 @@ def learn(policy, reference, judged, config, questions_per_step, optimizer) -> g
 def plain_logprobs(model, inputs, ids) -> torch.Tensor:
     """(T,) of one completion, by one ordinary forward pass over prompt and completion."""
     from seedbench_r1.backends.decoding import vision_tensors
-    from seedbench_r1.qwen_vl import load_processor
+    from seedbench_r1.models.qwen_vl import load_processor
 
     layout = load_processor(model.config._name_or_path).layout
     n = len(inputs.input_ids)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from seedbench_r1.append_file import write_text
 from seedbench_r1.demo.tiny_model import TinySize, write_tiny_checkpoint
+from seedbench_r1.files import write_text
 from seedbench_r1.prompts import build_prompt
 from seedbench_r1.questions import load_training_rows
 from seedbench_r1.types import Template

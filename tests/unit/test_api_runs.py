@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from seedbench_r1.backends.openai_api import api_model
+from seedbench_r1.backends.openai import api_model
 from seedbench_r1.config import api_key, resolve_eval_config
 from seedbench_r1.errors import ConfigError
 from tests.api_server import ANSWER, ApiServer, error, ok

@@ -20,7 +20,7 @@ from leaderboards.stats import (
 )
 from leaderboards.versus import compare_runs
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from tests.boards import COMPLETE
 from tests.synthetic_runs import RULES, RunSpec, make_benchmark, write_run, write_runs
 
@@ -29,7 +29,7 @@ OTHER_JUDGE = "openai:big/v1-0a1b2c3d"
 
 def correct_by_id(folder, level):
     run = load_run(folder)
-    return {r.question_id: r.score.correct for r in run.records.values() if r.level == level and r.score is not None}
+    return {r.question_id: r.score.correct for r in run.records.values() if r.split == level and r.score is not None}
 
 
 def paths_of(on_disk, *names):
@@ -55,7 +55,7 @@ def test_ranks_and_tiers_follow_from_the_tests_alone(on_disk):
     ids = list(answers[0])
     tests = pairwise_tests(
         [[answer[question_id] for question_id in ids] for answer in answers],
-        [run.questions[question_id].video_id for question_id in ids],
+        [run.questions[question_id].cluster for question_id in ids],
     )
     assert [(row.rank_lo, row.rank_hi) for row in ranked] == rank_intervals(tests.differences, tests.p_adjusted)
     scores = [row.accuracy["L3"].value for row in ranked]
@@ -80,7 +80,7 @@ def test_the_distance_from_the_baseline_is_the_paired_test(on_disk, level):
     base, other = (correct_by_id(on_disk.folder / name, level) for name in ("base", "care-200"))
     run = load_run(on_disk.folder / "base")
     differences = [float(other[i]) - float(base[i]) for i in base]
-    videos = [run.questions[i].video_id for i in base]
+    videos = [run.questions[i].cluster for i in base]
     delta = on_disk.board.row("care-200").deltas[level]
     expected = paired_interval(differences, videos)
     assert (delta.value, delta.lo, delta.hi) == pytest.approx((expected.mean, expected.lo, expected.hi), abs=1e-12)
@@ -326,7 +326,7 @@ def test_the_bank_holds_every_question_once_in_level_order(on_disk):
     assert ids[-1] == "L3/59"
     assert [ids[place] for place in np.flatnonzero(bank.group("L2"))][:2] == ["L2/0", "L2/1"]
     same_video = bank.video == bank.video[bank.index["L1/0"]]
-    assert {q.video_id for q, same in zip(bank.questions, same_video, strict=True) if same} == {"L1-P0000"}
+    assert {q.cluster for q, same in zip(bank.questions, same_video, strict=True) if same} == {"L1-P0000"}
 
 
 def test_the_bootstrap_interval_is_near_the_other_one(on_disk):

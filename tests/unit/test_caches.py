@@ -9,7 +9,7 @@ from seedbench_r1.backends.caches import FixedCache, GrowingCache, open_cache
 from seedbench_r1.backends.decoding import Prompt, decode, prefill
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.qwen_vl import prepare_inputs
+from seedbench_r1.models.qwen_vl import prepare_inputs
 from seedbench_r1.types import SamplingConfig
 from tests.tiny_models import FAMILIES, request, tiny_checkpoint
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from seedbench_r1 import chat_client
-from seedbench_r1.chat_client import (
+from seedbench_r1.api import client as chat_client
+from seedbench_r1.api.client import (
     ChatClient,
     Reply,
     RequestFailed,

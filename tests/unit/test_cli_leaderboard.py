@@ -11,7 +11,7 @@ from leaderboards.stats import mcnemar, sign_flip_test
 from seedbench_r1.cli.app import app
 from seedbench_r1.cli.leaderboard import parse_size, without_nan
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from tests.synthetic_runs import RunSpec, make_benchmark, write_run
 from tests.unit.test_cli import cli
 
@@ -165,10 +165,10 @@ def test_two_runs_in_the_terminal(on_disk):
     result = run("diff", on_disk.folder / "base", on_disk.folder / "care-200", "--list")
     assert result.exit_code == 0, result.exception
     a, b = (load_run(on_disk.folder / name) for name in ("base", "care-200"))
-    ids = [q for q in a.records if a.records[q].level == "L3"]
+    ids = [q for q in a.records if a.records[q].split == "L3"]
     right = [(a.records[q].score.correct, b.records[q].score.correct) for q in ids]
     counts = [right.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
-    p = sign_flip_test([float(x) - float(y) for x, y in right], [a.questions[q].video_id for q in ids])
+    p = sign_flip_test([float(x) - float(y) for x, y in right], [a.questions[q].cluster for q in ids])
     mc = mcnemar(counts[1], counts[2])
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("L3 ")]
     cells = line.split()

@@ -13,8 +13,8 @@ import decord
 import numpy as np
 import pytest
 
-from seedbench_r1.clips import MediaError, check_reader, count_decodable, decode_frames, probe_clip, to_rgb
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.media.decode import MediaError, check_reader, count_decodable, decode_frames, probe_clip, to_rgb
 from tests.media import CLOSED, OPEN, copy_cut, decode_all, make_clip, moving_frame, texture, truncate, turn
 
 FIVE_DRAWS = [sorted(random.Random(seed).sample(range(48), 8)) for seed in range(5)]

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.csv_report import (
+from leaderboards.draw.csv import (
     LONG_COLUMNS,
     PREDICTION_COLUMNS,
     WIDE_COLUMNS,
@@ -20,7 +20,7 @@ from leaderboards.csv_report import (
     write_wide_csv,
 )
 from leaderboards.methods import methods, write_meta
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from seedbench_r1.types import DOMAINS
 from tests.boards import GOLDEN, long_board
 from tests.synthetic_runs import RunSpec, make_benchmark, write_run
@@ -73,7 +73,7 @@ def test_a_wide_row_holds_the_boards_numbers(on_disk, tmp_path):
     assert list(rows) == [row.run_id for row in on_disk.board.rows]
     line, row = rows["care-200"], on_disk.board.row("care-200")
     run = load_run(on_disk.folder / "care-200")
-    right = sum(r.score.correct for r in run.records.values() if r.level == "L3")
+    right = sum(r.score.correct for r in run.records.values() if r.split == "L3")
     assert line["l3_acc"] == f"{100 * right / 60:.2f}"
     assert (line["l3_n"], line["tier"], line["rank_lo"], line["step"]) == ("60", "A", "1", "200")
     assert line["d_l3"] == f"{100 * row.deltas['L3'].value:.2f}"

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from seedbench_r1.cli.data_parallel import child_arguments
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from tests.small_benchmark import write_script
 from tests.unit.test_cli import RUN, cli
 from tests.unit.test_kill import wait_for_records

@@ -50,14 +50,14 @@ def distance(a, b):
 
 def test_the_default_benchmark_loads_and_is_complete(benchmark):
     questions = load_questions(benchmark)
-    assert Counter(question.level for question in questions) == {"L1": 12, "L2": 8, "L3": 8}
+    assert Counter(question.split for question in questions) == {"L1": 12, "L2": 8, "L3": 8}
     assert Counter(q.domain for q in questions) == {None: 20} | dict.fromkeys(DOMAINS, 2)
     assert all(question.image.is_file() for question in questions)
     assert all(question.video.is_file() for question in questions if question.video)
     for level in LEVELS:
-        rows = [question for question in questions if question.level == level]
+        rows = [question for question in questions if question.split == level]
         assert any(question.video is None and not question.progress for question in rows)
-        assert set(Counter(question.video_id for question in rows).values()) == {2}
+        assert set(Counter(question.cluster for question in rows).values()) == {2}
         assert set(Counter(question.gold for question in rows).values()) == {len(rows) // 4}
     assert "Considering my current observation" in next(q for q in questions if q.video is None).text
 

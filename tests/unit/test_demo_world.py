@@ -27,7 +27,7 @@ from seedbench_r1.demo.world import (
     seen_goals,
     unseen_goals,
 )
-from seedbench_r1.judge import JudgeCase
+from seedbench_r1.judges.run import JudgeCase
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.types import DOMAINS
 

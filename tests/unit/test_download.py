@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from seedbench_r1.data_manifest import MANIFEST, read_data_manifest
+from seedbench_r1.data.download import WORK, DownloadConfig, DownloadResult, download
+from seedbench_r1.data.manifest import MANIFEST, read_data_manifest
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
-from seedbench_r1.download import WORK, DownloadConfig, DownloadResult, download
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
-from seedbench_r1.models import inspect_model
+from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import load_questions
 from tests.hub_emulator import Fault, Hub, emulated_hub, sha256
 
@@ -70,7 +70,7 @@ def hub(monkeypatch, tmp_path):
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("seedbench_r1.hub._WAITS_S", (0.01,) * 5)
+        monkeypatch.setattr("seedbench_r1.data.hub._WAITS_S", (0.01,) * 5)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setenv("NO_PROXY", "*")
         yield running

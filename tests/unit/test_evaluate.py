@@ -10,12 +10,12 @@ import pytest
 
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.engines.local import evaluate, plan
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.evaluate import evaluate, plan
+from seedbench_r1.media.frames import load_media
 from seedbench_r1.questions import load_questions
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from seedbench_r1.types import Failure, RunRecord
-from seedbench_r1.video import load_media
 from tests.small_benchmark import copy_of, write_script
 
 
@@ -37,11 +37,11 @@ def test_every_question_is_answered_once_and_scored(data_root, tmp_path):
     seen: list[RunRecord] = []
     result = run(config, observe=seen.append)
     questions = load_questions(data_root)
-    gold_a = Counter(q.level for q in questions if q.gold == "A")
+    gold_a = Counter(q.split for q in questions if q.gold == "A")
     assert result.summary.status == "complete"
     assert (result.unanswered, result.failed, result.stopped) == (0, 0, False)
     for level, group in result.summary.levels.items():
-        assert group.n == group.selected == group.answered == sum(q.level == level for q in questions)
+        assert group.n == group.selected == group.answered == sum(q.split == level for q in questions)
         assert group.correct == gold_a[level]
     assert Counter(r.question_id for r in seen) == {q.question_id: 1 for q in questions}
     loaded = load_run(plan(config).path)
@@ -106,7 +106,7 @@ def test_bad_media_fail_alone_and_heal(data_root, tmp_path):
 
 def test_absent_files_stop_the_run_before_a_model_is_loaded(data_root, tmp_path):
     root = copy_of(data_root, tmp_path / "data")
-    question = next(q for q in load_questions(root) if q.level == "L3" and q.video is not None)
+    question = next(q for q in load_questions(root) if q.split == "L3" and q.video is not None)
     question.video.unlink()
     with pytest.raises(DataError, match=r"missing.*L3.*--levels L1,L2.*--allow-missing") as error:
         plan(configure(root, tmp_path))
@@ -153,7 +153,7 @@ def third_clip_takes_an_hour(video, image, config):
 
 
 def test_a_stop_does_not_wait_for_a_slow_decoder(data_root, tmp_path, monkeypatch):
-    monkeypatch.setattr("seedbench_r1.evaluate.media_loader", lambda *_: third_clip_takes_an_hour)
+    monkeypatch.setattr("seedbench_r1.engines.local.media_loader", lambda *_: third_clip_takes_an_hour)
     config = configure(data_root, tmp_path)
     stop, set_at = threading.Event(), []
     threading.Timer(3.0, lambda: (set_at.append(time.monotonic()), stop.set())).start()

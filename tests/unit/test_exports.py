@@ -12,14 +12,14 @@ import pytest
 import yaml
 from huggingface_hub import parse_eval_result_entries
 
-from leaderboards.every_eval_ever import Source, every_eval_ever_files, reported_files
-from leaderboards.exports import hub_id, load_exported
-from leaderboards.hub_results import hub_files
-from leaderboards.lmms_results import lmms_files
+from leaderboards.exports.common import hub_id, load_exported
+from leaderboards.exports.every_eval_ever import Source, every_eval_ever_files, reported_files
+from leaderboards.exports.hub_results import hub_files
+from leaderboards.exports.lmms_results import lmms_files
 from leaderboards.published import load_published
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
-from seedbench_r1.interchange import import_files, read_lmms_eval
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.imports import import_files, read_lmms_eval
 from tests.every_eval_ever_schema import AGGREGATE, INSTANCE, originals
 from tests.rows import evaluation_row, write_rows
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
@@ -234,10 +234,10 @@ def annotations(folder, benchmark):
     for level in ("L1", "L2", "L3"):
         rows = []
         for question in benchmark.questions:
-            if question["level"] == level:
+            if question["split"] == level:
                 letters = dict(zip(("choice_a", "choice_b", "choice_c", "choice_d"), question["options"], strict=True))
                 number = int(question["question_id"].partition("/")[2])
-                made = {"golden_choice_idx": question["gold"], "video_id": question["video_id"]}
+                made = {"golden_choice_idx": question["gold"], "video_id": question["cluster"]}
                 if question["domain"] is not None:
                     made["domain"] = question["domain"]
                 rows.append(evaluation_row(number, **letters, **made))

@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seedbench_r1 import frame_cache
-from seedbench_r1.clips import MediaError
 from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.evaluate import evaluate, plan
-from seedbench_r1.frame_cache import (
+from seedbench_r1.engines.local import evaluate, plan
+from seedbench_r1.media import cache as frame_cache
+from seedbench_r1.media.cache import (
     N_PARTS,
     STALE_S,
     CachedMedia,
@@ -31,10 +30,11 @@ from seedbench_r1.frame_cache import (
     media_loader,
     read_entry,
 )
-from seedbench_r1.frame_loader import FrameLoader
-from seedbench_r1.runs import load_run
+from seedbench_r1.media.decode import MediaError
+from seedbench_r1.media.frames import load_image, load_media
+from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.runs.directory import load_run
 from seedbench_r1.types import Media, Question, VideoConfig
-from seedbench_r1.video import load_image, load_media
 from tests.media import OPEN, make_clip, make_image
 from tests.small_benchmark import copy_of, write_script
 

@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 import pytest
 
-from seedbench_r1.clips import MediaError
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.frame_loader import FrameLoader
+from seedbench_r1.media.decode import MediaError
+from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 from tests.media import make_clip, make_image
 
@@ -81,7 +81,7 @@ def report_modules(video: Path | None, image: Path, config: VideoConfig) -> Medi
 
 
 def load_then_report_modules(video: Path | None, image: Path, config: VideoConfig) -> Media:
-    from seedbench_r1.video import load_media
+    from seedbench_r1.media.frames import load_media
 
     load_media(video, image, config)
     return report_modules(video, image, config)
@@ -212,7 +212,7 @@ def test_closing_says_nothing_of_a_worker_that_still_starts(tmp_path: Path) -> N
     script = """
         import os, signal, time
         from multiprocessing import active_children
-        from seedbench_r1.frame_loader import FrameLoader
+        from seedbench_r1.media.loader import FrameLoader
         from seedbench_r1.types import VideoConfig
 
         if __name__ == "__main__":

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.html_report import script, write_html
+from leaderboards.draw.page import script, write_html
+from leaderboards.draw.page_payload import allocate, bank_layer, by_interest, outcome_bytes
+from leaderboards.draw.page_table import percent, points
 from leaderboards.outcomes import OUTCOME_NAMES
-from leaderboards.report_payload import allocate, bank_layer, by_interest, outcome_bytes
-from leaderboards.report_view import percent, points
 from seedbench_r1.types import LETTERS
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 
@@ -142,7 +142,7 @@ def test_questions_survive_packing(page, board):
         assert bank["wordings"][bank["wording"][place]].replace("\u0001", goal) == question.text
         assert tuple(bank["options"][place]) == question.options
         assert bank["gold"][place] == question.gold
-        assert bank["videos"][bank["video"][place]] == question.video_id
+        assert bank["videos"][bank["video"][place]] == question.cluster
     assert "\u0001" in bank["wordings"][0]
 
 
@@ -249,7 +249,7 @@ def test_what_models_and_files_say_is_escaped(paths, tmp_path):
 
 def test_the_shell_is_small():
     """Everything but numbers and text: at most 90 KB."""
-    folder = Path(__file__).parents[2] / "leaderboards"
+    folder = Path(__file__).parents[2] / "leaderboards" / "draw"
     templates = sum(path.stat().st_size for path in (folder / "templates").iterdir())
     style = (folder / "static" / "report.css").stat().st_size
     assert len(script().encode()) + style + templates < 90_000

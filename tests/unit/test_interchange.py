@@ -5,8 +5,8 @@ import json
 import pytest
 
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.interchange import import_files, read_grpo_care, read_lmms_eval
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.imports import import_files, read_grpo_care, read_lmms_eval
 from tests.rows import evaluation_row, write_rows
 
 OUTPUTS = {0: "A", 1: "A.", 2: "B", 3: "(A)", 4: "boil water", 5: "no idea"}

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from seedbench_r1.backends.fake import FakeBackend
-from seedbench_r1.calibration import agreement, calibration_sheet, read_labels, write_sheet
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.judge import JudgeCase, RulesJudge, blinded_id, flip_rate, judge_run, majority
-from seedbench_r1.judge_models import (
+from seedbench_r1.judges.calibration import agreement, calibration_sheet, read_labels, write_sheet
+from seedbench_r1.judges.models import (
     JudgeSettings,
     LocalJudge,
     UnreadableVerdict,
@@ -20,13 +19,14 @@ from seedbench_r1.judge_models import (
     default_prompt,
     read_verdict,
 )
-from seedbench_r1.judge_rules import settled_option
+from seedbench_r1.judges.rules import settled_option
+from seedbench_r1.judges.run import JudgeCase, RulesJudge, blinded_id, flip_rate, judge_run, majority
 from seedbench_r1.questions import load_questions, load_training_rows
-from seedbench_r1.records import to_record
-from seedbench_r1.runs import RunDir, load_run
+from seedbench_r1.runs.directory import RunDir, load_run
+from seedbench_r1.runs.records import to_record
+from seedbench_r1.runs.verdicts import FAILED, NO_ANSWER, NO_REASONING, load_verdicts
 from seedbench_r1.scoring import consistency_counts, reasoning_profile
 from seedbench_r1.types import Generation, Verdict
-from seedbench_r1.verdicts import FAILED, NO_ANSWER, NO_REASONING, load_verdicts
 from tests.unit.test_runs import manifest
 
 OPTIONS = ("boil water", "open the fridge", "wash the cup", "close the drawer")
@@ -68,7 +68,7 @@ def test_the_rules_agree_with_the_truth_where_it_is_known(tmp_path):
 @pytest.fixture
 def run(data_root, tmp_path):
     """Six answers: two consistent, one not, one undecided, one without reasoning, one without an answer."""
-    questions = [q for q in load_questions(data_root) if q.level == "L1"][:6]
+    questions = [q for q in load_questions(data_root) if q.split == "L1"][:6]
     texts = []
     for question in questions:
         gold, wrong = question.gold_text, question.options[("ABCD".index(question.gold) + 1) % 4]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from seedbench_r1.questions import load_questions
-from seedbench_r1.runs import load_run
-from seedbench_r1.verdicts import load_verdicts
+from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.verdicts import load_verdicts
 from tests.api_server import ApiServer, Reaction, error, ok
 from tests.small_benchmark import write_script
 from tests.unit.test_cli import cli
@@ -200,7 +200,7 @@ def test_a_run_directory_that_is_none(tmp_path):
 
 
 def test_a_second_judge_process_is_refused(run):
-    from seedbench_r1.append_file import AppendFile
+    from seedbench_r1.files import AppendFile
 
     file = AppendFile(run, "verdicts.jsonl")
     done = cli("judge", run, cwd=run.parent.parent)

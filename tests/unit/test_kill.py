@@ -16,7 +16,7 @@ import pytest
 
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.questions import load_questions
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from tests.small_benchmark import ANSWER, write_script
 
 COMMAND = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()", "eval", "--quiet"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seedbench_r1.clips import _no_decord
-from seedbench_r1.runs import load_run
+from seedbench_r1.media.decode import _no_decord
+from seedbench_r1.runs.directory import load_run
 from tests.small_benchmark import write_script
 from tests.unit.test_cli import cli
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seedbench_r1.backends import openai_api
-from seedbench_r1.backends.openai_api import OpenAIBackend, chat_messages, completion_seed, to_generation
-from seedbench_r1.budget import Budget, token_cost
-from seedbench_r1.chat_client import ChatClient, Reply
+from seedbench_r1.api.client import ChatClient, Reply
+from seedbench_r1.api.cost_limit import Budget, token_cost
+from seedbench_r1.backends import openai as openai_api
+from seedbench_r1.backends.openai import OpenAIBackend, chat_messages, completion_seed, to_generation
 from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.prompts import DEFAULT_TEMPLATE

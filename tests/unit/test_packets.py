@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pytest
 
-from seedbench_r1.clips import _decode_needed, decode_frames, to_rgb
-from seedbench_r1.packets import PacketIndex, _restarts, index_packets, packets_to_decode
+from seedbench_r1.media.decode import _decode_needed, decode_frames, to_rgb
+from seedbench_r1.media.packet_index import PacketIndex, _restarts, index_packets, packets_to_decode
 from tests.media import CLOSED, OPEN, copy_cut, make_clip, moving_frame, texture
 
 TICKS = np.cumsum([1 + 3 * (i % 5 == 0) for i in range(60)]).tolist()

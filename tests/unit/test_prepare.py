@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seedbench_r1.frame_cache import read_entry
+from seedbench_r1.media.cache import read_entry
 from seedbench_r1.questions import load_questions
 from tests.small_benchmark import copy_of, write_script
 from tests.unit.test_cli import RUN, cli

@@ -21,7 +21,7 @@ def test_a_row_becomes_a_question(tmp_path):
     assert (question.gold, question.gold_text) == ("A", "boil water")
     assert question.video == tmp_path / "videos/EpicKitchens/115.mp4"
     assert question.image == tmp_path / "images/EpicKitchens/115.png"
-    assert (question.video_id, question.domain) == ("P01_01", None)
+    assert (question.cluster, question.domain) == ("P01_01", None)
     assert question.progress[0].narration == "fill kettle"
 
 
@@ -139,7 +139,7 @@ def test_a_subset_is_stratified_seeded_and_grows(tmp_path):
         write_rows(tmp_path / "annotations" / f"validation_{level}.jsonl", rows)
     questions = load_questions(tmp_path)
     ten = choose_subset(questions, 10, seed=0)
-    assert Counter(question.level for question in ten) == {"L1": 7, "L2": 2, "L3": 1}  # shares 6.8, 2.7, 0.4
+    assert Counter(question.split for question in ten) == {"L1": 7, "L2": 2, "L3": 1}  # shares 6.8, 2.7, 0.4
     assert ten == choose_subset(questions[::-1], 10, seed=0)[::-1]
     assert ten != choose_subset(questions, 10, seed=1)
     assert {q.question_id for q in ten} <= {q.question_id for q in choose_subset(questions, 30, seed=0)}

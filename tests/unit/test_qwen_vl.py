@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.qwen_vl import (
+from seedbench_r1.models.qwen_vl import (
     VisionLayout,
     frame_times,
     frames_to_patches,

@@ -18,12 +18,12 @@ import pytest
 
 from seedbench_r1.backends import open_backend
 from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.engines.local import evaluate, plan
+from seedbench_r1.engines.ray import OBJECT_STORE_BYTES, check_ray, size_pool, window
+from seedbench_r1.engines.ray_worker import _AtHand
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.evaluate import evaluate, plan
 from seedbench_r1.questions import load_questions
-from seedbench_r1.ray_engine import OBJECT_STORE_BYTES, check_ray, size_pool, window
-from seedbench_r1.ray_worker import _AtHand
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from tests.small_benchmark import ANSWER, copy_of, write_script
 
 RUN = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()", "eval", "--engine", "ray"]

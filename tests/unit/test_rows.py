@@ -8,11 +8,11 @@ from leaderboards.board import build_board
 from leaderboards.provenance import shareable
 from leaderboards.rows import Cell
 from leaderboards.stats import design_effect, wilson_interval
-from seedbench_r1.records import record_line
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.records import record_line
+from seedbench_r1.runs.verdicts import load_verdicts, verdict_line
 from seedbench_r1.scoring import consistency_counts, summarise
 from seedbench_r1.types import DOMAINS, LEVELS
-from seedbench_r1.verdicts import load_verdicts, verdict_line
 from tests.boards import SPECS
 from tests.synthetic_runs import RULES, RunSpec, make_benchmark, write_run
 
@@ -45,7 +45,7 @@ def test_consistency_is_what_the_scoring_law_counts(on_disk, name):
     run, row = load_run(on_disk.folder / name), on_disk.board.row(name)
     verdicts = load_verdicts(run.path)[row.judge_id]
     for group in (*LEVELS, *DOMAINS):
-        records = [r for r in run.records.values() if group in (r.level, r.domain)]
+        records = [r for r in run.records.values() if group in (r.split, r.domain)]
         counts = consistency_counts(records, verdicts)
         cell, sound = row.consistency[group], row.sound[group]
         assert (cell.k, cell.n, sound.k, sound.n) == (
@@ -71,8 +71,8 @@ def test_consistency_is_what_the_scoring_law_counts(on_disk, name):
 
 def test_an_interval_uses_the_videos_and_students_t_when_they_are_few(on_disk):
     run = load_run(on_disk.folder / "care-200")
-    records = [r for r in run.records.values() if r.level == "L2"]
-    values, videos = [float(r.score.correct) for r in records], [r.video_id for r in records]
+    records = [r for r in run.records.values() if r.split == "L2"]
+    values, videos = [float(r.score.correct) for r in records], [r.cluster for r in records]
     deff = design_effect(values, videos)
     cell = on_disk.board.row("care-200").accuracy["L2"]
     assert cell.n_clusters == len(set(videos)) == 13

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from seedbench_r1.append_file import FSYNC_EVERY_S
 from seedbench_r1.config import protocol_id
+from seedbench_r1.engines.local import to_record
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
-from seedbench_r1.evaluate import to_record
+from seedbench_r1.files import FSYNC_EVERY_S
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.questions import load_annotations
-from seedbench_r1.records import SCHEMA, record_from_json, record_line
-from seedbench_r1.runs import RunDir, load_run, run_directory
+from seedbench_r1.runs.directory import RunDir, load_run, run_directory
+from seedbench_r1.runs.records import SCHEMA, record_from_json, record_line
 from seedbench_r1.types import Failure, Generation, ModelInfo, RunManifest, SamplingConfig, VideoConfig
 from tests.rows import evaluation_row, write_rows
 
@@ -161,7 +161,7 @@ def test_fresh_moves_the_old_files_aside(tmp_path, questions):
 
 
 def test_levels_can_be_added_later(tmp_path, questions):
-    more = [replace(q, question_id=q.question_id.replace("L1", "L2"), level="L2") for q in questions]
+    more = [replace(q, question_id=q.question_id.replace("L1", "L2"), split="L2") for q in questions]
     with RunDir.open(tmp_path / "run", manifest(), questions) as run:
         run.append(answer(questions[0]))
     second = manifest(dataset_hash={"L2": "c" * 64}, n_total={"L2": {"all": 10}})
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path):
         from pathlib import Path
         from tests.unit.test_runs import manifest, answer
         from seedbench_r1.questions import load_annotations
-        from seedbench_r1.runs import RunDir
+        from seedbench_r1.runs.directory import RunDir
         from seedbench_r1.errors import ResourceError
         from tests.rows import evaluation_row, write_rows
         root = Path({str(tmp_path)!r})

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seedbench_r1.runs import load_run
+from seedbench_r1.runs.directory import load_run
 from tests.small_benchmark import write_script
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
+from seedbench_r1.engines.shards import launch_shards, plan_shards, worst_exit_code
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.runs import load_run
-from seedbench_r1.shards import launch_shards, plan_shards, worst_exit_code
+from seedbench_r1.runs.directory import load_run
 from tests.small_benchmark import write_script
 
 CLI = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()"]
@@ -122,7 +122,7 @@ while time.monotonic() < end:
 """
 PARENT = f"""
 import os, sys
-from seedbench_r1.shards import launch_shards
+from seedbench_r1.engines.shards import launch_shards
 launch_shards([sys.executable, "-c", {COUNTING!r}], 2, gpus_per_shard=0, environ=os.environ)
 """
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from seedbench_r1.backends.fake import FakeBackend
+from seedbench_r1.engines.local import evaluate, plan
 from seedbench_r1.errors import DataError
-from seedbench_r1.evaluate import evaluate, plan
-from seedbench_r1.models import Checkpoint
+from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.questions import file_sha256
-from seedbench_r1.runs import load_run
-from seedbench_r1.training_snapshot import (
+from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.training_snapshot import (
     FILE,
     MAX_POINTS,
     Overlap,
@@ -42,16 +42,16 @@ def checkpoint(out, step, *, lines=(), **training):
     return folder
 
 
-def question(number, level="L1", **changes):
+def question(number, split="L1", **changes):
     made = Question(
-        question_id=f"{level}/{number}",
-        level=level,
+        question_id=f"{split}/{number}",
+        split=split,
         text="What next?",
         options=("a", "b", "c", "d"),
         gold="A",
         video=Path("videos") / f"{number}.mp4",
         image=Path("images") / f"{number}.png",
-        video_id="P01",
+        cluster="P01",
         domain=None,
         task_goal="make tea",
     )
@@ -144,7 +144,7 @@ def test_questions_that_were_trained_on_are_counted(tmp_path):
 
 def test_training_on_the_evaluated_file_itself_needs_no_file(tmp_path):
     folder = checkpoint(tmp_path, 10, identity={"data_sha256": "abc"})
-    asked = [question(1), question(2), question(1, level="L3")]
+    asked = [question(1), question(2), question(1, split="L3")]
     assert take_snapshot(folder, asked, {"L1": "abc", "L3": "def"}).overlap == Overlap(2, 3, files=1, unknown=0)
 
 

@@ -6,12 +6,12 @@ from importlib import resources
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.charts import PALETTE, training_chart
-from leaderboards.html_report import write_html
-from leaderboards.report_training import _scale, training_section
-from leaderboards.report_view import MINUS
+from leaderboards.draw.charts import PALETTE, training_chart
+from leaderboards.draw.page import write_html
+from leaderboards.draw.page_table import MINUS
+from leaderboards.draw.page_training import _scale, training_section
 from leaderboards.trainings import smooth, trainings
-from seedbench_r1.training_snapshot import FILE
+from seedbench_r1.runs.training_snapshot import FILE
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 
 BUILT = "2026-01-02T03:04:05Z"
@@ -139,7 +139,7 @@ def test_a_run_adds_at_most_30_kb_of_curves(tmp_path):
 
 
 def test_page_and_files_have_the_same_colours():
-    style = resources.files("leaderboards").joinpath("static", "report.css").read_text(encoding="utf-8")
+    style = resources.files("leaderboards.draw").joinpath("static", "report.css").read_text(encoding="utf-8")
     found = re.findall(r"--c(\d): (#[0-9a-f]{6})", style)
     light, dark = found[:6], found[6:]  # paper is light
     assert [colour for _, colour in light] == [pair[0] for pair in PALETTE]

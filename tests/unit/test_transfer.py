@@ -16,20 +16,20 @@ from seedbench_r1.backends import open_backend
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.config import protocol_id
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
+from seedbench_r1.engines.local import evaluate
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.evaluate import evaluate
-from seedbench_r1.runs import load_run
-from seedbench_r1.transfer import plan_transfer, resolve_transfer_config
-from seedbench_r1.transfer_prompts import DEFAULT_TEMPLATE, build_messages, build_prompt, load_template
-from seedbench_r1.transfer_questions import (
+from seedbench_r1.runs.directory import load_run
+from seedbench_r1.suites.transfer import plan_transfer, resolve_transfer_config
+from seedbench_r1.suites.transfer_prompts import DEFAULT_TEMPLATE, build_messages, build_prompt, load_template
+from seedbench_r1.suites.transfer_questions import (
     BENCHMARKS,
     PROBLEM_TYPES,
     load_transfer_file,
     load_transfer_questions,
     parse_benchmarks,
 )
-from seedbench_r1.transfer_records import TRANSFER_LINES
-from seedbench_r1.transfer_scoring import SCORER_VERSION
+from seedbench_r1.suites.transfer_records import TRANSFER_LINES
+from seedbench_r1.suites.transfer_scoring import SCORER_VERSION
 from seedbench_r1.types import Failure, SamplingConfig
 from tests.media import truncate
 from tests.small_transfer import CLIP, IMAGE, choice_row, default_files, row_of, write_transfer
@@ -99,7 +99,7 @@ def test_rows_become_questions(transfer_root):
     assert (ten.question_id, ten.gold, ten.letters) == ("videommmu/0", "J", "ABCDEFGHIJ")
     assert ten.options == tuple("0123456789"), "letters are not part of the texts"
     assert ten.video == transfer_root / CLIP
-    assert (ten.image, ten.problem_id, ten.data_source, ten.video_id) == (None, "7", "small", CLIP.removeprefix("./"))
+    assert (ten.image, ten.problem_id, ten.data_source, ten.cluster) == (None, "7", "small", CLIP.removeprefix("./"))
     image = every["videomme"][1]
     assert (image.video, image.image, image.options) == (None, transfer_root / IMAGE, ())
     assert [q.question_id for q in every["mmvu"]] == ["mmvu/0", "mmvu/2"], "multiple choice only, places kept"

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbench_r1.parsing import parse_response, read_choice
-from seedbench_r1.transfer_records import TransferRecord, summarise_transfer
-from seedbench_r1.transfer_scoring import (
+from seedbench_r1.suites.transfer_records import TransferRecord, summarise_transfer
+from seedbench_r1.suites.transfer_scoring import (
     TransferParsed,
     TransferScore,
     credit,
@@ -363,7 +363,7 @@ def scored(question_id: str, problem_type: str, correct: float, strict: float = 
         question_id=question_id,
         benchmark=question_id.split("/")[0],
         problem_type=problem_type,
-        video_id="v",
+        cluster="v",
         generation=Generation("", (), "stop", 1, 1, 0.1),
         parsed=TransferParsed(None, "A", "A", True),
         score=TransferScore("answered", correct, strict),
@@ -372,7 +372,7 @@ def scored(question_id: str, problem_type: str, correct: float, strict: float = 
 
 def test_choices_and_regression_are_merged_question_by_question(tmp_path):
     """VSI-Bench: two choices (1, 0) and three numbers (1, 0.5, 0): together 2.5 / 5, mean of the types 0.5."""
-    from seedbench_r1.transfer_questions import load_transfer_file
+    from seedbench_r1.suites.transfer_questions import load_transfer_file
     from tests.small_transfer import choice_row, row_of
 
     rows = [choice_row(), choice_row(), *(row_of("regression", "10") for _ in range(3)), choice_row()]

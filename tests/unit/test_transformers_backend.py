@@ -15,7 +15,7 @@ from seedbench_r1.backends.decoding import end_token_ids, vision_tensors
 from seedbench_r1.backends.loading import load_model, resolve_device
 from seedbench_r1.backends.transformers import TransformersBackend
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.qwen_vl import prepare_inputs
+from seedbench_r1.models.qwen_vl import prepare_inputs
 from seedbench_r1.types import Failure, SamplingConfig
 from tests.tiny_models import FAMILIES, make_tiny, request, tiny_checkpoint
 

@@ -19,9 +19,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from seedbench_r1.clips import ClipInfo, MediaError, probe_clip
-from seedbench_r1.types import VideoConfig
-from seedbench_r1.video import (
+from seedbench_r1.media.decode import ClipInfo, MediaError, probe_clip
+from seedbench_r1.media.frames import (
     choose_frames,
     exact_frames_differ,
     load_image,
@@ -30,6 +29,7 @@ from seedbench_r1.video import (
     target_size,
     why_in_sequence,
 )
+from seedbench_r1.types import VideoConfig
 from tests.media import OPEN, copy_cut, decode_all, make_clip, make_image, texture, truncate, turn
 
 CONFIG = VideoConfig()

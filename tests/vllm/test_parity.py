@@ -88,7 +88,7 @@ def test_sampled_logprobs_are_those_of_the_raw_logits(family, vllm):
 def teacher_forced(backend, prompt, completion):
     """Log-probability of each token of a completion, by one forward pass of the transformers model."""
     from seedbench_r1.backends.decoding import vision_tensors
-    from seedbench_r1.qwen_vl import prepare_inputs
+    from seedbench_r1.models.qwen_vl import prepare_inputs
 
     inputs = prepare_inputs(prompt, backend.processor)
     length = len(inputs.input_ids)
@@ -104,7 +104,7 @@ def teacher_forced(backend, prompt, completion):
 
 def test_the_minute_has_more_time_than_space(family):
     """Otherwise the comparison above would not notice where the text after the clip starts."""
-    from seedbench_r1.qwen_vl import prepare_inputs
+    from seedbench_r1.models.qwen_vl import prepare_inputs
 
     inputs = prepare_inputs(asked(family)[1], oracle(family).processor)
     video = inputs.input_ids == oracle(family).processor.layout.video_token_id

@@ -59,7 +59,7 @@ def sampler(opened, policy, monkeypatch):
 
 
 def item_of(asked, policy, epoch=0):
-    from seedbench_r1.qwen_vl import prepare_inputs
+    from seedbench_r1.models.qwen_vl import prepare_inputs
     from seedbench_r1.types import Question
     from trainers.data import Item
 

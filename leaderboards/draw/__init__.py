@@ -1,0 +1,1 @@
+"""A board, drawn: files, tables and the page."""

@@ -1,0 +1,280 @@
+"""leaderboard.csv (a row a run), leaderboard_long.csv (a row a number) and predictions.csv (a row an answer).
+
+The order of columns is an API: additions go last.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from leaderboards.board import Board
+from leaderboards.outcomes import NO_LETTER, NO_VERDICT, OUTCOME_NAMES, UNKNOWN, Measured, QuestionBank
+from leaderboards.published import PublishedRow
+from leaderboards.rows import Cell, LeaderboardRow
+from seedbench_r1.files import write_text
+from seedbench_r1.types import DOMAINS, LETTERS
+
+WIDE_SCHEMA = "sbr1.leaderboard-wide/1"
+LONG_SCHEMA = "sbr1.leaderboard-long/1"
+PREDICTIONS_SCHEMA = "sbr1.predictions/1"
+
+CELLS = {
+    "l1": "L1",
+    "l2": "L2",
+    "l3": "L3",
+    "l3_daily": "Daily life",
+    "l3_hobbies": "Hobbies",
+    "l3_recreation": "Recreation",
+    "l3_work": "Work",
+}
+RATED = ("l1", "l2", "l3")
+
+WIDE_COLUMNS = (
+    *("run_id", "model", "base_model", "algo", "step", "source", "protocol_id", "status", "coverage", "frames"),
+    *(f"{cell}_{part}" for cell in CELLS for part in ("acc", "acc_lo", "acc_hi", "n")),
+    *(f"{cell}_{part}" for cell in RATED for part in ("cons", "cons_lo", "cons_hi")),
+    *("l3_sound", "gap_l1_l3", "gap_lo", "gap_hi", "rank_lo", "rank_hi", "tier"),
+    *("baseline", "d_l3", "d_l3_lo", "d_l3_hi", "p_l3", "p_l3_holm", "unparsed", "truncated", "errors"),
+    *("judge", "judge_prompt_sha", "model_sha", "dataset_rev", "prompt_sha", "commit", "date_utc", "selected_from_k"),
+    "flags",
+)
+LONG_COLUMNS = (
+    *("run_id", "level", "domain", "metric", "value", "lo", "hi", "se", "n", "n_clusters", "deff", "ci_method"),
+    *("baseline", "diff", "diff_lo", "diff_hi", "p", "p_adj", "test", "source"),
+)
+PREDICTION_COLUMNS = (
+    *("run_id", "sample_id", "level", "domain", "video_id", "gold", "pred", "correct", "consistent", "status"),
+    "n_tokens",
+)
+
+WILSON = "wilson, n / deff, clustered by video"
+NEWCOMBE = "newcombe hybrid, n / deff, clustered by video"
+BOOTSTRAP = "cluster bootstrap, percentile, 10000 draws"
+BOUNDS = "missing answers all wrong to all right"
+SIGN_FLIP = "cluster sign-flip; interval paired CR1 t; p_adj Holm"
+EXPLORATORY = (
+    "exploratory: cluster sign-flip; interval paired CR1 t; p_adj Benjamini-Hochberg over all domains and runs"
+)
+REFUSED = "refused: fewer than 95 % of the questions shared"
+
+
+def write_wide_csv(board: Board, path: Path, *, include_reported: bool = False) -> None:
+    """Percentages with two decimals, `_lo` and `_hi` their 95 % interval; empty where there is no number."""
+    rows = [wide_fields(row, board.baseline) for row in board.rows]
+    if include_reported:
+        rows += [reported_fields(row) for row in board.published]
+    _write(path, WIDE_COLUMNS, rows)
+
+
+def write_long_csv(board: Board, path: Path, *, include_reported: bool = False) -> None:
+    """Fractions with full precision, one number a line."""
+    lines = [line for row in board.rows for line in long_fields(row, board.baseline)]
+    if include_reported:
+        lines += [line for row in board.published for line in _reported_long(row)]
+    _write(path, LONG_COLUMNS, lines)
+
+
+def write_predictions_csv(board: Board, path: Path) -> None:
+    """Every question of every run."""
+    _write(
+        path, PREDICTION_COLUMNS, (line for run in board.measured.values() for line in _predictions(run, board.bank))
+    )
+
+
+def wide_fields(row: LeaderboardRow, baseline: str | None) -> dict[str, str]:
+    """Column -> text of a measured run."""
+    fields = {
+        "run_id": safe_text(row.run_id),
+        "model": safe_text(row.model),
+        "base_model": safe_text(row.base_model or ""),
+        "algo": safe_text(row.algo or ""),
+        "step": _whole(row.step),
+        "source": "measured",
+        "protocol_id": row.protocol_id,
+        "status": row.status,
+        "coverage": percent(row.coverage),
+        "frames": str(row.frames),
+        "l3_sound": percent(row.sound["L3"].value) if "L3" in row.sound else "",
+        "gap_l1_l3": percent(row.gap.value) if row.gap else "",
+        "gap_lo": percent(row.gap.lo) if row.gap else "",
+        "gap_hi": percent(row.gap.hi) if row.gap else "",
+        "rank_lo": _whole(row.rank_lo),
+        "rank_hi": _whole(row.rank_hi),
+        "tier": row.tier or "",
+        "baseline": safe_text(baseline or ""),
+        "unparsed": str(row.unparsed),
+        "truncated": str(row.truncated),
+        "errors": str(row.errors),
+        "judge": safe_text(row.judge_id or ""),
+        "judge_prompt_sha": row.judge_prompt_sha,
+        "model_sha": row.model_sha,
+        "dataset_rev": row.dataset_rev,
+        "prompt_sha": row.prompt_sha,
+        "commit": row.commit,
+        "date_utc": row.date_utc,
+        "selected_from_k": _whole(row.selected_from_k),
+        "flags": "; ".join(row.flags),
+    }
+    for prefix, name in CELLS.items():
+        fields |= _cell_fields(prefix, "acc", row.accuracy.get(name))
+        fields[f"{prefix}_n"] = str(row.accuracy[name].n) if name in row.accuracy else ""
+    for prefix in RATED:
+        fields |= _cell_fields(prefix, "cons", row.consistency.get(CELLS[prefix]))
+    return fields | _delta_fields(row)
+
+
+def _cell_fields(prefix: str, measure: str, cell: Cell | None) -> dict[str, str]:
+    value, lo, hi = (cell.value, cell.lo, cell.hi) if cell else (math.nan, math.nan, math.nan)
+    name = f"{prefix}_{measure}"
+    return {name: percent(value), f"{name}_lo": percent(lo), f"{name}_hi": percent(hi)}
+
+
+def _delta_fields(row: LeaderboardRow) -> dict[str, str]:
+    delta = row.deltas.get("L3")
+    if delta is None:
+        return dict.fromkeys(("d_l3", "d_l3_lo", "d_l3_hi", "p_l3", "p_l3_holm"), "")
+    return {
+        "d_l3": percent(delta.value),
+        "d_l3_lo": percent(delta.lo),
+        "d_l3_hi": percent(delta.hi),
+        "p_l3": p_value(delta.p),
+        "p_l3_holm": p_value(delta.p_adjusted),
+    }
+
+
+def reported_fields(row: PublishedRow) -> dict[str, str]:
+    """Column -> text of a paper's row: the printed strings, no interval, no rank."""
+    fields = dict.fromkeys(WIDE_COLUMNS, "") | {
+        "run_id": row.row_id,
+        "model": row.method,
+        "base_model": row.base_model,
+        "source": "reported",
+        "frames": row.frames,
+        "flags": "; ".join((*row.flags, f"{row.source}, {row.table}")),
+    }
+    names = {name: prefix for prefix, name in CELLS.items()}
+    return fields | {f"{names[name]}_acc": cell.printed for name, cell in row.accuracy.items()}
+
+
+def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str, str]]:
+    """A line for each number of a measured run."""
+    measures = {"accuracy": row.accuracy, "reasoning_consistency": row.consistency, "sound_accuracy": row.sound}
+    for metric, cells in (measures | row.shares).items():
+        for name, cell in cells.items():
+            line = _long_cell(row.run_id, name, metric, cell)
+            yield line | _long_delta(row, name, baseline) if metric == "accuracy" else line
+    for name, (lo, hi) in row.bootstrap.items():
+        cell = row.accuracy[name]
+        line = _long_cell(row.run_id, name, "accuracy", cell)
+        yield line | {"lo": exact(lo), "hi": exact(hi), "se": "", "ci_method": BOOTSTRAP}
+    for name, bounds in row.bounds.items():
+        line = _long_place(row.run_id, name, "accuracy") | {"lo": exact(bounds.lo), "hi": exact(bounds.hi)}
+        yield line | {"n": str(bounds.n), "ci_method": BOUNDS}
+    if row.gap:
+        line = _long_place(row.run_id, "L1-L3", "accuracy_gap") | {"value": exact(row.gap.value)}
+        yield line | {"lo": exact(row.gap.lo), "hi": exact(row.gap.hi), "ci_method": NEWCOMBE}
+
+
+def _long_place(run_id: str, name: str, metric: str) -> dict[str, str]:
+    level, domain = ("L3", name) if name in DOMAINS else (name, "all")
+    line = dict.fromkeys(LONG_COLUMNS, "")
+    return line | {
+        "run_id": safe_text(run_id),
+        "level": level,
+        "domain": domain,
+        "metric": metric,
+        "source": "measured",
+    }
+
+
+def _long_cell(run_id: str, name: str, metric: str, cell: Cell) -> dict[str, str]:
+    return _long_place(run_id, name, metric) | {
+        "value": exact(cell.value),
+        "lo": exact(cell.lo),
+        "hi": exact(cell.hi),
+        "se": exact(cell.se),
+        "n": str(cell.n),
+        "n_clusters": str(cell.n_clusters),
+        "deff": exact(cell.deff),
+        "ci_method": WILSON,
+    }
+
+
+def _long_delta(row: LeaderboardRow, name: str, baseline: str | None) -> dict[str, str]:
+    delta = row.deltas.get(name) or row.domain_deltas.get(name)
+    if delta is None:
+        return {}
+    test = EXPLORATORY if name in row.domain_deltas else SIGN_FLIP
+    return {
+        "baseline": safe_text(baseline or ""),
+        "diff": exact(delta.value),
+        "diff_lo": exact(delta.lo),
+        "diff_hi": exact(delta.hi),
+        "p": "" if delta.p is None else exact(delta.p),
+        "p_adj": "" if delta.p_adjusted is None else exact(delta.p_adjusted),
+        "test": REFUSED if delta.p is None else test,
+    }
+
+
+def _reported_long(row: PublishedRow) -> Iterator[dict[str, str]]:
+    for name, cell in row.accuracy.items():
+        yield _long_place(row.row_id, name, "accuracy") | {"value": f"{cell.printed}%", "source": "reported"}
+
+
+def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, str]]:
+    table = measured.outcomes
+    columns = (table.outcome, table.picked, table.correct, table.consistent, table.n_tokens)
+    values = zip(bank.questions, *(column.tolist() for column in columns), strict=True)
+    for question, outcome, picked, correct, consistent, n_tokens in values:
+        if OUTCOME_NAMES[outcome] == "absent":
+            continue
+        responded = OUTCOME_NAMES[outcome] in ("answered", "unparsed", "truncated")
+        yield {
+            "run_id": safe_text(measured.run_id),
+            "sample_id": safe_text(question.question_id.partition("/")[2]),
+            "level": question.split,
+            "domain": question.domain or "",
+            "video_id": safe_text(question.cluster),
+            "gold": question.gold,
+            "pred": "" if picked == NO_LETTER else LETTERS[picked],
+            "correct": str(int(correct)) if responded else "",
+            "consistent": "" if consistent == NO_VERDICT else str(consistent),
+            "status": OUTCOME_NAMES[outcome],
+            "n_tokens": "" if n_tokens == UNKNOWN else str(n_tokens),
+        }
+
+
+def _write(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> None:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, stream.getvalue())
+
+
+def percent(fraction: float) -> str:
+    """ "57.03"; empty for nan."""
+    return "" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def exact(value: float) -> str:
+    """All digits of a float; empty for nan."""
+    return "" if math.isnan(value) else repr(float(value))
+
+
+def p_value(p: float | None) -> str:
+    """Four significant digits; empty where no test was made."""
+    return "" if p is None else f"{p:.4g}"
+
+
+def _whole(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def safe_text(text: str) -> str:
+    """Text that a spreadsheet will not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

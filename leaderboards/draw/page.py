@@ -1,0 +1,186 @@
+"""Board -> one HTML file that needs nothing else: no network, no other file, and no script for its table."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from leaderboards.board import Board
+from leaderboards.draw import page_figures as report_figures
+from leaderboards.draw.page_payload import (
+    Detail,
+    Details,
+    DetailShare,
+    allocate,
+    bank_layer,
+    outcome_bytes,
+    pack,
+    pack_json,
+)
+from leaderboards.draw.page_table import table_view
+from leaderboards.draw.page_training import training_section
+from leaderboards.methods import methods
+from leaderboards.provenance import shareable
+from leaderboards.stats.paired import SEED
+from seedbench_r1 import __version__
+from seedbench_r1.files import make_folder, write_text
+from seedbench_r1.types import DOMAINS
+
+# One script, in this order: each file uses what is defined before it.
+SCRIPTS = (
+    *("stats.js", "elements.js", "data.js", "state.js", "table.js", "baseline.js"),
+    *("compare.js", "card.js", "dialogs.js", "report.js"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HtmlReport:
+    """What was written."""
+
+    path: Path
+    n_bytes: int
+    shares: tuple[DetailShare, ...]  # one a row: how much of its text the page carries
+
+    @property
+    def allocation(self) -> str:
+        """ "reasoning: full 2 runs, partial 10 runs (600-612 questions each)"."""
+        full = [share for share in self.shares if share.n_included and share.full]
+        partial = [share.n_included for share in self.shares if share.n_included and not share.full]
+        without = len(self.shares) - len(full) - len(partial)
+        parts = [f"full {_runs(len(full))}"] if full else []
+        if partial:
+            span = f"{min(partial):,}" if min(partial) == max(partial) else f"{min(partial):,}-{max(partial):,}"
+            parts.append(f"partial {_runs(len(partial))} ({span} questions each)")
+        if without:
+            parts.append(f"none {_runs(without)}")
+        return f"reasoning: {', '.join(parts)}"
+
+
+def write_html(
+    board: Board,
+    path: Path,
+    *,
+    detail: Detail = "auto",
+    max_bytes: int = 10_000_000,
+    built_utc: str | None = None,
+) -> HtmlReport:
+    """Write the page, whole or not at all.
+
+    Args:
+        board: what to show.
+        path: of the file; its folder is made.
+        detail: whose reasoning the page carries: "auto" as much as fits, see `report_payload.allocate`; "full" all of
+            it, however large; "none".
+        max_bytes: of the file, for "auto". The table, the questions and all answers are always in it.
+        built_utc: the time shown, ISO 8601; now by default. With it given the same board gives the same bytes.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    built = built_utc or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    layers = {
+        "bank": pack_json(bank_layer(board.bank)),
+        "outcomes": pack(b"".join(outcome_bytes(measured.outcomes) for measured in board.measured.values())),
+    }
+    render = _renderer(board, layers, built)
+    details = allocate(board, detail, max_bytes - len(render(Details({}, ())).encode("utf-8")))
+    page = render(details)
+    make_folder(path.parent)
+    write_text(path, page)
+    return HtmlReport(path, len(page.encode("utf-8")), details.shares)
+
+
+def script() -> str:
+    """The page's one script."""
+    body = "".join(_static(name) for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{body}}})();\n'
+
+
+def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Details], str]:
+    """The page as a function of the texts it carries: everything else is laid out once."""
+    code = script()
+    digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("leaderboards.draw", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("page.html")
+    context: dict[str, Any] = {
+        "board": board,
+        "built": built,
+        "built_day": built[:10],
+        "version": __version__,
+        "table": table_view(board),
+        "slope": report_figures.slope_chart(board),
+        "gaps": report_figures.gap_rows(board),
+        "scatter": report_figures.scatter_chart(board),
+        "bars": report_figures.quadrant_bars(board),
+        "parts": report_figures.PARTS,
+        "training": training_section(board),
+        "dataset": " + ".join(sorted({row.dataset_rev for row in board.rows})),
+        "judge": shareable(board.judge_id or ""),
+        "methods": [shareable(sentence) for sentence in methods(board)],
+        "warnings": [shareable(warning) for warning in board.warnings],
+        "left_out": [(item.path.name, shareable(item.reason)) for item in board.left_out],
+        "script": Markup(code),
+        "script_hash": f"sha256-{digest}",
+        "style": Markup(_static("report.css")),
+        "data": _inert_json(_page_data(board)),
+        "layers": layers,
+    }
+
+    def render(details: Details) -> str:
+        carried = [(i, details.layers[row.run_id]) for i, row in enumerate(board.rows) if row.run_id in details.layers]
+        page = template.render(context, details=carried)
+        return page.encode("utf-8", "replace").decode("utf-8")  # lone surrogates become question marks
+
+    return render
+
+
+def _page_data(board: Board) -> dict[str, Any]:
+    """What the script must know of the rows, in the board's order; all else it reads from the table."""
+    words = np.random.PCG64(SEED).state["state"]
+    return {
+        "runs": [
+            {
+                "id": row.run_id,
+                "name": row.model,
+                "protocol": row.protocol_id,
+                "picked": (row.selected_from_k or 1) > 1,
+            }
+            for row in board.rows
+        ],
+        "levels": board.bank.levels,
+        "domains": [name for name in DOMAINS if name in board.bank.groups],
+        "level": board.metric.level,
+        "baseline": board.baseline,
+        "forceMixed": board.force_mixed,
+        "signs": [format(words["state"], "x"), format(words["inc"], "x")],
+    }
+
+
+def _inert_json(value: Any) -> Markup:
+    """JSON that cannot end the element it stands in: `<` is written as an escape."""
+    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def _static(name: str) -> str:
+    return resources.files("leaderboards.draw").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _runs(n: int) -> str:
+    return f"{n} run" if n == 1 else f"{n} runs"

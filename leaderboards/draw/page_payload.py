@@ -1,0 +1,202 @@
+"""What the page carries besides its table: outcomes, questions and reasoning, packed; and how much of it fits."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from leaderboards.board import Board
+from leaderboards.outcomes import ANSWERED, FAILED, Measured, Outcomes, QuestionBank
+from leaderboards.provenance import shareable
+from seedbench_r1.types import DOMAINS, Question, RunRecord, Verdict
+
+Detail = Literal["auto", "none", "full"]
+
+ZLIB_LEVEL = 4  # a quarter of level 6's time for a tenth more bytes, on 20 runs' reasoning
+CHOSEN = 600  # questions with their text for each run but two: about 0.34 MB a run
+LAYER_OVERHEAD = 200  # bytes of one script element around a packed layer, at most; run_ids are not in it
+
+# Codes of the lowest three bits of an outcome byte; 0 to 5 are those of leaderboards.outcomes.
+BARE = 6  # answered without reasoning
+
+
+@dataclass(frozen=True, slots=True)
+class DetailShare:
+    """How many of a run's responses the page carries with their text."""
+
+    run_id: str
+    n_included: int
+    n_total: int  # questions with a response or a failure
+    n_bytes: int  # in the file
+
+    @property
+    def full(self) -> bool:
+        return self.n_included == self.n_total
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Packed text by run_id, and what each run got, in the order of the board's rows."""
+
+    layers: dict[str, str]
+    shares: tuple[DetailShare, ...]
+
+
+def pack(data: bytes) -> str:
+    """zlib, then base64: what `atob` and `DecompressionStream("deflate")` undo."""
+    return base64.b64encode(zlib.compress(data, ZLIB_LEVEL)).decode("ascii")
+
+
+def pack_json(value: Any) -> str:
+    """The same of a JSON value. Lone surrogates, which JSON may hold and UTF-8 may not, become question marks."""
+    return pack(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+
+
+def outcome_bytes(table: Outcomes) -> bytes:
+    """One byte a question of the bank.
+
+    Bits 0-2: outcome (see leaderboards.outcomes; 6: answered without reasoning). 3-4: the letter picked, A to D, where
+    there is one. 5: correct. 6-7: verdict: 0 none, 1 not consistent, 2 consistent.
+    """
+    outcome = np.where((table.outcome == ANSWERED) & table.bare, BARE, table.outcome).astype(np.uint8)
+    picked = np.maximum(table.picked, 0).astype(np.uint8)
+    verdict = (table.consistent + 1).astype(np.uint8)
+    return (outcome | picked << 3 | table.correct.astype(np.uint8) << 5 | verdict << 6).tobytes()
+
+
+def bank_layer(bank: QuestionBank) -> dict[str, Any]:
+    """The question bank as columns. The goal is taken out of the question's text, whose wordings then repeat."""
+    goals, wordings, groups = _Numbering(), _Numbering(), _Numbering()
+    videos = dict(zip(bank.video.tolist(), (question.cluster for question in bank.questions), strict=True))
+    return {
+        "ids": [question.question_id for question in bank.questions],
+        "wording": [wordings.number(_wording(question)) for question in bank.questions],
+        "goal": [goals.number(question.task_goal) for question in bank.questions],
+        "level": [groups.number(question.split) for question in bank.questions],
+        "domain": [DOMAINS.index(q.domain) if q.domain in DOMAINS else -1 for q in bank.questions],
+        "video": bank.video.tolist(),
+        "gold": "".join(question.gold for question in bank.questions),
+        "options": [question.options for question in bank.questions],
+        "progress": ["\n".join(step.narration for step in question.progress) for question in bank.questions],
+        "goals": goals.names,
+        "wordings": wordings.names,
+        "levels": groups.names,
+        "domains": DOMAINS,
+        "videos": [videos[code] for code in range(len(videos))],
+    }
+
+
+def detail_layer(measured: Measured, bank: QuestionBank, places: Iterable[int]) -> dict[str, list[Any]]:
+    """Text of the responses at these places of the bank, as columns: p place, r reasoning, x the whole output where it
+    is not think and answer alone (or why it failed), a its answer, t tokens, s seconds, v the judge's reason, k votes.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in "prxatsvk"}
+    for place in sorted(places):
+        question_id = bank.questions[place].question_id
+        values = _detail(measured.run.records[question_id], measured.verdicts.get(question_id))
+        for name, value in zip("prxatsvk", (place, *values), strict=True):
+            columns[name].append(value)
+    return columns
+
+
+def allocate(board: Board, detail: Detail, budget: int) -> Details:
+    """Choose whose text the page carries.
+
+    auto: all of the baseline and of the best run, then up to 600 questions of each other run, what is left of `budget`
+    bytes being shared out evenly: first those on which it and the baseline disagree, then right answers with
+    inconsistent reasoning, failures and cut generations, then a seeded sample over levels. full: everything, whatever
+    the budget. none: nothing.
+    """
+    layers: dict[str, str] = {}
+    shares: dict[str, DetailShare] = {}
+    featured = _featured(board)
+    others = [row.run_id for row in board.rows if row.run_id not in featured]
+    for place, run_id in enumerate([*featured, *others]):
+        measured = board.measured[run_id]
+        other = next((board.measured[name] for name in featured if name != run_id), None)
+        places = by_interest(measured, other, board.bank)
+        wanted = 0 if detail == "none" else len(places)
+        if detail == "auto" and run_id not in featured:
+            wanted = min(CHOSEN, wanted)
+        sharing = 1 if run_id in featured else len(board.rows) - place
+        limit = None if detail == "full" else budget // sharing
+        text, n_included = _fit(measured, board.bank, places[:wanted], limit)
+        budget -= len(text) + LAYER_OVERHEAD if text else 0
+        shares[run_id] = DetailShare(run_id, n_included, len(places), len(text))
+        if text:
+            layers[run_id] = text
+    return Details(layers, tuple(shares[row.run_id] for row in board.rows))
+
+
+def by_interest(measured: Measured, other: Measured | None, bank: QuestionBank) -> list[int]:
+    """Places in the bank of all responses and failures of a run, the most telling first."""
+    table = measured.outcomes
+    present = table.outcome >= FAILED
+    apart = np.zeros(len(present), dtype=bool)
+    if other is not None:
+        apart = present & other.outcomes.responded & (table.correct != other.outcomes.correct)
+    lucky = present & table.correct & (table.consistent == 0)
+    broken = present & table.responded & (table.outcome != ANSWERED) | (table.outcome == FAILED)
+    ranks = np.select([apart, lucky, broken], [0, 1, 2], default=3)
+    shuffled = np.random.PCG64(_SAMPLE_SEED).random_raw(len(present))  # levels are met in proportion to their sizes
+    order = np.lexsort((shuffled, ranks))
+    return order[present[order]].tolist()
+
+
+_SAMPLE_SEED = 20240101  # as in leaderboards.stats.paired
+
+
+def _featured(board: Board) -> list[str]:
+    """The baseline and the best run: those whose whole text is wanted."""
+    best = [row.run_id for row in board.rows if row.run_id != board.baseline]
+    return [name for name in (board.baseline, *best[:1]) if name is not None]
+
+
+def _fit(measured: Measured, bank: QuestionBank, places: Sequence[int], budget: int | None) -> tuple[str, int]:
+    """Pack as many of these places, from the first on, as the budget allows: (text, number); ("", 0) for none."""
+    n = len(places)
+    while n > 0:
+        text = pack_json(detail_layer(measured, bank, places[:n]))
+        if budget is None or len(text) + LAYER_OVERHEAD <= budget:
+            return text, n
+        n = min(n - 1, int(n * 0.97 * max(0, budget - LAYER_OVERHEAD) / len(text)))
+    return "", 0
+
+
+def _detail(record: RunRecord, verdict: Verdict | None) -> tuple[Any, ...]:
+    reason = verdict.reason if verdict is not None else None
+    votes = "".join("+" if vote else "-" for vote in verdict.votes) if verdict is not None else ""
+    if record.generation is None or record.parsed is None:
+        message = shareable(f"{record.failure.kind}: {record.failure.message}") if record.failure is not None else ""
+        return None, message, None, None, None, reason, votes
+    generation, parsed = record.generation, record.parsed
+    whole = None if parsed.format_ok else generation.text
+    latency = None if generation.latency_s is None else round(generation.latency_s, 2)
+    return parsed.reasoning, whole, parsed.answer_text[:_ANSWER], generation.n_tokens, latency, reason, votes
+
+
+_ANSWER = 400  # characters shown of an answer; without a tag it is the whole output, which is shown besides
+
+
+def _wording(question: Question) -> str:
+    return question.text.replace(question.task_goal, "\u0001") if question.task_goal else question.text
+
+
+class _Numbering:
+    """Distinct texts in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self.names)
+            self.names.append(name)
+        return self._numbers[name]

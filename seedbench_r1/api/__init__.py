@@ -1,0 +1,1 @@
+"""Requests to servers: one client, its cost and many at once."""

@@ -1,0 +1,1 @@
+"""The data set: from the hub to a data root, and whether it is sound."""

@@ -1,0 +1,198 @@
+"""Archives of media -> files in the layout of docs/data.md. A member's name never chooses a place outside of it."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from seedbench_r1.data.hub import HubFile
+from seedbench_r1.errors import DataError, ResourceError
+
+SOURCES = ("EpicKitchens", "Ego4D")  # video_source of the annotations (docs/data.md)
+KINDS = {
+    **dict.fromkeys((".mp4", ".webm", ".mkv", ".avi", ".mov"), "videos"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), "images"),
+}
+_NAME = re.compile(
+    r"(?P<whole>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|tar|zip))"
+    r"(?P<part>[._-]part[._-]?[0-9a-z]{1,4}|[._-]\d{1,4}|[._-]a[a-z])?",
+    re.IGNORECASE,
+)
+_SPARE = 64 << 20  # bytes left free on the disk while unpacking, so that other programs survive
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One archive of the repository; large ones are cut into parts that belong one behind the other."""
+
+    name: str  # path in the repository, without the part's suffix
+    parts: tuple[HubFile, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    @property
+    def source(self) -> str | None:
+        """The video source that its name gives; None: any."""
+        return _source_in(self.name)
+
+    @property
+    def kind(self) -> str | None:
+        """ "videos" or "images", if its name says so; None: any."""
+        folder = PurePosixPath(self.name).parts[0].lower()
+        return next((kind for kind in ("videos", "images") if folder.startswith(kind[:-1])), None)
+
+
+def find_archives(files: Iterable[HubFile]) -> list[Archive]:
+    """The archives of media in a repository: under videos/ or images/, or named after them or after a source."""
+    parts: dict[str, list[HubFile]] = {}
+    for file in files:
+        match = _NAME.fullmatch(file.path)
+        if match:
+            parts.setdefault(match["whole"], []).append(file)
+    found = [Archive(name, tuple(sorted(group, key=lambda f: f.path))) for name, group in sorted(parts.items())]
+    return [archive for archive in found if archive.kind or archive.source]
+
+
+def unpack(
+    archive: Archive, paths: list[Path], data_root: Path, *, wanted: Callable[[str, int], bool]
+) -> dict[str, int]:
+    """Unpack the archive's media into the data root, each file written beside and renamed.
+
+    Args:
+        paths: the parts on disk, in order.
+        wanted: (path relative to the data root, bytes) -> write it? Others are only listed.
+
+    Returns:
+        Relative path -> bytes, for every media file in the archive, written or not.
+
+    Raises:
+        DataError: not an archive, damaged, or a member is a link, a device, or points outside.
+        ResourceError: the disk is nearly full.
+    """
+    listed: dict[str, int] = {}
+    try:
+        for name, size, content in _members(archive, paths):
+            target = member_target(archive, name)
+            if target is None:
+                continue
+            if target in listed:
+                raise DataError(f"{archive.name}: two members would both become {target} (the second is {name!r}).")
+            listed[target] = size
+            if wanted(target, size):
+                _write(data_root / target, size, content)
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise DataError(f"{archive.name} cannot be unpacked: {error}. Its hash is right: report it there.") from error
+    return listed
+
+
+def member_target(archive: Archive, name: str) -> str | None:
+    """Where a member belongs: <kind>/<source>/<what follows the source's folder>. None: not a media file.
+
+    The source comes from a folder of the member's name, else from the archive's name, else the file lies flat in its
+    kind's folder. Raises DataError for a name that points outside.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or "\x00" in name or re.match(r"[A-Za-z]:", name):
+        raise DataError(f"{archive.name}: member {name!r} points outside of the data root. Unpacking stopped.")
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None or path.name.startswith(".") or "__MACOSX" in path.parts:
+        return None
+    for depth, folder in enumerate(path.parts[:-1]):
+        source = _source_in(folder)
+        if source is not None:
+            return PurePosixPath(kind, source, *path.parts[depth + 1 :]).as_posix()
+    return PurePosixPath(kind, archive.source or "", path.name).as_posix()
+
+
+def _source_in(name: str) -> str | None:
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return next((source for source in SOURCES if source.lower() in plain), None)
+
+
+def _members(archive: Archive, paths: list[Path]) -> Iterator[tuple[str, int, IO[bytes]]]:
+    if archive.name.lower().endswith(".zip"):
+        yield from _zip_members(archive, paths)
+        return
+    with io.BufferedReader(_Joined(paths), 1 << 20) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        for info in tar:
+            content = tar.extractfile(info) if info.isfile() else None
+            if content is not None:
+                yield info.name, info.size, content
+            elif not info.isdir():
+                raise DataError(f"{archive.name}: member {info.name!r} is a link or a device. Unpacking stopped.")
+
+
+def _zip_members(archive: Archive, paths: list[Path]) -> Iterator[tuple[str, int, IO[bytes]]]:
+    if len(paths) > 1:
+        raise DataError(f"{archive.name} is a zip archive in {len(paths)} parts. Fix: join and unpack it by hand.")
+    with zipfile.ZipFile(paths[0]) as archive_file:
+        for info in archive_file.infolist():
+            if info.is_dir():
+                continue
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+                raise DataError(f"{archive.name}: member {info.filename!r} is a link or a device. Unpacking stopped.")
+            if info.flag_bits & 1:
+                raise DataError(f"{archive.name}: member {info.filename!r} is encrypted.")
+            with archive_file.open(info) as content:
+                yield info.filename, info.file_size, content
+
+
+def _write(target: Path, size: int, content: IO[bytes]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if free < size + _SPARE:
+        raise ResourceError(
+            f"No space left at {target.parent} ({free / 1e9:.2f} GB free) while unpacking {target.name}. "
+            f"Fix: make room and run the same command again; what is there is kept."
+        )
+    beside = target.with_name(f".{target.name}.unpack")
+    try:
+        with beside.open("wb") as stream:
+            shutil.copyfileobj(content, stream, 1 << 20)
+            if stream.tell() != size:
+                raise EOFError(f"{target.name} has {stream.tell()} of {size} bytes")
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+class _Joined(io.RawIOBase):
+    """Files read one behind the other."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._rest = list(paths)
+        self._current: IO[bytes] | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while True:
+            if self._current is None:
+                if not self._rest:
+                    return 0
+                self._current = self._rest.pop(0).open("rb")
+            block = self._current.read(len(buffer))
+            if block:
+                buffer[: len(block)] = block
+                return len(block)
+            self._current.close()
+            self._current = None
+
+    def close(self) -> None:
+        if self._current is not None:
+            self._current.close()
+        super().close()

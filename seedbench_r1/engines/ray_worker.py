@@ -1,0 +1,182 @@
+"""A worker of `eval --engine ray`: one backend, its decoders and its record file, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seedbench_r1.backends import open_backend
+from seedbench_r1.engines.local import answer_all
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.media.cache import media_loader
+from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.runs.directory import RunDir, read_manifest
+from seedbench_r1.types import EvalConfig, Failure, Media, Question, RunManifest, RunRecord
+
+LOCK_WAIT_S = 120.0  # a file server keeps a dead machine's locks for a while: NFS on Linux for 90 s
+RETRY_S = 1.0
+
+Asked = queue.SimpleQueue[Question | None]  # None: no more will come
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every worker of a run is told. Paths are whole."""
+
+    config: EvalConfig
+    path: Path  # run directory
+    manifest: RunManifest
+    n_workers: int
+
+
+def record_file(job: Job, number: int) -> Path:
+    """Where worker `number` (1-based) writes."""
+    return job.path / f"records.{number}-of-{job.n_workers}.jsonl"
+
+
+class Worker:
+    """Answers the questions it is given, in any order, and writes each record before it tells.
+
+    Its methods are coroutines, so that Ray can call answer() for many questions at once; one thread does the work. What
+    that thread raises (ConfigError, ResourceError, a bug) is raised by every answer() from then on.
+
+    Args:
+        successor: takes over the file of a worker that died, whose lock may outlive it for LOCK_WAIT_S.
+    """
+
+    def __init__(self, job: Job, number: int, *, successor: bool = False) -> None:
+        self._job = job
+        self._number = number
+        self._lock_wait_s = LOCK_WAIT_S if successor else 0.0
+        self._asked: Asked = queue.SimpleQueue()
+        self._promises: dict[str, Future[RunRecord | None]] = {}
+        self._guard = threading.Lock()
+        self._stop = threading.Event()
+        self._end = ThreadPoolExecutor(1, thread_name_prefix="answers").submit(self._work)
+        self._end.add_done_callback(self._settle)
+
+    async def answer(self, question: Question) -> RunRecord | None:
+        """The question's record, once it is written; None if the worker was stopped before it began the question."""
+        promise: Future[RunRecord | None] = Future()
+        with self._guard:
+            self._promises[question.question_id] = promise
+        self._asked.put(question)
+        if self._end.done():
+            self._settle(self._end)
+        return await asyncio.wrap_future(promise)
+
+    async def stop(self) -> None:
+        """Begin nothing new. What the backend holds is finished, the other questions are given back."""
+        self._stop.set()
+        self._asked.put(None)
+
+    async def close(self) -> None:
+        """Let model and record file go, after what was asked is answered."""
+        self._asked.put(None)
+        await asyncio.wait([asyncio.wrap_future(self._end)])
+
+    def _work(self) -> None:
+        job, config = self._job, self._job.config
+        _check_shared(job)
+        load = media_loader(config.frame_cache, config.frame_cache_gb)
+        with (
+            self._open_run() as run,
+            FrameLoader(config.video, workers=config.workers, timeout_s=config.decode_timeout_s, load=load) as loader,
+        ):
+            source = _Endless(loader, self._asked)
+            answer_all(run, (), source, open_backend, config, stop=self._stop, observe=self._keep_promise)
+
+    def _open_run(self) -> RunDir:
+        deadline = time.monotonic() + self._lock_wait_s
+        while True:
+            try:
+                shard = (self._number, self._job.n_workers)
+                return RunDir.open(self._job.path, self._job.manifest, (), shard=shard)
+            except ConfigError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_S)
+
+    def _keep_promise(self, record: RunRecord) -> None:
+        if record.generation is not None:
+            record = replace(record, generation=replace(record.generation, token_ids=(), logprobs=None))
+        with self._guard:
+            promise = self._promises.pop(record.question_id)
+        promise.set_result(record)
+
+    def _settle(self, end: Future[None]) -> None:
+        """The thread has ended: nobody waits in vain."""
+        with self._guard:
+            left, self._promises = list(self._promises.values()), {}
+        error = end.exception()
+        for promise in left:
+            if error is None:
+                promise.set_result(None)
+            else:
+                promise.set_exception(error)
+
+
+class _Endless:
+    """A FrameLoader whose stream waits for questions that are still to be asked."""
+
+    def __init__(self, loader: FrameLoader, asked: Asked) -> None:
+        self._loader = loader
+        self._asked = asked
+
+    def stream(
+        self, questions: Iterable[Question], *, stop: threading.Event | None = None
+    ) -> Iterator[tuple[Question, Media | Failure]]:
+        """Each question that is asked, with its media, until None is or stop is set. `questions` come first."""
+        stop = stop or threading.Event()
+        yield from self._loader.stream(questions, stop=stop)
+        while not stop.is_set() and (first := self._asked.get()) is not None:
+            yield from self._loader.stream(_AtHand(first, self._asked), stop=stop)
+
+
+class _AtHand:
+    """The questions that are there now. It may go on after it has ended: the loader looks again when it has room."""
+
+    def __init__(self, first: Question, asked: Asked) -> None:
+        self._first: Question | None = first
+        self._asked = asked
+        self._closed = False
+
+    def __iter__(self) -> _AtHand:
+        return self
+
+    def __next__(self) -> Question:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        try:
+            question = None if self._closed else self._asked.get_nowait()
+        except queue.Empty:
+            raise StopIteration from None
+        if question is None:
+            if not self._closed:
+                self._asked.put(None)  # for the stream around this one
+            self._closed = True
+            raise StopIteration
+        return question
+
+
+def _check_shared(job: Job) -> None:
+    """Raise ConfigError if this machine does not see what all machines must share. Nothing is created here."""
+    here = socket.gethostname()
+    if read_manifest(job.path) is None:
+        raise ConfigError(
+            f"A Ray worker on {here} does not see the run directory {job.path}. Fix: --runs-dir on a file system that "
+            f"all machines share."
+        )
+    for name, path in (("--data-root", job.config.data_root), ("--model", Path(job.config.model))):
+        if path.is_absolute() and not path.exists():
+            raise ConfigError(
+                f"A Ray worker on {here} does not see {path}. Fix: {name} on a file system that all machines share."
+            )

@@ -1,0 +1,1 @@
+"""What says whether the reasoning carries the answer."""

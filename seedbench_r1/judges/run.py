@@ -1,0 +1,151 @@
+"""Does the reasoning support the answer that was given? Verdicts of a run, one judge at a time, resumable.
+
+A judge sees question, options, reasoning and the answer given: never the gold answer, never the video, never the run's
+name. The share of responses judged consistent is the consistency rate of GRPO-CARE (arXiv 2506.16141, section 4.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from seedbench_r1.files import AppendFile
+from seedbench_r1.judges.rules import RULES_VERSION, settled_option
+from seedbench_r1.runs.directory import Run
+from seedbench_r1.runs.verdicts import FILE, NO_ANSWER, NO_REASONING, UNDECIDED, is_settled, load_verdicts, verdict_line
+from seedbench_r1.scoring import lacks_reasoning
+from seedbench_r1.types import Letter, RunRecord, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeCase:
+    """What a judge is shown."""
+
+    question_id: str
+    question: str
+    options: tuple[str, str, str, str]
+    reasoning: str
+    answer: Letter
+
+
+class Judge(Protocol):
+    """Gives verdicts in any order, as they come. What fails is a verdict with consistent None, never another method."""
+
+    judge_id: str
+
+    def verdicts(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[str, Verdict]]: ...
+
+    def close(self) -> None: ...
+
+
+class RulesJudge:
+    """The embedded default: deterministic, no model. Undecided where no option is settled on."""
+
+    judge_id = f"rules/v{RULES_VERSION}"
+
+    def verdicts(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[str, Verdict]]:
+        """One verdict a case, in order."""
+        for case in cases:
+            settled = settled_option(case.reasoning, case.options)
+            if settled is None:
+                yield case.question_id, Verdict(None, UNDECIDED, self.judge_id)
+            else:
+                reason = f"the reasoning settles on {settled}"
+                yield case.question_id, Verdict(settled == case.answer, reason, self.judge_id)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def judge_run(
+    run: Run,
+    judge: Judge,
+    *,
+    limit: int | None = None,
+    stop: threading.Event | None = None,
+    observe: Callable[[str, Verdict], None] | None = None,
+) -> dict[str, Verdict]:
+    """Judge every answered question of a run that this judge has not settled yet, and write each verdict as it comes.
+
+    An answer without reasoning, or without a letter, is inconsistent by definition and shown to no judge.
+
+    Args:
+        limit: at most so many new verdicts from the judge.
+        stop: when set, nothing new is begun; what is in flight is saved.
+        observe: called with every verdict right after it was written.
+
+    Returns:
+        This judge's verdicts on the run, earlier ones included.
+
+    Raises:
+        ConfigError: another process judges the same run. JudgeUnavailable: from the judge. ResourceError: disk.
+    """
+    known = load_verdicts(run.path).get(judge.judge_id, {})
+    waiting = pending_records(run, known)
+    stop = stop or threading.Event()
+    file = AppendFile(run.path, FILE)
+
+    def write(question_id: str, verdict: Verdict) -> None:
+        file.append(verdict_line(question_id, verdict))
+        known[question_id] = verdict
+        if observe is not None:
+            observe(question_id, verdict)
+
+    try:
+        for record in waiting:
+            if lacks_reasoning(record):
+                write(record.question_id, without_judge(record, judge.judge_id))
+        cases = [judge_case(run, record) for record in waiting if not lacks_reasoning(record)][:limit]
+        for question_id, verdict in judge.verdicts(_until(stop, cases)):
+            write(question_id, verdict)
+    finally:
+        file.close()
+    return known
+
+
+def pending_records(run: Run, known: dict[str, Verdict]) -> list[RunRecord]:
+    """Answered records without a settled verdict, in the run's order."""
+    records = [run.records[question_id] for question_id in run.questions if question_id in run.records]
+    return [record for record in records if record.answered and not is_settled(known.get(record.question_id))]
+
+
+def judge_case(run: Run, record: RunRecord) -> JudgeCase:
+    """The case of a record that has reasoning and an answer. Raises ValueError if it has not."""
+    question, parsed = run.questions[record.question_id], record.parsed
+    if parsed is None or not parsed.reasoning or parsed.answer is None:
+        raise ValueError(f"{record.question_id} has nothing to judge")
+    return JudgeCase(record.question_id, question.text, question.options, parsed.reasoning, parsed.answer)
+
+
+def without_judge(record: RunRecord, judge_id: str) -> Verdict:
+    """The verdict on an answer without reasoning, or reasoning without a readable answer."""
+    reasoned = record.parsed is not None and record.parsed.reasoning
+    return Verdict(False, NO_ANSWER if reasoned else NO_REASONING, judge_id)
+
+
+def majority(votes: Sequence[bool]) -> bool | None:
+    """The verdict of several votes; None for a tie or no votes."""
+    yes = sum(votes)
+    return None if 2 * yes == len(votes) else 2 * yes > len(votes)
+
+
+def flip_rate(verdicts: Iterable[Verdict]) -> tuple[int, int]:
+    """(cases whose votes disagree, cases with at least two votes)."""
+    voted = [verdict for verdict in verdicts if len(verdict.votes) > 1]
+    return sum(len(set(verdict.votes)) > 1 for verdict in voted), len(voted)
+
+
+def blinded_id(run_path: Path, question_id: str) -> str:
+    """Names a row for human labels without giving away run or question."""
+    return hashlib.sha256(f"{run_path.name}/{question_id}".encode()).hexdigest()[:12]
+
+
+def _until(stop: threading.Event, cases: Iterable[JudgeCase]) -> Iterator[JudgeCase]:
+    for case in cases:
+        if stop.is_set():
+            return
+        yield case

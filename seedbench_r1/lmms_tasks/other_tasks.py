@@ -1,0 +1,235 @@
+"""Requests of other benchmarks' tasks, answered by our decoders and backends: one clip, one image and text at most.
+
+The task decides on prompt, media and sampling; frames and pixels are those of `eval`. Every answer is on disk as soon
+as it exists, in <runs_dir>/<model>--lmms-eval/answers.jsonl; a second run with the same settings asks only the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from PIL import Image
+
+from seedbench_r1.backends import open_backend
+from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.errors import ConfigError, IncompleteRun
+from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.models.checkpoint import inspect_model
+from seedbench_r1.questions import file_sha256
+from seedbench_r1.runs.directory import run_directory
+from seedbench_r1.types import EvalConfig, Failure, Generation, Question, Request, SamplingConfig, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRequest:
+    """One request of another benchmark: messages without media, and at most one clip and one image beside them."""
+
+    name: str  # task and document number
+    messages: tuple[dict[str, Any], ...]
+    video: Path | None
+    image: Path | None
+    sampling: SamplingConfig
+    key: str = ""  # hash of everything that can change the answer
+
+
+def answer_foreign(
+    requests: list[Instance], documents: list[dict[str, Any]], options: dict[str, Any]
+) -> list[GenerationResult]:
+    """Answer the requests, in their order.
+
+    Raises:
+        ConfigError: a request shows more than one clip or one image, or part of a clip.
+        IncompleteRun: some have no answer; the others are saved, and the same command continues.
+    """
+    config, fingerprint = _configure(options)
+    folder = run_directory(config.runs_dir, Path(config.model).name, "lmms-eval", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = folder / "answers.jsonl"
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = []
+        for number, (request, doc) in enumerate(zip(requests, documents, strict=True)):
+            read = read_request(request, doc, Path(scratch) / f"{number}.png")
+            wanted.append(replace(read, key=_key(read, config, fingerprint)))
+        answers = _read_answers(saved)
+        pending = {request.key: request for request in wanted if request.key not in answers}
+        failures = _ask(list(pending.values()), config, Path(scratch), saved)
+    if failures:
+        name, failure = failures[0]
+        raise IncompleteRun(
+            f"{len(failures)} of {len(wanted)} requests have no answer, e.g. {name} ({failure.kind}): "
+            f"{failure.message}. The others are saved in {saved}; the same command continues."
+        )
+    answers = _read_answers(saved)
+    return [_result(answers[request.key]) for request in wanted]
+
+
+def read_request(request: Instance, doc: dict[str, Any], scratch: Path) -> ForeignRequest:
+    """Take an lmms-eval request apart. An image that has no file is written to `scratch`.
+
+    Raises:
+        ConfigError: more than one clip or image, part of a clip, or another kind of medium.
+    """
+    _, doc_to_messages, generation_kwargs, doc_id, task, _ = request.args
+    name = f"{task}/{doc_id}"
+    messages, media = [], {"video": [], "image": []}  # type: ignore[var-annotated]
+    for message in doc_to_messages(doc):
+        parts = []
+        for part in message["content"]:
+            if part["type"] in media:
+                media[part["type"]].append(_file_of(part, name, scratch))
+                parts.append({"type": part["type"]})
+            elif part["type"] == "text":
+                parts.append({"type": "text", "text": part["text"]})
+            else:
+                raise ConfigError(f"{name} shows {part['type']!r}; --model seedbench_r1 takes video, image and text.")
+        messages.append({"role": message["role"], "content": parts})
+    for kind, files in media.items():
+        if len(files) > 1:
+            raise ConfigError(f"{name} shows {len(files)} media of kind {kind!r}; --model seedbench_r1 takes one.")
+    return ForeignRequest(
+        name=name,
+        messages=tuple(messages),
+        video=media["video"][0] if media["video"] else None,
+        image=media["image"][0] if media["image"] else None,
+        sampling=_sampling(generation_kwargs),
+    )
+
+
+def _file_of(part: dict[str, Any], name: str, scratch: Path) -> Path:
+    medium = part["url"]
+    if isinstance(medium, Image.Image):
+        medium.convert("RGB").save(scratch)
+        return scratch
+    if isinstance(medium, str) and part.get("start_time") is None and part.get("end_time") is None:
+        return Path(medium.removeprefix("file://"))
+    raise ConfigError(f"{name} shows part of a clip or a medium in memory; --model seedbench_r1 takes whole files.")
+
+
+def _sampling(generation_kwargs: dict[str, Any]) -> SamplingConfig:
+    """The task's own settings. Stop strings are ignored, as lmms-eval's chat models do."""
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+    given = {name: generation_kwargs[name] for name in names if generation_kwargs.get(name) is not None}
+    greedy = not generation_kwargs.get("do_sample", given.get("temperature", 0) > 0)
+    return replace(SamplingConfig(), **{"top_p": 1.0, **given, **({"temperature": 0.0} if greedy else {})})
+
+
+def _configure(options: dict[str, Any]) -> tuple[EvalConfig, str]:
+    """The resolved options, with pixels fitted to the model, and the model's fingerprint."""
+    config = resolve_eval_config({**options, "data_root": Path()})
+    if config.backend == "fake":
+        return config, file_sha256(Path(config.model))
+    if config.backend == "openai":
+        return config, f"{config.model} {config.base_url}"
+    checkpoint = inspect_model(config.model, base_model=config.base_model, revision=config.revision)
+    if config.video.size_multiple % checkpoint.size_multiple:
+        config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
+    return config, checkpoint.info.fingerprint
+
+
+def _key(request: ForeignRequest, config: EvalConfig, fingerprint: str) -> str:
+    files: list[Any] = [None if request.video is None else _identity(request.video)]
+    files.append(None if request.image is None else file_sha256(request.image))
+    settings = [config.backend, config.dtype, config.sampling.seed, to_json(config.video), to_json(request.sampling)]
+    value = [request.name, request.messages, files, settings, fingerprint]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _identity(path: Path) -> list[Any]:
+    """Path, size and time of change; an absent file is found by the decoder."""
+    if not path.is_file():
+        return [str(path)]
+    status = path.stat()
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
+def _ask(pending: list[ForeignRequest], config: EvalConfig, scratch: Path, saved: Path) -> list[tuple[str, Failure]]:
+    """Answer what is pending, one kind of sampling after another; write answers as they come, return the failures."""
+    if not pending:
+        return []
+    failures: list[tuple[str, Failure]] = []
+    by_key = {request.key: request for request in pending}
+    backend = open_backend(config)
+    try:
+        with (
+            FrameLoader(config.video, workers=config.workers, timeout_s=config.decode_timeout_s) as loader,
+            saved.open("a", encoding="utf-8") as stream,
+        ):
+            for sampling in dict.fromkeys(request.sampling for request in pending):
+                same = [request for request in pending if request.sampling == sampling]
+                requests = _decode(same, loader, scratch, failures)
+                sampled = replace(sampling, seed=config.sampling.seed)
+                for key, result in backend.generate(requests, sampled):
+                    if isinstance(result, Failure):
+                        failures.append((by_key[key].name, result))
+                        continue
+                    stream.write(_answer_line(key, by_key[key].name, result))
+                    stream.flush()
+    finally:
+        backend.close()
+    return failures
+
+
+def _decode(
+    requests: list[ForeignRequest], loader: FrameLoader, scratch: Path, failures: list[tuple[str, Failure]]
+) -> Iterator[Request]:
+    """Pixels ahead of the model. The decoder always wants an image: a blank one stands in, and is left out again."""
+    blank = scratch / "blank.png"
+    Image.new("RGB", (28, 28)).save(blank)
+    by_key = {request.key: request for request in requests}
+    for question, media in loader.stream(_as_question(request, blank) for request in requests):
+        request = by_key[question.question_id]
+        if isinstance(media, Failure):
+            failures.append((request.name, media))
+            continue
+        yield Request(
+            question_id=request.key,
+            messages=request.messages,
+            frames=media.frames,
+            frame_indices=media.frame_indices,
+            native_fps=media.native_fps,
+            n_total=media.n_total,
+            image=None if request.image is None else media.image,
+            reader=media.reader,
+            reader_note=media.reader_note,
+        )
+
+
+def _as_question(request: ForeignRequest, blank: Path) -> Question:
+    """For the decoder, which reads the id and the two paths only."""
+    return Question(
+        question_id=request.key,
+        split="custom",
+        text="",
+        options=("", "", "", ""),
+        gold="A",
+        video=request.video,
+        image=request.image or blank,
+        cluster=request.key,
+        domain=None,
+        task_goal="",
+    )
+
+
+def _answer_line(key: str, name: str, generation: Generation) -> str:
+    counts = {"n_prompt_tokens": generation.n_prompt_tokens, "n_tokens": generation.n_tokens}
+    return json.dumps({"key": key, "name": name, "text": generation.text, **counts}, ensure_ascii=False) + "\n"
+
+
+def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
+    """Saved answers by key; a last line torn by a kill is dropped."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return {answer["key"]: answer for answer in map(json.loads, filter(None, lines))}
+
+
+def _result(answer: dict[str, Any]) -> GenerationResult:
+    counts = TokenCounts(input_tokens=answer["n_prompt_tokens"], output_tokens=answer["n_tokens"])
+    return GenerationResult(text=answer["text"], token_counts=counts)

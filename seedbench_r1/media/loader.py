@@ -1,0 +1,248 @@
+"""Decoding ahead in processes that can be killed: native decoders hang and crash, questions must not."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.media.cache import CachedMedia
+from seedbench_r1.media.decode import MediaError, check_reader
+from seedbench_r1.media.frames import load_media
+from seedbench_r1.types import Failure, Media, Question, VideoConfig
+
+Load = Callable[[Path | None, Path, VideoConfig], Media | CachedMedia]
+Loaded = Media | CachedMedia | Failure
+
+WARNINGS = {"dropped": 5, "unusable": 1}  # of the frame cache, at most; all are counted
+log = logging.getLogger(__name__)
+
+PREFETCH_PER_WORKER = 4  # questions; 4.5 MB each at the default sizes
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+POLL_S = 0.1  # how often a waiting consumer looks whether it is to stop, and whether the pool still lives
+
+
+class _RememberingContext(SpawnContext):
+    """Keeps the processes that it makes while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # a class attribute there
+        process = SpawnProcess(*args, **kwargs)
+        self.processes = [*(other for other in self.processes if other.exitcode is None), process]
+        return process
+
+
+class FrameLoader:
+    """Decodes questions' media ahead of the consumer, in `workers` processes.
+
+    Open it in a thread that outlives it (the main thread): on Linux the workers die with the thread that started them.
+    As with every spawned process, a script that opens it at its top level needs `if __name__ == "__main__":`.
+
+    Args:
+        timeout_s: seconds of decoding, counted from when a worker takes the question; then that worker is killed.
+        prefetch: questions that are being decoded or wait decoded, at most; default 4 for each worker.
+        load: what a worker runs; must be importable by name, or a functools.partial of such a function.
+
+    Attributes:
+        cache_counts: how often the frame cache did what, by CacheEvent.kind; empty without a cache.
+
+    Raises:
+        ConfigError: the reader is not installed, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        config: VideoConfig,
+        *,
+        workers: int,
+        timeout_s: float,
+        prefetch: int | None = None,
+        load: Load = load_media,
+    ) -> None:
+        check_reader(config.reader)
+        self._prefetch = PREFETCH_PER_WORKER * workers if prefetch is None else prefetch
+        if workers < 1 or self._prefetch < 1 or timeout_s <= 0:
+            raise ConfigError(
+                f"Decoding needs at least 1 worker, 1 question ahead and a time limit above 0 seconds; got workers "
+                f"{workers}, prefetch {self._prefetch}, timeout {timeout_s:g} s"
+            )
+        self._config = config
+        self._timeout_s = timeout_s
+        self._load = load
+        self.cache_counts: Counter[str] = Counter()
+        self._context = _RememberingContext()
+        self._pool = ProcessPool(
+            max_workers=workers,
+            initializer=start_worker,
+            initargs=(os.getpid(),),
+            context=self._context,
+        )
+
+    def __enter__(self) -> FrameLoader:
+        _ = self._pool.active  # starts the workers, so that they import while the model loads
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers, busy or not. Safe to call twice.
+
+        Before the pool does: it first removes their semaphores, and one that still starts would print a traceback.
+        """
+        self._pool.stop()
+        for process in self._context.processes:
+            if process.pid is not None:  # it was started
+                process.kill()
+        self._pool.join()
+
+    def stream(
+        self, questions: Iterable[Question], *, stop: threading.Event | None = None
+    ) -> Iterator[tuple[Question, Media | Failure]]:
+        """Each question with its media, in the order in which they are ready. Questions are taken lazily.
+
+        Args:
+            stop: when set, the stream ends within 0.2 s, also while it waits for a decoder. What is then being
+                decoded, or decoded and not yet asked for, is given up.
+
+        Raises:
+            ResourceError: the workers do not stay alive.
+            Exception: a bug in the loading function, with the question's id in its notes.
+        """
+        stop = stop or threading.Event()
+        waiting = iter(questions)
+        done: queue.SimpleQueue[Future[Loaded]] = queue.SimpleQueue()
+        pending: dict[Future[Loaded], Question] = {}
+        try:
+            while True:
+                self._submit(waiting, pending, done)
+                future = self._next_done(done, stop) if pending else None
+                if future is None:
+                    return
+                question = pending.pop(future)
+                yield question, self._outcome(question, future)
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _submit(
+        self,
+        waiting: Iterator[Question],
+        pending: dict[Future[Loaded], Question],
+        done: queue.SimpleQueue[Future[Loaded]],
+    ) -> None:
+        while len(pending) < self._prefetch:
+            question = next(waiting, None)
+            if question is None:
+                return
+            job = (self._load, question.video, question.image, self._config)
+            try:
+                future = self._pool.schedule(_load_or_fail, args=job, timeout=self._timeout_s)
+            except RuntimeError as error:
+                raise self._broken() from error
+            pending[future] = question
+            future.add_done_callback(done.put)
+
+    def _next_done(self, done: queue.SimpleQueue[Future[Loaded]], stop: threading.Event) -> Future[Loaded] | None:
+        """The next future that is done; None once the stop is set."""
+        while not stop.is_set():
+            try:
+                return done.get(timeout=POLL_S)
+            except queue.Empty:
+                if not self._pool.active:
+                    raise self._broken() from None
+        return None
+
+    def _outcome(self, question: Question, future: Future[Loaded]) -> Media | Failure:
+        media = question.video or question.image
+        try:
+            result = future.result()
+            return self._take_note(result) if isinstance(result, CachedMedia) else result
+        except BrokenProcessPool as error:
+            raise self._broken() from error
+        except ProcessExpired as error:
+            return Failure("media_error", f"{media}: the decoding process died ({_describe_exit(error.exitcode)})")
+        except TimeoutError as error:
+            if error.__cause__ is not None:  # raised by the loading function, not by the pool
+                error.add_note(f"while loading the media of question {question.question_id}")
+                raise
+            return Failure(
+                "media_error",
+                f"{media}: decoding took longer than {self._timeout_s:g} s and was stopped. "
+                "Check the file, or raise --decode-timeout",
+            )
+        except Exception as error:
+            error.add_note(f"while loading the media of question {question.question_id}")
+            raise
+
+    def _take_note(self, cached: CachedMedia) -> Media:
+        """Count what the cache did, and log what is wrong with it."""
+        for event in cached.events:
+            self.cache_counts[event.kind] += 1
+            if event.message and self.cache_counts[event.kind] <= WARNINGS[event.kind]:
+                log.warning(event.message)
+        return cached.media
+
+    def _broken(self) -> ResourceError:
+        return ResourceError(
+            "The decoding workers do not stay alive: they were killed while idle (out of memory?), or the script that "
+            'opened the loader does so outside `if __name__ == "__main__":`. What was computed is saved; run the same '
+            "command again to continue, with fewer --workers if memory is short"
+        )
+
+
+def _load_or_fail(load: Load, video: Path | None, image: Path, config: VideoConfig) -> Loaded:
+    """Runs in a worker. A bad file is a value; anything else that is raised is a bug and reaches the parent."""
+    try:
+        return load(video, image, config)
+    except MediaError as error:
+        return Failure("media_error", str(error))
+    except MemoryError:
+        return Failure("media_error", f"{video or image}: not enough memory to decode it")
+
+
+def start_worker(parent: int) -> None:
+    """Runs once in each worker: die with the parent and on SIGTERM at once, even inside native code.
+
+    SIGUSR1 is the parent's to act on: a scheduler that warns the whole process group must not end what is in flight.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+    _silence_decoders()
+
+
+def _silence_decoders() -> None:
+    """FFmpeg prints a line for each odd packet; what matters comes back as a MediaError."""
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}, {signal.Signals(-code).name}"
+    return f"exit code {code}"

@@ -1,0 +1,1 @@
+"""Checkpoints: found, identified, and how each family turns pixels into tokens."""

@@ -1,0 +1,182 @@
+"""What can be known of a checkpoint without loading it: where it is, what it is, which bytes it has."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.data.hub import named_errors
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import ModelInfo
+
+TRAINING = "training.json"  # what a training says of a checkpoint it wrote
+_MIB = 1 << 20
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+SUPPORTED = {
+    "Qwen2VLForConditionalGeneration": "qwen2_vl",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder on this machine and, for a LoRA adapter, the folder of its base."""
+
+    info: ModelInfo
+    folder: Path
+    base_folder: Path | None  # None unless the folder is an adapter
+    size_multiple: int  # pixels: both sides of every frame are multiples of it
+    weight_bytes: int
+    config: dict[str, Any]  # config.json of the model, or of the adapter's base
+
+
+def inspect_model(model: str, *, base_model: str | None = None, revision: str | None = None) -> Checkpoint:
+    """Find a checkpoint and read its small files.
+
+    Args:
+        model: a folder, or a hub id `org/name` (fetched into the hub's cache if it is not there yet).
+        base_model: folder or hub id of an adapter's base; by default the adapter's own config names it.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        ConfigError: no such model, no weights, an unknown architecture, or an adapter without its base.
+    """
+    folder = _resolve(model, revision)
+    base_folder = None
+    if (folder / "adapter_config.json").is_file():
+        base = base_model or _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        if not base:
+            raise ConfigError(f"{model} is a LoRA adapter that does not name its base. Fix: add --base-model.")
+        try:
+            base_folder = _resolve(base, None)
+        except ConfigError as error:
+            raise ConfigError(f"{model} is a LoRA adapter of {base}. {error} Fix: add --base-model.") from error
+    config = _read_json((base_folder or folder) / "config.json")
+    architecture = (config.get("architectures") or ["unknown"])[0]
+    if architecture not in SUPPORTED:
+        names = ", ".join(sorted(SUPPORTED))
+        raise ConfigError(f"{model} is a {architecture}; supported are {names}.")
+    weights = _weight_files(folder) + (_weight_files(base_folder) if base_folder else [])
+    if not _weight_files(folder):
+        raise ConfigError(f"No weight files (*.safetensors) in {folder}. Is the copy or download complete?")
+    training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
+    info = ModelInfo(
+        path=model if revision is None else f"{model}@{revision}",
+        name=model_name(model),
+        fingerprint=fingerprint(weights),
+        base_model=training.get("base_model") or (str(base_model) if base_model else None),
+        algorithm=training.get("algorithm"),
+        step=training.get("step"),
+        architecture=architecture,
+        selected_from_k=training.get("selected_from_k"),
+    )
+    return Checkpoint(
+        info=info,
+        folder=folder,
+        base_folder=base_folder,
+        size_multiple=_size_multiple(config),
+        weight_bytes=sum(path.stat().st_size for path in weights),
+        config=config,
+    )
+
+
+def model_name(model: str) -> str:
+    """A short name: the last part, and its parent's too if the last part alone says little."""
+    parts = [part for part in re.split(r"[/\\]", model.rstrip("/\\")) if part not in ("", ".", "..")]
+    if len(parts) > 1 and re.fullmatch(
+        r"(checkpoint|ckpt|step|epoch|global_step)?[-_]?\d*|final|last|best|merged", parts[-1]
+    ):
+        return "/".join(parts[-2:])
+    return parts[-1] if parts else "model"
+
+
+def fingerprint(weights: list[Path]) -> str:
+    """16 hex digits over names, sizes, and the first and last MiB of each weight file."""
+    digest = hashlib.sha256()
+    for path in weights:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}\n".encode())
+        with path.open("rb") as stream:
+            digest.update(stream.read(_MIB))
+            stream.seek(max(0, size - _MIB))
+            digest.update(stream.read(_MIB))
+    return digest.hexdigest()[:16]
+
+
+def weights_sha256(checkpoint: Checkpoint) -> str:
+    """sha256 over the sorted (file name, sha256) pairs of all weight files. Reads every byte: run it in a thread."""
+    weights = _weight_files(checkpoint.folder)
+    if checkpoint.base_folder is not None:
+        weights += _weight_files(checkpoint.base_folder)
+    total = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as stream:
+            total.update(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _resolve(model: str, revision: str | None) -> Path:
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        return folder
+    if folder.exists() or not _HUB_ID.fullmatch(model):
+        raise ConfigError(_no_model_message(folder))
+    return _from_hub(model, revision)
+
+
+def _from_hub(model: str, revision: str | None) -> Path:
+    """The snapshot folder in the hub's cache. A commit that is there whole is not asked for again."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    with named_errors(f"No folder {model}, and the hub did not give {model} at revision {revision or 'main'}"):
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+
+
+def _no_model_message(folder: Path) -> str:
+    parent = folder.parent if folder.parent.is_dir() else None
+    siblings = [p.name for p in parent.iterdir() if (p / "config.json").is_file()] if parent else []
+    close = difflib.get_close_matches(folder.name, siblings, n=1, cutoff=0.6)
+    inside = sorted(p.name for p in folder.iterdir() if (p / "config.json").is_file()) if folder.is_dir() else []
+    hint = f" Did you mean {folder.parent / close[0]}?" if close else ""
+    if inside:
+        hint = f" It holds {len(inside)} checkpoints, e.g. {folder / inside[-1]}."
+    return (
+        f"No model at {folder} (no config.json).{hint} For a Hub id use org/name. "
+        f"A LoRA adapter folder needs its adapter_config.json."
+    )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Sorted weight files; optimiser state and the like do not count."""
+    found = [path for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES]
+    safetensors = [path for path in found if path.suffix == ".safetensors"]
+    named = safetensors or [path for path in found if path.name.startswith(("pytorch_model", "adapter_model"))]
+    return sorted(named, key=lambda path: path.name)
+
+
+def _size_multiple(config: dict[str, Any]) -> int:
+    """patch size x spatial merge size of the vision tower: 28, or 32 for Qwen3-VL."""
+    vision = config.get("vision_config") or {}
+    default_patch = 16 if config.get("model_type") == "qwen3_vl" else 14
+    return int(vision.get("patch_size", default_patch)) * int(vision.get("spatial_merge_size", 2))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"No model at {path.parent} (no {path.name}).") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is not a JSON object.")
+    return value

@@ -1,0 +1,1 @@
+"""Run directories: written, continued and read."""

@@ -1,0 +1,322 @@
+"""A run directory: everything a run knows, on disk as soon as it is known.
+
+manifest.json   what was run on what (replaced as a whole)      questions.jsonl  validated snapshot of the questions
+records.jsonl   one line per attempt, append-only               summary.json     counts, written at the end
+events.jsonl    starts, stops, warnings                         missing.txt      absent media, if any
+records.i-of-n.jsonl  the same for one shard
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.files import AppendFile, write_error, write_json, write_text
+from seedbench_r1.runs.records import (
+    SCHEMA,
+    manifest_from_json,
+    question_from_json,
+    question_line,
+    read_lines,
+    record_from_json,
+    record_line,
+)
+from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary, to_json
+
+_FIXED = ("dataset_hash", "backend", "dtype", "seed")  # besides the protocol id and the model's fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """How one kind of run becomes lines and back. Each kind's functions take its own question and record classes."""
+
+    schema: str  # of manifest.json: readers of another kind refuse the directory
+    manifest_from_json: Callable[[dict[str, Any]], RunManifest]
+    question_line: Callable[[Any], str]
+    question_from_json: Callable[[dict[str, Any]], Any]
+    record_line: Callable[[Any], str]
+    record_from_json: Callable[[dict[str, Any]], Any]
+
+
+SEEDBENCH_LINES = Lines(SCHEMA, manifest_from_json, question_line, question_from_json, record_line, record_from_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory as read by the report, the judge and `show`."""
+
+    path: Path
+    manifest: RunManifest
+    questions: dict[str, Question]
+    records: dict[str, RunRecord]
+
+
+def load_run(path: Path, lines: Lines = SEEDBENCH_LINES, *, questions: dict[str, Any] | None = None) -> Run:
+    """Read a run directory, shards merged. Raises DataError if it is not one of this kind or is damaged.
+
+    questions: what its questions.jsonl holds, where the caller has read the same lines in another run.
+    """
+    manifest = read_manifest(path, lines)
+    if manifest is None:
+        raise DataError(f"{path} is not a run directory (no manifest.json).")
+    if questions is None:
+        questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", lines.question_from_json)}
+    return Run(path, manifest, questions, merged_records(path, questions, lines))
+
+
+def read_manifest(path: Path, lines: Lines = SEEDBENCH_LINES) -> RunManifest | None:
+    """manifest.json of a run directory; None if there is none. Raises DataError if unreadable or of another kind."""
+    file = path / "manifest.json"
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        if value["schema"] != lines.schema:
+            raise DataError(
+                f"{file} has schema {value['schema']!r}, expected {lines.schema!r}: it is of another suite, or a newer "
+                f"version wrote it (fix: upgrade)."
+            )
+        return lines.manifest_from_json(value)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} is not a valid manifest ({type(error).__name__}: {error}). Was it copied whole? "
+            f"Fix: copy it again, or evaluate into a fresh directory (--run-name NAME)."
+        ) from error
+
+
+def run_schema(path: Path) -> str | None:
+    """The schema that manifest.json states; None if there is none or it is unreadable."""
+    try:
+        return json.loads((path / "manifest.json").read_text(encoding="utf-8"))["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def merged_records(
+    path: Path, questions: dict[str, Question] | None = None, lines: Lines = SEEDBENCH_LINES
+) -> dict[str, RunRecord]:
+    """The record that counts for each question, from records.jsonl and all shards.
+
+    An answer beats a failure; among answers, and among failures, the last line counts. With `questions` given, a record
+    of another question is a DataError.
+    """
+    merged: dict[str, RunRecord] = {}
+    for file in sorted(path.glob("records*.jsonl")):
+        for record in read_lines(file, lines.record_from_json):
+            if questions is not None and record.question_id not in questions:
+                raise DataError(
+                    f"{file}: {record.question_id!r} is not in {path / 'questions.jsonl'}. Are these files of two runs?"
+                )
+            earlier = merged.get(record.question_id)
+            if earlier is None or record.answered or not earlier.answered:
+                merged[record.question_id] = record
+    return merged
+
+
+class RunDir:
+    """The writing side of a run directory. One process per shard; a context manager."""
+
+    def __init__(
+        self, path: Path, manifest: RunManifest, questions: dict[str, Question], file: AppendFile, lines: Lines
+    ) -> None:
+        self.path = path
+        self.lines = lines
+        self.manifest = manifest
+        self.questions = questions
+        self._file = file
+        self._records = merged_records(path, questions, lines)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        manifest: RunManifest,
+        questions: Iterable[Question],
+        *,
+        shard: tuple[int, int] | None = None,
+        fresh: bool = False,
+        lines: Lines = SEEDBENCH_LINES,
+    ) -> RunDir:
+        """Create the directory, or continue the run in it. Questions that are new to the run are added to it.
+
+        Raises:
+            ConfigError: another process writes there, or the directory holds another model, data set, backend, dtype,
+                seed or protocol; the message shows the keys that differ.
+            ResourceError: the directory cannot be written.
+        """
+        if fresh and shard is not None:
+            raise ConfigError("--fresh would take the other shards' records away. Fix: leave out --shard once.")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            name = "records.jsonl" if shard is None else f"records.{shard[0]}-of-{shard[1]}.jsonl"
+            file = AppendFile(path, name, alone=shard is None)
+        except OSError as error:
+            raise write_error(path, error) from error
+        try:
+            with _exclusive(path / ".manifest.lock"):
+                if fresh:
+                    _set_aside(path, file)
+                manifest, merged = _merge(path, manifest, questions, lines)
+            return cls(path, manifest, merged, file, lines)
+        except BaseException:
+            file.close()
+            raise
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def records(self) -> dict[str, RunRecord]:
+        """The record that counts for each question so far."""
+        return dict(self._records)
+
+    def pending(
+        self, asked: Iterable[Question], *, shard: tuple[int, int] | None = None, retry_errors: bool = True
+    ) -> list[Question]:
+        """Those of `asked` in this shard that have no answer. Failures are pending unless retry_errors is off.
+
+        A question's shard follows from its place in the run, so shards agree whatever each of them has seen.
+        """
+        i, n = shard or (1, 1)
+        mine = {question_id for place, question_id in enumerate(self.questions) if place % n == i - 1}
+        return [
+            question
+            for question in asked
+            if question.question_id in mine and not self._settled(question.question_id, retry_errors)
+        ]
+
+    def append(self, record: RunRecord) -> None:
+        """Write one attempt: in the file when this returns, on the disk within a second. Raises ResourceError."""
+        self._file.append(self.lines.record_line(record))
+        earlier = self._records.get(record.question_id)
+        if earlier is None or record.answered or not earlier.answered:
+            self._records[record.question_id] = record
+
+    def refresh(self) -> None:
+        """Read again what other shards have written meanwhile."""
+        self._file.sync()
+        self._records = merged_records(self.path, self.questions, self.lines)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One line in events.jsonl."""
+        line = json.dumps({"time": utc_now(), "event": kind, **to_json(fields)}, ensure_ascii=False) + "\n"
+        try:
+            with (self.path / "events.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def finish(self, summary: RunSummary, weights_sha256: str | None) -> None:
+        """Write summary.json, and mark the manifest complete if the run is."""
+        write_json(self.path / "summary.json", to_json(summary))
+        if summary.status == "incomplete":
+            return
+        with _exclusive(self.path / ".manifest.lock"):
+            self.manifest = dataclasses.replace(
+                self.manifest, weights_sha256=weights_sha256, completed_utc=utc_now(), updated_utc=utc_now()
+            )
+            write_json(self.path / "manifest.json", to_json(self.manifest))
+
+    def _settled(self, question_id: str, retry_errors: bool) -> bool:
+        record = self._records.get(question_id)
+        return record is not None and (record.answered or not retry_errors)
+
+
+def utc_now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def run_directory(runs_dir: Path, model_name: str, protocol: str, run_name: str | None) -> Path:
+    """runs/<model-slug>--<protocol_id>, or runs/<run_name>."""
+    return runs_dir / (run_name or f"{slug(model_name)}--{protocol}")
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's: lower case, one hyphen for all that is not a letter, digit, dot or underscore."""
+    return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.") or "model"
+
+
+def _merge(
+    path: Path, manifest: RunManifest, questions: Iterable[Question], lines: Lines
+) -> tuple[RunManifest, dict[str, Question]]:
+    """Write the manifest and questions of a new run; check and extend those of an existing one."""
+    wanted = {question.question_id: question for question in questions}
+    existing = read_manifest(path, lines)
+    if existing is not None:
+        _refuse_differences(path, existing, manifest)
+        known = {q.question_id: q for q in read_lines(path / "questions.jsonl", lines.question_from_json)}
+        wanted = known | wanted
+        completed = existing.completed_utc if len(wanted) == len(known) else None
+        manifest = dataclasses.replace(
+            manifest,
+            created_utc=existing.created_utc,
+            n_total=existing.n_total | manifest.n_total,
+            dataset_hash=existing.dataset_hash | manifest.dataset_hash,
+            weights_sha256=existing.weights_sha256,
+            completed_utc=completed,
+        )
+    write_text(path / "questions.jsonl", "".join(lines.question_line(question) for question in wanted.values()))
+    write_json(path / "manifest.json", to_json(manifest))
+    return manifest, wanted
+
+
+def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> None:
+    differing = []
+    if existing.protocol_id != new.protocol_id:
+        differing.append(f"protocol_id: {existing.protocol_id} there, {new.protocol_id} now")
+    if existing.model.fingerprint != new.model.fingerprint:
+        differing.append(f"model fingerprint: {existing.model.fingerprint} there, {new.model.fingerprint} now")
+    for key in _FIXED:
+        there, now = getattr(existing, key), getattr(new, key)
+        if key == "dataset_hash":
+            shared = sorted(set(there) & set(now))
+            there, now = ({level: value[level][:12] for level in shared} for value in (there, now))
+        if there != now:
+            differing.append(f"{key}: {there} there, {now} now")
+    if differing:
+        raise ConfigError(
+            f"{path} holds another run. Differing: {'; '.join(differing)}. Nothing was changed. "
+            f"Fix: --run-name NAME opens another directory, --fresh starts this one anew."
+        )
+
+
+def _set_aside(path: Path, file: AppendFile) -> None:
+    """--fresh: what was there moves to old-<time>/, nothing is deleted."""
+    old = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.stat().st_size]
+    if not old:
+        return
+    target = path / f"old-{utc_now().replace(':', '')}-{os.getpid()}"
+    target.mkdir()
+    for item in old:
+        if item == file.path:
+            (target / item.name).write_bytes(item.read_bytes())
+            file.empty()
+        else:
+            item.replace(target / item.name)
+
+
+@contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    """Wait for the lock file: several shards may start at once."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,245 @@
+"""What a run keeps of its checkpoint's training, so that no report needs the checkpoint: curves, and what it had seen.
+
+training_snapshot.json of a run directory. Curves come from the metrics.jsonl beside the checkpoint folders, or from the
+trainer_state.json that a Hugging Face trainer leaves in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.errors import DataError
+from seedbench_r1.files import write_json
+from seedbench_r1.models.checkpoint import TRAINING
+from seedbench_r1.questions import file_sha256
+from seedbench_r1.types import Question, to_json
+
+FILE = "training_snapshot.json"
+SCHEMA = "sbr1.training-snapshot/1"
+METRICS = "metrics.jsonl"  # of a training, in the folder that holds its checkpoints
+STATE = "trainer_state.json"  # of a Hugging Face trainer's checkpoint
+MAX_POINTS = 300  # of one curve
+
+# Curve -> the names it has in metrics.jsonl and in trainer_state.json (TRL's, and those of GRPO-CARE's own trainer).
+CURVES: dict[str, tuple[str, ...]] = {
+    "reward": ("reward",),
+    "accuracy": ("accuracy", "rewards/accuracy_reward/mean", "rewards/accuracy_reward"),
+    "bonus": ("bonus", "rewards/bonus_rewards"),
+    "kl": ("kl",),
+    "length": ("length", "completions/mean_length", "completion_length"),
+    "reasoning_words": ("reasoning_words",),
+    "grad_norm": ("grad_norm",),
+    "loss": ("loss",),
+    "heldout_accuracy": ("heldout.accuracy",),
+}
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Evaluated questions that the training has seen: the same clip, current view and goal, or the same file."""
+
+    shared: int
+    checked: int  # questions of the run
+    files: int  # training files that were read and compared: those of the checkpoint and of what it was trained from
+    unknown: int  # training files that were not there any more, or had changed
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSnapshot:
+    """Of one checkpoint's training, up to that checkpoint."""
+
+    training_id: str  # 16 hex digits; checkpoints of one training share it
+    step: int | None
+    curves: dict[str, Points] = field(default_factory=dict)  # (step, value), steps rising, at most MAX_POINTS
+    overlap: Overlap | None = None  # None: nothing is known of what it was trained on
+
+
+def take_snapshot(
+    checkpoint: Path, questions: Iterable[Question], dataset_hash: Mapping[str, str]
+) -> TrainingSnapshot | None:
+    """What can be known of a checkpoint's training; None for a model that says nothing of any.
+
+    Args:
+        checkpoint: the model's folder.
+        questions: those of the run.
+        dataset_hash: level -> sha256 of its annotation file.
+
+    Raises:
+        DataError: a file of the training is damaged; the message names it.
+    """
+    if (checkpoint / TRAINING).is_file():
+        training = _read_json(checkpoint / TRAINING)
+        step = training.get("step")
+        lines = [line for line in read_lines(checkpoint.parent / METRICS) if _until(line, step)]
+        identity = training.get("identity") or lines[:1]
+        overlap = find_overlap(checkpoint, list(questions), dataset_hash)
+        return TrainingSnapshot(_hash(identity), step, curves(lines), overlap)
+    if (checkpoint / STATE).is_file():
+        state = _read_json(checkpoint / STATE)
+        step = state.get("global_step")
+        lines = [line for line in state.get("log_history") or [] if isinstance(line, dict) and _until(line, step)]
+        return TrainingSnapshot(_hash(lines[:1]), step, curves(lines))
+    return None
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+    """The known curves of lines of metrics, each thinned to MAX_POINTS. What is not a finite number is left out.
+
+    The loss of supervised training, which has no reward, is "sft_loss".
+    """
+    found = {}
+    for name, keys in CURVES.items():
+        values: dict[float, float] = {}
+        for line in lines:
+            value = next((v for v in (_look_up(line, key) for key in keys) if v is not None), None)
+            if value is not None:
+                values[float(line["step"])] = value  # a step written twice: the later line counts
+        if values:
+            found[name] = thin(sorted(values.items()))
+    if "reward" not in found and "loss" in found:  # supervised: another loss, and the length of given responses
+        found["sft_loss"] = found.pop("loss")
+        found.pop("length", None)
+    return found
+
+
+def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> Points:
+    """At most `limit` points: means of neighbours, each at the mean of their steps; the last point stays itself."""
+    size = math.ceil(len(points) / limit)
+    if size <= 1:
+        return tuple(points)
+    blocks = [points[start : start + size] for start in range(0, len(points), size)]
+    means = [tuple(sum(part) / len(block) for part in zip(*block, strict=True)) for block in blocks]
+    means[-1] = points[-1]
+    return tuple((_rounded(step), _rounded(value)) for step, value in means)
+
+
+def find_overlap(checkpoint: Path, questions: Sequence[Question], dataset_hash: Mapping[str, str]) -> Overlap | None:
+    """Compare the run's questions with the training files of a checkpoint and of the checkpoints before it."""
+    seen: set[str] = set()
+    files = unknown = 0
+    for training in _lineage(checkpoint):
+        digest = (training.get("identity") or {}).get("data_sha256")
+        if digest is None:
+            unknown += 1
+            continue
+        same = {level for level, known in dataset_hash.items() if known == digest}
+        if same:
+            files += 1
+            seen |= {question.question_id for question in questions if question.split in same}
+            continue
+        path = _training_file(training.get("config") or {}, digest)
+        if path is None:
+            unknown += 1
+            continue
+        files += 1
+        rows = _row_keys(path)
+        seen |= {question.question_id for question in questions if _key(question) in rows}
+    return Overlap(len(seen), len(questions), files, unknown) if files or unknown else None
+
+
+def write_snapshot(run_path: Path, snapshot: TrainingSnapshot) -> None:
+    """Write training_snapshot.json. Raises ResourceError."""
+    write_json(run_path / FILE, {"schema": SCHEMA} | to_json(snapshot))
+
+
+def load_snapshot(run_path: Path) -> TrainingSnapshot | None:
+    """The snapshot of a run directory; None if it has none. Raises DataError if it is damaged or of a newer version."""
+    path = run_path / FILE
+    if not path.is_file():
+        return None
+    value = _read_json(path)
+    try:
+        if value["schema"] != SCHEMA:
+            raise DataError(f"{path} has schema {value['schema']!r}, expected {SCHEMA!r}. Fix: upgrade.")
+        found = {name: tuple((float(x), float(y)) for x, y in points) for name, points in value["curves"].items()}
+        overlap = None if value["overlap"] is None else Overlap(**value["overlap"])
+        return TrainingSnapshot(str(value["training_id"]), value["step"], found, overlap)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not a training snapshot ({type(error).__name__}: {error}).") from error
+
+
+def _lineage(checkpoint: Path) -> Iterator[dict[str, Any]]:
+    """training.json of a checkpoint, then of the one it was trained from, as far as they are on this machine."""
+    visited: set[Path] = set()
+    while (checkpoint / TRAINING).is_file() and checkpoint.resolve() not in visited:
+        visited.add(checkpoint.resolve())
+        training = _read_json(checkpoint / TRAINING)
+        yield training
+        checkpoint = Path(str((training.get("config") or {}).get("model", "")))
+
+
+def _training_file(config: Mapping[str, Any], digest: str) -> Path | None:
+    """The file a training read, if it is still there with the same content."""
+    if config.get("train_file"):
+        candidates = [Path(config["train_file"])]
+    else:
+        candidates = sorted((Path(str(config.get("data", ""))) / "annotations").glob("*.jsonl"))
+    return next((path for path in candidates if path.is_file() and file_sha256(path) == digest), None)
+
+
+def _row_keys(path: Path) -> set[tuple[str, str, str]]:
+    return {
+        (row.get("video_basename") or "", row.get("current_observation_basename") or "", row.get("task_goal") or "")
+        for row in read_lines(path)
+    }
+
+
+def _key(question: Question) -> tuple[str, str, str]:
+    return "" if question.video is None else question.video.name, question.image.name, question.task_goal
+
+
+def _until(line: Mapping[str, Any], step: int | None) -> bool:
+    """True for a line of a step that the checkpoint has taken."""
+    at = line.get("step")
+    return isinstance(at, int | float) and (step is None or at <= step)
+
+
+def _look_up(line: Mapping[str, Any], key: str) -> float | None:
+    value: Any = line
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is not a JSON object.")
+    return value
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; [] if there is no file. A torn last line is left out.
+
+    Raises DataError for other junk.
+    """
+    if not path.is_file():
+        return []
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            lines.append(dict(json.loads(text)))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}:{number}: not valid JSON. Fix: remove that line.") from error
+    return lines
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: more than a chart can show."""
+    return float(f"{value:.6g}")
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

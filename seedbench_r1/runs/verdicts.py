@@ -1,0 +1,47 @@
+"""verdicts.jsonl of a run directory: a line per verdict, append-only; the last of a judge and question counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.runs.records import read_lines
+from seedbench_r1.types import Verdict, to_json
+
+NO_REASONING = "no reasoning was given"
+NO_ANSWER = "no answer could be read"
+UNDECIDED = "undecided"
+FAILED = "failed: "  # followed by why; such verdicts are asked for again
+
+FILE = "verdicts.jsonl"
+
+
+def verdict_line(question_id: str, verdict: Verdict) -> str:
+    """One line of verdicts.jsonl, newline included."""
+    value = {"question_id": question_id} | to_json(verdict)
+    if not verdict.votes:
+        del value["votes"]
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def verdict_from_json(value: dict[str, Any]) -> tuple[str, Verdict]:
+    """The inverse of verdict_line. Raises KeyError, TypeError or ValueError if the value is not a verdict."""
+    if value["consistent"] not in (True, False, None):
+        raise ValueError(f"consistent is {value['consistent']!r}")
+    return value["question_id"], Verdict(
+        value["consistent"], value["reason"], value["judge_id"], tuple(value.get("votes", ()))
+    )
+
+
+def load_verdicts(run_path: Path) -> dict[str, dict[str, Verdict]]:
+    """judge_id -> question_id -> verdict; {} if the run was never judged. Raises DataError for a damaged line."""
+    judges: dict[str, dict[str, Verdict]] = {}
+    for question_id, verdict in read_lines(run_path / FILE, verdict_from_json):
+        judges.setdefault(verdict.judge_id, {})[question_id] = verdict
+    return judges
+
+
+def is_settled(verdict: Verdict | None) -> bool:
+    """True unless there is no verdict, or it failed and may be asked for again."""
+    return verdict is not None and not verdict.reason.startswith(FAILED)

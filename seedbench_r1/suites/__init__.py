@@ -1,0 +1,1 @@
+"""Sets of questions, each with its prompts, scores and summary."""
