@@ -6,62 +6,165 @@ The environment holds secrets and paths only: SBR1_DATA_ROOT, SBR1_RUNS_DIR and 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
 import re
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seedbench_r1.config_file import CONFIG_FILE, ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.options import (
+    Option,
+    Setting,
+    check_values,
+    refuse_needless,
+    refuse_strangers,
+    setting,
+    settings_of,
+)
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
-from seedbench_r1.types import LEVELS, EvalConfig, SamplingConfig, Template, VideoConfig, to_json
+from seedbench_r1.types import LEVELS, PIXELS, ApiVideo, SamplingConfig, Template, VideoConfig, to_json
 
-CONFIG_FILE = "seedbench-r1.toml"
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
+PROTOCOLS: dict[str, dict[str, object]] = {
     "standard": {},  # GRPO-CARE's evaluation settings (its eval scripts at b0628fc), our own prompt
     "greedy": {"temperature": 0.0, "top_p": 1.0},
 }
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"  # where API models are if --base-url is not given
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ENGINES = ("local", "ray", "lmms-eval")
+# Where lmms-eval looks for a model's name (its evaluation_tracker.py, 0.7.3)
+LMMS_PATH_ARGUMENTS = ("pretrained", "model", "model_version", "model_name", "model_id", "path")
+_OPENAI = ("backend openai",)
+_OWN_SUITE = ("suite seedbench-r1",)
+MISSING: Any = dataclasses.MISSING
+
 CUSTOM = "custom"  # what a protocol is called once an option departs from the named one
 
 
+MODEL, DATA, RUNTIME, OUTPUT = "Model", "Data", "Runtime", "Output"
+API, RAY, LMMS = "API (--backend openai:MODEL)", "Ray (--engine ray)", "lmms-eval"
+GROUPS = (MODEL, DATA, PIXELS, RUNTIME, API, RAY, LMMS, OUTPUT)  # in the order of --help
+_LOADED = ("backend transformers", "backend vllm")  # backends that load a checkpoint
+_LMMS = ("engine lmms-eval", "suite transfer-lmms")
+
+
 @dataclass(frozen=True, slots=True)
-class Defaults:
+class SuiteDefaults:
     """What a suite of questions brings along: its named protocols, the first being the default, and its wording."""
 
-    protocols: Mapping[str, Mapping[str, Any]]
-    template: Any  # Template; the transfer suite's has another class
-    load_template: Callable[[Path], Any]  # reads --prompt-file
+    protocols: Mapping[str, Mapping[str, object]]
+    template: Template
 
 
-SEEDBENCH = Defaults(PROTOCOLS, DEFAULT_TEMPLATE, load_template)
+SEEDBENCH = SuiteDefaults(PROTOCOLS, DEFAULT_TEMPLATE)
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """A command's table in the config file."""
+class EvalConfig:
+    """Everything `eval` needs, resolved: defaults < TOML file < environment < command line."""
 
-    name: str
-    keys: frozenset[str]
-    paths: frozenset[str]  # those of the keys whose relative values are taken from the file's folder
-    top_level: bool = False  # keys above all tables are its own too
+    video: VideoConfig
+    sampling: SamplingConfig
+    template: Template
+    model: str = setting(MISSING, "Checkpoint folder, LoRA adapter folder or hub id.", MODEL)
+    data_root: Path = setting(MISSING, "Folder of annotations/, videos/, images/.", DATA, env="SBR1_DATA_ROOT")
+    base_model: str | None = setting(None, "Base of a LoRA adapter that does not name it.", MODEL, owners=_LOADED)
+    revision: str | None = setting(None, "Branch, tag or commit of a hub id.", MODEL, owners=_LOADED)
+    backend: str = setting("transformers", "transformers, vllm, openai:MODEL or fake.", MODEL)
+    dtype: str = setting("auto", "Of the weights.", MODEL, choices=DTYPES, owners=(*_LOADED, *_LMMS))
+    device: str = setting("auto", "auto, cuda, cuda:1, cpu.", MODEL, owners=("backend transformers", *_LMMS))
+    suite: str = setting("seedbench-r1", "seedbench-r1; general video benchmarks: transfer, transfer-lmms.", DATA)
+    levels: tuple[str, ...] = setting(LEVELS, "L1,L2,L3 (default) or some of them.", DATA, owners=_OWN_SUITE)
+    annotations: Path | None = setting(None, "Your own questions, same schema.", DATA, owners=_OWN_SUITE)
+    transfer_files: Path | None = setting(
+        None, "Folder of eval_*.json; default: Evaluation in the data root.", DATA, owners=("suite transfer",)
+    )
+    benchmarks: str | None = setting(
+        None, "Some of vsibench,videommmu,mmvu,mvbench,... (default: all).", DATA, owners=("suite transfer",)
+    )
+    limit: int | None = setting(None, "Ask only N, stratified by level (SUBSET, unranked).", DATA, at_least=1)
+    allow_missing: bool = setting(False, "Run although media files are absent (INCOMPLETE, unranked).", DATA)
+    protocol: str = setting("standard", "Named settings of this group; standard and greedy for SEED-Bench-R1.", PIXELS)
+    engine: str = setting(
+        "local", "How the run is carried out; lmms-eval: one of its models answers.", RUNTIME, choices=ENGINES
+    )
+    batch_size: int = setting(8, "Questions at once.", RUNTIME, at_least=1, owners=("backend transformers", *_LMMS))
+    workers: int = setting(2, "Decoding processes.", RUNTIME, at_least=1)
+    decode_timeout_s: float = setting(
+        60.0, "Seconds before a stuck decoder is killed.", RUNTIME, flag="--decode-timeout", above=0
+    )
+    frame_cache: Path | None = setting(None, "Folder that keeps decoded frames for the next run.", RUNTIME)
+    frame_cache_gb: float = setting(
+        50.0, "Its limit in GB; what was used longest ago goes.", RUNTIME, above=0, needs="frame_cache"
+    )
+    tensor_parallel: int = setting(1, "GPUs that share one copy.", RUNTIME, at_least=1, owners=("backend vllm",))
+    data_parallel: int = setting(
+        1, "Processes on this machine, each with GPUs of its own.", RUNTIME, at_least=1, owners=("engine local",)
+    )
+    max_in_flight: int = setting(128, "Generations at once.", RUNTIME, at_least=1, owners=("backend vllm",))
+    gpu_memory_utilization: float = setting(
+        0.9, "Share of each GPU's memory.", RUNTIME, above=0, at_most=1, owners=("backend vllm",)
+    )
+    max_model_len: int | None = setting(
+        None, "Prompt and completion, tokens.", RUNTIME, at_least=1, owners=("backend vllm",)
+    )
+    shard: tuple[int, int] | None = setting(
+        None, "i/n: this process answers part i of n.", RUNTIME, owners=("engine local",)
+    )
+    retry_errors: bool = setting(True, "Ask failed questions again.", RUNTIME, negatable=True)
+    max_error_rate: float = setting(
+        0.0, "Share of failed questions that still exits 0.", RUNTIME, at_least=0, at_most=1
+    )
+    base_url: str | None = setting(None, "Server, e.g. http://localhost:8000/v1.", API, owners=_OPENAI)
+    concurrency: int = setting(16, "Requests in flight.", API, at_least=1, owners=_OPENAI)
+    api_video: ApiVideo = setting(
+        "images",
+        "Frames as images, or as one video in vLLM's form (another protocol id).",
+        API,
+        choices=("images", "video"),
+        owners=_OPENAI,
+    )
+    api_timeout_s: float = setting(120.0, "Seconds for one try.", API, flag="--api-timeout", above=0, owners=_OPENAI)
+    api_tries: int = setting(6, "Tries before a question counts as failed.", API, at_least=1, owners=_OPENAI)
+    max_completion_tokens: bool = setting(
+        False, "Send the token limit under this name, not as max_tokens.", API, owners=_OPENAI
+    )
+    price_in: float | None = setting(
+        None, "Per million prompt tokens: shows the cost.", API, at_least=0, owners=_OPENAI
+    )
+    price_out: float | None = setting(None, "Per million generated tokens.", API, at_least=0, owners=_OPENAI)
+    max_cost: float | None = setting(
+        None, "Stop before this call has cost more; in the currency of the prices.", API, at_least=0, owners=_OPENAI
+    )
+    ray_workers: int | None = setting(
+        None, "One for each GPU of the cluster, or 1 without GPUs.", RAY, owners=("engine ray",)
+    )
+    ray_address: str | None = setting(
+        None, "Running cluster, HOST:PORT or auto; default: one of our own.", RAY, owners=("engine ray",)
+    )
+    lmms_model: str | None = setting(None, "lmms-eval's name of the model.", LMMS, owners=_LMMS)
+    lmms_model_args: str | None = setting(None, "Its --model_args.", LMMS, owners=_LMMS)
+    runs_dir: Path = setting(Path("runs"), "Where run directories go.", OUTPUT, env="SBR1_RUNS_DIR")
+    run_name: str | None = setting(None, "Instead of <model>--<protocol id>.", OUTPUT)
+    fresh: bool = setting(False, "Start anew; the old files move aside.", OUTPUT)
 
 
+PROMPT_FILE = Option("Your wording, as TOML.", PIXELS)
+TABLE = settings_of(EvalConfig, VideoConfig, SamplingConfig) | {
+    "prompt_file": Setting("prompt_file", Path, None, PROMPT_FILE)
+}
+
+
+EVAL_TABLE = ConfigTable("eval", TABLE, frozenset({"size_multiple"}), top_level=True)
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingConfig)} - {"n", "logprobs"}
-_PATHS = {"data_root", "annotations", "runs_dir", "prompt_file", "frame_cache"}
-_EVAL = {f.name for f in dataclasses.fields(EvalConfig)} - {"video", "sampling", "template"} | {"prompt_file"}
-EVAL_SECTION = Section("eval", frozenset(_EVAL | _VIDEO | _SAMPLING), frozenset(_PATHS), top_level=True)
-_ENVIRONMENT = {"data_root": "SBR1_DATA_ROOT", "runs_dir": "SBR1_RUNS_DIR"}
 
 
 def protocol_id(
@@ -93,53 +196,98 @@ def resolve_eval_config(
     config_file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     working_dir: Path = Path(),
-    defaults: Defaults = SEEDBENCH,
+    defaults: SuiteDefaults = SEEDBENCH,
 ) -> EvalConfig:
     """Merge the four sources into an EvalConfig.
 
     Args:
         options: the command line's values by name; None means "not given".
         config_file: TOML with the same names at its top level or under [eval]; by default ./seedbench-r1.toml, if any.
+        defaults: of the suite; suites.resolve() finds it by name.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type or range, no model, no data root.
+        ConfigError: an unknown key, a value of the wrong type or range, an option of a backend, engine or suite that
+            was not chosen, no model, no data root.
     """
-    file = read_config_file(config_file, working_dir)
+    file = read_config_file(config_file, working_dir, EVAL_TABLE)
     given = {name: value for name, value in options.items() if value is not None}
-    named = {key: Path(environ[variable]) for key, variable in _ENVIRONMENT.items() if environ.get(variable)}
+    named = {
+        name: Path(environ[row.option.env])
+        for name, row in TABLE.items()
+        if row.option.env is not None and environ.get(row.option.env)
+    }
     protocol = given.get("protocol", file.get("protocol", next(iter(defaults.protocols))))
     if protocol not in defaults.protocols:
         raise ConfigError(f"No protocol {protocol!r}. There are: {', '.join(defaults.protocols)}.")
     preset = defaults.protocols[protocol]
     merged = {**preset, **file, **named, **given, "protocol": protocol}
-    merged["data_root"] = merged.get("data_root") or find_data_root(None, environ, working_dir)
     _name_api_model(merged, given)
+    _name_lmms_model(merged)
     if not merged.get("model"):
         raise ConfigError("No model given. Fix: seedbench-r1 eval --model PATH_OR_HUB_ID.")
+    _refuse_ignored(given, file, merged)
+    merged["data_root"] = merged.get("data_root") or find_data_root(None, environ, working_dir)
     prompt_file = merged.pop("prompt_file", None)
-    template = defaults.load_template(Path(prompt_file)) if prompt_file else defaults.template
+    template = load_template(Path(prompt_file), defaults.template) if prompt_file else defaults.template
     video = VideoConfig(**{name: merged.pop(name) for name in sorted(_VIDEO & set(merged))})
     sampling = SamplingConfig(**{name: merged.pop(name) for name in sorted(_SAMPLING & set(merged))})
-    named_video = VideoConfig(**{name: value for name, value in preset.items() if name in _VIDEO})
-    named_sampling = SamplingConfig(**{name: value for name, value in preset.items() if name in _SAMPLING})
+    named_video = VideoConfig(**{name: value for name, value in preset.items() if name in _VIDEO})  # type: ignore[arg-type]
+    named_sampling = SamplingConfig(**{name: value for name, value in preset.items() if name in _SAMPLING})  # type: ignore[arg-type]
     if protocol_id(template, video, sampling) != protocol_id(defaults.template, named_video, named_sampling):
         merged["protocol"] = CUSTOM
     config = EvalConfig(video=video, sampling=sampling, template=template, **merged)
     return validate(config)
 
 
+def _refuse_ignored(given: Mapping[str, Any], file: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option that would be ignored.
+
+    The command line's options are held against what was chosen altogether. The file's are held against its own choices:
+    a file written for vLLM may be tried with --backend fake.
+    """
+    defaults = {"backend": "transformers", "engine": "local", "suite": "seedbench-r1"}
+    for source, choices in ((given, merged), (file, file)):
+        chosen = {kind: str(choices.get(kind, default)).partition(":")[0] for kind, default in defaults.items()}
+        if chosen["suite"] == "transfer-lmms":
+            chosen["engine"] = "lmms-eval"
+        refuse_strangers(source, TABLE, chosen)
+        refuse_needless(source, TABLE, merged)
+
+
+def settings(config: EvalConfig) -> dict[str, Any]:
+    """Every setting that is not None by its name, flat; without the wording. The inverse of resolve_eval_config."""
+    flat = {name: getattr(config, name) for name in settings_of(EvalConfig)}
+    flat |= {name: getattr(config.video, name) for name in _VIDEO}
+    flat |= {name: getattr(config.sampling, name) for name in _SAMPLING}
+    if config.protocol == CUSTOM:
+        del flat["protocol"]  # what makes it so is among the settings
+    if config.backend == "openai":
+        flat["backend"] = f"openai:{config.model}"
+    return {name: value for name, value in flat.items() if value is not None}
+
+
 def _name_api_model(settings: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Split a backend of the form "openai:MODEL", in place. Raises ConfigError for what does not go together."""
     backend, colon, model = str(settings.get("backend", "")).partition(":")
     if backend != "openai":
-        if given.get("base_url"):
-            raise ConfigError("--base-url is for API models. Fix: add --backend openai:MODEL.")
         return
     if colon and model and given.get("model") not in (None, model):
         raise ConfigError(f"--backend openai:{model} names the model already. Fix: leave --model out.")
     settings["backend"], settings["model"] = "openai", model or given.get("model")
     if not settings["model"]:
         raise ConfigError("--backend openai names no model. Fix: --backend openai:MODEL.")
+
+
+def lmms_checkpoint(args: str) -> str | None:
+    """The checkpoint that lmms-eval's --model_args name; None if they name none."""
+    given = dict(pair.partition("=")[::2] for pair in args.split(",") if pair)
+    return next((given[name] for name in LMMS_PATH_ARGUMENTS if given.get(name)), None)
+
+
+def _name_lmms_model(settings: dict[str, Any]) -> None:
+    """In place: --model may be left out where lmms-eval's arguments name the checkpoint, or there is none (an API)."""
+    if settings.get("lmms_model") and not settings.get("model"):
+        settings["model"] = lmms_checkpoint(settings.get("lmms_model_args") or "") or settings["lmms_model"]
 
 
 def set_environment_defaults(defaults: Mapping[str, str]) -> None:
@@ -191,125 +339,33 @@ def configured_data_root(environ: Mapping[str, str] = os.environ, working_dir: P
     """SBR1_DATA_ROOT, else data_root of the config file, else None. The folder need not exist."""
     if environ.get("SBR1_DATA_ROOT"):
         return Path(environ["SBR1_DATA_ROOT"])
-    return read_config_file(None, working_dir).get("data_root")
-
-
-def read_config_file(path: Path | None, working_dir: Path, section: Section = EVAL_SECTION) -> dict[str, Any]:
-    """The section's settings, with relative paths taken from the file's folder. {} if there is no file.
-
-    Raises ConfigError: not readable, not TOML, an unknown key, or a named file without the section's settings.
-    """
-    chosen = path or working_dir / CONFIG_FILE
-    if path is None and not chosen.is_file():
-        return {}
-    try:
-        table = tomllib.loads(chosen.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Config file {chosen} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Config file {chosen} is not valid TOML: {error}.") from error
-    above = {name: value for name, value in table.items() if not isinstance(value, dict)}
-    own = table.get(section.name, {})
-    if not isinstance(own, dict) or (path and not section.top_level and section.name not in table):
-        raise ConfigError(f"{chosen} has no table [{section.name}]. Fix: put the settings under [{section.name}].")
-    settings: dict[str, Any] = {}
-    for key, value in ({**above, **own} if section.top_level else own).items():
-        name = _known_key(key, chosen, section)
-        if name in section.paths and not isinstance(value, str):
-            raise ConfigError(f"{chosen}: {key} is {value!r}, expected a path as text.")
-        settings[name] = chosen.parent / value if name in section.paths else value
-    if "levels" in settings:
-        settings["levels"] = parse_levels(settings["levels"])
-    return settings
-
-
-def _known_key(key: str, file: Path, section: Section) -> str:
-    """The key as an option's name. Raises ConfigError naming the nearest one."""
-    name = key.replace("-", "_")
-    if name in section.keys:
-        return name
-    nearest = difflib.get_close_matches(name, section.keys, n=1)
-    meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    known = ", ".join(sorted(section.keys))
-    raise ConfigError(f"{file}: unknown key {key!r} of [{section.name}].{meant} Known: {known}.")
-
-
-def parse_levels(value: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """ "L1,L3" or ["L1", "L3"] in the order of the benchmark. Raises ConfigError for anything else."""
-    names = value.split(",") if isinstance(value, str) else list(value)
-    wanted = {name.strip().upper() for name in names if name.strip()}
-    unknown = sorted(wanted - set(LEVELS))
-    if unknown or not wanted:
-        raise ConfigError(f"--levels {value!r} is not understood. Give one or more of {','.join(LEVELS)}.")
-    return tuple(level for level in LEVELS if level in wanted)
-
-
-def parse_shard(value: str) -> tuple[int, int]:
-    """ "2/8" -> (2, 8). Raises ConfigError unless 1 <= i <= n."""
-    first, _, second = value.partition("/")
-    if first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second):
-        return int(first), int(second)
-    raise ConfigError(f"--shard {value!r} is not understood. Give i/n with 1 <= i <= n, e.g. 2/8.")
+    return read_config_file(None, working_dir, EVAL_TABLE).get("data_root")
 
 
 def validate(config: EvalConfig) -> EvalConfig:
-    """Check types and ranges; return the config. Raises ConfigError naming the option."""
-    check_types(config)
-    check_types(config.sampling)
+    """Check types and ranges; return the config. Raises ConfigError naming the option and its range."""
+    check_values({name: getattr(config, name) for name in settings_of(EvalConfig)}, TABLE)
+    check_values({name: getattr(config.sampling, name) for name in _SAMPLING}, TABLE)
     check_video(config.video)
-    sampling = config.sampling
-    bounds = {
-        "temperature": sampling.temperature >= 0,
-        "top_p": 0 < sampling.top_p <= 1,
-        "top_k": sampling.top_k >= 0,
-        "repetition_penalty": sampling.repetition_penalty > 0,
-        "max_new_tokens": sampling.max_new_tokens >= 1,
-        "batch_size": config.batch_size >= 1,
-        "workers": config.workers >= 1,
-        "decode_timeout_s": config.decode_timeout_s > 0,
-        "frame_cache_gb": config.frame_cache_gb > 0,
-        "tensor_parallel": config.tensor_parallel >= 1,
-        "data_parallel": config.data_parallel >= 1,
-        "max_in_flight": config.max_in_flight >= 1,
-        "gpu_memory_utilization": 0 < config.gpu_memory_utilization <= 1,
-        "max_model_len": config.max_model_len is None or config.max_model_len >= 1,
-        "limit": config.limit is None or config.limit >= 1,
-        "max_error_rate": 0 <= config.max_error_rate <= 1,
-        "dtype": config.dtype in ("auto", "float32", "bfloat16", "float16"),
-        "concurrency": config.concurrency >= 1,
-        "api_video": config.api_video in ("images", "video"),
-        "api_timeout_s": config.api_timeout_s > 0,
-        "api_tries": config.api_tries >= 1,
-        "price_in": config.price_in is None or config.price_in >= 0,
-        "price_out": config.price_out is None or config.price_out >= 0,
-        "max_cost": config.max_cost is None or config.max_cost >= 0,
-    }
-    check_bounds(bounds, config, sampling)
     _check_api(config)
     return config
 
 
 def check_video(video: VideoConfig) -> None:
     """Raises ConfigError naming the option whose type or range is wrong."""
-    check_types(video)
-    bounds = {
-        "fps": video.fps > 0,
-        "max_frames": video.max_frames >= 2,
-        "min_frames": 2 <= video.min_frames <= video.max_frames,
-        "min_pixels": 0 < video.min_pixels <= video.max_pixels,
-        "image_min_pixels": 0 < video.image_min_pixels <= video.image_max_pixels,
-        "size_multiple": video.size_multiple >= 1,
-        "reader": video.reader in ("decord", "pyav", "torchcodec"),
-    }
-    check_bounds(bounds, video)
-
-
-def check_bounds(bounds: Mapping[str, bool], *parts: Any) -> None:
-    """Raises ConfigError for the first name that does not hold, with its value in the part that has it."""
-    for name, holds in bounds.items():
-        if not holds:
-            value = next(getattr(part, name) for part in parts if hasattr(part, name))
-            raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, which is out of range.")
+    check_values(to_json(video), settings_of(VideoConfig))
+    if not isinstance(video.size_multiple, int) or video.size_multiple < 1:
+        raise ConfigError(f"size_multiple is {video.size_multiple!r}, expected a whole number of pixels.")
+    for low, high in (
+        ("min_frames", "max_frames"),
+        ("min_pixels", "max_pixels"),
+        ("image_min_pixels", "image_max_pixels"),
+    ):
+        if getattr(video, low) > getattr(video, high):
+            flag, limit = f"--{low.replace('_', '-')}", f"--{high.replace('_', '-')}"
+            raise ConfigError(
+                f"{flag} is {getattr(video, low)}, which is out of range: at most {limit}, {getattr(video, high)}."
+            )
 
 
 def _check_api(config: EvalConfig) -> None:
@@ -321,18 +377,3 @@ def _check_api(config: EvalConfig) -> None:
         raise ConfigError("--base-url must hold no key or password: it is kept with the run. Fix: use OPENAI_API_KEY.")
     if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?(/\S*)?", config.base_url):
         raise ConfigError(f"--base-url is {config.base_url!r}. Expected something like http://localhost:8000/v1.")
-
-
-def check_types(part: Any) -> None:
-    """Numbers, flags and texts of a config dataclass. Raises ConfigError naming the field."""
-    for field in dataclasses.fields(part):
-        _check_type(field.name, getattr(part, field.name), str(field.type))
-
-
-def _check_type(name: str, value: object, declared: str) -> None:
-    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-    expected = kinds.get(declared.removesuffix(" | None"))
-    if expected is None or (value is None and declared.endswith("None")):
-        return
-    if not isinstance(value, expected) or (isinstance(value, bool) and declared != "bool"):
-        raise ConfigError(f"{name} is {value!r}, expected {declared}.")

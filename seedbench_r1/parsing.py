@@ -9,9 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
 
-from seedbench_r1.types import LETTERS, Letter, ParsedResponse
+from seedbench_r1.types import LETTERS, ParsedResponse
 
 PARSER_VERSION = 1  # part of the protocol id: raise it whenever a text can be read differently
 
@@ -59,7 +58,7 @@ def parse_response(text: str, options: Sequence[str] | None = None) -> ParsedRes
     """
     return ParsedResponse(
         reasoning=first_block(text, "think"),
-        answer=cast(Letter | None, read_choice(text, options)),
+        answer=read_choice(text, options),
         answer_text=first_block(text, "answer") or text.strip(),
         format_ok=_format_ok(text),
     )

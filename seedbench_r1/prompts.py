@@ -1,4 +1,4 @@
-"""Question -> chat messages. The wording is ours; --prompt-file replaces it, under another protocol id."""
+"""Question and media -> request, for every suite. The wording is ours; --prompt-file replaces it, under another id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.types import LETTERS, Media, Question, Request, Template, to_json
+from seedbench_r1.types import Kind, Media, Question, Request, Template, to_json
 
 _TASK = """{question}
 
@@ -24,36 +24,55 @@ _FORMAT = (
 )
 
 DEFAULT_TEMPLATE = Template(
-    with_video=(
-        "The video shows what has been done so far; the image shows the current view.\n\n"
+    {
+        "with_video": "The video shows what has been done so far; the image shows the current view.\n\n"
         + _TASK
         + "Exactly one option is the right next action. "
-        + _FORMAT
-    ),
-    without_video=(
-        "The image shows the current view.\n\n" + _TASK + "Exactly one option is the right next action. " + _FORMAT
-    ),
+        + _FORMAT,
+        "without_video": "The image shows the current view.\n\n"
+        + _TASK
+        + "Exactly one option is the right next action. "
+        + _FORMAT,
+    }
 )
 
-_PLACEHOLDER = re.compile(r"\{(question|options)\}")
+# What a template by kind calls them: the names of Video-R1's files
+WORDING_OF_KIND: dict[Kind, str] = {
+    "choice": "multiple choice",
+    "numerical": "numerical",
+    "ocr": "OCR",
+    "free-form": "free-form",
+    "regression": "regression",
+}
+
+_PLACEHOLDER = re.compile(r"\{(question|options|medium)\}")
 
 
 def format_options(question: Question) -> str:
-    """One option per line, lettered: "A. wash the cup"."""
-    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=True))
+    """One option per line, lettered: "A. wash the cup". Empty if there are none."""
+    return "\n".join(f"{letter}. {text}" for letter, text in zip(question.letters, question.options, strict=True))
+
+
+def wording_name(question: Question, template: Template) -> str:
+    """Which of the template's texts a question gets: by its media (SEED-Bench-R1) or by its kind."""
+    if "with_video" in template.wording:
+        return "without_video" if question.video is None else "with_video"
+    return WORDING_OF_KIND[question.kind]
 
 
 def build_prompt(question: Question, template: Template) -> str:
-    """The text part of the user's message."""
-    wording = template.without_video if question.video is None else template.with_video
+    """The text part of the user's message. Texts are inserted once and never searched for placeholders."""
+    name = wording_name(question, template)
     values = {"question": question.text, "options": format_options(question)}
-    return _PLACEHOLDER.sub(lambda match: values[match.group(1)], wording)
+    if name not in ("with_video", "without_video"):
+        values["medium"] = "image" if question.video is None else "video"
+    return _PLACEHOLDER.sub(lambda match: values.get(match.group(1), match.group(0)), template.wording[name])
 
 
 def build_messages(question: Question, template: Template) -> tuple[dict[str, Any], ...]:
-    """Chat messages: video, then image, then text. A system message only if the template has one."""
-    parts: list[dict[str, str]] = [] if question.video is None else [{"type": "video"}]
-    parts.append({"type": "image"})
+    """Chat messages: the video and the image that there are, then text. With the template's system message, if any."""
+    media = {"video": question.video, "image": question.image}
+    parts: list[dict[str, str]] = [{"type": name} for name, path in media.items() if path is not None]
     parts.append({"type": "text", "text": build_prompt(question, template)})
     user = {"role": "user", "content": parts}
     if template.system is None:
@@ -81,8 +100,8 @@ def template_sha(template: Template) -> str:
     return hashlib.sha256(json.dumps(to_json(template), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def load_template(path: Path) -> Template:
-    """Read a prompt file: TOML with `with_video`, `without_video` and, optionally, `system`.
+def load_template(path: Path, default: Template = DEFAULT_TEMPLATE) -> Template:
+    """Read a prompt file: TOML with a text under each name that the suite's own wording has and, optionally, `system`.
 
     Raises:
         ConfigError: the file is absent or invalid, a key is unknown or missing, or a placeholder is absent.
@@ -93,20 +112,26 @@ def load_template(path: Path) -> Template:
         raise ConfigError(f"Prompt file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"Prompt file {path} is not valid TOML: {error}.") from error
-    unknown = sorted(set(table) - {"system", "with_video", "without_video"})
+    unknown = sorted(set(table) - {"system", *default.wording})
     if unknown:
-        raise ConfigError(f"{path}: unknown key {unknown[0]!r}. A prompt file has with_video, without_video, system.")
-    for key in ("with_video", "without_video"):
-        _check_wording(path, key, table.get(key))
+        names = ", ".join(repr(name) for name in default.wording)
+        raise ConfigError(f"{path}: unknown key {unknown[0]!r}. A prompt file of this suite has {names}, 'system'.")
+    for name, wording in default.wording.items():
+        _check_wording(path, name, table.get(name), needs_options="{options}" in wording)
     system = table.get("system")
     if system is not None and not isinstance(system, str):
         raise ConfigError(f"{path}: system must be a string.")
-    return Template(with_video=table["with_video"], without_video=table["without_video"], system=system)
+    return Template({name: table[name] for name in default.wording}, system=system)
 
 
-def _check_wording(path: Path, key: str, wording: object) -> None:
+def prompt_file_table(template: Template) -> dict[str, str]:
+    """The inverse of load_template: what its file holds."""
+    return dict(template.wording) | ({} if template.system is None else {"system": template.system})
+
+
+def _check_wording(path: Path, name: str, wording: object, *, needs_options: bool) -> None:
     if not isinstance(wording, str):
-        raise ConfigError(f"{path}: {key} is missing or not a string.")
-    for placeholder in ("{question}", "{options}"):
+        raise ConfigError(f"{path}: {name!r} is missing or not a string.")
+    for placeholder in ("{question}", "{options}") if needs_options else ("{question}",):
         if placeholder not in wording:
-            raise ConfigError(f"{path}: {key} has no {placeholder}. Put it where the text should appear.")
+            raise ConfigError(f"{path}: {name!r} has no {placeholder}. Put it where the text should appear.")

@@ -9,12 +9,12 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, ProgressStep, Question
+from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, ProgressStep, Question, Source
 
 ANNOTATION_FILES = {level: f"validation_{level}.jsonl" for level in LEVELS}
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
@@ -82,19 +82,7 @@ def training_question(row: TrainingRow, *, seed: int, epoch: int) -> Question:
     rng = random.Random(f"{seed}:{question.question_id}:{epoch}")
     options = [row.answer, *rng.sample(row.negatives, 3)]
     rng.shuffle(options)
-    return Question(
-        question_id=question.question_id,
-        split=question.split,
-        text=question.text,
-        options=(options[0], options[1], options[2], options[3]),
-        gold=LETTERS[options.index(row.answer)],
-        video=question.video,
-        image=question.image,
-        cluster=question.cluster,
-        domain=question.domain,
-        task_goal=question.task_goal,
-        progress=question.progress,
-    )
+    return replace(question, options=tuple(options), gold=LETTERS[options.index(row.answer)])
 
 
 def distinct_negatives(negatives: object, answer: str) -> tuple[str, ...]:
@@ -104,19 +92,19 @@ def distinct_negatives(negatives: object, answer: str) -> tuple[str, ...]:
 
 
 def choose_subset(questions: Sequence[Question], limit: int, *, seed: int) -> list[Question]:
-    """A seeded subset of `limit` questions, stratified by level in proportion to the levels' sizes, in file order.
+    """A seeded subset of `limit` questions, stratified by split in proportion to the splits' sizes, in file order.
 
-    Every level keeps at least one question while the limit allows it. The choice within a level depends on the seed
+    Every split keeps at least one question while the limit allows it. The choice within a split depends on the seed
     and the question ids alone, so a larger limit extends a smaller one's choice.
     """
-    levels: dict[str, list[Question]] = {}
+    splits: dict[str, list[Question]] = {}
     for question in questions:
-        levels.setdefault(question.split, []).append(question)
-    quotas = _quotas({level: len(group) for level, group in levels.items()}, limit)
+        splits.setdefault(question.split, []).append(question)
+    quotas = _quotas({split: len(group) for split, group in splits.items()}, limit)
     chosen: set[str] = set()
-    for level, group in levels.items():
+    for split, group in splits.items():
         ranked = sorted(group, key=lambda q: hashlib.sha256(f"{seed}:{q.question_id}".encode()).digest())
-        chosen.update(question.question_id for question in ranked[: quotas[level]])
+        chosen.update(question.question_id for question in ranked[: quotas[split]])
     return [question for question in questions if question.question_id in chosen]
 
 
@@ -132,22 +120,13 @@ def _quotas(sizes: dict[str, int], limit: int) -> dict[str, int]:
     return quotas
 
 
-def level_sizes(questions: Sequence[Question]) -> dict[str, int]:
-    """{"all": N, domain: N} of one level."""
-    sizes = {"all": len(questions)}
-    for question in questions:
-        if question.domain is not None:
-            sizes[question.domain] = sizes.get(question.domain, 0) + 1
-    return sizes
-
-
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Iterator[tuple[dict, Question]]:
+def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Iterator[tuple[dict[str, Any], Question]]:
     seen: dict[str, int] = {}
     for line, row in _rows(path):
         question = _RowReader(path, line, row).question(level, data_root, training=training)
@@ -197,6 +176,7 @@ class _RowReader:
 
     def __init__(self, path: Path, line: int, row: dict[str, Any]) -> None:
         self.where = f"{path}:{line}"
+        self.source = Source("seedbench-r1", path.name, line)
         self.row = row
 
     def question(self, level: str, data_root: Path, *, training: bool) -> Question:
@@ -218,6 +198,7 @@ class _RowReader:
             domain=self.domain() if level == "L3" or (level == "custom" and "domain" in self.row) else None,
             task_goal=self.text("task_goal"),
             progress=progress,
+            source=self.source,
         )
 
     def fail(self, message: str) -> DataError:
@@ -271,16 +252,16 @@ class _RowReader:
             step["narration_text"], None if start is None else int(start), None if stop is None else int(stop)
         )
 
-    def options(self, *, training: bool) -> tuple[tuple[str, str, str, str], Any]:
+    def options(self, *, training: bool) -> tuple[tuple[str, ...], str]:
         if training and "golden_choice_idx" not in self.row:
             return self.drawn_options()
         a, b, c, d = (self.text(key) for key in _CHOICES)
         gold = self.row.get("golden_choice_idx")
         if gold not in LETTERS:
             raise self.fail(f"golden_choice_idx is {gold!r}, expected A, B, C or D.")
-        return (a, b, c, d), gold
+        return (a, b, c, d), str(gold)
 
-    def drawn_options(self) -> tuple[tuple[str, str, str, str], Any]:
+    def drawn_options(self) -> tuple[tuple[str, ...], str]:
         answer = self.text("answer")
         negatives = distinct_negatives(self.row.get("negative_answers"), answer)
         if len(negatives) < 3:

@@ -2,76 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.types import (
     ConsistencyCounts,
+    Failure,
     FinishReason,
+    Generation,
     GroupSummary,
+    Media,
     Outcome,
     ParsedResponse,
     Question,
     ReasoningProfile,
+    Request,
     RunRecord,
     RunSummary,
     Score,
     Verdict,
 )
 
+GroupOf = Callable[[Question], str | None]
+Parse = Callable[[str, Question], ParsedResponse]
+ScoreOf = Callable[[Question, ParsedResponse, FinishReason], Score]
+
 _LONGEST_LETTER = 40  # characters: a letter with parentheses, emphasis, a stop, or inside an answer tag
 
 
 def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReason = "stop") -> Score:
-    """Judge one response.
+    """Judge one response to a choice: full credit for the gold letter, else none. Other kinds: suites/kinds.py."""
+    return Score(
+        outcome=outcome(parsed, finish_reason),
+        credit=float(parsed.answer == question.gold),
+        strict_credit=float(parsed.answer_text == question.gold),
+    )
 
-    A response that was cut at the length limit but whose answer was read counts as answered; cut and unread is
+
+def parse_choice(text: str, question: Question) -> ParsedResponse:
+    """Read one response to a choice by the parsing law (docs/scoring.md)."""
+    return parse_response(text, question.options)
+
+
+def to_record(
+    question: Question,
+    result: Generation | Failure,
+    media: Request | Media | None = None,
+    *,
+    parse: Parse = parse_choice,
+    score: ScoreOf = score,
+) -> RunRecord:
+    """Parse and score a result. media: what was shown, for the reader that decoded it."""
+    record = RunRecord(
+        question_id=question.question_id,
+        split=question.split,
+        domain=question.domain,
+        cluster=question.cluster,
+        failure=result if isinstance(result, Failure) else None,
+        reader=media.reader if media else None,
+        reader_note=media.reader_note if media else None,
+    )
+    if isinstance(result, Failure):
+        return record
+    parsed = parse(result.text, question)
+    return replace(record, generation=result, parsed=parsed, score=score(question, parsed, result.finish_reason))
+
+
+def outcome(parsed: ParsedResponse, finish_reason: FinishReason) -> Outcome:
+    """A response that was cut at the length limit but whose answer was read counts as answered; cut and unread is
     "truncated". Both "unparsed" and "truncated" are wrong.
     """
-    outcome: Outcome
     if parsed.answer is not None:
-        outcome = "answered"
-    else:
-        outcome = "truncated" if finish_reason == "length" else "unparsed"
-    return Score(
-        outcome=outcome,
-        correct=parsed.answer == question.gold,
-        strict_correct=parsed.answer_text == question.gold,
-    )
+        return "answered"
+    return "truncated" if finish_reason == "length" else "unparsed"
+
+
+def by_domain(question: Question) -> str | None:
+    """What divides a split of SEED-Bench-R1 in tables: the domain of L3's rows, elsewhere None."""
+    return question.domain
+
+
+def by_kind(question: Question) -> str:
+    """What divides a general benchmark in tables: numbers, choices and texts are scored by different rules."""
+    return question.kind
 
 
 def summarise(
     records: Mapping[str, RunRecord],
     questions: Iterable[Question],
     n_total: Mapping[str, Mapping[str, int]] | None = None,
+    group_of: GroupOf = by_domain,
 ) -> RunSummary:
-    """Count a run.
+    """Count a run, split by split; each split's questions also by what the suite divides it into.
 
     Args:
         records: the record that counts, by question_id.
         questions: the questions that belong to the run.
-        n_total: level -> {"all": N, domain: N} of the annotation files; without it the questions are all there are.
+        n_total: split -> {"all": N, domain or kind: N} of the files; without it the questions are all there are.
 
     Returns:
-        status is "complete" only if every question of every level has an answer, "subset" if the run never meant to
+        status is "complete" only if every question of every split has an answer, "subset" if the run never meant to
         ask them all, "incomplete" otherwise.
     """
-    by_level: dict[str, list[Question]] = {}
-    by_domain: dict[str, list[Question]] = {}
+    by_split: dict[str, list[Question]] = {}
     for question in questions:
-        by_level.setdefault(question.split, []).append(question)
-        if question.domain is not None:
-            by_domain.setdefault(question.domain, []).append(question)
-    totals = n_total or {}
-    domain_totals = {name: n for level in totals.values() for name, n in level.items() if name != "all"}
-    levels = {
-        level: _count(group, records, totals.get(level, {}).get("all", len(group))) for level, group in by_level.items()
-    }
-    domains = {name: _count(group, records, domain_totals.get(name, len(group))) for name, group in by_domain.items()}
-    if any(group.answered < group.selected for group in levels.values()):
-        return RunSummary("incomplete", levels, domains)
-    subset = any(group.selected < group.n for group in levels.values())
-    return RunSummary("subset" if subset else "complete", levels, domains)
+        by_split.setdefault(question.split, []).append(question)
+    splits, groups = {}, {}
+    for split, members in by_split.items():
+        sizes = (n_total or {}).get(split, {})
+        splits[split] = _count(members, records, sizes.get("all", len(members)))
+        by_group: dict[str, list[Question]] = {}
+        for question in members:
+            if (name := group_of(question)) is not None:
+                by_group.setdefault(name, []).append(question)
+        groups[split] = {name: _count(some, records, sizes.get(name, len(some))) for name, some in by_group.items()}
+    groups = {split: found for split, found in groups.items() if found}
+    if not all(split.is_complete for split in splits.values()):
+        return RunSummary("incomplete", splits, groups)
+    subset = any(split.selected < split.n for split in splits.values())
+    return RunSummary("subset" if subset else "complete", splits, groups)
+
+
+def split_sizes(questions: Sequence[Question], group_of: GroupOf = by_domain) -> dict[str, int]:
+    """{"all": N, domain or kind: N} of one split."""
+    sizes = {"all": len(questions)}
+    for question in questions:
+        if (name := group_of(question)) is not None:
+            sizes[name] = sizes.get(name, 0) + 1
+    return sizes
 
 
 def _count(questions: list[Question], records: Mapping[str, RunRecord], n: int) -> GroupSummary:
@@ -81,13 +141,19 @@ def _count(questions: list[Question], records: Mapping[str, RunRecord], n: int) 
         n=n,
         selected=len(questions),
         answered=len(scores),
-        correct=sum(s.correct for s in scores),
-        strict_correct=sum(s.strict_correct for s in scores),
+        correct=_total(s.credit for s in scores),
+        strict_correct=_total(s.strict_credit for s in scores),
         unparsed=sum(s.outcome == "unparsed" for s in scores),
         truncated=sum(s.outcome == "truncated" for s in scores),
         failed=sum(record.failure is not None for record in present),
         format_ok=sum(record.parsed.format_ok for record in present if record.parsed is not None),
     )
+
+
+def _total(credits: Iterable[float]) -> float:
+    """Their sum; an int if it is a whole number, as it always is for choices."""
+    total = math.fsum(credits)
+    return int(total) if total.is_integer() else total
 
 
 def consistency_counts(records: Iterable[RunRecord], verdicts: Mapping[str, Verdict]) -> ConsistencyCounts:

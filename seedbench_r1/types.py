@@ -6,14 +6,19 @@ One question goes Question -> Request -> Generation | Failure -> ParsedResponse 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
+
+from seedbench_r1.options import setting
 
 if TYPE_CHECKING:
     import numpy as np
 
 Letter = Literal["A", "B", "C", "D"]
+Kind = Literal["choice", "numerical", "regression", "ocr", "free-form"]
 Outcome = Literal["answered", "unparsed", "truncated"]
 FinishReason = Literal["stop", "length"]
 FailureKind = Literal["media_error", "backend_error", "timeout"]
@@ -22,6 +27,7 @@ ApiVideo = Literal["images", "video"]
 
 LETTERS: tuple[Letter, ...] = ("A", "B", "C", "D")
 LEVELS: tuple[str, ...] = ("L1", "L2", "L3")
+PIXELS = "Decoding (changes the protocol id)"  # the panel of --help
 DOMAINS: tuple[str, ...] = ("Daily life", "Hobbies", "Recreation", "Work")
 
 
@@ -35,24 +41,48 @@ class ProgressStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One validated annotation row. Options are in the order shown to the model."""
+class Source:
+    """Where a question was read."""
 
-    question_id: str  # "L1/115": split, slash, sample_id; "train/..." for training rows
-    split: str  # "L1", "L2", "L3", "train", or "custom" for a user's own file
+    suite: str
+    file: str  # its name, without folders
+    line: int | None  # 1-based; of a JSON list, the place in it
+    row_id: str | None = None  # as the row names itself, where that is not the question's id; need not be unique
+    origin: str | None = None  # the data set that the row was taken from, if it says so
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One validated row of any suite. Options are in the order shown to the model."""
+
+    question_id: str  # "L1/115": split, slash, the row's id; "train/..." for training rows
+    split: str  # "L1", "L2", "L3", a benchmark's name, "train", or "custom" for a user's own file
     text: str
-    options: tuple[str, str, str, str]
-    gold: Letter
-    video: Path | None  # None: the row has no progress clip
-    image: Path  # the current observation
+    options: tuple[str, ...]  # 2 to 26 for choices, else none
+    gold: str  # the right option's letter, else the answer as the file states it
+    video: Path | None  # at least one of clip and image is there
+    image: Path | None  # the current observation
     cluster: str  # the source recording: questions that share it are no independent observations
-    domain: str | None  # L3 only
-    task_goal: str
+    domain: str | None = None  # SEED-Bench-R1: L3 only
+    task_goal: str | None = None
+    kind: Kind = "choice"
     progress: tuple[ProgressStep, ...] = ()
+    source: Source | None = None  # None: of a run written by version 0.1.0
+
+    @property
+    def letters(self) -> str:
+        """ "ABCD" for four options; empty if there are none."""
+        return ascii_uppercase[: len(self.options)]
+
+    def with_absolute_paths(self) -> Question:
+        """For a process that may start in another folder."""
+        video = None if self.video is None else self.video.absolute()
+        return dataclasses.replace(self, video=video, image=None if self.image is None else self.image.absolute())
 
     @property
     def gold_text(self) -> str:
-        return self.options[LETTERS.index(self.gold)]
+        """The right option's text; for other kinds, the answer."""
+        return self.options[self.letters.index(self.gold)] if self.options else self.gold
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,84 +92,43 @@ class VideoConfig:
     The defaults are GRPO-CARE's evaluation settings (its `vision_process.py` at b0628fc).
     """
 
-    fps: float = 2.0  # frames per second of clip time, before clamping
-    min_frames: int = 4
-    max_frames: int = 16
-    min_pixels: int = 128 * 28 * 28  # per video frame
-    max_pixels: int = 105_369  # per video frame: int(1.05 * 128 * 28 * 28)
-    image_min_pixels: int = 4 * 28 * 28
-    image_max_pixels: int = 256 * 28 * 28
+    fps: float = setting(2.0, "Frames per second of clip time, before clamping.", PIXELS, above=0)
+    min_frames: int = setting(4, "At least so many frames.", PIXELS, at_least=2)
+    max_frames: int = setting(16, "At most so many frames.", PIXELS, at_least=2)
+    min_pixels: int = setting(128 * 28 * 28, "Per video frame.", PIXELS, above=0)
+    max_pixels: int = setting(105_369, "Per video frame.", PIXELS, above=0)  # int(1.05 * 128 * 28 * 28)
+    image_min_pixels: int = setting(4 * 28 * 28, "Of the current view.", PIXELS, above=0)
+    image_max_pixels: int = setting(256 * 28 * 28, "Of the current view.", PIXELS, above=0)
     size_multiple: int = 28  # patch size x merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL
-    reader: Reader = "decord"
+    reader: Reader = setting("decord", "What decodes clips.", PIXELS, choices=("decord", "pyav", "torchcodec"))
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
     """How tokens are drawn. All but the seed is part of the protocol id."""
 
-    temperature: float = 0.1  # 0: greedy
-    top_p: float = 0.001
-    top_k: int = 0  # 0: off
-    repetition_penalty: float = 1.0
-    max_new_tokens: int = 1024
+    temperature: float = setting(0.1, "0: greedy.", PIXELS, at_least=0)
+    top_p: float = setting(0.001, "Nucleus sampling; 1: off.", PIXELS, above=0, at_most=1)
+    top_k: int = setting(0, "0: off.", PIXELS, at_least=0)
+    repetition_penalty: float = setting(1.0, "1: off.", PIXELS, above=0)
+    max_new_tokens: int = setting(1024, "Of one response.", PIXELS, at_least=1)
     n: int = 1  # generations per question
-    seed: int = 0
+    seed: int = setting(0, "Of sampling and of --limit.", "Runtime")
     logprobs: bool = False  # return the log-probability of each generated token
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Prompt wording. Placeholders: {question} and {options}; everything else is literal."""
+    """Prompt wording: a text for each situation that the suite tells apart. Everything but placeholders is literal."""
 
-    with_video: str
-    without_video: str
+    wording: Mapping[str, str]  # by the suite's own names, e.g. "with_video"; placeholders: see prompts.PLACEHOLDERS
     system: str | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class EvalConfig:
-    """Everything `eval` needs, resolved: defaults < TOML file < environment < command line."""
-
-    model: str  # folder or hub id
-    data_root: Path
-    video: VideoConfig
-    sampling: SamplingConfig
-    template: Template
-    protocol: str = "standard"
-    levels: tuple[str, ...] = LEVELS
-    annotations: Path | None = None  # a user's own questions in the same schema
-    backend: str = "transformers"
-    base_model: str | None = None  # for a LoRA folder whose config does not name it
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    batch_size: int = 8
-    workers: int = 2  # decoding processes
-    decode_timeout_s: float = 60.0
-    tensor_parallel: int = 1  # vllm: GPUs that share one copy of the model
-    data_parallel: int = 1  # processes on this machine, each with a shard and GPUs of its own
-    max_in_flight: int = 128  # vllm: generations in the engine at once
-    gpu_memory_utilization: float = 0.9  # vllm: share of each GPU's memory
-    max_model_len: int | None = None  # vllm: prompt and completion in tokens; None: what the model and memory allow
-    frame_cache: Path | None = None  # folder of decoded frames; None: decode every time
-    frame_cache_gb: float = 50.0  # its limit, in 1e9 bytes
-    runs_dir: Path = Path("runs")
-    run_name: str | None = None
-    shard: tuple[int, int] | None = None  # (i, n), 1-based
-    limit: int | None = None
-    fresh: bool = False
-    allow_missing: bool = False
-    retry_errors: bool = True
-    max_error_rate: float = 0.0
-    base_url: str | None = None  # of an API model's server, version included; None: OpenAI's
-    concurrency: int = 16  # requests in flight
-    api_video: ApiVideo = "images"  # frames as images in front of the current view, or as one video (vLLM)
-    api_timeout_s: float = 120.0  # for one try
-    api_tries: int = 6
-    max_completion_tokens: bool = False  # the server wants the limit under this name instead of max_tokens
-    price_in: float | None = None  # per million prompt tokens
-    price_out: float | None = None  # per million generated tokens
-    max_cost: float | None = None  # of one call, in the currency of the prices
+    def as_json(self) -> dict[str, object]:
+        """The form that manifests hold and protocol ids hash. SEED-Bench-R1's has no level in between."""
+        if "with_video" in self.wording:
+            return {**self.wording, "system": self.system}
+        return {"wording": dict(self.wording), "system": self.system}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +139,7 @@ class Media:
     frame_indices: tuple[int, ...]
     native_fps: float | None
     n_total: int | None  # frames in the clip
-    image: np.ndarray  # (H, W, 3) uint8
+    image: np.ndarray | None  # (H, W, 3) uint8; None: no image
     reader: str | None  # what really decoded the clip
     reader_note: str | None = None  # why it is not the reader that was asked for
 
@@ -196,18 +185,28 @@ class ParsedResponse:
     """What the model said, read by the parsing law (docs/scoring.md)."""
 
     reasoning: str | None  # inside the first <think>...</think>, stripped; None: no such block
-    answer: Letter | None
+    answer: str | None  # a letter, a number as written, or the tag's text; None: nothing could be read
     answer_text: str  # content of the first answer tag, stripped; the whole output if no tag or an empty one
     format_ok: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Judgement of one response against the annotation."""
+    """Judgement of one response against the annotation, by our rule and by the reference's. Credits are 0 to 1."""
 
     outcome: Outcome
-    correct: bool
-    strict_correct: bool  # the reference's rule: answer_text equals the gold letter, character by character
+    credit: float  # 0 or 1 for choices and numbers, in between for OCR, free-form and regression
+    strict_credit: float  # by the reference evaluator's rule; a choice must equal the gold letter exactly
+
+    @property
+    def correct(self) -> bool:
+        """Full credit."""
+        return self.credit == 1.0
+
+    @property
+    def strict_correct(self) -> bool:
+        """Full credit by the reference's rule."""
+        return self.strict_credit == 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +259,15 @@ class RunManifest:
     """manifest.json: what was run, on what, with what. Two runs compare if protocol id and dataset hashes agree."""
 
     schema: str
+    suite: str
     protocol: str
     protocol_id: str
     template: Template
     video: VideoConfig
     sampling: SamplingConfig
     parser_version: int
-    n_total: dict[str, dict[str, int]]  # level -> {"all": N, domain: N}, N from the annotation file
-    dataset_hash: dict[str, str]  # level -> sha256 of its annotation file
+    n_total: dict[str, dict[str, int]]  # split -> {"all": N, domain or kind: N}, N from the annotation file
+    dataset_hash: dict[str, str]  # split -> sha256 of its annotation file
     model: ModelInfo
     backend: str
     dtype: str
@@ -284,13 +284,13 @@ class RunManifest:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """Counts of one level or one domain."""
+    """Counts of one split, domain or kind."""
 
-    n: int  # questions in the annotation file, whatever was run
+    n: int  # questions in the file, whatever was run
     selected: int  # questions that belong to this run: n, or fewer under --limit (a SUBSET, never ranked)
     answered: int  # questions with a response
-    correct: int
-    strict_correct: int
+    correct: float  # sum of the credits: a whole number for choices
+    strict_correct: float  # the same by the reference's rule
     unparsed: int
     truncated: int
     failed: int  # questions whose last attempt failed
@@ -300,6 +300,16 @@ class GroupSummary:
     def accuracy(self) -> float:
         """correct / selected as a fraction; nan for none. Unparsed, truncated and unanswered count as wrong."""
         return self.correct / self.selected if self.selected else float("nan")
+
+    @property
+    def strict_accuracy(self) -> float:
+        """strict_correct / selected as a fraction; nan for none."""
+        return self.strict_correct / self.selected if self.selected else float("nan")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every question of this run has an answer."""
+        return self.answered == self.selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,16 +352,18 @@ class RunSummary:
     """Counts of a whole run. status is "complete", "incomplete" or "subset"."""
 
     status: Literal["complete", "incomplete", "subset"]
-    levels: dict[str, GroupSummary]
-    domains: dict[str, GroupSummary] = field(default_factory=dict)  # L3 only
+    splits: dict[str, GroupSummary]
+    groups: dict[str, dict[str, GroupSummary]] = field(default_factory=dict)  # split -> domain or kind -> counts
 
     @property
     def pending(self) -> int:
-        return sum(level.selected - level.answered for level in self.levels.values())
+        return sum(split.selected - split.answered for split in self.splits.values())
 
 
 def to_json(value: Any) -> Any:
     """Dataclasses, paths and tuples as plain JSON values."""
+    if isinstance(value, Template):
+        return value.as_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Path):

@@ -77,7 +77,7 @@ def bank_layer(bank: QuestionBank) -> dict[str, Any]:
     return {
         "ids": [question.question_id for question in bank.questions],
         "wording": [wordings.number(_wording(question)) for question in bank.questions],
-        "goal": [goals.number(question.task_goal) for question in bank.questions],
+        "goal": [goals.number(question.task_goal or "") for question in bank.questions],
         "level": [groups.number(question.split) for question in bank.questions],
         "domain": [DOMAINS.index(q.domain) if q.domain in DOMAINS else -1 for q in bank.questions],
         "video": bank.video.tolist(),

@@ -246,8 +246,8 @@ def _generation_config(exported: Exported) -> dict[str, Any]:
             "top_k": sampling.top_k,
             "max_tokens": sampling.max_new_tokens,
             "execution_command": shareable(manifest.command),
-            "reasoning": "<think>" in manifest.template.with_video,
-            "prompt_template": manifest.template.with_video,
+            "reasoning": "<think>" in manifest.template.wording["with_video"],
+            "prompt_template": manifest.template.wording["with_video"],
         },
         "additional_details": _strings(details),
     }

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from seedbench_r1.backends.base import Backend
-from seedbench_r1.config import api_key
+from seedbench_r1.config import EvalConfig, api_key
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.types import EvalConfig
 
 BACKENDS = ("transformers", "vllm", "openai:MODEL", "fake")
 

@@ -19,11 +19,10 @@ import numpy as np
 from seedbench_r1.api.client import ChatClient, Reply, RequestFailed
 from seedbench_r1.api.cost_limit import Budget
 from seedbench_r1.api.worker_pool import in_parallel
-from seedbench_r1.config import OPENAI_BASE_URL
+from seedbench_r1.config import OPENAI_BASE_URL, EvalConfig
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import (
     ApiVideo,
-    EvalConfig,
     Failure,
     FinishReason,
     Generation,

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from seedbench_r1 import __version__
-from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms, show, train
+from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms_benchmarks, show, train
 from seedbench_r1.errors import SeedBenchError, refuse_to_start_in_a_worker
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("eval", rich_help_panel="Measure")(eval.evaluate_command)
-app.command("lmms-path", rich_help_panel="Measure")(lmms.lmms_path_command)
+app.command("lmms-path", rich_help_panel="Measure")(lmms_benchmarks.lmms_path_command)
 app.command("show", rich_help_panel="Measure")(show.show_command)
 app.command("train", rich_help_panel="Train")(train.train_command)
 app.add_typer(demo.app, name="demo", rich_help_panel="Try")

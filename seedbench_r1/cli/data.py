@@ -81,7 +81,7 @@ def download_command(
 
 def _download_levels(value: str) -> tuple[str, ...]:
     """As parse_levels, and `train`."""
-    from seedbench_r1.config import parse_levels
+    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.download import TRAIN
 
     names = [name for name in value.split(",") if name.strip()]
@@ -148,7 +148,8 @@ class DownloadProgress:
 @app.command("status")
 def status_command(data_root: Root = None, levels: Levels = "L1,L2,L3", as_json: AsJson = False) -> None:
     """Count annotations and media files of each level. Exit 4 if something is absent."""
-    from seedbench_r1.config import find_data_root, parse_levels
+    from seedbench_r1.config import find_data_root
+    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.status import data_status, download_left
     from seedbench_r1.types import to_json
 
@@ -233,7 +234,8 @@ def verify_command(
     from typing import cast
 
     from seedbench_r1.cli import console
-    from seedbench_r1.config import find_data_root, parse_levels
+    from seedbench_r1.config import find_data_root
+    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.status import verify
     from seedbench_r1.media.decode import check_reader
     from seedbench_r1.questions import load_questions

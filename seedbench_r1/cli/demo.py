@@ -64,9 +64,9 @@ def demo_command(
 def _evaluate(folder: Path, model: Path, name: str, seed: int) -> Path:
     """A run directory, complete."""
     from seedbench_r1.cli import console
-    from seedbench_r1.cli.eval import finish, run_plan
+    from seedbench_r1.cli.eval import run_and_report
     from seedbench_r1.config import resolve_eval_config
-    from seedbench_r1.engines.local import plan
+    from seedbench_r1.engines.plan import plan
 
     options: dict[str, Any] = {
         "model": str(model),
@@ -80,8 +80,7 @@ def _evaluate(folder: Path, model: Path, name: str, seed: int) -> Path:
         options["reader"] = "pyav"
     config = resolve_eval_config(options, config_file=folder / "data" / "miniature.toml", environ={})
     planned = plan(config, command=" ".join(sys.argv))
-    result, signal_number = run_plan(planned)
-    finish(planned, result, signal_number, {"json": False})
+    run_and_report(planned)
     return planned.path
 
 

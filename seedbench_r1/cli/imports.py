@@ -96,7 +96,7 @@ def _print(report: ImportReport, source: str) -> None:
     from seedbench_r1.cli import console
 
     screen = console.out()
-    for level, group in report.summary.levels.items():
+    for level, group in report.summary.splits.items():
         screen.print(
             f" {level}  {group.answered}/{group.n} answered, correct {group.correct} by our rules, "
             f"{group.strict_correct} by the strict rule",

@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 MODEL, LIMITS = "Judge", "Limits"
+DRAINING = "Stopping: verdicts in flight are finished and saved. Once more stops at once."
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -233,11 +234,11 @@ def estimate(runs: list[Run], settings: Any, prices: tuple[float, float] | None)
 
 def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> None:
     from seedbench_r1.cli import console
-    from seedbench_r1.cli.eval import draining_signals
     from seedbench_r1.cli.judge_results import JudgeProgress, print_consistency, run_json
+    from seedbench_r1.cli.signals import draining_signals
     from seedbench_r1.judges.run import judge_run
 
-    with draining_signals() as (stop, received), JudgeProgress(run, judge.judge_id, quiet=as_json) as progress:
+    with draining_signals(DRAINING) as (stop, received), JudgeProgress(run, judge.judge_id, quiet=as_json) as progress:
         verdicts: dict[str, Verdict] = judge_run(run, judge, limit=limit, stop=stop, observe=progress.observe)
     if as_json:
         typer.echo(json.dumps(run_json(run, judge.judge_id, verdicts)))

@@ -6,62 +6,38 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from seedbench_r1.cli.options import AsJson, ConfigFile, Given, with_settings
+from seedbench_r1.config import GROUPS, TABLE, EvalConfig
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
+from seedbench_r1.options import in_groups, settings_of
+from seedbench_r1.types import VideoConfig
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from seedbench_r1.types import EvalConfig, Failure, Media, Question
+    from seedbench_r1.types import Failure, Media, Question
 
-PIXELS = "Pixels (give what the runs will be given)"
 LINE_EVERY_S = 60.0  # off a terminal: a line so often, or for every so large share
 LINE_EVERY_SHARE = 0.05
 
+# Of eval's settings, those that decide which pixels are decoded, and how
+_NAMES = ("model", "base_model", "revision", "data_root", "levels", "frame_cache", "frame_cache_gb", "workers")
+_ROWS = {name: TABLE[name] for name in (*_NAMES, "decode_timeout_s", *settings_of(VideoConfig))}
 
-def _pixels(flag: str, text: str) -> Any:
-    return typer.Option(flag, rich_help_panel=PIXELS, help=text, show_default=False)
 
+@with_settings(in_groups(_ROWS, GROUPS))
+def prepare_command(given: Given, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Fill the frame cache. Call again to continue. Exit 4 if media are bad, 7 if the cache cannot be written.
 
-def prepare_command(
-    frame_cache: Annotated[Path | None, typer.Option("--frame-cache", help="Folder to fill.")] = None,
-    frame_cache_gb: Annotated[
-        float | None, typer.Option("--frame-cache-gb", help="Its limit in GB, 50.", show_default=False)
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="Folder of annotations/, videos/, images/.", show_default=False)
-    ] = None,
-    levels: Annotated[str | None, typer.Option(help="Levels to decode, L1,L2,L3.", show_default=False)] = None,
-    model: Annotated[
-        str | None, _pixels("--model", "Checkpoint whose patch grid decides the sizes; needed for Qwen3-VL.")
-    ] = None,
-    fps: Annotated[float | None, _pixels("--fps", "Frames per second of clip, 2.")] = None,
-    min_frames: Annotated[int | None, _pixels("--min-frames", "At least so many frames, 4.")] = None,
-    max_frames: Annotated[int | None, _pixels("--max-frames", "At most so many frames, 16.")] = None,
-    min_pixels: Annotated[int | None, _pixels("--min-pixels", "Per video frame, 100352.")] = None,
-    max_pixels: Annotated[int | None, _pixels("--max-pixels", "Per video frame, 105369.")] = None,
-    image_min_pixels: Annotated[int | None, _pixels("--image-min-pixels", "3136.")] = None,
-    image_max_pixels: Annotated[int | None, _pixels("--image-max-pixels", "200704.")] = None,
-    reader: Annotated[str | None, _pixels("--reader", "decord (default), pyav, torchcodec.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Decoding processes, 2.", show_default=False)] = None,
-    decode_timeout_s: Annotated[
-        float | None,
-        typer.Option("--decode-timeout", help="Seconds before a stuck decoder is killed, 60.", show_default=False),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file, by default ./seedbench-r1.toml.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-) -> None:
-    """Fill the frame cache. Call again to continue. Exit 4 if media are bad, 7 if the cache cannot be written."""
+    Give the pixel options that the runs will be given, and --model: its patch grid decides the sizes of Qwen3-VL.
+    """
     from seedbench_r1.questions import load_questions
 
-    given = dict(locals())
-    options = {name: given[name] for name in given if name not in ("config", "as_json", "model", "load_questions")}
-    resolved = _resolve(options, model, config)
+    resolved = _resolve(given, config)
     questions = load_questions(resolved.data_root, resolved.levels)
     bad, counts = _fill(questions, resolved)
     if as_json:
@@ -73,22 +49,22 @@ def prepare_command(
         raise DataError(f"The media of {len(bad)} of {len(questions)} questions are bad; the others are in the cache.")
 
 
-def _resolve(options: dict[str, Any], model: str | None, config_file: Path | None) -> EvalConfig:
+def _resolve(given: Given, config_file: Path | None) -> EvalConfig:
     """The settings that `eval` would use, with the model's own patch grid if a model is known."""
-    from seedbench_r1.config import parse_levels, read_config_file, resolve_eval_config
+    from seedbench_r1.config import EVAL_TABLE, resolve_eval_config
+    from seedbench_r1.config_file import read_config_file
 
-    if options["levels"] is not None:
-        options["levels"] = parse_levels(options["levels"])
-    settings = read_config_file(config_file, Path())
-    if model is None and settings.get("backend", "transformers") in ("transformers", "vllm"):
-        model = settings.get("model")
+    file = read_config_file(config_file, Path(), EVAL_TABLE)
+    model = given.get("model")
+    if model is None and file.get("backend", "transformers") in ("transformers", "vllm"):
+        model = file.get("model")
     unread = {"model": model or "none", "backend": "transformers"}  # nothing is loaded here
-    resolved = resolve_eval_config(options | unread, config_file=config_file)
+    resolved = resolve_eval_config(given | unread, config_file=config_file)
     if resolved.frame_cache is None:
         raise ConfigError("No frame cache given. Fix: seedbench-r1 data prepare --frame-cache DIR.")
     if model is None:
         return resolved
-    from seedbench_r1.engines.local import fit_size_multiple
+    from seedbench_r1.engines.plan import fit_size_multiple
     from seedbench_r1.models.checkpoint import inspect_model
 
     checkpoint = inspect_model(model, base_model=resolved.base_model, revision=resolved.revision)

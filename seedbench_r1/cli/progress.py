@@ -17,7 +17,7 @@ from seedbench_r1.runs.directory import merged_records, utc_now
 from seedbench_r1.types import Generation, RunRecord
 
 if TYPE_CHECKING:
-    from seedbench_r1.engines.local import Plan
+    from seedbench_r1.engines.base import Plan
 
 LINE_EVERY_S = 60.0
 LINE_EVERY_SHARE = 0.05
@@ -73,17 +73,17 @@ class EvalProgress:
                 self._last_line = (now, self._new)
                 self._console.print(self._line(record.split), soft_wrap=True)
 
-    def knows(self, record: RunRecord) -> bool:
-        """True if this question was observed already, with the same kind of outcome."""
-        earlier = self._records.get(record.question_id)
-        return earlier is not None and earlier.answered == record.answered
+    def say(self, text: str) -> None:
+        """A line for the user, above what is live."""
+        if not self._quiet:
+            self._console.print(text, soft_wrap=True)
 
     def _earlier(self) -> dict[str, RunRecord]:
         """Records of earlier calls; none if the run starts anew."""
         if self._plan.config.fresh or not (self._plan.path / "manifest.json").exists():
             return {}
         wanted = {question.question_id for question in self._plan.questions}
-        records = merged_records(self._plan.path, lines=self._plan.suite.lines)
+        records = merged_records(self._plan.path)
         return {i: record for i, record in records.items() if i in wanted}
 
     def _header(self) -> list[str]:
@@ -104,14 +104,14 @@ class EvalProgress:
             lines.append(f"warning: {len(self._plan.missing)} media files are absent; the run will stay INCOMPLETE")
         return lines
 
-    def _counts(self, level: str) -> tuple[int, int, list[RunRecord]]:
-        total = sum(question.split == level for question in self._plan.questions)
-        mine = [record for record in self._records.values() if record.split == level and record.answered]
+    def _counts(self, split: str) -> tuple[int, int, list[RunRecord]]:
+        total = sum(question.split == split for question in self._plan.questions)
+        mine = [record for record in self._records.values() if record.split == split and record.answered]
         return len(mine), total, mine
 
     def _line(self, level: str) -> str:
         done, total, records = self._counts(level)
-        accuracy = sum(r.score.correct for r in records if r.score) / done if done else float("nan")
+        accuracy = sum(r.score.credit for r in records if r.score) / done if done else float("nan")
         errors = sum(not record.answered for record in self._records.values())
         rate, eta = self._speed()
         paid = f" cost={self._cost:.4f}" if self._priced() else ""
@@ -164,7 +164,7 @@ class EvalProgress:
         text = f" {level:<6} {bar} {done:>5}/{total:<5}"
         if not done:
             return Text(text + "  waiting")
-        values = [float(record.score.correct) for record in records if record.score]
+        values = [record.score.credit for record in records if record.score]
         low, high = wilson_interval(sum(values), done, deff=design_effect(values, [r.cluster for r in records]))
         unparsed = sum(r.score.outcome != "answered" for r in records if r.score)
         share = 100 * sum(values) / done

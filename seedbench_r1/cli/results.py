@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.transfer_results import print_transfer, transfer_values
+from seedbench_r1.config import EvalConfig
 from seedbench_r1.prompts import build_prompt
 from seedbench_r1.runs.directory import Run, load_run
-from seedbench_r1.types import EvalConfig, GroupSummary, RunRecord, to_json
+from seedbench_r1.types import GroupSummary, Question, RunRecord, RunSummary, to_json
 
 if TYPE_CHECKING:
-    from seedbench_r1.engines.local import EvalResult, Plan
+    from seedbench_r1.engines.base import EvalResult, Plan
 
 
 def print_config(config: EvalConfig) -> None:
@@ -23,17 +25,23 @@ def print_config(config: EvalConfig) -> None:
 
 
 def print_result(planned: Plan, result: EvalResult) -> None:
-    """The closing block: a table of levels with intervals, and what to type next."""
+    """The closing block: a table with intervals, and what to type next."""
     run = load_run(planned.path)
     screen = console.out()
-    screen.print(level_table(run, result))
-    n_clusters = len({question.cluster for question in run.questions.values()})
-    note = f" 95 % intervals, clustered by video ({n_clusters} videos) {console.glyph('·', '|')} consistency not judged"
+    if planned.suite.name == "transfer":
+        print_transfer(planned, result)
+    else:
+        screen.print(level_table(run, result))
+        dot = console.glyph("·", "|")
+        n_clusters = len({question.cluster for question in run.questions.values()})
+        note = f" 95 % intervals, clustered by video ({n_clusters} videos) {dot} consistency not judged"
+        screen.print(note, soft_wrap=True)
     if result.summary.status == "incomplete":
-        note += f"\n INCOMPLETE: {result.summary.pending} questions have no answer; not to be ranked"
+        screen.print(
+            f" INCOMPLETE: {result.summary.pending} questions have no answer; not to be ranked", soft_wrap=True
+        )
     if result.summary.status == "subset":
-        note += "\n SUBSET: --limit was given; not to be ranked"
-    screen.print(note, soft_wrap=True)
+        screen.print(" SUBSET: --limit was given; not to be ranked")
     screen.print(f" saved {planned.path / 'summary.json'}", soft_wrap=True)
     example = next(iter(run.records), None)
     if example is not None:
@@ -47,9 +55,9 @@ def level_table(run: Run, result: EvalResult) -> Table:
     for name in ("n", "accuracy %", "unparsed", "truncated", "failed"):
         table.add_column(name, justify="right", no_wrap=True)
     groups: list[tuple[str, GroupSummary, list[RunRecord]]] = []
-    for level, group in result.summary.levels.items():
-        groups.append((level, group, [r for r in run.records.values() if r.split == level]))
-    for domain, group in result.summary.domains.items():
+    for split, group in result.summary.splits.items():
+        groups.append((split, group, [r for r in run.records.values() if r.split == split]))
+    for domain, group in _domains(result.summary).items():
         groups.append((f"  {domain}", group, [r for r in run.records.values() if r.domain == domain]))
     for name, group, records in groups:
         shown = f"{group.selected}" if group.selected == group.n else f"{group.selected} of {group.n}"
@@ -62,6 +70,10 @@ def level_table(run: Run, result: EvalResult) -> Table:
             str(group.failed),
         )
     return table
+
+
+def _domains(summary: RunSummary) -> dict[str, GroupSummary]:
+    return {name: group for domains in summary.groups.values() for name, group in domains.items()}
 
 
 def accuracy_cell(group: GroupSummary, records: list[RunRecord]) -> str:
@@ -78,7 +90,7 @@ def interval(records: list[RunRecord]) -> tuple[float, float, float]:
     """Wilson bounds with the effective sample size of the video clusters, and the design effect."""
     from leaderboards.stats import design_effect, wilson_interval
 
-    values = [float(record.score.correct) for record in records if record.score is not None]
+    values = [record.score.credit for record in records if record.score is not None]
     clusters = [record.cluster for record in records if record.score is not None]
     if not values:
         return math.nan, math.nan, math.nan
@@ -90,30 +102,34 @@ def interval(records: list[RunRecord]) -> tuple[float, float, float]:
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
     run = load_run(planned.path)
-    levels: dict[str, Any] = {}
-    for level, group in result.summary.levels.items():
-        low, high, deff = interval([r for r in run.records.values() if r.split == level])
-        levels[level] = to_json(group) | {
-            "accuracy": _number(group.accuracy) if group.answered == group.selected else None,
-            "ci": [_number(low), _number(high)],
-            "deff": _number(deff),
-        }
     failures = [
         {"question_id": r.question_id, "kind": r.failure.kind, "message": r.failure.message}
         for r in run.records.values()
         if r.failure is not None
     ]
-    value = {
+    value: dict[str, object] = {
         "schema": "sbr1.eval/1",
-        "status": result.summary.status,
         "run_dir": str(planned.path),
         "protocol_id": planned.manifest.protocol_id,
-        "levels": levels,
-        "domains": to_json(result.summary.domains),
-        "errors": failures,
-        "exit_code": exit_code,
     }
-    return json.dumps(value, ensure_ascii=False)
+    if planned.suite.name == "transfer":
+        value |= {"schema": "sbr1.transfer-eval/1", **transfer_values(result.summary)}
+    else:
+        value |= {"status": result.summary.status, "levels": _level_values(run, result.summary)}
+        value["domains"] = to_json(_domains(result.summary))
+    return json.dumps(value | {"errors": failures, "exit_code": exit_code}, ensure_ascii=False)
+
+
+def _level_values(run: Run, summary: RunSummary) -> dict[str, object]:
+    levels: dict[str, object] = {}
+    for split, group in summary.splits.items():
+        low, high, deff = interval([r for r in run.records.values() if r.split == split])
+        levels[split] = to_json(group) | {
+            "accuracy": _number(group.accuracy) if group.is_complete else None,
+            "ci": [_number(low), _number(high)],
+            "deff": _number(deff),
+        }
+    return levels
 
 
 def print_dry_run(planned: Plan, *, as_json: bool) -> None:
@@ -123,9 +139,13 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"schema": "sbr1.dry-run/1", **estimate}, ensure_ascii=False))
         return
-    question = planned.questions[0]
-    screen.print(f"prompt of {question.question_id}:\n")
-    screen.print(console.printable(build_prompt(question, planned.config.template)), soft_wrap=True)
+    shown: dict[str, Question] = {}
+    for question in planned.questions:  # the first of each kind
+        shown.setdefault(question.kind, question)
+    for question in shown.values():
+        kind = f" ({question.kind})" if planned.suite.name == "transfer" else ""
+        screen.print(f"prompt of {question.question_id}{kind}:\n")
+        screen.print(console.printable(build_prompt(question, planned.config.template)), soft_wrap=True)
     screen.print("")
     for name, value in estimate.items():
         screen.print(f" {name.replace('_', ' '):<26} {value}", soft_wrap=True)
@@ -152,7 +172,7 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
         )
         frames = len(indices)
         tokens += math.ceil(frames / 2) * height * width // area
-    if question.image.exists():
+    if question.image is not None and question.image.exists():
         rows, columns, _ = load_image(question.image, video).shape
         tokens += rows * columns // area
     text = len(build_prompt(question, config.template)) // 4

@@ -12,7 +12,7 @@ from seedbench_r1.errors import ConfigError
 
 if TYPE_CHECKING:
     from seedbench_r1.runs.directory import Run
-    from seedbench_r1.types import Question, RunRecord
+    from seedbench_r1.types import Question, RunRecord, Score
 
 
 def show_command(
@@ -23,13 +23,10 @@ def show_command(
 ) -> None:
     """Print one question with options, reasoning, answer and score; or list what failed."""
     from seedbench_r1.cli import console
-    from seedbench_r1.cli.transfer import describe_transfer
-    from seedbench_r1.runs.directory import load_run, run_schema
-    from seedbench_r1.suites.transfer_records import SCHEMA, TRANSFER_LINES
+    from seedbench_r1.runs.directory import load_run
     from seedbench_r1.types import to_json
 
-    transfer = run_schema(run) == SCHEMA
-    loaded = load_run(run, TRANSFER_LINES) if transfer else load_run(run)
+    loaded = load_run(run)
     if failed:
         _list_failures(loaded, as_json=as_json)
         return
@@ -42,8 +39,7 @@ def show_command(
     if as_json:
         typer.echo(json.dumps(to_json({"question": loaded.questions[question], "record": record}), ensure_ascii=False))
         return
-    lines = describe_transfer(loaded, question) if transfer else describe(loaded.questions[question], record)
-    for line in lines:
+    for line in describe(loaded.questions[question], record):
         console.out().print(console.printable(line), soft_wrap=True)
 
 
@@ -63,21 +59,21 @@ def _list_failures(run: Run, *, as_json: bool) -> None:
 
 def describe(question: Question, record: RunRecord | None) -> list[str]:
     """Lines of text: the question, its options with gold and answer marked, then what the model said."""
-    from seedbench_r1.types import LETTERS
-
     answer = record.parsed.answer if record and record.parsed else None
+    kind = "" if question.kind == "choice" else f"  {question.kind}"
     lines = [
-        f"{question.question_id}  {question.domain or question.split}  video {question.cluster}",
-        f"goal      {question.task_goal}",
+        f"{question.question_id}  {question.domain or question.split}{kind}  video {question.cluster}",
+        *([f"goal      {question.task_goal}"] if question.task_goal else []),
         *(f"done      {step.narration}" for step in question.progress),
         f"clip      {question.video or 'none'}",
-        f"image     {question.image}",
+        f"image     {question.image or 'none'}",
         "",
         question.text,
     ]
-    for letter, option in zip(LETTERS, question.options, strict=True):
+    for letter, option in zip(question.letters, question.options, strict=True):
         marks = " ".join(["gold"] * (letter == question.gold) + ["answered"] * (letter == answer))
         lines.append(f"  {letter}. {option}{'   <- ' + marks if marks else ''}")
+    lines += [f"gold      {question.gold}"] if not question.options else []
     lines.append("")
     if record is None:
         return [*lines, "not asked yet"]
@@ -88,10 +84,8 @@ def describe(question: Question, record: RunRecord | None) -> list[str]:
     generation, score = record.generation, record.score
     lines += [
         f"reasoning {record.parsed.reasoning if record.parsed.reasoning is not None else '(none)'}",
-        f"answer    {record.parsed.answer or '(not read)'}   from {record.parsed.answer_text!r}",
-        f"score     {score.outcome}, {'correct' if score.correct else 'wrong'}"
-        f"{'' if score.correct == score.strict_correct else ' (strict rule: wrong)'}"
-        f"{'' if record.parsed.format_ok else ', format not kept'}",
+        f"answer    {answer if answer is not None else '(not read)'}   from {record.parsed.answer_text!r}",
+        f"score     {score.outcome}, {_credit(score)}{'' if record.parsed.format_ok else ', format not kept'}",
     ]
     if generation.latency_s is not None:
         sizes = f"{generation.n_prompt_tokens} prompt, {generation.n_tokens} new"
@@ -99,3 +93,12 @@ def describe(question: Question, record: RunRecord | None) -> list[str]:
     if record.reader_note:
         lines.append(f"reader    {record.reader}: {record.reader_note}")
     return lines
+
+
+def _credit(score: Score) -> str:
+    """ "correct", "wrong", or the share of the credit; then what the strict rule says, if it differs."""
+    said = {1.0: "correct", 0.0: "wrong"}.get(score.credit, f"credit {score.credit:g}")
+    if score.credit == score.strict_credit:
+        return said
+    strict = {1.0: "correct", 0.0: "wrong"}.get(score.strict_credit, f"{score.strict_credit:g}")
+    return f"{said} (strict rule: {strict})"

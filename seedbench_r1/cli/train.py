@@ -9,170 +9,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seedbench_r1.cli.options import AsJson, DryRun, Given, PrintConfig, Quiet, with_settings
 from seedbench_r1.errors import Interrupted
+from seedbench_r1.options import in_groups
+from trainers.config import GROUPS, TABLE
 
 if TYPE_CHECKING:
     from trainers.loop import TrainPlan, TrainResult
 
-MODEL, DATA, GROUP, LOSS, OPTIMISER = "Model", "Data", "Rollouts and rewards", "Loss and reference", "Optimiser"
-RUNTIME, OUTPUT = "Runtime", "Output"
 DRAINING = "Stopping: this step is finished and saved. Once more stops at once."
 
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        "--report-to", rich_help_panel="Output", help="tensorboard, wandb, trackio, joined by commas; by default none."
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", rich_help_panel="Output", help="TOML with these options in its table train."),
+]
 
-def _option(flag: str, panel: str, text: str, **extra: Any) -> Any:
-    return typer.Option(flag, rich_help_panel=panel, help=text, show_default=False, **extra)
 
-
+@with_settings(in_groups(TABLE, GROUPS))
 def train_command(
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="TOML with these options under [train].", show_default=False)
-    ] = None,
-    algo: Annotated[str | None, _option("--algo", MODEL, "care, grpo or sft.")] = None,
-    preset: Annotated[
-        str | None, _option("--preset", MODEL, "care, care-paper, grpo, grpo-nokl, sft; by default --algo's own.")
-    ] = None,
-    model: Annotated[str | None, _option("--model", MODEL, "Checkpoint folder or hub id to start from.")] = None,
-    lora: Annotated[
-        bool | None, _option("--lora/--no-lora", MODEL, "Train adapters on the language model's linear layers.")
-    ] = None,
-    lora_r: Annotated[int | None, _option("--lora-r", MODEL, "Rank, 64.")] = None,
-    lora_alpha: Annotated[int | None, _option("--lora-alpha", MODEL, "Scale, 64.")] = None,
-    freeze_vision: Annotated[
-        bool | None, _option("--freeze-vision/--no-freeze-vision", MODEL, "Leave the vision tower as it is.")
-    ] = None,
-    dtype: Annotated[str | None, _option("--dtype", MODEL, "auto (bfloat16 on CUDA), bfloat16, float32.")] = None,
-    device: Annotated[str | None, _option("--device", MODEL, "auto (default), cuda, cuda:1, cpu.")] = None,
-    data: Annotated[Path | None, _option("--data", DATA, "Folder of annotations/, videos/, images/.")] = None,
-    train_file: Annotated[
-        Path | None, _option("--train-file", DATA, "Rows; training_6k.jsonl, for SFT training_with_cot_6k.jsonl.")
-    ] = None,
-    allow_missing: Annotated[
-        bool | None,
-        _option("--allow-missing/--no-allow-missing", DATA, "Replace rows whose media are absent by the next one."),
-    ] = None,
-    prompt_file: Annotated[Path | None, _option("--prompt-file", DATA, "Your wording, as for eval.")] = None,
-    fps: Annotated[float | None, _option("--fps", DATA, "Frames per second of clip, 2.")] = None,
-    min_frames: Annotated[int | None, _option("--min-frames", DATA, "At least so many frames, 4.")] = None,
-    max_frames: Annotated[int | None, _option("--max-frames", DATA, "At most so many frames, 16.")] = None,
-    min_pixels: Annotated[int | None, _option("--min-pixels", DATA, "Per video frame, 100352.")] = None,
-    max_pixels: Annotated[int | None, _option("--max-pixels", DATA, "Per video frame, 105369.")] = None,
-    image_min_pixels: Annotated[int | None, _option("--image-min-pixels", DATA, "3136.")] = None,
-    image_max_pixels: Annotated[int | None, _option("--image-max-pixels", DATA, "200704.")] = None,
-    reader: Annotated[str | None, _option("--reader", DATA, "decord (default), pyav, torchcodec.")] = None,
-    num_generations: Annotated[int | None, _option("--num-generations", GROUP, "Rollouts per question, 8.")] = None,
-    max_completion_length: Annotated[
-        int | None, _option("--max-completion-length", GROUP, "New tokens of a rollout, 768; longest SFT response.")
-    ] = None,
-    temperature: Annotated[float | None, _option("--temperature", GROUP, "1.")] = None,
-    top_p: Annotated[float | None, _option("--top-p", GROUP, "1: off.")] = None,
-    top_k: Annotated[int | None, _option("--top-k", GROUP, "0: off.")] = None,
-    format_weight: Annotated[float | None, _option("--format-weight", GROUP, "Of the format reward, 1.")] = None,
-    bonus: Annotated[str | None, _option("--bonus", GROUP, "care, dense (ablation) or none.")] = None,
-    bonus_weight: Annotated[float | None, _option("--bonus-weight", GROUP, "0.5.")] = None,
-    bonus_margin: Annotated[float | None, _option("--bonus-margin", GROUP, "0.")] = None,
-    bonus_cap: Annotated[float | None, _option("--bonus-cap", GROUP, "0.95.")] = None,
-    likelihood_mean: Annotated[str | None, _option("--likelihood-mean", GROUP, "geometric or arithmetic.")] = None,
-    beta: Annotated[float | None, _option("--beta", LOSS, "Weight of the KL penalty.")] = None,
-    kl_on: Annotated[str | None, _option("--kl-on", LOSS, "all rollouts (default) or accurate ones.")] = None,
-    reference: Annotated[str | None, _option("--reference", LOSS, "ema, frozen or none.")] = None,
-    ema_decay: Annotated[float | None, _option("--ema-decay", LOSS, "0.995.")] = None,
-    ema_every: Annotated[int | None, _option("--ema-every", LOSS, "Steps between its updates, 10.")] = None,
-    learning_rate: Annotated[float | None, _option("--learning-rate", OPTIMISER, "See --print-config.")] = None,
-    lr_scheduler_type: Annotated[
-        str | None, _option("--lr-scheduler-type", OPTIMISER, "cosine (default), linear, constant.")
-    ] = None,
-    warmup_ratio: Annotated[float | None, _option("--warmup-ratio", OPTIMISER, "Share of all steps.")] = None,
-    weight_decay: Annotated[float | None, _option("--weight-decay", OPTIMISER, "0.01.")] = None,
-    max_grad_norm: Annotated[float | None, _option("--max-grad-norm", OPTIMISER, "5.")] = None,
-    optimizer_device: Annotated[
-        str | None, _option("--optimizer-device", OPTIMISER, "auto, or cpu: fp32 weights and moments in main memory.")
-    ] = None,
-    fsdp: Annotated[
-        bool | None,
-        _option("--fsdp/--no-fsdp", OPTIMISER, "Spread weights, gradients and moments over the processes (FSDP2)."),
-    ] = None,
-    per_device_train_batch_size: Annotated[
-        int | None, _option("--per-device-train-batch-size", OPTIMISER, "Questions per process, 1.")
-    ] = None,
-    gradient_accumulation_steps: Annotated[
-        int | None, _option("--gradient-accumulation-steps", OPTIMISER, "Times as many questions a step.")
-    ] = None,
-    num_train_epochs: Annotated[float | None, _option("--num-train-epochs", OPTIMISER, "1.")] = None,
-    max_steps: Annotated[int | None, _option("--max-steps", OPTIMISER, "Instead of epochs.")] = None,
-    rollout_batch_size: Annotated[
-        int | None, _option("--rollout-batch-size", RUNTIME, "Questions whose rollouts grow together, 4.")
-    ] = None,
-    rollouts: Annotated[
-        str | None, _option("--rollouts", RUNTIME, "The sampler: builtin (default), or vllm beside the policy.")
-    ] = None,
-    gpu_memory_utilization: Annotated[
-        float | None,
-        _option("--gpu-memory-utilization", RUNTIME, "vllm: share of each GPU while it samples, 0.3."),
-    ] = None,
-    decode_cache: Annotated[
-        str | None, _option("--decode-cache", RUNTIME, "auto (static on CUDA), dynamic, static: of the rollouts.")
-    ] = None,
-    group_chunk: Annotated[
-        int | None, _option("--group-chunk", RUNTIME, "Rollouts per pass when memory is short; the same numbers.")
-    ] = None,
-    shared_prefix: Annotated[
-        bool | None, typer.Option("--shared-prefix/--no-shared-prefix", rich_help_panel=RUNTIME, show_default=False)
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool | None,
-        typer.Option(
-            "--gradient-checkpointing/--no-gradient-checkpointing", rich_help_panel=RUNTIME, show_default=False
-        ),
-    ] = None,
-    seed: Annotated[int | None, _option("--seed", RUNTIME, "Of order, options, rollouts and adapters, 42.")] = None,
-    workers: Annotated[int | None, _option("--workers", RUNTIME, "Decoding processes, 2.")] = None,
-    decode_timeout_s: Annotated[
-        float | None, _option("--decode-timeout", RUNTIME, "Seconds before a stuck decoder is killed, 60.")
-    ] = None,
-    frame_cache: Annotated[
-        Path | None, _option("--frame-cache", RUNTIME, "Folder that keeps decoded frames for later epochs and runs.")
-    ] = None,
-    frame_cache_gb: Annotated[float | None, _option("--frame-cache-gb", RUNTIME, "Its limit in GB, 50.")] = None,
-    out: Annotated[Path | None, _option("--out", OUTPUT, "Where checkpoints and metrics go.")] = None,
-    save_steps: Annotated[int | None, _option("--save-steps", OUTPUT, "Steps between checkpoints, 100.")] = None,
-    save_total_limit: Annotated[int | None, _option("--save-total-limit", OUTPUT, "Newest kept, 3.")] = None,
-    logging_steps: Annotated[int | None, _option("--logging-steps", OUTPUT, "Steps between lines shown, 10.")] = None,
-    eval_every: Annotated[
-        int | None, _option("--eval-every", OUTPUT, "Steps between evaluations on questions held out of the rows.")
-    ] = None,
-    eval_questions: Annotated[int | None, _option("--eval-questions", OUTPUT, "How many are held out, 64.")] = None,
-    report_to: Annotated[
-        str | None, _option("--report-to", OUTPUT, "tensorboard, wandb, trackio, joined by commas; none (default).")
-    ] = None,
-    rollout_log_steps: Annotated[
-        int | None, _option("--rollout-log-steps", OUTPUT, "Steps between samples in rollouts.jsonl, 10; 0: none.")
-    ] = None,
-    print_config: Annotated[bool, _option("--print-config", OUTPUT, "Print the resolved settings and stop.")] = False,
-    dry_run: Annotated[bool, _option("--dry-run", OUTPUT, "Check everything, load no model, and stop.")] = False,
-    as_json: Annotated[bool, _option("--json", OUTPUT, "One JSON object on stdout.")] = False,
-    quiet: Annotated[bool, _option("--quiet", OUTPUT, "No progress.")] = False,
+    given: Given,
+    config_file: ConfigFile = None,
+    report_to: ReportTo = None,
+    print_config: PrintConfig = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a checkpoint by SFT, GRPO or GRPO-CARE. The same command again continues an interrupted training.
 
     Exit codes: 0 done, 3 configuration, 4 data, 7 memory or disk, 130/143 interrupted after a checkpoint.
     """
-    options = dict(locals())
-    for name in ("config_file", "print_config", "dry_run", "as_json", "quiet", "report_to"):
-        del options[name]
-    mode = {"print_config": print_config, "dry_run": dry_run, "json": as_json, "quiet": quiet}
-    _run(options, config_file, mode, report_to)
-
-
-def _run(options: dict[str, Any], config_file: Path | None, mode: dict[str, bool], report_to: str | None) -> None:
     from seedbench_r1.cli import console
-    from seedbench_r1.cli.eval import draining_signals
+    from seedbench_r1.cli.signals import draining_signals
     from seedbench_r1.types import to_json
     from trainers.config import resolve_train_config
     from trainers.trackers import open_trackers, parse_trackers
 
     trackers = parse_trackers(report_to)
-    config = resolve_train_config(options, config_file=config_file)
-    if mode["print_config"]:
+    config = resolve_train_config(given, config_file=config_file)
+    if print_config:
         console.out().print(json.dumps(to_json(config), indent=1, ensure_ascii=False), soft_wrap=True)
         return
     from trainers.loop import plan, train
@@ -180,13 +61,12 @@ def _run(options: dict[str, Any], config_file: Path | None, mode: dict[str, bool
 
     processes = Processes(config.device)
     planned = plan(config, world=processes.world)
-    if mode["dry_run"]:
+    if dry_run:
         if processes.is_main:
-            _print_dry_run(planned, as_json=mode["json"])
+            _print_dry_run(planned, as_json=as_json)
         return
     console.silence_weight_bars()
-    quiet = mode["quiet"] or mode["json"] or not processes.is_main
-    progress = TrainProgress(planned, quiet=quiet)
+    progress = TrainProgress(planned, quiet=quiet or as_json or not processes.is_main)
     progress.begin()
     with open_trackers(trackers if processes.is_main else (), config, planned.done) as opened:
 
@@ -198,7 +78,7 @@ def _run(options: dict[str, Any], config_file: Path | None, mode: dict[str, bool
         with draining_signals(DRAINING) as (stop, received):
             result = train(config, stop=stop, observe=observe)
     if processes.is_main:
-        _print_result(result, as_json=mode["json"])
+        _print_result(result, as_json=as_json)
     if not result.finished:
         raise Interrupted(
             f"Stopped by a signal after step {result.step} of {result.n_steps}. Run it again to go on.",

@@ -65,7 +65,7 @@ def _level_status(data_root: Path, level: str, manifest: DataManifest) -> LevelS
     except DataError as error:
         return LevelStatus(level, path, 0, 0, 0, (), (), 0, str(error))
     videos = {question.video for question in questions if question.video is not None}
-    images = {question.image for question in questions}
+    images = {question.image for question in questions if question.image is not None}
     files = videos | images
     present = {file for file in files if file.exists()}
     return LevelStatus(

@@ -1,4 +1,4 @@
-"""`eval --engine lmms-eval`: lmms-eval answers, and its samples files become a run directory like any other.
+"""The engine on lmms-eval: it answers, and its samples files become a run directory like any other.
 
 The questions asked are those of the run that have no answer yet, so the same command continues. Parsing and scoring are
 done again here, by the same functions as for our own backends.
@@ -10,11 +10,15 @@ import hashlib
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from seedbench_r1.config import LMMS_PATH_ARGUMENTS, EvalConfig, lmms_checkpoint, settings
+from seedbench_r1.config_file import toml_lines
+from seedbench_r1.engines.base import Plan, Recorder, RunProtocol
 from seedbench_r1.engines.lmms_process import (
     OWN_MODEL,
     TASK_FOLDER,
@@ -26,78 +30,62 @@ from seedbench_r1.engines.lmms_process import (
     read_samples,
     run_job,
 )
-from seedbench_r1.engines.local import EvalResult, Plan, plan, to_record
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import write_text
-from seedbench_r1.models.checkpoint import fingerprint, model_name
+from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, model_name
 from seedbench_r1.parsing import PARSER_VERSION
-from seedbench_r1.prompts import DEFAULT_TEMPLATE
-from seedbench_r1.runs.directory import RunDir, run_directory, utc_now
+from seedbench_r1.prompts import DEFAULT_TEMPLATE, prompt_file_table
+from seedbench_r1.runs.directory import utc_now
 from seedbench_r1.runs.records import question_line
-from seedbench_r1.scoring import summarise
-from seedbench_r1.types import (
-    EvalConfig,
-    Failure,
-    Generation,
-    ModelInfo,
-    Question,
-    RunRecord,
-    SamplingConfig,
-    Template,
-    VideoConfig,
-    to_json,
-)
+from seedbench_r1.suites.base import Suite
+from seedbench_r1.types import Failure, Generation, ModelInfo, Question, RunRecord, SamplingConfig, to_json
 
 WORK = "lmms-eval"  # in the run directory: a folder for each call, and the run of our own model
-# Where lmms-eval looks for a model's name (its evaluation_tracker.py, 0.7.3)
-PATH_ARGUMENTS = ("pretrained", "model", "model_version", "model_name", "model_id", "path")
 # Settings of a run that our model under lmms-eval gets in another way, or that are this side's business
-_SAID_OTHERWISE = {"model", "data_root", "levels", "video", "sampling", "template", "annotations", "batch_size"}
-_SAID_OTHERWISE |= {"runs_dir", "run_name", "limit", "fresh", "allow_missing", "retry_errors", "max_error_rate"}
-_NO_SETTINGS = {*PATH_ARGUMENTS, "device", "device_map", "batch_size", "num_concurrent", "timeout", "base_url"}
+_SAID_OTHERWISE = {"model", "data_root", "levels", "annotations", "batch_size", "suite", "engine", "protocol"}
+_SAID_OTHERWISE |= {"lmms_model", "lmms_model_args", "data_parallel", "max_error_rate", "retry_errors"}
+_SAID_OTHERWISE |= {"runs_dir", "run_name", "limit", "fresh", "allow_missing"}
+_NO_SETTINGS = {*LMMS_PATH_ARGUMENTS, "device", "device_map", "batch_size", "num_concurrent", "timeout", "base_url"}
 
 
-def checkpoint_of(args: str) -> str | None:
-    """The checkpoint that lmms-eval's --model_args name; None if they name none."""
-    given = dict(pair.partition("=")[::2] for pair in args.split(",") if pair)
-    return next((given[name] for name in PATH_ARGUMENTS if given.get(name)), None)
+def loads_the_model(config: EvalConfig) -> bool:
+    """Whether a model of lmms-eval's own answers, whose frames, pixels and weights are its business."""
+    return config.engine == "lmms-eval" and config.lmms_model != OWN_MODEL
 
 
-def plan_with_lmms_eval(
-    config: EvalConfig, lmms_model: str, lmms_model_args: str = "", *, command: str = ""
-) -> tuple[Plan, LmmsModel]:
-    """As plan(), for a model that lmms-eval loads.
+def identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
+    """What can be known of a checkpoint that lmms-eval loads: as of any other if it is a folder, else its name."""
+    model = lmms_checkpoint(config.lmms_model_args or "") or config.model
+    if Path(model).is_dir():
+        checkpoint = inspect_model(model, any_architecture=True)
+        return checkpoint, checkpoint.info
+    mark = hashlib.sha256(f"{config.lmms_model} {model} {config.lmms_model_args or ''}".encode()).hexdigest()[:16]
+    return None, ModelInfo(path=model, name=model_name(model), fingerprint=mark)
 
-    lmms-eval's own models choose frames and pixels themselves: their runs have the protocol "lmms-eval" and an id of
-    their own, and compare with nothing measured otherwise. Our model under lmms-eval keeps its protocol.
 
-    Raises:
-        ConfigError: lmms-eval is not installed, --shard was given, or as plan().
-        DataError: as plan().
-    """
+def protocol_of(config: EvalConfig) -> RunProtocol:
+    """lmms-eval's own models choose frames and pixels themselves: their runs compare with no others."""
     version = lmms_eval_version()
-    if config.shard is not None:
-        raise ConfigError("--engine lmms-eval does not share a run between processes. Fix: leave out --shard.")
-    named = checkpoint_of(lmms_model_args)
-    if lmms_model == OWN_MODEL:
-        planned = plan(config, command=command)
-        model = LmmsModel(OWN_MODEL, lmms_model_args)
-        protocol, identity, info = config.protocol, planned.manifest.protocol_id, planned.manifest.model
-    else:
-        info = _model_info(named or config.model, lmms_model, lmms_model_args)
-        planned = plan(config, command=command, model=info)
-        args = lmms_model_args if named else ",".join(filter(None, [f"pretrained={config.model}", lmms_model_args]))
-        model = LmmsModel(lmms_model, args)
-        protocol, identity = "lmms-eval", _protocol_id(config, model, version)
-    manifest = replace(
-        planned.manifest,
-        protocol=protocol,
-        protocol_id=identity,
-        backend=f"lmms-eval:{lmms_model}",
-        versions=planned.manifest.versions | {"lmms-eval": version},
+    named = RunProtocol("lmms-eval", _protocol_id(config, _model(config), version), "")
+    return under_lmms_eval(named, config.lmms_model or "")
+
+
+def under_lmms_eval(protocol: RunProtocol, model: str = OWN_MODEL) -> RunProtocol:
+    """The protocol of a run that lmms-eval carries out: our model under it keeps its own."""
+    return replace(
+        protocol,
+        backend=f"lmms-eval:{model}",
+        model_suffix=f"-lmms-{model}",
+        versions={"lmms-eval": lmms_eval_version()},
     )
-    path = run_directory(config.runs_dir, f"{info.name}-lmms-{lmms_model}", identity, config.run_name)
-    return replace(planned, path=path, manifest=manifest), model
+
+
+def _model(config: EvalConfig) -> LmmsModel:
+    """The model as lmms-eval is to be told of it; for ours, `args` are additions to what the settings say."""
+    name, args = config.lmms_model or OWN_MODEL, config.lmms_model_args or ""
+    if name != OWN_MODEL and lmms_checkpoint(args) is None:
+        args = ",".join(filter(None, [f"pretrained={config.model}", args]))
+    return LmmsModel(name, args)
 
 
 def own_model_args(config: EvalConfig, folder: Path) -> str:
@@ -105,71 +93,75 @@ def own_model_args(config: EvalConfig, folder: Path) -> str:
 
     A wording of the user's is written to prompt.toml there. Raises ConfigError for values that lmms-eval cannot carry.
     """
-    options: dict[str, Any] = {"pretrained": Path(config.model).absolute() if Path(config.model).exists() else None}
-    options["pretrained"] = options["pretrained"] or config.model
-    given = {field.name: getattr(config, field.name) for field in fields(EvalConfig)}
-    for field in fields(EvalConfig):
-        if field.name not in _SAID_OTHERWISE and given[field.name] != field.default:
-            options[field.name] = given[field.name]
-    options |= {field.name: getattr(config.video, field.name) for field in fields(VideoConfig)}
-    for name in ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed"):
-        options[name] = getattr(config.sampling, name)
-    options["annotations"] = None if config.annotations is None else config.annotations.absolute()
+    said = {name: value for name, value in settings(config).items() if name not in _SAID_OTHERWISE}
+    plain = {field.name: field.default for field in fields(EvalConfig)}
+    options: dict[str, object] = {"pretrained": config.model}
+    if Path(config.model).exists():
+        options["pretrained"] = Path(config.model).absolute()
+    options |= {name: value for name, value in said.items() if value != plain.get(name)}
+    if config.annotations is not None:
+        options["annotations"] = config.annotations.absolute()
     if config.template != DEFAULT_TEMPLATE:
         options["prompt_file"] = (folder / "prompt.toml").absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "prompt.toml", _as_toml(config.template))
+        write_text(folder / "prompt.toml", toml_lines(prompt_file_table(config.template)))
     return join_model_args(options | {"runs_dir": folder.absolute(), "allow_missing": True})
 
 
-def evaluate_with_lmms_eval(
-    planned: Plan,
-    model: LmmsModel,
-    *,
-    stop: threading.Event | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> EvalResult:
-    """Ask lmms-eval every pending question, and count what came back.
+class LmmsEngine(nullcontext["LmmsEngine"]):
+    """Asks lmms-eval every pending question, in a process of its own, and counts what came back.
 
     A question that is not in the samples exactly once is a failure: the run is INCOMPLETE and the next call asks again.
-
-    Args:
-        stop: when set, lmms-eval is stopped; it saves nothing before its end, so this call's answers are lost.
-        say: told where the messages of lmms-eval go.
-
-    Raises:
-        ConfigError, ResourceError: as RunDir.open.
-        DataError: the samples files are damaged, or answer a question that was not asked.
     """
-    config, stop = planned.config, stop or threading.Event()
-    with RunDir.open(planned.path, planned.manifest, planned.questions, fresh=config.fresh) as run:
-        if config.fresh and (planned.path / WORK).exists():
-            (planned.path / WORK).rename(planned.path / f"{WORK}-until-{utc_now().replace(':', '')}")
-        pending = run.pending(planned.questions, retry_errors=config.retry_errors)
-        run.event("start", pending=len(pending), command=planned.manifest.command, shard=None)
-        absent = set(planned.missing)
+
+    stop_message = "Stopping: lmms-eval saves nothing before its end, so the answers of this call are lost."
+
+    def __init__(self, config: EvalConfig) -> None:
+        super().__init__(self)
+        self._config = config
+
+    def check(self, config: EvalConfig, suite: Suite) -> None:
+        """Raise ConfigError if lmms-eval is not installed, no model of it was named, or the suite is not ours alone."""
+        lmms_eval_version()
+        if suite.name != "seedbench-r1":
+            raise ConfigError(
+                f"--suite {suite.name} does not run on --engine lmms-eval, whose tasks ask otherwise. "
+                f"Fix: leave out --engine, or --suite transfer-lmms for lmms-eval's own tasks."
+            )
+        if config.lmms_model is None:
+            raise ConfigError("lmms-eval needs both --engine lmms-eval and --lmms-model NAME, e.g. qwen2_5_vl.")
+
+    def writers(self, plan: Plan) -> int:
+        """Its answers are read when it has ended, and written by this process."""
+        return 0
+
+    def answer(self, plan: Plan, pending: Sequence[Question], recorder: Recorder, *, stop: threading.Event) -> None:
+        """See engines.base.Engine. A stop ends lmms-eval at once, and this call's answers are lost.
+
+        Raises:
+            DataError: the samples files are damaged, or answer a question that was not asked.
+        """
+        if plan.config.fresh and (plan.path / WORK).exists():
+            (plan.path / WORK).rename(plan.path / f"{WORK}-until-{utc_now().replace(':', '')}")
+        absent = set(plan.missing)
         asked = [question for question in pending if not absent & {question.video, question.image}]
         for question in pending:
             if absent & {question.video, question.image}:
-                run.append(to_record(question, Failure("media_error", "its media are absent; lmms-eval was not asked")))
-        if asked and not stop.is_set():
-            job = _prepare(planned, model, asked)
-            say(f"lmms-eval answers {len(asked):,} questions and saves nothing before its end; messages: {job.log}")
-            run_job(job, stop=stop)
-            if not stop.is_set():
-                for record in read_records(job, asked, config.sampling):
-                    run.append(record)
-        run.refresh()
-        summary = summarise(run.records(), run.questions.values(), run.manifest.n_total)
-        run.finish(summary, None)
-        left = run.pending(planned.questions)
-        records = run.records()
-        failed = sum(question.question_id in records for question in left)
-        run.event("stop", status=summary.status, unanswered=len(left), failed=failed, stopped=stop.is_set())
-        return EvalResult(summary, unanswered=len(left), failed=failed, stopped=stop.is_set())
+                failure = Failure("media_error", "its media are absent; lmms-eval was not asked")
+                recorder.write(plan.suite.record(question, failure))
+        if not asked or stop.is_set():
+            return
+        job = _prepare(plan, _model(plan.config), asked)
+        recorder.say(
+            f"lmms-eval answers {len(asked):,} questions and saves nothing before its end; messages: {job.log}"
+        )
+        run_job(job, stop=stop)
+        if not stop.is_set():
+            for record in read_records(job, asked, plan.config.sampling, plan.suite):
+                recorder.write(record)
 
 
-def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig) -> list[RunRecord]:
+def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig, suite: Suite) -> list[RunRecord]:
     """One record for each question that was asked, from the samples files.
 
     Raises:
@@ -187,12 +179,12 @@ def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig) 
     for question in asked:
         found = samples[question.question_id]
         if len(found) == 1:
-            records.append(to_record(question, _generation(found[0], sampling)))
+            records.append(suite.record(question, _generation(found[0], sampling)))
             continue
         message = f"lmms-eval gave {len(found)} answers"
         if not found:
             message = f"lmms-eval gave no answer; its log ends with: {reason}; log: {job.log}"
-        records.append(to_record(question, Failure("backend_error", message)))
+        records.append(suite.record(question, Failure("backend_error", message)))
     return records
 
 
@@ -244,7 +236,7 @@ def write_task(folder: Path, name: str, questions: list[Question], config: EvalC
     """A YAML file (written as JSON, which YAML includes) for these questions, with the settings beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, rows = folder / f"{name}.settings.json", folder / f"{name}.questions.jsonl"
-    located = [_absolute(question) for question in questions]
+    located = [question.with_absolute_paths() for question in questions]
     write_text(rows, "".join(question_line(question) for question in located))
     value = {"data_root": str(config.data_root.absolute()), "template": to_json(config.template)}
     write_text(settings, json.dumps(value | {"questions": str(rows.absolute())}))
@@ -268,29 +260,9 @@ def write_task(folder: Path, name: str, questions: list[Question], config: EvalC
     write_text(folder / f"{name}.yaml", json.dumps(task, indent=1, ensure_ascii=False) + "\n")
 
 
-def _absolute(question: Question) -> Question:
-    video = None if question.video is None else question.video.absolute()
-    return replace(question, video=video, image=question.image.absolute())
-
-
-def _model_info(model: str, lmms_model: str, args: str) -> ModelInfo:
-    """What can be known of a checkpoint that lmms-eval loads: its weight files if it is a folder, else its name."""
-    folder = Path(model)
-    weights = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin")) if folder.is_dir() else []
-    mark = fingerprint(weights) if weights else hashlib.sha256(f"{lmms_model} {model} {args}".encode()).hexdigest()[:16]
-    return ModelInfo(path=model, name=model_name(model), fingerprint=mark)
-
-
 def _protocol_id(config: EvalConfig, model: LmmsModel, version: str) -> str:
     """First 8 hex digits of the hash of what we know to change numbers: wording, sampling, the model's arguments."""
     settings = sorted(pair for pair in model.args.split(",") if pair.partition("=")[0] not in _NO_SETTINGS)
     sampled = {name: value for name, value in to_json(config.sampling).items() if name not in ("seed", "logprobs")}
     parts = [version, model.name, settings, to_json(config.template), sampled, PARSER_VERSION]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _as_toml(template: Template) -> str:
-    """A prompt file. JSON strings are TOML strings, but for the character 127."""
-    values = {name: value for name, value in to_json(template).items() if value is not None}
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
-    return "\n".join(lines).replace("\x7f", "\\u007f") + "\n"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from seedbench_r1.config import EvalConfig
 from seedbench_r1.engines.lmms import other_device, own_model_args
 from seedbench_r1.engines.lmms_process import (
     LmmsJob,
@@ -28,7 +29,7 @@ from seedbench_r1.files import write_json
 from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.runs.directory import run_directory, slug, utc_now
-from seedbench_r1.types import EvalConfig, to_json
+from seedbench_r1.types import to_json
 
 SUITE = "transfer-lmms"
 SCHEMA = "sbr1.transfer-lmms/1"

@@ -1,4 +1,4 @@
-"""`eval --engine ray`: one run, answered by workers on one or many machines that take questions as they have room.
+"""The engine on Ray: one run, answered by workers on one or many machines that take questions as they have room.
 
 A worker is a plain Ray actor: a backend, its decoders and a record file of its own. Ray Data's map_batches is not used:
 it hands out whole batches, so that a GPU waits for the slowest answer of each; it keeps a dead worker's batches for its
@@ -10,25 +10,27 @@ from __future__ import annotations
 import importlib.util
 import logging
 import socket
+import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.engines.local import EvalResult, Observe, Plan, conclude, hash_weights
+from seedbench_r1.config import EvalConfig
+from seedbench_r1.engines.base import DRAINING, Plan, Recorder
 from seedbench_r1.engines.ray_worker import Job, Worker, record_file
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.media.loader import PREFETCH_PER_WORKER
-from seedbench_r1.runs.directory import RunDir
-from seedbench_r1.runs.records import read_lines, record_from_json, to_record
-from seedbench_r1.types import EvalConfig, Failure, Question, RunRecord
+from seedbench_r1.runs.records import read_lines, record_from_json
+from seedbench_r1.suites.base import Suite
+from seedbench_r1.types import Failure, Question, RunRecord
 
 log = logging.getLogger(__name__)
 
-MAX_LOST = 3  # workers that died with a question in hand, after which it counts as failed
+MAX_LOST = 3  # workers that died with a question in flight, after which it counts as failed
 MAX_DEATHS = 3  # of one worker in a row, without an answer in between, after which it gets no successor
 POLL_S = 0.2  # how soon a stop is noticed while nothing happens
 CONNECT_S = 5.0  # for the first connection to a cluster; Ray itself would try for two minutes and end the process
@@ -37,31 +39,67 @@ OBJECT_STORE_BYTES = 80 * 2**20  # of a cluster of our own: Ray's least is 75 Mi
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PoolSize:
     """How many workers a run gets, and GPUs for each."""
 
     n: int
     gpus: int
 
 
-def check_ray(config: EvalConfig) -> None:
-    """Raise ConfigError if Ray is not installed, or the settings make no sense with it."""
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--engine ray needs Ray, which is not installed. Fix: pip install 'seedbench-r1[ray]'")
-    if config.backend == "openai":
-        raise ConfigError(
-            "An API model needs no Ray. Fix: leave out --engine ray; --concurrency says how many at once."
-        )
-    if config.data_parallel > 1:
-        raise ConfigError("--engine ray starts its own workers. Fix: --ray-workers N instead of --data-parallel N.")
-    if config.shard is not None:
-        raise ConfigError("--engine ray hands out the questions itself. Fix: leave out --shard.")
-    if ":" in config.device:
-        raise ConfigError(f"Ray gives every worker its GPU. Fix: leave out --device {config.device}.")
+class RayEngine:
+    """Connects to a cluster on entering, or starts one on this machine for as long as the block lasts.
+
+    Every worker writes its results into records.<worker>-of-<n>.jsonl of the run directory, which all machines must
+    share. The driver sees one record at a time and keeps none but the run's own count.
+    """
+
+    stop_message = DRAINING
+
+    def __init__(self, config: EvalConfig) -> None:
+        self._config = config
+        self._resources = ExitStack()
+        self._size = PoolSize(0, 0)
+
+    def check(self, config: EvalConfig, suite: Suite) -> None:
+        """Raise ConfigError if Ray is not installed, or the settings make no sense with it. Every suite runs on it."""
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError("--engine ray needs Ray, which is not installed. Fix: pip install 'seedbench-r1[ray]'")
+        if config.backend == "openai":
+            raise ConfigError(
+                "An API model needs no Ray. Fix: leave out --engine ray; --concurrency says how many at once."
+            )
+        if ":" in config.device:
+            raise ConfigError(f"Ray gives every worker its GPU. Fix: leave out --device {config.device}.")
+
+    def __enter__(self) -> RayEngine:
+        config = self._config
+        with ExitStack() as stack:
+            stack.enter_context(redirect_stdout(sys.stderr))  # where Ray prints that a worker died
+            self._size = stack.enter_context(ray_cluster(config.ray_address, config.ray_workers, config))
+            self._resources = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._resources.close()
+
+    def writers(self, plan: Plan) -> int:
+        """One for each worker."""
+        return self._size.n
+
+    def answer(self, plan: Plan, pending: Sequence[Question], recorder: Recorder, *, stop: threading.Event) -> None:
+        """See engines.base.Engine.
+
+        Raises:
+            ConfigError: a machine does not see the run directory, the data or the model.
+            ResourceError: from a worker's backend; the workers do not stay alive.
+        """
+        job = Job(_with_absolute_paths(plan.config), plan.path.absolute(), recorder.run.manifest, self._size.n)
+        with ActorPool(job, self._size, recorder, plan.suite) as pool:
+            pool.answer(deque(question.with_absolute_paths() for question in pending), stop)
 
 
 @contextmanager
-def ray_cluster(address: str | None, n_workers: int | None, config: EvalConfig) -> Iterator[Pool]:
+def ray_cluster(address: str | None, n_workers: int | None, config: EvalConfig) -> Iterator[PoolSize]:
     """Connect to a cluster, or start one on this machine for as long as the block lasts.
 
     Args:
@@ -104,7 +142,7 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
-def size_pool(config: EvalConfig, n_workers: int | None, resources: dict[str, float]) -> Pool:
+def size_pool(config: EvalConfig, n_workers: int | None, resources: dict[str, float]) -> PoolSize:
     """Workers that fit into the cluster: one CPU each and, for a model on GPUs, its GPUs.
 
     Raises ConfigError if the workers that were asked for do not fit: Ray would wait for ever.
@@ -121,7 +159,7 @@ def size_pool(config: EvalConfig, n_workers: int | None, resources: dict[str, fl
             f"{n} workers need {n} CPUs and {n * each} GPUs; Ray's cluster has {cpus} and {gpus}. "
             f"Fix: --ray-workers {room}" + ("" if room else ", after more machines have joined it.")
         )
-    return Pool(n, each)
+    return PoolSize(n, each)
 
 
 def gpus_per_worker(config: EvalConfig) -> int:
@@ -139,34 +177,8 @@ def window(config: EvalConfig) -> int:
     return PREFETCH_PER_WORKER * config.workers + in_backend
 
 
-def evaluate_with_ray(
-    planned: Plan, pool: Pool, *, stop: threading.Event | None = None, observe: Observe = lambda record: None
-) -> EvalResult:
-    """As evaluate(), with the questions answered by Ray workers. Open ray_cluster() first.
-
-    Every worker writes its results into records.<worker>-of-<n>.jsonl of the run directory, which all machines must
-    share. The driver sees one record at a time and keeps none but the run's own count.
-
-    Raises:
-        ConfigError: as RunDir.open; a machine does not see the run directory, the data or the model.
-        ResourceError: as RunDir.open; from a worker's backend; the workers do not stay alive.
-    """
-    config, stop = planned.config, stop or threading.Event()
-    with RunDir.open(planned.path, planned.manifest, planned.questions, fresh=config.fresh) as alone:
-        pending = alone.pending(planned.questions, retry_errors=config.retry_errors)
-    # Opened anew as shard 0, so that the workers may write beside it, and no other whole run may
-    with RunDir.open(planned.path, planned.manifest, planned.questions, shard=(0, pool.n)) as run:
-        run.event("start", pending=len(pending), command=planned.manifest.command, ray_workers=pool.n)
-        weights = hash_weights(planned, run.manifest)
-        if pending:
-            job = Job(_located(config), planned.path.absolute(), run.manifest, pool.n)
-            with _Crew(job, pool, run, observe) as crew:
-                crew.answer(deque(map(_with_whole_paths, pending)), stop)
-        return conclude(run, planned, weights, shard=None, stopped=stop.is_set())
-
-
-def _located(config: EvalConfig) -> EvalConfig:
-    """With whole paths: a worker may start in another folder. plan() has made local folders of hub ids."""
+def _with_absolute_paths(config: EvalConfig) -> EvalConfig:
+    """A worker may start in another folder. plan() has made local folders of hub ids."""
     return replace(
         config,
         model=str(Path(config.model).absolute()),
@@ -176,50 +188,45 @@ def _located(config: EvalConfig) -> EvalConfig:
     )
 
 
-def _with_whole_paths(question: Question) -> Question:
-    video = None if question.video is None else question.video.absolute()
-    return replace(question, video=video, image=question.image.absolute())
-
-
 @dataclass(slots=True)
-class _Member:
+class _Actor:
     """A worker as the driver sees it."""
 
     number: int  # 1-based
-    actor: Any  # Ray's handle; None: it died too often and got no successor
-    in_hand: dict[Any, Question] = field(default_factory=dict)  # Ray's reference of an answer to come -> its question
+    handle: Any  # Ray's handle; None: it died too often and got no successor
+    in_flight: dict[Any, Question] = field(default_factory=dict)  # Ray's reference of an answer to come -> its question
     deaths: int = 0  # in a row, without an answer in between
 
 
-class _Crew:
-    """The workers of a run, and which questions they have in hand. A context manager."""
+class ActorPool:
+    """The workers of a run, and which questions they work on. A context manager."""
 
-    def __init__(self, job: Job, pool: Pool, run: RunDir, observe: Observe) -> None:
+    def __init__(self, job: Job, size: PoolSize, recorder: Recorder, suite: Suite) -> None:
         self._job = job
-        self._pool = pool
-        self._run = run
-        self._observe = observe
+        self._size = size
+        self._recorder = recorder
+        self._suite = suite
         self._window = window(job.config)
         self._pending: deque[Question] = deque()
-        self._lost: Counter[str] = Counter()  # by question_id: workers that died with it in hand
+        self._lost: Counter[str] = Counter()  # by question_id: workers that died with it in flight
         self._draining = False
         self._error: BaseException | None = None  # the first that concerns all questions
-        self._members: list[_Member] = []
+        self._actors: list[_Actor] = []
 
-    def __enter__(self) -> _Crew:
-        self._members = [_Member(number, self._start(number)) for number in range(1, self._pool.n + 1)]
+    def __enter__(self) -> ActorPool:
+        self._actors = [_Actor(number, self._start(number)) for number in range(1, self._size.n + 1)]
         return self
 
     def __exit__(self, *_: object) -> None:
         import ray
 
-        for member in self._alive():
-            ray.kill(member.actor)
+        for actor in self._alive():
+            ray.kill(actor.handle)
 
     def answer(self, pending: deque[Question], stop: threading.Event) -> None:
-        """Hand out until nothing is left, or until stop or an error; then wait for what is in hand."""
+        """Hand out until nothing is left, or until stop or an error; then wait for what is in flight."""
         self._pending = pending
-        while self._pending or any(member.in_hand for member in self._members):
+        while self._pending or any(actor.in_flight for actor in self._actors):
             if stop.is_set():
                 self._drain()
             self._hand_out()
@@ -232,27 +239,27 @@ class _Crew:
         import ray
 
         remote = ray.remote(Worker).options(
-            num_cpus=1, num_gpus=self._pool.gpus, max_restarts=0, max_concurrency=self._window + 2
+            num_cpus=1, num_gpus=self._size.gpus, max_restarts=0, max_concurrency=self._window + 2
         )  # + 2: stop and close are heard while all answers are waited for
         return remote.remote(self._job, number, successor=successor)
 
-    def _alive(self) -> list[_Member]:
-        return [member for member in self._members if member.actor is not None]
+    def _alive(self) -> list[_Actor]:
+        return [actor for actor in self._actors if actor.handle is not None]
 
     def _hand_out(self) -> None:
-        """One question at a time to the worker with the fewest, until all have their hands full."""
+        """One question at a time to the worker with the fewest, until all are full."""
         while self._pending:
-            member = min(self._alive(), key=lambda member: len(member.in_hand))
-            if len(member.in_hand) >= self._window:
+            actor = min(self._alive(), key=lambda actor: len(actor.in_flight))
+            if len(actor.in_flight) >= self._window:
                 return
             question = self._pending.popleft()
-            member.in_hand[member.actor.answer.remote(question)] = question
+            actor.in_flight[actor.handle.answer.remote(question)] = question
 
     def _collect(self) -> None:
         """Wait a moment for an answer; take all that are there."""
         import ray
 
-        holders = {reference: member for member in self._members for reference in member.in_hand}
+        holders = {reference: actor for actor in self._actors for reference in actor.in_flight}
         if not holders:
             return
         ready, _ = ray.wait(list(holders), num_returns=1, timeout=POLL_S)
@@ -261,46 +268,46 @@ class _Crew:
         for reference in ready:
             self._take(holders[reference], reference)
 
-    def _take(self, member: _Member, reference: Any) -> None:
+    def _take(self, actor: _Actor, reference: Any) -> None:
         import ray
 
-        if reference not in member.in_hand:
+        if reference not in actor.in_flight:
             return  # its worker died, and the question went to another
         try:
             record: RunRecord | None = ray.get(reference)
         except ray.exceptions.RayActorError:
-            self._replace(member)
+            self._replace(actor)
             return
         except ray.exceptions.RayTaskError as error:
-            del member.in_hand[reference]
+            del actor.in_flight[reference]
             self._error = self._error or getattr(error, "cause", None) or error
             self._drain()
             return
-        del member.in_hand[reference]
+        del actor.in_flight[reference]
         if record is not None:
-            member.deaths = 0
-            self._observe(record)
+            actor.deaths = 0
+            self._recorder.written_by_worker(record)
 
-    def _replace(self, member: _Member) -> None:
+    def _replace(self, actor: _Actor) -> None:
         """A worker died: what it had written counts, the rest of its questions goes to others, a successor starts."""
         import ray
 
-        lost, member.in_hand = list(member.in_hand.values()), {}
-        ray.kill(member.actor)  # it may be alive behind a broken connection
-        written = {r.question_id: r for r in read_lines(record_file(self._job, member.number), record_from_json)}
+        lost, actor.in_flight = list(actor.in_flight.values()), {}
+        ray.kill(actor.handle)  # it may be alive behind a broken connection
+        written = {r.question_id: r for r in read_lines(record_file(self._job, actor.number), record_from_json)}
         for question in lost:
             record = written.get(question.question_id)
             if record is not None and record.answered:
-                self._observe(record)
+                self._recorder.written_by_worker(record)
             elif not self._draining:
                 self._ask_again(question)
-        member.deaths += 1
-        log.warning("Worker %d died with %d questions in hand; they are asked again", member.number, len(lost))
-        again = not self._draining and member.deaths < MAX_DEATHS
-        member.actor = self._start(member.number, successor=True) if again else None
+        actor.deaths += 1
+        log.warning("Worker %d died with %d questions in flight; they are asked again", actor.number, len(lost))
+        again = not self._draining and actor.deaths < MAX_DEATHS
+        actor.handle = self._start(actor.number, successor=True) if again else None
         if not self._draining and not self._alive():
             self._error = ResourceError(
-                f"All {self._pool.n} workers died {MAX_DEATHS} times without an answer (out of memory?). What was "
+                f"All {self._size.n} workers died {MAX_DEATHS} times without an answer (out of memory?). What was "
                 f"answered is saved. Fix: fewer --ray-workers or --workers; Ray's logs say more."
             )
             self._drain()
@@ -310,10 +317,8 @@ class _Crew:
         if self._lost[question.question_id] < MAX_LOST:
             self._pending.append(question)
             return
-        failure = Failure("backend_error", f"{MAX_LOST} workers died while they had this question in hand")
-        record = to_record(question, failure)
-        self._run.append(record)
-        self._observe(record)
+        failure = Failure("backend_error", f"{MAX_LOST} workers died while they had this question in flight")
+        self._recorder.write(self._suite.record(question, failure))
 
     def _drain(self) -> None:
         """Nothing new is handed out; workers finish what their backends hold and give the rest back."""
@@ -321,13 +326,13 @@ class _Crew:
             return
         self._draining = True
         self._pending.clear()
-        for member in self._alive():
-            member.actor.stop.remote()
+        for actor in self._alive():
+            actor.handle.stop.remote()
 
     def _close(self) -> None:
-        """Let the workers end properly; one that does not is killed on leaving."""
+        """Let the workers end by themselves; one that does not is killed on leaving."""
         import ray
 
-        farewells = [member.actor.close.remote() for member in self._alive()]
-        done, _ = ray.wait(farewells, num_returns=len(farewells), timeout=CLOSE_S) if farewells else ([], [])
-        log.info("%d of %d workers closed", len(done), self._pool.n)
+        closing = [actor.handle.close.remote() for actor in self._alive()]
+        done, _ = ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S) if closing else ([], [])
+        log.info("%d of %d workers closed", len(done), self._size.n)

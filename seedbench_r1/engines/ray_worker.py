@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seedbench_r1.backends import open_backend
-from seedbench_r1.engines.local import answer_all
+from seedbench_r1.config import EvalConfig
+from seedbench_r1.engines.local import answer_all, open_loader
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.media.cache import media_loader
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.runs.directory import RunDir, read_manifest
-from seedbench_r1.types import EvalConfig, Failure, Media, Question, RunManifest, RunRecord
+from seedbench_r1.suites import find_suite
+from seedbench_r1.types import Failure, Media, Question, RunManifest, RunRecord
 
 LOCK_WAIT_S = 120.0  # a file server keeps a dead machine's locks for a while: NFS on Linux for 90 s
 RETRY_S = 1.0
@@ -28,7 +29,7 @@ Asked = queue.SimpleQueue[Question | None]  # None: no more will come
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every worker of a run is told. Paths are whole."""
+    """What every worker of a run is told. Paths are absolute."""
 
     config: EvalConfig
     path: Path  # run directory
@@ -85,13 +86,15 @@ class Worker:
     def _work(self) -> None:
         job, config = self._job, self._job.config
         _check_shared(job)
-        load = media_loader(config.frame_cache, config.frame_cache_gb)
-        with (
-            self._open_run() as run,
-            FrameLoader(config.video, workers=config.workers, timeout_s=config.decode_timeout_s, load=load) as loader,
-        ):
+        suite = find_suite(config.suite)
+        with self._open_run() as run, open_loader(config) as loader:
+
+            def write(record: RunRecord) -> None:
+                run.append(record)
+                self._keep_promise(record)
+
             source = _Endless(loader, self._asked)
-            answer_all(run, (), source, open_backend, config, stop=self._stop, observe=self._keep_promise)
+            answer_all((), source, open_backend, config, suite=suite, write=write, stop=self._stop)
 
     def _open_run(self) -> RunDir:
         deadline = time.monotonic() + self._lock_wait_s

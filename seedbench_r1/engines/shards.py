@@ -1,19 +1,120 @@
-"""One command, n processes: data parallelism by shards of the same run, each with GPUs of its own."""
+"""The engine of n processes on this machine: data parallelism by shards of the same run, each with GPUs of its own."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from seedbench_r1.config import EvalConfig, child_environment, settings
+from seedbench_r1.config_file import toml_lines
+from seedbench_r1.engines.base import DRAINING, Plan, Recorder
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import write_text
+from seedbench_r1.options import settings_of
+from seedbench_r1.prompts import prompt_file_table
+from seedbench_r1.runs.directory import merged_records
+from seedbench_r1.suites.base import Suite
+from seedbench_r1.types import Question
 
 # Exit codes, harmless first: done, some unanswered, judge, resources, data, configuration, usage, bug (errors.py)
 SEVERITY = (0, 5, 6, 7, 4, 3, 2, 1)
 POLL_S = 0.2  # how soon a stop is passed on, and the end of a child is noticed
+
+
+ENTRY = "from seedbench_r1.cli.app import main; main()"
+LOOK_EVERY_S = 2.0  # at what the children have written
+
+
+class ShardsEngine(nullcontext["ShardsEngine"]):
+    """Every child is this package's own `eval` with a shard, told all settings by a file in the run directory."""
+
+    stop_message = DRAINING
+
+    def __init__(self, config: EvalConfig) -> None:
+        super().__init__(self)
+        self._config = config
+
+    def check(self, config: EvalConfig, suite: Suite) -> None:
+        """Raise ConfigError if --shard was given too, or there are fewer GPUs than needed. Every suite runs on it."""
+        if config.shard is not None:
+            raise ConfigError("--data-parallel makes the shards itself. Fix: leave out --shard.")
+        plan_shards([], config.data_parallel, gpus_per_shard=gpus_per_shard(config), environ=child_environment({}))
+
+    def writers(self, plan: Plan) -> int:
+        """One for each shard."""
+        return plan.config.data_parallel
+
+    def answer(self, plan: Plan, pending: Sequence[Question], recorder: Recorder, *, stop: threading.Event) -> None:
+        """See engines.base.Engine. A stop is passed on to the children, which finish what they have in flight."""
+        config = plan.config
+        file = _write_settings(plan, recorder.run.path / ".shards")
+        command = [sys.executable, "-c", ENTRY, "eval", "--config", str(file), "--quiet"]
+        known = {i: record.answered for i, record in recorder.run.records().items()}
+        ended = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(plan.path, known, recorder, ended), daemon=True)
+        watcher.start()
+        try:
+            launch_shards(
+                command,
+                config.data_parallel,
+                gpus_per_shard=gpus_per_shard(config),
+                environ=child_environment(_PATHS_IN_FILE),
+                stop=stop,
+                stdout=subprocess.DEVNULL,  # the whole run is counted by run_plan
+            )
+        finally:
+            ended.set()
+            watcher.join()
+
+
+# Paths are in the settings file, which the environment would override
+_PATHS_IN_FILE: dict[str, str] = {"SBR1_DATA_ROOT": "", "SBR1_RUNS_DIR": ""}
+
+
+def _write_settings(plan: Plan, folder: Path) -> Path:
+    """The run's settings as a TOML file for its children; a wording of the user's stands beside it."""
+    config = plan.config
+    alone = replace(config, data_parallel=1, fresh=False, runs_dir=plan.path.parent, run_name=plan.path.name)
+    values = {
+        name: value.absolute() if isinstance(value, Path) else value
+        for name, value in settings(alone).items()
+        if name not in ("data_parallel", "fresh")
+    }
+    folder.mkdir(exist_ok=True)
+    write_text(folder / "prompt.toml", toml_lines(prompt_file_table(config.template)))
+    write_text(folder / "eval.toml", toml_lines(_explicit(values) | {"prompt_file": "prompt.toml"}))
+    return folder / "eval.toml"
+
+
+def _explicit(values: dict[str, object]) -> dict[str, object]:
+    """Without the defaults: an option of a backend that was not chosen may not be given, even as it is."""
+    plain = {row.name: row.default for row in settings_of(EvalConfig).values()}
+    return {name: value for name, value in values.items() if name not in plain or value != plain[name]}
+
+
+def gpus_per_shard(config: EvalConfig) -> int:
+    """GPUs for each process: --tensor-parallel where there are GPUs and the backend uses them, else 0."""
+    has_gpu = Path("/dev/nvidiactl").exists() and config.device != "cpu"
+    return config.tensor_parallel if has_gpu and config.backend in ("vllm", "transformers") else 0
+
+
+def _watch(path: Path, known: dict[str, bool], recorder: Recorder, ended: threading.Event) -> None:
+    """Show what the children write."""
+    while True:
+        last = ended.wait(LOOK_EVERY_S)
+        for record in merged_records(path).values():
+            if known.get(record.question_id) != record.answered:
+                known[record.question_id] = record.answered
+                recorder.written_by_worker(record)
+        if last:
+            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +158,13 @@ def launch_shards(
     *,
     gpus_per_shard: int,
     environ: Mapping[str, str],
-    received: Sequence[int] = (),
+    stop: threading.Event | None = None,
     stdout: int | None = None,  # of the children: None is this process's own, subprocess.DEVNULL none
 ) -> int:
     """Run the n processes of plan_shards side by side, wait for all of them, and return the worst exit code.
 
-    A child that fails stops no other. Every signal number that a handler of the caller appends to `received` is sent
-    to all children (they are in process groups of their own, so that Ctrl-C does not reach them twice). When an
+    A child that fails stops no other. When `stop` is set, all children get SIGTERM
+    once (they are in process groups of their own, so that Ctrl-C does not reach them as well). When an
     exception ends the wait, KeyboardInterrupt for one, the children get SIGINT and are waited for before it goes on.
     A child killed by a signal counts as 128 + its number. Raises ConfigError like plan_shards.
     """
@@ -71,11 +172,11 @@ def launch_shards(
     try:
         for shard in plan_shards(command, n, gpus_per_shard=gpus_per_shard, environ=environ):
             children.append(subprocess.Popen(shard.command, stdout=stdout, env=shard.environ, process_group=0))
-        forwarded = 0
+        passed_on = False
         while any(child.poll() is None for child in children):
-            for number in received[forwarded:]:
-                _send(children, number)
-            forwarded = len(received)
+            if stop is not None and stop.is_set() and not passed_on:
+                passed_on = True
+                _send(children, signal.SIGTERM)
             time.sleep(POLL_S)
     except BaseException:
         _send(children, signal.SIGINT)

@@ -36,7 +36,7 @@ _ARTICLE = re.compile(r"\b(?:the|a|an)\b\s*")
 _SPACE = re.compile(r"\s+")
 
 
-def settled_option(reasoning: str, options: Sequence[str]) -> Letter | None:
+def settled_option(reasoning: str, options: Sequence[str]) -> str | None:
     """The option that the reasoning settles on: its last unambiguous endorsement by letter or by text; None: none."""
     texts = [_plain(option) for option in options]
     for sentence in reversed(_SENTENCE.split(reasoning.strip())):

@@ -18,7 +18,7 @@ from seedbench_r1.judges.rules import RULES_VERSION, settled_option
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.verdicts import FILE, NO_ANSWER, NO_REASONING, UNDECIDED, is_settled, load_verdicts, verdict_line
 from seedbench_r1.scoring import lacks_reasoning
-from seedbench_r1.types import Letter, RunRecord, Verdict
+from seedbench_r1.types import RunRecord, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class JudgeCase:
 
     question_id: str
     question: str
-    options: tuple[str, str, str, str]
+    options: tuple[str, ...]
     reasoning: str
-    answer: Letter
+    answer: str
 
 
 class Judge(Protocol):

@@ -7,27 +7,28 @@ directly (other_tasks.py).
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
-from seedbench_r1.backends import open_backend
-from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.engines.local import Plan, evaluate, plan
+from seedbench_r1.config import EVAL_TABLE, LMMS, RAY, TABLE, resolve_eval_config
+from seedbench_r1.engines.base import Plan
+from seedbench_r1.engines.local import LocalEngine
+from seedbench_r1.engines.plan import plan
+from seedbench_r1.engines.run import run_plan
 from seedbench_r1.errors import ConfigError, IncompleteRun
 from seedbench_r1.lmms_tasks.functions import to_document
-from seedbench_r1.lmms_tasks.other_tasks import answer_foreign
+from seedbench_r1.lmms_tasks.other_tasks import answer_other_tasks
 from seedbench_r1.runs.directory import merged_records
-from seedbench_r1.types import EvalConfig, RunRecord, SamplingConfig, VideoConfig
+from seedbench_r1.types import RunRecord, SamplingConfig
 
-_PATHS = {"runs_dir", "prompt_file", "annotations"}
-_NOT_FOR_MODEL_ARGS = {"model", "data_root", "levels", "shard", "limit", "fresh"}  # the tasks say what is asked
-_NOT_OPTIONS = {"template", "video", "sampling", "n", "logprobs"}
-OPTIONS = {field.name for part in (EvalConfig, VideoConfig, SamplingConfig) for field in fields(part)} | _PATHS
-OPTIONS -= _NOT_FOR_MODEL_ARGS | _NOT_OPTIONS
+# The tasks say what is asked, and lmms-eval carries it out
+_NOT_FOR_MODEL_ARGS = {"model", "data_root", "levels", "shard", "limit", "fresh", "suite", "engine", "data_parallel"}
+OPTIONS = {row.name for row in TABLE.values() if row.option.group not in (RAY, LMMS)} - _NOT_FOR_MODEL_ARGS
+OPTIONS |= EVAL_TABLE.also
 _SHIPPED = SamplingConfig()  # the tasks' own generation_kwargs; tests/lmms compares the two
 
 
@@ -52,7 +53,10 @@ class SeedBenchR1(lmms):
             )
         if not isinstance(options.get("batch_size", 1), int):
             options["batch_size"] = int(options["batch_size"]) if str(options["batch_size"]).isdigit() else None
-        self._options = {name: Path(value) if name in _PATHS else value for name, value in options.items()}
+        self._options = {
+            name: Path(value) if name in TABLE and TABLE[name].type is Path else value
+            for name, value in options.items()
+        }
         self._options["model"] = str(pretrained)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
@@ -74,7 +78,7 @@ class SeedBenchR1(lmms):
         if ours and len(ours) < len(requests):
             raise ConfigError("--tasks mixes seedbench_r1 with other benchmarks. Fix: one lmms-eval command for each.")
         if not ours:
-            return answer_foreign(requests, documents, self._options)
+            return answer_other_tasks(requests, documents, self._options)
         if any(request.repeats and int(request.repeats) > 1 for request in requests):
             raise ConfigError("--model seedbench_r1 answers each question once. Fix: leave out --repeats.")
         records = self._answer(ours, requests)
@@ -95,7 +99,8 @@ class SeedBenchR1(lmms):
         if levels != ("custom",):
             options["levels"] = levels
         planned = _restrict(plan(resolve_eval_config(options), command="lmms_eval --model seedbench_r1"), documents)
-        evaluate(planned, open_backend)
+        with LocalEngine() as engine:
+            run_plan(planned, engine)
         asked = {question.question_id for question in planned.questions}
         records = {i: record for i, record in merged_records(planned.path).items() if i in asked}
         left = [i for i in asked if i not in records or not records[i].answered]

@@ -18,17 +18,17 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from PIL import Image
 
 from seedbench_r1.backends import open_backend
-from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.config import EvalConfig, resolve_eval_config
 from seedbench_r1.errors import ConfigError, IncompleteRun
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import file_sha256
 from seedbench_r1.runs.directory import run_directory
-from seedbench_r1.types import EvalConfig, Failure, Generation, Question, Request, SamplingConfig, to_json
+from seedbench_r1.types import Failure, Generation, Question, Request, SamplingConfig, to_json
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignRequest:
+class TaskRequest:
     """One request of another benchmark: messages without media, and at most one clip and one image beside them."""
 
     name: str  # task and document number
@@ -39,7 +39,7 @@ class ForeignRequest:
     key: str = ""  # hash of everything that can change the answer
 
 
-def answer_foreign(
+def answer_other_tasks(
     requests: list[Instance], documents: list[dict[str, Any]], options: dict[str, Any]
 ) -> list[GenerationResult]:
     """Answer the requests, in their order.
@@ -59,7 +59,7 @@ def answer_foreign(
             wanted.append(replace(read, key=_key(read, config, fingerprint)))
         answers = _read_answers(saved)
         pending = {request.key: request for request in wanted if request.key not in answers}
-        failures = _ask(list(pending.values()), config, Path(scratch), saved)
+        failures = _ask(list(pending.values()), config, saved)
     if failures:
         name, failure = failures[0]
         raise IncompleteRun(
@@ -70,7 +70,7 @@ def answer_foreign(
     return [_result(answers[request.key]) for request in wanted]
 
 
-def read_request(request: Instance, doc: dict[str, Any], scratch: Path) -> ForeignRequest:
+def read_request(request: Instance, doc: dict[str, Any], scratch: Path) -> TaskRequest:
     """Take an lmms-eval request apart. An image that has no file is written to `scratch`.
 
     Raises:
@@ -93,7 +93,7 @@ def read_request(request: Instance, doc: dict[str, Any], scratch: Path) -> Forei
     for kind, files in media.items():
         if len(files) > 1:
             raise ConfigError(f"{name} shows {len(files)} media of kind {kind!r}; --model seedbench_r1 takes one.")
-    return ForeignRequest(
+    return TaskRequest(
         name=name,
         messages=tuple(messages),
         video=media["video"][0] if media["video"] else None,
@@ -133,7 +133,7 @@ def _configure(options: dict[str, Any]) -> tuple[EvalConfig, str]:
     return config, checkpoint.info.fingerprint
 
 
-def _key(request: ForeignRequest, config: EvalConfig, fingerprint: str) -> str:
+def _key(request: TaskRequest, config: EvalConfig, fingerprint: str) -> str:
     files: list[Any] = [None if request.video is None else _identity(request.video)]
     files.append(None if request.image is None else file_sha256(request.image))
     settings = [config.backend, config.dtype, config.sampling.seed, to_json(config.video), to_json(request.sampling)]
@@ -149,7 +149,7 @@ def _identity(path: Path) -> list[Any]:
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
-def _ask(pending: list[ForeignRequest], config: EvalConfig, scratch: Path, saved: Path) -> list[tuple[str, Failure]]:
+def _ask(pending: list[TaskRequest], config: EvalConfig, saved: Path) -> list[tuple[str, Failure]]:
     """Answer what is pending, one kind of sampling after another; write answers as they come, return the failures."""
     if not pending:
         return []
@@ -163,7 +163,7 @@ def _ask(pending: list[ForeignRequest], config: EvalConfig, scratch: Path, saved
         ):
             for sampling in dict.fromkeys(request.sampling for request in pending):
                 same = [request for request in pending if request.sampling == sampling]
-                requests = _decode(same, loader, scratch, failures)
+                requests = _decode(same, loader, failures)
                 sampled = replace(sampling, seed=config.sampling.seed)
                 for key, result in backend.generate(requests, sampled):
                     if isinstance(result, Failure):
@@ -176,14 +176,10 @@ def _ask(pending: list[ForeignRequest], config: EvalConfig, scratch: Path, saved
     return failures
 
 
-def _decode(
-    requests: list[ForeignRequest], loader: FrameLoader, scratch: Path, failures: list[tuple[str, Failure]]
-) -> Iterator[Request]:
-    """Pixels ahead of the model. The decoder always wants an image: a blank one stands in, and is left out again."""
-    blank = scratch / "blank.png"
-    Image.new("RGB", (28, 28)).save(blank)
+def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tuple[str, Failure]]) -> Iterator[Request]:
+    """Pixels ahead of the model."""
     by_key = {request.key: request for request in requests}
-    for question, media in loader.stream(_as_question(request, blank) for request in requests):
+    for question, media in loader.stream(_as_question(request) for request in requests):
         request = by_key[question.question_id]
         if isinstance(media, Failure):
             failures.append((request.name, media))
@@ -195,25 +191,23 @@ def _decode(
             frame_indices=media.frame_indices,
             native_fps=media.native_fps,
             n_total=media.n_total,
-            image=None if request.image is None else media.image,
+            image=media.image,
             reader=media.reader,
             reader_note=media.reader_note,
         )
 
 
-def _as_question(request: ForeignRequest, blank: Path) -> Question:
+def _as_question(request: TaskRequest) -> Question:
     """For the decoder, which reads the id and the two paths only."""
     return Question(
         question_id=request.key,
         split="custom",
         text="",
-        options=("", "", "", ""),
-        gold="A",
+        options=(),
+        gold="",
         video=request.video,
-        image=request.image or blank,
+        image=request.image,
         cluster=request.key,
-        domain=None,
-        task_goal="",
     )
 
 

@@ -14,8 +14,7 @@ from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.lmms_tasks.functions import process_results, to_document
 from seedbench_r1.questions import load_questions
-from seedbench_r1.runs.records import question_from_json, read_lines
-from seedbench_r1.types import Template
+from seedbench_r1.runs.records import question_from_json, read_lines, template_from_json
 
 
 class SeedBenchR1Task(ConfigurableMessagesTask):
@@ -76,6 +75,6 @@ def _documents_of(level: str) -> list[dict[str, Any]]:
 
 def _documents_from(path: Path) -> list[dict[str, Any]]:
     settings = json.loads(path.read_text(encoding="utf-8"))
-    template, data_root = Template(**settings["template"]), Path(settings["data_root"])
+    template, data_root = template_from_json(settings["template"]), Path(settings["data_root"])
     questions = read_lines(Path(settings["questions"]), question_from_json)
     return [to_document(question, template, data_root) for question in questions]

@@ -170,7 +170,7 @@ def read_entry(path: Path, key: str) -> Media:
     frames, image = content[header_bytes : header_bytes + n_frame_bytes], content[header_bytes + n_frame_bytes :]
     return Media(
         frames=frames.reshape(header["frames_shape"]) if header["frames_shape"] else None,
-        image=image.reshape(header["image_shape"]),
+        image=image.reshape(header["image_shape"]) if image.size else None,
         frame_indices=tuple(header["frame_indices"]),
         native_fps=header["native_fps"],
         n_total=header["n_total"],
@@ -205,7 +205,7 @@ def _pieces(key: str, media: Media) -> list[Any]:
     fields = {
         "key": key,
         "frames_shape": None if media.frames is None else media.frames.shape,
-        "image_shape": media.image.shape,
+        "image_shape": (0, 0, 3) if media.image is None else media.image.shape,
         "frame_indices": media.frame_indices,
         "native_fps": media.native_fps,
         "n_total": media.n_total,

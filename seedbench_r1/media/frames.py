@@ -89,15 +89,13 @@ def target_size(height: int, width: int, *, min_pixels: int, max_pixels: int, mu
 def load_media(video: Path | None, image: Path | None, config: VideoConfig) -> Media:
     """Decode and resize what one question shows. Runs inside a decoding worker; imports no torch.
 
-    Without an image (transfer suite), Media.image is empty: (0, 0, 3).
-
     The clip is decoded by config.reader, except where that reader is known to be wrong: PyAV then decodes it in
     sequence, and Media.reader and reader_note say so.
 
     Raises:
         MediaError: absent, truncated or undecodable; the message names the file.
     """
-    picture = np.zeros((0, 0, 3), np.uint8) if image is None else load_image(image, config)
+    picture = None if image is None else load_image(image, config)
     if video is None:
         return Media(None, (), None, None, picture, reader=None)
     info = probe_clip(video)

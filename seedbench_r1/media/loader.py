@@ -26,7 +26,7 @@ from seedbench_r1.media.decode import MediaError, check_reader
 from seedbench_r1.media.frames import load_media
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 
-Load = Callable[[Path | None, Path, VideoConfig], Media | CachedMedia]
+Load = Callable[[Path | None, Path | None, VideoConfig], Media | CachedMedia]
 Loaded = Media | CachedMedia | Failure
 
 WARNINGS = {"dropped": 5, "unusable": 1}  # of the frame cache, at most; all are counted
@@ -211,7 +211,7 @@ class FrameLoader:
         )
 
 
-def _load_or_fail(load: Load, video: Path | None, image: Path, config: VideoConfig) -> Loaded:
+def _load_or_fail(load: Load, video: Path | None, image: Path | None, config: VideoConfig) -> Loaded:
     """Runs in a worker. A bad file is a value; anything else that is raised is a bug and reaches the parent."""
     try:
         return load(video, image, config)

@@ -38,13 +38,16 @@ class Checkpoint:
     config: dict[str, Any]  # config.json of the model, or of the adapter's base
 
 
-def inspect_model(model: str, *, base_model: str | None = None, revision: str | None = None) -> Checkpoint:
+def inspect_model(
+    model: str, *, base_model: str | None = None, revision: str | None = None, any_architecture: bool = False
+) -> Checkpoint:
     """Find a checkpoint and read its small files.
 
     Args:
         model: a folder, or a hub id `org/name` (fetched into the hub's cache if it is not there yet).
         base_model: folder or hub id of an adapter's base; by default the adapter's own config names it.
         revision: branch, tag or commit of a hub id.
+        any_architecture: another program will load it, so that it need not be one of SUPPORTED.
 
     Raises:
         ConfigError: no such model, no weights, an unknown architecture, or an adapter without its base.
@@ -61,7 +64,7 @@ def inspect_model(model: str, *, base_model: str | None = None, revision: str | 
             raise ConfigError(f"{model} is a LoRA adapter of {base}. {error} Fix: add --base-model.") from error
     config = _read_json((base_folder or folder) / "config.json")
     architecture = (config.get("architectures") or ["unknown"])[0]
-    if architecture not in SUPPORTED:
+    if architecture not in SUPPORTED and not any_architecture:
         names = ", ".join(sorted(SUPPORTED))
         raise ConfigError(f"{model} is a {architecture}; supported are {names}.")
     weights = _weight_files(folder) + (_weight_files(base_folder) if base_folder else [])

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import AppendFile, write_error, write_json, write_text
 from seedbench_r1.runs.records import (
     SCHEMA,
+    SUITE_OF_SCHEMA,
     manifest_from_json,
     question_from_json,
     question_line,
@@ -38,21 +39,6 @@ _FIXED = ("dataset_hash", "backend", "dtype", "seed")  # besides the protocol id
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """How one kind of run becomes lines and back. Each kind's functions take its own question and record classes."""
-
-    schema: str  # of manifest.json: readers of another kind refuse the directory
-    manifest_from_json: Callable[[dict[str, Any]], RunManifest]
-    question_line: Callable[[Any], str]
-    question_from_json: Callable[[dict[str, Any]], Any]
-    record_line: Callable[[Any], str]
-    record_from_json: Callable[[dict[str, Any]], Any]
-
-
-SEEDBENCH_LINES = Lines(SCHEMA, manifest_from_json, question_line, question_from_json, record_line, record_from_json)
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """A run directory as read by the report, the judge and `show`."""
 
@@ -62,30 +48,30 @@ class Run:
     records: dict[str, RunRecord]
 
 
-def load_run(path: Path, lines: Lines = SEEDBENCH_LINES, *, questions: dict[str, Any] | None = None) -> Run:
-    """Read a run directory, shards merged. Raises DataError if it is not one of this kind or is damaged.
+def load_run(path: Path, *, questions: dict[str, Question] | None = None) -> Run:
+    """Read a run directory of any suite, shards merged. Raises DataError if it is not one or is damaged.
 
     questions: what its questions.jsonl holds, where the caller has read the same lines in another run.
     """
-    manifest = read_manifest(path, lines)
+    manifest = read_manifest(path)
     if manifest is None:
         raise DataError(f"{path} is not a run directory (no manifest.json).")
     if questions is None:
-        questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", lines.question_from_json)}
-    return Run(path, manifest, questions, merged_records(path, questions, lines))
+        questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
+    return Run(path, manifest, questions, merged_records(path, questions))
 
 
-def read_manifest(path: Path, lines: Lines = SEEDBENCH_LINES) -> RunManifest | None:
-    """manifest.json of a run directory; None if there is none. Raises DataError if unreadable or of another kind."""
+def read_manifest(path: Path) -> RunManifest | None:
+    """manifest.json of a run directory; None if there is none. Raises DataError if unreadable or not a run's."""
     file = path / "manifest.json"
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-        if value["schema"] != lines.schema:
+        if value["schema"] not in (SCHEMA, *SUITE_OF_SCHEMA):
             raise DataError(
-                f"{file} has schema {value['schema']!r}, expected {lines.schema!r}: it is of another suite, or a newer "
-                f"version wrote it (fix: upgrade)."
+                f"{file} has schema {value['schema']!r}, expected {SCHEMA!r}: it is not a run's, or a newer version "
+                f"wrote it (fix: upgrade)."
             )
-        return lines.manifest_from_json(value)
+        return manifest_from_json(value)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -95,17 +81,7 @@ def read_manifest(path: Path, lines: Lines = SEEDBENCH_LINES) -> RunManifest | N
         ) from error
 
 
-def run_schema(path: Path) -> str | None:
-    """The schema that manifest.json states; None if there is none or it is unreadable."""
-    try:
-        return json.loads((path / "manifest.json").read_text(encoding="utf-8"))["schema"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def merged_records(
-    path: Path, questions: dict[str, Question] | None = None, lines: Lines = SEEDBENCH_LINES
-) -> dict[str, RunRecord]:
+def merged_records(path: Path, questions: Mapping[str, Question] | None = None) -> dict[str, RunRecord]:
     """The record that counts for each question, from records.jsonl and all shards.
 
     An answer beats a failure; among answers, and among failures, the last line counts. With `questions` given, a record
@@ -113,7 +89,7 @@ def merged_records(
     """
     merged: dict[str, RunRecord] = {}
     for file in sorted(path.glob("records*.jsonl")):
-        for record in read_lines(file, lines.record_from_json):
+        for record in read_lines(file, record_from_json):
             if questions is not None and record.question_id not in questions:
                 raise DataError(
                     f"{file}: {record.question_id!r} is not in {path / 'questions.jsonl'}. Are these files of two runs?"
@@ -127,15 +103,12 @@ def merged_records(
 class RunDir:
     """The writing side of a run directory. One process per shard; a context manager."""
 
-    def __init__(
-        self, path: Path, manifest: RunManifest, questions: dict[str, Question], file: AppendFile, lines: Lines
-    ) -> None:
+    def __init__(self, path: Path, manifest: RunManifest, questions: dict[str, Question], file: AppendFile) -> None:
         self.path = path
-        self.lines = lines
         self.manifest = manifest
         self.questions = questions
         self._file = file
-        self._records = merged_records(path, questions, lines)
+        self._records = merged_records(path, questions)
 
     @classmethod
     def open(
@@ -146,7 +119,6 @@ class RunDir:
         *,
         shard: tuple[int, int] | None = None,
         fresh: bool = False,
-        lines: Lines = SEEDBENCH_LINES,
     ) -> RunDir:
         """Create the directory, or continue the run in it. Questions that are new to the run are added to it.
 
@@ -167,8 +139,8 @@ class RunDir:
             with _exclusive(path / ".manifest.lock"):
                 if fresh:
                     _set_aside(path, file)
-                manifest, merged = _merge(path, manifest, questions, lines)
-            return cls(path, manifest, merged, file, lines)
+                manifest, merged = _merge(path, manifest, questions)
+            return cls(path, manifest, merged, file)
         except BaseException:
             file.close()
             raise
@@ -202,7 +174,7 @@ class RunDir:
 
     def append(self, record: RunRecord) -> None:
         """Write one attempt: in the file when this returns, on the disk within a second. Raises ResourceError."""
-        self._file.append(self.lines.record_line(record))
+        self._file.append(record_line(record))
         earlier = self._records.get(record.question_id)
         if earlier is None or record.answered or not earlier.answered:
             self._records[record.question_id] = record
@@ -210,7 +182,7 @@ class RunDir:
     def refresh(self) -> None:
         """Read again what other shards have written meanwhile."""
         self._file.sync()
-        self._records = merged_records(self.path, self.questions, self.lines)
+        self._records = merged_records(self.path, self.questions)
 
     def event(self, kind: str, **fields: Any) -> None:
         """One line in events.jsonl."""
@@ -252,15 +224,13 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.") or "model"
 
 
-def _merge(
-    path: Path, manifest: RunManifest, questions: Iterable[Question], lines: Lines
-) -> tuple[RunManifest, dict[str, Question]]:
+def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> tuple[RunManifest, dict[str, Question]]:
     """Write the manifest and questions of a new run; check and extend those of an existing one."""
     wanted = {question.question_id: question for question in questions}
-    existing = read_manifest(path, lines)
+    existing = read_manifest(path)
     if existing is not None:
         _refuse_differences(path, existing, manifest)
-        known = {q.question_id: q for q in read_lines(path / "questions.jsonl", lines.question_from_json)}
+        known = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
         wanted = known | wanted
         completed = existing.completed_utc if len(wanted) == len(known) else None
         manifest = dataclasses.replace(
@@ -271,13 +241,15 @@ def _merge(
             weights_sha256=existing.weights_sha256,
             completed_utc=completed,
         )
-    write_text(path / "questions.jsonl", "".join(lines.question_line(question) for question in wanted.values()))
+    write_text(path / "questions.jsonl", "".join(question_line(question) for question in wanted.values()))
     write_json(path / "manifest.json", to_json(manifest))
     return manifest, wanted
 
 
 def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> None:
     differing = []
+    if existing.suite != new.suite:
+        differing.append(f"suite: {existing.suite} there, {new.suite} now")
     if existing.protocol_id != new.protocol_id:
         differing.append(f"protocol_id: {existing.protocol_id} there, {new.protocol_id} now")
     if existing.model.fingerprint != new.model.fingerprint:

@@ -17,10 +17,10 @@ from typing import Any
 from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.parsing import PARSER_VERSION
-from seedbench_r1.questions import annotation_path, file_sha256, level_sizes, load_annotations
+from seedbench_r1.questions import annotation_path, file_sha256, load_annotations
 from seedbench_r1.runs.directory import RunDir, run_directory, utc_now
-from seedbench_r1.runs.records import SCHEMA, to_record
-from seedbench_r1.scoring import summarise
+from seedbench_r1.runs.records import SCHEMA
+from seedbench_r1.scoring import split_sizes, summarise, to_record
 from seedbench_r1.types import (
     LEVELS,
     Generation,
@@ -200,18 +200,18 @@ def _manifest(
 ) -> RunManifest:
     frames = next((file.max_frames for file in files if file.max_frames), None)
     video = VideoConfig() if frames is None else VideoConfig(min_frames=min(4, frames), max_frames=frames)
-    template = Template(
-        f"as run by {source}: {{question}} {{options}}", f"as run by {source}: {{question}} {{options}}"
-    )
+    wording = f"as run by {source}: {{question}} {{options}}"
+    template = Template({"with_video": wording, "without_video": wording})
     return RunManifest(
         schema=SCHEMA,
+        suite="seedbench-r1",
         protocol=f"imported:{source}",
         protocol_id=protocol_id(template, video, SamplingConfig()),
         template=template,
         video=video,
         sampling=SamplingConfig(),
         parser_version=PARSER_VERSION,
-        n_total={level: level_sizes(group) for level, group in every.items()},
+        n_total={level: split_sizes(group) for level, group in every.items()},
         dataset_hash={level: file_sha256(path) for level, path in paths.items()},
         model=ModelInfo(str(files[0].path), model_name, _files_hash(files)),
         backend=f"import:{source}",

@@ -1,56 +1,45 @@
-"""RunRecord, Question and RunManifest to and from JSON lines. Reading validates and names file and line."""
+"""Question, RunRecord and RunManifest to and from JSON lines. Reading validates and names file and line.
+
+Runs of version 0.1.0 are read too. There a split was called level or benchmark, a cluster video_id, a kind
+problem_type; a score had only the credits, under the names correct and strict_correct.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.parsing import parse_response
-from seedbench_r1.scoring import score
 from seedbench_r1.types import (
-    LETTERS,
     Failure,
     Generation,
-    Media,
+    Kind,
     ModelInfo,
     ParsedResponse,
     ProgressStep,
     Question,
-    Request,
     RunManifest,
     RunRecord,
     SamplingConfig,
     Score,
+    Source,
     Template,
     VideoConfig,
     to_json,
 )
 
 T = TypeVar("T")
-SCHEMA = "sbr1.run/1"
+SCHEMA = "sbr1.run/2"
+SUITE_OF_SCHEMA = {"sbr1.run/1": "seedbench-r1", "sbr1.transfer/1": "transfer"}  # version 0.1.0 named no suite
+# What Video-R1's files and version 0.1.0 call the kinds; the other names are the same
+KIND_OF_PROBLEM_TYPE: dict[str, Kind] = {"multiple choice": "choice", "OCR": "ocr"}
+
 _DECODER = json.JSONDecoder()
 _UNKNOWN: dict[str, Any] = {"n_prompt_tokens": None, "n_tokens": None, "latency_s": None}  # of imported answers
 _N_GENERATION = 5  # fields of a record line's generation: those, text and finish_reason
-
-
-def to_record(question: Question, result: Generation | Failure, media: Request | Media | None = None) -> RunRecord:
-    """Parse and score a result."""
-    common: dict[str, Any] = {
-        "question_id": question.question_id,
-        "split": question.split,
-        "domain": question.domain,
-        "cluster": question.cluster,
-        "reader": media.reader if media else None,
-        "reader_note": media.reader_note if media else None,
-    }
-    if isinstance(result, Failure):
-        return RunRecord(failure=result, **common)
-    parsed = parse_response(result.text, question.options)
-    return RunRecord(generation=result, parsed=parsed, score=score(question, parsed, result.finish_reason), **common)
 
 
 def record_line(record: RunRecord) -> str:
@@ -62,7 +51,7 @@ def record_line(record: RunRecord) -> str:
         if record.generation.latency_s is not None:
             value["generation"]["latency_s"] = round(record.generation.latency_s, 4)
     compact = {name: item for name, item in value.items() if item is not None or name in ("domain",)}
-    return json.dumps(compact, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return _line(compact)
 
 
 def record_from_json(value: dict[str, Any]) -> RunRecord:
@@ -73,18 +62,15 @@ def record_from_json(value: dict[str, Any]) -> RunRecord:
     parsed = value.get("parsed")
     if (score is None) == (failure is None) or (score is None) != (generation is None):
         raise ValueError("a record holds either generation, parsed and score, or a failure")
-    if score is not None and score["outcome"] not in ("answered", "unparsed", "truncated"):
-        raise ValueError(f"score.outcome is {score['outcome']!r}")
-    if parsed is not None and parsed["answer"] not in (None, *LETTERS):
-        raise ValueError(f"parsed.answer is {parsed['answer']!r}")
+    split, cluster = _split_and_cluster(value)
     return RunRecord(
         question_id=value["question_id"],
-        split=value["split"] if "split" in value else value["level"],  # "level", "video_id": as 0.1.0 wrote them
-        domain=value["domain"],
-        cluster=value["cluster"] if "cluster" in value else value["video_id"],
+        split=split,
+        domain=value.get("domain"),
+        cluster=cluster,
         generation=generation_from_json(generation) if generation else None,
-        parsed=ParsedResponse(**parsed) if parsed else None,
-        score=Score(**score) if score else None,
+        parsed=_parsed_from_json(parsed) if parsed else None,
+        score=_score_from_json(score) if score else None,
         failure=Failure(**failure) if failure else None,
         reader=value.get("reader"),
         reader_note=value.get("reader_note"),
@@ -98,34 +84,83 @@ def generation_from_json(value: dict[str, Any]) -> Generation:
     return Generation(token_ids=(), **value)
 
 
+def _parsed_from_json(value: dict[str, Any]) -> ParsedResponse:
+    if not isinstance(value["answer"], str | None):
+        raise ValueError(f"parsed.answer is {value['answer']!r}")
+    return ParsedResponse(**value)
+
+
+def _score_from_json(value: dict[str, Any]) -> Score:
+    if value["outcome"] not in ("answered", "unparsed", "truncated"):
+        raise ValueError(f"score.outcome is {value['outcome']!r}")
+    if "credit" in value:
+        credit, strict = value["credit"], value["strict_credit"]
+    else:
+        credit, strict = value["correct"], value["strict_correct"]
+    if not (0 <= credit <= 1 and 0 <= strict <= 1):
+        raise ValueError("a credit is not between 0 and 1")
+    return Score(value["outcome"], float(credit), float(strict))
+
+
+def _split_and_cluster(value: Mapping[str, Any]) -> tuple[str, str]:
+    if "split" in value:
+        return value["split"], value["cluster"]
+    return value["level"] if "level" in value else value["benchmark"], value["video_id"]
+
+
 def question_line(question: Question) -> str:
     """One line of questions.jsonl, newline included."""
-    return json.dumps(to_json(question), ensure_ascii=False, separators=(",", ":")) + "\n"
+    return _line(to_json(question))
 
 
 def question_from_json(value: dict[str, Any]) -> Question:
     """The inverse of question_line. Raises KeyError or TypeError if the value is not a question."""
-    a, b, c, d = value["options"]
-    rest = {name: value[name] for name in ("question_id", "text", "gold", "domain", "task_goal")}
+    split, cluster = _split_and_cluster(value)
+    source = value.get("source")
     return Question(
-        **rest,
-        split=value["split"] if "split" in value else value["level"],
-        cluster=value["cluster"] if "cluster" in value else value["video_id"],
-        options=(a, b, c, d),
-        video=None if value["video"] is None else Path(value["video"]),
-        image=Path(value["image"]),
+        question_id=value["question_id"],
+        split=split,
+        text=value["text"],
+        options=tuple(value["options"]),
+        gold=value["gold"],
+        video=_path(value["video"]),
+        image=_path(value["image"]),
+        cluster=cluster,
+        domain=value.get("domain"),
+        task_goal=value.get("task_goal"),
+        kind=value["kind"] if "kind" in value else _kind(value.get("problem_type", "choice")),
         progress=tuple(ProgressStep(**step) for step in value.get("progress", ())),
+        source=Source(**source) if source else None,
     )
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _kind(problem_type: str) -> Any:
+    return KIND_OF_PROBLEM_TYPE.get(problem_type, problem_type)
+
+
+def template_from_json(value: Mapping[str, Any]) -> Template:
+    """The inverse of Template.as_json. Raises KeyError or TypeError if the value is not a template."""
+    if "wording" in value:
+        return Template(dict(value["wording"]), value.get("system"))
+    return Template({name: value[name] for name in ("with_video", "without_video")}, value.get("system"))
 
 
 def manifest_from_json(value: dict[str, Any]) -> RunManifest:
     """The inverse of to_json(manifest). Raises KeyError or TypeError if the value is not a manifest."""
     fields = {field.name for field in dataclasses.fields(RunManifest)}
     known = {name: item for name, item in value.items() if name in fields}
+    if "suite" not in known:
+        known["suite"] = SUITE_OF_SCHEMA[value["schema"]]
+        sizes = value["n_total"]
+        known["n_total"] = {split: {_kind(name): n for name, n in sizes[split].items()} for split in sizes}
     return RunManifest(
         **known
         | {
-            "template": Template(**value["template"]),
+            "template": template_from_json(value["template"]),
             "video": VideoConfig(**value["video"]),
             "sampling": SamplingConfig(**value["sampling"]),
             "model": ModelInfo(**value["model"]),
@@ -152,6 +187,10 @@ def read_lines(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
             yield build(_value(line))
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(path, number, error) from error
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _damaged(path: Path, number: int, error: Exception) -> DataError:

@@ -193,7 +193,8 @@ def _row_keys(path: Path) -> set[tuple[str, str, str]]:
 
 
 def _key(question: Question) -> tuple[str, str, str]:
-    return "" if question.video is None else question.video.name, question.image.name, question.task_goal
+    video, image = ("" if path is None else path.name for path in (question.video, question.image))
+    return video, image, question.task_goal or ""
 
 
 def _until(line: Mapping[str, Any], step: int | None) -> bool:

@@ -1,1 +1,48 @@
-"""Sets of questions, each with its prompts, scores and summary."""
+"""Suites: sets of questions, each with its wording, its scores and its summary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seedbench_r1.config import EVAL_TABLE, SEEDBENCH, EvalConfig, resolve_eval_config
+from seedbench_r1.config_file import read_config_file
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.suites.base import Suite
+
+SUITES = ("seedbench-r1", "transfer")
+
+
+def find_suite(name: str) -> Suite:
+    """The suite of that name. Raises ConfigError with the list of names."""
+    match name:
+        case "seedbench-r1":
+            from seedbench_r1.suites.seedbench_r1 import SEEDBENCH_R1
+
+            return SEEDBENCH_R1
+        case "transfer":
+            from seedbench_r1.suites.transfer import TRANSFER
+
+            return TRANSFER
+        case _:
+            raise ConfigError(f"No suite {name!r}. There are: {', '.join(SUITES)}, and transfer-lmms by lmms-eval.")
+
+
+def resolve(
+    options: Mapping[str, Any],
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    working_dir: Path = Path(),
+) -> EvalConfig:
+    """As config.resolve_eval_config, with the named protocols and the wording of the suite that the settings name."""
+    file = read_config_file(config_file, working_dir, EVAL_TABLE)
+    name = options.get("suite") or file.get("suite", "seedbench-r1")
+    defaults = SEEDBENCH if name == "transfer-lmms" else find_suite(name).defaults
+    if name == "transfer-lmms":  # its videos are lmms-eval's
+        options = {**options, "data_root": options.get("data_root") or Path()}
+    return resolve_eval_config(
+        options, config_file=config_file, environ=environ, working_dir=working_dir, defaults=defaults
+    )

@@ -1,81 +1,252 @@
-"""`eval --suite transfer`: the general video benchmarks of GRPO-CARE's Table 4, answered by our own runner.
+"""General video benchmarks (GRPO-CARE, Table 4), asked from Video-R1's evaluation files.
 
-Questions come from Video-R1's evaluation files; loop, run directory, resuming and failures are those of `evaluate`.
+A file is a JSON list of objects: problem, problem_type, data_type, options, solution, path and more (docs/transfer.md).
+An error names file and index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from string import ascii_uppercase
+from typing import Any, cast
 
-from seedbench_r1.config import Defaults, resolve_eval_config
-from seedbench_r1.engines.local import Plan, Suite, plan_questions
-from seedbench_r1.suites.transfer_prompts import DEFAULT_TEMPLATE, TransferTemplate, build_messages, load_template
-from seedbench_r1.suites.transfer_questions import BENCHMARKS, TransferQuestion, load_transfer_questions, transfer_file
-from seedbench_r1.suites.transfer_records import TRANSFER_LINES, summarise_transfer, to_transfer_record
-from seedbench_r1.suites.transfer_scoring import SCORER_VERSION
-from seedbench_r1.types import EvalConfig, Media, Request
+from seedbench_r1 import scoring
+from seedbench_r1.config import EvalConfig, SuiteDefaults
+from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.parsing import first_block
+from seedbench_r1.prompts import WORDING_OF_KIND
+from seedbench_r1.suites import kinds
+from seedbench_r1.suites.base import Questions, Suite
+from seedbench_r1.suites.kinds import read_number
+from seedbench_r1.types import Kind, Question, Source, Template
 
-SUITE = "transfer"
+KIND_OF = {name: kind for kind, name in WORDING_OF_KIND.items()}  # problem_type of a row -> kind
+
+# in the order of the columns of GRPO-CARE, Table 4 (arXiv 2506.16141): name on the command line -> name in tables
+BENCHMARKS = {
+    "vsibench": "VSI-Bench",
+    "videommmu": "VideoMMMU",
+    "mmvu": "MMVU",
+    "mvbench": "MVBench",
+    "tempcompass": "TempCompass",
+    "videomme": "VideoMME",
+}
+CHOICES_ONLY = ("mmvu",)  # GRPO-CARE, section 4: MMVU's multiple-choice questions only
+
+_LETTERED = re.compile(r"\(?([A-Z])[.):](?:\s+|$)(.*)", re.DOTALL)
+
 
 # GRPO-CARE, section 4 and its `eval_bench.py` at 03c3a7c: 32 frames at most, 1,024 new tokens, T 0.1, top_p 0.001; all
 # but the frames are the package's own defaults
-PROTOCOLS: dict[str, dict[str, Any]] = {"transfer": {"max_frames": 32}}
-
-DEFAULTS = Defaults(PROTOCOLS, DEFAULT_TEMPLATE, load_template)
+PROTOCOLS: dict[str, dict[str, object]] = {"transfer": {"max_frames": 32}}
 
 
-def resolve_transfer_config(options: Mapping[str, Any], **sources: Any) -> EvalConfig:
-    """As resolve_eval_config, with the suite's protocol and wording; config.template is a TransferTemplate."""
-    return resolve_eval_config(options, defaults=DEFAULTS, **sources)
-
-
-def plan_transfer(
-    config: EvalConfig,
-    *,
-    files: Path | None = None,
-    benchmarks: Sequence[str] = tuple(BENCHMARKS),
-    command: str = "",
-) -> Plan:
-    """Read evaluation files and checkpoint, choose the run directory, look for absent media. Loads no model.
-
-    Args:
-        config: from resolve_transfer_config.
-        files: folder of the eval_*.json; by default <data root>/Evaluation.
-
-    Raises:
-        ConfigError: no such model, or --size-multiple does not fit it.
-        DataError: invalid files; absent media unless config.allow_missing (the list is in missing.txt).
-    """
-    folder = files or config.data_root / "Evaluation"
-    every = load_transfer_questions(folder, config.data_root, benchmarks)
-    paths = {name: transfer_file(folder, name) for name in benchmarks}
-    return plan_questions(config, every, paths, TRANSFER, command=command)
-
-
-def build_request(question: TransferQuestion, media: Media, template: TransferTemplate) -> Request:
-    """A question and its pixels as a backend wants them: a clip or an image, never both."""
-    return Request(
-        question_id=question.question_id,
-        messages=build_messages(question, template),
-        frames=media.frames,
-        frame_indices=media.frame_indices,
-        native_fps=media.native_fps,
-        n_total=media.n_total,
-        image=None if question.image is None else media.image,
-        reader=media.reader,
-        reader_note=media.reader_note,
+def _wording(task: str, content: str, example: str) -> str:
+    return (
+        f"{task}\n\nFirst reason step by step inside <think> </think>: what the {{medium}} shows that matters here, "
+        f"and what follows from it. Then write {content} inside <answer> </answer>. "
+        f"Example of the form: <think> your reasoning </think><answer>{example}</answer>"
     )
 
 
+DEFAULT_TEMPLATE = Template(
+    {
+        "multiple choice": _wording(
+            "{question}\n\n{options}\n\nExactly one option is right.",
+            "the letter of the right option, and nothing more,",
+            "A",
+        ),
+        "numerical": _wording(
+            "{question}\n\nThe answer is a number.",
+            "that number in digits, with decimals only if the question needs them, and nothing more,",
+            "12",
+        ),
+        "OCR": _wording(
+            "{question}\n\nThe answer is text that can be read in the {medium}.",
+            "that text exactly as it stands there, and nothing more,",
+            "EXIT",
+        ),
+        "free-form": _wording(
+            "{question}\n\nAnswer in your own words.",
+            "the answer, as short as it can be complete,",
+            "your answer",
+        ),
+        "regression": _wording(
+            "{question}\n\nThe answer is a number; give your best estimate.",
+            "that number in digits, without its unit, and nothing more,",
+            "3.5",
+        ),
+    }
+)
+
+
+def transfer_file(folder: Path, benchmark: str) -> Path:
+    """Where a benchmark's evaluation file stands."""
+    return folder / f"eval_{benchmark}.json"
+
+
+def parse_benchmarks(value: str | None) -> tuple[str, ...]:
+    """ "mmvu,VSI-Bench" in the order of BENCHMARKS; None: all. Raises ConfigError for anything else."""
+    if value is None:
+        return tuple(BENCHMARKS)
+    known = {re.sub(r"[^a-z]", "", name.casefold()): key for key, name in BENCHMARKS.items()}
+    wanted = [re.sub(r"[^a-z]", "", name.casefold()) for name in value.split(",") if name.strip()]
+    if not wanted or any(name not in known for name in wanted):
+        raise ConfigError(f"--benchmarks {value!r} is not understood. Give one or more of {','.join(BENCHMARKS)}.")
+    return tuple(key for name, key in known.items() if name in wanted)
+
+
+def load(config: EvalConfig) -> Questions:
+    """Read and validate the files of the benchmarks, in file order.
+
+    config.transfer_files holds eval_vsibench.json and the others, by default <data root>/Evaluation. The rows' paths
+    ("./Evaluation/...") are relative to the data root; a root that is itself the folder "Evaluation" serves too.
+
+    Raises:
+        DataError: a file is absent or a row is invalid; the message names file and index.
+    """
+    folder = config.transfer_files or config.data_root / "Evaluation"
+    files = {name: transfer_file(folder, name) for name in parse_benchmarks(config.benchmarks)}
+    splits = {name: load_transfer_file(path, config.data_root, name) for name, path in files.items()}
+    return Questions(splits, files)
+
+
+def load_transfer_file(path: Path, data_root: Path, benchmark: str) -> list[Question]:
+    """Read one evaluation file. Of MMVU only the multiple-choice questions are taken, as in GRPO-CARE's Table 4."""
+    questions = []
+    for index, row in enumerate(_rows(path)):
+        question = _RowReader(path, index, row).question(data_root, benchmark)
+        if benchmark not in CHOICES_ONLY or question.kind == "choice":
+            questions.append(question)
+    if not questions:
+        raise DataError(f"{path} holds no questions of {BENCHMARKS[benchmark]}. Fix: fetch the file again.")
+    return questions
+
+
+def _rows(path: Path) -> list[Any]:
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"No evaluation file at {path}. Fix: --transfer-files DIR, where DIR holds Video-R1's eval_*.json, or "
+            f"leave the benchmark out with --benchmarks."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}). Is it a Git LFS pointer or a half download?") from error
+    if not isinstance(value, list):
+        raise DataError(f"{path}: expected a JSON list of questions, found {type(value).__name__}.")
+    return value
+
+
+class _RowReader:
+    """Reads the fields of one row, and knows where it stands for the error message."""
+
+    def __init__(self, path: Path, index: int, row: Any) -> None:
+        self.where = f"{path}: index {index}"
+        self.index = index
+        self.file = path.name
+        if not isinstance(row, dict):
+            raise DataError(f"{self.where}: expected a JSON object, found {type(row).__name__}.")
+        self.row = row
+
+    def question(self, data_root: Path, benchmark: str) -> Question:
+        kind = KIND_OF[self.one_of("problem_type", tuple(KIND_OF))]
+        medium = self.one_of("data_type", ("video", "image"))
+        relative = self.path()
+        file = _locate(data_root, relative)
+        options = self.options() if kind == "choice" else ()
+        row_id = self.row.get("problem_id")
+        return Question(
+            question_id=f"{benchmark}/{self.index}",
+            split=benchmark,
+            kind=kind,
+            text=self.text("problem"),
+            options=options,
+            gold=self.gold(kind, options),
+            video=file if medium == "video" else None,
+            image=file if medium == "image" else None,
+            cluster=str(relative),
+            source=Source(
+                "transfer",
+                self.file,
+                self.index + 1,
+                row_id=None if row_id is None else str(row_id),
+                origin=self.row.get("data_source"),
+            ),
+        )
+
+    def fail(self, message: str) -> DataError:
+        return DataError(f"{self.where}: {message}")
+
+    def text(self, key: str) -> str:
+        value = self.row.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise self.fail(f"{key} is {value!r}, expected a text.")
+        return value
+
+    def one_of(self, key: str, allowed: Sequence[str]) -> str:
+        value = self.row.get(key)
+        if value not in allowed:
+            raise self.fail(f"{key} is {value!r}, expected {' or '.join(map(repr, allowed))}.")
+        return cast(str, value)
+
+    def path(self) -> PurePosixPath:
+        value = self.text("path")
+        relative = PurePosixPath(value)
+        if relative.is_absolute() or ".." in relative.parts or "\x00" in value:
+            raise self.fail(f"path is {value!r}, expected one inside the data root, like './Evaluation/...'.")
+        return relative
+
+    def options(self) -> tuple[str, ...]:
+        """The options' texts: "A. text" loses its letter if every option has its own."""
+        values = self.row.get("options")
+        if not isinstance(values, list) or not all(isinstance(option, str) for option in values):
+            raise self.fail(f"options is {values!r}, expected a list of texts.")
+        if not 2 <= len(values) <= len(ascii_uppercase):
+            raise self.fail(f"options holds {len(values)} texts, expected 2 to {len(ascii_uppercase)}.")
+        matches = [_LETTERED.fullmatch(option.strip()) for option in values]
+        stated = "".join(match.group(1) if match else "-" for match in matches)
+        wanted = ascii_uppercase[: len(values)]
+        if stated == wanted:
+            return tuple(match.group(2).strip() for match in matches if match)
+        if stated.strip("-"):
+            raise self.fail(f"options have the letters {stated!r}, expected {wanted!r} or none at all.")
+        return tuple(option.strip() for option in values)
+
+    def gold(self, kind: Kind, options: tuple[str, ...]) -> str:
+        solution = self.text("solution")
+        content = first_block(solution, "answer")
+        if not content:
+            raise self.fail(f"solution is {solution!r}, expected '<answer>...</answer>'.")
+        letters = ascii_uppercase[: len(options)]
+        if kind == "choice" and content not in tuple(letters):
+            raise self.fail(f"solution is {solution!r}, expected a letter from A to {letters[-1]}.")
+        if kind in ("numerical", "regression") and read_number(content) is None:
+            raise self.fail(f"solution is {solution!r}, expected a number.")
+        return content
+
+
+def _locate(data_root: Path, relative: PurePosixPath) -> Path:
+    """The file under the root or, where the root is the first folder of the path, in it; else where it should be."""
+    expected = data_root / relative
+    inside = data_root.joinpath(*relative.parts[1:])
+    return inside if len(relative.parts) > 1 and not expected.exists() and inside.is_file() else expected
+
+
 TRANSFER = Suite(
-    lines=TRANSFER_LINES,
-    to_record=to_transfer_record,
-    build_request=build_request,
-    summarise=summarise_transfer,
-    slug=f"{SUITE}-",
-    scorer=SCORER_VERSION,
-    levels_option="--benchmarks",
+    name="transfer",
+    defaults=SuiteDefaults(PROTOCOLS, DEFAULT_TEMPLATE),
+    load=load,
+    parse=kinds.parse,
+    score=kinds.score,
+    group_of=scoring.by_kind,
+    scorer=kinds.SCORER_VERSION,
+    path_prefix="transfer-",
+    splits_option="--benchmarks",
     where_media_go="put them where the evaluation files' paths lead from --data-root (docs/transfer.md)",
 )

@@ -1,22 +1,19 @@
-"""Scores of the transfer suite, by problem type: our rule and, beside it, the reference evaluator's.
-
-All functions are pure. The rules are written down in docs/transfer.md.
-"""
+"""Reading and scoring by kind of question: our rule and the reference evaluator's. Pure; in words: docs/transfer.md."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 
 from seedbench_r1.parsing import first_block, parse_response, plain, read_choice
-from seedbench_r1.types import FinishReason, Outcome
+from seedbench_r1.scoring import outcome
+from seedbench_r1.types import FinishReason, Kind, ParsedResponse, Question, Score
 
 SCORER_VERSION = 1  # part of the protocol id: raise it whenever a response can get another score
 
@@ -31,26 +28,7 @@ _DIGITS = r"[+-]?(?:(?:\d{1,3}(?:,\d{3}){1,12}|\d{1,40})(?:\.\d{1,40})?|\.\d{1,4
 _NUMBER = re.compile(rf"({_DIGITS})(?:\s*(?:{_UNITS}))?\.?", re.IGNORECASE | re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class TransferParsed:
-    """What the model said."""
-
-    reasoning: str | None  # inside the first <think>...</think>, stripped; None: no such block
-    answer: str | None  # a letter, a number as written, or the tag's text; None: nothing could be read
-    answer_text: str  # content of the first answer tag, stripped; the whole output if no tag or an empty one
-    format_ok: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TransferScore:
-    """Judgement of one response: credit from 0 to 1, by two rules."""
-
-    outcome: Outcome
-    correct: float  # ours: 0 or 1 for choices and numbers, in between for OCR, free-form and regression
-    strict_correct: float  # the reference evaluator's: always 0 for OCR and free-form
-
-
-def parse_transfer(text: str, problem_type: str, options: Sequence[str], letters: Sequence[str]) -> TransferParsed:
+def parse(text: str, question: Question) -> ParsedResponse:
     """Read one response: choices by the parsing law with as many letters as options, numbers by read_number.
 
     Without an answer tag a choice must be a bare letter and a number a bare number; texts need the tag.
@@ -58,43 +36,36 @@ def parse_transfer(text: str, problem_type: str, options: Sequence[str], letters
     common = parse_response(text)
     content = first_block(text, "answer")
     answer: str | None
-    if problem_type == "multiple choice":
-        answer = read_choice(text, options, letters)
-    elif problem_type in ("numerical", "regression"):
+    if question.kind == "choice":
+        answer = read_choice(text, question.options, question.letters)
+    elif question.kind in ("numerical", "regression"):
         answer = _number_text(text if content is None else content, units=content is not None)
     else:
         answer = content or None
-    return TransferParsed(common.reasoning, answer, common.answer_text, common.format_ok)
+    return replace(common, answer=answer)
 
 
-def score_transfer(
-    parsed: TransferParsed, problem_type: str, gold: str, finish_reason: FinishReason = "stop"
-) -> TransferScore:
-    """Judge one response. Cut at the length limit and unread: "truncated"; that and "unparsed" get no credit."""
-    outcome: Outcome
-    if parsed.answer is not None:
-        outcome = "answered"
-    else:
-        outcome = "truncated" if finish_reason == "length" else "unparsed"
-    return TransferScore(
-        outcome=outcome,
-        correct=0.0 if parsed.answer is None else credit(problem_type, parsed.answer, gold),
-        strict_correct=reference_credit(problem_type, parsed.answer_text, gold),
+def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReason = "stop") -> Score:
+    """Judge one response of any kind. Unparsed and truncated ones get no credit by our rule."""
+    return Score(
+        outcome=outcome(parsed, finish_reason),
+        credit=0.0 if parsed.answer is None else credit(question.kind, parsed.answer, question.gold),
+        strict_credit=reference_credit(question.kind, parsed.answer_text, question.gold),
     )
 
 
-def credit(problem_type: str, answer: str, gold: str) -> float:
+def credit(kind: Kind, answer: str, gold: str) -> float:
     """Our rule, on an answer that was read: 0 to 1."""
-    if problem_type == "multiple choice":
+    if kind == "choice":
         return float(answer == gold)
-    if problem_type == "OCR":
+    if kind == "ocr":
         return 1.0 - min(1.0, word_error_rate(gold, answer))
-    if problem_type == "free-form":
+    if kind == "free-form":
         return rouge_mean(gold, answer)
     value, wanted = read_number(answer), read_number(gold)
     if value is None or wanted is None:
         return 0.0
-    if problem_type == "numerical":
+    if kind == "numerical":
         return float(round(100 * value) == round(100 * wanted))  # exact; halves to even
     return mean_relative_accuracy(value, wanted)
 
@@ -182,21 +153,21 @@ def _f_measure(common: int, n_wanted: int, n_said: int) -> float:
     return 2 * common / (n_wanted + n_said) if common else 0.0
 
 
-def reference_credit(problem_type: str, answer_text: str, gold: str) -> float:
+def reference_credit(kind: Kind, answer_text: str, gold: str) -> float:
     """The rule of GRPO-CARE's `eval_bench.py` at 03c3a7c (Video-R1's too): 0 to 1.
 
     A choice must equal the gold letter character by character. Numbers are what float() takes after all commas are
     deleted; a numerical answer must agree in having a point or comma, and in value to two decimals. Regression is the
     mean relative accuracy in float32 (reference_relative_accuracy). OCR and free-form get nothing, whatever is said.
     """
-    if problem_type == "multiple choice":
+    if kind == "choice":
         return float(answer_text == gold)
-    if problem_type not in ("numerical", "regression"):
+    if kind not in ("numerical", "regression"):
         return 0.0
     value, wanted = _float(answer_text), _float(gold)
     if value is None or wanted is None:
         return 0.0
-    if problem_type == "regression":
+    if kind == "regression":
         return reference_relative_accuracy(value, wanted)
     if _has_decimals(answer_text) != _has_decimals(gold) or not math.isfinite(value):
         return 0.0

@@ -1,0 +1,65 @@
+"""The command line of a table of settings: a row becomes an option, the values that were given come back by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seedbench_r1.config_file import READERS
+from seedbench_r1.options import Setting
+
+Given = dict[str, Any]  # name -> value, of the options that were given
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", rich_help_panel="Output", help="TOML file, by default ./seedbench-r1.toml."),
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", rich_help_panel="Output", help="Print the resolved settings and stop.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", rich_help_panel="Output", help="Check everything, load no model, and stop.")
+]
+AsJson = Annotated[bool, typer.Option("--json", rich_help_panel="Output", help="One JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel="Output", help="No progress.")]
+
+
+def with_settings(rows: Iterable[Setting]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the function's first argument becomes one option for each row; its others stay as they are."""
+    table = list(rows)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        first, *others = inspect.signature(function, eval_str=True).parameters.values()
+        options = [_parameter(row) for row in table]
+
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            given = {row.name: values.pop(row.name) for row in table}
+            function({name: _read(name, value) for name, value in given.items() if value is not None}, **values)
+
+        own = [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
+        positional = [other for other in own if "ArgumentInfo" in str(other.annotation)]
+        rest = [other for other in own if other not in positional]
+        command.__signature__ = inspect.Signature([*positional, *options, *rest])  # type: ignore[attr-defined]
+        command.__annotations__ = {}
+        del first
+        return command
+
+    return decorate
+
+
+def _parameter(row: Setting) -> inspect.Parameter:
+    kind = str if row.type is tuple else row.type
+    flag = f"{row.flag}/--no-{row.flag.removeprefix('--')}" if row.option.negatable else row.flag
+    option = typer.Option(flag, rich_help_panel=row.option.group, help=row.help, show_default=False)
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _read(name: str, value: Any) -> Any:
+    return READERS[name](value) if name in READERS else value

@@ -1,0 +1,106 @@
+"""What engines have in common: a plan, where each record goes, and the one contract that every engine fulfils."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from seedbench_r1.config import EvalConfig
+from seedbench_r1.models.checkpoint import Checkpoint
+from seedbench_r1.runs.directory import RunDir
+from seedbench_r1.suites.base import Suite
+from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary
+
+Observe = Callable[[RunRecord], None]
+DRAINING = "Stopping: answers in flight are finished and saved. Once more stops at once."
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do, known before the model is loaded."""
+
+    config: EvalConfig
+    path: Path  # run directory
+    manifest: RunManifest
+    questions: list[Question]  # of the splits asked for, after --limit
+    missing: list[Path]  # media files that are not there
+    checkpoint: Checkpoint | None  # None: the fake backend, API models, and models that only lmms-eval can inspect
+    suite: Suite
+
+
+@dataclass(frozen=True, slots=True)
+class RunProtocol:
+    """What a run's manifest says of how its numbers were made, besides the settings themselves."""
+
+    name: str
+    protocol_id: str
+    backend: str
+    path_prefix: str = ""  # before the id in the run directory's name
+    model_suffix: str = ""  # after the model's name there
+    transport: dict[str, object] | None = None  # how pixels travel to an API model; part of the id
+    versions: dict[str, str] = field(default_factory=dict)  # of what answers, besides this package's own
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """How one call of run_plan ended."""
+
+    summary: RunSummary  # of the whole run, all shards
+    unanswered: int  # questions asked for in this call and shard without an answer
+    failed: int  # of those, the ones whose last attempt failed
+    stopped: bool  # a stop was asked for before the questions ran out
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Where an engine leaves its records. May be called from any thread."""
+
+    run: RunDir
+    observe: Observe
+    say: Callable[[str], None]  # a line for the user
+
+    def write(self, record: RunRecord) -> None:
+        """Keep a record: in the file when this returns. Raises ResourceError."""
+        self.run.append(record)
+        self.observe(record)
+
+    def written_by_worker(self, record: RunRecord) -> None:
+        """Take note of a record that a worker process has put into a file of its own."""
+        self.observe(record)
+
+
+class Engine(Protocol):
+    """How a plan is carried out. A context manager: what it needs is started on entering, after everything was checked.
+
+    To add one: a file, a line in engines/plan.py:open_engine, its name in config.ENGINES.
+    """
+
+    @property
+    def stop_message(self) -> str:
+        """What the user is told after the first signal."""
+        ...
+
+    def check(self, config: EvalConfig, suite: Suite) -> None:
+        """Raise ConfigError if the engine is not installed, or the suite or the settings make no sense with it."""
+        ...
+
+    def writers(self, plan: Plan) -> int:
+        """Worker processes that write records into files of their own; 0: none."""
+        ...
+
+    def answer(self, plan: Plan, pending: Sequence[Question], recorder: Recorder, *, stop: threading.Event) -> None:
+        """Ask the pending questions; leave a record of each, failures too, with the recorder.
+
+        When `stop` is set, nothing new is begun; what is in flight is finished and recorded.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,194 @@
+"""A plan: everything that can be known before a model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from seedbench_r1.api.client import check_installed
+from seedbench_r1.backends import BACKENDS
+from seedbench_r1.backends.openai import api_model, transport
+from seedbench_r1.config import ENGINES, EvalConfig, api_key, protocol_id
+from seedbench_r1.engines import lmms
+from seedbench_r1.engines.base import Engine, Plan, RunProtocol
+from seedbench_r1.engines.local import LocalEngine
+from seedbench_r1.engines.shards import ShardsEngine
+from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.files import make_folder, write_text
+from seedbench_r1.media.decode import check_reader
+from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, model_name
+from seedbench_r1.parsing import PARSER_VERSION
+from seedbench_r1.questions import choose_subset, file_sha256
+from seedbench_r1.runs.directory import run_directory, utc_now
+from seedbench_r1.runs.records import SCHEMA
+from seedbench_r1.suites import find_suite
+from seedbench_r1.suites.base import Questions, Suite
+from seedbench_r1.types import ModelInfo, Question, RunManifest
+
+
+def open_engine(config: EvalConfig) -> Engine:
+    """The engine of a run, not yet started. Raises ConfigError with the list for an unknown one."""
+    match config.engine:
+        case "local" if config.data_parallel > 1:
+            return ShardsEngine(config)
+        case "local":
+            return LocalEngine()
+        case "ray":
+            from seedbench_r1.engines.ray import RayEngine
+
+            return RayEngine(config)
+        case "lmms-eval":
+            return lmms.LmmsEngine(config)
+        case _:
+            raise ConfigError(f"No engine {config.engine!r}. There are: {', '.join(ENGINES)}.")
+
+
+def plan(config: EvalConfig, *, command: str = "") -> Plan:
+    """Read questions and checkpoint, choose the run directory, look for absent media. Loads no model.
+
+    Raises:
+        ConfigError: no such model, --size-multiple does not fit it, the video reader is not installed, or the engine
+            cannot carry this out.
+        DataError: invalid questions; absent media unless config.allow_missing (the list is in missing.txt).
+    """
+    suite = find_suite(config.suite)
+    open_engine(config).check(config, suite)
+    questions = suite.load(config)
+    if lmms.loads_the_model(config):
+        checkpoint, info = lmms.identify_model(config)
+        protocol = lmms.protocol_of(config)
+    else:
+        check_reader(config.video.reader)
+        checkpoint, info = _identify_model(config)
+        if checkpoint is not None:
+            config = _loadable(fit_size_multiple(config, checkpoint), checkpoint)
+        protocol = _protocol(config, suite)
+    manifest = _manifest(config, suite, questions, info, protocol, command)
+    path = run_directory(
+        config.runs_dir, info.name + protocol.model_suffix, protocol.path_prefix + protocol.protocol_id, config.run_name
+    )
+    asked = questions.all()
+    if config.limit is not None:
+        asked = choose_subset(asked, config.limit, seed=config.sampling.seed)
+    missing = sorted({p for q in asked for p in (q.video, q.image) if p is not None and not p.exists()})
+    if missing and not config.allow_missing:
+        raise _missing_error(path, missing, asked, config, suite)
+    return Plan(config, path, manifest, asked, missing, checkpoint, suite)
+
+
+def _protocol(config: EvalConfig, suite: Suite) -> RunProtocol:
+    sent = transport(config.api_video) if config.backend == "openai" else None
+    identity = protocol_id(config.template, config.video, config.sampling, sent, suite.scorer)
+    protocol = RunProtocol(config.protocol, identity, config.backend, suite.path_prefix, transport=sent)
+    return lmms.under_lmms_eval(protocol) if config.engine == "lmms-eval" else protocol
+
+
+def _manifest(
+    config: EvalConfig, suite: Suite, questions: Questions, info: ModelInfo, protocol: RunProtocol, command: str
+) -> RunManifest:
+    return RunManifest(
+        schema=SCHEMA,
+        suite=suite.name,
+        protocol=protocol.name,
+        protocol_id=protocol.protocol_id,
+        template=config.template,
+        video=config.video,
+        sampling=config.sampling,
+        parser_version=PARSER_VERSION,
+        n_total=suite.split_sizes(questions),
+        dataset_hash={split: file_sha256(path) for split, path in questions.files.items()},
+        model=info,
+        backend=protocol.backend,
+        dtype=config.dtype,
+        seed=config.sampling.seed,
+        versions=_versions() | protocol.versions | ({} if suite.scorer is None else {"scorer": str(suite.scorer)}),
+        command=command,
+        machine=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        created_utc=utc_now(),
+        updated_utc=utc_now(),
+        transport=protocol.transport,
+    )
+
+
+def _identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
+    if config.backend == "fake":
+        script = Path(config.model)
+        if not script.is_file():
+            raise ConfigError(f"The fake backend answers from a script file; there is none at {script}.")
+        return None, ModelInfo(config.model, f"fake-{model_name(script.stem)}", file_sha256(script)[:16])
+    if config.backend == "openai":
+        check_installed()
+        api_key(config.base_url)  # absent: said now, not after the first clip was decoded
+        return None, api_model(config)
+    if config.backend == "vllm":
+        from seedbench_r1.backends.vllm_engine import check_vllm  # imports torch
+
+        check_vllm()
+    if config.backend not in ("transformers", "vllm"):
+        raise ConfigError(f"No backend {config.backend!r}. There are: {', '.join(BACKENDS)}.")
+    checkpoint = inspect_model(config.model, base_model=config.base_model, revision=config.revision)
+    return checkpoint, checkpoint.info
+
+
+def fit_size_multiple(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
+    """Frame sides are multiples of the model's own patch grid: 28, or 32 for Qwen3-VL (another protocol id)."""
+    if config.video.size_multiple % checkpoint.size_multiple == 0:
+        return config
+    return replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
+
+
+def _loadable(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
+    """With the folders that were inspected: what is loaded is what was fingerprinted, also for hub ids."""
+    base = str(checkpoint.base_folder) if checkpoint.base_folder is not None else None
+    return replace(config, model=str(checkpoint.folder), base_model=base, revision=None)
+
+
+def _missing_error(
+    path: Path, missing: list[Path], questions: list[Question], config: EvalConfig, suite: Suite
+) -> DataError:
+    listing = path / "missing.txt"
+    make_folder(path)
+    write_text(listing, "".join(f"{file}\n" for file in missing))
+    absent = set(missing)
+    splits: dict[str, int] = {}
+    for question in questions:
+        if question.video in absent or question.image in absent:
+            splits[question.split] = splits.get(question.split, 0) + 1
+    where = ", ".join(f"{split}: {n}" for split, n in splits.items())
+    example = missing[0]
+    if example.is_relative_to(config.data_root):
+        example = example.relative_to(config.data_root)
+    whole = [split for split in dict.fromkeys(q.split for q in questions) if split not in splits]
+    other = f" Or evaluate what is complete only: {suite.splits_option} {','.join(whole)}." if whole and splits else ""
+    return DataError(
+        f"{len(missing)} media files missing, for {sum(splits.values())} of {len(questions)} questions ({where}; "
+        f"e.g. {example}). Nothing was run. List: {listing}. "
+        f"Fix: {suite.where_media_go}.{other} To run anyway (result unranked): --allow-missing"
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("seedbench-r1", "torch", "transformers", "vllm", "decord", "av", "torchcodec", "pillow", "peft"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    commit = _commit()
+    return versions | {"commit": commit} if commit else versions
+
+
+def _commit() -> str | None:
+    """Commit of this package's own checkout, with "+dirty" if it was edited; None for an installed copy."""
+    source = Path(__file__).parents[2]
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), "describe", "--always", "--abbrev=12", "--dirty=+dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,67 @@
+"""What a suite is: questions with their wording, their scores and their summary. Variants are data, not subclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from seedbench_r1 import scoring
+from seedbench_r1.config import EvalConfig, SuiteDefaults
+from seedbench_r1.scoring import GroupOf, Parse, ScoreOf
+from seedbench_r1.types import (
+    Failure,
+    Generation,
+    Media,
+    Question,
+    Request,
+    RunRecord,
+    RunSummary,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What a suite has read: its splits in order, each with its questions and the file they come from."""
+
+    splits: dict[str, list[Question]]
+    files: dict[str, Path]
+
+    def all(self) -> list[Question]:
+        """Every question, split by split."""
+        return [question for questions in self.splits.values() for question in questions]
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A set of questions. To add one: a file that makes a Suite, and a line in suites/__init__.py."""
+
+    name: str
+    defaults: SuiteDefaults  # named protocols, wording
+    load: Callable[[EvalConfig], Questions]  # raises DataError
+    parse: Parse
+    score: ScoreOf
+    group_of: GroupOf  # what divides a split in tables
+    scorer: int | None  # version of the scores, part of the protocol id; None: the parser's version says it all
+    path_prefix: str  # before the protocol id in the run directory's name
+    splits_option: str  # which leaves questions out
+    where_media_go: str  # the fix for absent files
+
+    def record(
+        self, question: Question, result: Generation | Failure, media: Request | Media | None = None
+    ) -> RunRecord:
+        """Parse and score a result: see scoring.to_record."""
+        return scoring.to_record(question, result, media, parse=self.parse, score=self.score)
+
+    def split_sizes(self, questions: Questions) -> dict[str, dict[str, int]]:
+        """split -> {"all": N, group: N}."""
+        return {split: scoring.split_sizes(some, self.group_of) for split, some in questions.splits.items()}
+
+    def summarise(
+        self,
+        records: Mapping[str, RunRecord],
+        questions: Iterable[Question],
+        n_total: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> RunSummary:
+        """Count a run: see scoring.summarise."""
+        return scoring.summarise(records, questions, n_total, self.group_of)
