@@ -98,6 +98,8 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     if not lines and (path / "manifest.json").exists():
         raise DataError(f"{file} is missing or empty: the run was stopped before it began, or was not copied whole.")
     run = load_run(path, questions=known.get(lines))
+    if run.manifest.suite != "seedbench-r1":
+        raise DataError(f"{path} answers the suite {run.manifest.suite}: not to be mixed with SEED-Bench-R1 results.")
     n_lines = lines.count(b"\n")
     if n_lines != len(run.questions):
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -100,5 +101,6 @@ def toml_lines(values: Mapping[str, object]) -> str:
     lines = []
     for name, value in values.items():
         plain = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        lines.append(f"{name} = {json.dumps(plain, ensure_ascii=False)}")
+        key = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name)
+        lines.append(f"{key} = {json.dumps(plain, ensure_ascii=False)}")
     return "".join(f"{line}\n" for line in lines).replace("\x7f", "\\u007f")

@@ -259,7 +259,6 @@ class RunManifest:
     """manifest.json: what was run, on what, with what. Two runs compare if protocol id and dataset hashes agree."""
 
     schema: str
-    suite: str
     protocol: str
     protocol_id: str
     template: Template
@@ -280,6 +279,7 @@ class RunManifest:
     weights_sha256: str | None = None  # hash of sorted (file, sha256); None until the run is complete
     completed_utc: str | None = None
     transport: dict[str, Any] | None = None  # how pixels travel to an API model; part of the protocol id
+    suite: str = "seedbench-r1"
 
 
 @dataclass(frozen=True, slots=True)

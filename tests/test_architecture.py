@@ -12,7 +12,7 @@ PACKAGES = ("seedbench_r1", "trainers", "leaderboards")
 
 # From data over pure functions and files to engines, edges and the command line: rooms (packages) and single files.
 FLOORS = (
-    ("seedbench_r1.types", "seedbench_r1.errors", "seedbench_r1.files", "seedbench_r1"),
+    ("seedbench_r1.types", "seedbench_r1.options", "seedbench_r1.errors", "seedbench_r1.files", "seedbench_r1"),
     (
         "seedbench_r1.questions",
         "seedbench_r1.prompts",
@@ -21,7 +21,7 @@ FLOORS = (
         "seedbench_r1.media.*",
         "seedbench_r1.api.*",
     ),
-    ("seedbench_r1.config", "seedbench_r1.data.*", "seedbench_r1.models.*"),
+    ("seedbench_r1.config", "seedbench_r1.config_file", "seedbench_r1.data.*", "seedbench_r1.models.*"),
     ("seedbench_r1.runs.*",),
     ("seedbench_r1.backends.*", "seedbench_r1.suites.*", "leaderboards.*"),
     ("seedbench_r1.engines.*", "seedbench_r1.judges.*", "trainers.*"),

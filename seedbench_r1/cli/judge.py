@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from seedbench_r1.cli.options import Given, with_settings
 from seedbench_r1.errors import ConfigError, Interrupted, JudgeUnavailable
+from seedbench_r1.judges.config import GROUPS, TABLE
+from seedbench_r1.options import in_groups
 
 if TYPE_CHECKING:
+    from seedbench_r1.judges.config import JudgeConfig
+    from seedbench_r1.judges.models import JudgeSettings
     from seedbench_r1.judges.run import Judge
     from seedbench_r1.runs.directory import Run
     from seedbench_r1.types import Verdict
@@ -28,60 +33,36 @@ app = typer.Typer(
     help="Does the reasoning support the answer? `judge RUN...` judges runs.", cls=_RunByDefault, no_args_is_help=True
 )
 
-MODEL, LIMITS = "Judge", "Limits"
 DRAINING = "Stopping: verdicts in flight are finished and saved. Once more stops at once."
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML with these options in its table judge.")]
 
 
 @app.command("run")
-def judge_command(
-    runs: Runs,
-    judge: Annotated[
-        str, typer.Option("--judge", rich_help_panel=MODEL, help="rules, openai:MODEL, local:PATH, miniature.")
-    ] = "rules",
-    base_url: Annotated[
-        str | None, typer.Option("--judge-base-url", rich_help_panel=MODEL, help="OpenAI-compatible server.")
-    ] = None,
-    prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", rich_help_panel=MODEL, help="Your wording, as plain text.")
-    ] = None,
-    votes: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Votes per case; shows the flip rate.")] = 1,
-    temperature: Annotated[
-        float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Default 0; with several votes 0.7.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Of a local judge.")] = 8,
-    concurrency: Annotated[int, typer.Option(rich_help_panel=LIMITS, min=1, help="Requests at once.")] = 8,
-    timeout_s: Annotated[float, typer.Option("--timeout", rich_help_panel=LIMITS, help="Seconds for a reply.")] = 120,
-    tries: Annotated[int, typer.Option(rich_help_panel=LIMITS, min=1, help="For one request, with back-off.")] = 6,
-    max_cost: Annotated[float | None, typer.Option(rich_help_panel=LIMITS, help="Needs the two prices.")] = None,
-    price_in: Annotated[float | None, typer.Option(rich_help_panel=LIMITS, help="Per million prompt tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option(rich_help_panel=LIMITS, help="Per million new tokens.")] = None,
-    limit: Annotated[int | None, typer.Option(rich_help_panel=LIMITS, min=1, help="New verdicts per run.")] = None,
-    as_json: AsJson = False,
-) -> None:
+@with_settings(in_groups(TABLE, GROUPS))
+def judge_command(given: Given, runs: Runs, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Judge runs. The same command continues. It never falls back to another judge: exit 6 if there is none."""
-    from seedbench_r1.runs.directory import load_run
+    from seedbench_r1.judges.config import resolve_judge_config
 
-    loaded = [load_run(path) for path in runs]
-    settings = {
-        "base_url": base_url,
-        "prompt_file": prompt_file,
-        "votes": votes,
-        "temperature": temperature,
-        "batch_size": batch_size,
-        "concurrency": concurrency,
-        "timeout_s": timeout_s,
-        "tries": tries,
-        "prices": _prices(max_cost, price_in, price_out),
-        "max_cost": max_cost,
-    }
-    opened = open_judge(judge, settings, loaded, quiet=as_json)
+    config = resolve_judge_config(given, config_file=config_file)
+    loaded = [load_judgeable(path) for path in runs]
+    opened = open_judge(config, loaded, quiet=as_json)
     try:
         for run in loaded:
-            _judge_one(run, opened, limit, as_json=as_json)
+            _judge_one(run, opened, config.limit, as_json=as_json)
     finally:
         opened.close()
+
+
+def load_judgeable(path: Path) -> Run:
+    """A run whose reasoning can be judged. Raises ConfigError for one of another suite."""
+    from seedbench_r1.runs.directory import load_run
+
+    run = load_run(path)
+    if run.manifest.suite != "seedbench-r1":
+        raise ConfigError(f"{path} answers the suite {run.manifest.suite}; judges know seedbench-r1 only.")
+    return run
 
 
 @app.command("calibrate")
@@ -131,10 +112,9 @@ def agreement_command(
 
 def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[dict[str, Verdict]], str]:
     """Runs, one judge's verdicts on each, and which judge. Raises ConfigError unless there is exactly one to take."""
-    from seedbench_r1.runs.directory import load_run
     from seedbench_r1.runs.verdicts import load_verdicts
 
-    loaded = [load_run(path) for path in paths]
+    loaded = [load_judgeable(path) for path in paths]
     by_judge = [load_verdicts(run.path) for run in loaded]
     known = sorted({name for judges in by_judge for name in judges})
     if judge_id is None and len(known) == 1:
@@ -145,52 +125,50 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
     return loaded, [judges.get(judge_id, {}) for judges in by_judge], judge_id
 
 
-def open_judge(name: str, settings: dict[str, Any], runs: list[Run], *, quiet: bool = False) -> Judge:
-    """The judge of a --judge value. Raises ConfigError for an unknown one, JudgeUnavailable if it cannot be asked."""
+def open_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool = False) -> Judge:
+    """The judge of the settings. Raises JudgeUnavailable if it cannot be asked."""
     from seedbench_r1.judges.run import RulesJudge
 
-    kind, _, model = name.partition(":")
-    if name == "rules":
-        return RulesJudge()
-    if name == "miniature":
-        from seedbench_r1.demo.exact_judge import ExactJudge
+    match config.kind:
+        case "openai":
+            return _open_api_judge(config, runs, quiet=quiet)
+        case "local":
+            return _open_local_judge(config)
+        case "miniature":
+            from seedbench_r1.demo.exact_judge import ExactJudge
 
-        return ExactJudge()
-    if kind == "openai" and model:
-        return _open_api_judge(model, settings, runs, quiet=quiet)
-    if kind == "local" and model:
-        return _open_local_judge(model, settings)
-    raise ConfigError(f"No judge {name!r}. There are: rules, openai:MODEL, local:PATH, miniature.")
+            return ExactJudge()
+        case _:
+            return RulesJudge()
 
 
-def _open_api_judge(model: str, settings: dict[str, Any], runs: list[Run], *, quiet: bool) -> Judge:
+def _open_api_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool) -> Judge:
     from seedbench_r1.api.client import ChatClient
     from seedbench_r1.api.cost_limit import Budget
     from seedbench_r1.cli import console
-    from seedbench_r1.config import api_key
+    from seedbench_r1.config import OPENAI_BASE_URL, api_key
     from seedbench_r1.judges.models import ApiJudge, JudgeSettings
 
     try:
-        key = api_key(settings["base_url"])
+        key = api_key(config.base_url)
     except ConfigError as error:
         raise JudgeUnavailable(
-            f"Judge 'openai:{model}' needs OPENAI_API_KEY (any non-empty value for a local server with "
+            f"Judge {config.judge!r} needs OPENAI_API_KEY (any non-empty value for a local server with "
             f"--judge-base-url). Evaluation is safe; only consistency is pending. No fallback is used. {error}"
         ) from error
-    url = settings["base_url"] or "https://api.openai.com/v1"
     chosen = JudgeSettings(
-        name=f"openai:{model}",
-        prompt=_prompt(settings["prompt_file"]),
-        votes=settings["votes"],
-        temperature=_temperature(settings),
-        server=settings["base_url"],
+        name=config.judge,
+        prompt=_prompt(config.prompt_file),
+        votes=config.votes,
+        temperature=config.vote_temperature,
+        server=config.base_url,
     )
     if not quiet:
-        for line in estimate(runs, chosen, settings["prices"]):
+        for line in estimate(runs, chosen, config.prices):
             console.err().print(line, soft_wrap=True)
-    budget = Budget(settings["max_cost"], *settings["prices"]) if settings["max_cost"] is not None else None
-    client = ChatClient(url, key, timeout_s=settings["timeout_s"], tries=settings["tries"])
-    judge = ApiJudge(client, model, chosen, concurrency=settings["concurrency"], budget=budget)
+    budget = Budget(config.max_cost, *config.prices) if config.max_cost is not None and config.prices else None
+    client = ChatClient(config.base_url or OPENAI_BASE_URL, key, timeout_s=config.timeout_s, tries=config.tries)
+    judge = ApiJudge(client, config.model, chosen, concurrency=config.concurrency, budget=budget)
     try:
         judge.probe()
     except JudgeUnavailable:
@@ -199,18 +177,16 @@ def _open_api_judge(model: str, settings: dict[str, Any], runs: list[Run], *, qu
     return judge
 
 
-def _open_local_judge(model: str, settings: dict[str, Any]) -> Judge:
+def _open_local_judge(config: JudgeConfig) -> Judge:
     from seedbench_r1.backends.text_model import TextModelBackend
     from seedbench_r1.judges.models import JudgeSettings, LocalJudge
     from seedbench_r1.models.checkpoint import model_name
 
-    if settings["votes"] != 1:
-        raise ConfigError("--votes is for API judges: a local judge is greedy, so its votes would not differ.")
-    chosen = JudgeSettings(name=f"local:{model_name(model)}", prompt=_prompt(settings["prompt_file"]))
-    return LocalJudge(TextModelBackend(model, batch_size=settings["batch_size"]), chosen)
+    chosen = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=_prompt(config.prompt_file))
+    return LocalJudge(TextModelBackend(config.model, batch_size=config.batch_size), chosen)
 
 
-def estimate(runs: list[Run], settings: Any, prices: tuple[float, float] | None) -> list[str]:
+def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, float] | None) -> list[str]:
     """Lines for the user before the first request: how many, how large, how dear. 4 characters count as a token."""
     from seedbench_r1.api.cost_limit import token_cost
     from seedbench_r1.judges.models import build_judge_prompt
@@ -248,14 +224,6 @@ def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> N
         raise Interrupted("Stopped by a signal. Verdicts so far are saved; run it again to go on.", received[0])
 
 
-def _prices(max_cost: float | None, price_in: float | None, price_out: float | None) -> tuple[float, float] | None:
-    if price_in is not None and price_out is not None:
-        return price_in, price_out
-    if max_cost is not None:
-        raise ConfigError("--max-cost needs --price-in and --price-out (per million tokens).")
-    return None
-
-
 def _prompt(path: Path | None) -> str:
     from seedbench_r1.judges.models import check_prompt, default_prompt
 
@@ -265,8 +233,3 @@ def _prompt(path: Path | None) -> str:
         return check_prompt(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The judge's prompt {path} cannot be read: {error}.") from error
-
-
-def _temperature(settings: dict[str, Any]) -> float:
-    given = settings["temperature"]
-    return (0.7 if settings["votes"] > 1 else 0.0) if given is None else float(given)

@@ -66,7 +66,7 @@ def identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
 def protocol_of(config: EvalConfig) -> RunProtocol:
     """lmms-eval's own models choose frames and pixels themselves: their runs compare with no others."""
     version = lmms_eval_version()
-    named = RunProtocol("lmms-eval", _protocol_id(config, _model(config), version), "")
+    named = RunProtocol("lmms-eval", _protocol_id(config, lmms_model(config), version), "")
     return under_lmms_eval(named, config.lmms_model or "")
 
 
@@ -80,7 +80,7 @@ def under_lmms_eval(protocol: RunProtocol, model: str = OWN_MODEL) -> RunProtoco
     )
 
 
-def _model(config: EvalConfig) -> LmmsModel:
+def lmms_model(config: EvalConfig) -> LmmsModel:
     """The model as lmms-eval is to be told of it; for ours, `args` are additions to what the settings say."""
     name, args = config.lmms_model or OWN_MODEL, config.lmms_model_args or ""
     if name != OWN_MODEL and lmms_checkpoint(args) is None:
@@ -151,7 +151,7 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
                 recorder.write(plan.suite.record(question, failure))
         if not asked or stop.is_set():
             return
-        job = _prepare(plan, _model(plan.config), asked)
+        job = _prepare(plan, lmms_model(plan.config), asked)
         recorder.say(
             f"lmms-eval answers {len(asked):,} questions and saves nothing before its end; messages: {job.log}"
         )

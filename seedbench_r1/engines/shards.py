@@ -15,7 +15,7 @@ from pathlib import Path
 from seedbench_r1.config import EvalConfig, child_environment, settings
 from seedbench_r1.config_file import toml_lines
 from seedbench_r1.engines.base import DRAINING, Plan, Recorder
-from seedbench_r1.errors import ConfigError
+from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.files import write_text
 from seedbench_r1.options import settings_of
 from seedbench_r1.prompts import prompt_file_table
@@ -25,6 +25,7 @@ from seedbench_r1.types import Question
 
 # Exit codes, harmless first: done, some unanswered, judge, resources, data, configuration, usage, bug (errors.py)
 SEVERITY = (0, 5, 6, 7, 4, 3, 2, 1)
+FAULTS = {3: ConfigError, 4: DataError, 7: ResourceError}  # of a child, that concern the whole run
 POLL_S = 0.2  # how soon a stop is passed on, and the end of a child is noticed
 
 
@@ -61,7 +62,7 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
         watcher = threading.Thread(target=_watch, args=(plan.path, known, recorder, ended), daemon=True)
         watcher.start()
         try:
-            launch_shards(
+            code = launch_shards(
                 command,
                 config.data_parallel,
                 gpus_per_shard=gpus_per_shard(config),
@@ -72,6 +73,10 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
         finally:
             ended.set()
             watcher.join()
+        if code in FAULTS and not stop.is_set():
+            raise FAULTS[code](
+                f"A shard ended with exit code {code}; its message stands above. Answers so far are saved."
+            )
 
 
 # Paths are in the settings file, which the environment would override

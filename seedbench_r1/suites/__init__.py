@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def resolve(
     options: Mapping[str, Any],
     *,
     config_file: Path | None = None,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
     working_dir: Path = Path(),
 ) -> EvalConfig:
     """As config.resolve_eval_config, with the named protocols and the wording of the suite that the settings name."""
@@ -44,5 +43,9 @@ def resolve(
     if name == "transfer-lmms":  # its videos are lmms-eval's
         options = {**options, "data_root": options.get("data_root") or Path()}
     return resolve_eval_config(
-        options, config_file=config_file, environ=environ, working_dir=working_dir, defaults=defaults
+        options,
+        config_file=config_file,
+        working_dir=working_dir,
+        defaults=defaults,
+        **({} if environ is None else {"environ": environ}),
     )

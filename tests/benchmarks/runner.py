@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.engines.local import answer_all, plan
+from seedbench_r1.engines.local import answer_all
+from seedbench_r1.engines.plan import plan
 from seedbench_r1.runs.directory import RunDir
 from seedbench_r1.types import Media
 from tests.rows import evaluation_row, write_rows
@@ -69,7 +70,15 @@ def one_run(root: Path, folder: Path) -> tuple[float, float, float]:
     with RunDir.open(planned.path, planned.manifest, planned.questions) as run:
         pending = run.pending(planned.questions)
         cpu, wall = time.process_time(), time.perf_counter()
-        answer_all(run, pending, ReadyMedia(), lambda _: backend, planned.config, stop=threading.Event())
+        answer_all(
+            pending,
+            ReadyMedia(),
+            lambda _: backend,
+            planned.config,
+            suite=planned.suite,
+            write=run.append,
+            stop=threading.Event(),
+        )
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     written = bytes_passed_to_write() - before
     data = sum(path.stat().st_size for path in planned.path.iterdir())

@@ -14,10 +14,12 @@ from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.engines.lmms_process import TASK_FOLDER, LmmsModel
 from seedbench_r1.engines.lmms_transfer import plan_transfer, run_transfer
-from seedbench_r1.engines.local import evaluate, plan
+from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.checkpoint import inspect_model, weights_sha256
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
+from tests.evaluation import evaluate
 from tests.small_benchmark import write_script
 
 CLI = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()"]
@@ -140,6 +142,8 @@ def test_the_engine_with_a_chat_model_of_lmms_eval(data_root, tiny, tmp_path):
     assert len(theirs.records) == 3
     assert all(record.answered and 1 <= record.generation.n_tokens <= 5 for record in theirs.records.values())
     assert theirs.manifest.protocol == "lmms-eval"
+    assert theirs.manifest.model.fingerprint == inspect_model(str(tiny)).info.fingerprint
+    assert theirs.manifest.weights_sha256 == weights_sha256(inspect_model(str(tiny)))
 
 
 def test_a_model_without_chat_interface_is_refused_and_the_run_is_incomplete(data_root, tmp_path):

@@ -11,14 +11,16 @@ import pytest
 import yaml
 
 from leaderboards.exports.lmms_results import DOMAIN_METRICS, LEVEL_METRICS
-from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.engines.lmms import checkpoint_of, own_model_args, plan_with_lmms_eval, read_records, write_task
+from seedbench_r1.config import lmms_checkpoint, resolve_eval_config
+from seedbench_r1.engines.lmms import LmmsEngine, lmms_model, own_model_args, read_records, write_task
 from seedbench_r1.engines.lmms_process import TASK_FOLDER, LmmsJob, LmmsModel, join_model_args
 from seedbench_r1.engines.lmms_transfer import TASKS, TransferResult, plan_transfer, read_transfer
+from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.lmms_tasks import functions
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_messages, build_prompt, load_template
 from seedbench_r1.questions import load_questions
+from seedbench_r1.suites import find_suite
 from seedbench_r1.types import SamplingConfig, Template, VideoConfig
 from tests.small_benchmark import write_script
 
@@ -62,7 +64,7 @@ def test_the_prompt_is_the_core_s_and_the_media_stand_where_our_runner_puts_them
 
 
 def test_a_system_message_is_part_of_the_cache_key(questions):
-    template = Template(with_video="{question}|{options}", without_video="{question}|{options}", system="Be brief.")
+    template = Template(dict.fromkeys(("with_video", "without_video"), "{question}|{options}"), system="Be brief.")
     doc = document(questions[0], template)
     assert [message["role"] for message in functions.doc_to_messages(doc)] == ["system", "user"]
     assert functions.doc_to_text(doc) == "Be brief.\n\n" + build_prompt(questions[0], template)
@@ -149,7 +151,9 @@ def test_only_a_question_that_is_there_exactly_once_is_answered(questions, tmp_p
     empty = {"question_id": asked[4].question_id, "raw_text": "", "token_counts": [None]}
     silent = {"question_id": asked[5].question_id, "raw_text": "", "token_counts": [{"output_tokens": 0}]}
     write_samples(mine, "seedbench_r1_l1", [sample[0], sample[1], sample[1], cut, empty, silent])
-    right, twice, absent, truncated, nothing, unparsed = read_records(mine, asked, SamplingConfig(max_new_tokens=5))
+    right, twice, absent, truncated, nothing, unparsed = read_records(
+        mine, asked, SamplingConfig(max_new_tokens=5), find_suite("seedbench-r1")
+    )
     assert (right.score.correct, right.generation.n_prompt_tokens, right.generation.n_tokens) == (True, 7, 3)
     assert "2 answers" in twice.failure.message
     assert "log ends with: no memory;" in absent.failure.message
@@ -162,7 +166,7 @@ def test_only_a_question_that_is_there_exactly_once_is_answered(questions, tmp_p
 def test_a_sample_that_was_not_asked_for_is_an_error(questions, tmp_path, row):
     write_samples(job(tmp_path), "seedbench_r1_l1", [row])
     with pytest.raises(DataError, match="not asked"):
-        read_records(job(tmp_path), questions[:1], SamplingConfig())
+        read_records(job(tmp_path), questions[:1], SamplingConfig(), find_suite("seedbench-r1"))
 
 
 def test_model_args_carry_what_lmms_eval_can_read(config, tmp_path):
@@ -170,12 +174,12 @@ def test_model_args_carry_what_lmms_eval_can_read(config, tmp_path):
     for value in ("a,b", "{x}", 'say "x"'):
         with pytest.raises(ConfigError, match="cannot carry"):
             join_model_args({"pretrained": value})
-    assert checkpoint_of("device_map=cpu,pretrained=org/name") == "org/name"
-    assert checkpoint_of("device_map=cpu") is None
+    assert lmms_checkpoint("device_map=cpu,pretrained=org/name") == "org/name"
+    assert lmms_checkpoint("device_map=cpu") is None
     changed = replace(
         config,
         video=VideoConfig(max_frames=8),
-        template=Template("a {question} {options}\x7f", 'b\n"{question}" {options}'),
+        template=Template({"with_video": "a {question} {options}\x7f", "without_video": 'b\n"{question}" {options}'}),
     )
     args = dict(pair.split("=", 1) for pair in own_model_args(changed, tmp_path / "run").split(","))
     assert (args["max_frames"], args["temperature"], args["backend"]) == ("8", "0.1", "fake")
@@ -196,26 +200,55 @@ def test_generated_tasks_hold_the_run_s_settings(config, questions, tmp_path):
     }
     assert Path(task["include"]).is_file()
     settings = json.loads(Path(task["dataset_kwargs"]["settings"]).read_text())
-    assert settings["template"]["with_video"] == DEFAULT_TEMPLATE.with_video
+    assert settings["template"]["with_video"] == DEFAULT_TEMPLATE.wording["with_video"]
     assert len(Path(settings["questions"]).read_text().splitlines()) == 2
 
 
+def under_lmms_eval(config, model, args=None, **changes):
+    return replace(config, engine="lmms-eval", lmms_model=model, lmms_model_args=args, **changes)
+
+
 def test_lmms_eval_s_models_have_a_protocol_of_their_own(config):
-    ours, model = plan_with_lmms_eval(config, "seedbench_r1")
-    assert model.is_ours
+    asked = under_lmms_eval(config, "seedbench_r1")
+    ours = plan(asked)
+    assert lmms_model(asked).is_ours
     assert (ours.manifest.backend, ours.manifest.protocol) == ("lmms-eval:seedbench_r1", "standard")
+    assert ours.path.name == f"fake-s-lmms-seedbench_r1--{ours.manifest.protocol_id}"
     ids = {ours.manifest.protocol_id}
     for args in ("max_num_frames=16", "max_num_frames=8"):
-        planned, model = plan_with_lmms_eval(config, "qwen2_5_vl", args)
-        assert model.args == f"pretrained={config.model},{args}"
+        asked = under_lmms_eval(config, "qwen2_5_vl", args)
+        planned = plan(asked)
+        assert lmms_model(asked).args == f"pretrained={config.model},{args}"
         assert (planned.manifest.backend, planned.manifest.protocol) == ("lmms-eval:qwen2_5_vl", "lmms-eval")
         assert planned.manifest.versions["lmms-eval"].startswith("0.7.")
         ids.add(planned.manifest.protocol_id)
     assert len(ids) == 3
-    same, _ = plan_with_lmms_eval(config, "qwen2_5_vl", "max_num_frames=8,device_map=cpu")
+    same = plan(under_lmms_eval(config, "qwen2_5_vl", "max_num_frames=8,device_map=cpu"))
     assert same.manifest.protocol_id in ids
-    with pytest.raises(ConfigError, match="--shard"):
-        plan_with_lmms_eval(replace(config, shard=(1, 2)), "qwen2_5_vl")
+
+
+def test_what_lmms_eval_cannot_do_is_refused_by_name(config):
+    with pytest.raises(ConfigError, match="--suite transfer does not run on --engine lmms-eval"):
+        LmmsEngine(config).check(under_lmms_eval(config, "qwen2_5_vl"), find_suite("transfer"))
+    with pytest.raises(ConfigError, match="--lmms-model NAME"):
+        plan(under_lmms_eval(config, None))
+    given = {"model": "x", "data_root": config.data_root, "engine": "lmms-eval", "lmms_model": "m", "shard": (1, 2)}
+    with pytest.raises(ConfigError, match="--shard belongs to --engine local"):
+        resolve_eval_config(given, environ={})
+
+
+def test_a_checkpoint_that_lmms_eval_loads_is_known_like_any_other(config, tmp_path):
+    """Also one of an architecture that our own backends do not load."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["OtherForConditionalGeneration"]}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "training.json").write_text(json.dumps({"algorithm": "care", "step": 30}))
+    planned = plan(under_lmms_eval(config, "other_model", f"pretrained={folder}"))
+    assert planned.checkpoint.folder == folder
+    assert (planned.manifest.model.algorithm, planned.manifest.model.step) == ("care", 30)
+    named = plan(under_lmms_eval(config, "other_model", "model_version=gpt-x"))
+    assert (named.checkpoint, named.manifest.model.path) == (None, "gpt-x")
 
 
 def test_the_transfer_commands(config):

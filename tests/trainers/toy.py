@@ -16,7 +16,7 @@ from seedbench_r1.types import Template
 from tests.rows import evaluation_row, write_rows
 from trainers.config import TrainConfig, resolve_train_config
 
-TEMPLATE = Template(with_video="{question} {options}", without_video="{question} {options}")
+TEMPLATE = Template(dict.fromkeys(("with_video", "without_video"), "{question} {options}"))
 GOLDS = "ABCD"
 RESPONSE = "<think>so {}</think><answer>{}</answer>"
 

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from seedbench_r1.config import CUSTOM, parse_levels, parse_shard, protocol_id, resolve_eval_config
+from seedbench_r1.config import CUSTOM, protocol_id, resolve_eval_config
+from seedbench_r1.config_file import parse_levels, parse_shard
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_messages, build_prompt, load_template
 from seedbench_r1.questions import load_annotations
@@ -51,7 +52,11 @@ def test_the_protocol_id_changes_with_every_number_but_the_seed():
         protocol_id(DEFAULT_TEMPLATE, VideoConfig(fps=1.0), SamplingConfig()),
         protocol_id(DEFAULT_TEMPLATE, VideoConfig(), SamplingConfig(top_p=0.5)),
         protocol_id(DEFAULT_TEMPLATE, VideoConfig(), SamplingConfig(max_new_tokens=768)),
-        protocol_id(Template("{question}{options}", "{question}{options}"), VideoConfig(), SamplingConfig()),
+        protocol_id(
+            Template({"with_video": "{question}{options}", "without_video": "{question}{options}"}),
+            VideoConfig(),
+            SamplingConfig(),
+        ),
     ]
     assert len({base, *others}) == 6
 
@@ -100,7 +105,7 @@ def question(tmp_path):
 
 
 def test_the_prompt_holds_question_and_options_literally(question):
-    template = Template(with_video="Q {question}\nO\n{options}", without_video="{question}{options}")
+    template = Template({"with_video": "Q {question}\nO\n{options}", "without_video": "{question}{options}"})
     expected = "Q What about {options} and {0}?\nO\n" + "\n".join(
         ("A. wash {question}", "B. open the fridge", "C. wash the cup", "D. close the drawer")
     )
@@ -111,7 +116,9 @@ def test_messages_are_video_image_text_without_a_system_message(question):
     (message,) = build_messages(question, DEFAULT_TEMPLATE)
     assert message["role"] == "user"
     assert [part["type"] for part in message["content"]] == ["video", "image", "text"]
-    with_system = Template("{question}{options}", "{question}{options}", system="Be brief.")
+    with_system = Template(
+        {"with_video": "{question}{options}", "without_video": "{question}{options}"}, system="Be brief."
+    )
     assert build_messages(question, with_system)[0]["role"] == "system"
 
 
@@ -119,8 +126,8 @@ def test_messages_are_video_image_text_without_a_system_message(question):
     ("text", "message"),
     [
         ("with_video = 1", "with_video"),
-        ('with_video = "{question}"\nwithout_video = "x"', r"with_video has no \{options\}"),
-        ('with_video = "{question}{options}"', "without_video is missing"),
+        ('with_video = "{question}"\nwithout_video = "x"', r"'with_video' has no \{options\}"),
+        ('with_video = "{question}{options}"', "'without_video' is missing"),
         ('prompt = "x"', "unknown key 'prompt'"),
         ("=", "not valid TOML"),
     ],

@@ -6,25 +6,10 @@ import json
 import signal
 import subprocess
 
-import pytest
-
-from seedbench_r1.cli.data_parallel import child_arguments
 from seedbench_r1.runs.directory import load_run
 from tests.small_benchmark import write_script
 from tests.unit.test_cli import RUN, cli
 from tests.unit.test_kill import wait_for_records
-
-
-@pytest.mark.parametrize(
-    ("given", "passed"),
-    [
-        (["eval", "--data-parallel", "2", "--seed", "1"], ["eval", "--seed", "1"]),
-        (["eval", "--data-parallel=2", "--fresh", "--json", "--quiet"], ["eval"]),
-        (["eval", "--levels", "L1"], ["eval", "--levels", "L1"]),
-    ],
-)
-def test_what_a_child_is_told(given, passed):
-    assert child_arguments(given) == [*passed, "--data-parallel", "1", "--quiet"]
 
 
 def test_two_processes_fill_one_run_and_the_whole_is_counted(data_root, tmp_path):

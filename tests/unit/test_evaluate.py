@@ -10,12 +10,13 @@ import pytest
 
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.engines.local import evaluate, plan
+from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.media.frames import load_media
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.types import Failure, RunRecord
+from tests.evaluation import evaluate
 from tests.small_benchmark import copy_of, write_script
 
 
@@ -40,7 +41,7 @@ def test_every_question_is_answered_once_and_scored(data_root, tmp_path):
     gold_a = Counter(q.split for q in questions if q.gold == "A")
     assert result.summary.status == "complete"
     assert (result.unanswered, result.failed, result.stopped) == (0, 0, False)
-    for level, group in result.summary.levels.items():
+    for level, group in result.summary.splits.items():
         assert group.n == group.selected == group.answered == sum(q.split == level for q in questions)
         assert group.correct == gold_a[level]
     assert Counter(r.question_id for r in seen) == {q.question_id: 1 for q in questions}
@@ -120,7 +121,7 @@ def test_absent_files_stop_the_run_before_a_model_is_loaded(data_root, tmp_path)
 def test_a_limit_makes_a_subset_and_the_full_run_completes_it(data_root, tmp_path):
     result = run(configure(data_root, tmp_path, limit=6))
     assert result.summary.status == "subset"
-    assert sum(group.answered for group in result.summary.levels.values()) == 6
+    assert sum(group.answered for group in result.summary.splits.values()) == 6
     asked = []
     full = run(
         configure(data_root, tmp_path), answer=lambda r, _: (asked.append(r.question_id), "<answer>A</answer>")[1]
@@ -185,7 +186,7 @@ def test_an_edited_annotation_file_is_refused(data_root, tmp_path):
 def test_own_questions_in_the_same_schema(data_root, tmp_path):
     config = configure(data_root, tmp_path, annotations=data_root / "annotations" / "validation_L1.jsonl")
     result = run(config)
-    assert set(result.summary.levels) == {"custom"}
+    assert set(result.summary.splits) == {"custom"}
     assert result.summary.status == "complete"
 
 

@@ -268,7 +268,7 @@ def test_lmms_eval_round_trip(runs, benchmark, tmp_path, name):
         assert after[question_id].parsed == record.parsed
     assert sum(map(len, report.gaps.values())) == 160 - len(answered)
     results = json.loads(next(iter(files.values())))
-    for level, group in report.summary.levels.items():
+    for level, group in report.summary.splits.items():
         task = f"seedbench_r1_{level.lower()}"
         assert results["results"][task]["accuracy,none"] == pytest.approx(group.correct / group.n)
         assert results["n-samples"][task] == {"original": group.n, "effective": group.answered}

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.engines.local import evaluate, plan
+from seedbench_r1.engines.plan import plan
 from seedbench_r1.media import cache as frame_cache
 from seedbench_r1.media.cache import (
     N_PARTS,
@@ -35,6 +35,7 @@ from seedbench_r1.media.frames import load_image, load_media
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.types import Media, Question, VideoConfig
+from tests.evaluation import evaluate
 from tests.media import OPEN, make_clip, make_image
 from tests.small_benchmark import copy_of, write_script
 

@@ -44,7 +44,7 @@ def bring_in(tmp_path, *files, source="grpo-care"):
 def test_both_rules_and_the_claims(tmp_path, rows):
     file = read_grpo_care(write(tmp_path, [entry(row) for row in rows]))
     report = bring_in(tmp_path, file)
-    level = report.summary.levels["L1"]
+    level = report.summary.splits["L1"]
     assert (level.correct, level.strict_correct, report.claimed_correct) == (4, 1, 1)  # A, A., (A), the text
     assert report.claim_differs == report.duplicates == []
     assert report.summary.status == "complete"
@@ -123,7 +123,7 @@ def test_lmms_eval_samples_of_our_tasks_and_of_others(tmp_path, rows):
     path = tmp_path / "20260101_samples_seedbench_r1_l1.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in ours + theirs))
     report = bring_in(tmp_path, read_lmms_eval(path), source="lmms-eval")
-    assert (report.imported, report.summary.levels["L1"].correct) == (6, 4)
+    assert (report.imported, report.summary.splits["L1"].correct) == (6, 4)
     path.write_text('{"doc_id": 0, "doc": {"sample_id": 0}, "resps": []}\n')
     with pytest.raises(DataError, match=r"samples_seedbench_r1_l1\.jsonl:1"):
         read_lmms_eval(path)

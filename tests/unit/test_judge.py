@@ -23,9 +23,8 @@ from seedbench_r1.judges.rules import settled_option
 from seedbench_r1.judges.run import JudgeCase, RulesJudge, blinded_id, flip_rate, judge_run, majority
 from seedbench_r1.questions import load_questions, load_training_rows
 from seedbench_r1.runs.directory import RunDir, load_run
-from seedbench_r1.runs.records import to_record
 from seedbench_r1.runs.verdicts import FAILED, NO_ANSWER, NO_REASONING, load_verdicts
-from seedbench_r1.scoring import consistency_counts, reasoning_profile
+from seedbench_r1.scoring import consistency_counts, reasoning_profile, to_record
 from seedbench_r1.types import Generation, Verdict
 from tests.unit.test_runs import manifest
 

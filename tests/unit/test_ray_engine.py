@@ -18,12 +18,14 @@ import pytest
 
 from seedbench_r1.backends import open_backend
 from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.engines.local import evaluate, plan
-from seedbench_r1.engines.ray import OBJECT_STORE_BYTES, check_ray, size_pool, window
+from seedbench_r1.engines.plan import plan
+from seedbench_r1.engines.ray import OBJECT_STORE_BYTES, RayEngine, size_pool, window
 from seedbench_r1.engines.ray_worker import _AtHand
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
+from seedbench_r1.suites import find_suite
+from tests.evaluation import evaluate
 from tests.small_benchmark import ANSWER, copy_of, write_script
 
 RUN = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()", "eval", "--engine", "ray"]
@@ -181,10 +183,10 @@ def test_what_concerns_all_workers_ends_the_run(cluster, data_root, tmp_path):
     [
         (["--ray-workers", "3"], "Fix: --ray-workers 2"),
         (["--ray-workers", "0"], "out of range"),
-        (["--shard", "1/2"], "leave out --shard"),
-        (["--data-parallel", "2"], "--ray-workers N instead"),
+        (["--shard", "1/2"], "--shard belongs to --engine local"),
+        (["--data-parallel", "2"], "--data-parallel belongs to --engine local"),
         (["--device", "cuda:1"], "leave out --device"),
-        (["--suite", "transfer-lmms"], "--suite belongs to lmms-eval"),
+        (["--suite", "transfer-lmms"], "belongs to --engine ray"),
     ],
 )
 def test_what_cannot_work_is_said_first(cluster, data_root, script, tmp_path, options, message):
@@ -209,7 +211,7 @@ def test_ray_is_not_there(monkeypatch):
     config = resolve_eval_config({"model": "x", "data_root": Path()}, environ={})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'seedbench-r1\[ray\]'"):
-        check_ray(config)
+        RayEngine(config).check(config, find_suite("seedbench-r1"))
 
 
 def test_the_pool_fits_the_cluster():

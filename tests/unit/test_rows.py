@@ -22,12 +22,12 @@ def test_the_row_counts_what_the_evaluation_counts(on_disk, name):
     run, row = load_run(on_disk.folder / name), on_disk.board.row(name)
     summary = summarise(run.records, run.questions.values(), run.manifest.n_total)
     assert row.status == summary.status
-    assert row.answered == sum(group.answered for group in summary.levels.values())
-    assert row.n == sum(group.n for group in summary.levels.values())
-    assert row.unparsed == sum(group.unparsed for group in summary.levels.values())
-    assert row.truncated == sum(group.truncated for group in summary.levels.values())
-    assert row.errors == sum(group.failed for group in summary.levels.values())
-    for group_name, group in (summary.levels | summary.domains).items():
+    assert row.answered == sum(group.answered for group in summary.splits.values())
+    assert row.n == sum(group.n for group in summary.splits.values())
+    assert row.unparsed == sum(group.unparsed for group in summary.splits.values())
+    assert row.truncated == sum(group.truncated for group in summary.splits.values())
+    assert row.errors == sum(group.failed for group in summary.splits.values())
+    for group_name, group in (summary.splits | summary.domains).items():
         if group.answered == group.selected:
             cell = row.accuracy[group_name]
             assert (cell.k, cell.n) == (group.correct, group.selected)

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from seedbench_r1.config import protocol_id
-from seedbench_r1.engines.local import to_record
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.files import FSYNC_EVERY_S
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.questions import load_annotations
 from seedbench_r1.runs.directory import RunDir, load_run, run_directory
 from seedbench_r1.runs.records import SCHEMA, record_from_json, record_line
+from seedbench_r1.scoring import to_record
 from seedbench_r1.types import Failure, Generation, ModelInfo, RunManifest, SamplingConfig, VideoConfig
 from tests.rows import evaluation_row, write_rows
 

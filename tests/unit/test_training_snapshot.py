@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seedbench_r1.backends.fake import FakeBackend
-from seedbench_r1.engines.local import evaluate, plan
+from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import DataError
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.questions import file_sha256
@@ -24,6 +24,7 @@ from seedbench_r1.runs.training_snapshot import (
     write_snapshot,
 )
 from seedbench_r1.types import Question
+from tests.evaluation import evaluate
 from tests.rows import training_row, write_rows
 from tests.unit.test_evaluate import configure
 

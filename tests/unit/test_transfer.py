@@ -16,21 +16,15 @@ from seedbench_r1.backends import open_backend
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.config import protocol_id
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
-from seedbench_r1.engines.local import evaluate
+from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.prompts import WORDING_OF_KIND, build_messages, build_prompt, load_template
 from seedbench_r1.runs.directory import load_run
-from seedbench_r1.suites.transfer import plan_transfer, resolve_transfer_config
-from seedbench_r1.suites.transfer_prompts import DEFAULT_TEMPLATE, build_messages, build_prompt, load_template
-from seedbench_r1.suites.transfer_questions import (
-    BENCHMARKS,
-    PROBLEM_TYPES,
-    load_transfer_file,
-    load_transfer_questions,
-    parse_benchmarks,
-)
-from seedbench_r1.suites.transfer_records import TRANSFER_LINES
-from seedbench_r1.suites.transfer_scoring import SCORER_VERSION
+from seedbench_r1.suites import resolve, transfer
+from seedbench_r1.suites.kinds import SCORER_VERSION
+from seedbench_r1.suites.transfer import BENCHMARKS, DEFAULT_TEMPLATE, load_transfer_file, parse_benchmarks
 from seedbench_r1.types import Failure, SamplingConfig
+from tests.evaluation import evaluate
 from tests.media import truncate
 from tests.small_transfer import CLIP, IMAGE, choice_row, default_files, row_of, write_transfer
 from tests.unit.test_cli import RUN, cli
@@ -81,25 +75,31 @@ def configure(root: Path, folder: Path, **options):
     if not file.exists():
         script(file)
     given = {"model": str(file), "backend": "fake", "data_root": root, "runs_dir": folder / "runs", **options}
-    return resolve_transfer_config(given, environ={}, working_dir=folder)
+    return resolve({"suite": "transfer", **given}, environ={}, working_dir=folder)
 
 
-def run(config, answer=None, **extra):
+def run(config, answer=None):
     backend = FakeBackend.from_file(Path(config.model)) if answer is None else FakeBackend(answer)
-    return evaluate(plan_transfer(config, **extra), lambda _: backend)
+    return evaluate(plan(config), lambda _: backend)
+
+
+def every_question(root, folder):
+    """benchmark -> its questions, as a run reads them."""
+    return transfer.load(configure(root, folder)).splits
 
 
 # ---- files
 
 
-def test_rows_become_questions(transfer_root):
-    every = load_transfer_questions(transfer_root / "Evaluation", transfer_root)
+def test_rows_become_questions(transfer_root, tmp_path):
+    every = every_question(transfer_root, tmp_path)
     assert list(every) == list(BENCHMARKS)
     ten = every["videommmu"][0]
     assert (ten.question_id, ten.gold, ten.letters) == ("videommmu/0", "J", "ABCDEFGHIJ")
     assert ten.options == tuple("0123456789"), "letters are not part of the texts"
     assert ten.video == transfer_root / CLIP
-    assert (ten.image, ten.problem_id, ten.data_source, ten.cluster) == (None, "7", "small", CLIP.removeprefix("./"))
+    assert (ten.image, ten.source.row_id, ten.source.origin) == (None, "7", "small")
+    assert (ten.cluster, ten.kind) == (CLIP.removeprefix("./"), "choice")
     image = every["videomme"][1]
     assert (image.video, image.image, image.options) == (None, transfer_root / IMAGE, ())
     assert [q.question_id for q in every["mmvu"]] == ["mmvu/0", "mmvu/2"], "multiple choice only, places kept"
@@ -176,7 +176,7 @@ def test_an_invalid_file_is_named(tmp_path, content, message):
 
 def test_an_absent_file_says_what_to_type(transfer_root, tmp_path):
     with pytest.raises(DataError, match=r"eval_vsibench\.json\. Fix: --transfer-files DIR.*--benchmarks"):
-        load_transfer_questions(tmp_path, transfer_root)
+        transfer.load(configure(transfer_root, tmp_path, transfer_files=tmp_path))
 
 
 def test_benchmarks_by_either_name():
@@ -189,8 +189,8 @@ def test_benchmarks_by_either_name():
 # ---- prompt and protocol
 
 
-def test_the_prompt_shows_the_medium_then_the_question(transfer_root):
-    every = load_transfer_questions(transfer_root / "Evaluation", transfer_root)
+def test_the_prompt_shows_the_medium_then_the_question(transfer_root, tmp_path):
+    every = every_question(transfer_root, tmp_path)
     (message,) = build_messages(every["vsibench"][0], DEFAULT_TEMPLATE)
     video, text = message["content"]
     assert (video, text["type"]) == ({"type": "video"}, "text")
@@ -216,14 +216,17 @@ def test_a_prompt_file_replaces_the_wording_and_the_protocol(transfer_root, tmp_
     file.write_text("\n".join(lines))
     own = configure(transfer_root, tmp_path, prompt_file=file)
     assert own.protocol == "custom"
-    question = load_transfer_questions(transfer_root / "Evaluation", transfer_root)["vsibench"][0]
-    assert build_prompt(question, load_template(file)) == "What happens first? A. rain\nB. sun\nC. snow video {x}"
-    ids = {plan_transfer(config).manifest.protocol_id for config in (own, configure(transfer_root, tmp_path))}
+    question = every_question(transfer_root, tmp_path)["vsibench"][0]
+    assert (
+        build_prompt(question, load_template(file, DEFAULT_TEMPLATE))
+        == "What happens first? A. rain\nB. sun\nC. snow video {x}"
+    )
+    ids = {plan(config).manifest.protocol_id for config in (own, configure(transfer_root, tmp_path))}
     assert len(ids) == 2
     for damaged in (lines[1:], [*lines, 'extra = "x"'], ['"multiple choice" = "{question}"', *lines[1:]], ["x ="]):
         file.write_text("\n".join(damaged))
         with pytest.raises(ConfigError, match=r"prompt\.toml"):
-            load_template(file)
+            load_template(file, DEFAULT_TEMPLATE)
 
 
 def test_the_protocol_is_the_papers(transfer_root, tmp_path):
@@ -231,7 +234,7 @@ def test_the_protocol_is_the_papers(transfer_root, tmp_path):
     assert config.protocol == "transfer"
     assert (config.video.max_frames, config.video.min_pixels, config.video.max_pixels) == (32, 128 * 28 * 28, 105_369)
     assert config.sampling == SamplingConfig(temperature=0.1, top_p=0.001, max_new_tokens=1024)
-    planned = plan_transfer(config)
+    planned = plan(config)
     assert planned.path.name == f"fake-script--transfer-{planned.manifest.protocol_id}"
     parts = (config.template, config.video, config.sampling)
     assert planned.manifest.protocol_id == protocol_id(*parts, scorer=SCORER_VERSION) != protocol_id(*parts)
@@ -240,18 +243,18 @@ def test_the_protocol_is_the_papers(transfer_root, tmp_path):
     assert (fewer.protocol, fewer.video.max_frames) == ("custom", 16)
     with pytest.raises(ConfigError, match=r"No protocol 'greedy'\. There are: transfer\."):
         configure(transfer_root, tmp_path, protocol="greedy")
-    assert planned.manifest.n_total["vsibench"] == {"all": 5, "multiple choice": 2, "regression": 3}
-    assert planned.manifest.n_total["mmvu"] == {"all": 2, "multiple choice": 2}
+    assert planned.manifest.n_total["vsibench"] == {"all": 5, "choice": 2, "regression": 3}
+    assert planned.manifest.n_total["mmvu"] == {"all": 2, "choice": 2}
 
 
 def test_the_examples_in_the_docs_are_valid(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "transfer.md").read_text(encoding="utf-8")
     (tmp_path / "prompt.toml").write_text(re.search(r"```toml\n(.*?)```", text, re.DOTALL).group(1))
-    assert set(load_template(tmp_path / "prompt.toml").wording) == set(PROBLEM_TYPES)
+    assert set(load_template(tmp_path / "prompt.toml", DEFAULT_TEMPLATE).wording) == set(WORDING_OF_KIND.values())
     row = json.loads(re.search(r"```json\n(.*?)```", text, re.DOTALL).group(1))
     (tmp_path / "eval.json").write_text(json.dumps([row]))
     (question,) = load_transfer_file(tmp_path / "eval.json", tmp_path, "vsibench")
-    assert (question.problem_type, question.gold) == ("regression", "4")
+    assert (question.kind, question.gold) == ("regression", "4")
 
 
 # ---- runs
@@ -261,16 +264,14 @@ def check_summary(path: Path) -> None:
     summary = json.loads((path / "summary.json").read_text())
     assert summary["status"] == "complete"
     for name, (credit, n) in OURS.items():
-        group = summary["benchmarks"][name]
+        group = summary["splits"][name]
         assert (group["n"], group["answered"]) == (n, n)
         assert group["correct"] == pytest.approx(credit, abs=1e-12)
-        assert group["mean"] == pytest.approx(credit / n, abs=1e-12)
         assert group["strict_correct"] == pytest.approx(REFERENCE[name], abs=1e-12)
-    types = summary["problem_types"]["vsibench"]
-    assert types["multiple choice"]["mean"] == 0.5
-    assert types["regression"]["mean"] == pytest.approx(2.5 / 3)
-    assert summary["mean_of_types"]["vsibench"] == pytest.approx((0.5 + 2.5 / 3) / 2)
-    assert summary["benchmarks"]["mmvu"]["unparsed"] == 1
+    kinds = summary["groups"]["vsibench"]
+    assert (kinds["choice"]["correct"], kinds["choice"]["n"]) == (1, 2)
+    assert (kinds["regression"]["correct"], kinds["regression"]["n"]) == (2.5, 3)
+    assert summary["splits"]["mmvu"]["unparsed"] == 1
 
 
 def test_a_run_is_scored_by_both_rules_and_survives_the_disk(transfer_root, tmp_path):
@@ -283,21 +284,19 @@ def test_a_run_is_scored_by_both_rules_and_survives_the_disk(transfer_root, tmp_
     config = configure(transfer_root, tmp_path)
     result = run(config, answer)
     assert (result.summary.status, result.unanswered) == ("complete", 0)
-    path = plan_transfer(config).path
+    path = plan(config).path
     check_summary(path)
     for request in requests:
         is_image = request.question_id == "videomme/1"
         assert (request.image is None, request.frames is None) == (not is_image, is_image)
         assert (request.image if is_image else request.frames).dtype == "uint8"
-    loaded = load_run(path, TRANSFER_LINES)
-    every = load_transfer_questions(transfer_root / "Evaluation", transfer_root)
+    loaded = load_run(path)
+    every = every_question(transfer_root, tmp_path)
     assert list(loaded.questions.values()) == [q for group in every.values() for q in group]
     assert loaded.manifest.template == DEFAULT_TEMPLATE
     assert loaded.manifest.completed_utc is not None
-    assert loaded.records["vsibench/4"].score.correct == 0.5
+    assert loaded.records["vsibench/4"].score.credit == 0.5
     assert loaded.records["videomme/1"].reader is None
-    with pytest.raises(DataError, match=r"sbr1\.transfer/1.*another suite"):
-        load_run(path)
     runs, left_out = load_runs([path], None)  # what a leaderboard reads
     assert (runs, [out.path for out in left_out]) == ({}, [path])
 
@@ -313,13 +312,14 @@ def test_a_real_model_takes_clips_alone_and_images_alone_also_from_the_frame_cac
             **options,
             **small,
             max_frames=4,
+            benchmarks="mvbench,videomme",
             max_new_tokens=8,
             run_name=name,
             frame_cache=tmp_path / "cache",
         )
-        planned = plan_transfer(config, benchmarks=("mvbench", "videomme"))
+        planned = plan(config)
         assert evaluate(planned, open_backend).summary.status == "complete"
-        said.append({i: r.generation.text for i, r in load_run(planned.path, TRANSFER_LINES).records.items()})
+        said.append({i: r.generation.text for i, r in load_run(planned.path).records.items()})
     assert said[0] == said[1]
     assert set(said[0]) == {"mvbench/0", "mvbench/1", "videomme/0", "videomme/1"}
     events = [json.loads(line) for line in (planned.path / "events.jsonl").read_text().splitlines()]
@@ -334,9 +334,8 @@ def test_a_long_clip_shows_32_frames(tmp_path):
     make_clip(root / CLIP, n_frames=400, fps=20)
     seen = []
     run(
-        configure(root, tmp_path),
+        configure(root, tmp_path, benchmarks="mvbench"),
         lambda request, _: (seen.append(request), response("A"))[1],
-        benchmarks=("mvbench",),
     )
     assert len(seen[0].frames) == 32
     assert seen[0].frame_indices[0] == 0
@@ -347,18 +346,18 @@ def test_a_bad_clip_fails_alone_and_heals(tmp_path):
     files = {"mvbench": [choice_row(), choice_row(path="./Evaluation/clips/bad.mp4")]}
     root = write_transfer(tmp_path / "data", files)
     bad = truncate(root / CLIP, root / "Evaluation/clips/bad.mp4", 0.5)
-    config = configure(root, tmp_path)
+    config = configure(root, tmp_path, benchmarks="mvbench")
     answer = lambda request, _: response("A")  # noqa: E731
-    result = run(config, answer, benchmarks=("mvbench",))
+    result = run(config, answer)
     assert (result.summary.status, result.failed, result.summary.pending) == ("incomplete", 1, 1)
-    assert result.summary.benchmarks["mvbench"].mean is None
-    path = plan_transfer(config, benchmarks=("mvbench",)).path
-    record = load_run(path, TRANSFER_LINES).records["mvbench/1"]
+    assert result.summary.splits["mvbench"].is_complete is False
+    path = plan(config).path
+    record = load_run(path).records["mvbench/1"]
     assert record.failure.kind == "media_error"
     assert str(bad) in record.failure.message
     bad.write_bytes((root / CLIP).read_bytes())
     asked = []
-    result = run(config, lambda r, _: (asked.append(r.question_id), response("A"))[1], benchmarks=("mvbench",))
+    result = run(config, lambda r, _: (asked.append(r.question_id), response("A"))[1])
     assert (asked, result.summary.status) == (["mvbench/1"], "complete")
 
 
@@ -366,23 +365,22 @@ def test_a_failing_backend_leaves_the_run_incomplete(transfer_root, tmp_path):
     poison = lambda r, _: Failure("backend_error", "x") if r.question_id == "mmvu/2" else response("A")  # noqa: E731
     result = run(configure(transfer_root, tmp_path), poison)
     assert (result.summary.status, result.unanswered) == ("incomplete", 1)
-    assert result.summary.benchmarks["mmvu"].failed == 1
+    assert result.summary.splits["mmvu"].failed == 1
 
 
 def test_benchmarks_one_after_the_other_are_one_run(transfer_root, tmp_path):
-    config = configure(transfer_root, tmp_path)
-    for names in (("tempcompass", "vsibench"), ("videommmu", "mmvu", "mvbench", "videomme")):
-        run(config, benchmarks=names)
-    check_summary(plan_transfer(config).path)
+    for names in ("tempcompass,vsibench", "videommmu,mmvu,mvbench,videomme"):
+        run(configure(transfer_root, tmp_path, benchmarks=names))
+    check_summary(plan(configure(transfer_root, tmp_path)).path)
 
 
 def test_shards_and_subsets(transfer_root, tmp_path):
     subset = run(configure(transfer_root, tmp_path, limit=6))
     assert subset.summary.status == "subset"
-    assert sum(group.answered for group in subset.summary.benchmarks.values()) == 6
+    assert sum(group.answered for group in subset.summary.splits.values()) == 6
     for i in (1, 2):
         run(configure(transfer_root, tmp_path, shard=(i, 2)))
-    check_summary(plan_transfer(configure(transfer_root, tmp_path)).path)
+    check_summary(plan(configure(transfer_root, tmp_path)).path)
 
 
 def test_absent_media_and_edited_files_are_refused(tmp_path):
@@ -397,7 +395,7 @@ def test_absent_media_and_edited_files_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"1 media files missing.*videomme: 1.*docs/transfer\.md.*--benchmarks vsibench,"
     ):
-        plan_transfer(config)
+        plan(config)
 
 
 # ---- command line
@@ -416,10 +414,7 @@ def test_the_command_line_prints_table_4(transfer_root, tmp_path):
     assert lines[1].split() == ["score", "%", "70.0", "100.0", "50.0", "100.0", "75.6", "75.0"]
     assert lines[2].split() == ["reference", "rule", "%", "50.0", "100.0", "0.0", "50.0", "0.0", "50.0"]
     assert lines[3].split() == ["questions", "5", "1", "2", "2", "1", "2"]
-    assert (
-        " VSI-Bench: multiple choice 50.0 (n 2), regression (MRA) 83.3 (n 3), all questions 70.0, mean of types 66.7"
-        in lines
-    )
+    assert " VSI-Bench: choice 50.0 (n 2), regression (MRA) 83.3 (n 3), all questions 70.0, mean of types 66.7" in lines
     (path,) = (tmp_path / "runs").iterdir()
     assert path.name.startswith("fake-script--transfer-")
     again = cli(*command(transfer_root, tmp_path), "--json", cwd=tmp_path)
@@ -457,7 +452,7 @@ def test_resume_after_a_kill_and_a_signal_equals_an_undisturbed_run(transfer_roo
         process.send_signal(number)
         assert process.wait(timeout=120) == (-9 if number == signal.SIGKILL else 130)
     (path,) = (tmp_path / "runs").iterdir()
-    assert 6 <= len(load_run(path, TRANSFER_LINES).records) < len(SAID)
+    assert 6 <= len(load_run(path).records) < len(SAID)
     done = cli(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     check_summary(path)
@@ -470,17 +465,17 @@ def test_two_processes_at_once_are_one_run(transfer_root, tmp_path):
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "runs").iterdir()
     check_summary(path)
-    assert {file.name for file in path.glob("records.*.jsonl")} == {"records.1-of-2.jsonl", "records.2-of-2.jsonl"}
+    assert {file.name for file in path.glob("records.*.jsonl")} == {f"records.{i}-of-2.jsonl" for i in (0, 1, 2)}
 
 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
         (["--benchmarks", "vsi"], 3, "--benchmarks 'vsi' is not understood"),
-        (["--levels", "L1"], 3, "--suite transfer does not take --levels"),
-        (["--engine", "lmms-eval"], 3, "--suite transfer does not take --engine"),
+        (["--levels", "L1"], 3, "--levels belongs to --suite seedbench-r1"),
+        (["--engine", "lmms-eval"], 3, "--suite transfer does not run on --engine lmms-eval"),
         (["--protocol", "greedy"], 3, "No protocol 'greedy'"),
-        (["--suite", "seedbench-r1", "--benchmarks", "mmvu"], 3, "belong to --suite transfer"),
+        (["--suite", "seedbench-r1", "--benchmarks", "mmvu"], 3, "--benchmarks belongs to --suite transfer"),
         (["--suite", "transfers"], 3, "No suite 'transfers'"),
         (["--transfer-files", "nowhere"], 4, "eval_vsibench.json"),
     ],
@@ -496,7 +491,7 @@ def test_dry_run_shows_a_prompt_of_each_type(transfer_root, tmp_path):
     done = cli(*command(transfer_root, tmp_path), "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     types = {row["problem_type"] for rows in default_files().values() for row in rows}
-    assert all(f"({kind}):" in done.stdout for kind in types)
+    assert all(f"({transfer.KIND_OF[kind]}):" in done.stdout for kind in types)
     value = json.loads(cli(*command(transfer_root, tmp_path), "--dry-run", "--json", cwd=tmp_path).stdout)
     assert (value["asked"], value["missing_files"]) == (13, 0)
     assert not (tmp_path / "runs").exists()

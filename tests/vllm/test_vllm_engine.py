@@ -193,7 +193,8 @@ def engine_processes_of(backend):
 def test_a_whole_evaluation(qwen2_5_vl, data_root, tmp_path):
     """From video files to a run directory: decoding workers, feeder thread and engine together."""
     from seedbench_r1.config import resolve_eval_config
-    from seedbench_r1.engines.local import evaluate, plan
+    from seedbench_r1.engines.plan import plan
+    from tests.evaluation import evaluate
     from tests.vllm.test_vllm_contract import SameEngine
 
     given = {

@@ -13,26 +13,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seedbench_r1.cli.transfer_results import mean_of_kinds, transfer_values
 from seedbench_r1.parsing import parse_response, read_choice
-from seedbench_r1.suites.transfer_records import TransferRecord, summarise_transfer
-from seedbench_r1.suites.transfer_scoring import (
-    TransferParsed,
-    TransferScore,
+from seedbench_r1.scoring import by_kind, summarise
+from seedbench_r1.suites import kinds
+from seedbench_r1.suites.kinds import (
     credit,
     mean_relative_accuracy,
-    parse_transfer,
     read_number,
     reference_credit,
     reference_relative_accuracy,
     rouge_mean,
-    score_transfer,
     word_error_rate,
 )
-from seedbench_r1.types import Generation
+from seedbench_r1.types import Generation, ParsedResponse, Question, RunRecord, Score
 from tests.unit.test_parsing import CASES
 
 LETTERS = "ABCDEFGHIJ"
 TEXTS = ("red", "green", "blue", "white", "black", "grey", "pink", "brown", "gold", "silver")
+
+
+def asked(kind: str, gold: str = "", options: tuple[str, ...] = ()) -> Question:
+    return Question("q/0", "q", "What?", options, gold, Path("a.mp4"), None, "v", kind=kind)
 
 
 def tagged(content: str) -> str:
@@ -65,7 +67,7 @@ def test_every_letter_up_to_the_last_is_read_and_none_beyond(n):
 def test_four_options_are_read_by_the_golden_table(case):
     options = case["options"] or [f"option {k}" for k in "1234"]
     expected = case["answer"] if case["options"] else parse_response(case["text"], options).answer
-    assert parse_transfer(case["text"], "multiple choice", options, "ABCD").answer == expected
+    assert kinds.parse(case["text"], asked("choice", options=tuple(options))).answer == expected
 
 
 @pytest.mark.parametrize(
@@ -149,9 +151,9 @@ def test_what_is_read_as_a_number_without_a_unit_is_one_for_python_too(text):
     ],
 )
 def test_numerical(answer, gold, ours, reference):
-    parsed = parse_transfer(tagged(answer), "numerical", (), "")
-    score = score_transfer(parsed, "numerical", gold)
-    assert (score.correct, score.strict_correct) == (ours, reference)
+    parsed = kinds.parse(tagged(answer), asked("numerical"))
+    score = kinds.score(asked("numerical", gold), parsed)
+    assert (score.credit, score.strict_credit) == (ours, reference)
 
 
 # ---- regression
@@ -203,13 +205,13 @@ def test_the_references_rounding_is_kept_bit_by_bit():
 
 
 def test_regression_scores_by_both_rules():
-    score = score_transfer(parse_transfer(tagged("75 meters"), "regression", (), ""), "regression", "100")
-    assert (score.outcome, score.correct, score.strict_correct) == ("answered", 0.5, 0.0)
-    score = score_transfer(parse_transfer("75", "regression", (), ""), "regression", "100")
-    assert (score.outcome, score.correct, score.strict_correct) == ("answered", 0.5, 0.5)
-    score = score_transfer(parse_transfer("about 75 meters", "regression", (), ""), "regression", "100")
-    assert (score.outcome, score.correct) == ("unparsed", 0.0)
-    assert parse_transfer("75 meters", "regression", (), "").answer is None, "without a tag: a bare number"
+    score = kinds.score(asked("regression", "100"), kinds.parse(tagged("75 meters"), asked("regression")))
+    assert (score.outcome, score.credit, score.strict_credit) == ("answered", 0.5, 0.0)
+    score = kinds.score(asked("regression", "100"), kinds.parse("75", asked("regression")))
+    assert (score.outcome, score.credit, score.strict_credit) == ("answered", 0.5, 0.5)
+    score = kinds.score(asked("regression", "100"), kinds.parse("about 75 meters", asked("regression")))
+    assert (score.outcome, score.credit) == ("unparsed", 0.0)
+    assert kinds.parse("75 meters", asked("regression")).answer is None, "without a tag: a bare number"
 
 
 # ---- texts
@@ -298,81 +300,81 @@ def test_rouge_by_brute_force(wanted, said):
 
 
 @pytest.mark.parametrize(
-    ("problem_type", "text", "gold", "ours", "reference"),
+    ("kind", "text", "gold", "ours", "reference"),
     [
-        ("multiple choice", tagged("B"), "B", 1, 1),
-        ("multiple choice", tagged("B."), "B", 1, 0),
-        ("multiple choice", tagged("C"), "B", 0, 0),
-        ("multiple choice", "B", "B", 1, 1),
-        ("OCR", tagged("NO EXIT"), "NO EXIT", 1, 0),  # the reference evaluator gives texts nothing
-        ("OCR", tagged("NO"), "NO EXIT", 0.5, 0),
-        ("OCR", tagged("a b c d e"), "NO EXIT", 0, 0),  # more errors than words: not below 0
-        ("OCR", "NO EXIT", "NO EXIT", 0, 0),  # no tag: nothing was given as the answer
+        ("choice", tagged("B"), "B", 1, 1),
+        ("choice", tagged("B."), "B", 1, 0),
+        ("choice", tagged("C"), "B", 0, 0),
+        ("choice", "B", "B", 1, 1),
+        ("ocr", tagged("NO EXIT"), "NO EXIT", 1, 0),  # the reference evaluator gives texts nothing
+        ("ocr", tagged("NO"), "NO EXIT", 0.5, 0),
+        ("ocr", tagged("a b c d e"), "NO EXIT", 0, 0),  # more errors than words: not below 0
+        ("ocr", "NO EXIT", "NO EXIT", 0, 0),  # no tag: nothing was given as the answer
         ("free-form", tagged("a red cat"), "a red cat", 1, 0),
         ("free-form", "a red cat", "a red cat", 0, 0),
     ],
 )
-def test_each_type_by_both_rules(problem_type, text, gold, ours, reference):
-    options, letters = (("x", "y", "z"), "ABC") if problem_type == "multiple choice" else ((), "")
-    score = score_transfer(parse_transfer(text, problem_type, options, letters), problem_type, gold)
-    assert (score.correct, score.strict_correct) == (ours, reference)
+def test_each_type_by_both_rules(kind, text, gold, ours, reference):
+    question = asked(kind, gold, ("x", "y", "z") if kind == "choice" else ())
+    score = kinds.score(question, kinds.parse(text, question))
+    assert (score.credit, score.strict_credit) == (ours, reference)
 
 
-@pytest.mark.parametrize("problem_type", ["multiple choice", "numerical", "OCR", "free-form", "regression"])
+@pytest.mark.parametrize("kind", ["choice", "numerical", "ocr", "free-form", "regression"])
 @pytest.mark.parametrize("text", ["", "<answer></answer>", "<answer> </answer>", "<answer>", "<think>A"])
-def test_nothing_said_is_no_credit(problem_type, text):
-    letters = "ABC" if problem_type == "multiple choice" else ""
-    parsed = parse_transfer(text, problem_type, ("x", "y", "z")[: len(letters)], letters)
-    gold = {"multiple choice": "A", "OCR": "x", "free-form": "x"}.get(problem_type, "0")
+def test_nothing_said_is_no_credit(kind, text):
+    gold = {"choice": "A", "ocr": "x", "free-form": "x"}.get(kind, "0")
+    question = asked(kind, gold, ("x", "y", "z") if kind == "choice" else ())
+    parsed = kinds.parse(text, question)
     assert parsed.answer is None
-    assert score_transfer(parsed, problem_type, gold) == TransferScore("unparsed", 0.0, 0.0)
-    assert score_transfer(parsed, problem_type, gold, "length").outcome == "truncated"
+    assert kinds.score(question, parsed) == Score("unparsed", 0.0, 0.0)
+    assert kinds.score(question, parsed, "length").outcome == "truncated"
 
 
 def test_the_first_tag_counts_and_a_cut_answer_that_was_read_is_answered():
-    parsed = parse_transfer("<think>r</think><answer>4</answer><answer>5</answer>", "numerical", (), "")
+    question = asked("numerical", "4")
+    parsed = kinds.parse("<think>r</think><answer>4</answer><answer>5</answer>", question)
     assert (parsed.answer, parsed.answer_text, parsed.reasoning, parsed.format_ok) == ("4", "4", "r", False)
-    assert score_transfer(parsed, "numerical", "4", "length") == TransferScore("answered", 1.0, 1.0)
+    assert kinds.score(question, parsed, "length") == Score("answered", 1.0, 1.0)
 
 
-@given(st.sampled_from(["multiple choice", "numerical", "OCR", "free-form", "regression"]), st.text(max_size=30))
-def test_any_text_gets_a_credit_between_0_and_1(problem_type, text):
-    letters = "ABC" if problem_type == "multiple choice" else ""
-    gold = {"multiple choice": "A", "OCR": "a b", "free-form": "a b"}.get(problem_type, "2.5")
+@given(st.sampled_from(["choice", "numerical", "ocr", "free-form", "regression"]), st.text(max_size=30))
+def test_any_text_gets_a_credit_between_0_and_1(kind, text):
+    gold = {"choice": "A", "ocr": "a b", "free-form": "a b"}.get(kind, "2.5")
+    question = asked(kind, gold, ("x", "y", "z") if kind == "choice" else ())
     for said in (text, tagged(text)):
-        parsed = parse_transfer(said, problem_type, ("x", "y", "z")[: len(letters)], letters)
-        score = score_transfer(parsed, problem_type, gold)
-        assert 0 <= score.correct <= 1
-        assert 0 <= score.strict_correct <= 1
+        score = kinds.score(question, kinds.parse(said, question))
+        assert 0 <= score.credit <= 1
+        assert 0 <= score.strict_credit <= 1
 
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("unit", ["1", "1,", "1,111", "9 ", ".", "*"])
 def test_long_output_is_read_in_linear_time(unit):
-    for problem_type in ("numerical", "regression"):
-        parse_transfer(f"<answer>{unit * 20_000}</answer>", problem_type, (), "")
+    for kind in ("numerical", "regression"):
+        kinds.parse(f"<answer>{unit * 20_000}</answer>", asked(kind))
     assert reference_credit("numerical", unit * 20_000, "1") == 0
-    assert credit("OCR", "a " * 2000, "b") == 0
+    assert credit("ocr", "a " * 2000, "b") == 0
 
 
 # ---- counts
 
 
-def scored(question_id: str, problem_type: str, correct: float, strict: float = 0.0) -> TransferRecord:
-    return TransferRecord(
-        question_id=question_id,
-        benchmark=question_id.split("/")[0],
-        problem_type=problem_type,
+def scored(question: Question, value: float, strict: float = 0.0) -> RunRecord:
+    return RunRecord(
+        question_id=question.question_id,
+        split=question.split,
+        domain=None,
         cluster="v",
         generation=Generation("", (), "stop", 1, 1, 0.1),
-        parsed=TransferParsed(None, "A", "A", True),
-        score=TransferScore("answered", correct, strict),
+        parsed=ParsedResponse(None, "A", "A", True),
+        score=Score("answered", value, strict),
     )
 
 
 def test_choices_and_regression_are_merged_question_by_question(tmp_path):
     """VSI-Bench: two choices (1, 0) and three numbers (1, 0.5, 0): together 2.5 / 5, mean of the types 0.5."""
-    from seedbench_r1.suites.transfer_questions import load_transfer_file
+    from seedbench_r1.suites.transfer import load_transfer_file
     from tests.small_transfer import choice_row, row_of
 
     rows = [choice_row(), choice_row(), *(row_of("regression", "10") for _ in range(3)), choice_row()]
@@ -380,21 +382,19 @@ def test_choices_and_regression_are_merged_question_by_question(tmp_path):
     path.write_text(json.dumps(rows))
     questions = load_transfer_file(path, tmp_path, "vsibench")
     credits = [1.0, 0.0, 1.0, 0.5, 0.1]
-    records = {
-        q.question_id: scored(q.question_id, q.problem_type, value, value / 2)
-        for q, value in zip(questions, credits, strict=False)
-    }
-    summary = summarise_transfer(records, questions[:5])
-    whole, kinds = summary.benchmarks["vsibench"], summary.problem_types["vsibench"]
-    assert (summary.status, whole.selected, whole.correct, whole.mean) == ("complete", 5, 2.6, 0.52)
-    assert whole.strict_mean == pytest.approx(0.26)
-    assert kinds["multiple choice"].mean == 0.5
-    assert kinds["regression"].mean == pytest.approx(1.6 / 3)
-    assert summary.mean_of_types["vsibench"] == pytest.approx((0.5 + 1.6 / 3) / 2)
-    part = summarise_transfer(records, questions)
+    records = {q.question_id: scored(q, value, value / 2) for q, value in zip(questions, credits, strict=False)}
+    summary = summarise(records, questions[:5], group_of=by_kind)
+    whole, groups = summary.splits["vsibench"], summary.groups["vsibench"]
+    assert (summary.status, whole.selected, whole.correct, whole.accuracy) == ("complete", 5, 2.6, 0.52)
+    assert whole.strict_accuracy == pytest.approx(0.26)
+    assert groups["choice"].accuracy == 0.5
+    assert groups["regression"].accuracy == pytest.approx(1.6 / 3)
+    assert mean_of_kinds(groups) == pytest.approx((0.5 + 1.6 / 3) / 2)
+    part = summarise(records, questions, group_of=by_kind)
+    values = transfer_values(part)
     assert (part.status, part.pending) == ("incomplete", 1)
-    assert part.benchmarks["vsibench"].mean is None
-    assert part.mean_of_types["vsibench"] is None
-    assert part.problem_types["vsibench"]["regression"].mean == pytest.approx(1.6 / 3)
-    sizes = {"vsibench": {"all": 6, "multiple choice": 3, "regression": 3}}
-    assert summarise_transfer(records, questions[:5], sizes).status == "subset"
+    assert values["benchmarks"]["vsibench"]["mean"] is None
+    assert values["mean_of_types"]["vsibench"] is None
+    assert values["problem_types"]["vsibench"]["regression"]["mean"] == pytest.approx(1.6 / 3)
+    sizes = {"vsibench": {"all": 6, "choice": 3, "regression": 3}}
+    assert summarise(records, questions[:5], sizes, by_kind).status == "subset"
