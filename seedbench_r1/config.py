@@ -41,7 +41,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 ENGINES = ("local", "ray", "lmms-eval")
 # Where lmms-eval looks for a model's name (its evaluation_tracker.py, 0.7.3)
 LMMS_PATH_ARGUMENTS = ("pretrained", "model", "model_version", "model_name", "model_id", "path")
-_OPENAI = ("backend openai",)
+_OPENAI = ("backend openai:MODEL",)
 _OWN_SUITE = ("suite seedbench-r1",)
 MISSING: Any = dataclasses.MISSING
 
@@ -242,28 +242,37 @@ def resolve_eval_config(
 def _refuse_ignored(given: Mapping[str, Any], file: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
     """Raise ConfigError for an option that would be ignored.
 
-    The command line's options are held against what was chosen altogether. The file's are held against its own choices:
-    a file written for vLLM may be tried with --backend fake.
+    The command line's options are held against what was chosen altogether; the file's also against its own choices: a
+    file written for vLLM may be tried with --backend fake.
     """
+    chosen, of_file = _chosen(merged), _chosen(file)
+    refuse_strangers(given, TABLE, chosen)
+    refuse_strangers(file, TABLE, of_file, also=chosen)
+    refuse_needless({**file, **given}, TABLE, merged)
+
+
+def _chosen(settings: Mapping[str, Any]) -> dict[str, str]:
     defaults = {"backend": "transformers", "engine": "local", "suite": "seedbench-r1"}
-    for source, choices in ((given, merged), (file, file)):
-        chosen = {kind: str(choices.get(kind, default)).partition(":")[0] for kind, default in defaults.items()}
-        if chosen["suite"] == "transfer-lmms":
-            chosen["engine"] = "lmms-eval"
-        refuse_strangers(source, TABLE, chosen)
-        refuse_needless(source, TABLE, merged)
+    chosen = {kind: str(settings.get(kind, default)).partition(":")[0] for kind, default in defaults.items()}
+    if chosen["suite"] == "transfer-lmms":
+        chosen["engine"] = "lmms-eval"
+    return chosen
 
 
 def settings(config: EvalConfig) -> dict[str, Any]:
-    """Every setting that is not None by its name, flat; without the wording. The inverse of resolve_eval_config."""
+    """What makes this config, by name, without the wording: pixels and sampling, and the rest where it is no default.
+
+    The inverse of resolve_eval_config, which refuses even the default of an option whose owner was not chosen.
+    """
     flat = {name: getattr(config, name) for name in settings_of(EvalConfig)}
+    flat = {name: value for name, value in flat.items() if value != TABLE[name].default}
     flat |= {name: getattr(config.video, name) for name in _VIDEO}
     flat |= {name: getattr(config.sampling, name) for name in _SAMPLING}
     if config.protocol == CUSTOM:
         del flat["protocol"]  # what makes it so is among the settings
     if config.backend == "openai":
         flat["backend"] = f"openai:{config.model}"
-    return {name: value for name, value in flat.items() if value is not None}
+    return flat
 
 
 def _name_api_model(settings: dict[str, Any], given: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ class ConfigTable:
     name: str
     table: Mapping[str, Setting]
     also: frozenset[str] = frozenset()  # keys that are in the file only
-    renamed: Mapping[str, str] = field(default_factory=dict)  # old name -> new name, for the message
     top_level: bool = False  # keys above all tables are its own too
 
 
@@ -65,10 +64,6 @@ def _known_key(key: str, file: Path, section: ConfigTable) -> str:
     name = key.replace("-", "_")
     if name in section.table or name in section.also:
         return name
-    if name in section.renamed:
-        raise ConfigError(
-            f"{file}: {key!r} of [{section.name}] is now called {section.renamed[name]!r}. Fix: rename it."
-        )
     names = sorted({*section.table, *section.also})
     nearest = difflib.get_close_matches(name, names, n=1)
     meant = f" Did you mean {nearest[0]!r}?" if nearest else ""

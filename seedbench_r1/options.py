@@ -142,16 +142,19 @@ def _check_range(row: Setting, value: Any) -> None:
         raise ConfigError(f"{row.flag} is {value!r}, which is out of range: {row.range}.")
 
 
-def refuse_strangers(given: Iterable[str], table: Mapping[str, Setting], chosen: Mapping[str, str]) -> None:
+def refuse_strangers(
+    given: Iterable[str], table: Mapping[str, Setting], chosen: Mapping[str, str], also: Mapping[str, str] | None = None
+) -> None:
     """Raise ConfigError for a given option that belongs to what was not chosen: it would be ignored.
 
     Args:
         chosen: "backend", "engine" and the like -> what was chosen.
+        also: a second choice whose options are let through.
     """
-    has = {f"{kind} {name}" for kind, name in chosen.items()}
+    has = {f"{kind} {name}" for choice in (chosen, also or {}) for kind, name in choice.items()}
     for name in given:
         owners = table[name].option.owners if name in table else ()
-        if owners and not has & set(owners):
+        if owners and not has & {owner.partition(":")[0] for owner in owners}:
             kind = owners[0].partition(" ")[0]
             wanted = " or ".join(_as_option(owner) for owner in owners)
             raise ConfigError(

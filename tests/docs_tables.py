@@ -1,9 +1,14 @@
-"""Writes the golden table of docs/scoring.md from tests/golden/parsing_cases.jsonl: python -m tests.docs_tables"""
+"""Writes the tables of docs that follow from code and golden files: python -m tests.docs_tables"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+from seedbench_r1 import config
+from seedbench_r1.judges import config as judging
+from seedbench_r1.options import in_groups
+from trainers import config as training
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "scoring.md"
@@ -24,10 +29,39 @@ def golden_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def document_with_table() -> str:
-    """docs/scoring.md as it should be."""
-    return DOCUMENT.read_text(encoding="utf-8").partition(MARK)[0] + MARK + "\n" + golden_table()
+OPTIONS_MARK = "<!-- options: python -m tests.docs_tables -->\n"
+
+
+def options_tables() -> str:
+    """Markdown: one table for each command whose options are a table of settings."""
+    commands = {
+        "eval": in_groups(config.TABLE, config.GROUPS),
+        "train": in_groups(training.TABLE, training.GROUPS),
+        "judge": in_groups(judging.TABLE, judging.GROUPS),
+    }
+    text = ""
+    for name, rows in commands.items():
+        text += f"\n### {name}\n\n| option | key | default | | of |\n|---|---|---|---|---|\n"
+        for row in rows:
+            flag = f"{row.flag}/--no-{row.flag[2:]}" if row.option.negatable else row.flag
+            about = row.option.help + (f" ({row.range})" if row.range else "")
+            owners = ", ".join(f"`--{owner}`" for owner in row.option.owners)
+            if row.option.needs:
+                owners = f"needs `--{row.option.needs.replace('_', '-')}`"
+            default = f"`{row.default_text}`" if row.default_text else ""
+            text += f"| `{flag}` | `{row.name}` | {default} | {about} | {owners} |\n".replace("||", "| |")
+    return text
+
+
+def documents() -> dict[Path, str]:
+    """The documents that hold tables, as they should be."""
+    tables = {DOCUMENT: (MARK, golden_table()), ROOT / "docs" / "cli.md": (OPTIONS_MARK, options_tables())}
+    return {
+        path: path.read_text(encoding="utf-8").partition(mark)[0] + mark + "\n" + table
+        for path, (mark, table) in tables.items()
+    }
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(document_with_table(), encoding="utf-8")
+    for document, content in documents().items():
+        document.write_text(content, encoding="utf-8")

@@ -12,7 +12,14 @@ PACKAGES = ("seedbench_r1", "trainers", "leaderboards")
 
 # From data over pure functions and files to engines, edges and the command line: rooms (packages) and single files.
 FLOORS = (
-    ("seedbench_r1.types", "seedbench_r1.options", "seedbench_r1.errors", "seedbench_r1.files", "seedbench_r1"),
+    (
+        "seedbench_r1.types",
+        "seedbench_r1.options",
+        "seedbench_r1.errors",
+        "seedbench_r1.files",
+        "seedbench_r1.prefetch",
+        "seedbench_r1",
+    ),
     (
         "seedbench_r1.questions",
         "seedbench_r1.prompts",

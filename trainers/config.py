@@ -277,6 +277,7 @@ def resolve_train_config(
     named = given
     given = {**file, **given, "data": find_data_root(root, environ, working_dir)}
     algo = given.pop("algo", None)
+    check_values({"algo": algo}, TABLE)
     preset = given.pop("preset", algo)
     if preset is None:
         raise ConfigError("No algorithm given. Fix: --algo care, --algo grpo or --algo sft.")

@@ -22,19 +22,19 @@ def in_parallel(items: Iterable[Item], work: Callable[[Item], Iterator[Result]],
     results have not all been taken. What `items` or `work` raises ends the pulling, and is raised here after everything
     that was begun has been handed out. Closing the iterator ends the pulling; results still to come are dropped.
     """
-    crew = _Crew(items, work, concurrency)
+    pool = WorkerPool(items, work, concurrency)
     threads = ThreadPoolExecutor(concurrency, thread_name_prefix="request")
     try:
         for _ in range(concurrency):
-            threads.submit(crew.run).add_done_callback(crew.results.put)
-        yield from crew.hand_out()
+            threads.submit(pool.run).add_done_callback(pool.results.put)
+        yield from pool.hand_out()
     finally:
-        crew.stop()
+        pool.stop()
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-class _Crew(Generic[Item, Result]):
-    """The threads' common ground. `results` holds results, marks of finished items, and the threads that ended."""
+class WorkerPool(Generic[Item, Result]):
+    """What the threads share. `results` holds results, marks of finished items, and the threads that ended."""
 
     def __init__(self, items: Iterable[Item], work: Callable[[Item], Iterator[Result]], size: int) -> None:
         self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()

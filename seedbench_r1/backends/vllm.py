@@ -9,12 +9,9 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from seedbench_r1.backends.loading import DTYPES
@@ -32,6 +29,7 @@ from seedbench_r1.backends.vllm_engine import (
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor, prepare_inputs
+from seedbench_r1.prefetch import Prefetch
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
 
 Result = tuple[str, Generation | Failure]
@@ -40,7 +38,6 @@ Result = tuple[str, Generation | Failure]
 REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
 
 AHEAD = 8  # prepared requests that wait for room in the engine: about 20 MB of pixels each
-JOIN_S = 5.0  # how long a closing consumer waits for the feeder, which may be inside a slow decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +110,28 @@ class VllmBackend:
         sampling_params(sampling, "", 0, self.processor.forbidden_ids)  # refused now, not once per request
         in_flight: dict[str, _InFlight] = {}
         prepared = (self._prepare(request) for request in requests)
-        with engine_death_explained(), _Feeder(lambda: next(prepared, None)) as feeder:
+        with engine_death_explained(), Prefetch(prepared, AHEAD) as ahead:
             try:
-                yield from self._answer(feeder, sampling, in_flight)
+                yield from self._answer(ahead, sampling, in_flight)
             finally:
                 self._abort(in_flight)
 
-    def _answer(self, feeder: _Feeder, sampling: SamplingConfig, in_flight: dict[str, _InFlight]) -> Iterator[Result]:
+    def _answer(
+        self, ahead: Prefetch[_Prepared], sampling: SamplingConfig, in_flight: dict[str, _InFlight]
+    ) -> Iterator[Result]:
         """Fill the engine with what is ready, let it work one iteration, and so on."""
-        while in_flight or not feeder.ended:
-            for item in self._admissible(feeder, sampling.n, in_flight):
+        while in_flight or not ahead.ended:
+            for item in self._admissible(ahead, sampling.n, in_flight):
                 yield from self._admit(item, sampling, in_flight)
             yield from self._step(in_flight, sampling)
 
-    def _admissible(self, feeder: _Feeder, n: int, in_flight: dict[str, _InFlight]) -> Iterator[_Prepared]:
+    def _admissible(self, ahead: Prefetch[_Prepared], n: int, in_flight: dict[str, _InFlight]) -> Iterator[_Prepared]:
         """Prepared requests while there is room for n more generations; waits for one if the engine has no work."""
         while not in_flight or len(in_flight) + n <= self.options.max_in_flight:
-            item = feeder.take(wait_for_it=not in_flight)
-            if item is None:
+            items = ahead.take(wait=not in_flight)
+            if not items:
                 return
-            yield item
+            yield from items
 
     def close(self) -> None:
         """End the engine's processes and delete a merged adapter's folder."""
@@ -143,7 +142,7 @@ class VllmBackend:
             self._merged.cleanup()
 
     def _prepare(self, request: Request) -> _Prepared:
-        """Prompt tokens and normalised patches, made by vLLM and compared with our own count. Runs in the feeder."""
+        """Prompt tokens and patches, made by vLLM and compared with our own count. Runs in the prefetching thread."""
         try:
             return _Prepared(request.question_id, self._render(request))
         except (*REQUEST_ERRORS, self._refused) as error:
@@ -172,10 +171,10 @@ class VllmBackend:
         """Wait for the engine's next iteration and yield what it finished."""
         for output in self._engine.step() if in_flight else ():
             if output.finished and output.request_id in in_flight:
-                flown = in_flight.pop(output.request_id)
-                yield flown.question_id, self._to_result(output, flown, sampling)
+                finished = in_flight.pop(output.request_id)
+                yield finished.question_id, self._to_result(output, finished, sampling)
 
-    def _to_result(self, output: Any, flown: _InFlight, sampling: SamplingConfig) -> Generation | Failure:
+    def _to_result(self, output: Any, finished: _InFlight, sampling: SamplingConfig) -> Generation | Failure:
         completion = output.outputs[0]
         reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
         if completion.finish_reason != reason:
@@ -190,7 +189,7 @@ class VllmBackend:
             finish_reason=reason,
             n_prompt_tokens=len(output.prompt_token_ids),
             n_tokens=len(tokens),
-            latency_s=time.perf_counter() - flown.started,
+            latency_s=time.perf_counter() - finished.started,
             logprobs=tuple(logprobs) if sampling.logprobs else None,
         )
 
@@ -198,39 +197,3 @@ class VllmBackend:
         """Let go of what nobody waits for any more."""
         if in_flight and self._engine is not None:
             self._engine.abort_request(list(in_flight))
-
-
-class _Feeder:
-    """Calls `produce` in a thread, AHEAD items ahead, in order; produce returns None when there is nothing left."""
-
-    def __init__(self, produce: Callable[[], _Prepared | None]) -> None:
-        self.ended = False
-        self._produce = produce
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="request-feeder")
-        self._ahead: deque[Future[_Prepared | None]] = deque()
-
-    def __enter__(self) -> _Feeder:
-        self._ahead.extend(self._pool.submit(self._produce) for _ in range(AHEAD))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        """Pull no more. The item being pulled is waited for, but not for ever."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        wait([future for future in self._ahead if not future.cancelled()], timeout=JOIN_S)
-
-    def take(self, *, wait_for_it: bool) -> _Prepared | None:
-        """The next item; None if there is none left, or none yet and it is not to be waited for.
-
-        What the stream of requests raised is raised here, but only to those who wait.
-        """
-        if self.ended:
-            return None
-        first = self._ahead[0]
-        if not wait_for_it and (not first.done() or first.exception() is not None):
-            return None
-        item = self._ahead.popleft().result()
-        if item is None:
-            self.ended = True
-        else:
-            self._ahead.append(self._pool.submit(self._produce))
-        return item

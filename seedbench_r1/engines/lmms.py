@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,10 @@ def own_model_args(config: EvalConfig, folder: Path) -> str:
 
     A wording of the user's is written to prompt.toml there. Raises ConfigError for values that lmms-eval cannot carry.
     """
-    said = {name: value for name, value in settings(config).items() if name not in _SAID_OTHERWISE}
-    plain = {field.name: field.default for field in fields(EvalConfig)}
     options: dict[str, object] = {"pretrained": config.model}
     if Path(config.model).exists():
         options["pretrained"] = Path(config.model).absolute()
-    options |= {name: value for name, value in said.items() if value != plain.get(name)}
+    options |= {name: value for name, value in settings(config).items() if name not in _SAID_OTHERWISE}
     if config.annotations is not None:
         options["annotations"] = config.annotations.absolute()
     if config.template != DEFAULT_TEMPLATE:

@@ -24,8 +24,6 @@ from seedbench_r1.types import Failure, Media, Question, RunManifest, RunRecord
 LOCK_WAIT_S = 120.0  # a file server keeps a dead machine's locks for a while: NFS on Linux for 90 s
 RETRY_S = 1.0
 
-Asked = queue.SimpleQueue[Question | None]  # None: no more will come
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -56,7 +54,7 @@ class Worker:
         self._job = job
         self._number = number
         self._lock_wait_s = LOCK_WAIT_S if successor else 0.0
-        self._asked: Asked = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._promises: dict[str, Future[RunRecord | None]] = {}
         self._guard = threading.Lock()
         self._stop = threading.Event()
@@ -68,7 +66,7 @@ class Worker:
         promise: Future[RunRecord | None] = Future()
         with self._guard:
             self._promises[question.question_id] = promise
-        self._asked.put(question)
+        self._inbox.put(question)
         if self._end.done():
             self._settle(self._end)
         return await asyncio.wrap_future(promise)
@@ -76,11 +74,11 @@ class Worker:
     async def stop(self) -> None:
         """Begin nothing new. What the backend holds is finished, the other questions are given back."""
         self._stop.set()
-        self._asked.put(None)
+        self._inbox.close()
 
     async def close(self) -> None:
         """Let model and record file go, after what was asked is answered."""
-        self._asked.put(None)
+        self._inbox.close()
         await asyncio.wait([asyncio.wrap_future(self._end)])
 
     def _work(self) -> None:
@@ -93,8 +91,8 @@ class Worker:
                 run.append(record)
                 self._keep_promise(record)
 
-            source = _Endless(loader, self._asked)
-            answer_all((), source, open_backend, config, suite=suite, write=write, stop=self._stop)
+            source = _InboxLoader(loader, self._inbox)
+            answer_all(self._inbox, source, open_backend, config, suite=suite, write=write, stop=self._stop)
 
     def _open_run(self) -> RunDir:
         deadline = time.monotonic() + self._lock_wait_s
@@ -126,48 +124,57 @@ class Worker:
                 promise.set_exception(error)
 
 
-class _Endless:
-    """A FrameLoader whose stream waits for questions that are still to be asked."""
+class Inbox:
+    """Questions as the driver sends them. Iterating ends where nothing has come yet, and may be begun again."""
 
-    def __init__(self, loader: FrameLoader, asked: Asked) -> None:
+    def __init__(self) -> None:
+        self._sent: queue.SimpleQueue[Question | None] = queue.SimpleQueue()  # None: no more will come
+        self._first: Question | None = None
+        self._closed = False
+
+    def put(self, question: Question) -> None:
+        self._sent.put(question)
+
+    def close(self) -> None:
+        """No more will come."""
+        self._sent.put(None)
+
+    def wait(self) -> bool:
+        """Block until there is a question; False once the inbox is closed and empty."""
+        if self._first is None and not self._closed:
+            self._first = self._sent.get()
+            self._closed = self._first is None
+        return self._first is not None
+
+    def __iter__(self) -> Inbox:
+        return self
+
+    def __next__(self) -> Question:
+        first, self._first = self._first, None
+        try:
+            question = first if first is not None or self._closed else self._sent.get_nowait()
+        except queue.Empty:
+            raise StopIteration from None
+        if question is None:
+            self._closed = True
+            raise StopIteration
+        return question
+
+
+class _InboxLoader:
+    """A FrameLoader whose stream goes on until the inbox is closed: the loader looks again when it has room."""
+
+    def __init__(self, loader: FrameLoader, inbox: Inbox) -> None:
         self._loader = loader
-        self._asked = asked
+        self._inbox = inbox
 
     def stream(
         self, questions: Iterable[Question], *, stop: threading.Event | None = None
     ) -> Iterator[tuple[Question, Media | Failure]]:
-        """Each question that is asked, with its media, until None is or stop is set. `questions` come first."""
+        """Each question of the inbox with its media, until it is closed or stop is set."""
         stop = stop or threading.Event()
-        yield from self._loader.stream(questions, stop=stop)
-        while not stop.is_set() and (first := self._asked.get()) is not None:
-            yield from self._loader.stream(_AtHand(first, self._asked), stop=stop)
-
-
-class _AtHand:
-    """The questions that are there now. It may go on after it has ended: the loader looks again when it has room."""
-
-    def __init__(self, first: Question, asked: Asked) -> None:
-        self._first: Question | None = first
-        self._asked = asked
-        self._closed = False
-
-    def __iter__(self) -> _AtHand:
-        return self
-
-    def __next__(self) -> Question:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        try:
-            question = None if self._closed else self._asked.get_nowait()
-        except queue.Empty:
-            raise StopIteration from None
-        if question is None:
-            if not self._closed:
-                self._asked.put(None)  # for the stream around this one
-            self._closed = True
-            raise StopIteration
-        return question
+        while not stop.is_set() and self._inbox.wait():
+            yield from self._loader.stream(questions, stop=stop)
 
 
 def _check_shared(job: Job) -> None:

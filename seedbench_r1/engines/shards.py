@@ -17,7 +17,6 @@ from seedbench_r1.config_file import toml_lines
 from seedbench_r1.engines.base import DRAINING, Plan, Recorder
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.files import write_text
-from seedbench_r1.options import settings_of
 from seedbench_r1.prompts import prompt_file_table
 from seedbench_r1.runs.directory import merged_records
 from seedbench_r1.suites.base import Suite
@@ -87,21 +86,12 @@ def _write_settings(plan: Plan, folder: Path) -> Path:
     """The run's settings as a TOML file for its children; a wording of the user's stands beside it."""
     config = plan.config
     alone = replace(config, data_parallel=1, fresh=False, runs_dir=plan.path.parent, run_name=plan.path.name)
-    values = {
-        name: value.absolute() if isinstance(value, Path) else value
-        for name, value in settings(alone).items()
-        if name not in ("data_parallel", "fresh")
-    }
+    found = settings(alone).items()
+    values = {name: value.absolute() if isinstance(value, Path) else value for name, value in found}
     folder.mkdir(exist_ok=True)
     write_text(folder / "prompt.toml", toml_lines(prompt_file_table(config.template)))
-    write_text(folder / "eval.toml", toml_lines(_explicit(values) | {"prompt_file": "prompt.toml"}))
+    write_text(folder / "eval.toml", toml_lines(values | {"prompt_file": "prompt.toml"}))
     return folder / "eval.toml"
-
-
-def _explicit(values: dict[str, object]) -> dict[str, object]:
-    """Without the defaults: an option of a backend that was not chosen may not be given, even as it is."""
-    plain = {row.name: row.default for row in settings_of(EvalConfig).values()}
-    return {name: value for name, value in values.items() if name not in plain or value != plain[name]}
 
 
 def gpus_per_shard(config: EvalConfig) -> int:

@@ -14,8 +14,8 @@ from seedbench_r1.options import check_values, refuse_strangers, setting, settin
 JUDGE, LIMITS = "Judge", "Limits"
 GROUPS = (JUDGE, LIMITS)  # in the order of --help
 JUDGES = ("rules", "openai:MODEL", "local:PATH", "miniature")
-_API = ("judge openai",)
-_MODELS = ("judge openai", "judge local")
+_API = ("judge openai:MODEL",)
+_MODELS = ("judge openai:MODEL", "judge local:PATH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class JudgeConfig:
     temperature: float | None = setting(
         None, "Of the votes; 0, and with several votes 0.7.", JUDGE, at_least=0, owners=_API
     )
-    batch_size: int = setting(8, "Cases at once.", JUDGE, at_least=1, owners=("judge local",))
+    batch_size: int = setting(8, "Cases at once.", JUDGE, at_least=1, owners=("judge local:PATH",))
     concurrency: int = setting(8, "Requests in flight.", LIMITS, at_least=1, owners=_API)
     timeout_s: float = setting(120.0, "Seconds for a reply.", LIMITS, flag="--timeout", above=0, owners=_API)
     tries: int = setting(6, "For one request, with back-off.", LIMITS, at_least=1, owners=_API)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import importlib.resources
 import json
@@ -13,6 +12,7 @@ from typing import Any
 
 from seedbench_r1.api.client import ChatClient, RequestFailed
 from seedbench_r1.api.cost_limit import Budget
+from seedbench_r1.api.worker_pool import in_parallel
 from seedbench_r1.backends.base import Backend
 from seedbench_r1.errors import ConfigError, JudgeUnavailable
 from seedbench_r1.judges.run import JudgeCase, majority
@@ -109,6 +109,15 @@ def read_verdict(text: str, case: JudgeCase) -> tuple[bool, str]:
     return consistent, f"{supports}: {reason}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What became of one case."""
+
+    question_id: str
+    verdict: Verdict
+    unreachable: bool  # it failed for a reason that concerns every request
+
+
 class ApiJudge:
     """A model behind an OpenAI-compatible server."""
 
@@ -127,7 +136,6 @@ class ApiJudge:
         self._settings = settings
         self._concurrency = concurrency
         self._budget = budget
-        self._lost_in_a_row = 0
 
     def probe(self) -> None:
         """One tiny request before thousands. Raises JudgeUnavailable."""
@@ -146,19 +154,18 @@ class ApiJudge:
             waiting = self._budget.affordable(
                 waiting, completions=self._settings.votes, max_tokens=self._settings.max_tokens
             )
-        with concurrent.futures.ThreadPoolExecutor(self._concurrency) as pool:
-            running: dict[concurrent.futures.Future[Verdict], str] = {}
-            while True:
-                while len(running) < self._concurrency:
-                    case = next(waiting, None)
-                    if case is None:
-                        break
-                    running[pool.submit(self._judge, case)] = case.question_id
-                if not running:
-                    return
-                done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in done:
-                    yield running.pop(future), self._outcome(future)
+        lost = 0  # failures in a row that are nobody's request's fault; counted here, in one thread
+        for judged in in_parallel(waiting, self._judge, self._concurrency):
+            if judged.unreachable:
+                lost += 1
+            elif judged.verdict.consistent is not None:
+                lost = 0
+            if lost >= GIVE_UP_AFTER:
+                raise JudgeUnavailable(
+                    f"Judge {self._settings.name} is gone: {judged.verdict.reason}. Verdicts so far are saved; run "
+                    f"judge again."
+                )
+            yield judged.question_id, judged.verdict
 
     def close(self) -> None:
         """Break off what is in flight."""
@@ -166,33 +173,29 @@ class ApiJudge:
             self._budget.close()
         self._client.close()
 
-    def _outcome(self, future: concurrent.futures.Future[Verdict]) -> Verdict:
+    def _judge(self, case: JudgeCase) -> Iterator[_Judged]:
+        """One case, in a thread of the pool."""
         try:
-            verdict = future.result()
+            yield self._all_votes(case)
         except ConfigError as error:
             raise JudgeUnavailable(f"{error} Evaluation is safe; only consistency is pending.") from error
-        if self._lost_in_a_row >= GIVE_UP_AFTER:
-            raise JudgeUnavailable(
-                f"Judge {self._settings.name} is gone: {verdict.reason}. Verdicts so far are saved; run judge again."
-            )
-        return verdict
 
-    def _judge(self, case: JudgeCase) -> Verdict:
+    def _all_votes(self, case: JudgeCase) -> _Judged:
         votes: list[bool] = []
         reasons: list[str] = []
         for vote in range(self._settings.votes):
             try:
                 consistent, reason = self._vote(case, vote)
             except (RequestFailed, UnreadableVerdict) as error:
-                self._lost_in_a_row += bool(getattr(error, "for_all", False))
                 self._settle_unused(self._settings.votes - vote - 1)
-                return Verdict(None, f"{FAILED}{error}", self.judge_id)
-            self._lost_in_a_row = 0
+                failed = Verdict(None, f"{FAILED}{error}", self.judge_id)
+                return _Judged(case.question_id, failed, unreachable=getattr(error, "for_all", False))
             votes.append(consistent)
             reasons.append(reason)
         agreed = majority(votes)
         reason = next((r for r, vote in zip(reasons, votes, strict=True) if vote == agreed), "the votes are tied")
-        return Verdict(agreed, reason, self.judge_id, tuple(votes) if len(votes) > 1 else ())
+        verdict = Verdict(agreed, reason, self.judge_id, tuple(votes) if len(votes) > 1 else ())
+        return _Judged(case.question_id, verdict, unreachable=False)
 
     def _settle_unused(self, votes: int) -> None:
         """Money was kept back for votes that will not be asked for."""

@@ -11,8 +11,8 @@ from seedbench_r1.backends.batching import ready_batches, similar
 WAIT_S = 60  # only ever waited for by a failing test
 
 
-def feeder_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "request-feeder"]
+def prefetch_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def wait_until(condition):
@@ -59,11 +59,11 @@ def test_at_most_two_batches_are_pulled_ahead():
 
 
 def test_the_oldest_leaves_with_those_of_similar_size():
-    assert similar([50, 10, 52, 11, 49, 12], 3, float) == {0: 50, 2: 52, 4: 49}
-    assert similar([10, 50, 52, 11, 49, 12], 3, float) == {0: 10, 3: 11, 5: 12}
-    assert similar([90, 10, 11, 12], 2, float) == {0: 90, 3: 12}  # an outlier is not kept waiting
-    assert similar([3, 1, 2], 5, float) == {0: 3, 1: 1, 2: 2}
-    assert similar([], 5, float) == {}
+    assert set(similar([50, 10, 52, 11, 49, 12], 3, float)) == {0, 2, 4}
+    assert set(similar([10, 50, 52, 11, 49, 12], 3, float)) == {0, 3, 5}
+    assert set(similar([90, 10, 11, 12], 2, float)) == {0, 3}  # an outlier is not kept waiting
+    assert set(similar([3, 1, 2], 5, float)) == {0, 1, 2}
+    assert not similar([], 5, float)
 
 
 def test_a_full_buffer_is_bucketed_by_size():
@@ -98,12 +98,12 @@ def test_an_error_of_the_source_comes_after_what_was_pulled():
 
 
 def test_closing_ends_the_feeder():
-    before = len(feeder_threads())
+    before = len(prefetch_threads())
     batches = ready_batches(iter(range(1000)), 2, float)
     next(batches)
-    assert len(feeder_threads()) == before + 1
+    assert len(prefetch_threads()) == before + 1
     batches.close()
-    assert len(feeder_threads()) == before
+    assert len(prefetch_threads()) == before
 
 
 def test_an_empty_stream():

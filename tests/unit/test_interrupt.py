@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-import seedbench_r1.config
+import seedbench_r1.suites
 from seedbench_r1.cli.app import main
 
 
@@ -12,7 +12,7 @@ def test_ctrl_c_is_answered_with_what_to_do_next(monkeypatch, capsys):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(seedbench_r1.config, "resolve_eval_config", interrupt)
+    monkeypatch.setattr(seedbench_r1.suites, "resolve", interrupt)
     monkeypatch.setattr(sys, "argv", ["seedbench-r1", "eval", "--backend", "fake", "--model", "m"])
     with pytest.raises(SystemExit) as end:
         main()

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from seedbench_r1.backends import open_backend
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.engines.plan import plan
 from seedbench_r1.engines.ray import OBJECT_STORE_BYTES, RayEngine, size_pool, window
-from seedbench_r1.engines.ray_worker import _AtHand
+from seedbench_r1.engines.ray_worker import Inbox
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
@@ -185,7 +184,7 @@ def test_what_concerns_all_workers_ends_the_run(cluster, data_root, tmp_path):
         (["--ray-workers", "0"], "out of range"),
         (["--shard", "1/2"], "--shard belongs to --engine local"),
         (["--data-parallel", "2"], "--data-parallel belongs to --engine local"),
-        (["--device", "cuda:1"], "leave out --device"),
+        (["--device", "cuda:1"], "--device belongs to --backend transformers"),
         (["--suite", "transfer-lmms"], "belongs to --engine ray"),
     ],
 )
@@ -214,6 +213,19 @@ def test_ray_is_not_there(monkeypatch):
         RayEngine(config).check(config, find_suite("seedbench-r1"))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "x", "device": "cuda:1"}, "leave out --device cuda:1"),
+        ({"backend": "openai:m"}, "An API model needs no Ray"),
+    ],
+)
+def test_settings_that_make_no_sense_with_it(options, message):
+    config = resolve_eval_config({"data_root": Path(), "engine": "ray", **options}, environ={})
+    with pytest.raises(ConfigError, match=message):
+        RayEngine(config).check(config, find_suite("seedbench-r1"))
+
+
 def test_the_pool_fits_the_cluster():
     def sized(n, resources, **options):
         config = resolve_eval_config({"model": "x", "data_root": Path(), **options}, environ={})
@@ -233,17 +245,16 @@ def test_the_pool_fits_the_cluster():
         sized(None, {"CPU": 4.0}, device="cuda")
 
 
-def test_what_is_at_hand_goes_on_after_it_has_ended():
-    import queue
-
-    asked: queue.SimpleQueue = queue.SimpleQueue()
-    source = _AtHand("a", asked)
-    taken = deque(source)
-    asked.put("b")
-    taken.extend(source)
-    asked.put(None)
-    asked.put("never")
-    taken.extend(source)
-    taken.extend(source)
-    assert list(taken) == ["a", "b"]
-    assert [asked.get_nowait(), asked.get_nowait()] == ["never", None]
+def test_an_inbox_is_iterated_again_after_it_was_empty():
+    inbox = Inbox()
+    inbox.put("a")
+    assert inbox.wait()
+    taken = list(inbox)
+    inbox.put("b")
+    taken += list(inbox)
+    inbox.close()
+    inbox.put("never")
+    taken += list(inbox)
+    assert taken == ["a", "b"]
+    assert not inbox.wait()
+    assert list(inbox) == []
