@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -183,19 +183,6 @@ def render_step(recording: Recording, step: int, n_frames: int, frame_size: tupl
         y = target[1] + (1 - shown) * (height - target[1])
         _paste(image, hand, (round(x), round(y)), 1.0)
         yield np.asarray(image)
-
-
-def contact_sheet(situations: Sequence[Situation], clip: ClipFormat, columns: int = 6) -> Image.Image:
-    """For human eyes: a row a situation, frames evenly taken from its clip, then its image."""
-    width, height = clip.frame_size
-    sheet = Image.new("RGB", ((columns + 1) * (width + 4), len(situations) * (height + 4)), (255, 255, 255))
-    for row, situation in enumerate(situations):
-        frames = list(render_clip(situation, clip))
-        shown = np.linspace(0, len(frames) - 1, columns).round().astype(int)
-        pictures = [frames[index] for index in shown] if frames else []
-        for column, picture in [*enumerate(pictures), (columns, render_image(situation, clip.frame_size))]:
-            sheet.paste(Image.fromarray(picture), (column * (width + 4), row * (height + 4)))
-    return sheet
 
 
 def _ramp(time: float, start: float, stop: float) -> float:

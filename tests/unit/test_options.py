@@ -122,7 +122,7 @@ def test_unknown_suites_are_answered_with_the_list(tmp_path):
 def test_the_settings_of_a_run_lead_back_to_it(tmp_path):
     """What a shard is told by a file is what its parent was told by options."""
     given = {"backend": "openai:m", "base_url": "http://h:1/v1", "levels": ("L1", "L3"), "protocol": "greedy"}
-    asked = evaluation(**given, max_frames=8, model=None)
+    asked = evaluation(**given, max_frames=8, model=None, data_root=tmp_path)
     file = tmp_path / "eval.toml"
     file.write_text(toml_lines(settings(asked)))
     assert resolve_eval_config({}, config_file=file, environ={}) == asked
