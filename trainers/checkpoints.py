@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from seedbench_r1.append_file import make_folder, write_json
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.files import make_folder, write_json
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.processes import Processes
