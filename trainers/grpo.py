@@ -23,12 +23,13 @@ from trainers.consistency import (
     dense_bonus,
 )
 from trainers.data import Item
+from trainers.groups import Group
 from trainers.loss import policy_loss, token_kl
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.reference import Reference
 from trainers.rewards import reward
-from trainers.rollouts import Group, Sampler
+from trainers.samplers import Sampler
 from trainers.shared_prefix import Span, group_logprobs
 
 

@@ -36,7 +36,7 @@ from trainers.optimizer import Optimizer, learning_rate
 from trainers.policy import Policy, load_policy
 from trainers.processes import Processes
 from trainers.reference import Reference
-from trainers.rollouts import Sampler, check_sampler, open_sampler
+from trainers.samplers import Sampler, check_sampler, open_sampler
 from trainers.sft import sft_step
 from trainers.sharding import shard_policy
 from trainers.shared_prefix import shared_prefix_attention
@@ -185,7 +185,7 @@ def _step(
             processes.sum_(state.optimizer.gradients())
         rate = learning_rate(planned.config, step, planned.n_steps)
         norm = state.optimizer.step(rate)
-        state.sampler.take_weights()
+        state.sampler.sync_weights()
     metrics: dict[str, Any] = {"step": step + 1, "epoch": round(data.position / len(planned.rows), 6)}
     metrics |= learned | {"grad_norm": norm if math.isfinite(norm) else None, "lr": rate, "replaced": data.replaced}
     if replaced:

@@ -11,8 +11,8 @@ from torch import Tensor
 from trainers.config import TrainConfig
 from trainers.data import Item
 from trainers.optimizer import Optimizer
-from trainers.padded import batch_logprobs
 from trainers.policy import Policy
+from trainers.sft_logprobs import batch_logprobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from trainers.data import QuestionStream, StepData, read_rows
 from trainers.loop import train
 from trainers.policy import load_policy
 from trainers.processes import Processes
-from trainers.rollouts import sample_groups
+from trainers.samplers import BuiltinSampler
 
 STEPS, ROWS, ASKED = 160, 640, 80  # consistency falls first, while accuracy rises; after 80 steps it may still be low
 
@@ -43,7 +43,7 @@ def consistent_share(world, model, out, seed):
     with StepData(config, policy.processor, stream, questions_per_step=ASKED) as data:
         items, _ = data.next_step()
     found = []
-    for group in sample_groups(policy, items, config):
+    for group in BuiltinSampler(policy, config).sample(items):
         for rollout in group.rollouts:
             parsed = parse_response(rollout.text, group.item.question.options)
             answer = parsed.answer and group.item.question.options["ABCD".index(parsed.answer)]

@@ -245,7 +245,7 @@ def test_rows_are_read_from_where_the_config_says(toy):
     assert len(read_rows(toy_config(toy.raw, toy.data, toy.data / "none", "care"))) == 4
 
 
-def test_vllm_rollouts_are_refused_before_a_model_is_loaded(toy, tmp_path, monkeypatch):
+def test_vllm_sampler_are_refused_before_a_model_is_loaded(toy, tmp_path, monkeypatch):
     import sys
 
     from seedbench_r1.cli.app import app
@@ -289,8 +289,8 @@ def test_the_estimate_counts_vllms_weights_and_one_cache_per_prompt(toy):
 
 
 def test_the_mismatch_of_sampler_and_policy_by_hand(tmp_path):
+    from trainers.groups import Group, Rollout
     from trainers.grpo import Mismatch, mismatch
-    from trainers.rollouts import Group, Rollout
 
     def recorded(*logprobs):
         return Rollout(tuple(range(len(logprobs))), "", "stop", logprobs)
@@ -313,7 +313,7 @@ def test_the_mismatch_of_sampler_and_policy_by_hand(tmp_path):
 
 def test_adapters_are_merged_as_peft_merges_them_and_stay(toy):
     from trainers.policy import load_policy
-    from trainers.vllm_rollouts import merged_parameters
+    from trainers.vllm_sampler import merged_parameters
 
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4, lora_alpha=8)
     policy = load_policy(config, torch.device("cpu"))
@@ -372,13 +372,13 @@ class FullEngine:
     ],
 )
 def test_memory_that_runs_out_in_vllm_is_explained(toy, monkeypatch, words, expected):
-    from trainers import vllm_rollouts
+    from trainers import vllm_sampler
     from trainers.policy import load_policy
 
-    monkeypatch.setattr(vllm_rollouts, "ColocatedEngine", FullEngine)
+    monkeypatch.setattr(vllm_sampler, "ColocatedEngine", FullEngine)
     monkeypatch.setattr(FullEngine, "words", words)
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
-    sampler = vllm_rollouts.VllmSampler(load_policy(config, torch.device("cpu")), config, world=1)
+    sampler = vllm_sampler.VllmSampler(load_policy(config, torch.device("cpu")), config, world=1)
     with pytest.raises(expected) as raised:
         sampler.sample([])
     assert type(raised.value) is expected

@@ -69,7 +69,7 @@ def test_a_checkpoint_is_not_begun_without_space_for_it(config, monkeypatch):
 
 @pytest.mark.parametrize(
     ("place", "advice"),
-    [("trainers.grpo.group_logprobs", "--group-chunk 1"), ("trainers.rollouts.decode", "--rollout-batch-size")],
+    [("trainers.grpo.group_logprobs", "--group-chunk 1"), ("trainers.samplers.decode", "--rollout-batch-size")],
 )
 def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monkeypatch, place, advice):
     def exhaust(*arguments, **options):

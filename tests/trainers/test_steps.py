@@ -12,11 +12,12 @@ from tests.trainers.toy import TEMPLATE, toy_config
 from trainers import grpo
 from trainers.consistency import answer_span, consistency_bonus
 from trainers.data import Item, read_rows
+from trainers.groups import Group, Rollout
 from trainers.loop import plan
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy, load_policy
 from trainers.reference import Reference
-from trainers.rollouts import BuiltinSampler, Group, Rollout, sample_groups
+from trainers.samplers import BuiltinSampler
 from trainers.sft import response_tokens, sft_step
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
@@ -299,18 +300,17 @@ def test_sft_differentiates_the_mean_over_all_response_tokens(toy, policy):
 def test_rollouts_depend_on_seed_epoch_and_question_alone(toy, policy):
     items = [item_of(toy, policy, number) for number in range(3)]
     config = config_of(toy, num_generations=4)
-    together = sample_groups(policy, items, config)
-    apart = [group for item in items for group in sample_groups(policy, [item], config)]
+    together = BuiltinSampler(policy, config).sample(items)
+    apart = [group for item in items for group in BuiltinSampler(policy, config).sample([item])]
     assert [g.rollouts for g in together] == [g.rollouts for g in apart]
-    assert [g.rollouts for g in BuiltinSampler(policy, config).sample(items)] == [g.rollouts for g in together]
     end = policy.processor.tokenizer.eos_token_id
     for rollout in (r for group in together for r in group.rollouts):
         assert (rollout.token_ids[-1] == end) == (rollout.finish_reason == "stop")
         assert not set(rollout.token_ids) & set(policy.processor.forbidden_ids)
         assert len(rollout.token_ids) <= config.max_completion_length + 1
     later = Item(items[0].question, items[0].response, 1, items[0].inputs)
-    assert sample_groups(policy, [later], config)[0].rollouts != together[0].rollouts
-    assert sample_groups(policy, items[:1], config_of(toy, num_generations=4, seed=7))[0] != together[0]
+    assert BuiltinSampler(policy, config).sample([later])[0].rollouts != together[0].rollouts
+    assert BuiltinSampler(policy, config_of(toy, num_generations=4, seed=7)).sample(items[:1])[0] != together[0]
 
 
 def test_group_chunk_and_the_repeated_form_give_the_same_gradients(toy, policy):

@@ -38,7 +38,7 @@ def policy(config):
 @pytest.fixture(scope="module")
 def opened(config):
     from trainers.policy import load_policy
-    from trainers.rollouts import check_sampler, open_sampler
+    from trainers.samplers import check_sampler, open_sampler
 
     threads = torch.get_num_threads()
     check_sampler(config, world=1)
@@ -54,7 +54,7 @@ def opened(config):
 def sampler(opened, policy, monkeypatch):
     """The one engine, with this test's policy."""
     monkeypatch.setattr(opened, "_policy", policy)
-    opened.take_weights()
+    opened.sync_weights()
     return opened
 
 
@@ -84,9 +84,9 @@ def without_logprobs(groups):
 
 def ours(policy, items, config):
     """The built-in sampler's rollouts."""
-    from trainers.rollouts import sample_groups
+    from trainers.samplers import BuiltinSampler
 
-    return without_logprobs(sample_groups(policy, items, config))
+    return without_logprobs(BuiltinSampler(policy, config).sample(items))
 
 
 def theirs(sampler, items):
@@ -120,13 +120,13 @@ def test_rollouts_follow_the_weights_once_they_are_taken(sampler, policy, config
     moved(policy.model, "")
     changed = {name: value.clone() for name, value in policy.model.state_dict().items()}
     assert theirs(sampler, items) == before  # nobody has said that they changed
-    sampler.take_weights()
+    sampler.sync_weights()
     after = theirs(sampler, items)
     assert after == ours(policy, items, config)
     assert all(new != old for new, old in zip(after, before, strict=True))
     assert all(torch.equal(value, changed[name]) for name, value in policy.model.state_dict().items())
     policy.model.load_state_dict(state)
-    sampler.take_weights()
+    sampler.sync_weights()
     assert theirs(sampler, items) == before
 
 
@@ -135,7 +135,7 @@ def test_a_new_vision_tower_sees_the_same_clip_anew(sampler, policy, config):
     items = items_of(policy)
     before = theirs(sampler, items)
     moved(policy.model.model.visual, "")
-    sampler.take_weights()
+    sampler.sync_weights()
     after = theirs(sampler, items)
     assert after == ours(policy, items, config)
     assert sum(new != old for new, old in zip(after, before, strict=True)) >= 2
@@ -195,11 +195,11 @@ def test_rollouts_that_end_by_themselves_keep_their_end_token(sampler, policy, c
 
 
 def test_weights_that_are_not_there_are_named(sampler, policy, config, monkeypatch):
-    from trainers import vllm_rollouts
+    from trainers import vllm_sampler
 
-    everything = vllm_rollouts.merged_parameters
+    everything = vllm_sampler.merged_parameters
     monkeypatch.setattr(
-        vllm_rollouts,
+        vllm_sampler,
         "merged_parameters",
         lambda model: ((name, value) for name, value in everything(model) if "layers.1.mlp.down_proj" not in name),
     )

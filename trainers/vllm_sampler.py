@@ -21,11 +21,11 @@ from seedbench_r1.backends.vllm_engine import (
 from seedbench_r1.errors import ConfigError, ResourceError
 from trainers.config import TrainConfig
 from trainers.data import Item
+from trainers.groups import Group, Rollout, rollout_sampling
 from trainers.policy import Policy
-from trainers.rollouts import Group, Rollout, rollout_sampling
 
 
-def check_vllm_rollouts(config: TrainConfig, *, world: int) -> None:
+def check_vllm_sampler(config: TrainConfig, *, world: int) -> None:
     """Raise ConfigError, before any model is loaded, if vLLM cannot sample for this training.
 
     world: how many training processes there are; each has an engine of its own.
@@ -99,7 +99,7 @@ class VllmSampler:
         n = self._config.num_generations
         return [Group(item, tuple(self._rollout(next(completions)) for _ in range(n))) for item in items]
 
-    def take_weights(self) -> None:
+    def sync_weights(self) -> None:
         """The policy has changed; its weights are copied before the next rollouts are drawn."""
         self._stale = True
 

@@ -1,0 +1,107 @@
+"""The samplers that draw groups of rollouts: the Protocol, the built-in one, and the choice between them.
+
+The built-in sampler is the evaluation's own decoding: many completions of each prompt, several prompts at once. The
+one on vLLM is in trainers.vllm_sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from seedbench_r1.backends.decoding import Prompt, decode
+from seedbench_r1.errors import ResourceError
+from trainers.config import TrainConfig
+from trainers.data import Item
+from trainers.groups import Group, Rollout, rollout_sampling
+from trainers.policy import Policy
+from trainers.vllm_sampler import VllmSampler, check_vllm_sampler
+
+
+class Sampler(Protocol):
+    """What draws rollouts for a policy."""
+
+    def sample(self, items: Sequence[Item]) -> list[Group]:
+        """config.num_generations rollouts of every item, in the items' order. Raises ResourceError."""
+
+    def sync_weights(self) -> None:
+        """The policy has changed: rollouts from now on come from its new weights."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+def check_sampler(config: TrainConfig, *, world: int) -> None:
+    """Raise ConfigError if config.rollouts cannot be served here. Loads no model."""
+    if config.rollouts == "vllm":
+        check_vllm_sampler(config, world=world)
+
+
+def open_sampler(policy: Policy, config: TrainConfig, *, world: int) -> Sampler:
+    """The sampler that config.rollouts names. Raises ConfigError or ResourceError if it cannot start."""
+    if config.rollouts == "vllm":
+        return VllmSampler(policy, config, world=world)
+    return BuiltinSampler(policy, config)
+
+
+class BuiltinSampler:
+    """Samples from the policy itself, so that its weights are always the newest.
+
+    Each prompt is prefilled once and its cache repeated; rollout_batch_size prompts are decoded together. A rollout's
+    random numbers depend on the seed, the epoch, the question and its place in the group alone. Vision tokens cannot
+    be drawn.
+    """
+
+    def __init__(self, policy: Policy, config: TrainConfig) -> None:
+        self._policy, self._config = policy, config
+
+    def sample(self, items: Sequence[Item]) -> list[Group]:
+        """As Sampler.sample. Raises ResourceError when the device's memory does not suffice."""
+        config, groups = self._config, list[Group]()
+        with self._policy.whole() as model:
+            model.eval()
+            for batch in _batches(items, config.rollout_batch_size):
+                try:
+                    groups += self._sample(model, batch)
+                except torch.OutOfMemoryError as error:
+                    raise ResourceError(
+                        f"Out of memory while sampling {config.num_generations} rollouts of {len(batch)} questions at "
+                        f"once. Fix: a smaller --rollout-batch-size or --max-completion-length, or {config.relief}. "
+                        f"The same command continues from the last checkpoint."
+                    ) from error
+        return groups
+
+    def sync_weights(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def _sample(self, model: Any, batch: Sequence[Item]) -> list[Group]:
+        config, processor = self._config, self._policy.processor
+        prompts = [Prompt(item.question.question_id, item.inputs) for item in batch]
+        found: dict[tuple[str, int], Rollout] = {}
+        sampling = rollout_sampling(config, batch[0].epoch)
+        for completion in decode(model, processor, prompts, sampling, cache=config.decode_cache):
+            ids = completion.token_ids
+            text = processor.tokenizer.decode(ids, skip_special_tokens=True)
+            ended = () if completion.end_token is None else (completion.end_token,)
+            found[completion.question_id, completion.k] = Rollout((*ids, *ended), text, completion.finish_reason)
+        return [
+            Group(item, tuple(found[item.question.question_id, k] for k in range(config.num_generations)))
+            for item in batch
+        ]
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    """At most `size` neighbours of one epoch; within an epoch no question comes twice."""
+    batch: list[Item] = []
+    for item in items:
+        if batch and (len(batch) == size or batch[0].epoch != item.epoch):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
