@@ -1,4 +1,4 @@
-"""What a training run is: one frozen config, and presets whose every number says where it comes from.
+"""The settings of a training: one frozen config, and presets whose every number names its source.
 
 "Script" below is the authors' GRPO-CARE training script, "paper" is arXiv 2506.16141, "SEED-Bench-R1" is arXiv
 2503.24376 with its scripts. Where nothing published exists, the comment says "ours".
@@ -22,7 +22,7 @@ Algo = Literal["care", "grpo", "sft"]
 
 TRAINING_FILE = "training_6k.jsonl"
 COT_FILE = "training_with_cot_6k.jsonl"
-LORA_RATE = 10.0  # x the full fine-tuning rate, unless --learning-rate is given: a common finding for LoRA; ours to try
+LORA_LR_FACTOR = 10.0  # x the full fine-tuning rate, unless --learning-rate is given: common practice; ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class TrainConfig:
     template: Template = DEFAULT_TEMPLATE
     train_file: Path | None = None  # None: annotations/training_6k.jsonl; for SFT training_with_cot_6k.jsonl
     allow_missing: bool = False  # rows whose media are absent are replaced by the next one and counted
+
     # Rollouts.
     num_generations: int = 8  # rollouts per question; script
     max_completion_length: int = 768  # new tokens; script
@@ -45,9 +46,10 @@ class TrainConfig:
     top_p: float = 1.0  # off, so that rollouts are drawn from the distribution that the loss differentiates; ours
     top_k: int = 0  # off, for the same reason; ours
     rollout_batch_size: int = 4  # questions decoded together; changes memory and speed only; ours
-    rollouts: Literal["builtin", "vllm"] = "builtin"  # the sampler; vllm: an engine beside the policy
+    rollouts: Literal["builtin", "vllm"] = "builtin"  # the sampler; vllm: an engine in the same process
     gpu_memory_utilization: float = 0.3  # share of each GPU that it takes while it samples; ours
     decode_cache: Literal["auto", "dynamic", "static"] = "auto"  # static: fixed shapes, on CUDA one recorded graph
+
     # Rewards.
     format_weight: float = 1.0  # paper, Algorithm 1
     bonus: Literal["care", "dense", "none"] = "care"
@@ -55,13 +57,16 @@ class TrainConfig:
     bonus_margin: float = 0.0  # paper 0.01; the SEED-Bench-R1 script leaves it unset, which is 0
     bonus_cap: float = 0.95  # gamma_p of Algorithm 1; script
     likelihood_mean: Literal["geometric", "arithmetic"] = "geometric"  # script; the paper's equation is arithmetic
+
     # Reference model.
     reference: Literal["ema", "frozen", "none"] = "ema"
     ema_decay: float = 0.995  # alpha of Algorithm 1; script
     ema_every: int = 10  # steps; k of Algorithm 1; script
+
     # Loss.
     beta: float = 0.0  # weight of the KL penalty; script
     kl_on: Literal["all", "accurate"] = "all"  # accurate: the paper's KL-EMA-HA ablation
+
     # Optimiser.
     learning_rate: float = 1e-6  # script
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"  # script
@@ -69,12 +74,14 @@ class TrainConfig:
     weight_decay: float = 0.01  # script; not on biases and norms, as in the Hugging Face trainer that it runs on
     max_grad_norm: float = 5.0  # script
     optimizer_device: Literal["auto", "cpu"] = "auto"  # cpu: fp32 weights and moments in main memory
-    fsdp: bool = False  # weights, gradients and moments spread over the processes by FSDP2
+    fsdp: bool = False  # weights, gradients and moments sharded over the processes by FSDP2
+
     # Amount.
     per_device_train_batch_size: int = 1  # questions per process and pass; script
     gradient_accumulation_steps: int = 1  # script
     num_train_epochs: float = 1.0  # script
     max_steps: int = -1  # overrides epochs when positive
+
     # Model.
     lora: bool = False
     lora_r: int = 64  # ours
@@ -85,6 +92,7 @@ class TrainConfig:
     group_chunk: int | None = None  # rollouts per backward pass when memory is short
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA, else float32
     device: str = "auto"
+
     # Running.
     seed: int = 42  # the Hugging Face trainer's default, which the script keeps
     workers: int = 2  # decoding processes per training process
@@ -99,8 +107,8 @@ class TrainConfig:
     rollout_log_steps: int = 10  # steps between samples in rollouts.jsonl; 0: none
 
     @property
-    def relief(self) -> str:
-        """What else makes room on a GPU, for messages."""
+    def memory_hints(self) -> str:
+        """Further ways to save memory on a GPU, for error messages."""
         return "more processes" if self.fsdp else "--optimizer-device cpu, --fsdp in several processes"
 
     @property
@@ -133,7 +141,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Settings that may differ between a run and its continuation: none of them changes a parameter's value. The two batch
 # sizes and the number of processes may differ while their product stays (questions_per_step in training.json).
-FREE = {
+RESUME_MUTABLE = {
     "out",
     "data",
     "allow_missing",
@@ -212,7 +220,7 @@ def resolve_train_config(
     merged: dict[str, Any] = {**PRESETS[preset], **given}
     if merged.get("lora") and "learning_rate" not in given:
         full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
-        merged["learning_rate"] = round(LORA_RATE * full, 15)  # 1e-05, not 9.999999999999999e-06
+        merged["learning_rate"] = round(LORA_LR_FACTOR * full, 15)  # 1e-05, not 9.999999999999999e-06
     return validate(TrainConfig(preset=preset, video=video, template=template, **merged))
 
 
@@ -220,7 +228,14 @@ def validate(config: TrainConfig) -> TrainConfig:
     """Check types, ranges and what goes together; return the config. Raises ConfigError naming the option."""
     check_types(config)
     check_video(config.video)
-    bounds = {
+    check_bounds(_bounds(config), config)
+    _check_combinations(config)
+    return config
+
+
+def _bounds(config: TrainConfig) -> dict[str, bool]:
+    """Setting -> whether its value is in range."""
+    return {
         "num_generations": config.num_generations >= 1,
         "max_completion_length": config.max_completion_length >= 1,
         "temperature": config.temperature > 0,
@@ -261,29 +276,30 @@ def validate(config: TrainConfig) -> TrainConfig:
         "eval_questions": config.eval_questions >= 1,
         "rollout_log_steps": config.rollout_log_steps >= 0,
     }
-    check_bounds(bounds, config)
+
+
+def _check_combinations(config: TrainConfig) -> None:
+    """Raise ConfigError for settings that exclude each other."""
     if config.algo != "care" and config.bonus != "none":
         raise ConfigError(f"--algo {config.algo} has no consistency bonus. Fix: --algo care, or --bonus none.")
+    if config.algo != "sft" and config.num_generations < 2:
+        raise ConfigError(
+            f"--num-generations {config.num_generations} leaves nothing to learn from: an advantage compares a rollout "
+            f"with the others of its group. Fix: --num-generations 2 or more; published runs use 8."
+        )
     if config.algo == "sft" and config.rollouts == "vllm":
         raise ConfigError("--algo sft draws no rollouts. Fix: leave --rollouts out.")
     if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
         needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
         raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")
-    if config.fsdp:
-        _check_fsdp(config)
-    return config
-
-
-def _check_fsdp(config: TrainConfig) -> None:
-    """Raise ConfigError for what cannot be spread over processes."""
-    if config.lora:
+    if config.fsdp and config.lora:
         raise ConfigError(
             "--fsdp and --lora do not go together. Fix: --lora alone, which fits without and runs in any number of "
             "processes, or --fsdp alone for full fine-tuning."
         )
-    if config.optimizer_device == "cpu":
+    if config.fsdp and config.optimizer_device == "cpu":
         raise ConfigError("--fsdp keeps its shards on the GPUs. Fix: without --optimizer-device cpu.")
-    if config.rollouts == "vllm":
+    if config.fsdp and config.rollouts == "vllm":
         raise ConfigError("--fsdp does not hand its weights to vLLM. Fix: --rollouts builtin, or without --fsdp.")
 
 
@@ -294,11 +310,11 @@ def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> in
     return max(1, int(config.num_train_epochs * n_rows) // questions_per_step)
 
 
-def identity(config: TrainConfig) -> dict[str, Any]:
+def resume_identity(config: TrainConfig) -> dict[str, object]:
     """The settings that a continuation must share, as flat JSON values ("video.max_frames": 16)."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in to_json(config).items():
-        if name in FREE:
+        if name in RESUME_MUTABLE:
             continue
         parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
         flat |= parts

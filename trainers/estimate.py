@@ -49,7 +49,7 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
     hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
     heads, kv_heads = int(text["num_attention_heads"]), int(text["num_key_value_heads"])
     head = int(text.get("head_dim") or hidden // heads)
-    n = parameters(model.base_folder or model.folder)
+    n = count_parameters(model.base_folder or model.folder)
     width = 4 if config.dtype == "float32" else 2
     learned = n if not config.lora else _lora_parameters(config, text, head)
     sampled = 1 if config.algo == "sft" else config.num_generations
@@ -92,7 +92,7 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
     )
 
 
-def parameters(folder: Path) -> int:
+def count_parameters(folder: Path) -> int:
     """Numbers in the safetensors files of a folder, from their headers alone."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):

@@ -7,14 +7,14 @@ one on vLLM is in trainers.vllm_sampler.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.errors import ResourceError
 from trainers.config import TrainConfig
-from trainers.data import Item
+from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
 from trainers.policy import Policy
 from trainers.vllm_sampler import VllmSampler, check_vllm_sampler
@@ -23,26 +23,26 @@ from trainers.vllm_sampler import VllmSampler, check_vllm_sampler
 class Sampler(Protocol):
     """What draws rollouts for a policy."""
 
-    def sample(self, items: Sequence[Item]) -> list[Group]:
-        """config.num_generations rollouts of every item, in the items' order. Raises ResourceError."""
+    def sample(self, examples: Sequence[TrainingExample]) -> list[Group]:
+        """config.num_generations rollouts of every example, in the examples' order. Raises ResourceError."""
 
     def sync_weights(self) -> None:
         """The policy has changed: rollouts from now on come from its new weights."""
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
 
 
-def check_sampler(config: TrainConfig, *, world: int) -> None:
-    """Raise ConfigError if config.rollouts cannot be served here. Loads no model."""
+def check_sampler(config: TrainConfig, *, world_size: int) -> None:
+    """Raise ConfigError if config.rollouts cannot run here. Loads no model."""
     if config.rollouts == "vllm":
-        check_vllm_sampler(config, world=world)
+        check_vllm_sampler(config, world_size=world_size)
 
 
-def open_sampler(policy: Policy, config: TrainConfig, *, world: int) -> Sampler:
+def open_sampler(policy: Policy, config: TrainConfig, *, world_size: int) -> Sampler:
     """The sampler that config.rollouts names. Raises ConfigError or ResourceError if it cannot start."""
     if config.rollouts == "vllm":
-        return VllmSampler(policy, config, world=world)
+        return VllmSampler(policy, config, world_size=world_size)
     return BuiltinSampler(policy, config)
 
 
@@ -57,19 +57,18 @@ class BuiltinSampler:
     def __init__(self, policy: Policy, config: TrainConfig) -> None:
         self._policy, self._config = policy, config
 
-    def sample(self, items: Sequence[Item]) -> list[Group]:
+    def sample(self, examples: Sequence[TrainingExample]) -> list[Group]:
         """As Sampler.sample. Raises ResourceError when the device's memory does not suffice."""
         config, groups = self._config, list[Group]()
-        with self._policy.whole() as model:
-            model.eval()
-            for batch in _batches(items, config.rollout_batch_size):
+        with self._policy.gathered() as model:
+            for batch in _batches(examples, config.rollout_batch_size):
                 try:
                     groups += self._sample(model, batch)
                 except torch.OutOfMemoryError as error:
                     raise ResourceError(
                         f"Out of memory while sampling {config.num_generations} rollouts of {len(batch)} questions at "
-                        f"once. Fix: a smaller --rollout-batch-size or --max-completion-length, or {config.relief}. "
-                        f"The same command continues from the last checkpoint."
+                        f"once. Fix: a smaller --rollout-batch-size or --max-completion-length, or "
+                        f"{config.memory_hints}. The same command continues from the last checkpoint."
                     ) from error
         return groups
 
@@ -79,9 +78,9 @@ class BuiltinSampler:
     def close(self) -> None:
         """Nothing to do."""
 
-    def _sample(self, model: Any, batch: Sequence[Item]) -> list[Group]:
+    def _sample(self, model: torch.nn.Module, batch: Sequence[TrainingExample]) -> list[Group]:
         config, processor = self._config, self._policy.processor
-        prompts = [Prompt(item.question.question_id, item.inputs) for item in batch]
+        prompts = [Prompt(example.question.question_id, example.inputs) for example in batch]
         found: dict[tuple[str, int], Rollout] = {}
         sampling = rollout_sampling(config, batch[0].epoch)
         for completion in decode(model, processor, prompts, sampling, cache=config.decode_cache):
@@ -90,18 +89,18 @@ class BuiltinSampler:
             ended = () if completion.end_token is None else (completion.end_token,)
             found[completion.question_id, completion.k] = Rollout((*ids, *ended), text, completion.finish_reason)
         return [
-            Group(item, tuple(found[item.question.question_id, k] for k in range(config.num_generations)))
-            for item in batch
+            Group(example, tuple(found[example.question.question_id, k] for k in range(config.num_generations)))
+            for example in batch
         ]
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+def _batches(examples: Sequence[TrainingExample], size: int) -> Iterator[list[TrainingExample]]:
     """At most `size` neighbours of one epoch; within an epoch no question comes twice."""
-    batch: list[Item] = []
-    for item in items:
-        if batch and (len(batch) == size or batch[0].epoch != item.epoch):
+    batch: list[TrainingExample] = []
+    for example in examples:
+        if batch and (len(batch) == size or batch[0].epoch != example.epoch):
             yield batch
             batch = []
-        batch.append(item)
+        batch.append(example)
     if batch:
         yield batch

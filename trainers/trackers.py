@@ -13,13 +13,15 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 from seedbench_r1.config import environment_value, set_environment_defaults
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import write_json
 from seedbench_r1.types import to_json
 from trainers.config import TrainConfig
+from trainers.metrics import StepMetrics
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 RUN_IDS = "trackers.json"
@@ -44,7 +46,7 @@ HELD_OUT = "eval/heldout/"  # "eval/l1/..." are the benchmark's levels, which tr
 class Tracker(Protocol):
     """Where the numbers of each step go."""
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Add a step, given its line of metrics.jsonl."""
 
     def close(self) -> None:
@@ -76,7 +78,7 @@ def open_trackers(names: Sequence[str], config: TrainConfig, step: int) -> Itera
         yield opened
 
 
-def tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
+def tracked(metrics: StepMetrics) -> dict[str, float]:
     """The numbers of a step under the trackers' names; what is no number, and the step itself, is left out."""
     found = {}
     for name, value in scalars(metrics).items():
@@ -87,7 +89,7 @@ def tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def scalars(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def scalars(metrics: Mapping[str, object], prefix: str = "") -> dict[str, float]:
     """Numbers by name, those inside objects as "seconds/io"; what is no number is left out."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
@@ -105,7 +107,7 @@ class TensorBoard:
         writer = _import("tensorboard").SummaryWriter
         self._writer = writer(str(out / "tensorboard"), purge_step=step + 1)
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Add a step."""
         for name, value in tracked(metrics).items():
             self._writer.add_scalar(name, value, metrics["step"])
@@ -136,7 +138,7 @@ class Wandb:
                 f"send it later with wandb sync."
             ) from error
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Add a step."""
         self._run.log(tracked(metrics), step=metrics["step"])
 
@@ -161,7 +163,7 @@ class Trackio:
         except ValueError as error:
             raise ConfigError(f"--report-to trackio: {error} Fix: correct the variable that it names.") from error
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Add a step."""
         self._run.log(tracked(metrics), step=metrics["step"])
 
@@ -177,7 +179,7 @@ def _open(name: str, config: TrainConfig, step: int) -> Tracker:
     return Wandb(config) if name == "wandb" else Trackio(config)
 
 
-def _import(name: str) -> Any:
+def _import(name: str) -> ModuleType:
     module = "torch.utils.tensorboard" if name == "tensorboard" else name
     try:
         return importlib.import_module(module)

@@ -181,16 +181,6 @@ def test_the_on_policy_gradient_is_that_of_the_weighted_log_likelihood():
     torch.testing.assert_close(logprobs.grad, expected, rtol=0, atol=1e-12)
 
 
-def test_clipping_by_hand():
-    old = torch.zeros(1, 2, dtype=torch.float64)
-    logprobs = torch.tensor([[math.log(1.5), math.log(0.5)]], dtype=torch.float64)
-    mask = torch.ones(1, 2)
-    gain = policy_loss(logprobs, torch.tensor([1.0], dtype=torch.float64), mask, old_logprobs=old, clip=0.2)
-    assert gain.item() == pytest.approx(-(1.2 + 0.5) / 2)
-    pain = policy_loss(logprobs, torch.tensor([-1.0], dtype=torch.float64), mask, old_logprobs=old, clip=0.2)
-    assert pain.item() == pytest.approx((1.5 + 0.8) / 2)
-
-
 def test_kl_by_hand_and_on_chosen_rollouts_only():
     logprobs = torch.tensor([[math.log(0.5)], [math.log(0.5)]], dtype=torch.float64)
     reference = torch.tensor([[math.log(0.25)], [math.log(0.25)]], dtype=torch.float64)
@@ -215,8 +205,6 @@ def test_an_empty_rollout_adds_nothing_and_nothing_is_nan():
     assert logprobs.grad.isfinite().all()
     with pytest.raises(ValueError, match="reference_logprobs"):
         policy_loss(logprobs, torch.ones(2), mask, beta=0.1)
-    with pytest.raises(ValueError, match="old_logprobs"):
-        policy_loss(logprobs, torch.ones(2), mask, clip=0.1)
 
 
 @pytest.mark.parametrize(
