@@ -1,5 +1,6 @@
 """The loop: it learns, continues bit for bit, survives kills, and counts the same in any number of processes."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -176,6 +177,13 @@ def test_unusable_questions_are_replaced_by_the_next_and_counted(toy, tmp_path):
     assert result.replaced == lines[-1]["replaced"] == len(bad) > 0
     named = [entry["question_id"] for line in lines for entry in line.get("unusable", ())]
     assert sorted(named) == sorted(bad)
+    parts = dataclasses.replace(config, out=tmp_path / "parts")
+    stop = threading.Event()
+    first = plan_and_train(parts, stop=stop, observe=lambda line: stop.set() if line["step"] == 3 else None)
+    assert 0 < first.replaced < result.replaced
+    assert read_training(first.checkpoint).progress.replaced == first.replaced
+    assert plan_and_train(parts).replaced == result.replaced
+    assert metrics_of(tmp_path / "parts") == lines
     (images / "broken.png").unlink()
     with pytest.raises(DataError, match=r"1 media files .* missing.*--allow-missing"):
         plan_and_train(toy_config(toy.taught, data, tmp_path / "out2", "grpo", preset="grpo-nokl", **SMALL))

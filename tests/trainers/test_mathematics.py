@@ -56,6 +56,17 @@ def test_graded_accuracy_must_exceed_a_tenth_and_reach_the_mean():
     assert accurate_rollouts(torch.tensor([[0.1, 0.1], [0.11, 0.11]])).tolist() == [[False, False], [True, True]]
 
 
+def test_equal_values_reach_their_own_mean_although_it_is_rounded_above_them():
+    equal = torch.full((1, 7), 0.9)
+    assert (equal.mean(dim=1, keepdim=True) > equal).all()  # the case that the tolerance is for
+    assert accurate_rollouts(equal).all()
+    assert bonus([[1.0] * 7], equal.tolist()) == [[0.5] * 7]  # likewise of likelihoods
+    assert bonus(equal.tolist(), equal.tolist()) == [[pytest.approx(0.45)] * 7]
+    # It is a tolerance for rounding alone: a ten-thousandth below the mean is below the mean.
+    assert accurate_rollouts(torch.tensor([[0.5, 0.5002]])).tolist() == [[False, True]]
+    assert bonus([[1.0, 1.0]], [[0.5, 0.5002]]) == [[0.0, 0.5]]
+
+
 @settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 10_000), st.sampled_from([torch.float32, torch.float64]))
 def test_the_bonus_equals_a_loop_over_questions(b, g, seed, dtype):

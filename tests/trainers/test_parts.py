@@ -38,6 +38,7 @@ def test_presets_are_what_was_published(tmp_path):
     assert resolved(tmp_path, preset="grpo-nokl").reference == "none"
     sft = resolved(tmp_path, algo="sft")
     assert (sft.learning_rate, sft.warmup_ratio, sft.gradient_accumulation_steps) == (2e-5, 0.1, 16)
+    assert resolved(tmp_path, algo="sft", num_generations=1).num_generations == 1  # it draws none
     assert sft.questions_file.name == "training_with_cot_6k.jsonl"
     assert care.questions_file.name == "training_6k.jsonl"
     assert total_steps(care, 6000, 4) == 1500  # the released checkpoint-1500: 4 processes, 1 question each
@@ -54,6 +55,8 @@ def test_presets_are_what_was_published(tmp_path):
         ({"preset": "grpo-nokl", "beta": 0.1}, "--beta above 0 needs a reference model"),
         ({"algo": "care", "temperature": 0.0}, "--temperature is 0.0"),
         ({"algo": "care", "num_generations": 0}, "--num-generations is 0"),
+        ({"algo": "care", "num_generations": 1}, r"--num-generations 1 leaves nothing .*: --num-generations 2 or more"),
+        ({"algo": "grpo", "num_generations": 1}, r"--num-generations 1 leaves nothing .*: --num-generations 2 or more"),
         ({"algo": "care", "model": None}, "No model given"),
         ({"algo": "care", "out": None}, "No out given"),
         ({"algo": "care", "epsilon": 0.2}, "Unknown training option 'epsilon'"),
