@@ -121,7 +121,9 @@ def save_checkpoint(
     folder, main = out / f"checkpoint-{progress.step}", processes.is_main
     temporary = out / f".{folder.name}.unfinished"
 
+    # Four stages, each collective: a disk error in one process must stop all of them before the next stage.
     def prepare() -> None:
+        # What a kill in the middle of an earlier checkpoint has left.
         for stale in out.glob(".checkpoint-*.unfinished"):
             shutil.rmtree(stale)
         _check_space(out, folder, policy, optimizer, reference)
@@ -153,12 +155,14 @@ def save_checkpoint(
 
     try:
         for stage in (prepare, check_folder_is_shared, write_tensors, publish):
+            # The other processes write shards, and take part in gathering what process 0 writes.
             mine = main or stage in (check_folder_is_shared, write_tensors)
             processes.on_all_ranks(partial(_with_disk_errors, stage, out, folder) if mine else lambda: None)
     except ResourceError:
         if main:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
+    # Only after the new one is complete.
     for old in list_checkpoints(out)[: -keep if keep else 0] if main else []:
         shutil.rmtree(old)
     return folder
@@ -236,6 +240,7 @@ def _sharded_state(optimizer: Optimizer, reference: Reference) -> dict[str, obje
 
 
 def _random_states() -> dict[str, Tensor]:
+    # Rollouts draw from generators of their own, and nothing else draws today; what would must resume exactly too.
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -266,6 +271,7 @@ def _sync(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    # A rename is durable only when the folder that holds the name is synced.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -188,6 +188,8 @@ def resolve_train_config(
             here or from the file; the fields of VideoConfig and prompt_file may be among them. One of algo and preset
             here sets aside both of the file.
         config_file: TOML with the same names under [train]; by default ./seedbench-r1.toml, if any.
+        environ: environment variables.
+        working_dir: where the default config file is looked for.
 
     Raises:
         ConfigError: something needed is absent, a key is unknown, or a value is out of range, of the wrong type or

@@ -146,6 +146,7 @@ class StepData:
             timeout_s=config.decode_timeout_s,
             load=media_loader(config.frame_cache, config.frame_cache_gb),
         )
+        # One thread, one step ahead: it waits for the loader's processes while this one trains.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode-ahead")
         self._prefetched: Future[DecodedMedia] | None = None
 
@@ -169,6 +170,7 @@ class StepData:
 
         Raises DataError when as many questions in a row as there are rows could not be used.
         """
+        # What was prefetched is for the slots as first drawn; replacements are decoded below.
         prefetched = {} if self._prefetched is None else self._prefetched.result()
         self._prefetched = None
         pending = list(enumerate(self._stream.take(self._questions_per_step)))
@@ -208,6 +210,7 @@ class StepData:
         return slot % world_size == rank
 
     def _decode(self, drawn: Sequence[DrawnQuestion]) -> DecodedMedia:
+        # A question that comes twice, in two epochs, is decoded once.
         media: DecodedMedia = {}
         by_id: dict[str, list[DrawnQuestion]] = {}
         for entry in drawn:

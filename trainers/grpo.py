@@ -77,6 +77,7 @@ def grpo_step(
     rewarded = [compute_rewards(b, answer_likelihoods(policy, reference, b, config), config) for b in base]
     idle.run_reference(reference, missing)
     scored = time.perf_counter()
+    # All KL passes before the first policy pass, so that every rank makes each stage's passes in the same order.
     missing = idle.missing([len(r.reward) if bool(kl_rollouts(r, config).any()) else 0 for r in rewarded])
     references = [reference_logprobs(policy, reference, r, config) for r in rewarded]
     idle.run_reference(reference, missing)
@@ -105,6 +106,7 @@ def base_rewards(policy: Policy, group: Group, config: TrainConfig) -> RewardedG
         if accurate[row]
     }
     found = {row: span for row, span in spans.items() if span is not None}
+    # Dense bonuses need no comparison: one answer is enough.
     needs_reference = config.bonus != "none" and len(found) >= (2 if config.bonus == "care" else 1)
     unknown, zeros = torch.full_like(accuracy, torch.nan), torch.zeros_like(accuracy)
     total = accuracy + config.format_weight * well_formed
@@ -116,6 +118,7 @@ def compute_rewards(base: RewardedGroup, likelihood: Tensor, config: TrainConfig
     """Add the bonus to the base rewards, given (G,) the reference's likelihoods of the answers."""
     accuracy, bonus = base.accuracy, base.bonus
     if config.bonus == "care":
+        # One candidate costs no reference pass: see _likelihood_of_lone_answer.
         known = likelihood if base.needs_reference else _likelihood_of_lone_answer(base)
         bonus = consistency_bonus(
             accuracy[None],
@@ -227,6 +230,7 @@ def backward_group(
             shared_prefix=config.shared_prefix,
             temperature=config.temperature,
         )
+        # The reference's T is that of the whole group, a chunk's may be shorter.
         expected = None if reference_logprobs is None else reference_logprobs[part, : mask.shape[1]]
         in_part = penalised[part].to(mask.device)
         loss = policy_loss(
@@ -253,6 +257,7 @@ def sampler_mismatch(group: Group, logprobs: Sequence[Tensor], config: TrainConf
 
     None for a sampler that records none, or at another temperature. The loss does not use it.
     """
+    # The sampler records log-probabilities before temperature, the policy pass computes them after it.
     if config.temperature != 1:
         return None
     recorded = [(row, rollout.logprobs) for row, rollout in enumerate(group.rollouts) if rollout.logprobs]

@@ -33,6 +33,7 @@ class HeldoutMetrics(TypedDict):
 
 def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[list[TrainingRow], list[TrainingRow]]:
     """Rows to train on, and config.eval_questions held out by seed and id; none without config.eval_every."""
+    # At least one row is left to train on.
     n = min(config.eval_questions, len(rows) - 1) if config.eval_every else 0
     chosen = {q.question_id for q in choose_subset([row.question for row in rows], n, seed=config.seed)} if n else set()
     held = [row for row in rows if row.question.question_id in chosen]

@@ -34,6 +34,7 @@ class IdlePasses:
         """
         if self._policy.shards is None:
             return 0
+        # A group is one pass per chunk of rollouts, rounded up.
         own = sum(-(-n // (self._config.group_chunk or n)) for n in rollouts if n)
         return self._max_over_ranks(own) - own
 
@@ -47,9 +48,11 @@ class IdlePasses:
         """Forward and backward passes of the policy, whose gradient is zero."""
         self._policy.model.train()
         for _ in range(count):
+            # Zero times the output, not a detached zero: FSDP reduces in the backward hooks, which must run.
             torch.autograd.backward(0.0 * self._pass(self._policy.model))
 
     def _pass(self, model: torch.nn.Module) -> Tensor:
+        # Any token does; the end token exists in every tokenizer and is no vision token.
         token = torch.tensor([self._policy.processor.tokenizer.eos_token_id])
         layout, shared_prefix = self._policy.processor.layout, self._config.shared_prefix
         logprobs, _ = group_logprobs(model, layout, self._inputs, [token], shared_prefix=shared_prefix)

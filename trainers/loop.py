@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from seedbench_r1.errors import ResourceError
+from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.types import to_json
 from trainers.checkpoints import Progress, list_checkpoints, load_checkpoint, save_checkpoint
 from trainers.config import TrainConfig
@@ -66,17 +66,20 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
     much accumulation.
 
     Args:
+        plan: by plan_training, in every process alike.
+        stop: set it from a signal handler or another thread.
         observe: called in process 0 with the metrics of every step, after they were written.
 
     Raises:
-        ConfigError: as load_policy, or another process trains into the same folder. DataError: no question can be used.
-        ResourceError: memory or disk ran out; the last checkpoint is complete. ValueError: the plan is out of date.
+        ConfigError: as load_policy, the plan is out of date, or another process trains into the same folder.
+        DataError: no question can be used. ResourceError: memory or disk ran out; the last checkpoint is complete.
     """
     config, stop = plan.config, stop or threading.Event()
     processes = Processes(config.device)
     _check_up_to_date(plan, processes)
     if plan.resume is not None and plan.done >= plan.n_steps:
         return _result(plan, plan.resume.progress)
+    # The same in every process: ranks differ by the questions that they take, not by their seed.
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         state = _load(plan, processes, stack)
@@ -90,6 +93,7 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
         data = stack.enter_context(_open_data(plan, processes, state.policy, progress))
         heldout = data.heldout_examples(plan.heldout)
         saved = progress.step
+        # A signal may reach some processes later than others, and all must leave the loop after the same step.
         while progress.step < plan.n_steps and not processes.any_rank(stop.is_set()):
             metrics, groups = _step(plan, processes, state, data, progress.step)
             progress = Progress(progress.step + 1, data.position, data.replaced)
@@ -110,10 +114,13 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
 def _check_up_to_date(plan: TrainPlan, processes: Processes) -> None:
     """A plan made before a checkpoint was written would begin at an earlier step and overwrite it."""
     if plan.world_size != processes.world_size:
-        raise ValueError(f"planned for {plan.world_size} processes, but there are {processes.world_size}: plan again")
+        raise ValueError(f"planned for {plan.world_size} processes, but there are {processes.world_size}")
     newest = list_checkpoints(plan.config.out)[-1:]
     if newest != ([] if plan.resume is None else [plan.resume.folder]):
-        raise ValueError(f"{plan.config.out} has other checkpoints than when the training was planned: plan again")
+        raise ConfigError(
+            f"{plan.config.out} has other checkpoints than when this training was planned. Fix: run it again; in "
+            f"Python, call plan_training again."
+        )
 
 
 def _step(
@@ -131,6 +138,7 @@ def _step(
         rate = learning_rate(plan.config, step, plan.n_steps)
         norm = state.optimizer.step(rate)
         state.sampler.sync_weights()
+    # The order of the keys is that of the lines in metrics.jsonl.
     metrics: StepMetrics = {"step": step + 1, "epoch": round(data.position / len(plan.rows), 6)}
     metrics.update(numbers)
     metrics["grad_norm"] = norm if math.isfinite(norm) else None
@@ -164,6 +172,7 @@ def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) ->
     """The base model, its optimiser and its reference, as at step 0."""
     config = plan.config
     policy = load_policy(config, plan.checkpoint, processes.device)
+    # On for the whole training: gradient checkpointing computes the layers again in the backward pass.
     if config.shared_prefix:
         stack.enter_context(shared_prefix_attention(policy.model))
     if config.fsdp:
@@ -243,6 +252,7 @@ def _memory_explained(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        # Half of what did not fit.
         chunk = max(1, (config.group_chunk or config.num_generations) // 2)
         raise ResourceError(
             f"Out of memory in the training pass. Fix: --group-chunk {chunk} (the same numbers, less memory), "

@@ -73,6 +73,7 @@ class Optimizer:
             if weight is parameter or parameter.grad is None:
                 continue
             gradient = parameter.grad.to(weight.device, weight.dtype)
+            # Summed in fp32: in bfloat16 the sum over many passes would lose the small ones.
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
             parameter.grad = None
 

@@ -112,6 +112,7 @@ def load_policy(config: TrainConfig, checkpoint: Checkpoint, device: torch.devic
     dtype = config.dtype if config.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
     model, processor = load_model(str(checkpoint.folder), base_model=None, revision=None, dtype=dtype, device=device)
     if config.gradient_checkpointing:
+        # Non-reentrant: the reentrant form needs inputs with gradients, which frozen embeddings do not give.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # renamed in transformers 5.23; the old name works in all
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

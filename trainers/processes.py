@@ -86,6 +86,7 @@ class Processes:
         for tensor in tensors:
             bucket.append(tensor)
             size += tensor.numel() * tensor.element_size()
+            # One call per bucket: a call per tensor is dominated by latency, one for all doubles the gradients' memory.
             if size >= BUCKET_BYTES:
                 self._all_reduce_bucket(bucket)
                 bucket, size = [], 0

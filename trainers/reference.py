@@ -60,6 +60,7 @@ class Reference:
         if self._kind != "ema" or step % self._every:
             return
         for name, value in self.average.items():
+            # lerp_(theta, 1 - decay) is phi <- decay phi + (1 - decay) theta, in place.
             value.lerp_(local_shard(weights[name]).to("cpu", torch.float32), 1 - self._decay)
         self.write_average_to_copy()
 
@@ -82,6 +83,7 @@ class Reference:
     def _averaged_adapters(self) -> Iterator[None]:
         parameters = self._policy.trainable()
         trained = {name: parameter.data for name, parameter in parameters.items()}
+        # The parameters stay the same objects, so that the optimiser's references to them hold.
         try:
             for name, parameter in parameters.items():
                 parameter.data = self.average[name].to(parameter.device, parameter.dtype)

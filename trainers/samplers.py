@@ -83,9 +83,11 @@ class BuiltinSampler:
         prompts = [Prompt(example.question.question_id, example.inputs) for example in batch]
         found: dict[tuple[str, int], Rollout] = {}
         sampling = rollout_sampling(config, batch[0].epoch)
+        # Completions arrive as they end, so they are put in order by question and index.
         for completion in decode(model, processor, prompts, sampling, cache=config.decode_cache):
             ids = completion.token_ids
             text = processor.tokenizer.decode(ids, skip_special_tokens=True)
+            # The loss is on the end token too: a policy learns when to stop. decode leaves it out of token_ids.
             ended = () if completion.end_token is None else (completion.end_token,)
             found[completion.question_id, completion.k] = Rollout((*ids, *ended), text, completion.finish_reason)
         return [
@@ -95,7 +97,7 @@ class BuiltinSampler:
 
 
 def _batches(examples: Sequence[TrainingExample], size: int) -> Iterator[list[TrainingExample]]:
-    """At most `size` neighbours of one epoch; within an epoch no question comes twice."""
+    """At most `size` neighbours of one epoch, so that a question id is unique in a batch and one seed serves it."""
     batch: list[TrainingExample] = []
     for example in examples:
         if batch and (len(batch) == size or batch[0].epoch != example.epoch):

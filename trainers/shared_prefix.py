@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -100,6 +100,11 @@ def group_logprobs(
     inside it. Between forward and backward `shared_prefix_attention` must stay on.
 
     Args:
+        model: the policy or the reference, possibly wrapped.
+        layout: of the model's vision tokens.
+        inputs: the prompt.
+        completions: token ids of the group.
+        temperature: divides the logits.
         shared_prefix: False runs every rollout with a prompt and pixels of its own, padded, as the authors' code does:
             the oracle, about G times the cost on long prompts. It needs no special attention.
         group_chunk: this many completions at a time, each chunk with the prompt and the vision tower anew. Without
@@ -248,7 +253,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     shared_prefix: _Packing | None = None,
-    **options: Any,
+    **options: object,
 ) -> tuple[Tensor, None]:  # (B, N, heads, D)
     """Causal attention on the prompt, and for each completion on the prompt and itself.
 
@@ -256,13 +261,12 @@ def _attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    sdpa: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
     if shared_prefix is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        return sdpa(module, query, key, value, attention_mask, scaling=scaling, **options)
     n = shared_prefix.prompt
     # Given no mask, transformers' sdpa is causal by itself.
-    prompt, _ = sdpa_attention_forward(
-        module, query[:, :, :n], key[:, :, :n], value[:, :, :n], None, scaling=scaling, **options
-    )
+    prompt, _ = sdpa(module, query[:, :, :n], key[:, :, :n], value[:, :, :n], None, scaling=scaling, **options)
     if not shared_prefix.width:
         return prompt, None
     completions = _completion_attention(query[0], key[0], value[0], shared_prefix, scaling)

@@ -27,6 +27,7 @@ from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import list_checkpoints, read_training
 from trainers.config import resolve_train_config
 from trainers.data import QuestionStream, read_rows
+from trainers.loop import train
 from trainers.plan import plan_training
 
 SMALL = {"max_steps": 4, "num_generations": 4, "gradient_accumulation_steps": 2, "save_steps": 100}
@@ -62,9 +63,14 @@ def load_state_difference(one: Path, other: Path) -> float:
 
 def test_a_finished_training_is_not_trained_again(toy, tmp_path):
     config = toy_config(toy.taught, toy.data, tmp_path, "grpo", preset="grpo-nokl", **SMALL | {"max_steps": 1})
-    first = plan_and_train(config)
+    plan = plan_training(config)
+    first = train(plan)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    assert plan_and_train(config) == first
+    assert train(plan_training(config)) == first
+    with pytest.raises(ConfigError, match="other checkpoints than when this training was planned"):
+        train(plan)
+    with pytest.raises(ValueError, match="planned for 2 processes, but there are 1"):
+        train(plan_training(dataclasses.replace(config, gradient_accumulation_steps=1), world_size=2))
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
