@@ -42,7 +42,7 @@ def consistency_bonus(
 ) -> Tensor:  # (B, G), the dtype of accuracy; to be added to the reward
     """Reward accurate rollouts whose capped likelihood reaches the mean of the accurate ones of their group.
 
-    Likelihoods are capped before their mean is taken. A rollout without an answer (NaN) neither counts nor gains. The
+    Likelihoods are capped before they are averaged. A rollout without an answer (NaN) neither counts nor gains. The
     paper has margin 0.01, the authors' SEED-Bench-R1 run 0 (its script leaves it unset). Never NaN.
     """
     accurate = accurate_rollouts(accuracy) & ~likelihood.isnan()

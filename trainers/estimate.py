@@ -69,6 +69,8 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
     if config.fsdp:
         # In the model's dtype, and once more in fp32 to be summed.
         gradients = (root + layer) * (width + 4)
+    # Two moments, and the fp32 weights where the model's own are not that: shards are written apart from the model.
+    moments = trainable * (8 + (4 if config.fsdp else copies))
     average = 4 * trainable if config.reference == "ema" else 0
     # 2 per weight and token forward, twice that backward, once more for recomputation.
     flops = 2 * n * (packed * 3 + (packed if config.gradient_checkpointing else 0))
@@ -89,9 +91,7 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
         average=average // parts,
         cache=0 if config.algo == "sft" else cached * layers * 2 * kv_heads * head * width,
         activations=packed * hidden * width * (layers * kept + 17),
-        checkpoint=(trainable if config.lora else n) * width
-        + trainable * (8 + (4 if config.fsdp else copies))
-        + average,
+        checkpoint=(trainable if config.lora else n) * width + moments + average,
         prompt_tokens=prompt,
         step_s=questions_per_process * flops / FLOPS + batches * decoding,
     )

@@ -27,7 +27,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 RUN_IDS = "trackers.json"
 PROJECT = "seedbench-r1"
 
-# Of metrics.jsonl, what has another name in the trackers; all else is "train/" and its own name.
+# Keys of metrics.jsonl that have another name in the trackers; all others are "train/" and their own name.
 NAMES = {
     "reward": "train/reward/total",
     "accuracy": "train/reward/accuracy",
@@ -44,13 +44,13 @@ HELD_OUT = "eval/heldout/"  # "eval/l1/..." are the benchmark's levels, which tr
 
 
 class Tracker(Protocol):
-    """Where the numbers of each step go."""
+    """Receives the numbers of each step."""
 
     def observe(self, metrics: StepMetrics) -> None:
         """Add a step, given its line of metrics.jsonl."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
 
 
 def parse_trackers(value: str | None) -> tuple[str, ...]:
@@ -66,8 +66,9 @@ def parse_trackers(value: str | None) -> tuple[str, ...]:
 def open_trackers(names: Sequence[str], config: TrainConfig, step: int) -> Iterator[list[Tracker]]:
     """The named trackers, closed at the end. `step` is how many steps are done already.
 
-    Raises ConfigError if a package is not installed, or a tracker wants a login; nothing is open then.
+    Raises ConfigError if a package is not installed, or a tracker needs a login; none is open then.
     """
+    # All are imported before the first is opened, which may already create a run.
     for name in names:
         _import(name)
     with contextlib.ExitStack() as stack:
@@ -79,7 +80,7 @@ def open_trackers(names: Sequence[str], config: TrainConfig, step: int) -> Itera
 
 
 def tracked(metrics: StepMetrics) -> dict[str, float]:
-    """The numbers of a step under the trackers' names; what is no number, and the step itself, is left out."""
+    """The numbers of a step under the trackers' names, without the step itself."""
     found = {}
     for name, value in scalars(metrics).items():
         if name.startswith("heldout/"):
@@ -90,7 +91,7 @@ def tracked(metrics: StepMetrics) -> dict[str, float]:
 
 
 def scalars(metrics: Mapping[str, object], prefix: str = "") -> dict[str, float]:
-    """Numbers by name, those inside objects as "seconds/io"; what is no number is left out."""
+    """Numbers by name, nested ones as "seconds/io"; other values are left out."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
@@ -105,6 +106,7 @@ class TensorBoard:
 
     def __init__(self, out: Path, step: int) -> None:
         writer = _import("tensorboard").SummaryWriter
+        # purge_step hides curves of steps that will be taken again.
         self._writer = writer(str(out / "tensorboard"), purge_step=step + 1)
 
     def observe(self, metrics: StepMetrics) -> None:
@@ -113,7 +115,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, metrics["step"])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
         self._writer.close()
 
 
@@ -143,7 +145,7 @@ class Wandb:
         self._run.log(tracked(metrics), step=metrics["step"])
 
     def close(self) -> None:
-        """Write what is left; send it unless offline."""
+        """Write what is buffered; send it unless offline."""
         self._run.finish()
 
 
@@ -168,7 +170,7 @@ class Trackio:
         self._run.log(tracked(metrics), step=metrics["step"])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
         with contextlib.redirect_stdout(sys.stderr):
             self._trackio.finish()  # not the run's own, which would be called again when the process ends
 
