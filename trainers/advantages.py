@@ -17,5 +17,6 @@ def group_advantages(rewards: Tensor, *, eps: float = EPS) -> Tensor:
         return torch.zeros_like(rewards)
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     advantages = centred / (rewards.std(dim=1, keepdim=True) + eps)
+    # The mean of equal rewards may be rounded away from them, which would leave tiny advantages.
     equal = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
     return torch.where(equal, torch.zeros_like(advantages), advantages)

@@ -2,10 +2,10 @@
 
     out/checkpoint-100/                weights, config and processor files in the Hugging Face layout
         training.json                  algorithm, base model, step, configuration, identity
-        resume/                        optimiser, average, random states: state.pt, or under --fsdp sharded/, where each
-                                       process keeps its part, and random.pt
+        resume/                        optimiser, average, random states: state.pt, or under --fsdp sharded/, with each
+                                       process's shards, and random.pt
 
-A folder is written beside its place and renamed, so that it is whole or not there.
+A folder is written under a temporary name and renamed, so that it is complete or not there.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from seedbench_r1.append_file import make_folder, write_json
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.files import make_folder, write_json
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.processes import Processes
 from trainers.reference import Reference
-from trainers.sharding import load_shards, on_cpu, save_shards
+from trainers.sharding import as_sharded, load_shards, save_shards
 
 TRAINING, RESUME = "training.json", "resume"
 STATE, SHARDED, RANDOM = "state.pt", "sharded", "random.pt"  # in RESUME
-SPARE = 1.2  # free space over need before a checkpoint is begun
+SPACE_FACTOR = 1.2  # free space over need before a checkpoint is begun; ours
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -45,35 +44,40 @@ class Progress:
     """How far a training is. JSON values only."""
 
     step: int = 0  # optimiser steps taken
-    position: int = 0  # questions taken from the stream
+    position: int = 0  # questions read from the stream
     replaced: int = 0  # of those, the ones that could not be used
 
 
-def checkpoints(out: Path) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class SavedTraining:
+    """What a checkpoint folder says of its training."""
+
+    folder: Path
+    step: int
+    progress: Progress
+    identity: dict[str, object]  # what a continuation must share
+
+
+def list_checkpoints(out: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
     found = [path for path in out.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def read_training(folder: Path) -> dict[str, Any]:
-    """training.json of a checkpoint. Raises ConfigError if it is absent or unreadable."""
+def read_training(folder: Path) -> SavedTraining:
+    """What training.json of a checkpoint says. Raises ConfigError if it is absent or unreadable."""
     try:
         value = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} is no checkpoint to continue from: {error}. Fix: move it away.") from error
     if not isinstance(value, dict) or not {"step", "identity", "progress"} <= set(value):
         raise ConfigError(f"{folder / TRAINING} was not written by `train`. Fix: move the folder away.")
-    return value
+    return SavedTraining(folder, value["step"], Progress(**value["progress"]), value["identity"])
 
 
-def read_progress(folder: Path) -> Progress:
-    """How far the training was when the folder was written. Raises ConfigError as read_training."""
-    return Progress(**read_training(folder)["progress"])
-
-
-def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
+def check_same_run(saved: SavedTraining, identity: Mapping[str, object]) -> None:
     """Raises ConfigError with the differing keys if the checkpoint belongs to another configuration."""
-    stored = read_training(folder)["identity"]
+    stored = saved.identity
     differing = [
         f"{key}: {stored.get(key)!r} there, {identity.get(key)!r} here"
         for key in sorted(set(stored) | set(identity))
@@ -81,7 +85,7 @@ def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise ConfigError(
-            f"{folder} was trained with another configuration ({'; '.join(differing)}). Nothing was changed. "
+            f"{saved.folder} was trained with another configuration ({'; '.join(differing)}). Nothing was changed. "
             f"Fix: the former options to continue it, or another --out."
         )
 
@@ -105,109 +109,114 @@ def save_checkpoint(
     optimizer: Optimizer,
     reference: Reference,
     progress: Progress,
-    training: Mapping[str, Any],
+    description: Mapping[str, object],  # of the training, for training.json
     *,
     keep: int | None,
     processes: Processes,
 ) -> Path:
-    """Write out/checkpoint-<step> and drop the oldest beyond `keep`. Returns the folder. Every process calls it.
+    """Write out/checkpoint-<step> and delete the oldest beyond `keep`. Returns the folder. Every process calls it.
 
     Raises ResourceError, in all processes, if the disk is too full; checkpoints written before stay as they are.
     """
     folder, main = out / f"checkpoint-{progress.step}", processes.is_main
-    beside = out / f".{folder.name}.unfinished"
+    temporary = out / f".{folder.name}.unfinished"
 
-    def begin() -> None:
+    # Four stages, each collective: a disk error in one process must stop all of them before the next stage.
+    def prepare() -> None:
+        # What a kill in the middle of an earlier checkpoint has left.
         for stale in out.glob(".checkpoint-*.unfinished"):
             shutil.rmtree(stale)
         _check_space(out, folder, policy, optimizer, reference)
-        (beside / RESUME).mkdir(parents=True)
+        (temporary / RESUME).mkdir(parents=True)
 
-    def look() -> None:
-        if not beside.is_dir():
+    def check_folder_is_shared() -> None:
+        if not temporary.is_dir():
             raise ResourceError(f"{out} is not the same folder in all processes. Fix: --out on a shared file system.")
 
-    def tensors() -> None:
+    def write_tensors() -> None:
         if policy.shards is not None:
-            save_shards(beside / RESUME / SHARDED, _parts(optimizer, reference))
-        policy.save(beside, writes=main)
+            save_shards(temporary / RESUME / SHARDED, _sharded_state(optimizer, reference))
+        policy.save(temporary, writes=main)
 
-    def finish() -> None:
+    def publish() -> None:
         random = _random_states()
         if policy.shards is not None:
-            torch.save(random, beside / RESUME / RANDOM)
+            torch.save(random, temporary / RESUME / RANDOM)
         else:
             state = {"optimizer": optimizer.state(), "average": reference.average, "random": random}
-            torch.save(state, beside / RESUME / STATE)
-        write_json(beside / TRAINING, {**training, "step": progress.step, "progress": _as_json(progress)})
-        _sync(beside)
+            torch.save(state, temporary / RESUME / STATE)
+        write_json(temporary / TRAINING, {**description, "step": progress.step, "progress": _as_json(progress)})
+        # Before the rename: after a power failure, a folder that has its name must have its content too.
+        _sync(temporary)
         if folder.exists():
             shutil.rmtree(folder)
-        beside.replace(folder)
+        temporary.replace(folder)
         _sync_folder(out)
 
     try:
-        for stage in (begin, look, tensors, finish):
-            mine = main or stage in (look, tensors)
-            processes.together(partial(_explained, stage, out, folder) if mine else lambda: None)
+        for stage in (prepare, check_folder_is_shared, write_tensors, publish):
+            # The other processes write shards, and take part in gathering what process 0 writes.
+            mine = main or stage in (check_folder_is_shared, write_tensors)
+            processes.on_all_ranks(partial(_with_disk_errors, stage, out, folder) if mine else lambda: None)
     except ResourceError:
         if main:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in checkpoints(out)[: -keep if keep else 0] if main else []:
+    # Only after the new one is complete.
+    for old in list_checkpoints(out)[: -keep if keep else 0] if main else []:
         shutil.rmtree(old)
     return folder
 
 
-def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer, reference: Reference) -> Progress:
-    """Put everything back as it was when the folder was written. Raises ConfigError if a part is absent."""
-    progress = read_progress(folder)
+def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer, reference: Reference) -> None:
+    """Restore everything as it was when the folder was written. Raises ConfigError if a part is absent."""
     check_resumable(folder, sharded=policy.shards is not None)
     if policy.shards is not None:
-        load_shards(folder / RESUME / SHARDED, _parts(optimizer, reference))
-        reference.show_average()
+        load_shards(folder / RESUME / SHARDED, _sharded_state(optimizer, reference))
+        reference.write_average_to_copy()
         _restore_random(torch.load(folder / RESUME / RANDOM, weights_only=True))
-        return progress
+        return
     policy.load(folder)
     state = torch.load(folder / RESUME / STATE, map_location="cpu", weights_only=True)
     optimizer.load(state["optimizer"])
     reference.load(state["average"])
     _restore_random(state["random"])
-    return progress
 
 
 def checkpoint_bytes(policy: Policy, optimizer: Optimizer, reference: Reference) -> int:
     """Size of a checkpoint, media and small files not counted."""
-    learned = policy.trainable()
-    if policy.shards is not None:  # sizes of sharded tensors are those of the whole
-        n, n_learned = sum(p.numel() for p in policy.model.parameters()), sum(p.numel() for p in learned.values())
-        return n * policy.shards.hollow.dtype.itemsize + (12 + (4 if reference.average else 0)) * n_learned
-    whole = learned if policy.adapter is not None else dict(policy.model.named_parameters())
-    weights = sum(_bytes(p) for p in whole.values())
+    trainable = policy.trainable()
+    if policy.shards is not None:
+        # A sharded tensor's numel is that of the full tensor. 12 bytes: fp32 weight and two moments.
+        n, n_trainable = (sum(p.numel() for p in ps) for ps in (policy.model.parameters(), trainable.values()))
+        return n * policy.shards.unsharded_shell.dtype.itemsize + (12 + (4 if reference.average else 0)) * n_trainable
+    saved = trainable if policy.adapter is not None else dict(policy.model.named_parameters())
+    weights = sum(_bytes(p) for p in saved.values())
     moments = sum(2 * 4 * w.numel() for w in optimizer.weights.values())
-    copies = sum(_bytes(w) for name, w in optimizer.weights.items() if w is not learned[name])
+    copies = sum(_bytes(w) for name, w in optimizer.weights.items() if w is not trainable[name])
     return weights + moments + copies + sum(_bytes(w) for w in reference.average.values())
 
 
 def _check_space(out: Path, folder: Path, policy: Policy, optimizer: Optimizer, reference: Reference) -> None:
     make_folder(out)
     need, free = checkpoint_bytes(policy, optimizer, reference), shutil.disk_usage(out).free
-    if free < SPARE * need:
-        raise _disk_error(out, folder, f"{SPARE * need / 1e9:.1f} GB needed")
+    if free < SPACE_FACTOR * need:
+        raise _disk_error(out, folder, f"{SPACE_FACTOR * need / 1e9:.1f} GB needed")
 
 
-def _explained(stage: Callable[[], None], out: Path, folder: Path) -> None:
-    """Do it; what the disk refuses becomes a ResourceError."""
+def _with_disk_errors(stage: Callable[[], None], out: Path, folder: Path) -> None:
+    """Run a stage; what the disk refuses becomes a ResourceError."""
     try:
         stage()
     except torch.OutOfMemoryError:
         raise
-    except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:  # a full disk, by who writes
+    # A full disk is an OSError from Python, and another class from each of torch, safetensors and torch.distributed.
+    except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
         raise _disk_error(out, folder, _reason(error)) from error
 
 
 def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
-    kept, free = checkpoints(out), shutil.disk_usage(out).free
+    kept, free = list_checkpoints(out), shutil.disk_usage(out).free
     last = f"last good checkpoint: {kept[-1].name}" if kept else "there is no earlier checkpoint"
     return ResourceError(
         f"{folder} cannot be written ({why}; {free / 1e9:.1f} GB free). Training stopped at step "
@@ -217,20 +226,21 @@ def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
 
 
 def _reason(error: BaseException) -> str:
-    """Why writing failed; of several processes' failures the first."""
+    """Why writing failed; the first reason if several processes failed."""
     if isinstance(error, CheckpointException):
         return next((str(failure) for failure, _ in error.failures.values()), str(error))
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
-def _parts(optimizer: Optimizer, reference: Reference) -> dict[str, Any]:
-    """All that is sharded and must be kept, each process's parts in place: loading into them is enough."""
+def _sharded_state(optimizer: Optimizer, reference: Reference) -> dict[str, object]:
+    """All sharded tensors of a training, sharing memory with it, so that reading a checkpoint into them restores it."""
     weights = {name: weight.detach() for name, weight in optimizer.weights.items()}
-    parts: dict[str, Any] = {"weights": weights, "adamw": optimizer.moments()}
-    return parts | ({"average": on_cpu(reference.average, weights)} if reference.average else {})
+    state: dict[str, object] = {"weights": weights, "adamw": optimizer.moments()}
+    return state | ({"average": as_sharded(reference.average, weights)} if reference.average else {})
 
 
 def _random_states() -> dict[str, Tensor]:
+    # Rollouts draw from generators of their own, and nothing else draws today; what would must resume exactly too.
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -261,6 +271,7 @@ def _sync(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    # A rename is durable only when the folder that holds the name is synced.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

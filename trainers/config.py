@@ -1,4 +1,4 @@
-"""What a training run is: one frozen config, and presets whose every number says where it comes from.
+"""The settings of a training: one frozen config, and presets whose every number names its source.
 
 "Script" below is the authors' GRPO-CARE training script, "paper" is arXiv 2506.16141, "SEED-Bench-R1" is arXiv
 2503.24376 with its scripts. Where nothing published exists, the comment says "ours".
@@ -32,7 +32,7 @@ Algo = Literal["care", "grpo", "sft"]
 
 TRAINING_FILE = "training_6k.jsonl"
 COT_FILE = "training_with_cot_6k.jsonl"
-LORA_RATE = 10.0  # x the full fine-tuning rate, unless --learning-rate is given: a common finding for LoRA; ours to try
+LORA_LR_FACTOR = 10.0  # x the full fine-tuning rate, unless --learning-rate is given: common practice; ours
 
 
 # What a preset changes against TrainConfig's defaults.
@@ -199,8 +199,8 @@ class TrainConfig:
     )
 
     @property
-    def relief(self) -> str:
-        """What else makes room on a GPU, for messages."""
+    def memory_hints(self) -> str:
+        """Further ways to save memory on a GPU, for error messages."""
         return "more processes" if self.fsdp else "--optimizer-device cpu, --fsdp in several processes"
 
     @property
@@ -211,7 +211,7 @@ class TrainConfig:
 
 # Settings that may differ between a run and its continuation: none of them changes a parameter's value. The two batch
 # sizes and the number of processes may differ while their product stays (questions_per_step in training.json).
-FREE = {
+RESUME_MUTABLE = {
     "out",
     "data",
     "allow_missing",
@@ -260,6 +260,8 @@ def resolve_train_config(
             here or from the file; the fields of VideoConfig and prompt_file may be among them. One of algo and preset
             here sets aside both of the file.
         config_file: TOML with the same names under [train]; by default ./seedbench-r1.toml, if any.
+        environ: environment variables.
+        working_dir: where the default config file is looked for.
 
     Raises:
         ConfigError: something needed is absent, a key is unknown, or a value is out of range, of the wrong type or
@@ -294,13 +296,11 @@ def resolve_train_config(
     merged: dict[str, Any] = {**PRESETS[preset], **given}
     if merged.get("lora") and "learning_rate" not in given:
         full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
-        merged["learning_rate"] = round(LORA_RATE * full, 15)  # 1e-05, not 9.999999999999999e-06
+        merged["learning_rate"] = round(LORA_LR_FACTOR * full, 15)  # 1e-05, not 9.999999999999999e-06
     config = validate(TrainConfig(preset=preset, video=video, template=template, **merged))
-    chosen = {name: str(getattr(config, name)) for name in ("algo", "bonus", "reference", "rollouts")}
-    refuse_strangers(named, TABLE, chosen)
-    refuse_needless(
-        named, TABLE, {name: getattr(config, name) for name in ("beta", "lora", "frame_cache", "eval_every")}
-    )
+    resolved = {name: getattr(config, name) for name in settings_of(TrainConfig)}
+    refuse_strangers(named, TABLE, {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")})
+    refuse_needless(named, TABLE, resolved)
     return config
 
 
@@ -310,28 +310,32 @@ def validate(config: TrainConfig) -> TrainConfig:
     check_video(config.video)
     if config.max_steps == 0:
         raise ConfigError("--max-steps is 0, which is out of range: at least 1, or -1 for epochs.")
+    _check_combinations(config)
+    return config
+
+
+def _check_combinations(config: TrainConfig) -> None:
+    """Raise ConfigError for settings that exclude each other."""
     if config.algo != "care" and config.bonus != "none":
         raise ConfigError(f"--algo {config.algo} has no consistency bonus. Fix: --algo care, or --bonus none.")
+    if config.algo != "sft" and config.num_generations < 2:
+        raise ConfigError(
+            f"--num-generations {config.num_generations} leaves nothing to learn from: an advantage compares a rollout "
+            f"with the others of its group. Fix: --num-generations 2 or more; published runs use 8."
+        )
     if config.algo == "sft" and config.rollouts == "vllm":
         raise ConfigError("--algo sft draws no rollouts. Fix: leave --rollouts out.")
     if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
         needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
         raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")
-    if config.fsdp:
-        _check_fsdp(config)
-    return config
-
-
-def _check_fsdp(config: TrainConfig) -> None:
-    """Raise ConfigError for what cannot be spread over processes."""
-    if config.lora:
+    if config.fsdp and config.lora:
         raise ConfigError(
             "--fsdp and --lora do not go together. Fix: --lora alone, which fits without and runs in any number of "
             "processes, or --fsdp alone for full fine-tuning."
         )
-    if config.optimizer_device == "cpu":
+    if config.fsdp and config.optimizer_device == "cpu":
         raise ConfigError("--fsdp keeps its shards on the GPUs. Fix: without --optimizer-device cpu.")
-    if config.rollouts == "vllm":
+    if config.fsdp and config.rollouts == "vllm":
         raise ConfigError("--fsdp does not hand its weights to vLLM. Fix: --rollouts builtin, or without --fsdp.")
 
 
@@ -342,11 +346,11 @@ def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> in
     return max(1, int(config.num_train_epochs * n_rows) // questions_per_step)
 
 
-def identity(config: TrainConfig) -> dict[str, Any]:
+def resume_identity(config: TrainConfig) -> dict[str, object]:
     """The settings that a continuation must share, as flat JSON values ("video.max_frames": 16)."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in to_json(config).items():
-        if name in FREE:
+        if name in RESUME_MUTABLE:
             continue
         parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
         flat |= parts

@@ -6,7 +6,7 @@ arXiv 2506.16141, Algorithm 1. Pure functions of tensors; where the paper and th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,13 @@ from seedbench_r1.parsing import first_block_span
 
 TIE = 1e-6  # an fp32 mean of equal numbers can exceed each of them; without this, tied groups lose their bonus
 ACCURATE = 0.1  # gamma_acc of Algorithm 1: an accuracy reward above it counts as accurate
+
+
+class Decoder(Protocol):
+    """What answer_span needs of a tokenizer."""
+
+    def decode(self, ids: Sequence[int], /) -> str:
+        """The text of the tokens, special ones included. Longer prefixes must give longer texts."""
 
 
 def accurate_rollouts(accuracy: Tensor) -> Tensor:
@@ -35,10 +42,11 @@ def consistency_bonus(
 ) -> Tensor:  # (B, G), the dtype of accuracy; to be added to the reward
     """Reward accurate rollouts whose capped likelihood reaches the mean of the accurate ones of their group.
 
-    Likelihoods are capped before their mean is taken. A rollout without an answer (NaN) neither counts nor gains. The
+    Likelihoods are capped before they are averaged. A rollout without an answer (NaN) neither counts nor gains. The
     paper has margin 0.01, the authors' SEED-Bench-R1 run 0 (its script leaves it unset). Never NaN.
     """
     accurate = accurate_rollouts(accuracy) & ~likelihood.isnan()
+    # where, not a product with the mask: NaN x 0 is NaN.
     capped = torch.where(accurate, likelihood.clamp(max=cap), torch.zeros_like(likelihood))
     count = accurate.sum(dim=1, keepdim=True).clamp(min=1)
     baseline = capped.sum(dim=1, keepdim=True) / count - margin
@@ -74,14 +82,14 @@ def answer_likelihood(
     return torch.where(count > 0, value, torch.full_like(value, torch.nan))
 
 
-def answer_span(tokenizer: Any, completion_ids: Sequence[int]) -> tuple[int, int] | None:
+def answer_span(tokenizer: Decoder, completion_ids: Sequence[int]) -> tuple[int, int] | None:
     """[start, end) of the tokens that overlap the stripped content of the first <answer>...</answer>.
 
     None if the tag is absent, unclosed or empty: such a rollout has no likelihood and gains no bonus. Prefixes are
-    decoded, so that merged tokens (">A") and tokens that hold parts of characters are placed right.
+    decoded, so that merged tokens (">A") and tokens that hold parts of characters are located correctly.
 
     Args:
-        tokenizer: anything with decode(ids) -> str that gives longer texts for longer prefixes.
+        tokenizer: the one that made the ids.
         completion_ids: of one rollout, padding left out.
     """
     ids = list(completion_ids)
@@ -94,13 +102,14 @@ def answer_span(tokenizer: Any, completion_ids: Sequence[int]) -> tuple[int, int
     end = block[0] + len(content.rstrip())
     if start >= end:
         return None
+    # A token that holds both tag and answer, such as ">A", belongs to the span: it holds the answer's first character.
     first = _first_reaching(tokenizer, ids, text, start + 1)
     last = _first_reaching(tokenizer, ids, text, end)
     return first, last + 1
 
 
-def _first_reaching(tokenizer: Any, ids: list[int], text: str, length: int) -> int:
-    """Place of the token with which the decoded prefix first holds `length` characters of `text`.
+def _first_reaching(tokenizer: Decoder, ids: list[int], text: str, length: int) -> int:
+    """Index of the token with which the decoded prefix first holds `length` characters of `text`.
 
     Binary search over prefixes. A prefix that ends inside a character decodes to a replacement character, which is no
     character of the text and does not count.
@@ -108,15 +117,15 @@ def _first_reaching(tokenizer: Any, ids: list[int], text: str, length: int) -> i
     low, high = 0, len(ids) - 1
     while low < high:
         middle = (low + high) // 2
-        if _shared(tokenizer.decode(ids[: middle + 1]), text) >= length:
+        if _common_length(tokenizer.decode(ids[: middle + 1]), text) >= length:
             high = middle
         else:
             low = middle + 1
     return low
 
 
-def _shared(prefix: str, text: str) -> int:
+def _common_length(prefix: str, text: str) -> int:
     """Characters that `prefix` and `text` have in common from the start."""
     if text.startswith(prefix):
         return len(prefix)
-    return next(place for place, (ours, theirs) in enumerate(zip(prefix, text, strict=False)) if ours != theirs)
+    return next(index for index, (a, b) in enumerate(zip(prefix, text, strict=False)) if a != b)

@@ -1,4 +1,4 @@
-"""Training rows -> a seeded, endless stream of questions -> what this process trains on in a step.
+"""Training rows -> a seeded, endless stream of questions -> the examples that this process trains on in a step.
 
 The stream is the same for any number of processes and after any resume; its only state is how far it has been read.
 """
@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
-from typing import Any
 
 from seedbench_r1.errors import DataError
 from seedbench_r1.media.cache import media_loader
@@ -22,18 +21,21 @@ from seedbench_r1.questions import TrainingRow, load_training_rows, training_que
 from seedbench_r1.types import Failure, Media, Question, Request
 from trainers.config import TrainConfig
 
+MediaKey = tuple[str, int]  # question id and epoch: near an epoch's end a step may hold the same question twice
+DecodedMedia = dict[MediaKey, Media | Failure]
+
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """One place of the stream: a question with its options drawn, and the epoch it belongs to."""
+class DrawnQuestion:
+    """One position of the stream: a question with its options drawn, and the epoch it belongs to."""
 
     question: Question
-    response: str  # what SFT teaches: the row's own response, or the gold letter in its tag
+    response: str  # the target of SFT: the row's own response, or the gold letter in its tag
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class TrainingExample:
     """A question that this process trains on, ready for the model."""
 
     question: Question
@@ -44,44 +46,45 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Replaced:
-    """A question that could not be used, and why; the next one of the stream took its place."""
+class SkippedQuestion:
+    """A question that could not be used, and why; the next one of the stream replaced it."""
 
-    slot: int  # place in the step
+    slot: int  # position in the step
     question_id: str
     reason: str
 
 
 class QuestionStream:
-    """Rows in an order of their own in every epoch, without end.
+    """Rows, shuffled anew in every epoch, without end.
 
     Attributes:
-        position: how many questions have been taken since the start of the training.
+        position: how many questions have been read since the start of the training.
     """
 
     def __init__(self, rows: Sequence[TrainingRow], seed: int, position: int = 0) -> None:
         self.rows, self.seed, self.position = rows, seed, position
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._order: tuple[int, list[int]] = (-1, [])  # of one epoch: (epoch, row numbers)
 
-    def take(self, n: int) -> list[Drawn]:
-        """The next n questions."""
+    def take(self, n: int) -> list[DrawnQuestion]:
+        """Read the next n questions."""
         drawn = self.peek(n)
         self.position += n
         return drawn
 
-    def peek(self, n: int) -> list[Drawn]:
-        """The next n questions, which stay the next ones."""
-        return [self._at(place) for place in range(self.position, self.position + n)]
+    def peek(self, n: int) -> list[DrawnQuestion]:
+        """The next n questions, without advancing the position."""
+        return [self._at(position) for position in range(self.position, self.position + n)]
 
-    def _at(self, place: int) -> Drawn:
-        epoch, index = divmod(place, len(self.rows))
+    def _at(self, position: int) -> DrawnQuestion:
+        epoch, index = divmod(position, len(self.rows))
         if self._order[0] != epoch:
             order = list(range(len(self.rows)))
+            # The seed names the epoch, so that a resumed training gets this order without replaying earlier ones.
             Random(f"{self.seed}:order:{epoch}").shuffle(order)
             self._order = (epoch, order)
         row = self.rows[self._order[1][index]]
         question = training_question(row, seed=self.seed, epoch=epoch)
-        return Drawn(question, row.response or f"<answer>{question.gold}</answer>", epoch)
+        return DrawnQuestion(question, row.response or f"<answer>{question.gold}</answer>", epoch)
 
 
 def read_rows(config: TrainConfig) -> list[TrainingRow]:
@@ -97,10 +100,11 @@ def read_rows(config: TrainConfig) -> list[TrainingRow]:
     return rows
 
 
-def contradicting(rows: Sequence[TrainingRow]) -> list[str]:
+def contradicting_rows(rows: Sequence[TrainingRow]) -> list[str]:
     """Ids of the rows whose response gives another answer than their gold letter, or none."""
     found = []
     for row in rows:
+        # Without fixed options the letters are drawn per epoch, so a response cannot name the gold one.
         if row.response is None or not row.fixed_options:
             continue
         if parse_response(row.response, row.question.options).answer != row.question.gold:
@@ -112,9 +116,9 @@ class StepData:
     """Decodes each step's questions, one step ahead. A context manager; open it in the main thread.
 
     Args:
-        share: (rank, world): slot j of a step belongs to process j % world.
+        share: (rank, world size): slot j of a step belongs to process j % world size.
         gather: joins the lists of all processes; called equally often in each.
-        fits: what says why an item cannot be trained on, or None.
+        replaced: how many questions could not be used before this process began.
 
     Attributes:
         replaced: how many questions could not be used so far.
@@ -128,13 +132,13 @@ class StepData:
         *,
         questions_per_step: int,
         share: tuple[int, int] = (0, 1),
-        gather: Callable[[list[Any]], list[Any]] = list,
+        gather: Callable[[list[SkippedQuestion]], list[SkippedQuestion]] = list,
         replaced: int = 0,
     ) -> None:
         self._processor, self._template, self._stream = processor, config.template, stream
         self._sft_limit = config.max_completion_length if config.algo == "sft" else None
         self._keep_requests = config.rollouts == "vllm"
-        self._n, self._share, self._gather = questions_per_step, share, gather
+        self._questions_per_step, self._share, self._gather = questions_per_step, share, gather
         self.replaced = replaced
         self._loader = FrameLoader(
             config.video,
@@ -142,8 +146,9 @@ class StepData:
             timeout_s=config.decode_timeout_s,
             load=media_loader(config.frame_cache, config.frame_cache_gb),
         )
+        # One thread, one step ahead: it waits for the loader's processes while this one trains.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode-ahead")
-        self._ahead: Future[dict[tuple[str, int], Media | Failure]] | None = None
+        self._prefetched: Future[DecodedMedia] | None = None
 
     def __enter__(self) -> StepData:
         self._loader.__enter__()
@@ -157,57 +162,64 @@ class StepData:
 
     @property
     def position(self) -> int:
-        """How many questions have been taken from the stream since the start of the training."""
+        """How many questions have been read from the stream since the start of the training."""
         return self._stream.position
 
-    def next_step(self) -> tuple[list[Item], list[Replaced]]:
-        """This process's items of the next step, in the order of their slots, and what was replaced anywhere.
+    def next_step(self) -> tuple[list[TrainingExample], list[SkippedQuestion]]:
+        """This process's examples of the next step, in the order of their slots, and what any process skipped.
 
         Raises DataError when as many questions in a row as there are rows could not be used.
         """
-        ready = {} if self._ahead is None else self._ahead.result()
-        self._ahead = None
-        open_slots = list(enumerate(self._stream.take(self._n)))
-        items: dict[int, Item] = {}
-        replaced: list[Replaced] = []
-        while open_slots:
-            mine = [(slot, drawn) for slot, drawn in open_slots if slot % self._share[1] == self._share[0]]
-            media = ready | self._decode([drawn for _, drawn in mine if _key(drawn) not in ready])
-            failed = []
+        # What was prefetched is for the slots as first drawn; replacements are decoded below.
+        prefetched = {} if self._prefetched is None else self._prefetched.result()
+        self._prefetched = None
+        pending = list(enumerate(self._stream.take(self._questions_per_step)))
+        examples: dict[int, TrainingExample] = {}
+        skipped: list[SkippedQuestion] = []
+        while pending:
+            mine = [(slot, drawn) for slot, drawn in pending if self._is_mine(slot)]
+            media = prefetched | self._decode([drawn for _, drawn in mine if _key(drawn) not in prefetched])
+            unusable = []
             for slot, drawn in mine:
-                item = self._prepare(drawn, media[_key(drawn)])
-                if isinstance(item, Item):
-                    items[slot] = item
+                example = self._prepare(drawn, media[_key(drawn)])
+                if isinstance(example, TrainingExample):
+                    examples[slot] = example
                 else:
-                    failed.append(Replaced(slot, drawn.question.question_id, item.message))
-            failed = sorted(self._gather(failed), key=lambda entry: entry.slot)
-            replaced += failed
-            if len(replaced) >= len(self._stream.rows) + self._n:
-                raise DataError(f"No training question can be used. Last: {failed[-1].reason}")
-            open_slots = list(zip([f.slot for f in failed], self._stream.take(len(failed)), strict=True))
-        self.replaced += len(replaced)
-        coming = [d for slot, d in enumerate(self._stream.peek(self._n)) if slot % self._share[1] == self._share[0]]
-        self._ahead = self._thread.submit(self._decode, coming)
-        return [items[slot] for slot in sorted(items)], replaced
+                    unusable.append(SkippedQuestion(slot, drawn.question.question_id, example.message))
+            # Every process learns of all skipped slots, so that all read the same replacements from the stream.
+            unusable = sorted(self._gather(unusable), key=lambda entry: entry.slot)
+            skipped += unusable
+            if len(skipped) >= len(self._stream.rows) + self._questions_per_step:
+                raise DataError(f"No training question can be used. Last: {unusable[-1].reason}")
+            pending = list(zip([s.slot for s in unusable], self._stream.take(len(unusable)), strict=True))
+        self.replaced += len(skipped)
+        upcoming = enumerate(self._stream.peek(self._questions_per_step))
+        self._prefetched = self._thread.submit(self._decode, [drawn for slot, drawn in upcoming if self._is_mine(slot)])
+        return [examples[slot] for slot in sorted(examples)], skipped
 
-    def fixed(self, rows: Sequence[TrainingRow]) -> list[Item]:
-        """This process's share of held-out rows, their options drawn as in epoch 0; what cannot be used is left out."""
-        mine = QuestionStream(rows, self._stream.seed).take(len(rows))[self._share[0] :: self._share[1]]
+    def heldout_examples(self, rows: Sequence[TrainingRow]) -> list[TrainingExample]:
+        """This process's share of held-out rows, their options drawn as in epoch 0; unusable ones are left out."""
+        rank, world_size = self._share
+        mine = QuestionStream(rows, self._stream.seed).take(len(rows))[rank::world_size]
         media = self._decode(mine)
         prepared = [self._prepare(drawn, media[_key(drawn)]) for drawn in mine]
-        return [item for item in prepared if isinstance(item, Item)]
+        return [example for example in prepared if isinstance(example, TrainingExample)]
 
-    def _decode(self, drawn: Sequence[Drawn]) -> dict[tuple[str, int], Media | Failure]:
-        """Media by question and epoch."""
-        media: dict[tuple[str, int], Media | Failure] = {}
-        by_id: dict[str, list[Drawn]] = {}
+    def _is_mine(self, slot: int) -> bool:
+        rank, world_size = self._share
+        return slot % world_size == rank
+
+    def _decode(self, drawn: Sequence[DrawnQuestion]) -> DecodedMedia:
+        # A question that comes twice, in two epochs, is decoded once.
+        media: DecodedMedia = {}
+        by_id: dict[str, list[DrawnQuestion]] = {}
         for entry in drawn:
             by_id.setdefault(entry.question.question_id, []).append(entry)
         for question, result in self._loader.stream([entries[0].question for entries in by_id.values()]):
             media |= {_key(entry): result for entry in by_id[question.question_id]}
         return media
 
-    def _prepare(self, drawn: Drawn, media: Media | Failure) -> Item | Failure:
+    def _prepare(self, drawn: DrawnQuestion, media: Media | Failure) -> TrainingExample | Failure:
         """The model's inputs, or why there are none: a clip that cannot be decoded or that the context cannot hold."""
         if isinstance(media, Failure):
             return media
@@ -217,12 +229,14 @@ class StepData:
         except ValueError as error:
             return Failure("backend_error", str(error))
         if self._sft_limit is not None:
+            # A response that does not fit is skipped, never cut: a cut one would teach to stop in mid-sentence.
             length = len(self._processor.tokenizer(drawn.response, add_special_tokens=False)["input_ids"]) + 1
             room = min(self._sft_limit, self._processor.context - len(inputs.input_ids))
             if length > room:
                 return Failure("backend_error", f"the response has {length} tokens, there is room for {room}")
-        return Item(drawn.question, drawn.response, drawn.epoch, inputs, request if self._keep_requests else None)
+        kept = request if self._keep_requests else None
+        return TrainingExample(drawn.question, drawn.response, drawn.epoch, inputs, kept)
 
 
-def _key(drawn: Drawn) -> tuple[str, int]:
+def _key(drawn: DrawnQuestion) -> MediaKey:
     return drawn.question.question_id, drawn.epoch

@@ -19,11 +19,11 @@ LAYER_TOKEN_S = 1e-3  # seconds per layer and decoding step without CUDA graphs,
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes per process, and seconds of one step on one H100. `text` says it in words."""
+    """Bytes per process, and seconds of one step on one H100."""
 
     weights: int  # under --fsdp this process's fp32 shards
     optimizer: int  # fp32 weights where copies are needed, their gradients and the two moments
-    gradients: int  # of one backward pass, where they are kept apart; under --fsdp before they are summed
+    gradients: int  # of one backward pass, where they are not the optimiser's own; under --fsdp before they are summed
     gathered: int  # under --fsdp, of a pass: the root's weights and those of two decoder layers
     reference: int  # working copy on the device
     average: int  # fp32, in main memory
@@ -35,9 +35,9 @@ class Estimate:
     step_s: float
 
     def device_bytes(self, config: TrainConfig) -> int:
-        """Highest use of the device: sampling and learning do not happen at once."""
-        held = self.weights + self.reference + (0 if config.optimizer_device == "cpu" else self.optimizer)
-        return held + max(self.sampler + self.cache, self.activations + self.gradients + self.gathered)
+        """Highest use of the device: sampling and training passes do not happen at once."""
+        permanent = self.weights + self.reference + (0 if config.optimizer_device == "cpu" else self.optimizer)
+        return permanent + max(self.sampler + self.cache, self.activations + self.gradients + self.gathered)
 
 
 def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int, world: int = 1) -> Estimate:
@@ -49,9 +49,9 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
     hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
     heads, kv_heads = int(text["num_attention_heads"]), int(text["num_key_value_heads"])
     head = int(text.get("head_dim") or hidden // heads)
-    n = parameters(model.base_folder or model.folder)
+    n = count_parameters(model.base_folder or model.folder)
     width = 4 if config.dtype == "float32" else 2
-    learned = n if not config.lora else _lora_parameters(config, text, head)
+    trainable = n if not config.lora else _lora_parameters(config, text, head)
     sampled = 1 if config.algo == "sft" else config.num_generations
     video = config.video.max_frames // 2 * config.video.max_pixels // config.video.size_multiple**2
     prompt = video + config.video.image_max_pixels // config.video.size_multiple**2 + TEXT_TOKENS
@@ -59,26 +59,31 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
     rows = min(config.rollout_batch_size, questions_per_process) * sampled
     packed = prompt + sampled * answer
     kept = 1 if config.gradient_checkpointing else 17  # hidden states kept per layer; 17: without recomputation
-    fp32 = width == 4 or config.lora or config.fsdp  # adapters and shards are
+    # Adapters and shards are float32 already, so that the optimiser needs no copies of them.
+    fp32 = width == 4 or config.lora or config.fsdp
     copies = 0 if fp32 and config.optimizer_device == "auto" else 4
     parts, stored = (world, 4) if config.fsdp else (1, width)
     layer = hidden * (head * 2 * (heads + kv_heads) + 3 * int(text["intermediate_size"]))
     root = n - layers * layer
-    gradients = learned * (4 if config.lora else width) if copies else 0
+    gradients = trainable * (4 if config.lora else width) if copies else 0
     if config.fsdp:
-        gradients = (root + layer) * (width + 4)  # in the model's dtype, and once more in fp32 to be summed
-    average = 4 * learned if config.reference == "ema" else 0
+        # In the model's dtype, and once more in fp32 to be summed.
+        gradients = (root + layer) * (width + 4)
+    # Two moments, and the fp32 weights where the model's own are not that: shards are written apart from the model.
+    moments = trainable * (8 + (4 if config.fsdp else copies))
+    average = 4 * trainable if config.reference == "ema" else 0
+    # 2 per weight and token forward, twice that backward, once more for recomputation.
     flops = 2 * n * (packed * 3 + (packed if config.gradient_checkpointing else 0))
     flops += 2 * n * (prompt + (packed if config.bonus != "none" or config.beta else 0))
     vllm = config.rollouts == "vllm" and config.algo != "sft"
-    # vLLM keeps the prompt once, and each of its tokens waits for all weights to be read
+    # vLLM stores a prompt once for all its rollouts, and every decoding step reads all weights.
     cached = rows * (prompt + answer) if not vllm else rows // sampled * prompt + rows * answer
     token_s = n * width / BANDWIDTH if vllm else layers * LAYER_TOKEN_S
     decoding = 0.0 if config.algo == "sft" else answer * token_s
     batches = -(-questions_per_process // config.rollout_batch_size)
     return Estimate(
         weights=n * stored // parts,
-        optimizer=learned * (4 + 8 + copies) // parts,
+        optimizer=trainable * (4 + 8 + copies) // parts,
         gradients=gradients,
         gathered=(root + 2 * layer) * width if config.fsdp else 0,
         sampler=n * width if vllm or (config.fsdp and config.algo != "sft") else 0,
@@ -86,13 +91,13 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
         average=average // parts,
         cache=0 if config.algo == "sft" else cached * layers * 2 * kv_heads * head * width,
         activations=packed * hidden * width * (layers * kept + 17),
-        checkpoint=(learned if config.lora else n) * width + learned * (8 + (4 if config.fsdp else copies)) + average,
+        checkpoint=(trainable if config.lora else n) * width + moments + average,
         prompt_tokens=prompt,
         step_s=questions_per_process * flops / FLOPS + batches * decoding,
     )
 
 
-def parameters(folder: Path) -> int:
+def count_parameters(folder: Path) -> int:
     """Numbers in the safetensors files of a folder, from their headers alone."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):

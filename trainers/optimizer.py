@@ -1,14 +1,14 @@
 """AdamW on fp32 weights, whatever the model computes in, and the learning rate as a function of the step.
 
 In bfloat16 a step of 1e-6 is lost on nearly every weight: neighbours of 0.02 are 6e-5 apart. So a bfloat16 model is
-trained through fp32 copies, into which each backward pass's gradients are added.
+trained through fp32 master weights, into whose gradients those of each backward pass are added.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -33,20 +33,28 @@ def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
+class OptimizerState(TypedDict):
+    """What a checkpoint keeps of an unsharded optimiser."""
+
+    adamw: dict[str, Any]  # torch's state_dict
+    weights: dict[str, Tensor]  # the master weights that are not the model's own parameters
+
+
 class Optimizer:
     """Steps of AdamW over named parameters.
 
     Attributes:
-        weights: fp32 (or fp64) weights by name: the parameters themselves if they are that, as shards are, else copies,
-            on the CPU if config.optimizer_device says so.
+        weights: the master weights, fp32 (or fp64), by name: the parameters themselves if they have that dtype, as
+            shards do, else copies, on the CPU if config.optimizer_device says so.
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], config: TrainConfig) -> None:
         self._parameters = dict(parameters)
         self._max_norm = config.max_grad_norm
-        self.weights: dict[str, Tensor] = {name: _master(p, config) for name, p in self._parameters.items()}
+        self.weights: dict[str, Tensor] = {name: _master_weight(p, config) for name, p in self._parameters.items()}
         matrices = [w for w in self.weights.values() if w.ndim >= 2]
-        vectors = [w for w in self.weights.values() if w.ndim < 2]  # biases and norms
+        # Biases and norms are not decayed, as in the Hugging Face trainer.
+        vectors = [w for w in self.weights.values() if w.ndim < 2]
         groups = [
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -54,35 +62,40 @@ class Optimizer:
         self._adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=config.learning_rate,
-            # shards would be updated one operation at a time otherwise
+            # torch's default for sharded tensors is one operation per tensor.
             fused=any(isinstance(weight, DTensor) for weight in self.weights.values()) or None,
         )
 
-    def collect(self) -> None:
-        """Add the parameters' gradients to those of the fp32 weights. Call it after every backward pass."""
+    def accumulate(self) -> None:
+        """Add the parameters' gradients to those of the master weights. Call it after every backward pass."""
         for name, parameter in self._parameters.items():
             weight = self.weights[name]
             if weight is parameter or parameter.grad is None:
                 continue
             gradient = parameter.grad.to(weight.device, weight.dtype)
+            # Summed in fp32: in bfloat16 the sum over many passes would lose the small ones.
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """The gradients that a step would use, zeros where no pass has been made, in the order of the names."""
+        """The gradients that a step would use, in the order of the names; zeros where no pass has been made.
+
+        Never None, so that all processes reduce the same tensors, whichever passes they made.
+        """
         for weight in self.weights.values():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         return [weight.grad for weight in self.weights.values() if weight.grad is not None]
 
     def step(self, rate: float) -> float:
-        """Clip, step, write the weights back into the model and forget the gradients. Returns the norm before clipping.
+        """Clip, step, write the weights back into the model and clear the gradients. Returns the norm before clipping.
 
         A step whose norm is not finite is not taken: it would ruin every weight. The caller sees the norm.
         """
         total = torch.nn.utils.get_total_norm(self.gradients())
         if isinstance(total, DTensor):
-            total = total.full_tensor()  # the same in all processes, so that all of them take the step or none
+            # The same number in all processes, so that all of them take the step or none.
+            total = total.full_tensor()
         norm = float(total)
         if math.isfinite(norm):
             torch.nn.utils.clip_grads_with_norm_(list(self.weights.values()), self._max_norm, total)
@@ -94,12 +107,12 @@ class Optimizer:
             weight.grad = None
         return norm
 
-    def state(self) -> dict[str, Any]:
-        """Everything that `load` needs to go on as if nothing had happened."""
+    def state(self) -> OptimizerState:
+        """Everything that `load` needs to continue exactly."""
         copies = {name: w for name, w in self.weights.items() if w is not self._parameters[name]}
         return {"adamw": self._adamw.state_dict(), "weights": copies}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: OptimizerState) -> None:
         """Continue from `state`."""
         self._adamw.load_state_dict(state["adamw"])
         with torch.no_grad():
@@ -107,7 +120,10 @@ class Optimizer:
                 self.weights[name].copy_(value)
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
-        """AdamW's own states by parameter name; before its first step the zeros that it would begin with."""
+        """AdamW's own states by parameter name; before its first step the zeros that it would begin with.
+
+        For sharded checkpoints, which are read into tensors that exist already.
+        """
         for weight in self.weights.values():
             if not self._adamw.state[weight]:
                 zeros = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
@@ -121,7 +137,7 @@ class Optimizer:
                 parameter.copy_(self.weights[name])
 
 
-def _master(parameter: torch.nn.Parameter, config: TrainConfig) -> Tensor:
+def _master_weight(parameter: torch.nn.Parameter, config: TrainConfig) -> Tensor:
     device = torch.device("cpu") if config.optimizer_device == "cpu" else parameter.device
     if parameter.dtype in (torch.float32, torch.float64) and parameter.device == device:
         return parameter

@@ -8,22 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.models.checkpoint import inspect_model
+from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.qwen_vl import QwenProcessor
 from trainers.config import TrainConfig
-from trainers.sharding import Shards, whole
+from trainers.sharding import Shards, gathered
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 # Every linear layer of the language model, and none of the vision tower.
 LORA_LAYERS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
-# Of a checkpoint's folder, what its weights' writer does not write: tokeniser, chat template and pixel statistics.
+# Files of a model folder that save_pretrained does not write: tokeniser, chat template and pixel statistics.
 _PROCESSOR_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 _NOT_PROCESSOR = ("config.json", "generation_config.json", "training.json", "adapter_config.json")
 
@@ -36,42 +39,47 @@ class Policy:
         model: the Qwen-VL model of transformers; under LoRA its linear layers hold the adapters.
         adapter: the peft model around it, None without LoRA.
         folder: where the base checkpoint's files are.
-        shards: how the model is spread over the processes; None without --fsdp.
+        shards: how the model is sharded over the processes; None without --fsdp.
     """
 
-    model: Any
+    model: PreTrainedModel
     processor: QwenProcessor
-    adapter: Any
+    adapter: PeftModel | None
     folder: Path
     shards: Shards | None = None
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters that learn, by name."""
+        """The parameters that are trained, by name."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     @contextmanager
-    def whole(self) -> Iterator[Any]:
-        """The model with all its weights, for sampling and saving. Under --fsdp every process must call it."""
+    def gathered(self) -> Iterator[PreTrainedModel]:
+        """The model with all its weights, in evaluation mode, for sampling and saving.
+
+        Under --fsdp every process must call it. A training pass sets its own mode.
+        """
         if self.shards is None:
+            self.model.train(False)
             yield self.model
         else:
-            with whole(self.shards, self.model) as gathered:
-                yield gathered
+            with gathered(self.shards, self.model) as model:
+                yield model
 
     def save(self, folder: Path, *, writes: bool = True) -> None:
         """Write weights, configuration and processor files in the Hugging Face layout; an adapter alone under LoRA.
 
         Under --fsdp every process must call it, and all but one with writes=False.
         """
-        with self.whole() as model:
+        with self.gathered() as model:
             if writes:
-                self._write(folder, model if self.adapter is None else self.adapter)
+                self._write(folder, model)
 
-    def _write(self, folder: Path, writer: Any) -> None:
-        writer.save_pretrained(folder)
+    def _write(self, folder: Path, model: PreTrainedModel) -> None:
         if self.adapter is not None:
+            self.adapter.save_pretrained(str(folder))
             (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
             return
+        model.save_pretrained(folder)
         for path in sorted(self.folder.iterdir()):
             kept = path.suffix in _PROCESSOR_SUFFIXES and not path.name.endswith(".index.json")
             if kept and path.name not in _NOT_PROCESSOR and path.is_file():
@@ -86,25 +94,25 @@ class Policy:
             return
         dtype = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[self.model.dtype]
         stored, _ = load_model(str(folder), base_model=None, revision=None, dtype=dtype, device=torch.device("cpu"))
-        values: dict[str, Tensor] = stored.state_dict()
-        self.model.load_state_dict(values)
+        self.model.load_state_dict(stored.state_dict())
 
 
-def load_policy(config: TrainConfig, device: torch.device) -> Policy:
-    """The model of config.model on `device`: bfloat16 on CUDA, float32 on the CPU, unless config.dtype says.
+def load_policy(config: TrainConfig, checkpoint: Checkpoint, device: torch.device) -> Policy:
+    """The model of `checkpoint`, which is config.model's, on `device`.
+
+    Its dtype is config.dtype; under "auto", bfloat16 on CUDA and float32 on the CPU.
 
     Raises ConfigError for a model that cannot be loaded, LoRA on a folder that is an adapter already, or missing peft.
     """
-    found = inspect_model(config.model)
-    if config.lora and found.base_folder is not None:
+    if config.lora and checkpoint.base_folder is not None:
         raise ConfigError(
             f"{config.model} is a LoRA adapter already, and an adapter on an adapter is not supported. Fix: train from "
             f"its base, or without --lora (the adapter is merged into the weights that are trained)."
         )
     dtype = config.dtype if config.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
-    folder = found.base_folder or found.folder
-    model, processor = load_model(str(found.folder), base_model=None, revision=None, dtype=dtype, device=device)
+    model, processor = load_model(str(checkpoint.folder), base_model=None, revision=None, dtype=dtype, device=device)
     if config.gradient_checkpointing:
+        # Non-reentrant: the reentrant form needs inputs with gradients, which frozen embeddings do not give.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # renamed in transformers 5.23; the old name works in all
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -112,15 +120,15 @@ def load_policy(config: TrainConfig, device: torch.device) -> Policy:
         for parameter in model.model.visual.parameters():
             parameter.requires_grad_(False)
     adapter = _add_adapter(model, config) if config.lora else None
-    return Policy(model, processor, adapter, folder)
+    return Policy(model, processor, adapter, checkpoint.base_folder or checkpoint.folder)
 
 
-def _add_adapter(model: Any, config: TrainConfig) -> Any:
+def _add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     try:
         import peft
     except ImportError as error:
         raise ConfigError("--lora needs peft. Fix: pip install 'seedbench-r1[train]'") from error
-    torch.manual_seed(config.seed)  # of the adapters' first values
+    torch.manual_seed(config.seed)  # of the adapters' initial values, which must be the same in all processes
     options = peft.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -129,5 +137,6 @@ def _add_adapter(model: Any, config: TrainConfig) -> Any:
         base_model_name_or_path=str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model,
     )
     wrapped = peft.get_peft_model(model, options)
+    # get_peft_model has replaced it by the name that transformers recorded when it loaded the model.
     wrapped.peft_config["default"].base_model_name_or_path = options.base_model_name_or_path
     return wrapped

@@ -1,14 +1,14 @@
 """One process per GPU, started by accelerate launch or torchrun; a single process needs neither.
 
 Gradients are summed once a step over all processes, by hand: a process whose groups have no advantage makes no policy
-pass at all, which DistributedDataParallel, waiting for every backward hook, would not allow. With weights spread over
-the processes (`trainers.sharding`) passes must be equally many.
+pass at all, which DistributedDataParallel, waiting for every backward hook, would not allow. With sharded weights
+(`trainers.sharding`) every process must make the same number of passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,14 +18,14 @@ from seedbench_r1.errors import ResourceError, refuse_to_start_in_a_worker
 
 T = TypeVar("T")
 
-BUCKET_BYTES = 256 << 20  # summed at once: large enough for the network, small beside a model; not measured
+BUCKET_BYTES = 256 << 20  # summed at once: large enough for the network, small next to a model; not measured
 
 
 class Processes:
-    """This process among its peers.
+    """This process and the others of the same training.
 
     Attributes:
-        rank, world: this process's number and how many there are.
+        rank, world_size: this process's number and how many there are.
         device: where this process computes.
 
     Raises:
@@ -36,10 +36,11 @@ class Processes:
         from accelerate import PartialState
 
         refuse_to_start_in_a_worker()
-        self._state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-        self.rank: int = self._state.process_index
-        self.world: int = self._state.num_processes
-        self.device: torch.device = resolve_device(device) if self.world == 1 else self._state.device
+        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        self.rank: int = state.process_index
+        self.world_size: int = state.num_processes
+        # Among several processes accelerate assigns each its GPU; alone, --device decides.
+        self.device: torch.device = resolve_device(device) if self.world_size == 1 else state.device
 
     @property
     def is_main(self) -> bool:
@@ -48,53 +49,52 @@ class Processes:
 
     def gather(self, items: list[T]) -> list[T]:
         """The lists of all processes, joined in the order of their ranks."""
-        if self.world == 1:
+        if self.world_size == 1:
             return items
-        parts: list[Any] = [None] * self.world
+        parts: list[list[T]] = [[] for _ in range(self.world_size)]
         torch.distributed.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
-    def any(self, value: bool) -> bool:
-        """True if it is true anywhere."""
+    def any_rank(self, value: bool) -> bool:
+        """True if it is true in any process."""
         return any(self.gather([value]))
 
-    def most(self, value: int) -> int:
+    def max_over_ranks(self, value: int) -> int:
         """The largest value of all processes."""
         return max(self.gather([value]))
 
-    def wait(self) -> None:
-        """Return when every process is here."""
-        self._state.wait_for_everyone()
-
-    def together(self, work: Callable[[], None]) -> None:
+    def on_all_ranks(self, work: Callable[[], None]) -> None:
         """Do `work` in every process and wait for the others. A ResourceError of one is raised in all."""
         failed: ResourceError | None = None
         try:
             work()
         except ResourceError as error:
             failed = error
-        told = self.gather([] if failed is None else [str(failed)])
+        # A process that raised here at once would leave the others waiting in their next collective call.
+        messages = self.gather([] if failed is None else [str(failed)])
         if failed is not None:
             raise failed
-        if told:
-            raise ResourceError(told[0])
+        if messages:
+            raise ResourceError(messages[0])
 
-    def sum_(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce_(self, tensors: Iterable[Tensor]) -> None:
         """Replace every tensor by its sum over the processes, in buckets."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         bucket: list[Tensor] = []
         size = 0
         for tensor in tensors:
             bucket.append(tensor)
             size += tensor.numel() * tensor.element_size()
+            # One call per bucket: a call per tensor is dominated by latency, one for all doubles the gradients' memory.
             if size >= BUCKET_BYTES:
-                self._sum_bucket(bucket)
+                self._all_reduce_bucket(bucket)
                 bucket, size = [], 0
         if bucket:
-            self._sum_bucket(bucket)
+            self._all_reduce_bucket(bucket)
 
-    def _sum_bucket(self, bucket: list[Tensor]) -> None:
+    def _all_reduce_bucket(self, bucket: list[Tensor]) -> None:
+        # Through the device, because NCCL cannot reduce the CPU tensors of --optimizer-device cpu.
         flat = torch.cat([tensor.reshape(-1).to(self.device) for tensor in bucket])
         torch.distributed.all_reduce(flat)
         start = 0

@@ -12,22 +12,25 @@ running each rollout by itself. The vision tower runs once and the output layer 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from seedbench_r1.backends.decoding import vision_tensors
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 from trainers.logprobs import token_logprobs
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 ATTENTION = "seedbench_shared_prefix"  # the name under which transformers knows `_attention`
 
-Span = tuple[int, int]
+Span = tuple[int, int]  # [start, end) among a completion's tokens
+Projection = Callable[[Tensor], Tensor]  # the output layer: (n, H) -> (n, V)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +39,19 @@ class _Packing:
 
     prompt: int  # P, tokens of the prompt
     places: Tensor  # (G * C,) int64: the packed row of each padded completion token; padding points at row 0
-    rows: Tensor  # (sum of the lengths,) int64: where each packed completion token lies among G * C
-    mask: Tensor  # (heads per key head * C, P + C) of the model's dtype: 0 where a token may look, else -inf
+    rows: Tensor  # (sum of the lengths,) int64: index of each packed completion token among G * C
+    mask: Tensor  # (heads per key head * C, P + C) of the model's dtype: 0 where a token may attend, else -inf
     width: int  # C, the longest completion
 
 
 @contextlib.contextmanager
-def shared_prefix_attention(model: Any) -> Iterator[None]:
+def shared_prefix_attention(model: torch.nn.Module) -> Iterator[None]:
     """Let a Qwen-VL model's language half run packed groups; `group_logprobs` needs it.
 
     Calls without a packed group (sampling, evaluation) behave as with "sdpa", so that it can stay on for a whole
     training. It must be on until backward has run: gradient checkpointing computes the layers again there. The vision
-    tower keeps its attention. Wrapped models (peft, DDP, FSDP, torch.compile) are fine. The former attention is put
-    back at the end. Raises ConfigError for a model with sliding-window layers or without a Qwen-VL language model.
+    tower keeps its attention. Wrapped models (peft, DDP, FSDP, torch.compile) are fine. The former attention is
+    restored at the end. Raises ConfigError for a model with sliding-window layers or without a Qwen-VL language model.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -67,8 +70,8 @@ def shared_prefix_attention(model: Any) -> Iterator[None]:
         config._attn_implementation = former
 
 
-def inner_model(model: Any) -> Any:
-    """The transformers model inside whatever wrappers there are. Raises ConfigError if there is none of Qwen-VL's."""
+def inner_model(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model inside any wrappers. Raises ConfigError if there is none of Qwen-VL's."""
     from transformers import PreTrainedModel
 
     for module in model.modules():
@@ -78,7 +81,7 @@ def inner_model(model: Any) -> Any:
 
 
 def group_logprobs(
-    model: Any,
+    model: torch.nn.Module,
     layout: VisionLayout,
     inputs: ModelInputs,
     completions: Sequence[Tensor],  # G of (C_g,) int64, end token included, on any device
@@ -97,13 +100,16 @@ def group_logprobs(
     inside it. Between forward and backward `shared_prefix_attention` must stay on.
 
     Args:
+        model: the policy or the reference, possibly wrapped.
+        layout: of the model's vision tokens.
+        inputs: the prompt.
+        completions: token ids of the group.
+        temperature: divides the logits.
         shared_prefix: False runs every rollout with a prompt and pixels of its own, padded, as the authors' code does:
             the oracle, about G times the cost on long prompts. It needs no special attention.
-        group_chunk: this many completions at a time. Each chunk computes the prompt and the vision tower again, and
-            with gradients is itself computed a second time in the backward pass; what is alive at any moment is one
-            chunk's activations. Without it, memory grows with P + the sum of C. Not for a DDP or FSDP wrapper with
-            gradients, where it raises ValueError: there, call this once per chunk and run backward after each under
-            no_sync(), which is as exact, since the loss is a sum over rollouts.
+        group_chunk: this many completions at a time, each chunk with the prompt and the vision tower anew. Without
+            it, memory grows with P + the sum of C. It saves memory in passes without gradients only: with them, call
+            this once per chunk and run backward after each, which is exact, since the loss is a sum over rollouts.
         spans: [start, end) of the tokens wanted of each completion, None for none; everything else is masked, and
             tokens that no wanted one depends on are not computed. For a reference's answer likelihood.
 
@@ -117,16 +123,8 @@ def group_logprobs(
         raise ValueError("packed groups need `with shared_prefix_attention(model):` around forward and backward")
     run = _packed if shared_prefix else _repeated
     size = group_chunk or len(completions)
-    starts = range(0, len(completions), size)
-    flat = []
-    for start in starts:
-        pieces = completions[start : start + size], wanted[start : start + size]
-        if len(starts) > 1 and torch.is_grad_enabled():
-            _refuse_wrapper(model)
-            flat.append(checkpoint(run, model, layout, inputs, *pieces, temperature, use_reentrant=False))
-        else:
-            flat.append(run(model, layout, inputs, *pieces, temperature))
-    logprobs = torch.cat(flat)
+    chunks = [slice(start, start + size) for start in range(0, len(completions), size)]
+    logprobs = torch.cat([run(model, layout, inputs, completions[c], wanted[c], temperature) for c in chunks])
     mask = torch.zeros(len(completions), max(map(len, completions)), dtype=torch.bool)
     for row, (begin, end) in enumerate(wanted):
         mask[row, begin:end] = True
@@ -144,19 +142,8 @@ def _check(layout: VisionLayout, completions: Sequence[Tensor], wanted: Sequence
             raise ValueError(f"completion {row} holds an image or video token, which must be forbidden while sampling")
 
 
-def _refuse_wrapper(model: Any) -> None:
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-    from torch.nn.parallel import DistributedDataParallel
-
-    if isinstance(model, DistributedDataParallel | FullyShardedDataParallel | FSDPModule):
-        raise ValueError(
-            "group_chunk with gradients does not work on a DDP or FSDP model: call group_logprobs once per "
-            "chunk and run backward after each, under no_sync() for all but the last"
-        )
-
-
 def _packed(
-    model: Any,
+    model: torch.nn.Module,
     layout: VisionLayout,
     inputs: ModelInputs,
     completions: Sequence[Tensor],
@@ -165,29 +152,32 @@ def _packed(
 ) -> Tensor:  # (number of wanted tokens,), completion after completion
     base = inner_model(model)
     n_prompt, device = len(inputs.input_ids), base.device
-    # a completion's last wanted token is only predicted, never read
+    # A completion's last wanted token is only predicted, never an input.
     lengths = [max(end - 1, 0) for _, end in wanted]
-    read = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
+    kept = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
+    # Every completion's positions start right after the prompt's, as if it were the only one.
     steps = torch.cat([torch.arange(length) for length in lengths])
     positions = torch.cat([inputs.positions, (steps + n_prompt + inputs.delta).expand(3, -1)], dim=1)
     rows, start = [], n_prompt
     for (begin, end), length in zip(wanted, lengths, strict=True):
-        # token t is predicted by the row of token t - 1, the first one by the prompt's last row
+        # Token t is predicted by the row of token t - 1, the first one by the prompt's last row.
         rows += [n_prompt - 1 if t == 0 else start + t - 1 for t in range(begin, end)]
         start += length
     targets = torch.cat([ids[begin:end] for ids, (begin, end) in zip(completions, wanted, strict=True)]).to(device)
     arguments = {
-        "input_ids": torch.cat([inputs.input_ids, *read])[None].to(device),
+        "input_ids": torch.cat([inputs.input_ids, *kept])[None].to(device),
         "position_ids": positions[:, None].to(device),
         "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=device),
         "shared_prefix": _packing(base, n_prompt, lengths),
     }
-    with scoring(base, lambda hidden, project: token_logprobs(project, hidden[0], targets, temperature=temperature)):
-        output = model(use_cache=False, **arguments, **vision_tensors(base, layout, [inputs]))
-    return output.logits
+
+    def score(hidden: Tensor, project: Projection) -> Tensor:
+        return token_logprobs(project, hidden[0], targets, temperature=temperature)
+
+    return logprobs_of(model, score, arguments | vision_tensors(base, layout, [inputs]))
 
 
-def _packing(base: Any, n_prompt: int, lengths: Sequence[int]) -> _Packing:
+def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _Packing:
     config, device = base.config.get_text_config(), base.device
     heads_per_key = config.num_attention_heads // config.num_key_value_heads
     width = max(lengths)
@@ -196,12 +186,12 @@ def _packing(base: Any, n_prompt: int, lengths: Sequence[int]) -> _Packing:
     rows = real.flatten().nonzero().flatten()
     places = torch.zeros(real.numel(), dtype=torch.int64)
     places[rows] = torch.arange(n_prompt, n_prompt + len(rows))
-    hidden = torch.full((width, n_prompt + width), -torch.inf, dtype=base.dtype, device=device).triu(n_prompt + 1)
-    return _Packing(n_prompt, places.to(device), rows.to(device), hidden.repeat(heads_per_key, 1), width)
+    masked = torch.full((width, n_prompt + width), -torch.inf, dtype=base.dtype, device=device).triu(n_prompt + 1)
+    return _Packing(n_prompt, places.to(device), rows.to(device), masked.repeat(heads_per_key, 1), width)
 
 
 def _repeated(
-    model: Any,
+    model: torch.nn.Module,
     layout: VisionLayout,
     inputs: ModelInputs,
     completions: Sequence[Tensor],
@@ -211,7 +201,7 @@ def _repeated(
     base = inner_model(model)
     n_prompt, device, n = len(inputs.input_ids), base.device, len(completions)
     longest = max(map(len, completions))
-    # padding stands to the right, where no token of the rollout sees it; its value and positions do not matter
+    # Padding is on the right, where no token of the rollout attends to it; its value and positions do not matter.
     ids = inputs.input_ids[-1].repeat(n, n_prompt + longest)
     ids[:, :n_prompt] = inputs.input_ids
     chosen = torch.zeros(n, longest, dtype=torch.bool)
@@ -226,40 +216,44 @@ def _repeated(
         "position_ids": positions[:, None].expand(-1, n, -1).to(device),
         "logits_to_keep": torch.arange(n_prompt - 1, n_prompt + longest - 1, device=device),
     }
-    with scoring(
-        base, lambda hidden, project: token_logprobs(project, hidden[chosen], targets, temperature=temperature)
-    ):
-        output = model(use_cache=False, **arguments, **vision_tensors(base, layout, [inputs] * n))
-    return output.logits
+
+    def score(hidden: Tensor, project: Projection) -> Tensor:
+        return token_logprobs(project, hidden[chosen], targets, temperature=temperature)
+
+    return logprobs_of(model, score, arguments | vision_tensors(base, layout, [inputs] * n))
 
 
-@contextlib.contextmanager
-def scoring(base: Any, score: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]) -> Iterator[None]:
-    """While inside, the output layer turns hidden states into log-probabilities instead of logits.
+def logprobs_of(
+    model: torch.nn.Module, score: Callable[[Tensor, Projection], Tensor], arguments: Mapping[str, object]
+) -> Tensor:
+    """One forward pass in which score(hidden states, output layer) replaces the logits.
 
-    It happens in the layer itself, because only inside the model's forward are its weights whole under FSDP.
+    `score` runs inside the output layer, because only there, within the model's forward, are the layer's weights
+    gathered under FSDP.
     """
-    head = base.lm_head
-    project, own = head.forward, "forward" in vars(head)
+    head = inner_model(model).lm_head
+    project, wrapped = head.forward, "forward" in vars(head)
     head.forward = lambda hidden: score(hidden, project)
     try:
-        yield
+        logprobs: Tensor = model(use_cache=False, **arguments).logits
     finally:
-        if own:  # a wrapper such as accelerate's hooks had put its own there
+        # An instance attribute of its own was there only if a wrapper, such as accelerate's hooks, had set one.
+        if wrapped:
             head.forward = project
         else:
             del head.forward
+    return logprobs
 
 
 def _attention(
-    module: Any,
+    module: torch.nn.Module,
     query: Tensor,  # (B, heads, N, D)
     key: Tensor,  # (B, key heads, N, D)
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     shared_prefix: _Packing | None = None,
-    **options: Any,
+    **options: object,
 ) -> tuple[Tensor, None]:  # (B, N, heads, D)
     """Causal attention on the prompt, and for each completion on the prompt and itself.
 
@@ -267,12 +261,12 @@ def _attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    sdpa: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
     if shared_prefix is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        return sdpa(module, query, key, value, attention_mask, scaling=scaling, **options)
     n = shared_prefix.prompt
-    prompt, _ = sdpa_attention_forward(
-        module, query[:, :, :n], key[:, :, :n], value[:, :, :n], None, scaling=scaling, **options
-    )
+    # Given no mask, transformers' sdpa is causal by itself.
+    prompt, _ = sdpa(module, query[:, :, :n], key[:, :, :n], value[:, :, :n], None, scaling=scaling, **options)
     if not shared_prefix.width:
         return prompt, None
     completions = _completion_attention(query[0], key[0], value[0], shared_prefix, scaling)
@@ -294,17 +288,18 @@ def _completion_attention(
         chosen = states.transpose(0, 1).index_select(0, packing.places)
         return chosen.view(-1, width, *chosen.shape[1:])
 
-    def seen(states: Tensor) -> Tensor:  # (key heads, N, D) -> (G, key heads, P + C, D)
+    def with_prompt(states: Tensor) -> Tensor:  # (key heads, N, D) -> (G, key heads, P + C, D)
         own = padded(states).transpose(1, 2)
         return torch.cat([states[None, :, : packing.prompt].expand(len(own), -1, -1, -1), own], dim=2)
 
-    asked = padded(query).unflatten(2, (key_heads, per_key)).permute(0, 2, 3, 1, 4)
-    answer = torch.nn.functional.scaled_dot_product_attention(
-        asked.reshape(-1, key_heads, per_key * width, size),
-        seen(key),
-        seen(value),
+    queries = padded(query)
+    queries = queries.view(*queries.shape[:2], key_heads, per_key, size).permute(0, 2, 3, 1, 4)
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        queries.reshape(-1, key_heads, per_key * width, size),
+        with_prompt(key),
+        with_prompt(value),
         attn_mask=packing.mask.to(query.dtype),
         scale=scaling,
     )
-    whole = answer.view(-1, key_heads, per_key, width, size).permute(0, 3, 1, 2, 4)
-    return whole.reshape(-1, heads, size).index_select(0, packing.rows)
+    by_token = attended.view(-1, key_heads, per_key, width, size).permute(0, 3, 1, 2, 4)
+    return by_token.reshape(-1, heads, size).index_select(0, packing.rows)

@@ -13,19 +13,21 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 from seedbench_r1.config import environment_value, set_environment_defaults
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import write_json
 from seedbench_r1.types import to_json
 from trainers.config import TrainConfig
+from trainers.metrics import StepMetrics
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 RUN_IDS = "trackers.json"
 PROJECT = "seedbench-r1"
 
-# Of metrics.jsonl, what has another name in the trackers; all else is "train/" and its own name.
+# Keys of metrics.jsonl that have another name in the trackers; all others are "train/" and their own name.
 NAMES = {
     "reward": "train/reward/total",
     "accuracy": "train/reward/accuracy",
@@ -42,13 +44,13 @@ HELD_OUT = "eval/heldout/"  # "eval/l1/..." are the benchmark's levels, which tr
 
 
 class Tracker(Protocol):
-    """Where the numbers of each step go."""
+    """Receives the numbers of each step."""
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Add a step, given its line of metrics.jsonl."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
 
 
 def parse_trackers(value: str | None) -> tuple[str, ...]:
@@ -64,8 +66,9 @@ def parse_trackers(value: str | None) -> tuple[str, ...]:
 def open_trackers(names: Sequence[str], config: TrainConfig, step: int) -> Iterator[list[Tracker]]:
     """The named trackers, closed at the end. `step` is how many steps are done already.
 
-    Raises ConfigError if a package is not installed, or a tracker wants a login; nothing is open then.
+    Raises ConfigError if a package is not installed, or a tracker needs a login; none is open then.
     """
+    # All are imported before the first is opened, which may already create a run.
     for name in names:
         _import(name)
     with contextlib.ExitStack() as stack:
@@ -76,8 +79,8 @@ def open_trackers(names: Sequence[str], config: TrainConfig, step: int) -> Itera
         yield opened
 
 
-def tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a step under the trackers' names; what is no number, and the step itself, is left out."""
+def tracked(metrics: StepMetrics) -> dict[str, float]:
+    """The numbers of a step under the trackers' names, without the step itself."""
     found = {}
     for name, value in scalars(metrics).items():
         if name.startswith("heldout/"):
@@ -87,8 +90,8 @@ def tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def scalars(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Numbers by name, those inside objects as "seconds/io"; what is no number is left out."""
+def scalars(metrics: Mapping[str, object], prefix: str = "") -> dict[str, float]:
+    """Numbers by name, nested ones as "seconds/io"; other values are left out."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
@@ -103,15 +106,16 @@ class TensorBoard:
 
     def __init__(self, out: Path, step: int) -> None:
         writer = _import("tensorboard").SummaryWriter
+        # purge_step hides curves of steps that will be taken again.
         self._writer = writer(str(out / "tensorboard"), purge_step=step + 1)
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Add a step."""
         for name, value in tracked(metrics).items():
             self._writer.add_scalar(name, value, metrics["step"])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
         self._writer.close()
 
 
@@ -136,12 +140,12 @@ class Wandb:
                 f"send it later with wandb sync."
             ) from error
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Add a step."""
         self._run.log(tracked(metrics), step=metrics["step"])
 
     def close(self) -> None:
-        """Write what is left; send it unless offline."""
+        """Write what is buffered; send it unless offline."""
         self._run.finish()
 
 
@@ -161,12 +165,12 @@ class Trackio:
         except ValueError as error:
             raise ConfigError(f"--report-to trackio: {error} Fix: correct the variable that it names.") from error
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Add a step."""
         self._run.log(tracked(metrics), step=metrics["step"])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
         with contextlib.redirect_stdout(sys.stderr):
             self._trackio.finish()  # not the run's own, which would be called again when the process ends
 
@@ -177,7 +181,7 @@ def _open(name: str, config: TrainConfig, step: int) -> Tracker:
     return Wandb(config) if name == "wandb" else Trackio(config)
 
 
-def _import(name: str) -> Any:
+def _import(name: str) -> ModuleType:
     module = "torch.utils.tensorboard" if name == "tensorboard" else name
     try:
         return importlib.import_module(module)

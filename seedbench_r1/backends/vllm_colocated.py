@@ -1,4 +1,4 @@
-"""A vLLM engine inside this process, beside a model that is being trained and whose weights it is given.
+"""A vLLM engine in the process of a training, whose policy's weights are copied into it.
 
 Written for vLLM 0.32 and 0.33. vllm is imported inside functions, never with this module.
 """
@@ -24,7 +24,7 @@ WEIGHTS, CACHE = "weights", "kv_cache"  # vLLM's names of what sleeps
 
 
 class ColocatedEngine:
-    """One engine in this process, to be given its weights by `load_weights` before it is used.
+    """One engine in this process; `load_weights` must copy weights into it before it is used.
 
     On CUDA it sleeps between uses: weights and cache leave the GPU, and the weights must be loaded again before they
     are used. On a CPU vLLM has no such mode, and both stay.

@@ -90,14 +90,9 @@ def _chosen(variants: str, seeds: str) -> tuple[list[str], list[int]]:
 
 
 def _job(out: Path, config: Path, start: Path, variant: str, seed: int, steps: int | None) -> Job:
-    from seedbench_r1.demo.settings import PROMPT, training_options
-
     name = f"{variant}-seed{seed}"
     folder = out / "trainings" / name
-    data = config.parent
-    train = ["train", "--model", str(start), "--out", str(folder), "--data", str(data)]
-    train += ["--prompt-file", str(data / PROMPT), "--frame-cache", str(data / "frames"), *training_options()]
-    train += VARIANTS[variant]
+    train = ["train", "--config", str(config), "--model", str(start), "--out", str(folder), *VARIANTS[variant]]
     train += ["--seed", str(seed), "--workers", "1", *(("--max-steps", str(steps)) if steps else ())]
     return Job(name, (tuple(train), *_measuring(out, config, folder, name)))
 

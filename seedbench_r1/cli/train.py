@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,8 +15,11 @@ from seedbench_r1.options import in_groups
 from trainers.config import GROUPS, TABLE
 
 if TYPE_CHECKING:
-    from trainers.loop import TrainPlan, TrainResult
+    from trainers.loop import TrainResult
+    from trainers.metrics import StepMetrics
+    from trainers.plan import TrainPlan
 
+_Mean = Literal["reward", "accuracy", "bonus", "zero_std", "length", "truncated", "kl", "rollout_logprob_gap", "loss"]
 DRAINING = "Stopping: this step is finished and saved. Once more stops at once."
 
 ReportTo = Annotated[
@@ -56,11 +59,12 @@ def train_command(
     if print_config:
         console.out().print(json.dumps(to_json(config), indent=1, ensure_ascii=False), soft_wrap=True)
         return
-    from trainers.loop import plan, train
+    from trainers.loop import train
+    from trainers.plan import plan_training
     from trainers.processes import Processes
 
     processes = Processes(config.device)
-    planned = plan(config, world=processes.world)
+    planned = plan_training(config, world_size=processes.world_size)
     if dry_run:
         if processes.is_main:
             _print_dry_run(planned, as_json=as_json)
@@ -70,13 +74,13 @@ def train_command(
     progress.begin()
     with open_trackers(trackers if processes.is_main else (), config, planned.done) as opened:
 
-        def observe(metrics: dict[str, Any]) -> None:
+        def observe(metrics: StepMetrics) -> None:
             progress.observe(metrics)
             for tracker in opened:
                 tracker.observe(metrics)
 
         with draining_signals(DRAINING) as (stop, received):
-            result = train(config, stop=stop, observe=observe)
+            result = train(planned, stop=stop, observe=observe)
     if processes.is_main:
         _print_result(result, as_json=as_json)
     if not result.finished:
@@ -93,8 +97,8 @@ class TrainProgress:
         from seedbench_r1.cli import console
 
         self._plan, self._quiet, self._screen = planned, quiet, console.err()
-        self._since: list[dict[str, Any]] = []
-        self._history: list[dict[str, Any]] = []
+        self._since: list[StepMetrics] = []
+        self._history: list[StepMetrics] = []
         self._seconds: list[float] = []
         self._reward: float | None = None
 
@@ -104,7 +108,7 @@ class TrainProgress:
             for line in header(self._plan):
                 self._screen.print(line, soft_wrap=True)
 
-    def observe(self, metrics: dict[str, Any]) -> None:
+    def observe(self, metrics: StepMetrics) -> None:
         """Take note of a step."""
         from trainers.metrics import WINDOW, collapse_warnings
 
@@ -124,7 +128,7 @@ class TrainProgress:
             self._screen.print(f" warn: {warning}", soft_wrap=True)
         self._since = []
 
-    def _lines(self, metrics: dict[str, Any]) -> list[str]:
+    def _lines(self, metrics: StepMetrics) -> list[str]:
         """The numbers are means over the steps since the last lines."""
         per_step = sum(self._seconds) / len(self._seconds)
         left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self._plan.n_steps - metrics["step"])))
@@ -155,7 +159,7 @@ class TrainProgress:
             parts.append(f"sampler gap {self._mean('rollout_logprob_gap'):.2g}")
         return [first, " " + f" {dot} ".join(parts), " " + self._time_shares(metrics)]
 
-    def _time_shares(self, metrics: dict[str, Any]) -> str:
+    def _time_shares(self, metrics: StepMetrics) -> str:
         whole = max(1e-9, sum(step["seconds"]["step"] for step in self._since))
         share = {n: 100 * sum(s["seconds"][n] for s in self._since) / whole for n in metrics["seconds"]}
         memory = f"GPU mem peak {metrics['memory_gb']:.1f} GB {_dot()} " if "memory_gb" in metrics else ""
@@ -164,8 +168,8 @@ class TrainProgress:
             f"fwd-bwd {share['policy']:.0f} % / io {share['io']:.0f} %"
         )
 
-    def _mean(self, name: str) -> float:
-        values = [step[name] for step in self._since if step[name] is not None]
+    def _mean(self, name: _Mean) -> float:
+        values = [value for step in self._since if (value := step[name]) is not None]
         return sum(values) / len(values) if values else float("nan")
 
 
@@ -173,13 +177,11 @@ def header(planned: TrainPlan) -> list[str]:
     """What is going to happen, in three or four lines."""
     import shutil
 
-    from seedbench_r1.models.checkpoint import inspect_model
-    from trainers.data import contradicting
+    from trainers.data import contradicting_rows
     from trainers.estimate import estimate
 
     config, dot = planned.config, _dot()
-    per_process = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    guess = estimate(config, inspect_model(config.model), per_process, planned.questions_per_step // per_process)
+    guess = estimate(config, planned.checkpoint, planned.questions_per_process, planned.world_size)
     rollouts = ""
     if config.algo != "sft":
         total = planned.questions_per_step * config.num_generations
@@ -187,28 +189,27 @@ def header(planned: TrainPlan) -> list[str]:
     where = next(folder for folder in (config.out, *config.out.absolute().parents) if folder.exists())
     keep = "all" if config.save_total_limit is None else config.save_total_limit
     lines = [
-        f"seedbench-r1 train {dot} {config.preset} {dot} {planned.model.name} {dot} {len(planned.rows):,} rows {dot} "
-        f"{planned.n_steps:,} steps of {planned.questions_per_step} questions{rollouts}",
+        f"seedbench-r1 train {dot} {config.preset} {dot} {planned.checkpoint.info.name} {dot} "
+        f"{len(planned.rows):,} rows {dot} {planned.n_steps:,} steps of "
+        f"{planned.questions_per_step} questions{rollouts}",
         f" ckpt every {config.save_steps} (keep {keep}, {guess.checkpoint / 1e9:.1f} GB each, "
         f"{shutil.disk_usage(where).free / 1e9:.0f} GB free) {dot} about {guess.device_bytes(config) / 1e9:.1f} GB of "
         f"device memory a process, by arithmetic",
     ]
-    if odd := contradicting(planned.rows):
+    if odd := contradicting_rows(planned.rows):
         lines.append(f" warning: {len(odd)} responses do not give their row's gold answer, e.g. {odd[0]}")
     if planned.resume is not None:
-        lines.append(f" continuing {planned.resume}: {planned.done:,} of {planned.n_steps:,} steps done")
+        lines.append(f" continuing {planned.resume.folder}: {planned.done:,} of {planned.n_steps:,} steps done")
     return lines
 
 
 def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     from seedbench_r1.cli import console
-    from seedbench_r1.models.checkpoint import inspect_model
     from seedbench_r1.types import to_json
     from trainers.estimate import estimate
 
     config = planned.config
-    per_process = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    guess = estimate(config, inspect_model(config.model), per_process, planned.questions_per_step // per_process)
+    guess = estimate(config, planned.checkpoint, planned.questions_per_process, planned.world_size)
     if as_json:
         content: dict[str, Any] = {"schema": "sbr1.train-plan/1", "steps": planned.n_steps, "done": planned.done}
         typer.echo(json.dumps(content | {"estimate": to_json(guess), "device_bytes": guess.device_bytes(config)}))

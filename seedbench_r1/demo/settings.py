@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from seedbench_r1.config_file import toml_lines
 from seedbench_r1.demo.dataset_writer import ClipOptions
 from seedbench_r1.files import make_folder, write_text
 
@@ -52,21 +53,6 @@ def write_settings(root: Path) -> Path:
     sections = {"eval": {"data_root": ".", **shared, **EVALUATION}, "train": {"data": ".", **shared, **TRAINING}}
     lines = ["# For seedbench-r1 eval --config and train --config: the miniature's own protocol."]
     for name, settings in sections.items():
-        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in settings.items())]
+        lines += ["", f"[{name}]", toml_lines(settings).rstrip()]
     write_text(root / CONFIG, "\n".join(lines) + "\n")
     return root / CONFIG
-
-
-def training_options() -> list[str]:
-    """The recipe as options of `train`."""
-    options = []
-    for name, value in (MEDIA | TRAINING).items():
-        flag = name.replace("_", "-")
-        options += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    return options
-
-
-def _toml(value: Any) -> str:
-    return (
-        str(value).lower() if isinstance(value, bool) else repr(value) if not isinstance(value, str) else f'"{value}"'
-    )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import tests.no_clock  # noqa: F401 - its effect
-from tests.trainers.toy import RESPONSE, toy_config, write_toy, write_toy_model
+from tests.trainers.toy import RESPONSE, plan_and_train, toy_config, write_toy, write_toy_model
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,10 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory, _one_thread) -> Toy:
-    from trainers.loop import train
 
     folder = tmp_path_factory.mktemp("toy")
     data = write_toy(folder / "data", {letter: RESPONSE.format(letter, letter) for letter in "ABCD"})
     raw = write_toy_model(folder / "raw", data)
     options = {"max_steps": 100, "gradient_accumulation_steps": 8, "learning_rate": 4e-3, "save_steps": 1000}
-    result = train(toy_config(raw, data, folder / "sft", "sft", **options))
+    result = plan_and_train(toy_config(raw, data, folder / "sft", "sft", **options))
     return Toy(data, raw, result.checkpoint)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tests.trainers.toy import toy_config
-from trainers.checkpoints import read_progress
+from seedbench_r1.runs.training_snapshot import read_lines
+from tests.trainers.toy import plan_and_train, toy_config
+from trainers.checkpoints import read_training
 from trainers.config import TrainConfig
-from trainers.metrics import read_lines
+from trainers.metrics import StepMetrics
 
 MAIN = "from seedbench_r1.cli.app import main; main()"
 
@@ -82,7 +83,7 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
         assert all(torch.equal(left[key], right[key]) for key in left)
     left, right = state_of(one), state_of(other)
     torch.testing.assert_close(left, right, rtol=0, atol=0)
-    assert read_progress(one) == read_progress(other)
+    assert read_training(one).progress == read_training(other).progress
 
 
 def trainings(options: list[dict[str, Any]]) -> list[str]:
@@ -93,11 +94,15 @@ def trainings(options: list[dict[str, Any]]) -> list[str]:
 
 def train_all(options: str) -> None:
     """What `trainings` runs. stop_after: the training is stopped after this step, as by a signal."""
-    from trainers.loop import train
 
     torch.set_num_threads(1)
     for one in json.loads(options):
         places = {name: Path(one.pop(name)) for name in ("model", "data", "out")}
         last, stop = one.pop("stop_after", None), threading.Event()
         config = toy_config(**places, algo=one.pop("algo"), **one)
-        train(config, stop=stop, observe=lambda line, last=last, stop=stop: line["step"] == last and stop.set())
+
+        def observe(line: StepMetrics, last: int | None = last, stop: threading.Event = stop) -> None:
+            if line["step"] == last:
+                stop.set()
+
+        plan_and_train(config, stop=stop, observe=observe)

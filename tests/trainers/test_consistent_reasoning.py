@@ -11,12 +11,10 @@ from seedbench_r1.demo.models import shipped_model
 from seedbench_r1.demo.settings import CLIP, MEDIA, TRAINING, write_settings
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.parsing import parse_response
+from tests.trainers.toy import plan_and_train, policy_of
 from trainers.config import resolve_train_config
 from trainers.data import QuestionStream, StepData, read_rows
-from trainers.loop import train
-from trainers.policy import load_policy
-from trainers.processes import Processes
-from trainers.rollouts import sample_groups
+from trainers.samplers import BuiltinSampler
 
 STEPS, ROWS, ASKED = 160, 640, 80  # consistency falls first, while accuracy rises; after 80 steps it may still be low
 
@@ -38,15 +36,15 @@ def config_of(world, model, out, seed, **changes):
 def consistent_share(world, model, out, seed):
     """Of eight rollouts each of the last rows."""
     config = config_of(world, model, out, seed, algo="grpo")
-    policy = load_policy(config, Processes("cpu").device)
+    policy = policy_of(config)
     stream = QuestionStream(read_rows(config)[-ASKED:], seed)
     with StepData(config, policy.processor, stream, questions_per_step=ASKED) as data:
-        items, _ = data.next_step()
+        examples, _ = data.next_step()
     found = []
-    for group in sample_groups(policy, items, config):
+    for group in BuiltinSampler(policy, config).sample(examples):
         for rollout in group.rollouts:
-            parsed = parse_response(rollout.text, group.item.question.options)
-            answer = parsed.answer and group.item.question.options["ABCD".index(parsed.answer)]
+            parsed = parse_response(rollout.text, group.example.question.options)
+            answer = parsed.answer and group.example.question.options["ABCD".index(parsed.answer)]
             found.append(answer is not None and concluded_action(parsed.reasoning or "") == answer)
     return sum(found) / len(found)
 
@@ -55,7 +53,7 @@ def shares(world, tmp_path, seed):
     made = {"start": shipped_model("sft")}
     for preset in ("care", "grpo-nokl"):
         config = config_of(world, made["start"], tmp_path / preset, seed, preset=preset)
-        made[preset] = train(config).checkpoint
+        made[preset] = plan_and_train(config).checkpoint
     return {name: consistent_share(world, model, tmp_path / "none", seed) for name, model in made.items()}
 
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from tests.trainers.toy import toy_config
-from trainers.loop import train
-from trainers.metrics import read_lines
+from seedbench_r1.runs.training_snapshot import read_lines
+from tests.trainers.toy import plan_and_train, toy_config
 
 SEEDS = [42, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 
@@ -15,7 +14,7 @@ def test_sft_then_grpo_raises_the_reward(toy, tmp_path, seed):
     lines = read_lines(toy.taught.parent / "metrics.jsonl")
     assert lines[-1]["loss"] < lines[0]["loss"] / 5
     settings = {"gradient_accumulation_steps": 4, "learning_rate": 3e-3, "save_steps": 1000, "max_steps": 150}
-    train(toy_config(toy.taught, toy.data, tmp_path, "grpo", preset="grpo-nokl", seed=seed, **settings))
+    plan_and_train(toy_config(toy.taught, toy.data, tmp_path, "grpo", preset="grpo-nokl", seed=seed, **settings))
     rewards = [line["reward"] for line in read_lines(tmp_path / "metrics.jsonl")]
     start, end = sum(rewards[:10]) / 10, sum(rewards[-10:]) / 10
     assert end > start + 0.3, (start, end)

@@ -1,5 +1,6 @@
 """The loop: it learns, continues bit for bit, survives kills, and counts the same in any number of processes."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.launch import (
     assert_same_checkpoint,
     command,
@@ -21,12 +23,12 @@ from tests.trainers.launch import (
     processes,
     state_of,
 )
-from tests.trainers.toy import toy_config
-from trainers.checkpoints import checkpoints, read_progress
+from tests.trainers.toy import plan_and_train, toy_config
+from trainers.checkpoints import list_checkpoints, read_training
 from trainers.config import resolve_train_config
 from trainers.data import QuestionStream, read_rows
-from trainers.loop import plan, train
-from trainers.metrics import read_lines
+from trainers.loop import train
+from trainers.plan import plan_training
 
 SMALL = {"max_steps": 4, "num_generations": 4, "gradient_accumulation_steps": 2, "save_steps": 100}
 
@@ -38,13 +40,13 @@ SMALL = {"max_steps": 4, "num_generations": 4, "gradient_accumulation_steps": 2,
 )
 def test_two_and_two_steps_are_four(toy, tmp_path, options):
     settings = SMALL | {"ema_every": 1, "ema_decay": 0.9} | options
-    whole = train(toy_config(toy.taught, toy.data, tmp_path / "whole", "care", **settings))
+    whole = plan_and_train(toy_config(toy.taught, toy.data, tmp_path / "whole", "care", **settings))
     config = toy_config(toy.taught, toy.data, tmp_path / "parts", "care", **settings)
     stop = threading.Event()
-    first = train(config, stop=stop, observe=lambda line: stop.set() if line["step"] == 2 else None)
+    first = plan_and_train(config, stop=stop, observe=lambda line: stop.set() if line["step"] == 2 else None)
     assert (first.step, first.finished, first.checkpoint.name) == (2, False, "checkpoint-2")
-    assert plan(config).done == 2
-    second = train(config)
+    assert plan_training(config).done == 2
+    second = plan_and_train(config)
     assert (second.step, second.finished) == (4, True)
     assert_same_checkpoint(whole.checkpoint, second.checkpoint)
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
@@ -61,9 +63,14 @@ def load_state_difference(one: Path, other: Path) -> float:
 
 def test_a_finished_training_is_not_trained_again(toy, tmp_path):
     config = toy_config(toy.taught, toy.data, tmp_path, "grpo", preset="grpo-nokl", **SMALL | {"max_steps": 1})
-    first = train(config)
+    plan = plan_training(config)
+    first = train(plan)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    assert train(config) == first
+    assert train(plan_training(config)) == first
+    with pytest.raises(ConfigError, match="other checkpoints than when this training was planned"):
+        train(plan)
+    with pytest.raises(ValueError, match="planned for 2 processes, but there are 1"):
+        train(plan_training(dataclasses.replace(config, gradient_accumulation_steps=1), world_size=2))
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
@@ -78,24 +85,26 @@ def test_a_kill_costs_the_steps_since_the_last_checkpoint(toy, tmp_path):
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert checkpoints(config.out)[-1].name != "checkpoint-12"
-    for folder in checkpoints(config.out):
-        assert read_progress(folder).step == int(folder.name.split("-")[1])
+    assert list_checkpoints(config.out)[-1].name != "checkpoint-12"
+    for folder in list_checkpoints(config.out):
+        assert read_training(folder).progress.step == int(folder.name.split("-")[1])
         assert state_of(folder)
     resumed = subprocess.run(command(config, "--json"), env=environment(), capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["step"] == 12
-    whole = train(toy_config(toy.taught, toy.data, tmp_path / "whole", "care", **settings))
+    whole = plan_and_train(toy_config(toy.taught, toy.data, tmp_path / "whole", "care", **settings))
     assert_same_checkpoint(whole.checkpoint, config.out / "checkpoint-12")
     assert metrics_of(config.out) == metrics_of(tmp_path / "whole")
-    assert [folder.name for folder in checkpoints(config.out)] == ["checkpoint-8", "checkpoint-10", "checkpoint-12"]
+    kept = [folder.name for folder in list_checkpoints(config.out)]
+    assert kept == ["checkpoint-8", "checkpoint-10", "checkpoint-12"]
 
 
 def test_two_processes_are_one_with_twice_the_accumulation(toy, tmp_path):
     settings = {"num_generations": 4, "max_steps": 3, "rollout_batch_size": 1, "save_steps": 100}
     settings |= {"learning_rate": 5e-4}  # AdamW's first steps have the size of the rate, whatever the rounding
-    one = train(toy_config(toy.taught, toy.data, tmp_path / "1", "care", gradient_accumulation_steps=4, **settings))
+    alone = toy_config(toy.taught, toy.data, tmp_path / "1", "care", gradient_accumulation_steps=4, **settings)
     config = toy_config(toy.taught, toy.data, tmp_path / "2", "care", gradient_accumulation_steps=2, **settings)
+    one = plan_and_train(alone)
     finish(processes([command(config)] * 2))
     left = load_file(one.checkpoint / "model.safetensors")
     right = load_file(tmp_path / "2" / "checkpoint-3" / "model.safetensors")
@@ -114,7 +123,7 @@ def test_eval_takes_the_checkpoint(toy, tmp_path):
     from seedbench_r1.engines.local import plan as plan_eval
 
     config = toy_config(toy.taught, toy.data, tmp_path / "out", "care", **SMALL | {"max_steps": 1})
-    folder = train(config).checkpoint
+    folder = plan_and_train(config).checkpoint
     options = {
         "model": str(folder),
         "data_root": toy.data,
@@ -136,12 +145,13 @@ def test_eval_takes_the_checkpoint(toy, tmp_path):
 
 def test_another_configuration_is_refused_with_the_differing_keys(toy, tmp_path):
     base = SMALL | {"max_steps": 1}
-    train(toy_config(toy.taught, toy.data, tmp_path, "care", **base))
+    plan_and_train(toy_config(toy.taught, toy.data, tmp_path, "care", **base))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = {"num_generations": 5, "bonus_margin": 0.01}
     with pytest.raises(ConfigError, match=r"bonus_margin: 0\.0 there, 0\.01 here.*num_generations: 4 there, 5 here"):
-        train(toy_config(toy.taught, toy.data, tmp_path, "care", **base | {"num_generations": 5, "bonus_margin": 0.01}))
+        plan_training(toy_config(toy.taught, toy.data, tmp_path, "care", **base | other))
     with pytest.raises(ConfigError, match="model_fingerprint"):
-        train(toy_config(toy.raw, toy.data, tmp_path, "care", **base))
+        plan_training(toy_config(toy.raw, toy.data, tmp_path, "care", **base))
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     free = {
         "rollout_batch_size": 1,
@@ -149,7 +159,7 @@ def test_another_configuration_is_refused_with_the_differing_keys(toy, tmp_path)
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 1,
     }
-    assert plan(toy_config(toy.taught, toy.data, tmp_path, "care", **base | free)).done == 1
+    assert plan_training(toy_config(toy.taught, toy.data, tmp_path, "care", **base | free)).done == 1
 
 
 def test_unusable_questions_are_replaced_by_the_next_and_counted(toy, tmp_path):
@@ -164,7 +174,7 @@ def test_unusable_questions_are_replaced_by_the_next_and_counted(toy, tmp_path):
     (data / "annotations").mkdir()
     (data / "annotations" / "training_6k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = toy_config(toy.taught, data, tmp_path / "out", "grpo", preset="grpo-nokl", **SMALL)
-    result = train(config)
+    result = plan_and_train(config)
     stream, used, bad = QuestionStream(read_rows(config), config.seed), [], []
     while len(used) < 8:  # 4 steps of 2
         drawn = stream.take(1)[0].question.question_id
@@ -173,22 +183,29 @@ def test_unusable_questions_are_replaced_by_the_next_and_counted(toy, tmp_path):
     assert result.replaced == lines[-1]["replaced"] == len(bad) > 0
     named = [entry["question_id"] for line in lines for entry in line.get("unusable", ())]
     assert sorted(named) == sorted(bad)
+    parts = dataclasses.replace(config, out=tmp_path / "parts")
+    stop = threading.Event()
+    first = plan_and_train(parts, stop=stop, observe=lambda line: stop.set() if line["step"] == 3 else None)
+    assert 0 < first.replaced < result.replaced
+    assert read_training(first.checkpoint).progress.replaced == first.replaced
+    assert plan_and_train(parts).replaced == result.replaced
+    assert metrics_of(tmp_path / "parts") == lines
     (images / "broken.png").unlink()
     with pytest.raises(DataError, match=r"1 media files .* missing.*--allow-missing"):
-        train(toy_config(toy.taught, data, tmp_path / "out2", "grpo", preset="grpo-nokl", **SMALL))
+        plan_and_train(toy_config(toy.taught, data, tmp_path / "out2", "grpo", preset="grpo-nokl", **SMALL))
     (images / "one.png").write_bytes(b"no picture")
     options = SMALL | {"allow_missing": True}
     with pytest.raises(DataError, match="No training question can be used"):
-        train(toy_config(toy.taught, data, tmp_path / "out3", "grpo", preset="grpo-nokl", **options))
+        plan_and_train(toy_config(toy.taught, data, tmp_path / "out3", "grpo", preset="grpo-nokl", **options))
 
 
 def test_held_out_questions_are_answered_and_never_trained_on(toy, tmp_path):
     settings = SMALL | {"max_steps": 6, "gradient_accumulation_steps": 1, "eval_every": 3, "eval_questions": 2}
     config = toy_config(toy.taught, toy.data, tmp_path, "care", rollout_log_steps=1, **settings)
-    planned = plan(config)
+    planned = plan_training(config)
     held = {row.question.question_id for row in planned.heldout}
     assert (len(held), len(planned.rows)) == (2, 2)
-    train(config)
+    plan_and_train(config)
     asked = {line["question_id"] for line in read_lines(tmp_path / "rollouts.jsonl")}
     assert asked == {row.question.question_id for row in planned.rows}
     measured = {line["step"]: line["heldout"] for line in metrics_of(tmp_path) if "heldout" in line}
@@ -208,12 +225,13 @@ def test_clips_and_images_train_in_every_family(tmp_path, family):
     options = {"model": str(tmp_path / "model"), "data": tmp_path, "device": "cpu", "workers": 1, "max_frames": 4}
     options |= {"max_pixels": 4096, "min_pixels": 1024, "image_max_pixels": 4096, "max_completion_length": 256}
     options |= {"max_steps": 1, "gradient_accumulation_steps": 2}
-    taught = train(resolve_train_config(options | {"algo": "sft", "out": tmp_path / "sft", "warmup_ratio": 0.0}))
+    sft = {"algo": "sft", "out": tmp_path / "sft", "warmup_ratio": 0.0}
+    taught = plan_and_train(resolve_train_config(options | sft))
     (line,) = metrics_of(tmp_path / "sft")
     assert line["grad_norm"] > 0
     assert line["replaced"] == 0
     more = {"algo": "grpo", "lora": True, "max_completion_length": 4, "num_generations": 2, "out": tmp_path / "grpo"}
-    train(resolve_train_config(options | more | {"model": str(taught.checkpoint)}))
+    plan_and_train(resolve_train_config(options | more | {"model": str(taught.checkpoint)}))
     (line,) = metrics_of(tmp_path / "grpo")
     assert line["policy_passes"] == 2
     assert line["kl"] == pytest.approx(0.0, abs=1e-6)

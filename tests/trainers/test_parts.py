@@ -12,13 +12,14 @@ from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import load_training_rows, training_question
+from seedbench_r1.runs.training_snapshot import read_lines
 from tests.rows import training_row, write_rows
-from tests.trainers.toy import toy_config
-from trainers.config import FREE, PRESETS, TrainConfig, identity, resolve_train_config, total_steps
-from trainers.data import QuestionStream, contradicting, read_rows
-from trainers.estimate import estimate, parameters
-from trainers.metrics import GroupReport as Report
-from trainers.metrics import StepLog, collapse_warnings, grpo_metrics, read_lines
+from tests.trainers.toy import policy_of, toy_config
+from trainers.config import PRESETS, RESUME_MUTABLE, TrainConfig, resolve_train_config, resume_identity, total_steps
+from trainers.data import QuestionStream, contradicting_rows, read_rows
+from trainers.estimate import count_parameters, estimate
+from trainers.groups import GroupReport as Report
+from trainers.metrics import StepLog, collapse_warnings, grpo_metrics
 from trainers.optimizer import Optimizer, learning_rate
 
 
@@ -37,6 +38,7 @@ def test_presets_are_what_was_published(tmp_path):
     assert resolved(tmp_path, preset="grpo-nokl").reference == "none"
     sft = resolved(tmp_path, algo="sft")
     assert (sft.learning_rate, sft.warmup_ratio, sft.gradient_accumulation_steps) == (2e-5, 0.1, 16)
+    assert resolved(tmp_path, algo="sft", num_generations=1).num_generations == 1  # it draws none
     assert sft.questions_file.name == "training_with_cot_6k.jsonl"
     assert care.questions_file.name == "training_6k.jsonl"
     assert total_steps(care, 6000, 4) == 1500  # the released checkpoint-1500: 4 processes, 1 question each
@@ -53,6 +55,8 @@ def test_presets_are_what_was_published(tmp_path):
         ({"preset": "grpo-nokl", "beta": 0.1}, "--beta above 0 needs a reference model"),
         ({"algo": "care", "temperature": 0.0}, "--temperature is 0.0"),
         ({"algo": "care", "num_generations": 0}, "--num-generations is 0"),
+        ({"algo": "care", "num_generations": 1}, r"--num-generations 1 leaves nothing .*: --num-generations 2 or more"),
+        ({"algo": "grpo", "num_generations": 1}, r"--num-generations 1 leaves nothing .*: --num-generations 2 or more"),
         ({"algo": "care", "model": None}, "No model given"),
         ({"algo": "care", "out": None}, "No out given"),
         ({"algo": "care", "epsilon": 0.2}, "Unknown training option 'epsilon'"),
@@ -65,10 +69,10 @@ def test_what_does_not_go_together_is_refused(tmp_path, options, message):
 
 def test_every_setting_is_compared_or_free(tmp_path):
     config = resolved(tmp_path, algo="care")
-    names = {key.split(".")[0] for key in identity(config)}
-    assert names | FREE == set(TrainConfig.__dataclass_fields__)
-    assert not names & FREE
-    assert identity(config)["video.max_frames"] == 16
+    names = {key.split(".")[0] for key in resume_identity(config)}
+    assert names | RESUME_MUTABLE == set(TrainConfig.__dataclass_fields__)
+    assert not names & RESUME_MUTABLE
+    assert resume_identity(config)["video.max_frames"] == 16
     assert all(preset["algo"] in ("care", "grpo", "sft") for preset in PRESETS.values())
 
 
@@ -97,7 +101,7 @@ def test_responses_that_contradict_their_gold_letter_are_named(tmp_path):
     texts = ["<answer>B</answer>", "<answer>A</answer>", "none"]
     rows = [training_row(i, response=text, answer="b", **choices) for i, text in enumerate(texts)]
     loaded = load_training_rows(write_rows(tmp_path / "t.jsonl", rows), tmp_path)
-    assert contradicting(loaded) == ["train/1", "train/2"]
+    assert contradicting_rows(loaded) == ["train/1", "train/2"]
 
 
 def test_learning_rates_by_hand(tmp_path):
@@ -119,7 +123,7 @@ def test_small_steps_reach_a_bfloat16_weight_through_its_fp32_copy(tmp_path):
     optimizer = Optimizer({"w": weight}, config)
     for _ in range(200):
         weight.grad = torch.ones_like(weight)
-        optimizer.collect()
+        optimizer.accumulate()
         assert weight.grad is None
         optimizer.step(1e-6)
     torch.testing.assert_close(optimizer.weights["w"], first.float() - 200e-6, rtol=0, atol=2e-6)
@@ -200,12 +204,10 @@ def test_lines_after_the_checkpoint_and_torn_ones_are_dropped(tmp_path):
 
 
 def test_the_estimate_knows_the_models_size(toy):
-    from trainers.policy import load_policy
-
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", dtype="float32")
-    policy = load_policy(config, torch.device("cpu"))
+    policy = policy_of(config)
     n = sum(parameter.numel() for parameter in policy.model.parameters())
-    assert parameters(toy.raw) == n
+    assert count_parameters(toy.raw) == n
     guess = estimate(config, inspect_model(str(toy.raw)), 1)
     assert guess.weights == guess.reference == guess.average == 4 * n
     assert guess.optimizer == 12 * n  # gradient and two moments; the weights are fp32 already
@@ -218,7 +220,7 @@ def test_the_estimate_knows_the_models_size(toy):
     assert guess.gathered == guess.sampler == 4 * n  # the root and two layers: the toy has no more
     assert guess.gradients == 8 * (n - matrices)  # the root and one layer, in the model's type and in fp32
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
-    adapters = sum(p.numel() for p in load_policy(lora, torch.device("cpu")).trainable().values())
+    adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
     assert estimate(lora, inspect_model(str(toy.raw)), 1).average == 4 * adapters
 
 
@@ -245,7 +247,7 @@ def test_rows_are_read_from_where_the_config_says(toy):
     assert len(read_rows(toy_config(toy.raw, toy.data, toy.data / "none", "care"))) == 4
 
 
-def test_vllm_rollouts_are_refused_before_a_model_is_loaded(toy, tmp_path, monkeypatch):
+def test_vllm_sampler_are_refused_before_a_model_is_loaded(toy, tmp_path, monkeypatch):
     import sys
 
     from seedbench_r1.cli.app import app
@@ -268,9 +270,9 @@ def test_vllm_rollouts_are_refused_before_a_model_is_loaded(toy, tmp_path, monke
 
 def test_the_sampler_belongs_to_a_run_and_its_share_of_memory_does_not(tmp_path):
     config = resolved(tmp_path, algo="care", rollouts="vllm", gpu_memory_utilization=0.4)
-    assert identity(config)["rollouts"] == "vllm"
-    assert identity(config) == identity(resolved(tmp_path, algo="care", rollouts="vllm"))
-    assert identity(resolved(tmp_path, algo="care"))["rollouts"] == "builtin"
+    assert resume_identity(config)["rollouts"] == "vllm"
+    assert resume_identity(config) == resume_identity(resolved(tmp_path, algo="care", rollouts="vllm"))
+    assert resume_identity(resolved(tmp_path, algo="care"))["rollouts"] == "builtin"
 
 
 def test_the_estimate_counts_vllms_weights_and_one_cache_per_prompt(toy):
@@ -289,21 +291,21 @@ def test_the_estimate_counts_vllms_weights_and_one_cache_per_prompt(toy):
 
 
 def test_the_mismatch_of_sampler_and_policy_by_hand(tmp_path):
-    from trainers.grpo import Mismatch, mismatch
-    from trainers.rollouts import Group, Rollout
+    from trainers.groups import Group, Rollout, SamplerMismatch
+    from trainers.grpo import sampler_mismatch
 
     def recorded(*logprobs):
         return Rollout(tuple(range(len(logprobs))), "", "stop", logprobs)
 
     policy = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])  # the second rollout has one token
     group = Group(None, (recorded(-1.0, -2.5), recorded(-3.25)))
-    found = mismatch(group, policy, resolved(tmp_path, algo="care"))
+    found = sampler_mismatch(group, policy, resolved(tmp_path, algo="care"))
     assert found.gap == pytest.approx((0 + 0.5 + 0.25) / 3)
     assert found.ratio == pytest.approx((1 + math.exp(0.5) + math.exp(0.25)) / 3)
-    assert mismatch(group, policy, resolved(tmp_path, algo="care", temperature=0.9)) is None
+    assert sampler_mismatch(group, policy, resolved(tmp_path, algo="care", temperature=0.9)) is None
     unrecorded = Group(None, (Rollout((0,), "", "stop"), Rollout((0,), "", "stop")))
-    assert mismatch(unrecorded, policy, resolved(tmp_path, algo="care")) is None
-    measured = [Mismatch(0.1, 1.2), Mismatch(0.3, 1.0), None]
+    assert sampler_mismatch(unrecorded, policy, resolved(tmp_path, algo="care")) is None
+    measured = [SamplerMismatch(0.1, 1.2), SamplerMismatch(0.3, 1.0), None]
     reports = [Report([rollout()], 0.0, None, 1, 0, value) for value in measured]
     metrics = grpo_metrics(reports)
     assert metrics["rollout_logprob_gap"] == pytest.approx(0.2)
@@ -312,21 +314,16 @@ def test_the_mismatch_of_sampler_and_policy_by_hand(tmp_path):
 
 
 def test_adapters_are_merged_as_peft_merges_them_and_stay(toy):
-    from trainers.policy import load_policy
-    from trainers.vllm_rollouts import merged_parameters
+    from trainers.vllm_sampler import merged_parameters
 
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4, lora_alpha=8)
-    policy = load_policy(config, torch.device("cpu"))
+    policy = policy_of(config)
     for name, parameter in policy.trainable().items():
         parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
     found = dict(merged_parameters(policy.model))
     assert all(torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
-    plain = dict(
-        load_policy(
-            toy_config(toy.raw, toy.data, toy.data / "none", "care"), torch.device("cpu")
-        ).model.named_parameters()
-    )
+    plain = dict(policy_of(toy_config(toy.raw, toy.data, toy.data / "none", "care")).model.named_parameters())
     assert found.keys() == plain.keys()
     changed = [name for name in found if not torch.equal(found[name], plain[name])]
     assert len(changed) == 2 * 7  # layers, projections
@@ -343,9 +340,9 @@ def test_frames_are_kept_for_vllm_alone(toy):
         config = toy_config(toy.raw, toy.data, toy.data / "none", "grpo", rollouts=rollouts)
         stream = QuestionStream(read_rows(config), config.seed)
         with StepData(config, load_processor(str(toy.raw)), stream, questions_per_step=1) as data:
-            ((item,), _) = data.next_step()
-        assert (item.request is not None) == kept
-        assert item.request is None or item.request.question_id == item.question.question_id
+            ((example,), _) = data.next_step()
+        assert (example.request is not None) == kept
+        assert example.request is None or example.request.question_id == example.question.question_id
 
 
 class FullEngine:
@@ -372,13 +369,12 @@ class FullEngine:
     ],
 )
 def test_memory_that_runs_out_in_vllm_is_explained(toy, monkeypatch, words, expected):
-    from trainers import vllm_rollouts
-    from trainers.policy import load_policy
+    from trainers import vllm_sampler
 
-    monkeypatch.setattr(vllm_rollouts, "ColocatedEngine", FullEngine)
+    monkeypatch.setattr(vllm_sampler, "ColocatedEngine", FullEngine)
     monkeypatch.setattr(FullEngine, "words", words)
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
-    sampler = vllm_rollouts.VllmSampler(load_policy(config, torch.device("cpu")), config, world=1)
+    sampler = vllm_sampler.VllmSampler(policy_of(config), config, world_size=1)
     with pytest.raises(expected) as raised:
         sampler.sample([])
     assert type(raised.value) is expected

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from seedbench_r1.errors import ResourceError
-from tests.trainers.toy import RESPONSE, toy_config, write_toy, write_toy_model
-from trainers.checkpoints import checkpoints
-from trainers.loop import train
+from tests.trainers.toy import RESPONSE, plan_and_train, toy_config, write_toy, write_toy_model
+from trainers.checkpoints import list_checkpoints
 
 STEPS = {"max_steps": 3, "save_steps": 1, "num_generations": 2, "beta": 0.1}  # with a KL penalty every step has a pass
 
@@ -49,12 +48,12 @@ def test_a_write_that_the_kernel_refuses_leaves_the_last_checkpoint(config, unta
     with pytest.raises(
         ResourceError, match=r"checkpoint-2 cannot be written .*step 2; last good .*checkpoint-1\."
     ) as seen:
-        train(config, observe=observe)
+        plan_and_train(config, observe=observe)
     file_size_limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     assert seen.value.exit_code == 7
-    assert [folder.name for folder in checkpoints(config.out)] == ["checkpoint-1"]
+    assert [folder.name for folder in list_checkpoints(config.out)] == ["checkpoint-1"]
     assert not list(config.out.glob(".checkpoint*"))
-    assert train(config).finished
+    assert plan_and_train(config).finished
 
 
 def test_a_checkpoint_is_not_begun_without_space_for_it(config, monkeypatch):
@@ -62,14 +61,14 @@ def test_a_checkpoint_is_not_begun_without_space_for_it(config, monkeypatch):
     free = iter([10**12, 1000, 1000])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, next(free)))
     with pytest.raises(ResourceError, match=r"checkpoint-2 cannot be written .*needed; 0\.0 GB free.*checkpoint-1"):
-        train(config)
-    assert [folder.name for folder in checkpoints(config.out)] == ["checkpoint-1"]
+        plan_and_train(config)
+    assert [folder.name for folder in list_checkpoints(config.out)] == ["checkpoint-1"]
     assert not list(config.out.glob(".checkpoint*"))
 
 
 @pytest.mark.parametrize(
     ("place", "advice"),
-    [("trainers.grpo.group_logprobs", "--group-chunk 1"), ("trainers.rollouts.decode", "--rollout-batch-size")],
+    [("trainers.grpo.group_logprobs", "--group-chunk 1"), ("trainers.samplers.decode", "--rollout-batch-size")],
 )
 def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monkeypatch, place, advice):
     def exhaust(*arguments, **options):
@@ -80,8 +79,8 @@ def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monke
             monkeypatch.setattr(place, exhaust)
 
     with pytest.raises(ResourceError, match=rf"Out of memory .*{advice}.*continues from the last checkpoint") as seen:
-        train(config, observe=observe)
+        plan_and_train(config, observe=observe)
     assert seen.value.exit_code == 7
-    assert [folder.name for folder in checkpoints(config.out)] == ["checkpoint-1"]
+    assert [folder.name for folder in list_checkpoints(config.out)] == ["checkpoint-1"]
     monkeypatch.undo()
-    assert train(config).finished
+    assert plan_and_train(config).finished

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.launch import MAIN, command, environment, finish, metrics_of, processes, state_of, trainings
-from tests.trainers.toy import toy_config
-from trainers.checkpoints import checkpoints, read_progress
+from tests.trainers.toy import plan_and_train, toy_config
+from trainers.checkpoints import list_checkpoints, read_training
 from trainers.config import TrainConfig
-from trainers.loop import plan, train
-from trainers.metrics import read_lines
+from trainers.plan import plan_training
 
 CARE = {"algo": "care", "num_generations": 4, "max_steps": 3, "rollout_batch_size": 2, "save_steps": 100}
 # AdamW's first steps have the size of the rate, whatever the rounding
@@ -58,7 +58,7 @@ def trained(toy, tmp_path_factory) -> Trained:
             options += [again | {"stop_after": 1}, again]
     children = processes([trainings(options)] * 2)
     for name, settings in KINDS.items():
-        train(toy_config(toy.taught, toy.data, made.one / name, **settings, gradient_accumulation_steps=4))
+        plan_and_train(toy_config(toy.taught, toy.data, made.one / name, **settings, gradient_accumulation_steps=4))
     finish(children)
     return made
 
@@ -98,7 +98,7 @@ def assert_same_shards(one: Path, other: Path) -> None:
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
     left, right = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
-    assert read_progress(one) == read_progress(other)
+    assert read_training(one).progress == read_training(other).progress
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +136,7 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
 
 def test_sharded_training_continues_bit_for_bit(trained):
     whole, resumed = trained.sharded / "care", trained.resumed / "care"
-    assert [path.name for path in checkpoints(resumed)] == ["checkpoint-1", "checkpoint-3"]
+    assert [path.name for path in list_checkpoints(resumed)] == ["checkpoint-1", "checkpoint-3"]
     assert_same_shards(whole / "checkpoint-3", resumed / "checkpoint-3")
     assert metrics_of(whole) == metrics_of(resumed)
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
         return toy_config(toy.taught, toy.data, out, **options | changes)
 
     with pytest.raises(ConfigError, match=r"there is one. Fix: torchrun"):
-        plan(config(tmp_path, fsdp=True))
+        plan_training(config(tmp_path, fsdp=True))
     with pytest.raises(ConfigError, match=r"--fsdp and --lora"):
         config(tmp_path, fsdp=True, lora=True)
     with pytest.raises(ConfigError, match=r"without --optimizer-device cpu"):
@@ -157,19 +157,19 @@ def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
         config(tmp_path, fsdp=True, rollouts="vllm")
     begun = {name: unfinished(getattr(trained, name) / "care", tmp_path / name) for name in ("sharded", "two")}
     with pytest.raises(ConfigError, match=r"was written with --fsdp"):
-        plan(config(begun["sharded"]), world=2)
+        plan_training(config(begun["sharded"]), world_size=2)
     with pytest.raises(ConfigError, match=r"was written without --fsdp"):
-        plan(config(begun["two"], fsdp=True), world=2)
+        plan_training(config(begun["two"], fsdp=True), world_size=2)
     shutil.rmtree(begun["two"] / "checkpoint-3" / "resume")
     with pytest.raises(ConfigError, match=r"has no resume/state.pt to continue from"):
-        plan(config(begun["two"]), world=2)
+        plan_training(config(begun["two"]), world_size=2)
 
 
 def test_a_finished_training_may_have_lost_what_a_continuation_needs(toy, trained, tmp_path):
     shutil.copytree(trained.two / "care", tmp_path / "care")
     shutil.rmtree(tmp_path / "care" / "checkpoint-3" / "resume")
     options = KINDS["care"] | {"gradient_accumulation_steps": 2}
-    planned = plan(toy_config(toy.taught, toy.data, tmp_path / "care", **options), world=2)
+    planned = plan_training(toy_config(toy.taught, toy.data, tmp_path / "care", **options), world_size=2)
     assert planned.done == planned.n_steps == 3
 
 
@@ -203,7 +203,7 @@ def test_a_kill_costs_the_steps_since_the_last_checkpoint_in_any_number_of_proce
     for child in children:
         child.send_signal(signal.SIGKILL)
     assert [child.wait() for child in children] == [-signal.SIGKILL] * 2
-    last = checkpoints(out)[-1].name
+    last = list_checkpoints(out)[-1].name
     assert last in ("checkpoint-2", "checkpoint-4", "checkpoint-6")
     shutil.copytree(out, tmp_path / "four")
     finish(processes([long_command(toy, out, 2)] * 2))
@@ -222,7 +222,7 @@ def test_another_folder_in_another_process_is_refused_by_all(toy, tmp_path):
     errors = [child.communicate(timeout=300)[1].decode() for child in children]
     assert [child.returncode for child in children] == [7, 7], errors
     assert all("not the same folder in all processes" in error for error in errors)
-    assert checkpoints(tmp_path / "0") == checkpoints(tmp_path / "1") == []
+    assert list_checkpoints(tmp_path / "0") == list_checkpoints(tmp_path / "1") == []
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_the_launchers_start_it(toy, tmp_path, launcher):
         timeout=500,
     )
     assert done.returncode == 0, done.stderr
-    assert read_progress(tmp_path / "checkpoint-1").step == 1
+    assert read_training(tmp_path / "checkpoint-1").progress.step == 1
     assert {path.name for path in (tmp_path / "checkpoint-1" / "resume" / "sharded").iterdir()} == {
         ".metadata",
         "__0_0.distcp",

@@ -23,7 +23,7 @@ from tests.trainers.plain_runs import (
     tiny,
     weighted,
 )
-from trainers.padded import batch_logprobs
+from trainers.sft_logprobs import batch_logprobs
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
 __all__ = ["rotary_in_float64"]  # a fixture

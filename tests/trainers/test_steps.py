@@ -1,5 +1,6 @@
 """One step taken apart: what is computed, what is left out, and that leaving it out changes nothing."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,15 +9,16 @@ import torch
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.prompts import build_request
 from seedbench_r1.types import Media
-from tests.trainers.toy import TEMPLATE, toy_config
+from tests.trainers.toy import TEMPLATE, policy_of, toy_config
 from trainers import grpo
 from trainers.consistency import answer_span, consistency_bonus
-from trainers.data import Item, read_rows
-from trainers.loop import plan
+from trainers.data import TrainingExample, read_rows
+from trainers.groups import Group, GroupReport, RewardedGroup, Rollout
 from trainers.optimizer import Optimizer
-from trainers.policy import Policy, load_policy
+from trainers.plan import plan_training
+from trainers.policy import Policy
 from trainers.reference import Reference
-from trainers.rollouts import BuiltinSampler, Group, Rollout, sample_groups
+from trainers.samplers import BuiltinSampler
 from trainers.sft import response_tokens, sft_step
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
@@ -27,7 +29,7 @@ A, B = "<think>so A</think><answer>A</answer>", "<think>so B</think><answer>B</a
 @pytest.fixture
 def policy(toy):
     """The taught model; a new one for each test."""
-    made = load_policy(toy_config(toy.taught, toy.data, toy.data / "none", "care"), CPU)
+    made = policy_of(toy_config(toy.taught, toy.data, toy.data / "none", "care"))
     with shared_prefix_attention(made.model):
         yield made
 
@@ -36,7 +38,7 @@ def config_of(toy, algo="care", **changes):
     return toy_config(toy.taught, toy.data, toy.data / "none", algo, **changes)
 
 
-def item_of(toy, policy: Policy, number: int = 0) -> Item:
+def example_of(toy, policy: Policy, number: int = 0) -> TrainingExample:
     """Question `number`, whose gold letter is "ABCD"[number]."""
     from seedbench_r1.media.frames import load_media
     from seedbench_r1.models.qwen_vl import prepare_inputs
@@ -46,7 +48,7 @@ def item_of(toy, policy: Policy, number: int = 0) -> Item:
     media = load_media(None, question.image, config.video)
     assert isinstance(media, Media)
     inputs = prepare_inputs(build_request(question, media, TEMPLATE), policy.processor)
-    return Item(question, f"<answer>{question.gold}</answer>", 0, inputs)
+    return TrainingExample(question, f"<answer>{question.gold}</answer>", 0, inputs)
 
 
 def group_of(toy, policy: Policy, texts: list[str], *, cut: tuple[int, ...] = ()) -> Group:
@@ -57,21 +59,21 @@ def group_of(toy, policy: Policy, texts: list[str], *, cut: tuple[int, ...] = ()
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         ended = [] if place in cut else [tokenizer.eos_token_id]
         rollouts.append(Rollout((*ids, *ended), text, "length" if place in cut else "stop"))
-    return Group(item_of(toy, policy), tuple(rollouts))
+    return Group(example_of(toy, policy), tuple(rollouts))
 
 
 def reference_of(policy: Policy, kind: str = "ema", **options) -> Reference:
     return Reference(kind, policy, **({"decay": 0.995, "every": 10} | options))
 
 
-def judge_group(policy: Policy, reference: Reference, group: Group, config) -> grpo.Judged:
-    scored = grpo.score_group(policy, group, config)
-    return grpo.judge(scored, grpo.likelihoods(policy, reference, scored, config), config)
+def reward_group(policy: Policy, reference: Reference, group: Group, config) -> RewardedGroup:
+    base = grpo.base_rewards(policy, group, config)
+    return grpo.compute_rewards(base, grpo.answer_likelihoods(policy, reference, base, config), config)
 
 
-def learn(policy, reference, judged, config, questions_per_step, optimizer) -> grpo.GroupResult:
-    expected = grpo.reference_logprobs(policy, reference, judged, config)
-    return grpo.learn(policy, judged, expected, config, questions_per_step, optimizer)
+def backward_group(policy, reference, rewarded, config, questions_per_step, optimizer) -> GroupReport:
+    logprobs = grpo.reference_logprobs(policy, reference, rewarded, config)
+    return grpo.backward_group(policy, rewarded, logprobs, config, questions_per_step, optimizer)
 
 
 def plain_logprobs(model, inputs, ids) -> torch.Tensor:
@@ -93,20 +95,20 @@ def plain_logprobs(model, inputs, ids) -> torch.Tensor:
 
 def test_likelihoods_are_those_of_a_plain_forward_pass(toy, policy):
     reference = reference_of(policy)
-    judged = judge_group(policy, reference, group_of(toy, policy, [A, B, A.replace("so", "A"), "A"]), config_of(toy))
-    assert judged.reference_passes == 1
-    assert judged.accuracy.tolist() == [1, 0, 1, 1]
+    rewarded = reward_group(policy, reference, group_of(toy, policy, [A, B, A.replace("so", "A"), "A"]), config_of(toy))
+    assert rewarded.needs_reference
+    assert rewarded.accuracy.tolist() == [1, 0, 1, 1]
     with torch.no_grad(), reference.model() as model:
         for place in (0, 2):
-            ids = judged.group.rollouts[place].token_ids
+            ids = rewarded.group.rollouts[place].token_ids
             start, end = answer_span(policy.processor.tokenizer, ids)
-            expected = plain_logprobs(model, judged.group.item.inputs, ids)[start:end].mean().exp()
-            assert float(judged.likelihood[place]) == pytest.approx(float(expected), abs=1e-5)
-    assert judged.likelihood[[1, 3]].isnan().all()  # wrong; accurate without a tag
-    expected = consistency_bonus(judged.accuracy[None], judged.likelihood[None])[0]
-    assert torch.equal(judged.bonus, expected)
-    assert judged.bonus.max() == 0.5
-    assert torch.equal(judged.reward, judged.accuracy + judged.format + judged.bonus)
+            expected = plain_logprobs(model, rewarded.group.example.inputs, ids)[start:end].mean().exp()
+            assert float(rewarded.likelihood[place]) == pytest.approx(float(expected), abs=1e-5)
+    assert rewarded.likelihood[[1, 3]].isnan().all()  # wrong; accurate without a tag
+    expected = consistency_bonus(rewarded.accuracy[None], rewarded.likelihood[None])[0]
+    assert torch.equal(rewarded.bonus, expected)
+    assert rewarded.bonus.max() == 0.5
+    assert torch.equal(rewarded.reward, rewarded.accuracy + rewarded.format + rewarded.bonus)
 
 
 @pytest.mark.parametrize(
@@ -124,14 +126,14 @@ def test_likelihoods_are_those_of_a_plain_forward_pass(toy, policy):
 )
 def test_odd_groups_are_defined(toy, policy, texts, accuracy, bonus, passes):
     reference = reference_of(policy)
-    judged = judge_group(policy, reference, group_of(toy, policy, texts, cut=(3,)), config_of(toy))
-    assert judged.accuracy.tolist() == accuracy
-    assert judged.bonus.tolist() == bonus
-    assert judged.reference_passes == passes
-    assert judged.reward.isfinite().all()
-    assert judged.advantage.isfinite().all()
+    rewarded = reward_group(policy, reference, group_of(toy, policy, texts, cut=(3,)), config_of(toy))
+    assert rewarded.accuracy.tolist() == accuracy
+    assert rewarded.bonus.tolist() == bonus
+    assert rewarded.needs_reference == passes
+    assert rewarded.reward.isfinite().all()
+    assert rewarded.advantage.isfinite().all()
     optimizer = Optimizer(policy.trainable(), config_of(toy))
-    result = learn(policy, reference, judged, config_of(toy), 1, optimizer)
+    result = backward_group(policy, reference, rewarded, config_of(toy), 1, optimizer)
     assert math.isfinite(result.loss)
     assert all(bool(gradient.isfinite().all()) for gradient in optimizer.gradients())
 
@@ -146,38 +148,38 @@ def test_a_lone_accurate_rollout_gets_the_bonus_it_would_get_with_its_likelihood
 def test_equal_rewards_cost_no_pass_and_the_pass_would_give_nothing(toy, policy):
     config = config_of(toy, "grpo", preset="grpo-nokl")
     reference = reference_of(policy, "none")
-    judged = judge_group(policy, reference, group_of(toy, policy, [A, A, A]), config)
+    rewarded = reward_group(policy, reference, group_of(toy, policy, [A, A, A]), config)
     optimizer = Optimizer(policy.trainable(), config)
-    result = learn(policy, reference, judged, config, 1, optimizer)
+    result = backward_group(policy, reference, rewarded, config, 1, optimizer)
     assert (result.policy_passes, result.loss) == (0, 0.0)
     assert all(parameter.grad is None for parameter in policy.trainable().values())
-    completions = [torch.tensor(rollout.token_ids) for rollout in judged.group.rollouts]
-    logprobs, _ = group_logprobs(policy.model, policy.processor.layout, judged.group.item.inputs, completions)
-    (logprobs.sum(dim=1) * judged.advantage).sum().backward()
+    completions = [torch.tensor(rollout.token_ids) for rollout in rewarded.group.rollouts]
+    logprobs, _ = group_logprobs(policy.model, policy.processor.layout, rewarded.group.example.inputs, completions)
+    (logprobs.sum(dim=1) * rewarded.advantage).sum().backward()
     assert all(not gradient.any() for gradient in optimizer.gradients())
 
 
 def test_kl_is_zero_at_first_and_keeps_groups_without_spread_in(toy, policy):
     config = config_of(toy, "grpo", beta=0.5)
     reference = reference_of(policy, "frozen")
-    judged = judge_group(policy, reference, group_of(toy, policy, [A, A]), config)
+    rewarded = reward_group(policy, reference, group_of(toy, policy, [A, A]), config)
     optimizer = Optimizer(policy.trainable(), config)
-    first = learn(policy, reference, judged, config, 1, optimizer)
+    first = backward_group(policy, reference, rewarded, config, 1, optimizer)
     assert first.policy_passes == 1
     assert first.kl == pytest.approx(0.0, abs=1e-6)
     optimizer.step(0.0)
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(0.3)
-    second = learn(policy, reference, judged, config, 1, optimizer)
+    second = backward_group(policy, reference, rewarded, config, 1, optimizer)
     with torch.no_grad(), reference.model() as model:
-        inputs, ids = judged.group.item.inputs, judged.group.rollouts[0].token_ids
+        inputs, ids = rewarded.group.example.inputs, rewarded.group.rollouts[0].token_ids
         d = plain_logprobs(model, inputs, ids) - plain_logprobs(policy.model, inputs, ids)
     assert second.kl == pytest.approx(float((d.exp() - d - 1).mean()), rel=1e-3)
     assert second.kl > 1e-3
     assert second.loss == pytest.approx(0.5 * second.kl, rel=1e-4)
     none = config_of(toy, "grpo", beta=0.5, kl_on="accurate")
-    wrong = judge_group(policy, reference, group_of(toy, policy, [B, B]), none)
-    assert learn(policy, reference, wrong, none, 1, optimizer).policy_passes == 0
+    wrong = reward_group(policy, reference, group_of(toy, policy, [B, B]), none)
+    assert backward_group(policy, reference, wrong, none, 1, optimizer).policy_passes == 0
 
 
 def test_care_not_grpo_moves_towards_the_consistent_of_two_accurate_rollouts(toy, policy):
@@ -187,24 +189,24 @@ def test_care_not_grpo_moves_towards_the_consistent_of_two_accurate_rollouts(toy
 
     def scores() -> list[float]:
         with torch.no_grad():
-            logprobs, _ = group_logprobs(policy.model, policy.processor.layout, group.item.inputs, completions)
+            logprobs, _ = group_logprobs(policy.model, policy.processor.layout, group.example.inputs, completions)
         return logprobs.sum(dim=1).tolist()
 
     before = scores()
     plain = config_of(toy, "grpo", preset="grpo-nokl")
-    judged = judge_group(policy, reference_of(policy, "none"), group, plain)
+    rewarded = reward_group(policy, reference_of(policy, "none"), group, plain)
     assert (
-        learn(
-            policy, reference_of(policy, "none"), judged, plain, 1, Optimizer(policy.trainable(), plain)
+        backward_group(
+            policy, reference_of(policy, "none"), rewarded, plain, 1, Optimizer(policy.trainable(), plain)
         ).policy_passes
         == 0
     )
     care, reference = config_of(toy, learning_rate=1e-4), reference_of(policy)
     optimizer = Optimizer(policy.trainable(), care)
-    judged = judge_group(policy, reference, group, care)
-    assert judged.likelihood[0] > judged.likelihood[1] + 0.2  # what SFT taught: the answer follows the reasoning
-    assert judged.bonus.tolist() == [0.5, 0.0, 0.5, 0.0]
-    learn(policy, reference, judged, care, 1, optimizer)
+    rewarded = reward_group(policy, reference, group, care)
+    assert rewarded.likelihood[0] > rewarded.likelihood[1] + 0.2  # what SFT taught: the answer follows the reasoning
+    assert rewarded.bonus.tolist() == [0.5, 0.0, 0.5, 0.0]
+    backward_group(policy, reference, rewarded, care, 1, optimizer)
     optimizer.step(1e-4)
     after = scores()
     assert after[0] > before[0]
@@ -235,10 +237,10 @@ def test_the_average_follows_the_formula_and_the_working_copy_shows_it(toy, poli
 
 def test_lora_references_need_no_copy_and_put_the_adapters_back(toy):
     config = config_of(toy, lora=True)
-    policy = load_policy(config, CPU)
+    policy = policy_of(config)
     assert config.learning_rate == 2e-3  # given, so not raised for LoRA
     assert all("lora_" in name for name in policy.trainable())
-    inputs = item_of(toy, policy).inputs
+    inputs = example_of(toy, policy).inputs
     ids = policy.processor.tokenizer(A, add_special_tokens=False)["input_ids"]
     base = plain_logprobs(policy.model, inputs, ids).detach()
     ema, frozen = reference_of(policy, decay=0.5, every=1), reference_of(policy, "frozen")
@@ -262,11 +264,11 @@ def test_lora_references_need_no_copy_and_put_the_adapters_back(toy):
 
 
 def test_an_adapter_is_saved_alone_and_loads_as_evaluation_does(toy, tmp_path):
-    policy = load_policy(config_of(toy, lora=True), CPU)
+    policy = policy_of(config_of(toy, lora=True))
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter.add_(0.03)
-    inputs = item_of(toy, policy).inputs
+    inputs = example_of(toy, policy).inputs
     ids = policy.processor.tokenizer(A, add_special_tokens=False)["input_ids"]
     policy.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
@@ -278,16 +280,16 @@ def test_an_adapter_is_saved_alone_and_loads_as_evaluation_does(toy, tmp_path):
 
 def test_sft_differentiates_the_mean_over_all_response_tokens(toy, policy):
     config = config_of(toy, "sft")
-    items = [item_of(toy, policy), item_of(toy, policy, 1)]
-    items[1] = Item(items[1].question, "<think>so B, clearly</think><answer>B</answer>", 0, items[1].inputs)
+    longer = "<think>so B, clearly</think><answer>B</answer>"
+    examples = [example_of(toy, policy), dataclasses.replace(example_of(toy, policy, 1), response=longer)]
     optimizer = Optimizer(policy.trainable(), config)
-    results = sft_step(policy, optimizer, items, config, list)
+    results = sft_step(policy, optimizer, examples, config, list)
     found = [gradient.clone() for gradient in optimizer.gradients()]
-    lengths = [len(response_tokens(policy, item)) for item in items]
+    lengths = [len(response_tokens(policy, example)) for example in examples]
     assert lengths[0] != lengths[1]
-    assert int(response_tokens(policy, items[0])[-1]) == policy.processor.tokenizer.eos_token_id
+    assert int(response_tokens(policy, examples[0])[-1]) == policy.processor.tokenizer.eos_token_id
     policy.model.zero_grad()
-    terms = [plain_logprobs(policy.model, i.inputs, response_tokens(policy, i).tolist()) for i in items]
+    terms = [plain_logprobs(policy.model, i.inputs, response_tokens(policy, i).tolist()) for i in examples]
     loss = -torch.cat(terms).mean()
     loss.backward()
     assert sum(result.nll for result in results) / sum(lengths) == pytest.approx(float(loss.detach()), rel=1e-5)
@@ -297,20 +299,19 @@ def test_sft_differentiates_the_mean_over_all_response_tokens(toy, policy):
 
 
 def test_rollouts_depend_on_seed_epoch_and_question_alone(toy, policy):
-    items = [item_of(toy, policy, number) for number in range(3)]
+    examples = [example_of(toy, policy, number) for number in range(3)]
     config = config_of(toy, num_generations=4)
-    together = sample_groups(policy, items, config)
-    apart = [group for item in items for group in sample_groups(policy, [item], config)]
+    together = BuiltinSampler(policy, config).sample(examples)
+    apart = [group for example in examples for group in BuiltinSampler(policy, config).sample([example])]
     assert [g.rollouts for g in together] == [g.rollouts for g in apart]
-    assert [g.rollouts for g in BuiltinSampler(policy, config).sample(items)] == [g.rollouts for g in together]
     end = policy.processor.tokenizer.eos_token_id
     for rollout in (r for group in together for r in group.rollouts):
         assert (rollout.token_ids[-1] == end) == (rollout.finish_reason == "stop")
         assert not set(rollout.token_ids) & set(policy.processor.forbidden_ids)
         assert len(rollout.token_ids) <= config.max_completion_length + 1
-    later = Item(items[0].question, items[0].response, 1, items[0].inputs)
-    assert sample_groups(policy, [later], config)[0].rollouts != together[0].rollouts
-    assert sample_groups(policy, items[:1], config_of(toy, num_generations=4, seed=7))[0] != together[0]
+    later = TrainingExample(examples[0].question, examples[0].response, 1, examples[0].inputs)
+    assert BuiltinSampler(policy, config).sample([later])[0].rollouts != together[0].rollouts
+    assert BuiltinSampler(policy, config_of(toy, num_generations=4, seed=7)).sample(examples[:1])[0] != together[0]
 
 
 def test_group_chunk_and_the_repeated_form_give_the_same_gradients(toy, policy):
@@ -320,7 +321,7 @@ def test_group_chunk_and_the_repeated_form_give_the_same_gradients(toy, policy):
     for options in ({}, {"group_chunk": 1}, {"shared_prefix": False}):
         config = config_of(toy, **options)
         optimizer = Optimizer(policy.trainable(), config)
-        learn(policy, reference, judge_group(policy, reference, group, config), config, 1, optimizer)
+        backward_group(policy, reference, reward_group(policy, reference, group, config), config, 1, optimizer)
         found.append(torch.cat([gradient.flatten().clone() for gradient in optimizer.gradients()]))
         policy.model.zero_grad()
     assert found[0].norm() > 0.1
@@ -330,10 +331,10 @@ def test_group_chunk_and_the_repeated_form_give_the_same_gradients(toy, policy):
 
 def test_a_groups_share_of_the_step_is_one_over_its_questions(toy, policy):
     reference, config, norms = reference_of(policy), config_of(toy), []
-    judged = judge_group(policy, reference, group_of(toy, policy, [A, B]), config)
+    rewarded = reward_group(policy, reference, group_of(toy, policy, [A, B]), config)
     for questions in (1, 4):
         optimizer = Optimizer(policy.trainable(), config)
-        learn(policy, reference, judged, config, questions, optimizer)
+        backward_group(policy, reference, rewarded, config, questions, optimizer)
         norms.append(float(torch.cat([gradient.flatten() for gradient in optimizer.gradients()]).norm()))
         policy.model.zero_grad()
     assert norms[1] == pytest.approx(norms[0] / 4, rel=1e-5)
@@ -344,22 +345,22 @@ def test_gradient_checkpointing_gives_the_same_gradients(toy, lora):
     found = []
     for checkpointing in (False, True):
         config = config_of(toy, lora=lora, gradient_checkpointing=checkpointing)
-        policy = load_policy(config, CPU)
+        policy = policy_of(config)
         with torch.no_grad():
             for name, parameter in policy.trainable().items():
                 parameter.add_(0.02 if "lora_B" in name else 0.0)
         assert policy.model.is_gradient_checkpointing == checkpointing
         optimizer, reference = Optimizer(policy.trainable(), config), reference_of(policy)
         with shared_prefix_attention(policy.model):
-            judged = judge_group(policy, reference, group_of(toy, policy, [A, B]), config)
-            learn(policy, reference, judged, config, 1, optimizer)
+            rewarded = reward_group(policy, reference, group_of(toy, policy, [A, B]), config)
+            backward_group(policy, reference, rewarded, config, 1, optimizer)
         found.append(torch.cat([gradient.flatten() for gradient in optimizer.gradients()]))
     assert found[0].norm() > 0.01
     assert (found[1] - found[0]).norm() < 1e-5 * found[0].norm()
 
 
 def test_frozen_parts_stay_and_are_shared_with_the_reference(toy):
-    policy = load_policy(config_of(toy, freeze_vision=True), CPU)
+    policy = policy_of(config_of(toy, freeze_vision=True))
     assert not any(".visual." in name for name in policy.trainable())
     with reference_of(policy).model() as model:
         ours, theirs = dict(policy.model.named_parameters()), dict(model.named_parameters())
@@ -368,5 +369,5 @@ def test_frozen_parts_stay_and_are_shared_with_the_reference(toy):
 
 
 def test_plan_reads_no_weights(toy, tmp_path):
-    planned = plan(config_of(toy, max_steps=3, gradient_accumulation_steps=2))
+    planned = plan_training(config_of(toy, max_steps=3, gradient_accumulation_steps=2))
     assert (planned.questions_per_step, planned.n_steps, planned.done) == (2, 3, 0)

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.test_loop import SMALL, command
 from tests.trainers.toy import toy_config
-from trainers.metrics import read_lines
 from trainers.trackers import NAMES, TRACKERS, Wandb, open_trackers, parse_trackers, tracked
 
 LINE = {

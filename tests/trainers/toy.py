@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from seedbench_r1.demo.tiny_model import TinySize, write_tiny_checkpoint
 from seedbench_r1.files import write_text
+from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.prompts import build_prompt
 from seedbench_r1.questions import load_training_rows
 from seedbench_r1.types import Template
 from tests.rows import evaluation_row, write_rows
 from trainers.config import TrainConfig, resolve_train_config
+from trainers.loop import TrainResult, train
+from trainers.plan import plan_training
+from trainers.policy import Policy, load_policy
+from trainers.processes import Processes
 
 TEMPLATE = Template(dict.fromkeys(("with_video", "without_video"), "{question} {options}"))
 GOLDS = "ABCD"
@@ -86,3 +92,13 @@ def toy_config(model: Path, data: Path, out: Path, algo: str, **changes: Any) ->
         "max_completion_length": 16,
     }
     return resolve_train_config(options | changes)
+
+
+def plan_and_train(config: TrainConfig, **options: Any) -> TrainResult:
+    """As the command does, in one process or in each of several."""
+    return train(plan_training(config, world_size=Processes(config.device).world_size), **options)
+
+
+def policy_of(config: TrainConfig) -> Policy:
+    """The policy that a training with this configuration starts from, on the CPU."""
+    return load_policy(config, inspect_model(config.model), torch.device("cpu"))

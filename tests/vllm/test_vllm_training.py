@@ -39,8 +39,8 @@ def wait_for_steps(config, children):
 
 def test_two_processes_are_killed_and_one_goes_on(tmp_path):
     from seedbench_r1.errors import ConfigError
-    from trainers.checkpoints import checkpoints
-    from trainers.loop import plan
+    from trainers.checkpoints import list_checkpoints
+    from trainers.plan import plan_training
 
     data = write_toy(tmp_path / "data", {"A": RESPONSE.format("A", "A")})
     model = write_toy_model(tmp_path / "model", data, hidden=64)  # vLLM's CPU attention takes heads of 32 and more
@@ -54,7 +54,7 @@ def test_two_processes_are_killed_and_one_goes_on(tmp_path):
     for child in children:
         child.send_signal(signal.SIGKILL)
         child.communicate()
-    assert SEEN - 1 <= int(checkpoints(config.out)[-1].name.split("-")[1]) < STEPS
+    assert SEEN - 1 <= int(list_checkpoints(config.out)[-1].name.split("-")[1]) < STEPS
     one = toy_config(model, data, tmp_path / "out", "grpo", rollouts="vllm", gradient_accumulation_steps=2, **settings)
     resumed = start(one, "--json")
     out, err = resumed.communicate(timeout=500)
@@ -67,4 +67,4 @@ def test_two_processes_are_killed_and_one_goes_on(tmp_path):
     assert all(line["rollout_logprob_gap"] < 1e-4 for line in lines), [line["rollout_logprob_gap"] for line in lines]
     assert all(line["rollout_ratio"] == pytest.approx(1, abs=1e-4) for line in lines)
     with pytest.raises(ConfigError, match="rollouts: 'vllm' there, 'builtin' here"):
-        plan(toy_config(model, data, tmp_path / "out", "grpo", gradient_accumulation_steps=2, **settings))
+        plan_training(toy_config(model, data, tmp_path / "out", "grpo", gradient_accumulation_steps=2, **settings))

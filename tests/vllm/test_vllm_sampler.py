@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.tiny_models import request, tiny_checkpoint
+from tests.trainers.toy import policy_of
 from tests.vllm.conftest import MAX_IN_FLIGHT
 
 CPU = torch.device("cpu")
@@ -30,19 +31,16 @@ def config(tmp_path_factory):
 @pytest.fixture
 def policy(config):
     """A fresh one for each test."""
-    from trainers.policy import load_policy
-
-    return load_policy(config, CPU)
+    return policy_of(config)
 
 
 @pytest.fixture(scope="module")
 def opened(config):
-    from trainers.policy import load_policy
-    from trainers.rollouts import check_sampler, open_sampler
+    from trainers.samplers import check_sampler, open_sampler
 
     threads = torch.get_num_threads()
-    check_sampler(config, world=1)
-    sampler = open_sampler(load_policy(config, CPU), config, world=1)
+    check_sampler(config, world_size=1)
+    sampler = open_sampler(policy_of(config), config, world_size=1)
     torch.set_num_threads(1)
     yield sampler
     sampler.close()
@@ -54,20 +52,20 @@ def opened(config):
 def sampler(opened, policy, monkeypatch):
     """The one engine, with this test's policy."""
     monkeypatch.setattr(opened, "_policy", policy)
-    opened.take_weights()
+    opened.sync_weights()
     return opened
 
 
-def item_of(asked, policy, epoch=0):
+def example_of(asked, policy, epoch=0):
     from seedbench_r1.models.qwen_vl import prepare_inputs
     from seedbench_r1.types import Question
-    from trainers.data import Item
+    from trainers.data import TrainingExample
 
     question = Question(asked.question_id, "train", "?", ("a", "b", "c", "d"), "A", None, None, "v", None, "")
-    return Item(question, "", epoch, prepare_inputs(asked, policy.processor), asked)
+    return TrainingExample(question, "", epoch, prepare_inputs(asked, policy.processor), asked)
 
 
-def items_of(policy):
+def examples_of(policy):
     """More than the engine takes at once; a clip with more time than space, and an image alone."""
     asked = [
         request("train/short"),
@@ -75,23 +73,23 @@ def items_of(policy):
         request("train/image", n_frames=None, cells=(6, 4)),
         request("train/wordy", question="What should be done next? " * 40),
     ]
-    return [item_of(one, policy) for one in asked]
+    return [example_of(one, policy) for one in asked]
 
 
 def without_logprobs(groups):
     return [[dataclasses.replace(rollout, logprobs=None) for rollout in group.rollouts] for group in groups]
 
 
-def ours(policy, items, config):
+def ours(policy, examples, config):
     """The built-in sampler's rollouts."""
-    from trainers.rollouts import sample_groups
+    from trainers.samplers import BuiltinSampler
 
-    return without_logprobs(sample_groups(policy, items, config))
+    return without_logprobs(BuiltinSampler(policy, config).sample(examples))
 
 
-def theirs(sampler, items):
-    groups = sampler.sample(items)
-    assert [group.item for group in groups] == items
+def theirs(sampler, examples):
+    groups = sampler.sample(examples)
+    assert [group.example for group in groups] == examples
     return without_logprobs(groups)
 
 
@@ -107,75 +105,74 @@ def moved(model, wanted):
 
 
 def test_greedy_rollouts_are_the_built_in_samplers(sampler, policy, config):
-    items = items_of(policy)
-    expected = ours(policy, items, config)
-    assert theirs(sampler, items) == expected
-    assert len({rollout for group in expected for rollout in group}) == len(items)
+    examples = examples_of(policy)
+    expected = ours(policy, examples, config)
+    assert theirs(sampler, examples) == expected
+    assert len({rollout for group in expected for rollout in group}) == len(examples)
 
 
 def test_rollouts_follow_the_weights_once_they_are_taken(sampler, policy, config):
-    items = items_of(policy)
-    before = theirs(sampler, items)
+    examples = examples_of(policy)
+    before = theirs(sampler, examples)
     state = {name: value.clone() for name, value in policy.model.state_dict().items()}
     moved(policy.model, "")
     changed = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    assert theirs(sampler, items) == before  # nobody has said that they changed
-    sampler.take_weights()
-    after = theirs(sampler, items)
-    assert after == ours(policy, items, config)
+    assert theirs(sampler, examples) == before  # nobody has said that they changed
+    sampler.sync_weights()
+    after = theirs(sampler, examples)
+    assert after == ours(policy, examples, config)
     assert all(new != old for new, old in zip(after, before, strict=True))
     assert all(torch.equal(value, changed[name]) for name, value in policy.model.state_dict().items())
     policy.model.load_state_dict(state)
-    sampler.take_weights()
-    assert theirs(sampler, items) == before
+    sampler.sync_weights()
+    assert theirs(sampler, examples) == before
 
 
 def test_a_new_vision_tower_sees_the_same_clip_anew(sampler, policy, config):
     """vLLM keeps the tower's outputs, and the prompt's keys and values, under a hash of the pixels."""
-    items = items_of(policy)
-    before = theirs(sampler, items)
+    examples = examples_of(policy)
+    before = theirs(sampler, examples)
     moved(policy.model.model.visual, "")
-    sampler.take_weights()
-    after = theirs(sampler, items)
-    assert after == ours(policy, items, config)
+    sampler.sync_weights()
+    after = theirs(sampler, examples)
+    assert after == ours(policy, examples, config)
     assert sum(new != old for new, old in zip(after, before, strict=True)) >= 2
 
 
 def test_adapters_are_merged_and_the_policy_stays_as_it_is(sampler, policy, config, monkeypatch):
-    from trainers.policy import load_policy
-
-    adapted = load_policy(dataclasses.replace(config, lora=True, lora_r=4, lora_alpha=8), CPU)
+    adapted = policy_of(dataclasses.replace(config, lora=True, lora_r=4, lora_alpha=8))
     moved(adapted.model, "lora_")
     kept = {name: value.clone() for name, value in adapted.model.state_dict().items()}
     monkeypatch.setattr(sampler, "_policy", adapted)
-    items = items_of(adapted)
-    found = theirs(sampler, items)
-    assert found == ours(adapted, items, config)
-    assert all(new != old for new, old in zip(found, ours(policy, items, config), strict=True))
+    examples = examples_of(adapted)
+    found = theirs(sampler, examples)
+    assert found == ours(adapted, examples, config)
+    assert all(new != old for new, old in zip(found, ours(policy, examples, config), strict=True))
     assert all(torch.equal(value, kept[name]) for name, value in adapted.model.state_dict().items())
 
 
 def test_recorded_logprobs_are_the_policys(sampler, policy, config):
-    from trainers.grpo import mismatch
+    from trainers.grpo import sampler_mismatch
     from trainers.shared_prefix import group_logprobs
 
     free = dataclasses.replace(config, top_k=0, num_generations=4, max_completion_length=40)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sampler, "_config", free)
-        (group,) = sampler.sample([item_of(request("train/minute", n_frames=16, seconds=60.0), policy)])
-        (later,) = sampler.sample([item_of(request("train/minute", n_frames=16, seconds=60.0), policy, epoch=1)])
+        (group,) = sampler.sample([example_of(request("train/minute", n_frames=16, seconds=60.0), policy)])
+        (later,) = sampler.sample([example_of(request("train/minute", n_frames=16, seconds=60.0), policy, epoch=1)])
     assert len({rollout.token_ids for rollout in group.rollouts} | {r.token_ids for r in later.rollouts}) == 8
     completions = [torch.tensor(rollout.token_ids) for rollout in group.rollouts]
     with torch.no_grad():
         logprobs, _ = group_logprobs(
-            policy.model, policy.processor.layout, group.item.inputs, completions, shared_prefix=False
+            policy.model, policy.processor.layout, group.example.inputs, completions, shared_prefix=False
         )
-    found = mismatch(group, logprobs, free)
+    found = sampler_mismatch(group, logprobs, free)
     assert found.gap < 1e-4
     assert found.ratio == pytest.approx(1, abs=1e-4)
-    assert mismatch(group, logprobs, dataclasses.replace(free, temperature=0.7)) is None
+    assert sampler_mismatch(group, logprobs, dataclasses.replace(free, temperature=0.7)) is None
     off = dataclasses.replace(group.rollouts[0], logprobs=tuple(v - 1 for v in group.rollouts[0].logprobs))
-    assert mismatch(dataclasses.replace(group, rollouts=(off,)), logprobs[:1], free).gap == pytest.approx(1, abs=1e-4)
+    shifted = sampler_mismatch(dataclasses.replace(group, rollouts=(off,)), logprobs[:1], free)
+    assert shifted.gap == pytest.approx(1, abs=1e-4)
 
 
 def test_rollouts_that_end_by_themselves_keep_their_end_token(sampler, policy, config):
@@ -184,7 +181,7 @@ def test_rollouts_that_end_by_themselves_keep_their_end_token(sampler, policy, c
     free = dataclasses.replace(config, top_k=0, num_generations=8, max_completion_length=200)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sampler, "_config", free)
-        rollouts = sampler.sample([item_of(request("train/short"), policy)])[0].rollouts
+        rollouts = sampler.sample([example_of(request("train/short"), policy)])[0].rollouts
     assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
     for rollout in rollouts:
         *body, last = rollout.token_ids
@@ -195,13 +192,13 @@ def test_rollouts_that_end_by_themselves_keep_their_end_token(sampler, policy, c
 
 
 def test_weights_that_are_not_there_are_named(sampler, policy, config, monkeypatch):
-    from trainers import vllm_rollouts
+    from trainers import vllm_sampler
 
-    everything = vllm_rollouts.merged_parameters
+    everything = vllm_sampler.merged_parameters
     monkeypatch.setattr(
-        vllm_rollouts,
+        vllm_sampler,
         "merged_parameters",
         lambda model: ((name, value) for name, value in everything(model) if "layers.1.mlp.down_proj" not in name),
     )
     with pytest.raises(ValueError, match=r"1 of vLLM's parameters were given no weights.*layers\.1\.mlp\.down_proj"):
-        sampler.sample(items_of(policy))
+        sampler.sample(examples_of(policy))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,19 +10,19 @@ from torch import Tensor
 from seedbench_r1.backends.decoding import vision_tensors
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 from trainers.logprobs import token_logprobs
-from trainers.shared_prefix import inner_model, scoring
+from trainers.shared_prefix import Projection, inner_model, logprobs_of
 
 
 def batch_logprobs(
-    model: Any,
+    model: torch.nn.Module,
     layout: VisionLayout,
     prompts: Sequence[ModelInputs],  # B, of any lengths
     completions: Sequence[Tensor],  # B of (C_b,) int64, end token included
 ) -> tuple[Tensor, Tensor]:  # (B, T) float32 or float64, and (B, T) bool
     """Log-probability of every completion token given its own prompt and the completion so far, padded with 0.
 
-    T is the longest completion; the mask is True on tokens. Rows are padded to the right, where no token sees the
-    padding, and the output layer runs on completion rows only. Equal to one pass per row up to rounding. Gradients
+    T is the longest completion; the mask is True on tokens. Rows are padded to the right, where no token attends to
+    the padding, and the output layer runs on completion rows only. Equal to one pass per row up to rounding. Gradients
     flow if they are enabled. Raises ValueError if the numbers of prompts and completions differ or are 0.
     """
     if not prompts or len(prompts) != len(completions):
@@ -41,16 +40,15 @@ def batch_logprobs(
         input_ids[row, end:] = prompt.input_ids[0]
         positions[:, row, :start] = prompt.positions
         positions[:, row, start:] = torch.arange(start, width) + prompt.delta
-        chosen[row, start - 1 : end - 1] = True  # a token is predicted by the row before it
+        # A token is predicted by the row before it.
+        chosen[row, start - 1 : end - 1] = True
         mask[row, : len(completion)] = True
     targets = torch.cat([ids.cpu() for ids in completions]).to(base.device)
     chosen, mask = chosen.to(base.device), mask.to(base.device)
-    with scoring(base, lambda hidden, project: token_logprobs(project, hidden[chosen], targets)):
-        output = model(
-            input_ids=input_ids.to(base.device),
-            position_ids=positions.to(base.device),
-            use_cache=False,
-            **vision_tensors(base, layout, prompts),
-        )
-    logprobs = output.logits
+
+    def score(hidden: Tensor, project: Projection) -> Tensor:
+        return token_logprobs(project, hidden[chosen], targets)
+
+    arguments = {"input_ids": input_ids.to(base.device), "position_ids": positions.to(base.device)}
+    logprobs = logprobs_of(model, score, arguments | vision_tensors(base, layout, prompts))
     return logprobs.new_zeros(mask.shape).masked_scatter(mask, logprobs), mask

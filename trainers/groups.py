@@ -1,0 +1,128 @@
+"""A group of rollouts on its way through a step: sampled, rewarded, reported."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TypedDict
+
+from torch import Tensor
+
+from seedbench_r1.types import FinishReason, SamplingConfig
+from trainers.config import TrainConfig
+from trainers.data import TrainingExample
+from trainers.shared_prefix import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion, as the loss and the rewards need it."""
+
+    token_ids: tuple[int, ...]  # with the end token, if it ended by itself; at least one
+    text: str  # without special tokens
+    finish_reason: FinishReason
+    logprobs: tuple[float, ...] | None = None  # of each token by the sampler, before temperature; None: not recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A question and its G rollouts."""
+
+    example: TrainingExample
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardedGroup:
+    """A group with its rewards. All tensors (G,) float32 on the CPU."""
+
+    group: Group
+    accuracy: Tensor
+    format: Tensor
+    answer_spans: dict[int, Span]  # rollout -> its answer's tokens; of the accurate rollouts that have an answer
+    needs_reference: bool  # whether the reference's likelihoods can change the bonus; then it makes one pass
+    likelihood: Tensor  # of the answer under the reference; NaN: not accurate, no answer, or not needed
+    bonus: Tensor
+    reward: Tensor
+    advantage: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerMismatch:
+    """How far the sampler's log-probabilities are from the policy's on the same tokens. Means over a group's tokens."""
+
+    gap: float  # |policy - sampler|, natural log
+    ratio: float  # exp(policy - sampler): 1 when they agree
+
+
+class RolloutLine(TypedDict):
+    """A rollout in rollouts.jsonl, which adds the step."""
+
+    question_id: str
+    gold: str
+    text: str
+    finish_reason: FinishReason
+    tokens: int
+    reward: float
+    accuracy: float
+    format: float
+    bonus: float
+    likelihood: float | None
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReport:
+    """What is kept of a group: without tensors, so that it is small enough to be sent between processes."""
+
+    rollouts: list[RolloutLine]
+    loss: float
+    kl: float | None  # mean over the penalised tokens; None without a penalty
+    policy_passes: int  # 0 if the group has no gradient
+    reference_passes: int  # for the bonus alone: 0 or 1
+    mismatch: SamplerMismatch | None = None  # None: not measured
+
+
+def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:
+    """The group's rollouts with their rewards, in JSON values."""
+    question = rewarded.group.example.question
+    return [
+        {
+            "question_id": question.question_id,
+            "gold": question.gold,
+            "text": rollout.text,
+            "finish_reason": rollout.finish_reason,
+            "tokens": len(rollout.token_ids),
+            "reward": float(rewarded.reward[row]),
+            "accuracy": float(rewarded.accuracy[row]),
+            "format": float(rewarded.format[row]),
+            "bonus": float(rewarded.bonus[row]),
+            "likelihood": _finite(float(rewarded.likelihood[row])),
+            "advantage": float(rewarded.advantage[row]),
+        }
+        for row, rollout in enumerate(rewarded.group.rollouts)
+    ]
+
+
+def rollout_sampling(config: TrainConfig, epoch: int) -> SamplingConfig:
+    """Every sampling option of an epoch's rollouts."""
+    return SamplingConfig(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        repetition_penalty=1.0,
+        max_new_tokens=config.max_completion_length,
+        n=config.num_generations,
+        seed=_epoch_seed(config.seed, epoch),
+    )
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Another seed for each epoch, so that a question's rollouts differ between epochs."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:6])
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,94 @@
+"""What a training will do: rows, checkpoint folder and what to continue from, read once, before a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
+from seedbench_r1.questions import TrainingRow, file_sha256
+from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
+from trainers.config import TrainConfig, resume_identity, total_steps
+from trainers.data import read_rows
+from trainers.heldout import split_rows
+from trainers.samplers import check_sampler
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """Everything that is known of a training before its model is loaded. `train` carries it out."""
+
+    config: TrainConfig
+    rows: list[TrainingRow]  # to train on
+    heldout: list[TrainingRow]  # for --eval-every
+    data_sha256: str  # of the rows' file
+    checkpoint: Checkpoint  # of config.model
+    world_size: int  # processes
+    questions_per_step: int  # of all processes
+    n_steps: int
+    identity: dict[str, object]  # what a continuation must share
+    resume: SavedTraining | None  # the newest checkpoint of config.out, from which to continue
+
+    @property
+    def done(self) -> int:
+        """Steps taken already."""
+        return 0 if self.resume is None else self.resume.step
+
+    @property
+    def questions_per_process(self) -> int:
+        """Of one step."""
+        return self.questions_per_step // self.world_size
+
+
+def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
+    """Read rows and checkpoint folder and find what to continue from. Loads no model.
+
+    Raises:
+        DataError: invalid rows, or absent media unless config.allow_missing.
+        ConfigError: no such model, no such sampler, config.out holds checkpoints of another configuration, or one
+            process is to shard.
+    """
+    check_sampler(config, world_size=world_size)
+    if config.fsdp and world_size == 1:
+        raise ConfigError(
+            "--fsdp spreads the weights over processes, and there is one. Fix: torchrun --nproc-per-node GPUS "
+            "--no-python seedbench-r1 train ..., or without --fsdp."
+        )
+    checkpoint = inspect_model(config.model)
+    # Qwen3-VL's patches are larger than the other families'; frames must come in whole ones.
+    if config.video.size_multiple % checkpoint.size_multiple:
+        config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
+    rows, heldout = split_rows(read_rows(config), config)
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
+    n_steps, data_sha256 = total_steps(config, len(rows), per_step), file_sha256(config.questions_file)
+    identity = resume_identity(config) | {
+        "questions_per_step": per_step,
+        "steps": n_steps,
+        "data_sha256": data_sha256,
+        "model_fingerprint": checkpoint.info.fingerprint,
+    }
+    resume = newest_checkpoint(config.out)
+    if resume is not None:
+        check_same_run(resume, identity)
+        # A finished training may have lost its resume/ folder: nothing will be continued from it.
+        if resume.step < n_steps:
+            check_resumable(resume.folder, sharded=config.fsdp)
+    return TrainPlan(
+        config=config,
+        rows=rows,
+        heldout=heldout,
+        data_sha256=data_sha256,
+        checkpoint=checkpoint,
+        world_size=world_size,
+        questions_per_step=per_step,
+        n_steps=n_steps,
+        identity=identity,
+        resume=resume,
+    )
+
+
+def newest_checkpoint(out: Path) -> SavedTraining | None:
+    """What the newest checkpoint of a run says, None without one. Raises ConfigError if it is damaged."""
+    existing = list_checkpoints(out)
+    return read_training(existing[-1]) if existing else None
