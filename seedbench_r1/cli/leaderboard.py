@@ -143,10 +143,11 @@ def _write(
     page: tuple[str, int],
 ) -> tuple[list[Path], HtmlReport]:
     """Write everything; the files, and what became of the page."""
-    from leaderboards.draw.charts import write_charts
     from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+    from leaderboards.draw.latex import write_latex
+    from leaderboards.draw.markdown import write_markdown
     from leaderboards.draw.page import write_html
-    from leaderboards.draw.text import write_latex, write_markdown
+    from leaderboards.draw.svg import write_charts
     from leaderboards.methods import write_meta
     from seedbench_r1.files import make_folder
     from seedbench_r1.runs.directory import utc_now

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from leaderboards.board import build_board
-from leaderboards.draw.charts import (
+from leaderboards.draw.svg import (
     FEATURED,
     _end_labels,
     consistency_chart,

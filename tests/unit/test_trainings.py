@@ -6,10 +6,10 @@ from importlib import resources
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.draw.charts import PALETTE, training_chart
 from leaderboards.draw.page import write_html
 from leaderboards.draw.page_table import MINUS
 from leaderboards.draw.page_training import _scale, training_section
+from leaderboards.draw.svg import PALETTE, training_chart
 from leaderboards.trainings import smooth, trainings
 from seedbench_r1.runs.training_snapshot import FILE
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
