@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.types import (
-    ConsistencyCounts,
     FinishReason,
     GroupSummary,
     Outcome,
@@ -16,7 +15,6 @@ from seedbench_r1.types import (
     RunRecord,
     RunSummary,
     Score,
-    Verdict,
 )
 
 _LONGEST_LETTER = 40  # characters: a letter with parentheses, emphasis, a stop, or inside an answer tag
@@ -87,31 +85,6 @@ def _count(questions: list[Question], records: Mapping[str, RunRecord], n: int) 
         truncated=sum(s.outcome == "truncated" for s in scores),
         failed=sum(record.failure is not None for record in present),
         format_ok=sum(record.parsed.format_ok for record in present if record.parsed is not None),
-    )
-
-
-def consistency_counts(records: Iterable[RunRecord], verdicts: Mapping[str, Verdict]) -> ConsistencyCounts:
-    """Count one judge's verdicts (by question_id) on the answered records, by correctness."""
-    scored = [(record, record.score) for record in records if record.score is not None]
-    cells = {(correct, consistent): 0 for correct in (True, False) for consistent in (True, False)}
-    bare = 0
-    for record, score in scored:
-        verdict = verdicts.get(record.question_id)
-        if verdict is None or verdict.consistent is None:
-            continue
-        cells[score.correct, verdict.consistent] += 1
-        bare += lacks_reasoning(record)
-    judged = sum(cells.values())
-    return ConsistencyCounts(
-        n=len(scored),
-        judged=judged,
-        consistent=cells[True, True] + cells[False, True],
-        correct_consistent=cells[True, True],
-        correct_inconsistent=cells[True, False],
-        wrong_consistent=cells[False, True],
-        wrong_inconsistent=cells[False, False],
-        no_reasoning=bare,
-        missing=len(scored) - judged,
     )
 
 

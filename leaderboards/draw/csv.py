@@ -14,7 +14,8 @@ from pathlib import Path
 from leaderboards.board import Board
 from leaderboards.outcomes import NO_LETTER, NO_VERDICT, OUTCOME_NAMES, UNKNOWN, Measured, QuestionBank
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Cell, LeaderboardRow
+from leaderboards.rows import LeaderboardRow
+from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
 from seedbench_r1.types import DOMAINS, LETTERS
 
@@ -127,7 +128,7 @@ def wide_fields(row: LeaderboardRow, baseline: str | None) -> dict[str, str]:
     return fields | _delta_fields(row)
 
 
-def _cell_fields(prefix: str, measure: str, cell: Cell | None) -> dict[str, str]:
+def _cell_fields(prefix: str, measure: str, cell: Proportion | None) -> dict[str, str]:
     value, lo, hi = (cell.value, cell.lo, cell.hi) if cell else (math.nan, math.nan, math.nan)
     name = f"{prefix}_{measure}"
     return {name: percent(value), f"{name}_lo": percent(lo), f"{name}_hi": percent(hi)}
@@ -191,7 +192,7 @@ def _long_place(run_id: str, name: str, metric: str) -> dict[str, str]:
     }
 
 
-def _long_cell(run_id: str, name: str, metric: str, cell: Cell) -> dict[str, str]:
+def _long_cell(run_id: str, name: str, metric: str, cell: Proportion) -> dict[str, str]:
     return _long_place(run_id, name, metric) | {
         "value": exact(cell.value),
         "lo": exact(cell.lo),

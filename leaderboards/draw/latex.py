@@ -7,7 +7,8 @@ from pathlib import Path
 from leaderboards.board import Board
 from leaderboards.draw.paper_table import COLUMNS, comparable_consistency, is_bold, printed, reported_label, row_label
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Cell, LeaderboardRow
+from leaderboards.rows import LeaderboardRow
+from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
 
 EMPTY = "--"
@@ -103,7 +104,7 @@ def _accuracy(row: LeaderboardRow, name: str) -> str:
     return f"[{100 * bounds.lo:.1f}, {100 * bounds.hi:.1f}]" if bounds else _plus_minus(row.accuracy.get(name))
 
 
-def _plus_minus(cell: Cell | None) -> str:
+def _plus_minus(cell: Proportion | None) -> str:
     if cell is None or cell.n == 0:
         return EMPTY
     return rf"{100 * cell.value:.1f}\textsubscript{{$\pm${50 * (cell.hi - cell.lo):.1f}}}"

@@ -17,7 +17,8 @@ from leaderboards.draw.paper_table import (
 )
 from leaderboards.methods import methods
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Cell, LeaderboardRow
+from leaderboards.rows import LeaderboardRow
+from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
 
 
@@ -63,7 +64,7 @@ def _accuracy(row: LeaderboardRow, name: str) -> str:
     return f"{100 * bounds.lo:.1f} to {100 * bounds.hi:.1f}" if bounds else _plus_minus(row.accuracy.get(name))
 
 
-def _plus_minus(cell: Cell | None) -> str:
+def _plus_minus(cell: Proportion | None) -> str:
     return DASH if cell is None or cell.n == 0 else f"{100 * cell.value:.1f} ±{50 * (cell.hi - cell.lo):.1f}"
 
 

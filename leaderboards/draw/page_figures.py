@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from leaderboards.board import Board
 from leaderboards.draw.page_table import interval_text, percent, points
-from leaderboards.rows import Cell, Delta, Gap, LeaderboardRow, Quadrants
-from leaderboards.stats import PairedDifference, difference_of_gaps
+from leaderboards.rows import Delta, Gap, LeaderboardRow, Quadrants
+from leaderboards.stats import PairedDifference, Proportion, difference_of_gaps
 from seedbench_r1.types import LEVELS
 
 LINE = 17.0  # height of a label, in drawing units
@@ -236,7 +236,7 @@ def _bar(place: int, row: LeaderboardRow, level: str, quadrants: Quadrants) -> Q
     return QuadrantBar(place, row.model, parts, _contrast(right), _contrast(wrong))
 
 
-def _contrast(cell: Cell | None) -> Contrast | None:
+def _contrast(cell: Proportion | None) -> Contrast | None:
     if cell is None or cell.n == 0:
         return None
     x, lo, hi = (round(100 * value, 1) for value in (cell.value, cell.lo, cell.hi))
@@ -249,7 +249,7 @@ def _series(board: Board, place: int, text: str, marks: tuple[Point, ...], label
     return Series(place, row.model, text, marks, *label, strong=strong, is_baseline=is_baseline)
 
 
-def _interval(cell: Cell) -> tuple[float, float]:
+def _interval(cell: Proportion) -> tuple[float, float]:
     return cell.lo, cell.hi
 
 

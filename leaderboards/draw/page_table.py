@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from leaderboards.board import Board
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Bounds, Cell, Delta, Gap, LeaderboardRow
+from leaderboards.rows import Bounds, Delta, Gap, LeaderboardRow
+from leaderboards.stats import Proportion
 from seedbench_r1.types import DOMAINS
 
 DASH = "–"
@@ -258,7 +259,7 @@ def _judge_note(row: LeaderboardRow) -> str:
     return "not judged" if row.judge_id is None else "incomplete"
 
 
-def _share_cell(cell: Cell | None, scale: _Scale, absent: str) -> CellView:
+def _share_cell(cell: Proportion | None, scale: _Scale, absent: str) -> CellView:
     if cell is None or cell.n == 0:
         return CellView(DASH, "empty", note=absent)
     effect = f", design effect {cell.deff:.2f} over {cell.n_clusters:,} videos" if cell.deff > 1 else ""

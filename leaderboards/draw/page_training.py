@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from leaderboards.board import Board
 from leaderboards.draw.page_figures import Tick
 from leaderboards.draw.page_table import MINUS, backbone, interval_text, percent
-from leaderboards.rows import Cell
+from leaderboards.stats import Proportion
 from leaderboards.trainings import TITLES, Training, smooth, trainings
 from seedbench_r1.runs.training_snapshot import Points
 from seedbench_r1.types import LEVELS
@@ -18,7 +18,6 @@ from seedbench_r1.types import LEVELS
 WIDTH, HEIGHT = 340.0, 190.0  # of one panel, in drawing units
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 332.0, 8.0, 162.0
 FINE = 10  # curves are drawn in tenths of a unit, as whole numbers: half the bytes
-COLOURS = 6  # of the style sheet; lines beyond are dashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def _curve_panel(shown: Sequence[Training], name: str) -> Panel:
 
 def _step_panel(board: Board, shown: Sequence[Training], level: str) -> Panel | None:
     """Accuracy of the checkpoints of those trainings that have two with this level complete; None if there are none."""
-    known: list[tuple[int, Training, list[tuple[int, Cell]]]] = []
+    known: list[tuple[int, Training, list[tuple[int, Proportion]]]] = []
     for key, training in enumerate(shown):
         rows = zip(training.steps, (board.rows[place] for place in training.places), strict=True)
         cells = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from leaderboards.board import Board
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Cell, LeaderboardRow
+from leaderboards.rows import LeaderboardRow
+from leaderboards.stats import Proportion
 
 # As in the papers' tables: levels, with L3's domains before its total.
 COLUMNS = ("L1", "L2", "Daily life", "Hobbies", "Recreation", "Work", "L3")
@@ -31,6 +32,6 @@ def is_bold(board: Board, row: LeaderboardRow, name: str) -> bool:
     return row.tier == "A" and board.metric.measure == "accuracy" and name == board.metric.level
 
 
-def comparable_consistency(board: Board, row: LeaderboardRow) -> Cell | None:
+def comparable_consistency(board: Board, row: LeaderboardRow) -> Proportion | None:
     """Consistency on L3, unless another judge than the board's said so: one column never mixes judges."""
     return row.consistency.get("L3") if row.judge_id == board.judge_id else None

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from leaderboards.board import Board
-from leaderboards.rows import Cell, LeaderboardRow
+from leaderboards.rows import LeaderboardRow
+from leaderboards.stats import Proportion
 from leaderboards.trainings import TITLES as CURVE_TITLES
 from leaderboards.trainings import smooth, trainings
 from seedbench_r1.files import make_folder, write_error, write_text
@@ -320,12 +321,12 @@ def _colour(place: int) -> str:
     return PALETTE[place % len(PALETTE)][0]
 
 
-def _errors(cells: Sequence[Cell]) -> list[list[float]]:
+def _errors(cells: Sequence[Proportion]) -> list[list[float]]:
     below = [max(0.0, 100 * (cell.value - cell.lo)) for cell in cells]
     return [below, [max(0.0, 100 * (cell.hi - cell.value)) for cell in cells]]
 
 
-def _series(axes: Axes, place: int, at: Sequence[float], cells: Sequence[Cell], label: str) -> None:
+def _series(axes: Axes, place: int, at: Sequence[float], cells: Sequence[Proportion], label: str) -> None:
     axes.errorbar(
         at,
         [100 * cell.value for cell in cells],

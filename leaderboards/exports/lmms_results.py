@@ -14,7 +14,8 @@ from typing import Any
 from leaderboards.exports.common import Exported, caveat, json_file, json_line
 from leaderboards.outcomes import Bools
 from leaderboards.provenance import shareable
-from leaderboards.rows import Cell, share
+from leaderboards.rows import share
+from leaderboards.stats import Proportion
 from seedbench_r1.prompts import build_prompt, template_sha
 from seedbench_r1.types import DOMAINS, LEVELS, ParsedResponse, Question, RunRecord, Score, Verdict, to_json
 
@@ -113,7 +114,7 @@ def _metrics(exported: Exported, level: str) -> dict[str, float]:
     format_ok: Bools = table.selected & False
     format_ok[[bank.index[question_id] for question_id in kept]] = True
     accuracy = share(table.correct, asked, bank)
-    found: dict[str, Cell] = {
+    found: dict[str, Proportion] = {
         "accuracy": accuracy,
         "strict_match": share(table.strict, asked, bank),
         "letter_given": share(table.picked >= 0, asked, bank),

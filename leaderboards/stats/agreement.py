@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import special
-
 from leaderboards.stats.proportions import NAN, Z, as_count, as_counts, check_deff
 
 
@@ -138,13 +136,3 @@ def predictive_value_rate(k: int, n: int, table: tuple[int, int, int, int], *, d
 
 def _rate(rate: float, se: float) -> Estimate:
     return Estimate(rate, se, max(0.0, rate - Z * se), min(1.0, rate + Z * se))
-
-
-def majority_error(error: float, votes: int) -> float:
-    """Chance that the majority of an odd number of votes is wrong, each wrong with chance error, independently.
-
-    A judge's systematic errors are not independent and do not shrink so. Raises ValueError for an even number.
-    """
-    if votes < 1 or votes % 2 == 0 or not 0 <= error <= 1:
-        raise ValueError(f"votes {votes!r} must be odd and error {error!r} in [0, 1]")
-    return float(special.bdtrc(votes // 2, votes, error))

@@ -47,7 +47,7 @@ class PairedDifference:
     hi: float
     se: float
     n: int  # questions
-    n_clusters: int  # 0: not clustered
+    n_clusters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +94,6 @@ def paired_interval(differences: Values, clusters: Clusters) -> PairedDifference
     )
 
 
-def unclustered_paired_interval(b: int, c: int, n: int) -> PairedDifference:
-    """(b - c) / n of n independent questions; b: only the first model is right, c: only the second.
-
-    Wald interval with se = sqrt(b + c - (b - c)^2 / n) / n. n = 0: nan. Raises ValueError when b + c > n.
-    """
-    b, c, n = as_count(b, "b"), as_count(c, "c"), as_count(n, "n")
-    if b + c > n:
-        raise ValueError(f"b + c is {b + c}, more than n = {n}")
-    if n == 0:
-        return PairedDifference(NAN, NAN, NAN, NAN, 0, 0)
-    mean, se = (b - c) / n, math.sqrt(b + c - (b - c) ** 2 / n) / n
-    return PairedDifference(mean, mean - Z * se, mean + Z * se, se, n, 0)
-
-
 def difference_of_gaps(near: PairedDifference, far: PairedDifference) -> PairedDifference:
     """near - far: how much more one model loses from one level to another than the other model does.
 
@@ -115,7 +101,7 @@ def difference_of_gaps(near: PairedDifference, far: PairedDifference) -> PairedD
     The quantile is normal, or Student's t of the level with fewer clusters when that has fewer than 30.
     """
     mean, se = near.mean - far.mean, math.hypot(near.se, far.se)
-    fewest = min((d.n_clusters for d in (near, far) if d.n_clusters), default=FEW_CLUSTERS)
+    fewest = min(near.n_clusters, far.n_clusters)
     half = (Z if fewest >= FEW_CLUSTERS else t_quantile(fewest - 1)) * se
     return PairedDifference(mean, mean - half, mean + half, se, near.n + far.n, near.n_clusters + far.n_clusters)
 
