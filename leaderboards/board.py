@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,6 +72,11 @@ class Board:
     def n_reported(self) -> int:
         return len(self.published)
 
+    @property
+    def comparable(self) -> list[LeaderboardRow]:
+        """The rows that share a chart, in the order of rows."""
+        return comparable(self.rows, {group.protocol_id for group in self.protocols if group.ranked})
+
     def row(self, run_id: str) -> LeaderboardRow:
         return next(row for row in self.rows if row.run_id == run_id)
 
@@ -134,8 +139,8 @@ def _unranked(
     rows = [build_row(measured, bank) for measured in read.values()]
     rows.sort(key=lambda row: _descending(score_of(row, metric, judge_id)))
     protocols = _ranked_protocols(rows, metric, baseline, judge_id, force_mixed=force_mixed)
-    comparable = {row.run_id for row in rows if row.status == "complete" and row.protocol_id in protocols}
-    scored = {row.run_id for row in rows if not math.isnan(score_of(row, metric, judge_id))} & comparable
+    compared = comparable(rows, protocols)
+    scored = {row.run_id for row in compared if not math.isnan(score_of(row, metric, judge_id))}
     rows.sort(key=lambda row: row.run_id not in scored)  # stable: by score within both halves
     run_ids = [row.run_id for row in rows]
     ranking = level_tests(run_ids, [read[run_id] for run_id in run_ids if run_id in scored], metric, bank)
@@ -147,7 +152,7 @@ def _unranked(
     tests = {
         level: level_tests(
             run_ids,
-            [read[row.run_id] for row in rows if row.run_id in comparable and level in row.accuracy],
+            [read[row.run_id] for row in comparable(rows, protocols) if level in row.accuracy],
             Metric(level, "accuracy"),
             bank,
         )
@@ -174,6 +179,15 @@ def _unranked(
         left_out=(),
         warnings=tuple(warnings),
     )
+
+
+def comparable(rows: Iterable[LeaderboardRow], protocols: Container[str]) -> list[LeaderboardRow]:
+    """Complete rows of these protocol ids: only these are ranked, tested against each other and drawn in one chart.
+
+    A SUBSET has other questions, another protocol other frames or another prompt: a line beside the others would invite
+    a comparison that no test stands behind.
+    """
+    return [row for row in rows if row.status == "complete" and row.protocol_id in protocols]
 
 
 def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBank, *, only: bool) -> Measured:

@@ -17,7 +17,8 @@ import numpy as np
 from markupsafe import Markup
 
 from leaderboards.board import Board
-from leaderboards.draw import page_figures as report_figures
+from leaderboards.draw.charts import QUADRANT_PARTS, consistency_chart, level_chart
+from leaderboards.draw.page_figures import gap_rows, quadrant_bars, scatter_view, slope_view
 from leaderboards.draw.page_payload import (
     Detail,
     Details,
@@ -80,7 +81,7 @@ def write_html(
     Args:
         board: what to show.
         path: of the file; its folder is made.
-        detail: whose reasoning the page carries: "auto" as much as fits, see `report_payload.allocate`; "full" all of
+        detail: whose reasoning the page carries: "auto" as much as fits, see `page_payload.allocate`; "full" all of
             it, however large; "none".
         max_bytes: of the file, for "auto". The table, the questions and all answers are always in it.
         built_utc: the time shown, ISO 8601; now by default. With it given the same board gives the same bytes.
@@ -125,11 +126,11 @@ def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Det
         "built_day": built[:10],
         "version": __version__,
         "table": table_view(board),
-        "slope": report_figures.slope_chart(board),
-        "gaps": report_figures.gap_rows(board),
-        "scatter": report_figures.scatter_chart(board),
-        "bars": report_figures.quadrant_bars(board),
-        "parts": report_figures.PARTS,
+        "slope": slope_view(level_chart(board)),
+        "gaps": gap_rows(board),
+        "scatter": scatter_view(consistency_chart(board)),
+        "bars": quadrant_bars(board),
+        "parts": QUADRANT_PARTS,
         "training": training_section(board),
         "dataset": " + ".join(sorted({row.dataset_rev for row in board.rows})),
         "judge": shareable(board.judge_id or ""),

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from leaderboards.board import Board
+from leaderboards.draw.numbers import DASH, backbone, interval_text, p_text, percent, points
 from leaderboards.published import PublishedRow
 from leaderboards.rows import Bounds, Delta, Gap, LeaderboardRow
 from leaderboards.stats import Proportion
 from seedbench_r1.types import DOMAINS
 
-DASH = "–"
-MINUS = "\u2212"
 WIDTH, MARGIN = 80.0, 3.0  # of a whisker's drawing, in its own units
 
 
@@ -87,26 +86,6 @@ def table_view(board: Board) -> TableView:
         for name in ("algo", "frames", "backbone", "protocol")
     }
     return TableView(columns, rows, reported, facets)
-
-
-def percent(value: float) -> str:
-    """0.4489 -> "44.9"."""
-    return f"{100 * value:.1f}"
-
-
-def points(value: float) -> str:
-    """0.041 -> "+4.1"; a true minus sign, and no sign for what rounds to zero."""
-    text = f"{100 * abs(value):.1f}"
-    return text if text == "0.0" else ("+" if value > 0 else MINUS) + text
-
-
-def interval_text(lo: float, hi: float, show: Callable[[float], str] = percent) -> str:
-    return "" if math.isnan(lo) or math.isnan(hi) else f"[{show(lo)}, {show(hi)}]"
-
-
-def backbone(base_model: str | None) -> str:
-    """The base model without the hub account."""
-    return (base_model or "").rstrip("/").rpartition("/")[2]
 
 
 def _columns(board: Board) -> Iterable[Column]:
@@ -310,11 +289,6 @@ def _delta_cell(board: Board, row: LeaderboardRow, group: str, scale: _Scale) ->
         shared=f"n={delta.n:,}" if delta.n < asked else "",
         whisker=scale.whisker(delta.value, delta.lo, delta.hi, zero=True),
     )
-
-
-def p_text(p: float) -> str:
-    """ "= 0.0124", or "< 0.001"."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _source_facts(published: PublishedRow, source: str) -> tuple[tuple[str, str], ...]:

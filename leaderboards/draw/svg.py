@@ -9,26 +9,33 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from leaderboards.board import Board
-from leaderboards.rows import LeaderboardRow
-from leaderboards.stats import Proportion
-from leaderboards.trainings import TITLES as CURVE_TITLES
-from leaderboards.trainings import smooth, trainings
+from leaderboards.draw.charts import (
+    QUADRANT_PARTS,
+    BarChart,
+    Chart,
+    Series,
+    Span,
+    consistency_chart,
+    level_chart,
+    quadrant_chart,
+    step_chart,
+    training_chart,
+)
 from seedbench_r1.files import make_folder, write_error, write_text
-from seedbench_r1.runs.training_snapshot import Points
-from seedbench_r1.types import LEVELS
 
-FEATURED = 12  # lines that can still be told apart in one chart
+FEATURED = 12  # lines that a reader can still follow in one chart
 INK = "#1b1c1e"
 # Okabe and Ito's colours, readable without colour vision; the two lightest are left out. Second: on dark paper.
 PALETTE = (
@@ -41,17 +48,18 @@ PALETTE = (
 )
 MARKERS = "osD^vPX*"
 
-# Field of Quadrants, label, place in the palette, pattern.
-PARTS = (
-    ("correct_consistent", "right, consistent", 2, ""),
-    ("correct_inconsistent", "right, inconsistent (lucky)", 2, "////"),
-    ("wrong_consistent", "wrong, consistent (honest error)", 1, ""),
-    ("wrong_inconsistent", "wrong, inconsistent", 1, "////"),
-    ("no_reasoning", "no reasoning or no answer", 3, r"\\\\"),
-    ("undecided", "undecided", 5, "xxxx"),
-    ("error", "failed", 4, "----"),
-)
+# Of the parts of a bar: place in the palette, pattern.
+PART_STYLES = {
+    "correct_consistent": (2, ""),
+    "correct_inconsistent": (2, "////"),
+    "wrong_consistent": (1, ""),
+    "wrong_inconsistent": (1, "////"),
+    "no_reasoning": (3, r"\\\\"),
+    "undecided": (5, "xxxx"),
+    "error": (4, "----"),
+}
 
+# matplotlib types the keys as a Literal of every setting there is.
 _SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -71,191 +79,192 @@ _SETTINGS: dict[Any, Any] = {
 
 def write_charts(board: Board, folder: Path) -> list[Path]:
     """Write those charts that the board has numbers for; the files, SVG and PDF by turns. Raises ResourceError."""
-    charts: dict[str, Callable[[Board], Figure | None]] = {
-        "levels": level_chart,
-        "consistency": consistency_chart,
-        "quadrants": quadrant_chart,
-        "steps": step_chart,
-        "training": training_chart,
-    }
+    described: tuple[Chart | BarChart | None, ...] = (
+        level_chart(board, at_most=FEATURED),
+        consistency_chart(board, at_most=FEATURED),
+        quadrant_chart(board, board.metric.level, at_most=FEATURED),
+        step_chart(board),
+        training_chart(board, at_most=FEATURED),
+    )
     written = []
-    for name, draw in charts.items():
-        with mpl.rc_context({**_SETTINGS, "svg.hashsalt": f"seedbench-r1 {name}"}):
-            figure = draw(board)
-            if figure is None:
-                continue
+    for chart in described:
+        if chart is None:
+            continue
+        # The salt makes matplotlib's ids the same in every process, and different from those of the other charts.
+        with mpl.rc_context({**_SETTINGS, "svg.hashsalt": f"seedbench-r1 {chart.name}"}):
+            figure = draw(chart)
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once, for both files
             make_folder(folder)
             try:
-                figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None})
+                figure.savefig(folder / f"{chart.name}.pdf", metadata={"CreationDate": None, "Creator": None})
             except OSError as error:
                 raise write_error(folder, error) from error
-            write_text(folder / f"{name}.svg", svg(figure, name, f"{TITLES[name]}, SEED-Bench-R1"))
-        written += [folder / f"{name}.svg", folder / f"{name}.pdf"]
+            write_text(folder / f"{chart.name}.svg", svg(figure, chart.name, f"{chart.title}, SEED-Bench-R1"))
+        written += [folder / f"{chart.name}.svg", folder / f"{chart.name}.pdf"]
     return written
 
 
-TITLES = {
-    "levels": "Accuracy on L1, L2 and L3",
-    "consistency": "Accuracy and reasoning consistency",
-    "quadrants": "Answers by correctness and consistency",
-    "steps": "Accuracy by training step",
-    "training": "Training curves",
-}
+def draw(chart: Chart | BarChart) -> Figure:
+    """The chart as a figure, not yet laid out."""
+    if isinstance(chart, BarChart):
+        return _bars(chart)
+    draw_lines = {"levels": _levels, "consistency": _consistency, "steps": _steps, "training": _training}
+    return draw_lines[chart.name](chart)
 
 
-def level_chart(board: Board) -> Figure | None:
-    """Accuracy from L1 to L3, a line a run, with intervals. None without a run that has two levels."""
-    levels = [level for level in LEVELS if level in board.bank.levels]
-    rows = [row for row in _comparable(board) if sum(level in row.accuracy for level in levels) > 1]
-    shown = _featured(board, rows)
-    if not shown:
-        return None
+def _levels(chart: Chart) -> Figure:
+    (panel,) = chart.panels
     figure, axes = _canvas(6.5, 4.0)
     labels = []
-    for place, row in enumerate(shown):
-        shift = 0.12 * (place / max(1, len(shown) - 1) - 0.5)
-        at = [i + shift for i, level in enumerate(levels) if level in row.accuracy]
-        cells = [row.accuracy[level] for level in levels if level in row.accuracy]
-        _series(axes, place, at, cells, row.run_id)
-        labels.append((100 * cells[-1].value, row.model, _colour(place)))
-    axes.set_xticks(range(len(levels)), levels)
-    axes.set_xlim(-0.3, len(levels) - 1 + 0.2)
-    axes.set_ylabel("accuracy, %")
-    _end_labels(axes, labels, len(levels) - 1 + 0.14)
-    _note(figure, f"95 % intervals, clustered by video{_some(shown, rows)}. The levels hold different questions.")
+    for i, series in enumerate(panel.series):
+        # Side by side, so that intervals of one level do not hide each other.
+        shift = 0.12 * (i / max(1, len(panel.series) - 1) - 0.5)
+        _line(axes, series, [mark.x.value + shift for mark in series.marks])
+        labels.append((100 * series.marks[-1].y.value, series.name, _colour(series.key)))
+    last = len(panel.x.categories) - 1
+    axes.set_xticks(range(last + 1), panel.x.categories)
+    axes.set_xlim(-0.3, last + 0.2)
+    axes.set_ylabel(panel.y.label)
+    _end_labels(axes, labels, last + 0.14)
+    _note(figure, chart.note)
     return figure
 
 
-def consistency_chart(board: Board) -> Figure | None:
-    """Accuracy (x) against consistency (y) on the metric's level, with interval crosses. None without verdicts."""
-    level = board.metric.level
-    rows = [
-        r for r in _comparable(board) if r.judge_id == board.judge_id and level in r.consistency and level in r.accuracy
-    ]
-    shown = _featured(board, rows)
-    if not shown:
-        return None
+def _consistency(chart: Chart) -> Figure:
+    (panel,) = chart.panels
     figure, axes = _canvas(6.5, 4.4)
-    for place, row in enumerate(shown):
-        x, y = row.accuracy[level], row.consistency[level]
+    for series in panel.series:
+        (mark,) = series.marks
         axes.errorbar(
-            [100 * x.value],
-            [100 * y.value],
-            xerr=_errors([x]),
-            yerr=_errors([y]),
-            color=_colour(place),
-            marker=MARKERS[place % len(MARKERS)],
+            [100 * mark.x.value],
+            [100 * mark.y.value],
+            xerr=_errors([mark.x]),
+            yerr=_errors([mark.y]),
+            color=_colour(series.key),
+            marker=_marker(series.key),
             markersize=5,
             linewidth=1,
-            label=row.model,
+            label=series.name,
         )
-    axes.set_xlabel(f"accuracy on {level}, %")
-    axes.set_ylabel(f"reasoning consistency on {level}, %")
+    axes.set_xlabel(panel.x.label)
+    axes.set_ylabel(panel.y.label)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _note(figure, f"95 % intervals, clustered by video{_some(shown, rows)}. Judge: {board.judge_id}.")
+    _note(figure, chart.note)
     return figure
 
 
-def quadrant_chart(board: Board) -> Figure | None:
-    """Shares of right and wrong, consistent and inconsistent answers: a bar a run, on the metric's level."""
-    level = board.metric.level
-    rows = [row for row in _comparable(board) if row.judge_id == board.judge_id and level in row.quadrants]
-    shown = _featured(board, rows)
-    if not shown:
-        return None
-    figure, axes = _canvas(6.5, 1.1 + 0.3 * len(shown))
-    left = [0.0] * len(shown)
-    for name, label, colour, pattern in PARTS:
-        shares = [100 * getattr(row.quadrants[level], name) / row.quadrants[level].n for row in shown]
+def _bars(chart: BarChart) -> Figure:
+    figure, axes = _canvas(6.5, 1.1 + 0.3 * len(chart.bars))
+    left = [0.0] * len(chart.bars)
+    for part in QUADRANT_PARTS:
+        shares = [bar.share(part) for bar in chart.bars]
         if any(shares):
-            face = PALETTE[colour][0]
+            colour, pattern = PART_STYLES[part.field]
             axes.barh(
-                range(len(shown)),
+                range(len(chart.bars)),
                 shares,
                 left=left,
-                color=face,
+                color=_colour(colour),
                 hatch=pattern,
                 edgecolor=INK,
                 linewidth=0.4,
-                label=label,
+                label=f"{part.label} ({part.gloss})" if part.gloss else part.label,
             )
         left = [start + share for start, share in zip(left, shares, strict=True)]
-    axes.set_yticks(range(len(shown)), [row.model for row in shown])
+    axes.set_yticks(range(len(chart.bars)), [bar.name for bar in chart.bars])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel(f"share of the questions of {level}, %")
+    axes.set_xlabel(f"share of the questions of {chart.level}, %")
     _legend_above(figure, *axes.get_legend_handles_labels(), columns=2)
-    _note(figure, f"Judge: {board.judge_id}{_some(shown, rows)}.")
+    _note(figure, chart.note)
     return figure
 
 
-def step_chart(board: Board) -> Figure | None:
-    """Accuracy by training step, a line a training. None unless one has two checkpoints."""
-    comparable = {row.run_id for row in _comparable(board)}
-    sweeps: dict[str, list[tuple[int, LeaderboardRow]]] = {}
-    for training in trainings(board):
-        rows = [(step, board.rows[place]) for step, place in zip(training.steps, training.places, strict=True)]
-        rows = [(step, row) for step, row in rows if row.run_id in comparable]
-        if len({step for step, _ in rows}) > 1:
-            sweeps[training.name] = rows
-    levels = [level for level in LEVELS if level in board.bank.levels]
-    if not sweeps or not levels:
-        return None
+def _steps(chart: Chart) -> Figure:
     figure = _figure(6.5, 2.6)
-    panels = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
-    for axes, level in zip(panels, levels, strict=True):
-        for place, (name, rows) in enumerate(sweeps.items()):
-            points = [(step, row.accuracy[level]) for step, row in rows if level in row.accuracy]
-            _series(axes, place, [step for step, _ in points], [cell for _, cell in points], name)
-        axes.set_title(level, fontsize=9, color=INK)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    panels = figure.subplots(1, len(chart.panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(panels, chart.panels, strict=True):
+        for series in panel.series:
+            _line(axes, series, [mark.x.value for mark in series.marks])
+        axes.set_title(panel.title, fontsize=9, color=INK)
+        axes.set_xlabel(panel.x.label)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=panel.x.whole))
         _grid(axes)
-    panels[0].set_ylabel("accuracy, %")
-    if len(sweeps) > 1:
-        _legend_above(figure, *panels[0].get_legend_handles_labels(), columns=2)
-    _note(figure, f"{', '.join(sweeps)}. 95 % intervals, clustered by video. The best of several steps is flattered.")
+    panels[0].set_ylabel(chart.panels[0].y.label)
+    labels = _labels_of(panels)
+    if len(labels) > 1:
+        _legend_above(figure, list(labels.values()), list(labels), columns=2)
+    _note(figure, chart.note)
     return figure
 
 
-def training_chart(board: Board) -> Figure | None:
-    """Curves of the trainings, a panel a quantity and a line a training. None where no run kept any."""
-    shown = [training for training in trainings(board) if training.curves][:FEATURED]
-    names = [name for name in CURVE_TITLES if any(name in training.curves for training in shown)]
-    if not names:
-        return None
-    columns = min(3, len(names))
-    lines = math.ceil(len(names) / columns)
+def _training(chart: Chart) -> Figure:
+    columns = min(3, len(chart.panels))
+    lines = math.ceil(len(chart.panels) / columns)
     figure = _figure(6.5, 0.2 + 1.75 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
-        for place, training in enumerate(shown):
-            if name in training.curves:
-                _curve(axes, place, training.curves[name], training.name)
-        axes.set_title(CURVE_TITLES[name], fontsize=8, color=INK)
+    for axes, panel in zip(panels, chart.panels, strict=False):
+        for series in panel.series:
+            _curve(axes, series)
+        axes.set_title(panel.title, fontsize=8, color=INK)
         axes.tick_params(labelsize=7)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=panel.x.whole))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         _grid(axes)
-    for axes in panels[len(names) :]:
+    for axes in panels[len(chart.panels) :]:
         axes.set_axis_off()
-    labels = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    labels = _labels_of(panels)
     _legend_above(figure, list(labels.values()), list(labels), columns=3)
-    _note(
-        figure, "By optimiser step. Faint: at most 300 points a curve. Strong: running mean over a twentieth of them."
-    )
+    _note(figure, chart.note)
     return figure
 
 
-def _curve(axes: Axes, place: int, points: Points, label: str) -> None:
-    style = "-" if place < len(PALETTE) else "--"
-    colour = _colour(place)
-    smoothed = smooth(points)
-    if smoothed != points:
-        axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.5, alpha=0.3)
-    axes.plot(*zip(*smoothed, strict=True), color=colour, linewidth=1.2, linestyle=style, label=label)
+def _labels_of(panels: Iterable[Axes]) -> dict[str, Artist]:
+    """Name -> one of its lines, over all panels: a series may be in some of them only."""
+    return {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+
+
+def _curve(axes: Axes, series: Series) -> None:
+    colour = _colour(series.key)
+    if series.recorded:
+        axes.plot(*zip(*series.recorded, strict=True), color=colour, linewidth=0.5, alpha=0.3)
+    at, values = zip(*series.curve, strict=True)
+    axes.plot(at, values, color=colour, linewidth=1.2, linestyle=_style(series.key), label=series.name)
+
+
+def _line(axes: Axes, series: Series, at: Sequence[float]) -> None:
+    axes.errorbar(
+        at,
+        [100 * mark.y.value for mark in series.marks],
+        yerr=_errors([mark.y for mark in series.marks]),
+        color=_colour(series.key),
+        marker=_marker(series.key),
+        linestyle=_style(series.key),
+        markersize=4.5,
+        linewidth=1.2,
+        elinewidth=0.8,
+        label=series.name,
+    )
+
+
+def _errors(spans: Sequence[Span]) -> tuple[list[float], list[float]]:
+    """Lengths below and above, in percent."""
+    below = [max(0.0, 100 * (span.value - span.lo)) for span in spans]
+    return below, [max(0.0, 100 * (span.hi - span.value)) for span in spans]
+
+
+def _colour(key: int) -> str:
+    return PALETTE[key % len(PALETTE)][0]
+
+
+def _marker(key: int) -> str:
+    return MARKERS[key % len(MARKERS)]
+
+
+def _style(key: int) -> str:
+    """Dashes where the palette begins again."""
+    return "-" if key < len(PALETTE) else "--"
 
 
 def svg(figure: Figure, name: str, title: str) -> str:
@@ -300,47 +309,6 @@ def _grid(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _comparable(board: Board) -> list[LeaderboardRow]:
-    """Complete runs of the ranked protocol: only these share a chart."""
-    protocols = {group.protocol_id for group in board.protocols if group.ranked}
-    return [row for row in board.rows if row.status == "complete" and row.protocol_id in protocols]
-
-
-def _featured(board: Board, rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
-    """The best rows, as many as can be told apart, the baseline always among them."""
-    shown = list(rows[:FEATURED])
-    baseline = [row for row in rows[FEATURED:] if row.run_id == board.baseline]
-    return shown[: FEATURED - len(baseline)] + baseline
-
-
-def _some(shown: Sequence[LeaderboardRow], rows: Sequence[LeaderboardRow]) -> str:
-    return f"; {len(shown)} of {len(rows)} runs" if len(shown) < len(rows) else ""
-
-
-def _colour(place: int) -> str:
-    return PALETTE[place % len(PALETTE)][0]
-
-
-def _errors(cells: Sequence[Proportion]) -> list[list[float]]:
-    below = [max(0.0, 100 * (cell.value - cell.lo)) for cell in cells]
-    return [below, [max(0.0, 100 * (cell.hi - cell.value)) for cell in cells]]
-
-
-def _series(axes: Axes, place: int, at: Sequence[float], cells: Sequence[Proportion], label: str) -> None:
-    axes.errorbar(
-        at,
-        [100 * cell.value for cell in cells],
-        yerr=_errors(cells),
-        color=_colour(place),
-        marker=MARKERS[place % len(MARKERS)],
-        linestyle="-" if place < len(PALETTE) else "--",
-        markersize=4.5,
-        linewidth=1.2,
-        elinewidth=0.8,
-        label=label,
-    )
-
-
 def _end_labels(axes: Axes, labels: list[tuple[float, str, str]], x: float) -> None:
     """Names at the right end of their lines, moved apart where they would touch."""
     low, high = axes.get_ylim()
@@ -357,7 +325,7 @@ def _end_labels(axes: Axes, labels: list[tuple[float, str, str]], x: float) -> N
         axes.text(x, y, name, color=colour, va="center", fontsize=8)
 
 
-def _legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, columns: int) -> None:
+def _legend_above(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, columns: int) -> None:
     """A legend in as many columns, up to `columns`, as the width holds; the figure grows by its height."""
     for n in range(columns, 0, -1):
         legend = figure.legend(handles, labels, loc="outside upper center", ncols=n, frameon=False, fontsize=8)
