@@ -11,8 +11,7 @@ from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, 
 from leaderboards.provenance import provenance_of
 from leaderboards.stats import FEW_CLUSTERS, Proportion, gap_interval, interval
 from seedbench_r1.prompts import template_sha
-from seedbench_r1.scoring import reasoning_profile
-from seedbench_r1.types import DOMAINS, LEVELS, ReasoningProfile, RunManifest
+from seedbench_r1.types import DOMAINS, LEVELS, RunManifest
 
 SHOWN_UNPARSED = 0.02  # share of unparsed answers from which a row is flagged
 SHOWN_UNJUDGED = 0.01  # share of missing verdicts from which a row is flagged
@@ -95,7 +94,6 @@ class LeaderboardRow:
     quadrants: dict[str, Quadrants]  # level; empty without verdicts
     shares: dict[str, dict[str, Proportion]]  # further shares by name (see `further_shares`), then level and domain
     gap: Gap | None
-    reasoning: ReasoningProfile
     unparsed: int
     truncated: int
     errors: int
@@ -177,7 +175,6 @@ def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
         quadrants={name: quadrants_of(table, bank.group(name)) for name in rated if name in levels},
         shares=further_shares(measured, bank, complete, rated),
         gap=_gap(accuracy),
-        reasoning=reasoning_profile(measured.run.records.values()),
         unparsed=int((table.outcome == UNPARSED).sum()),
         truncated=int((table.outcome == TRUNCATED).sum()),
         errors=int((table.outcome == FAILED).sum()),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -21,7 +20,6 @@ from leaderboards.draw.charts import QUADRANT_PARTS, consistency_chart, level_ch
 from leaderboards.draw.page_figures import gap_rows, quadrant_bars, scatter_view, slope_view
 from leaderboards.draw.page_payload import (
     Detail,
-    Details,
     DetailShare,
     allocate,
     bank_layer,
@@ -43,6 +41,9 @@ SCRIPTS = (
     *("stats.js", "elements.js", "data.js", "state.js", "table.js", "baseline.js"),
     *("compare.js", "card.js", "dialogs.js", "report.js"),
 )
+
+
+TEXTS = "<!--texts-->\n"  # nothing else on the page can say this: every `<` of a name, a path or a model is escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,12 @@ def write_html(
         "bank": pack_json(bank_layer(board.bank)),
         "outcomes": pack(b"".join(outcome_bytes(measured.outcomes) for measured in board.measured.values())),
     }
-    render = _renderer(board, layers, built)
-    details = allocate(board, detail, max_bytes - len(render(Details({}, ())).encode("utf-8")))
-    page = render(details)
+    # Rendered once: how many texts fit is known only when everything else has its size.
+    before, after = _without_texts(board, layers, built)
+    details = allocate(board, detail, max_bytes - len((before + after).encode("utf-8")))
+    carried = [(i, details.layers[row.run_id]) for i, row in enumerate(board.rows) if row.run_id in details.layers]
+    texts = "".join(f'<script type="text/plain" id="detail-{i}">{text}</script>\n' for i, text in carried)
+    page = f"{before}{texts}{after}"
     make_folder(path.parent)
     write_text(path, page)
     return HtmlReport(path, len(page.encode("utf-8")), details.shares)
@@ -108,8 +112,8 @@ def script() -> str:
     return f'"use strict";\n(() => {{\n{body}}})();\n'
 
 
-def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Details], str]:
-    """The page as a function of the texts it carries: everything else is laid out once."""
+def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[str, str]:
+    """The page before and after the place where the responses' texts go."""
     code = script()
     digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
     environment = jinja2.Environment(
@@ -119,7 +123,6 @@ def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Det
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html")
     context: dict[str, Any] = {
         "board": board,
         "built": built,
@@ -143,13 +146,10 @@ def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Det
         "data": _inert_json(_page_data(board)),
         "layers": layers,
     }
-
-    def render(details: Details) -> str:
-        carried = [(i, details.layers[row.run_id]) for i, row in enumerate(board.rows) if row.run_id in details.layers]
-        page = template.render(context, details=carried)
-        return page.encode("utf-8", "replace").decode("utf-8")  # lone surrogates become question marks
-
-    return render
+    page = environment.get_template("page.html").render(context)
+    page = page.encode("utf-8", "replace").decode("utf-8")  # lone surrogates become question marks
+    before, _, after = page.partition(TEXTS)
+    return before, after
 
 
 def _page_data(board: Board) -> dict[str, Any]:
