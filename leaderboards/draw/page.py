@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -123,7 +122,7 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    context: dict[str, Any] = {
+    context: dict[str, object] = {
         "board": board,
         "built": built,
         "built_day": built[:10],
@@ -152,7 +151,7 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
     return before, after
 
 
-def _page_data(board: Board) -> dict[str, Any]:
+def _page_data(board: Board) -> dict[str, object]:
     """What the script must know of the rows, in the board's order; all else it reads from the table."""
     words = np.random.PCG64(SEED).state["state"]
     return {
@@ -174,7 +173,7 @@ def _page_data(board: Board) -> dict[str, Any]:
     }
 
 
-def _inert_json(value: Any) -> Markup:
+def _inert_json(value: object) -> Markup:
     """JSON that cannot end the element it stands in: `<` is written as an escape."""
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 

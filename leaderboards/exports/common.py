@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from leaderboards.board import measure
 from leaderboards.draw.csv import BOUNDS, WILSON
@@ -175,12 +174,12 @@ def write_new(files: dict[Path, str]) -> list[Path]:
     return list(files)
 
 
-def json_line(value: Any) -> str:
+def json_line(value: object) -> str:
     """One line of JSON with its newline. Lone surrogates, which a model's text may hold, become question marks."""
     return _encodable(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))) + "\n"
 
 
-def json_file(value: Any) -> str:
+def json_file(value: object) -> str:
     """Indented JSON with its newline; lone surrogates as in json_line."""
     return _encodable(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2)) + "\n"
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from leaderboards.exports.common import DATASET, Exported, Share, caveat, hub_id, json_file, json_line, shares
 from leaderboards.exports.every_eval_ever_samples import SCHEMA_VERSION, sample_lines
@@ -54,19 +54,20 @@ def every_eval_ever_files(
     The uuid follows from the run and the judge, so that exporting again replaces.
     """
     model = model_id or hub_id(exported.manifest) or f"local/{slug(exported.row.model)}"
-    log = _aggregate(exported, model, source, now_utc)
-    lines = sample_lines(exported, log["evaluation_id"], model)
+    evaluation_id = f"{COLLECTION}-{exported.manifest.protocol_id}/{model}/{_epoch(now_utc)}"
+    lines = sample_lines(exported, evaluation_id, model)
     samples = "".join(json_line(line) for line in lines)
     path = _path(exported.row.run_id, exported.row.model_sha, exported.row.judge_id or "", model=model)
-    beside = path.with_name(f"{path.stem}_samples.jsonl")
+    samples_path = path.with_name(f"{path.stem}_samples.jsonl")
+    log = _aggregate(exported, model, source, evaluation_id, now_utc)
     log["detailed_evaluation_results"] = {
         "format": "jsonl",
-        "file_path": beside.as_posix(),
+        "file_path": samples_path.as_posix(),
         "hash_algorithm": "sha256",
         "checksum": hashlib.sha256(samples.encode()).hexdigest(),
         "total_rows": len(lines),
     }
-    return {out / path: json_file(log), out / beside: samples}
+    return {out / path: json_file(log), out / samples_path: samples}
 
 
 def reported_files(rows: tuple[PublishedRow, ...], out: Path, *, now_utc: str) -> dict[Path, str]:
@@ -79,7 +80,7 @@ def reported_files(rows: tuple[PublishedRow, ...], out: Path, *, now_utc: str) -
     return files
 
 
-def _aggregate(exported: Exported, model: str, source: Source, now_utc: str) -> dict[str, Any]:
+def _aggregate(exported: Exported, model: str, source: Source, evaluation_id: str, now_utc: str) -> dict[str, object]:
     manifest, row = exported.manifest, exported.row
     evaluated = manifest.completed_utc or manifest.updated_utc
     details = {
@@ -93,7 +94,7 @@ def _aggregate(exported: Exported, model: str, source: Source, now_utc: str) -> 
     }
     return {
         "schema_version": SCHEMA_VERSION,
-        "evaluation_id": f"{COLLECTION}-{manifest.protocol_id}/{model}/{_epoch(now_utc)}",
+        "evaluation_id": evaluation_id,
         "evaluation_timestamp": evaluated,
         "retrieved_timestamp": _epoch(now_utc),
         "source_metadata": {
@@ -113,7 +114,7 @@ def _aggregate(exported: Exported, model: str, source: Source, now_utc: str) -> 
     }
 
 
-def _model_info(exported: Exported, model: str) -> dict[str, Any]:
+def _model_info(exported: Exported, model: str) -> dict[str, object]:
     manifest = exported.manifest
     served = manifest.backend == "openai" or manifest.backend.startswith("import:")
     engine = {"name": manifest.backend}
@@ -144,7 +145,7 @@ def _model_info(exported: Exported, model: str) -> dict[str, Any]:
     }
 
 
-def _result(exported: Exported, share: Share) -> dict[str, Any]:
+def _result(exported: Exported, share: Share) -> dict[str, object]:
     row = exported.row
     details = {
         "answered": f"{share.answered} of {share.n}",
@@ -152,15 +153,16 @@ def _result(exported: Exported, share: Share) -> dict[str, Any]:
         "videos": share.n_clusters,
         "caveat": caveat(exported),
     }
-    uncertainty: dict[str, Any] = {
-        "confidence_interval": {"lower": share.lo, "upper": share.hi, "confidence_level": 0.95, "method": share.method},
+    interval: dict[str, object] = {"lower": share.lo, "upper": share.hi}
+    if share.complete:  # else these are bounds, of which no level of confidence can be stated
+        interval["confidence_level"] = 0.95
+    uncertainty: dict[str, object] = {
+        "confidence_interval": interval | {"method": share.method},
         "num_samples": share.n,
     }
-    if share.se is not None:
+    if share.complete:
         method = "binomial at n / design effect, clustered by video"
         uncertainty["standard_error"] = {"value": share.se, "method": method}
-    else:
-        del uncertainty["confidence_interval"]["confidence_level"]  # bounds, not a confidence statement
     metric = _metric(share.metric, "proportion", 1.0)
     if share.metric != "accuracy":
         metric |= _judge(row.judge_id or "")
@@ -184,7 +186,7 @@ def _evaluation_name(group: str) -> str:
     return f"SEED-Bench-R1 L3 {group}" if group in DOMAINS else f"SEED-Bench-R1 {group}"
 
 
-def _metric(metric: str, unit: str, highest: float) -> dict[str, Any]:
+def _metric(metric: str, unit: str, highest: float) -> dict[str, object]:
     return {
         "evaluation_description": DESCRIPTIONS[metric],
         "metric_id": "accuracy" if metric == "accuracy" else f"seed_bench_r1.{metric}",
@@ -198,9 +200,9 @@ def _metric(metric: str, unit: str, highest: float) -> dict[str, Any]:
     }
 
 
-def _judge(judge_id: str) -> dict[str, Any]:
+def _judge(judge_id: str) -> dict[str, object]:
     """llm_scoring for a model's verdicts; the rules are no language model."""
-    details = {"additional_details": {"judge": judge_id}}
+    details: dict[str, object] = {"additional_details": {"judge": judge_id}}
     kind, _, rest = judge_id.partition(":")
     if kind not in ("openai", "local"):
         return details
@@ -217,7 +219,7 @@ def _judge(judge_id: str) -> dict[str, Any]:
     return details | {"llm_scoring": {"judges": [{"model_info": judge}], "input_prompt": prompt}}
 
 
-def _source_data(exported: Exported, level: str, n: int) -> dict[str, Any]:
+def _source_data(exported: Exported, level: str, n: int) -> dict[str, object]:
     sha = exported.manifest.dataset_hash.get(level, "")
     if not exported.is_official:
         note = "questions in SEED-Bench-R1's format, but not as many as the data set has"
@@ -233,10 +235,10 @@ def _source_data(exported: Exported, level: str, n: int) -> dict[str, Any]:
     }
 
 
-def _generation_config(exported: Exported) -> dict[str, Any]:
+def _generation_config(exported: Exported) -> dict[str, object]:
     manifest = exported.manifest
     sampling = manifest.sampling
-    details: dict[str, Any] = {"repetition_penalty": sampling.repetition_penalty, "seed": manifest.seed}
+    details: dict[str, object] = {"repetition_penalty": sampling.repetition_penalty, "seed": manifest.seed}
     details |= {f"video_{name}": value for name, value in asdict(manifest.video).items()}
     details |= {"prompt_sha256": template_sha(manifest.template), "system_prompt": manifest.template.system}
     return {
@@ -253,7 +255,7 @@ def _generation_config(exported: Exported) -> dict[str, Any]:
     }
 
 
-def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, Any]:
+def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, object]:
     details = {
         "status": "reported by a paper, not measured here; never ranked beside measured runs",
         "source": row.source,
@@ -286,9 +288,9 @@ def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, Any]:
     }
 
 
-def _reported_result(group: str, cell: PublishedCell) -> dict[str, Any]:
-    details: dict[str, Any] = {"printed": cell.printed}
-    score: dict[str, Any] = {"score": float(cell.printed)}
+def _reported_result(group: str, cell: PublishedCell) -> dict[str, object]:
+    details: dict[str, object] = {"printed": cell.printed}
+    score: dict[str, object] = {"score": float(cell.printed)}
     if cell.lo is None or cell.hi is None:
         details["impossible"] = f"no count of {SIZES[group]} questions gives this percentage"
     else:
@@ -311,7 +313,7 @@ def _path(*identity: str, model: str) -> Path:
     return Path("data", COLLECTION, developer, name, f"{uuid.UUID(bytes=digest[:16], version=4)}.json")
 
 
-def _strings(values: dict[str, Any]) -> dict[str, str]:
+def _strings(values: Mapping[str, object]) -> dict[str, str]:
     """What is known, as shareable text."""
     return {name: shareable(str(value)) for name, value in values.items() if value not in (None, "")}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 from leaderboards.exports.common import Exported
 from leaderboards.provenance import shareable
@@ -12,7 +11,7 @@ from seedbench_r1.types import Question, RunRecord, Verdict
 SCHEMA_VERSION = "0.3.0"
 
 
-def sample_lines(exported: Exported, evaluation_id: str, model_id: str) -> list[dict[str, Any]]:
+def sample_lines(exported: Exported, evaluation_id: str, model_id: str) -> list[dict[str, object]]:
     """One line a question of the run, in its order, pointing at the accuracy of its level.
 
     A question that failed or was not reached has an `error`, no output and score 0, as it counts in the aggregate.
@@ -25,9 +24,11 @@ def sample_lines(exported: Exported, evaluation_id: str, model_id: str) -> list[
     ]
 
 
-def _line(question: Question, record: RunRecord | None, verdict: Verdict | None, exported: Exported) -> dict[str, Any]:
+def _line(
+    question: Question, record: RunRecord | None, verdict: Verdict | None, exported: Exported
+) -> dict[str, object]:
     reference = [question.gold, question.gold_text]
-    line: dict[str, Any] = {
+    line: dict[str, object] = {
         "evaluation_name": f"SEED-Bench-R1 {question.split}",
         "evaluation_result_id": f"{question.split}/accuracy",
         "sample_id": question.question_id,
@@ -59,7 +60,7 @@ def _line(question: Question, record: RunRecord | None, verdict: Verdict | None,
     return line
 
 
-def _unanswered(question: Question, record: RunRecord | None) -> dict[str, Any]:
+def _unanswered(question: Question, record: RunRecord | None) -> dict[str, object]:
     failure = record.failure if record is not None else None
     error = "not answered" if failure is None else shareable(f"{failure.kind}: {failure.message}")
     return {
@@ -71,7 +72,7 @@ def _unanswered(question: Question, record: RunRecord | None) -> dict[str, Any]:
     }
 
 
-def _attribution(answer: str | None, parser_version: int) -> list[dict[str, Any]]:
+def _attribution(answer: str | None, parser_version: int) -> list[dict[str, object]]:
     if answer is None:
         return []
     return [

@@ -6,7 +6,6 @@ Format: huggingface.co/docs/hub/eval-results. A data set's tasks show on the Hub
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -35,25 +34,29 @@ def hub_files(
             f"{exported.row.run_id} has not SEED-Bench-R1's number of questions, so it may not be published as "
             f"{DATASET}. Fix: --dataset ORG/NAME names the data set that it was measured on."
         )
+    # Through the Hub's own classes, so that what is written is what it reads.
+    try:
+        from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    except ImportError as error:
+        raise ConfigError(
+            "The installed huggingface_hub does not know .eval_results. Fix: pip install -U huggingface_hub"
+        ) from error
     entries = [
-        _entry(exported, share, dataset or DATASET, source_url)
+        EvalResultEntry(
+            dataset_id=dataset or DATASET,
+            task_id=share.group.lower(),
+            value=round(100 * share.value, 2),
+            date=exported.manifest.completed_utc or exported.manifest.updated_utc,
+            source_url=source_url,
+            source_name="seedbench-r1" if source_url else None,
+            notes=shareable("; ".join(_notes(exported, share))),
+        )
         for share in shares(exported)
         if share.metric == "accuracy" and share.domain is None
     ]
-    path = out / slug(exported.row.model) / ".eval_results" / f"seedbench-r1--{exported.row.protocol_id}.yaml"
-    return {path: yaml.safe_dump(_as_dicts(entries), sort_keys=False, allow_unicode=True, width=120)}
-
-
-def _entry(exported: Exported, share: Share, dataset: str, source_url: str | None) -> dict[str, Any]:
-    return {
-        "dataset_id": dataset,
-        "task_id": share.group.lower(),
-        "value": round(100 * share.value, 2),
-        "date": exported.manifest.completed_utc or exported.manifest.updated_utc,
-        "source_url": source_url,
-        "source_name": "seedbench-r1" if source_url else None,
-        "notes": shareable("; ".join(_notes(exported, share))),
-    }
+    lines = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
+    folder = out / slug(exported.row.model) / ".eval_results"
+    return {folder / f"seedbench-r1--{exported.row.protocol_id}.yaml": lines}
 
 
 def _notes(exported: Exported, share: Share) -> list[str]:
@@ -75,14 +78,3 @@ def _notes(exported: Exported, share: Share) -> list[str]:
 
 def _sampling(sampling: SamplingConfig) -> str:
     return "greedy" if sampling.temperature == 0 else f"T={sampling.temperature:g}, top_p={sampling.top_p:g}"
-
-
-def _as_dicts(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Through the Hub's own classes, so that what is written is what it reads."""
-    try:
-        from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    except ImportError as error:
-        raise ConfigError(
-            "The installed huggingface_hub does not know .eval_results. Fix: pip install -U huggingface_hub"
-        ) from error
-    return eval_result_entries_to_yaml([EvalResultEntry(**entry) for entry in entries])

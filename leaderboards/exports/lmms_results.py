@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
 
 from leaderboards.exports.common import Exported, caveat, json_file, json_line
 from leaderboards.outcomes import Bools
@@ -52,7 +51,7 @@ def _task(level: str) -> str:
     return f"seedbench_r1_{level.lower()}"
 
 
-def _results(exported: Exported, hashes: dict[str, str]) -> dict[str, Any]:
+def _results(exported: Exported, hashes: dict[str, str]) -> dict[str, object]:
     manifest = exported.manifest
     tasks = {_task(level): _metrics(exported, level) for level in exported.bank.levels}
     sizes = {
@@ -134,7 +133,7 @@ def _metrics(exported: Exported, level: str) -> dict[str, float]:
     return values | {f"clustered_se,{FILTER}": accuracy.se}
 
 
-def _samples(exported: Exported, level: str) -> list[dict[str, Any]]:
+def _samples(exported: Exported, level: str) -> list[dict[str, object]]:
     run, verdicts = exported.measured.run, exported.measured.verdicts
     lines = []
     questions = [question for question in run.questions.values() if question.split == level]
@@ -146,7 +145,7 @@ def _samples(exported: Exported, level: str) -> list[dict[str, Any]]:
     return lines
 
 
-def sample_metrics(question: Question, parsed: ParsedResponse, score: Score) -> dict[str, Any]:
+def sample_metrics(question: Question, parsed: ParsedResponse, score: Score) -> dict[str, object]:
     """The metrics of one answer, and what its line in the samples file tells of it.
 
     Every answer gives every metric, None where it does not belong: lmms-eval takes the length of the last list of
@@ -170,7 +169,7 @@ def sample_metrics(question: Question, parsed: ParsedResponse, score: Score) -> 
 
 def _sample(
     exported: Exported, place: int, question: Question, record: RunRecord, verdict: Verdict | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     generation, parsed, score = record.generation, record.parsed, record.score
     if generation is None or parsed is None or score is None:
         raise ValueError(f"{question.question_id} has no answer to export")

@@ -189,7 +189,8 @@ def _count_hits(totals: Floats, observed: Floats, signs: npt.NDArray[np.uint8]) 
     # sum with sign +1 where the bit is set, -1 elsewhere; fractions get a tolerance for the order of additions
     flipped = np.abs(2 * kept - size[:, np.newaxis].astype(dtype))
     tolerance = 0.0 if whole else 1e-9 * size
-    return (flipped >= (observed - tolerance)[:, np.newaxis].astype(dtype)).sum(axis=1).astype(np.float64)
+    hits: Floats = (flipped >= (observed - tolerance)[:, np.newaxis].astype(dtype)).sum(axis=1).astype(np.float64)
+    return hits
 
 
 def cluster_bootstrap(

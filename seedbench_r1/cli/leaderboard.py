@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -175,7 +175,7 @@ def _write(
     return [out, *written, meta], report
 
 
-def build_json(board: Board, written: list[Path]) -> dict[str, Any]:
+def build_json(board: Board, written: list[Path]) -> object:
     """The object of --json. Fractions; null where there is no number."""
     value = {
         "schema": "sbr1.leaderboard/1",
@@ -204,7 +204,7 @@ def build_json(board: Board, written: list[Path]) -> dict[str, Any]:
     return without_nan(value)
 
 
-def without_nan(value: Any) -> Any:
+def without_nan(value: object) -> object:
     """JSON knows no NaN: null stands for it."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
