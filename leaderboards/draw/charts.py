@@ -138,6 +138,7 @@ def level_chart(board: Board, *, at_most: int | None = None) -> Chart | None:
     Here and below `at_most` limits the runs to the best ones and the baseline, for print.
     """
     levels = [level for level in LEVELS if level in board.bank.levels]
+    # A line needs two ends.
     rows = [row for row in board.comparable if sum(level in row.accuracy for level in levels) > 1]
     shown = _featured(board, rows, at_most)
     if not shown:
@@ -147,6 +148,7 @@ def level_chart(board: Board, *, at_most: int | None = None) -> Chart | None:
         cells = [(i, row.accuracy[level]) for i, level in enumerate(levels) if level in row.accuracy]
         series.append(_of_run(board, row, key, tuple(Mark(_exact(i), _span(cell)) for i, cell in cells)))
     axis = Axis("level", categories=tuple(levels))
+    # Printed under the file's chart, which travels without the page's text.
     note = f"95 % intervals, clustered by video{_some(shown, rows)}. The levels hold different questions."
     return Chart("levels", "Accuracy on L1, L2 and L3", (Panel("", axis, ACCURACY, tuple(series)),), note)
 
@@ -194,10 +196,12 @@ def drawn_trainings(board: Board) -> tuple[Training, ...]:
 
 def step_chart(board: Board) -> Chart | None:
     """Accuracy by training step, a panel a level, of the trainings that have two checkpoints with that level."""
+    # A SUBSET checkpoint would bend the line without the model having changed.
     comparable = {row.run_id for row in board.comparable}
     panels = []
     for level in (name for name in LEVELS if name in board.bank.levels):
         series = []
+        # The key counts all drawn trainings, so a colour means the same training in every panel.
         for key, training in enumerate(drawn_trainings(board)):
             rows = [(step, board.rows[place]) for step, place in zip(training.steps, training.places, strict=True)]
             cells = [(s, r.accuracy[level]) for s, r in rows if r.run_id in comparable and level in r.accuracy]
@@ -241,6 +245,7 @@ def _of_run(board: Board, row: LeaderboardRow, key: int, marks: tuple[Mark, ...]
 
 
 def _of_training(key: int, training: Training, recorded: Points) -> Series:
+    # Both are drawn: the mean to be read, the points to see how noisy it is.
     curve = smooth(recorded)
     recorded = () if curve == recorded else recorded
     return Series(training.name, training.places, key, curve=curve, recorded=recorded)

@@ -20,10 +20,11 @@ from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
 from seedbench_r1.types import DOMAINS, LETTERS
 
-WIDE_SCHEMA = "sbr1.leaderboard-wide/1"
+WIDE_SCHEMA = "sbr1.leaderboard-wide/1"  # raised when a column changes its meaning, not when one is added
 LONG_SCHEMA = "sbr1.leaderboard-long/1"
 PREDICTIONS_SCHEMA = "sbr1.predictions/1"
 
+# Prefix of the columns -> level or L3 domain.
 CELLS = {
     "l1": "L1",
     "l2": "L2",
@@ -43,6 +44,7 @@ PREDICTION_COLUMNS = (
     "n_tokens",
 )
 
+# How an interval or a p-value was made, in the columns ci_method and test.
 WILSON = "wilson, n / deff, clustered by video"
 NEWCOMBE = "newcombe hybrid, n / deff, clustered by video"
 BOOTSTRAP = "cluster bootstrap, percentile, 10000 draws"
@@ -99,14 +101,17 @@ def reported_fields(row: PublishedRow) -> dict[str, str]:
 def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str, str]]:
     """A line for each number of a measured run."""
     measures = {"accuracy": row.accuracy, "reasoning_consistency": row.consistency, "sound_accuracy": row.sound}
+    # One number a line; differences belong to accuracy alone.
     for metric, cells in (measures | row.shares).items():
         for name, cell in cells.items():
             line = _long_cell(row.run_id, name, metric, cell)
             yield line | _long_delta(row, name, baseline) if metric == "accuracy" else line
+    # The same value with another interval: ci_method tells them apart.
     for name, (lo, hi) in row.bootstrap.items():
         cell = row.accuracy[name]
         line = _long_cell(row.run_id, name, "accuracy", cell)
         yield line | {"lo": exact(lo), "hi": exact(hi), "se": "", "ci_method": BOOTSTRAP}
+    # No value: of an incomplete group only its bounds are known.
     for name, bounds in row.bounds.items():
         line = _long_place(row.run_id, name, "accuracy") | {"lo": exact(bounds.lo), "hi": exact(bounds.hi)}
         yield line | {"n": str(bounds.n), "ci_method": BOUNDS}
@@ -116,7 +121,9 @@ def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str,
 
 
 def _long_place(run_id: str, name: str, metric: str) -> dict[str, str]:
+    # A domain is a part of L3; "all" is the level itself.
     level, domain = ("L3", name) if name in DOMAINS else (name, "all")
+    # Every line has every column, so that a missing number is an empty cell.
     line = dict.fromkeys(LONG_COLUMNS, "")
     return line | {
         "run_id": safe_text(run_id),
@@ -144,6 +151,7 @@ def _long_delta(row: LeaderboardRow, name: str, baseline: str | None) -> dict[st
     delta = row.deltas.get(name) or row.domain_deltas.get(name)
     if delta is None:
         return {}
+    # Levels and domains are two families, adjusted in two ways.
     test = EXPLORATORY if name in row.domain_deltas else SIGN_FLIP
     return {
         "baseline": safe_text(baseline or ""),
@@ -158,6 +166,7 @@ def _long_delta(row: LeaderboardRow, name: str, baseline: str | None) -> dict[st
 
 def _reported_long(row: PublishedRow) -> Iterator[dict[str, str]]:
     for name, cell in row.accuracy.items():
+        # With its percent sign: a printed string, not one of our fractions.
         yield _long_place(row.row_id, name, "accuracy") | {"value": f"{cell.printed}%", "source": "reported"}
 
 
@@ -166,8 +175,10 @@ def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, s
     columns = (table.outcome, table.picked, table.correct, table.consistent, table.n_tokens)
     values = zip(bank.questions, *(column.tolist() for column in columns), strict=True)
     for question, outcome, picked, correct, consistent, n_tokens in values:
+        # Only other runs were asked this question.
         if OUTCOME_NAMES[outcome] == "absent":
             continue
+        # A failure is neither right nor wrong: its cells stay empty.
         responded = OUTCOME_NAMES[outcome] in ("answered", "unparsed", "truncated")
         yield {
             "run_id": safe_text(measured.run_id),
@@ -185,6 +196,7 @@ def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, s
 
 
 def _write(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> None:
+    # Built in memory, then written at once: a full disk leaves no half table.
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
@@ -213,6 +225,7 @@ def _whole(value: int | None) -> str:
 
 def safe_text(text: str) -> str:
     """Text that a spreadsheet will not take for a formula."""
+    # Spreadsheets run what begins so; the quotation mark makes it text.
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
@@ -241,6 +254,7 @@ def _shares(name: str, values: Callable[[LeaderboardRow], Mapping[str, Proportio
 
 def _accuracy_columns() -> dict[str, Show]:
     found: dict[str, Show] = {}
+    # Each with its own n: domains and levels have different numbers of questions.
     for prefix, group in CELLS.items():
         found |= _shares(f"{prefix}_acc", _accuracy, group)
         found[f"{prefix}_n"] = _of(_accuracy, group, lambda cell: str(cell.n))

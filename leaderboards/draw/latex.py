@@ -14,6 +14,7 @@ from seedbench_r1.files import write_text
 EMPTY = "--"
 # Latin letters with accents end here; the rest needs fonts that a paper may not load.
 LAST_LETTER = 0x17F
+# What LaTeX would read as a command, and signs that its text fonts lack.
 ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -52,9 +53,11 @@ def latex(board: Board, *, include_reported: bool = False) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_caption(board, include_reported=include_reported)}}}",
+        # Ten columns are wider than a text column: scaled, not cut.
         r"\resizebox{\linewidth}{!}{%",
         r"\begin{tabular}{llcccccccc}",
         r"\toprule",
+        # The domains belong to L3, whose total is the last of its five columns.
         r" & & & & \multicolumn{5}{c}{L3} & \\",
         r"\cmidrule(lr){5-9}",
         r"Model & Rank & L1 & L2 & Daily & Hobbies & Recr. & Work & Overall & Consist.\ L3 \\",
@@ -71,6 +74,7 @@ def latex(board: Board, *, include_reported: bool = False) -> str:
 def _measured(board: Board, row: LeaderboardRow) -> str:
     cells = [escape_latex(row_label(row)), escape_latex(row.rank) or EMPTY]
     for name in COLUMNS:
+        # Bounds and dashes are never bold: a tier has only complete rows.
         text = _accuracy(row, name)
         cells.append(rf"\textbf{{{text}}}" if is_bold(board, row, name) else text)
     return _line([*cells, _plus_minus(comparable_consistency(board, row))])
@@ -100,6 +104,7 @@ def _caption(board: Board, *, include_reported: bool) -> str:
 
 
 def _accuracy(row: LeaderboardRow, name: str) -> str:
+    # Of an incomplete group only the bounds are known.
     bounds = row.bounds.get(name)
     return f"[{100 * bounds.lo:.1f}, {100 * bounds.hi:.1f}]" if bounds else _plus_minus(row.accuracy.get(name))
 
@@ -112,5 +117,6 @@ def _plus_minus(cell: Proportion | None) -> str:
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX prints as it is. What pdfLaTeX has no letter for becomes a question mark."""
+    # Line breaks in a name would end the row.
     known = (ESCAPES.get(char, char) for char in " ".join(text.split()))
     return "".join(part if len(part) > 1 or ord(part) <= LAST_LETTER else "?" for part in known)

@@ -30,6 +30,7 @@ def write_markdown(board: Board, path: Path, *, include_reported: bool = False) 
 def markdown(board: Board, *, include_reported: bool = False) -> str:
     """A table with intervals as plus-minus, then how it was made."""
     titles = [name if name in ("L1", "L2", "L3") else f"L3 {name}" for name in COLUMNS]
+    # Without a baseline there is nothing to subtract: no empty column.
     compared = [] if board.baseline is None else ["Δ L3"]
     header = ["Rank", "Tier", "Model", *titles, "Consistency L3", *compared, "Flags"]
     lines = ["# SEED-Bench-R1 leaderboard", "", *(f"> {_escape(text)}" for text in board.warnings)]
@@ -37,6 +38,7 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
     lines += [_measured(board, row) for row in board.rows]
     if include_reported:
         lines += [_reported(row, empty=1 + len(compared)) for row in board.published]
+    # A table that is copied into a README must carry what its numbers mean.
     notes = [f"- {_escape(sentence)}" for sentence in methods(board)]
     return "\n".join([*lines, "", "Percent ± half of the 95 % interval. Bold: tier A.", "", *notes]) + "\n"
 
@@ -60,6 +62,7 @@ def _reported(row: PublishedRow, *, empty: int) -> str:
 
 
 def _accuracy(row: LeaderboardRow, name: str) -> str:
+    # Of an incomplete group only the bounds are known.
     bounds = row.bounds.get(name)
     return f"{100 * bounds.lo:.1f} to {100 * bounds.hi:.1f}" if bounds else _plus_minus(row.accuracy.get(name))
 
@@ -73,7 +76,9 @@ def _difference(row: LeaderboardRow) -> str:
     if delta is None:
         return DASH
     shown = f"{100 * delta.value:+.1f} [{100 * delta.lo:.1f}, {100 * delta.hi:.1f}]"
+    # An asterisk would begin emphasis.
     stars = row.stars("L3").replace("*", "\\*")
+    # No test was made: the reader must see on how few questions the difference rests.
     few = f" n={delta.n}" if delta.p is None else ""
     return f"{shown}{stars}{few}"
 
@@ -86,6 +91,7 @@ def markdown_row(cells: Iterable[str]) -> str:
 def _escape(text: str) -> str:
     """Text that Markdown shows as it is: no table cell ends early, no HTML, no emphasis, no line break."""
     flat = " ".join(text.split())
+    # The backslash first, or it would escape the others' escapes.
     for char in ("\\", "`", "*", "_", "[", "]", "|"):
         flat = flat.replace(char, f"\\{char}")
     return flat.replace("&", "&amp;").replace("<", "&lt;")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 DASH = "–"
+# As wide as the plus sign, so that columns align; a hyphen is not.
 MINUS = "\u2212"
 
 
@@ -17,6 +18,7 @@ def percent(value: float) -> str:
 def points(value: float) -> str:
     """0.041 -> "+4.1"; a true minus sign, and no sign for what rounds to zero."""
     text = f"{100 * abs(value):.1f}"
+    # "+0.0" and "-0.0" would state a direction that is not there.
     return text if text == "0.0" else ("+" if value > 0 else MINUS) + text
 
 
@@ -38,6 +40,7 @@ def fixed(value: float, decimals: int) -> str:
 
 def short(value: float) -> str:
     """Three significant digits, thousands with commas, no needless zeros."""
+    # Rounded first: 999.6 has to become 1,000, not 999.6.
     size = abs(float(f"{value:.3g}"))
     if size and size < 0.001:
         text = f"{size:.0e}".replace("e-0", "e-")

@@ -50,7 +50,7 @@ class HtmlReport:
     """What was written."""
 
     path: Path
-    n_bytes: int
+    n_bytes: int  # of the file
     shares: tuple[DetailShare, ...]  # one a row: how much of its text the page carries
 
     @property
@@ -76,7 +76,7 @@ def write_html(
     max_bytes: int = 10_000_000,
     built_utc: str | None = None,
 ) -> HtmlReport:
-    """Write the page, whole or not at all.
+    """Write the page, completely or not at all.
 
     Args:
         board: what to show.
@@ -90,6 +90,7 @@ def write_html(
         ResourceError: the file cannot be written.
     """
     built = built_utc or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Always on the page: a baseline chosen by the reader needs every answer of every run.
     layers = {
         "bank": pack_json(bank_layer(board.bank)),
         "outcomes": pack(b"".join(outcome_bytes(measured.outcomes) for measured in board.measured.values())),
@@ -114,14 +115,17 @@ def script() -> str:
 def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[str, str]:
     """The page before and after the place where the responses' texts go."""
     code = script()
+    # The policy allows this script by its hash and nothing else, so output of a model cannot run.
     digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leaderboards.draw", "templates"),
         autoescape=True,
+        # A misspelt field must fail here, not leave a cell empty.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Templates compute nothing: what they show is text or a coordinate by now.
     context: dict[str, object] = {
         "board": board,
         "built": built,
@@ -138,6 +142,7 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
         "judge": shareable(board.judge_id or ""),
         "methods": [shareable(sentence) for sentence in methods(board)],
         "warnings": [shareable(warning) for warning in board.warnings],
+        # The name alone: the folder it lies in may name a person.
         "left_out": [(item.path.name, shareable(item.reason)) for item in board.left_out],
         "script": Markup(code),
         "script_hash": f"sha256-{digest}",
@@ -153,6 +158,7 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
 
 def _page_data(board: Board) -> dict[str, object]:
     """What the script must know of the rows, in the board's order; all else it reads from the table."""
+    # The script draws the same signs as Python, from the same state: its p-values are equal, not similar.
     words = np.random.PCG64(SEED).state["state"]
     return {
         "runs": [
@@ -160,6 +166,7 @@ def _page_data(board: Board) -> dict[str, object]:
                 "id": row.run_id,
                 "name": row.model,
                 "protocol": row.protocol_id,
+                # The page gives such a run no stars, whatever the baseline.
                 "picked": (row.selected_from_k or 1) > 1,
             }
             for row in board.rows
@@ -174,7 +181,7 @@ def _page_data(board: Board) -> dict[str, object]:
 
 
 def _inert_json(value: object) -> Markup:
-    """JSON that cannot end the element it stands in: `<` is written as an escape."""
+    """JSON that cannot end the element around it: `<` is written as an escape."""
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 

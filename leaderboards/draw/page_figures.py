@@ -116,10 +116,13 @@ def slope_view(chart: Chart | None) -> PlacedChart | None:
         return None
     (panel,) = chart.panels
     levels = panel.x.categories
+    # 22 units a run: a label's height and some air.
     height = max(340.0, 100 + 22 * len(panel.series))
     left, right, top, bottom = 56.0, 420.0, 20.0, height - 36
     y = share_scale([end for s in panel.series for mark in s.marks for end in mark.y[1:]], bottom, top)
+    # Categories at equal distances; 24 units keep the first interval off the axis.
     xs = [left + 24 + (right - left - 24) * i / (len(levels) - 1) for i in range(len(levels))]
+    # Labels at the right end of the lines, where the eye arrives.
     ends = _apart([round(y(s.marks[-1].y.value), 1) for s in panel.series], top, bottom)
     placed = []
     for series, label_y in zip(panel.series, ends, strict=True):
@@ -155,6 +158,7 @@ def scatter_view(chart: Chart | None) -> PlacedChart | None:
         x_at, x_lo, x_hi = (round(x(value), 1) for value in accuracy)
         y_at, y_lo, y_hi = (round(y(value), 1) for value in consistency)
         marks.append(Point(x_at, y_at, y_lo, y_hi, x_lo, x_hi))
+    # In the order of rows: the best runs get the places nearest to their marks.
     labels = _free_labels(marks, [series.name for series in panel.series], width)
     placed = []
     for series, (a, c), mark, label in zip(panel.series, spans, marks, labels, strict=True):
@@ -185,12 +189,14 @@ def gap_rows(board: Board) -> tuple[GapRow, ...]:
     for place, row in enumerate(board.rows):
         if isinstance(row.gap, Gap):
             interval = interval_text(row.gap.lo, row.gap.hi, points)
+            # Not only of comparable runs, as in the chart: each line is read by itself.
             found.append(GapRow(place, row.model, points(row.gap.value), interval, *_versus(row)))
     return tuple(found)
 
 
 def _versus(row: LeaderboardRow) -> tuple[str, str]:
     near, far = row.deltas.get("L1"), row.deltas.get("L3")
+    # A single video has no standard error, and then the difference of gaps has none.
     if near is None or far is None or math.isnan(near.se) or math.isnan(far.se):
         return "", ""
     difference = difference_of_gaps(_paired(near), _paired(far))
@@ -212,6 +218,7 @@ def _bar(bar: Bar) -> QuadrantBar:
 def _contrast(cell: Proportion | None) -> Contrast | None:
     if cell is None or cell.n == 0:
         return None
+    # The bar's scale is percent of its width.
     x, lo, hi = (round(100 * value, 1) for value in (cell.value, cell.lo, cell.hi))
     return Contrast(percent(cell.value), interval_text(cell.lo, cell.hi), x, lo, hi)
 
@@ -226,9 +233,11 @@ def _apart(ys: list[float], top: float, bottom: float) -> list[float]:
     order = sorted(range(len(ys)), key=lambda i: ys[i])
     placed = [0.0] * len(ys)
     lowest = top
+    # Downwards from the top: each label gives way to the one above it.
     for i in order:
         placed[i] = max(ys[i], lowest)
         lowest = placed[i] + LINE
+    # Then upwards from the bottom, for those that were pushed out below.
     limit = bottom
     for i in reversed(order):
         placed[i] = round(min(placed[i], limit), 1)
@@ -238,11 +247,13 @@ def _apart(ys: list[float], top: float, bottom: float) -> list[float]:
 
 def _free_labels(marks: Sequence[Point], names: Sequence[str], width: float) -> list[Label]:
     """A place near each mark where its name overlaps neither a name nor a mark; the right of it if there is none."""
+    # A mark is a circle of radius 4: no label may cover one.
     occupied = [(mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5) for mark in marks]
     placed = []
     for mark, name in zip(marks, names, strict=True):
         choices = [
             (Label(mark.x + dx, mark.y + dy, anchor), _box(mark.x + dx, mark.y + dy, anchor, name))
+            # Right of the mark first, near before far.
             for dx, anchor in ((10, "start"), (-10, "end"))
             for dy in (-8, 16, -24, 32)
         ]
@@ -255,6 +266,7 @@ def _free_labels(marks: Sequence[Point], names: Sequence[str], width: float) -> 
 
 def _box(x: float, y: float, anchor: str, name: str) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of a label."""
+    # The page knows no font metrics; an estimate keeps most labels apart.
     length = LETTER * len(name)
     left = x if anchor == "start" else x - length
     return left, y - 12, left + length, y + 3

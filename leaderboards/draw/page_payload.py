@@ -1,4 +1,4 @@
-"""What the page carries besides its table: outcomes, questions and reasoning, packed; and how much of it fits."""
+"""What the page's script reads: outcomes, questions and reasoning, packed; and how much reasoning fits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def outcome_bytes(table: Outcomes) -> bytes:
 
 
 def bank_layer(bank: QuestionBank) -> dict[str, object]:
-    """The question bank as columns. The goal is taken out of the question's text, whose wordings then repeat."""
+    """The question bank as columns. The goal is cut out of the question's text, so that wordings repeat."""
     goals, wordings, groups = _Numbering(), _Numbering(), _Numbering()
     videos = dict(zip(bank.video.tolist(), (question.cluster for question in bank.questions), strict=True))
     return {
@@ -133,11 +133,13 @@ def allocate(board: Board, detail: Detail, budget: int) -> Details:
     others = [row.run_id for row in board.rows if row.run_id not in featured]
     for place, run_id in enumerate([*featured, *others]):
         measured = board.measured[run_id]
+        # Disagreement is with the baseline; that of the baseline, or without one, with the best run.
         other = next((board.measured[name] for name in featured if name != run_id), None)
         places = by_interest(measured, other, board.bank)
         wanted = 0 if detail == "none" else len(places)
         if detail == "auto" and run_id not in featured:
             wanted = min(CHOSEN, wanted)
+        # Featured runs may use all that is left; the others share the rest evenly, as it stands then.
         sharing = 1 if run_id in featured else len(board.rows) - place
         limit = None if detail == "full" else budget // sharing
         text, n_included = _fit(measured, board.bank, places[:wanted], limit)
@@ -149,15 +151,15 @@ def allocate(board: Board, detail: Detail, budget: int) -> Details:
 
 
 def by_interest(measured: Measured, other: Measured | None, bank: QuestionBank) -> list[int]:
-    """Places in the bank of all responses and failures of a run, the most telling first."""
+    """Places in the bank of all responses and failures of a run, the most informative first."""
     table = measured.outcomes
     present = table.outcome >= FAILED
-    apart = np.zeros(len(present), dtype=bool)
+    differs = np.zeros(len(present), dtype=bool)
     if other is not None:
-        apart = present & other.outcomes.responded & (table.correct != other.outcomes.correct)
+        differs = present & other.outcomes.responded & (table.correct != other.outcomes.correct)
     lucky = present & table.correct & (table.consistent == 0)
     broken = present & table.responded & (table.outcome != ANSWERED) | (table.outcome == FAILED)
-    ranks = np.select([apart, lucky, broken], [0, 1, 2], default=3)
+    ranks = np.select([differs, lucky, broken], [0, 1, 2], default=3)
     shuffled = np.random.PCG64(SEED).random_raw(len(present))  # levels are met in proportion to their sizes
     order = np.lexsort((shuffled, ranks))
     places: list[int] = order[present[order]].tolist()
@@ -165,7 +167,7 @@ def by_interest(measured: Measured, other: Measured | None, bank: QuestionBank) 
 
 
 def _featured(board: Board) -> list[str]:
-    """The baseline and the best run: those whose whole text is wanted."""
+    """The baseline and the best run: all of their text is wanted."""
     best = [row.run_id for row in board.rows if row.run_id != board.baseline]
     return [name for name in (board.baseline, *best[:1]) if name is not None]
 
@@ -177,6 +179,7 @@ def _fit(measured: Measured, bank: QuestionBank, places: Sequence[int], budget: 
         text = pack_json(detail_layer(measured, bank, places[:n]))
         if budget is None or len(text) + LAYER_OVERHEAD <= budget:
             return text, n
+        # Nearly in proportion, less 3 % for what compresses worse, and always at least one less.
         n = min(n - 1, int(n * 0.97 * max(0, budget - LAYER_OVERHEAD) / len(text)))
     return "", 0
 
@@ -189,6 +192,7 @@ def _text(record: RunRecord, verdict: Verdict | None) -> ResponseText:
         return ResponseText(None, message, None, None, None, reason, votes)
     generation, parsed = record.generation, record.parsed
     output = None if parsed.format_ok else generation.text
+    # Hundredths: more digits would be noise, and bytes.
     latency = None if generation.latency_s is None else round(generation.latency_s, 2)
     answer = parsed.answer_text[:ANSWER_LENGTH]
     return ResponseText(parsed.reasoning, output, answer, generation.n_tokens, latency, reason, votes)

@@ -32,9 +32,12 @@ class Scale:
 
 def share_scale(ends: Sequence[float], start: float, end: float) -> Scale:
     """Of fractions: ticks at 1, 2, 5, 10 or 20 points that enclose all ends, at most eight."""
+    # Of a single video there is no interval; then the whole range is shown.
     known = [end for end in ends if not math.isnan(end)] or [0.0, 1.0]
     lo, hi = min(known), max(known)
+    # More than eight labels would touch.
     for step in (1, 2, 5, 10, 20):
+        # 1e-9: a bound that is a tick must not open another step by a rounding error.
         first, last = math.floor(100 * lo / step + 1e-9), math.ceil(100 * hi / step - 1e-9)
         if last - first <= 7:
             break
@@ -47,6 +50,7 @@ def share_scale(ends: Sequence[float], start: float, end: float) -> Scale:
 def round_scale(values: Sequence[float], start: float, end: float, *, whole: bool = False) -> Scale:
     """Round numbers that enclose the values, with a tick at each; of whole numbers the scale ends where they do."""
     lo, hi = min(values), max(values)
+    # Equal values still need a scale with some height.
     step = _round_step(hi - lo or abs(hi) or 1.0, whole=whole)
     first, last = math.floor(lo / step + 1e-9), math.ceil(hi / step - 1e-9)
     last = max(last, first + 1)

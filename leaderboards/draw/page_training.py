@@ -73,6 +73,7 @@ def training_section(board: Board) -> TrainingSection | None:
     if curves is None and steps is None:
         return None
     shown, panels = drawn_trainings(board), () if curves is None else curves.panels
+    # A training whose checkpoints cannot be compared has no line: it leaves the legend too.
     drawn = {series.key for chart in (curves, steps) if chart for panel in chart.panels for series in panel.series}
     return TrainingSection(
         legend=tuple(_legend(board, key, training) for key, training in enumerate(shown) if key in drawn),
@@ -102,6 +103,7 @@ def _legend(board: Board, key: int, training: Training) -> LegendEntry:
 
 def _curve_panel(panel: Panel) -> PlacedPanel:
     points = [point for series in panel.series for point in series.points]
+    # From step 0, so that a continued training does not look like a fresh one.
     x = round_scale([0.0, *(step for step, _ in points)], LEFT, RIGHT, whole=panel.x.whole)
     y = round_scale([value for _, value in points], BOTTOM, TOP)
     lines = tuple(
@@ -160,5 +162,6 @@ def _from_to(points: Points) -> str:
     if not points:
         return DASH
     size = max(1, len(points) // 10)
+    # A tenth, since single steps are noisy.
     first, last = (sum(value for _, value in part) / size for part in (points[:size], points[-size:]))
     return f"{short(first)} to {short(last)}"

@@ -14,6 +14,7 @@ DASH = "–"
 
 def row_label(row: LeaderboardRow) -> str:
     """The model's name, with its step where the run's name does not say it already."""
+    # A run that is named like its model names its checkpoint already.
     return row.model if row.model == row.run_id or row.step is None else f"{row.model} (step {row.step})"
 
 

@@ -79,6 +79,7 @@ _SETTINGS: dict[Any, Any] = {
 
 def write_charts(board: Board, folder: Path) -> list[Path]:
     """Write those charts that the board has numbers for; the files, SVG and PDF by turns. Raises ResourceError."""
+    # The metric's level only: a file a level would be a folder that nobody looks through.
     described: tuple[Chart | BarChart | None, ...] = (
         level_chart(board, at_most=FEATURED),
         consistency_chart(board, at_most=FEATURED),
@@ -159,6 +160,7 @@ def _bars(chart: BarChart) -> Figure:
     left = [0.0] * len(chart.bars)
     for part in QUADRANT_PARTS:
         shares = [bar.share(part) for bar in chart.bars]
+        # A legend entry for what no run has would only take room.
         if any(shares):
             colour, pattern = PART_STYLES[part.field]
             axes.barh(
@@ -173,7 +175,9 @@ def _bars(chart: BarChart) -> Figure:
             )
         left = [start + share for start, share in zip(left, shares, strict=True)]
     axes.set_yticks(range(len(chart.bars)), [bar.name for bar in chart.bars])
+    # The best run on top, as in the table.
     axes.invert_yaxis()
+    # Without it matplotlib leaves a margin right of 100 %.
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"share of the questions of {chart.level}, %")
     _legend_above(figure, *axes.get_legend_handles_labels(), columns=2)
@@ -212,6 +216,7 @@ def _training(chart: Chart) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=panel.x.whole))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         _grid(axes)
+    # The last row of panels may not be full.
     for axes in panels[len(chart.panels) :]:
         axes.set_axis_off()
     labels = _labels_of(panels)
@@ -250,6 +255,7 @@ def _line(axes: Axes, series: Series, at: Sequence[float]) -> None:
 
 def _errors(spans: Sequence[Span]) -> tuple[list[float], list[float]]:
     """Lengths below and above, in percent."""
+    # Rounding may put an end a hair on the wrong side of its value, which matplotlib refuses.
     below = [max(0.0, 100 * (span.value - span.lo)) for span in spans]
     return below, [max(0.0, 100 * (span.hi - span.value)) for span in spans]
 
@@ -272,9 +278,12 @@ def svg(figure: Figure, name: str, title: str) -> str:
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue().decode("utf-8")
+    # The date and the program's name would change the bytes from day to day.
     text = re.sub(r"(?s)<metadata>.*?</metadata>\s*", "", text).replace(INK, "currentColor")
+    # Each colour becomes a variable, with itself for viewers that know none.
     for place, (light, _) in enumerate(PALETTE, start=1):
         text = text.replace(light, f"var(--chart-{place}, {light})")
+    # Two charts in one page must not share ids: a reference would find the other chart's shape.
     text = re.sub(
         r'id="((?:figure|axes|patch|line2d|text|matplotlib|legend|xtick|ytick|PathCollection|LineCollection)[._]\w+)"',
         rf'id="{name}-\1"',
@@ -293,6 +302,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
 
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
+    # Without pyplot: no window system, no global state, nothing to close.
     FigureCanvasAgg(figure)
     return figure
 
@@ -312,6 +322,7 @@ def _grid(axes: Axes) -> None:
 def _end_labels(axes: Axes, labels: list[tuple[float, str, str]], x: float) -> None:
     """Names at the right end of their lines, moved apart where they would touch."""
     low, high = axes.get_ylim()
+    # About the height of a line of text, in data units.
     apart = (high - low) / 20
     ordered = sorted(labels, reverse=True)
     places: list[float] = []
@@ -327,6 +338,7 @@ def _end_labels(axes: Axes, labels: list[tuple[float, str, str]], x: float) -> N
 
 def _legend_above(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, columns: int) -> None:
     """A legend in as many columns, up to `columns`, as the width holds; the figure grows by its height."""
+    # Long names need fewer columns; a single one is used whatever its width.
     for n in range(columns, 0, -1):
         legend = figure.legend(handles, labels, loc="outside upper center", ncols=n, frameon=False, fontsize=8)
         extent = legend.get_window_extent()

@@ -47,16 +47,21 @@ def every_eval_ever_files(
     """The two files of a run, by path: out/data/seed-bench-r1/<developer>/<model>/<uuid>.json and ..._samples.jsonl.
 
     Args:
-        source: see Source.
+        exported: the run, by itself.
+        out: folder below which the files belong; nothing is written here.
+        source: who evaluated, and how they relate to the model.
         model_id: org/name; by default the Hub's id, if the run was made from one, else local/<name>.
         now_utc: the time of the export, ISO 8601.
 
     The uuid follows from the run and the judge, so that exporting again replaces.
     """
     model = model_id or hub_id(exported.manifest) or f"local/{slug(exported.row.model)}"
+    # Shared by both files: the samples point to the aggregate by it.
     evaluation_id = f"{COLLECTION}-{exported.manifest.protocol_id}/{model}/{_epoch(now_utc)}"
+    # Before the aggregate, which states their number and their hash.
     lines = sample_lines(exported, evaluation_id, model)
     samples = "".join(json_line(line) for line in lines)
+    # Named by what was measured, not by when: exporting again replaces.
     path = _path(exported.row.run_id, exported.row.model_sha, exported.row.judge_id or "", model=model)
     samples_path = path.with_name(f"{path.stem}_samples.jsonl")
     log = _aggregate(exported, model, source, evaluation_id, now_utc)
@@ -74,6 +79,7 @@ def reported_files(rows: tuple[PublishedRow, ...], out: Path, *, now_utc: str) -
     """The papers' rows, an aggregate JSON each, of source type `documentation`: percentages as printed, no samples."""
     files = {}
     for row in rows:
+        # A row with an average alone has no score of a level to state.
         if row.accuracy:
             model = f"reported/{slug(row.row_id)}"
             files[out / _path("reported", row.row_id, model=model)] = json_file(_reported(row, model, now_utc))
@@ -89,12 +95,14 @@ def _aggregate(exported: Exported, model: str, source: Source, evaluation_id: st
         "protocol_id": manifest.protocol_id,
         "status": row.status,
         "flags": "; ".join(row.flags),
+        # With every number: whoever copies one of them copies this.
         "caveat": caveat(exported),
         "judge": row.judge_id or "",
     }
     return {
         "schema_version": SCHEMA_VERSION,
         "evaluation_id": evaluation_id,
+        # When the answers were made; the next one is when this file was.
         "evaluation_timestamp": evaluated,
         "retrieved_timestamp": _epoch(now_utc),
         "source_metadata": {
@@ -116,9 +124,11 @@ def _aggregate(exported: Exported, model: str, source: Source, evaluation_id: st
 
 def _model_info(exported: Exported, model: str) -> dict[str, object]:
     manifest = exported.manifest
+    # Behind a server nobody can say what runs there.
     served = manifest.backend == "openai" or manifest.backend.startswith("import:")
     engine = {"name": manifest.backend}
     if manifest.backend in manifest.versions:
+        # Only known for a backend that is a library.
         engine["version"] = manifest.versions[manifest.backend]
     known = {
         "path": manifest.model.path,
@@ -164,6 +174,7 @@ def _result(exported: Exported, share: Share) -> dict[str, object]:
         method = "binomial at n / design effect, clustered by video"
         uncertainty["standard_error"] = {"value": share.se, "method": method}
     metric = _metric(share.metric, "proportion", 1.0)
+    # A rate without its judge cannot be compared with any other.
     if share.metric != "accuracy":
         metric |= _judge(row.judge_id or "")
     return {
@@ -204,8 +215,10 @@ def _judge(judge_id: str) -> dict[str, object]:
     """llm_scoring for a model's verdicts; the rules are no language model."""
     details: dict[str, object] = {"additional_details": {"judge": judge_id}}
     kind, _, rest = judge_id.partition(":")
+    # "rules" and "exact" are programs.
     if kind not in ("openai", "local"):
         return details
+    # The id ends in a hash over wording, votes and sampling; before it is the model's name.
     name = rest.rpartition("/")[0]
     judge = {
         "name": name,
@@ -221,6 +234,7 @@ def _judge(judge_id: str) -> dict[str, object]:
 
 def _source_data(exported: Exported, level: str, n: int) -> dict[str, object]:
     sha = exported.manifest.dataset_hash.get(level, "")
+    # Questions in the same format are not the benchmark.
     if not exported.is_official:
         note = "questions in SEED-Bench-R1's format, but not as many as the data set has"
         details = _strings({"annotations_sha256": sha, "level": level, "note": note})
@@ -239,6 +253,7 @@ def _generation_config(exported: Exported) -> dict[str, object]:
     manifest = exported.manifest
     sampling = manifest.sampling
     details: dict[str, object] = {"repetition_penalty": sampling.repetition_penalty, "seed": manifest.seed}
+    # Frames and pixels change scores, and the schema has no fields for them.
     details |= {f"video_{name}": value for name, value in asdict(manifest.video).items()}
     details |= {"prompt_sha256": template_sha(manifest.template), "system_prompt": manifest.template.system}
     return {
@@ -248,6 +263,7 @@ def _generation_config(exported: Exported) -> dict[str, object]:
             "top_k": sampling.top_k,
             "max_tokens": sampling.max_new_tokens,
             "execution_command": shareable(manifest.command),
+            # Whether the prompt asks for it, not whether the model does it.
             "reasoning": "<think>" in manifest.template.with_video,
             "prompt_template": manifest.template.with_video,
         },
@@ -289,8 +305,10 @@ def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, object]:
 
 
 def _reported_result(group: str, cell: PublishedCell) -> dict[str, object]:
+    # As printed: a float would claim digits that the paper does not.
     details: dict[str, object] = {"printed": cell.printed}
     score: dict[str, object] = {"score": float(cell.printed)}
+    # No count of correct answers gives this percentage: stated, not corrected.
     if cell.lo is None or cell.hi is None:
         details["impossible"] = f"no count of {SIZES[group]} questions gives this percentage"
     else:
@@ -310,6 +328,7 @@ def _path(*identity: str, model: str) -> Path:
     """data/seed-bench-r1/<developer>/<model>/<uuid>.json; the uuid is a hash of the identity and the model's id."""
     digest = hashlib.sha256("\n".join((*identity, model)).encode("utf-8", "replace")).digest()
     developer, _, name = model.partition("/")
+    # Version 4 by form only: the bits come from a hash.
     return Path("data", COLLECTION, developer, name, f"{uuid.UUID(bytes=digest[:16], version=4)}.json")
 
 

@@ -22,6 +22,8 @@ def hub_files(
     """The run's YAML by path: out/<model>/.eval_results/seedbench-r1--<protocol id>.yaml; an entry a level, in percent.
 
     Args:
+        exported: the run, by itself.
+        out: folder below which the file belongs; nothing is written here.
         dataset: the Hub's id of the data set; SEED-Bench-R1's by default.
         source_url: where the evaluation is published, if it is.
 
@@ -29,6 +31,7 @@ def hub_files(
         ConfigError: the run's questions are not as many as SEED-Bench-R1's and no other data set is named, or
             huggingface_hub is too old.
     """
+    # The Hub would show a miniature's score as one of SEED-Bench-R1.
     if dataset is None and not exported.is_official:
         raise ConfigError(
             f"{exported.row.run_id} has not SEED-Bench-R1's number of questions, so it may not be published as "
@@ -51,6 +54,7 @@ def hub_files(
             source_name="seedbench-r1" if source_url else None,
             notes=shareable("; ".join(_notes(exported, share))),
         )
+        # The format knows one number an entry: levels, not domains or rates of a judge.
         for share in shares(exported)
         if share.metric == "accuracy" and share.domain is None
     ]
@@ -63,12 +67,14 @@ def _notes(exported: Exported, share: Share) -> list[str]:
     manifest, row = exported.manifest, exported.row
     lo, hi = f"{100 * share.lo:.1f}", f"{100 * share.hi:.1f}"
     notes = [caveat(exported)] if caveat(exported) else []
+    # A reader of the Hub sees the value and these notes, nothing else.
     if share.complete:
         notes.append(f"95 % CI {lo}-{hi} (Wilson, clustered by video), n={share.n}")
     else:
         notes.append(f"between {lo} and {hi}, {share.answered} of {share.n} answered")
     notes.append(f"{row.frames} frames, {_sampling(manifest.sampling)}")
     notes.append(f"own prompt, protocol {manifest.protocol} {manifest.protocol_id} of seedbench-r1")
+    # Not an entry of its own: without its judge the rate means nothing.
     rated = row.consistency.get(share.group)
     if rated is not None and rated.n:
         interval = f"{100 * rated.lo:.1f}-{100 * rated.hi:.1f}"
@@ -77,4 +83,5 @@ def _notes(exported: Exported, share: Share) -> list[str]:
 
 
 def _sampling(sampling: SamplingConfig) -> str:
+    # Temperature 0 turns the other settings off.
     return "greedy" if sampling.temperature == 0 else f"T={sampling.temperature:g}, top_p={sampling.top_p:g}"

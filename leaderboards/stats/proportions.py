@@ -27,7 +27,7 @@ Clusters = Sequence[str] | Sequence[int] | npt.NDArray[np.generic]
 class Proportion:
     """k of n with its 95 % interval, clustered. Fractions; value, se, lo and hi are nan for no questions."""
 
-    k: int
+    k: int  # successes
     n: int
     lo: float
     hi: float
@@ -82,6 +82,7 @@ def as_values(values: Values) -> npt.NDArray[np.float64]:
 
 def cluster_codes(clusters: Clusters, n: int) -> tuple[npt.NDArray[np.intp], int]:
     """(n,) codes 0..G-1 in the sorted order of the labels, and G. Labels are all strings or all numbers."""
+    # As objects: numpy would turn a mixture of names and numbers into names.
     array = clusters if isinstance(clusters, np.ndarray) else np.asarray(clusters, dtype=object)
     if array.shape != (n,):
         raise ValueError(f"{n} values but clusters of shape {array.shape}")
@@ -117,14 +118,17 @@ def wilson_interval(k: float, n: float, *, deff: float = 1.0, n_clusters: int | 
     """
     k, n = as_counts(k, n)
     n_effective = effective_sample_size(n, deff)
+    # No questions are no error: an empty level must not stop a board.
     if n == 0:
         return NAN, NAN
     z = _quantile(n, n_clusters)
+    # One cluster of several values says nothing of the next one.
     if math.isinf(z):
         return 0.0, 1.0
     p, spread = k / n, z * z / n_effective
     centre = (p + spread / 2) / (1 + spread)
     half = z * math.sqrt(p * (1 - p) / n_effective + spread / (4 * n_effective)) / (1 + spread)
+    # Exactly 0 and 1, where rounding would print -0.0 or 100.00000001.
     return (0.0 if k == 0 else max(0.0, centre - half)), (1.0 if k == n else min(1.0, centre + half))
 
 
@@ -133,6 +137,7 @@ def _quantile(n: int, n_clusters: int | None) -> float:
         return Z
     if not 1 <= as_count(n_clusters, "n_clusters") <= n:
         raise ValueError(f"n_clusters is {n_clusters}, expected 1 to n = {n}")
+    # As many clusters as values: nothing is clustered, and the normal quantile serves.
     if n_clusters >= min(FEW_CLUSTERS, n):
         return Z
     return t_quantile(n_clusters - 1)
@@ -156,8 +161,10 @@ def standard_errors(values: Values, clusters: Clusters) -> StandardErrors:
         return StandardErrors(NAN, 0, 0, NAN, NAN)
     mean = float(array.mean())
     residuals = array - mean
+    # Questions of one video err together: sums within a video are what is independent.
     sums = np.bincount(codes, weights=residuals, minlength=n_clusters)
     between = float(sums @ sums)
+    # Paired differences lie in [-1, 1] and have no binomial error.
     proportion = array.min() >= 0 and array.max() <= 1
     return StandardErrors(
         mean=mean,
@@ -215,6 +222,7 @@ def gap_interval(
     intervals, each with its own design effect. For different questions, as L1 and L3 are; answers of two models to the
     same questions are paired and need `paired_interval`.
     """
+    # Newcombe's square-and-add: each end from the arm that moves the difference that way.
     l1, u1 = wilson_interval(k1, n1, deff=deff1)
     l2, u2 = wilson_interval(k2, n2, deff=deff2)
     if n1 == 0 or n2 == 0:
@@ -235,7 +243,9 @@ def grim_counts(printed: str, n: int) -> list[int]:
         raise ValueError(f"{printed!r} is not a plain decimal number such as '44.89'")
     n = as_count(n, "n")
     decimals = match[2] or ""
+    # Integers throughout: 44.885 has no exact float.
     value, unit = int(match[1] + decimals), 100 * 10 ** len(decimals)  # value / unit is the printed fraction
+    # Half a unit of the last digit on both sides, rounded inwards.
     lowest = -((1 - 2 * value) * n // (2 * unit))
     highest = (2 * value + 1) * n // (2 * unit)
     return list(range(max(0, lowest), min(n, highest) + 1)) if n else []

@@ -75,10 +75,12 @@ def print_agreement(found: Agreement, judge_id: str, runs: list[Run], verdicts: 
     if found.unlabelled or found.undecided:
         screen.print(f"  {found.unlabelled} rows without a label, {found.undecided} labelled rows without a verdict")
     for name, rate in _rates(found, runs, verdicts).items():
+        # A run without verdicts is listed, so that nobody searches for it.
         raw = "-" if rate.raw is None else f"{100 * rate.raw:.1f}"
         sensitivity, predictive = _interval(rate.by_sensitivity), _interval(rate.by_predictive_values)
         screen.print(f"  {name}: judged {raw} %, adjusted by sensitivity {sensitivity}", soft_wrap=True)
         screen.print(f"    by predictive values (only for the run the labels are from) {predictive}", soft_wrap=True)
+    # nan is not at least the gate: without agreement to measure the judge stays uncalibrated.
     verdict = "calibrated" if kappa.value >= GATE else f"kappa is below {GATE}: do not rely on this judge"
     screen.print(f"  {verdict}")
 
@@ -91,6 +93,7 @@ def _rates(found: Agreement, runs: list[Run], verdicts: list[dict[str, Verdict]]
     """Name of a run's directory -> its rate."""
     rates = {}
     for run, known in zip(runs, verdicts, strict=True):
+        # Undecided and failed verdicts are missing, as on the leaderboard.
         judged = [verdict.consistent for verdict in known.values() if verdict.consistent is not None]
         k, n = sum(judged), len(judged)
         rates[run.path.name] = AdjustedRate(

@@ -53,6 +53,7 @@ class JudgeProgress:
         if self._quiet or time.monotonic() - self._last < LINE_EVERY_S:
             return
         self._last = time.monotonic()
+        # Of the new verdicts alone: a sign that the judge works, not a result.
         share = 100 * self._consistent / self._judged if self._judged else math.nan
         self._console.print(f" {self._seen} new verdicts, consistent {share:.1f} %", soft_wrap=True)
 
@@ -78,6 +79,7 @@ def judged_levels(run: Run, verdicts: dict[str, Verdict]) -> dict[str, JudgedLev
     bank = build_bank([run])
     table = outcomes_of(run, verdicts, bank)
     groups = {level: bank.group(level) for level in bank.levels if (bank.group(level) & table.responded).any()}
+    # Together they weigh questions, not levels: L1 is more than half of them.
     if len(groups) > 1:
         groups["all"] = table.selected
     return {
@@ -102,6 +104,7 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
         table.add_column(name, justify="right", no_wrap=True)
     for name, level in judged_levels(run, verdicts).items():
         q = level.quadrants
+        # The counts of a row add up to the level's answers: none of them overlap.
         four = (q.correct_consistent, q.correct_inconsistent, q.wrong_consistent, q.wrong_inconsistent)
         table.add_row(name, str(level.consistency.n), level.cell, *map(str, (*four, q.no_reasoning, q.undecided)))
     screen.print(table)
@@ -114,9 +117,11 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
         f"nothing but a letter {profile.letter_only}",
         soft_wrap=True,
     )
+    # How often repeated votes disagree: noise of the judge that no interval shows.
     flipped, voted = flip_rate(verdicts.values())
     if voted:
         screen.print(f" votes disagree in {flipped} of {voted} cases ({100 * flipped / voted:.1f} %)")
+    # Only a judge that knows the truth needs no labels.
     note = "exact" if judge_id == ExactJudge.judge_id else "uncalibrated until `judge agreement` shows human labels"
     screen.print(f" judge {judge_id}: {note}", soft_wrap=True)
 

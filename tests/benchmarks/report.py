@@ -27,7 +27,7 @@ from leaderboards.draw.latex import write_latex
 from leaderboards.draw.markdown import write_markdown
 from leaderboards.draw.page import write_html
 from leaderboards.draw.svg import write_charts
-from leaderboards.loading import uncollected
+from leaderboards.loading import gc_paused
 from tests.synthetic_runs import FULL, make_benchmark, sweep, write_runs
 
 LIMIT_S = 3.0  # board, tables and page together, after import
@@ -54,7 +54,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 def measure(paths: list[Path], out: Path) -> dict[str, float]:
     """CPU seconds by part, as `leaderboard build` spends them."""
-    with uncollected():
+    with gc_paused():
         boards = []
         read = cpu_seconds(lambda: boards.append(build_board(paths, baseline=paths[0].name)))
         board = boards[0]
