@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from leaderboards.loading import LeftOut, Loaded, choose_judge, find_run, load_runs, uncollected
+from leaderboards.loading import LeftOut, Loaded, choose_judge, find_run, gc_paused, load_runs
 from leaderboards.outcomes import Measured, QuestionBank, build_bank, outcomes_of
 from leaderboards.published import PublishedRow, load_published
 from leaderboards.ranking import (
@@ -44,35 +44,45 @@ class Board:
 
     rows: tuple[LeaderboardRow, ...]
     measured: dict[str, Measured]  # run_id -> what was read, in the order of rows
-    bank: QuestionBank
+    bank: QuestionBank  # all questions: text, level, domain, video
     metric: Metric
     ranking: LevelTests  # of the metric, between the ranked rows: ranks and tiers follow from it
     tests: dict[str, LevelTests]  # level -> accuracy of all pairs of comparable rows, in the order of rows
     baseline: str | None  # run_id
     judge_id: str | None  # the judge whose verdicts are compared; None: nothing was judged
-    published: tuple[PublishedRow, ...]
+    published: tuple[PublishedRow, ...]  # as printed: never ranked, never tested
     protocols: tuple[ProtocolGroup, ...]  # the ranked ones first
     force_mixed: bool
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeftOut, ...]  # directories that cannot be used, with the reason
     warnings: tuple[str, ...]  # for a strip above the table
 
     @property
     def n_measured(self) -> int:
+        """Rows of runs that were read."""
         return len(self.rows)
 
     @property
     def n_ranked(self) -> int:
+        """Rows with a rank and a tier."""
         return sum(row.ranked for row in self.rows)
 
     @property
     def n_incomplete(self) -> int:
+        """Rows of runs with questions that have no answer."""
         return sum(row.status == "incomplete" for row in self.rows)
 
     @property
     def n_reported(self) -> int:
+        """Rows that papers print."""
         return len(self.published)
 
+    @property
+    def comparable(self) -> list[LeaderboardRow]:
+        """The rows that share a chart, in the order of rows."""
+        return comparable(self.rows, {group.protocol_id for group in self.protocols if group.ranked})
+
     def row(self, run_id: str) -> LeaderboardRow:
+        """The row of a run. Raises StopIteration if it is not on the board."""
         return next(row for row in self.rows if row.run_id == run_id)
 
     def score(self, row: LeaderboardRow) -> float:
@@ -104,20 +114,23 @@ def build_board(
         DataError: none of the directories can be used.
     """
     wanted = parse_metric(metric)
-    with uncollected():
+    with gc_paused():
         runs, left_out = load_runs(paths, baseline)
         if not runs:
             reasons = "\n".join(f"  {item.path}: {item.reason}" for item in left_out)
             raise DataError(f"None of the {len(left_out)} run directories can be used.\n{reasons}")
         reference = find_run(runs, baseline) if baseline is not None else None
         judge_id = choose_judge(runs, judge)
+        # Over all runs' questions, so that one index means the same question in every run's arrays.
         bank = build_bank(loaded.run for loaded in runs.values())
         only = judge is not None
         read = {run_id: measure(run_id, loaded, judge_id, bank, only=only) for run_id, loaded in runs.items()}
         board = _unranked(read, bank, wanted, reference, judge_id, force_mixed=force_mixed)
+        # A training snapshot that cannot be read costs its curve alone.
         problems = [f"No training curve of {name}: {item.problem}" for name, item in runs.items() if item.problem]
         warnings = (*board.warnings, *_warnings(board, left_out), *problems)
         board = _with_deltas(_with_ranks(replace(board, left_out=tuple(left_out), warnings=warnings)))
+        # Papers' rows join last: nothing before may rank or test them.
         return replace(board, published=load_published() if include_published else ())
 
 
@@ -134,27 +147,31 @@ def _unranked(
     rows = [build_row(measured, bank) for measured in read.values()]
     rows.sort(key=lambda row: _descending(score_of(row, metric, judge_id)))
     protocols = _ranked_protocols(rows, metric, baseline, judge_id, force_mixed=force_mixed)
-    comparable = {row.run_id for row in rows if row.status == "complete" and row.protocol_id in protocols}
-    scored = {row.run_id for row in rows if not math.isnan(score_of(row, metric, judge_id))} & comparable
+    compared = comparable(rows, protocols)
+    scored = {row.run_id for row in compared if not math.isnan(score_of(row, metric, judge_id))}
     rows.sort(key=lambda row: row.run_id not in scored)  # stable: by score within both halves
     run_ids = [row.run_id for row in rows]
+    # Ranks and tiers come from one family of tests: all pairs of ranked rows on the ranked metric.
     ranking = level_tests(run_ids, [read[run_id] for run_id in run_ids if run_id in scored], metric, bank)
     warnings = []
     if ranking is None:
         warnings.append(f"Nothing is ranked: the runs share too few questions with a value of {metric}.")
     elif not scored:
         warnings.append(f"Nothing is ranked: no complete run has a value of {metric}. Fix: another --metric.")
+    # Accuracy is tested on every level, whatever is ranked: the page shows these differences too.
     tests = {
         level: level_tests(
             run_ids,
-            [read[row.run_id] for row in rows if row.run_id in comparable and level in row.accuracy],
+            [read[row.run_id] for row in comparable(rows, protocols) if level in row.accuracy],
             Metric(level, "accuracy"),
             bank,
         )
         or no_tests(run_ids)
         for level in bank.levels
     }
+    # The same draws for all runs: one pass serves them all, and equal runs get equal intervals.
     drawn = {level: bootstrap_intervals(list(read.values()), level, bank) for level in bank.levels}
+    # Last, since a flag may depend on what the other rows are.
     rows = [_with_flags(row, judge_id, protocols) for row in rows]
     return Board(
         rows=tuple(
@@ -176,10 +193,23 @@ def _unranked(
     )
 
 
+def comparable(rows: Iterable[LeaderboardRow], protocols: Container[str]) -> list[LeaderboardRow]:
+    """Complete rows of these protocol ids: only these are ranked, tested against each other and drawn in one chart.
+
+    A SUBSET has other questions, another protocol has other frames or another prompt: drawn together they would invite
+    a comparison that no test supports.
+    """
+    return [row for row in rows if row.status == "complete" and row.protocol_id in protocols]
+
+
 def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBank, *, only: bool) -> Measured:
-    """A run with one judge's verdicts: those of judge_id; without them and unless `only`, its own busiest judge's."""
+    """A run with one judge's verdicts: judge_id's; without these, unless `only`, those of the judge that judged most.
+
+    Verdicts of another judge than the board's are shown and flagged JUDGE≠, and compared with nothing.
+    """
     own = judge_id
     if judge_id not in loaded.verdicts:
+        # Ties by name, so that the order of lines in the file does not matter.
         own = None if only else max(loaded.verdicts, key=lambda j: (len(loaded.verdicts[j]), j), default=None)
     verdicts = loaded.verdicts[own] if own is not None else {}
     return Measured(run_id, loaded.run, own, verdicts, outcomes_of(loaded.run, verdicts, bank), loaded.snapshot)
@@ -187,6 +217,7 @@ def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBan
 
 def score_of(row: LeaderboardRow, metric: Metric, judge_id: str | None) -> float:
     """The row's value of the metric; nan if it has none, or only by another judge."""
+    # Judges err differently: ranking one's verdicts against another's would rank the judges.
     if metric.measure != "accuracy" and row.judge_id != judge_id:
         return math.nan
     cells = {"accuracy": row.accuracy, "sound": row.sound, "consistency": row.consistency}[metric.measure]
@@ -194,6 +225,7 @@ def score_of(row: LeaderboardRow, metric: Metric, judge_id: str | None) -> float
 
 
 def _descending(score: float) -> tuple[bool, float]:
+    # nan compares false with everything: as a sort key it would leave rows where they were.
     return math.isnan(score), 0.0 if math.isnan(score) else -score
 
 
@@ -201,11 +233,14 @@ def _ranked_protocols(
     rows: list[LeaderboardRow], metric: Metric, baseline: str | None, judge_id: str | None, *, force_mixed: bool
 ) -> set[str]:
     """The protocol ids whose rows are ranked: the baseline's, else the one with most complete rows; if forced, all."""
+    # The caller takes the responsibility; a warning on every output says so.
     if force_mixed:
         return {row.protocol_id for row in rows}
     for row in rows:
+        # With a baseline the question is who differs from it.
         if row.run_id == baseline:
             return {row.protocol_id}
+    # Else the protocol of most runs that could be ranked; of equals the first, which holds the best score.
     fit = [row.status == "complete" and not math.isnan(score_of(row, metric, judge_id)) for row in rows]
     sizes: dict[str, int] = {}
     for row, fits in zip(rows, fit, strict=True):
@@ -215,6 +250,7 @@ def _ranked_protocols(
 
 def _with_ranks(board: Board) -> Board:
     """Rank those rows that `ranking` compares."""
+    # A row that was tested against others has a number on the diagonal.
     compared = ~np.isnan(board.ranking.p.diagonal())
     scores = {row.run_id: board.score(row) for row, yes in zip(board.rows, compared, strict=True) if yes}
     if not scores:
@@ -234,6 +270,7 @@ def _with_deltas(board: Board) -> Board:
     if board.baseline is None:
         return board
     protocols = {group.protocol_id for group in board.protocols if group.ranked}
+    # Incomplete and SUBSET rows too: on the questions shared with the baseline a difference is valid.
     others = [row.run_id for row in board.rows if row.run_id != board.baseline and row.protocol_id in protocols]
     read = board.measured
     found = {
@@ -280,12 +317,12 @@ def _warnings(board: Board, left_out: Sequence[LeftOut]) -> list[str]:
     if len(board.protocols) > 1:
         parts = [f"{len(g.run_ids)} of {g.protocol} ({g.protocol_id}, {g.frames} frames)" for g in board.protocols]
         mixed = "Ranked together by force: differences may come from the protocol."
-        apart = "Only the first are ranked; rows of different protocols are not compared."
-        warnings.append(f"Mixed protocols: {', '.join(parts)}. {mixed if board.force_mixed else apart}")
-    foreign = sum(row.judge_id not in (None, board.judge_id) for row in board.rows)
-    if foreign:
+        separate = "Only the first are ranked; rows of different protocols are not compared."
+        warnings.append(f"Mixed protocols: {', '.join(parts)}. {mixed if board.force_mixed else separate}")
+    others = sum(row.judge_id not in (None, board.judge_id) for row in board.rows)
+    if others:
         warnings.append(
-            f"Judged by another judge, so not comparable in consistency: {foreign} of {len(board.rows)} rows."
+            f"Judged by another judge, so not comparable in consistency: {others} of {len(board.rows)} rows."
         )
     if left_out:
         warnings.append(f"Left out, because they cannot be used: {', '.join(i.path.name for i in left_out)}.")

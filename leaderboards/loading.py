@@ -1,4 +1,4 @@
-"""Run directories that can stand beside one another, and the judge that counts. The others are named, with a reason."""
+"""Run directories that can be compared on one board, and the judge whose verdicts count."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
     wanted = list(paths)
     if baseline is not None and (Path(baseline) / "manifest.json").exists():
         wanted.append(Path(baseline))
+    # A directory given twice, or once more through a link, must not be compared with itself.
     distinct: dict[Path, Path] = {}
     for path in wanted:
         distinct.setdefault(path.resolve(), path)
@@ -53,6 +54,7 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
     runs = {name: loaded[path] for path, name in _names(list(loaded)).items()}
     if not runs:
         return {}, left_out
+    # A board without the baseline that was asked for would compare with nothing, and not say so.
     for item in left_out:
         if baseline is not None and item.path.resolve() == Path(baseline).resolve():
             raise ConfigError(f"The baseline cannot be used: {item.reason}")
@@ -62,11 +64,13 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
 
 
 def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
+    # Runs of one data set have equal questions.jsonl: each content is parsed once.
     loaded: dict[Path, Loaded] = {}
     left_out = []
     known: dict[bytes, dict[str, Question]] = {}
     for path in paths:
         try:
+            # One unreadable run must not cost the board of all the others.
             loaded[path] = _load(path, known)
         except (DataError, OSError) as error:
             left_out.append(LeftOut(path, str(error)))
@@ -74,8 +78,8 @@ def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Without garbage collection: what a board reads stays, and looking for garbage among it takes a third longer."""
+def gc_paused() -> Iterator[None]:
+    """Without garbage collection: everything that a board reads is kept, and searching it takes a third longer."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -95,17 +99,20 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
         raise DataError(f"{path} is empty: no run was started there.")
     file = path / "questions.jsonl"
     lines = file.read_bytes() if file.exists() else b""
+    # load_run would name the missing file only; this is what a copy cut short looks like.
     if not lines and (path / "manifest.json").exists():
         raise DataError(f"{file} is missing or empty: the run was stopped before it began, or was not copied whole.")
     run = load_run(path, questions=known.get(lines))
     if run.manifest.suite != "seedbench-r1":
         raise DataError(f"{path} answers the suite {run.manifest.suite}: not to be mixed with SEED-Bench-R1 results.")
+    # load_run keeps one of two equal ids, which would hide that every share counts a question twice.
     n_lines = lines.count(b"\n")
     if n_lines != len(run.questions):
         raise DataError(
             f"{file} has {n_lines} lines for {len(run.questions)} questions: some are repeated. "
             f"Fix: evaluate again into a fresh directory."
         )
+    # Nothing to bound and nothing to draw.
     if not run.records:
         raise DataError(f"{path} has no answers yet. Fix: run the same `eval` command again.")
     known[lines] = run.questions
@@ -113,7 +120,7 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
 
 
 def _snapshot(path: Path) -> tuple[TrainingSnapshot | None, str]:
-    """What is kept of the training, or why it cannot be read: no answer depends on it, so the run is used anyway."""
+    """The training's snapshot, or why it cannot be read: no answer depends on it, so the run is used anyway."""
     try:
         return load_snapshot(path), ""
     except DataError as error:
@@ -123,6 +130,7 @@ def _snapshot(path: Path) -> tuple[TrainingSnapshot | None, str]:
 def _names(paths: list[Path]) -> dict[Path, str]:
     """The directory's name; with its parents', as many as it takes, where two runs share it."""
     absolute = {path: path.resolve() for path in paths}
+    # The folder's name is what people chose; parents are added to all runs whose names collide.
     for depth in range(1, 1 + max((len(path.parts) for path in absolute.values()), default=0)):
         names = {path: "/".join(full.parts[-depth:]) for path, full in absolute.items()}
         counts = Counter(full.name for full in absolute.values())
@@ -134,6 +142,7 @@ def _names(paths: list[Path]) -> dict[Path, str]:
 
 def find_run(runs: dict[str, Loaded], wanted: str) -> str:
     """The run_id of a run named by its run_id, its directory, or the name of its model. Raises ConfigError."""
+    # From exact to loose: a run_id always wins over a model that is called the same.
     if wanted in runs:
         return wanted
     folder = Path(wanted).resolve()
@@ -147,9 +156,11 @@ def find_run(runs: dict[str, Loaded], wanted: str) -> str:
 
 
 def _one_data_set(runs: dict[str, Loaded], baseline: str | None) -> tuple[dict[str, Loaded], list[LeftOut]]:
+    # Level by level, since a run of L3 alone agrees with runs of all levels.
     votes: dict[str, Counter[str]] = {}
     for run_id, loaded in runs.items():
         for level, digest in loaded.run.manifest.dataset_hash.items():
+            # The baseline outvotes all others: whoever names one wants it on the board.
             weight = len(runs) + 1 if run_id == baseline else 1
             votes.setdefault(level, Counter())[digest] += weight
     kept, left_out = {}, []
@@ -178,7 +189,9 @@ def choose_judge(runs: dict[str, Loaded], wanted: str | None) -> str | None:
     """
     used = Counter(judge for loaded in runs.values() for judge in loaded.verdicts)
     if wanted is None:
+        # Ties by name, so that the order of the arguments does not matter.
         return min(used, key=lambda judge: (-used[judge], judge), default=None)
+    # An id that is also the beginning of a longer one must stay reachable.
     found = [judge for judge in used if judge == wanted] or sorted(judge for judge in used if judge.startswith(wanted))
     if len(found) != 1:
         problem = "judged none of the runs" if not found else f"could be {' or '.join(found)}"

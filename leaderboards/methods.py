@@ -19,6 +19,7 @@ META_SCHEMA = "sbr1.leaderboard-meta/1"
 def methods(board: Board) -> list[str]:
     """Sentences for the reader of this board."""
     videos = len(set(board.bank.video.tolist()))
+    # Every sentence states what the code does; numbers come from its constants, so that neither can drift.
     sentences = [
         "Accuracy is correct / N of the level's annotation file; unparsed and truncated answers are wrong; questions "
         "that failed leave the run INCOMPLETE, and its accuracy lies between the two bounds shown.",
@@ -42,6 +43,7 @@ def methods(board: Board) -> list[str]:
         sentences.append(
             f"Baseline {board.baseline}: Holm over all runs tested against it, level by level.{exploratory}"
         )
+    # Only what this board shows: no sentence on judges where nothing was judged.
     if board.judge_id is not None:
         sentences.append(
             f"Consistency (judge {board.judge_id}): consistent / judged. No reasoning or no readable answer counts as "
@@ -60,6 +62,7 @@ def write_meta(board: Board, path: Path, *, command: str, built_utc: str, files:
     """leaderboard.meta.json: schemas, methods, what was compared and what was left out. Raises ResourceError."""
     value = {
         "schema": META_SCHEMA,
+        # Sorted: equal boards give equal bytes.
         "files": sorted(files),
         "file_schemas": {
             "leaderboard.csv": WIDE_SCHEMA,
@@ -68,6 +71,7 @@ def write_meta(board: Board, path: Path, *, command: str, built_utc: str, files:
         },
         "toolkit_version": __version__,
         "built_utc": built_utc,
+        # Commands, paths and warnings may hold a home folder or a key.
         "command": shareable(command),
         "metric": str(board.metric),
         "baseline": board.baseline,
@@ -80,11 +84,13 @@ def write_meta(board: Board, path: Path, *, command: str, built_utc: str, files:
             "reported": board.n_reported,
         },
         "questions": {level: int((board.bank.level == level).sum()) for level in board.bank.levels},
+        # In the order of the tables, which is that of the rows.
         "runs": [row.run_id for row in board.rows],
         "protocols": [asdict(group) for group in board.protocols],
         "left_out": [{"path": shareable(str(item.path)), "reason": shareable(item.reason)} for item in board.left_out],
         "warnings": [shareable(warning) for warning in board.warnings],
         "methods": methods(board),
+        # What someone needs to get the same p-values and bootstrap intervals.
         "statistics": {"seed": SEED, "alpha": ALPHA, "sign_flip_draws": 9999, "bootstrap_draws": 10_000},
     }
     write_json(path, value)

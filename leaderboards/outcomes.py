@@ -39,7 +39,8 @@ class QuestionBank:
 
     def group(self, name: str) -> Bools:
         """The questions of a level or of an L3 domain."""
-        return self.domain == name if name in DOMAINS else self.level == name
+        found: Bools = (self.domain if name in DOMAINS else self.level) == name
+        return found
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -50,6 +51,7 @@ class QuestionBank:
 
     @property
     def levels(self) -> tuple[str, ...]:
+        """The groups that are levels."""
         return tuple(name for name in self.groups if name not in DOMAINS)
 
 
@@ -68,16 +70,20 @@ class Outcomes:
     @property
     def selected(self) -> Bools:
         """Questions that belong to the run."""
-        return self.outcome != ABSENT
+        found: Bools = self.outcome != ABSENT
+        return found
 
     @property
     def responded(self) -> Bools:
         """Questions with a response, right or wrong."""
-        return self.outcome >= ANSWERED
+        found: Bools = self.outcome >= ANSWERED
+        return found
 
     @property
     def judged(self) -> Bools:
-        return self.consistent != NO_VERDICT
+        """Responses with a verdict that says yes or no."""
+        found: Bools = self.consistent != NO_VERDICT
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,11 @@ from leaderboards.outcomes import Measured
 from seedbench_r1.prompts import template_sha
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot
 
+# Home folders name people.
 _HOME = re.compile(r"/(?:home|Users)/[^/\s]+|/root(?=/|\s|$)")
+# --api-key VALUE and TOKEN=VALUE: the name stays, the value goes.
 _SECRET = re.compile(r"(?i)(--[\w-]*(?:key|token|secret|password)(?:=|\s+)|\b\w*(?:key|token|secret|password)=)\S+")
+# Keys of OpenAI and of the Hub by their form, wherever they are.
 _BEARER = re.compile(r"\b(sk-|hf_)[A-Za-z0-9_-]{8,}")
 
 
@@ -21,6 +24,7 @@ def provenance_of(measured: Measured) -> dict[str, str]:
     manifest = measured.run.manifest
     model = manifest.model
     failures = Counter(record.failure.kind for record in measured.run.records.values() if record.failure is not None)
+    # In the order a reader asks: which model, asked how, on which data, by which software.
     fields: dict[str, object] = {
         "model": model.path,
         "base model": model.base_model,
@@ -52,6 +56,7 @@ def provenance_of(measured: Measured) -> dict[str, str]:
         "failures": _settings(dict(sorted(failures.items()))) if failures else None,
         "run": measured.run_id,
     }
+    # What is not known is left out: an empty field would read as "none".
     return {name: shareable(str(value)) for name, value in fields.items() if value not in (None, "")}
 
 
@@ -66,6 +71,7 @@ def _overlap(snapshot: TrainingSnapshot | None) -> str | None:
         return None
     overlap = snapshot.overlap
     unknown = f"; {overlap.unknown} training files could not be compared" if overlap.unknown else ""
+    # No file to compare with proves nothing, so it must not read as "0 questions seen".
     if not overlap.files:
         return f"not known{unknown}"
     files = "the training file" if overlap.files == 1 else f"{overlap.files} training files"

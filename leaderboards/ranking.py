@@ -25,7 +25,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import DOMAINS, LEVELS
 
 SHARED = 0.95  # share of either run's questions that a test of two runs needs
-MEASURES = ("accuracy", "sound", "consistency")
+MEASURES = ("accuracy", "sound", "consistency")  # sound: correct and consistent
 
 Floats = npt.NDArray[np.float64]
 
@@ -91,10 +91,12 @@ def level_tests(
     if compared:
         group = bank.group(metric.level)
         pairs = [metric.values(measured) for measured in compared]
+        # On questions that all runs have, so that differences add up: (a - b) + (b - c) = a - c.
         common = np.logical_and.reduce([valued for _, valued in pairs]) & group
         if common.sum() < SHARED * max(int((valued & group).sum()) for _, valued in pairs):
             return None
         found = pairwise_tests(np.stack([hits[common] for hits, _ in pairs]), bank.video[common])
+        # Rows that are not compared keep their nan.
         places = [all_ids.index(measured.run_id) for measured in compared]
         grid = np.ix_(places, places)
         tests.differences[grid], tests.p[grid], tests.p_holm[grid] = found.differences, found.p, found.p_adjusted
@@ -103,12 +105,14 @@ def level_tests(
 
 def rank(tests: LevelTests, scores: Mapping[str, float]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """Rank interval and tier, by run_id, of the runs that have a score (a fraction); `tests` compares all of them."""
+    # Best first: tiers are made walking down.
     run_ids = sorted(scores, key=lambda run_id: -scores[run_id])
     places = [tests.run_ids.index(run_id) for run_id in run_ids]
     grid = np.ix_(places, places)
-    apart, adjusted = tests.differences[grid], tests.p_holm[grid]
-    letters = tiers([scores[run_id] for run_id in run_ids], apart, adjusted)
-    return dict(zip(run_ids, rank_intervals(apart, adjusted), strict=True)), dict(zip(run_ids, letters, strict=True))
+    differences, adjusted = tests.differences[grid], tests.p_holm[grid]
+    letters = tiers([scores[run_id] for run_id in run_ids], differences, adjusted)
+    ranks = rank_intervals(differences, adjusted)
+    return dict(zip(run_ids, ranks, strict=True)), dict(zip(run_ids, letters, strict=True))
 
 
 def bootstrap_intervals(compared: Sequence[Measured], level: str, bank: QuestionBank) -> dict[str, tuple[float, float]]:
@@ -130,15 +134,18 @@ def deltas(
     """run_id -> accuracy on the level minus the baseline's, on the questions that both have answered.
 
     The p-value is refused where these are fewer than 95 % of the questions that either run was asked. Where `tests`
-    (of accuracy on this level) holds it, it is taken from there.
+    (of accuracy on this level) holds it, it is read from there.
     """
     found: dict[str, Delta] = {}
     group = bank.group(level)
     for measured in others:
+        # The sign matrix is the costly part, and the board has tested most pairs already.
         known = tests.p[tests.run_ids.index(measured.run_id), tests.run_ids.index(baseline.run_id)]
         delta = compare(measured, baseline, group, bank, known_p=None if np.isnan(known) else float(known))
         if delta is not None:
             found[measured.run_id] = delta
+    # One family a level: everything that is compared with this baseline on it.
+    # Nobody knows beforehand at which cell a reader will look: all cells are one family.
     tested = [(run_id, delta.p) for run_id, delta in found.items() if delta.p is not None]
     for (run_id, _), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
         found[run_id] = replace(found[run_id], p_adjusted=float(adjusted))
@@ -153,6 +160,7 @@ def domain_deltas(baseline: Measured, others: Sequence[Measured], bank: Question
     found: dict[str, dict[str, Delta]] = {measured.run_id: {} for measured in others}
     for domain in (name for name in bank.groups if name in DOMAINS):
         group = bank.group(domain)
+        # Runs with the whole domain share one sign matrix; `compare` tests the others one by one.
         known = _p_together(baseline, others, group, bank)
         for measured in others:
             delta = compare(measured, baseline, group, bank, known_p=known.get(measured.run_id))
@@ -167,8 +175,9 @@ def domain_deltas(baseline: Measured, others: Sequence[Measured], bank: Question
 
 
 def _p_together(baseline: Measured, others: Sequence[Measured], group: Bools, bank: QuestionBank) -> dict[str, float]:
-    """p-values of those runs that, as the baseline, have answered the whole group: one matrix of signs serves all."""
+    """p-values of the runs that have answered all of the group, as the baseline has: one matrix of signs serves all."""
     whole = [m for m in (baseline, *others) if not (group & ~m.outcomes.responded).any()]
+    # Without the baseline's answers, or with its alone, there is no difference to test.
     if whole[:1] != [baseline] or len(whole) < 2:
         return {}
     ours = baseline.outcomes.correct[group].astype(np.float64)
@@ -192,7 +201,9 @@ def compare(
     differences = ours.correct[common].astype(np.float64) - theirs.correct[common]
     interval = paired_interval(differences, bank.video[common])
     p = known_p
+    # Both sides count: a run of 50 questions shares all of them with a run of 4,676.
     if p is None and all(n >= SHARED * int((table.selected & group).sum()) for table in (ours, theirs)):
         p = sign_flip_test(differences, bank.video[common])
+    # A t interval may leave the range that a difference of shares cannot.
     lo, hi = (float(end) for end in np.clip((interval.lo, interval.hi), -1.0, 1.0))
     return Delta(interval.mean, lo, hi, interval.se, n, interval.n_clusters, p, p_adjusted=None)

@@ -6,38 +6,15 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, QuestionBank
+from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, Outcomes, QuestionBank
 from leaderboards.provenance import provenance_of
-from leaderboards.stats import FEW_CLUSTERS, design_effect, gap_interval, wilson_interval
+from leaderboards.stats import FEW_CLUSTERS, Proportion, gap_interval, interval
 from seedbench_r1.prompts import template_sha
-from seedbench_r1.scoring import reasoning_profile
-from seedbench_r1.types import DOMAINS, LEVELS, ReasoningProfile, RunManifest
+from seedbench_r1.types import DOMAINS, LEVELS, RunManifest
 
 SHOWN_UNPARSED = 0.02  # share of unparsed answers from which a row is flagged
 SHOWN_UNJUDGED = 0.01  # share of missing verdicts from which a row is flagged
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A share with its 95 % interval, clustered by video. Fractions."""
-
-    k: int
-    n: int
-    lo: float
-    hi: float
-    deff: float
-    n_clusters: int
-
-    @property
-    def value(self) -> float:
-        return self.k / self.n if self.n else math.nan
-
-    @property
-    def se(self) -> float:
-        """Binomial standard error at n / deff; nan for no questions."""
-        return math.sqrt(self.value * (1 - self.value) * self.deff / self.n) if self.n else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +38,11 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Quadrants:
-    """Accuracy x consistency: every question of a level in exactly one cell. Counts."""
+    """Accuracy x consistency: every question of a group in exactly one of these counts.
+
+    The first four hold responses with reasoning, an answer and a verdict. `no_reasoning` is apart from them, although
+    such a response counts as judged and not consistent in the rate.
+    """
 
     correct_consistent: int
     correct_inconsistent: int  # "lucky": right, but not for the reason given
@@ -106,14 +87,13 @@ class LeaderboardRow:
     answered: int
     n: int  # questions in the annotation files of the levels asked for
     frames: int
-    accuracy: dict[str, Cell]  # level and domain; a group is absent unless every question asked of it is answered
+    accuracy: dict[str, Proportion]  # level and domain; a group is absent unless every question asked of it is answered
     bounds: dict[str, Bounds]  # level and domain; the groups that accuracy lacks
-    consistency: dict[str, Cell]  # level and domain; consistent / judged; empty without verdicts
-    sound: dict[str, Cell]  # level and domain; correct and consistent / judged
+    consistency: dict[str, Proportion]  # level and domain; consistent / judged; empty without verdicts
+    sound: dict[str, Proportion]  # level and domain; correct and consistent / judged
     quadrants: dict[str, Quadrants]  # level; empty without verdicts
-    shares: dict[str, dict[str, Cell]]  # further shares by name (see `further_shares`), then level and domain
+    shares: dict[str, dict[str, Proportion]]  # further shares by name (see `further_shares`), then level and domain
     gap: Gap | None
-    reasoning: ReasoningProfile
     unparsed: int
     truncated: int
     errors: int
@@ -151,7 +131,7 @@ class LeaderboardRow:
         return str(self.rank_lo) if self.rank_lo == self.rank_hi else f"{self.rank_lo}-{self.rank_hi}"
 
     @property
-    def consistency_by_correctness(self) -> dict[str, tuple[Cell, Cell]]:
+    def consistency_by_correctness(self) -> dict[str, tuple[Proportion, Proportion]]:
         """level -> consistency among correct and among wrong answers."""
         right, wrong = (self.shares.get(f"reasoning_consistency_{side}", {}) for side in ("correct", "wrong"))
         return {name: (right[name], wrong[name]) for name in right if name not in DOMAINS}
@@ -173,8 +153,7 @@ def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
     groups = [name for name in bank.groups if (bank.group(name) & table.selected).any()]
     complete = [name for name in groups if not (bank.group(name) & table.selected & ~table.responded).any()]
     accuracy = {name: share(table.correct, bank.group(name) & table.responded, bank) for name in complete}
-    consistent, judged = table.consistent == 1, table.judged
-    rated = [name for name in complete if (bank.group(name) & judged).any()]
+    rated = [name for name in complete if (bank.group(name) & table.judged).any()]
     levels = [name for name in groups if name not in DOMAINS]
     total = sum(manifest.n_total.get(level, {}).get("all", 0) for level in levels)
     return LeaderboardRow(
@@ -191,12 +170,11 @@ def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
         frames=manifest.video.max_frames,
         accuracy=accuracy,
         bounds={name: _bounds(measured, bank.group(name)) for name in groups if name not in accuracy},
-        consistency={name: share(consistent, bank.group(name) & judged, bank) for name in rated},
-        sound={name: share(consistent & table.correct, bank.group(name) & judged, bank) for name in rated},
-        quadrants={name: _quadrants(measured, bank.group(name)) for name in rated if name in levels},
+        consistency={name: consistency_of(table, bank.group(name), bank) for name in rated},
+        sound={name: sound_of(table, bank.group(name), bank) for name in rated},
+        quadrants={name: quadrants_of(table, bank.group(name)) for name in rated if name in levels},
         shares=further_shares(measured, bank, complete, rated),
         gap=_gap(accuracy),
-        reasoning=reasoning_profile(measured.run.records.values()),
         unparsed=int((table.outcome == UNPARSED).sum()),
         truncated=int((table.outcome == TRUNCATED).sum()),
         errors=int((table.outcome == FAILED).sum()),
@@ -215,7 +193,7 @@ def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
 
 def further_shares(
     measured: Measured, bank: QuestionBank, complete: list[str], rated: list[str]
-) -> dict[str, dict[str, Cell]]:
+) -> dict[str, dict[str, Proportion]]:
     """Shares beside accuracy and consistency, by name, then level and domain.
 
     Of the answered: unparsed, truncated, strict_accuracy (correct by the reference's rule), no_reasoning (nothing to
@@ -247,16 +225,38 @@ def further_shares(
     return found
 
 
-def share(hits: Bools, within: Bools, bank: QuestionBank) -> Cell:
-    """Share of hits among the questions `within`: Wilson's interval at n / design effect, clustered by video."""
-    values, clusters = hits[within], bank.video[within]
-    if len(values) == 0:
-        return Cell(0, 0, math.nan, math.nan, 1.0, 0)
-    n_clusters = int(np.count_nonzero(np.bincount(clusters)))
-    deff = design_effect(values.astype(np.float64), clusters)
-    k = int(values.sum())
-    lo, hi = wilson_interval(k, len(values), deff=deff, n_clusters=n_clusters)
-    return Cell(k, len(values), lo, hi, deff, n_clusters)
+def share(hits: Bools, within: Bools, bank: QuestionBank) -> Proportion:
+    """Share of hits among the questions `within`, clustered by video."""
+    return interval(hits[within], bank.video[within])
+
+
+def consistency_of(table: Outcomes, group: Bools, bank: QuestionBank) -> Proportion:
+    """Consistent / judged on the questions of `group`, an array over the bank."""
+    return share(table.consistent == 1, group & table.judged, bank)
+
+
+def sound_of(table: Outcomes, group: Bools, bank: QuestionBank) -> Proportion:
+    """Correct and consistent / judged on the questions of `group`."""
+    return share((table.consistent == 1) & table.correct, group & table.judged, bank)
+
+
+def quadrants_of(table: Outcomes, group: Bools) -> Quadrants:
+    """Count the questions of `group`."""
+    judged = group & table.judged & ~table.bare
+    yes, correct = table.consistent == 1, table.correct
+
+    def count(mask: Bools) -> int:
+        return int(mask.sum())
+
+    return Quadrants(
+        correct_consistent=count(judged & correct & yes),
+        correct_inconsistent=count(judged & correct & ~yes),
+        wrong_consistent=count(judged & ~correct & yes),
+        wrong_inconsistent=count(judged & ~correct & ~yes),
+        no_reasoning=count(group & table.responded & table.bare),
+        undecided=count(group & table.responded & ~table.bare & ~table.judged),
+        error=count(group & table.selected & ~table.responded),
+    )
 
 
 def _status(measured: Measured, total: int) -> str:
@@ -273,26 +273,7 @@ def _bounds(measured: Measured, group: Bools) -> Bounds:
     return Bounds(correct / n, (correct + n - answered) / n, answered, n)
 
 
-def _quadrants(measured: Measured, group: Bools) -> Quadrants:
-    table = measured.outcomes
-    judged = group & table.judged & ~table.bare
-    yes, correct = table.consistent == 1, table.correct
-
-    def count(mask: npt.NDArray[np.bool_]) -> int:
-        return int(mask.sum())
-
-    return Quadrants(
-        correct_consistent=count(judged & correct & yes),
-        correct_inconsistent=count(judged & correct & ~yes),
-        wrong_consistent=count(judged & ~correct & yes),
-        wrong_inconsistent=count(judged & ~correct & ~yes),
-        no_reasoning=count(group & table.responded & table.bare),
-        undecided=count(group & table.responded & ~table.bare & ~table.judged),
-        error=count(group & table.selected & ~table.responded),
-    )
-
-
-def _gap(cells: dict[str, Cell]) -> Gap | None:
+def _gap(cells: dict[str, Proportion]) -> Gap | None:
     if "L1" not in cells or "L3" not in cells:
         return None
     near, far = cells["L1"], cells["L3"]

@@ -23,6 +23,7 @@ TITLES = {
     "heldout_accuracy": "Accuracy, held-out questions",
 }
 
+# The part of a checkpoint's name that counts steps, at its end.
 _STEP = re.compile(r"[-_./ ]*(checkpoint|ckpt|global[-_]?step|step|epoch)?[-_./ ]*\d*[-_./ ]*$")
 
 
@@ -33,7 +34,7 @@ class Training:
     name: str
     places: tuple[int, ...]  # of its runs among the board's rows, by step
     steps: tuple[int, ...]  # one a run
-    curves: dict[str, Points]  # of the latest checkpoint that has any; empty where none was kept
+    curves: dict[str, Points]  # of the latest checkpoint that has any; empty where none was recorded
 
 
 def trainings(board: Board) -> tuple[Training, ...]:
@@ -44,11 +45,12 @@ def trainings(board: Board) -> tuple[Training, ...]:
         if snapshot is not None:
             groups.setdefault(f"id {snapshot.training_id}", []).append(place)
         elif row.step is not None:
-            groups.setdefault(f"alike {row.base_model} {row.algo}", []).append(place)
+            groups.setdefault(f"same {row.base_model} {row.algo}", []).append(place)
     found = [_training(board, places) for places in groups.values()]
+    # Two trainings of one name would share a legend entry: the run's id tells which is which.
     names = [training.name for training in found]
     return tuple(
-        training if names.count(training.name) == 1 else _told_apart(training, board.rows[training.places[-1]].run_id)
+        training if names.count(training.name) == 1 else _with_run_id(training, board.rows[training.places[-1]].run_id)
         for training in found
     )
 
@@ -56,8 +58,8 @@ def trainings(board: Board) -> tuple[Training, ...]:
 def _training(board: Board, places: list[int]) -> Training:
     ordered = sorted(places, key=lambda place: (_step(board, place), place))
     rows = [board.rows[place] for place in ordered]
-    kept = [board.measured[row.run_id].snapshot for row in rows]
-    known = [snapshot.curves for snapshot in kept if snapshot is not None and snapshot.curves]
+    snapshots = [board.measured[row.run_id].snapshot for row in rows]
+    known = [snapshot.curves for snapshot in snapshots if snapshot is not None and snapshot.curves]
     steps = tuple(_step(board, place) for place in ordered)
     return Training(_name(rows), tuple(ordered), steps, known[-1] if known else {})
 
@@ -73,6 +75,7 @@ def _name(rows: list[LeaderboardRow]) -> str:
     names = sorted({row.model for row in rows})
     if len(names) == 1:
         return names[0]
+    # In a sorted list the first and the last share the least: what these two share, all share.
     first, last = names[0], names[-1]
     n_equal = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     shared = _STEP.sub("", first[:n_equal])
@@ -80,7 +83,7 @@ def _name(rows: list[LeaderboardRow]) -> str:
     return shared or made or names[0]
 
 
-def _told_apart(training: Training, run_id: str) -> Training:
+def _with_run_id(training: Training, run_id: str) -> Training:
     return Training(f"{training.name} ({run_id})", training.places, training.steps, training.curves)
 
 
@@ -88,6 +91,7 @@ def smooth(points: Points) -> Points:
     """Running mean over a twentieth of the points, at least three of them; as they are where there are under twenty."""
     if len(points) < 20:
         return points
+    # Shorter at both ends, so that the curve neither starts nor stops inside.
     half = max(1, len(points) // 40)
     values = [value for _, value in points]
     means = []

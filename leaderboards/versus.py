@@ -37,6 +37,7 @@ class LevelComparison:
 
     @property
     def n(self) -> int:
+        """Questions that both have answered."""
         return self.both + self.only_first + self.only_second + self.neither
 
 
@@ -49,10 +50,12 @@ def compare_runs(board: Board, first: str, second: str) -> tuple[LevelComparison
         difference = compare(a, b, group, board.bank)
         if difference is None:
             continue
+        # McNemar's counts and the difference are over the same questions.
         common = group & a.outcomes.responded & b.outcomes.responded
         right_a, right_b = a.outcomes.correct & common, b.outcomes.correct & common
         only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
         both = int((right_a & right_b).sum())
+        # Positions in the bank, which keeps the order of the annotation file.
         places = (right_a ^ right_b).nonzero()[0].tolist()
         found.append(
             LevelComparison(

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.types import (
-    ConsistencyCounts,
     Failure,
     FinishReason,
     Generation,
@@ -22,7 +21,6 @@ from seedbench_r1.types import (
     RunRecord,
     RunSummary,
     Score,
-    Verdict,
 )
 
 GroupOf = Callable[[Question], str | None]
@@ -154,31 +152,6 @@ def _total(credits: Iterable[float]) -> float:
     """Their sum; an int if it is a whole number, as it always is for choices."""
     total = math.fsum(credits)
     return int(total) if total.is_integer() else total
-
-
-def consistency_counts(records: Iterable[RunRecord], verdicts: Mapping[str, Verdict]) -> ConsistencyCounts:
-    """Count one judge's verdicts (by question_id) on the answered records, by correctness."""
-    scored = [(record, record.score) for record in records if record.score is not None]
-    cells = {(correct, consistent): 0 for correct in (True, False) for consistent in (True, False)}
-    bare = 0
-    for record, score in scored:
-        verdict = verdicts.get(record.question_id)
-        if verdict is None or verdict.consistent is None:
-            continue
-        cells[score.correct, verdict.consistent] += 1
-        bare += lacks_reasoning(record)
-    judged = sum(cells.values())
-    return ConsistencyCounts(
-        n=len(scored),
-        judged=judged,
-        consistent=cells[True, True] + cells[False, True],
-        correct_consistent=cells[True, True],
-        correct_inconsistent=cells[True, False],
-        wrong_consistent=cells[False, True],
-        wrong_inconsistent=cells[False, False],
-        no_reasoning=bare,
-        missing=len(scored) - judged,
-    )
 
 
 def lacks_reasoning(record: RunRecord) -> bool:

@@ -313,31 +313,6 @@ class GroupSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class ConsistencyCounts:
-    """Verdicts on one level or domain, by one judge. consistency = consistent / judged."""
-
-    n: int  # answered questions
-    judged: int  # verdicts that say yes or no; no reasoning and unread answers are a no
-    consistent: int
-    correct_consistent: int
-    correct_inconsistent: int  # "lucky"
-    wrong_consistent: int  # "honest error"
-    wrong_inconsistent: int
-    no_reasoning: int  # empty or absent reasoning, or an answer that could not be read; part of the inconsistent ones
-    missing: int  # undecided, failed or not judged yet
-
-    @property
-    def rate(self) -> float:
-        """consistent / judged as a fraction; nan when nothing was judged."""
-        return self.consistent / self.judged if self.judged else float("nan")
-
-    @property
-    def sound(self) -> float:
-        """Correct and consistent, as a fraction of the judged."""
-        return self.correct_consistent / self.judged if self.judged else float("nan")
-
-
-@dataclass(frozen=True, slots=True)
 class ReasoningProfile:
     """What the reasoning of a run looks like: the collapses that users report show here first."""
 

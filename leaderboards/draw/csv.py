@@ -1,6 +1,6 @@
 """leaderboard.csv (a row a run), leaderboard_long.csv (a row a number) and predictions.csv (a row an answer).
 
-The order of columns is an API: additions go last.
+The order of columns is an API: additions go last. A column of leaderboard.csv is one line of WIDE_COLUMNS.
 """
 
 from __future__ import annotations
@@ -8,20 +8,23 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from leaderboards.board import Board
 from leaderboards.outcomes import NO_LETTER, NO_VERDICT, OUTCOME_NAMES, UNKNOWN, Measured, QuestionBank
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Cell, LeaderboardRow
+from leaderboards.rows import Delta, LeaderboardRow
+from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
 from seedbench_r1.types import DOMAINS, LETTERS
 
-WIDE_SCHEMA = "sbr1.leaderboard-wide/1"
+WIDE_SCHEMA = "sbr1.leaderboard-wide/1"  # raised when a column changes its meaning, not when one is added
 LONG_SCHEMA = "sbr1.leaderboard-long/1"
 PREDICTIONS_SCHEMA = "sbr1.predictions/1"
 
+# Prefix of the columns -> level or L3 domain.
 CELLS = {
     "l1": "L1",
     "l2": "L2",
@@ -31,17 +34,7 @@ CELLS = {
     "l3_recreation": "Recreation",
     "l3_work": "Work",
 }
-RATED = ("l1", "l2", "l3")
 
-WIDE_COLUMNS = (
-    *("run_id", "model", "base_model", "algo", "step", "source", "protocol_id", "status", "coverage", "frames"),
-    *(f"{cell}_{part}" for cell in CELLS for part in ("acc", "acc_lo", "acc_hi", "n")),
-    *(f"{cell}_{part}" for cell in RATED for part in ("cons", "cons_lo", "cons_hi")),
-    *("l3_sound", "gap_l1_l3", "gap_lo", "gap_hi", "rank_lo", "rank_hi", "tier"),
-    *("baseline", "d_l3", "d_l3_lo", "d_l3_hi", "p_l3", "p_l3_holm", "unparsed", "truncated", "errors"),
-    *("judge", "judge_prompt_sha", "model_sha", "dataset_rev", "prompt_sha", "commit", "date_utc", "selected_from_k"),
-    "flags",
-)
 LONG_COLUMNS = (
     *("run_id", "level", "domain", "metric", "value", "lo", "hi", "se", "n", "n_clusters", "deff", "ci_method"),
     *("baseline", "diff", "diff_lo", "diff_hi", "p", "p_adj", "test", "source"),
@@ -51,6 +44,7 @@ PREDICTION_COLUMNS = (
     "n_tokens",
 )
 
+# How an interval or a p-value was made, in the columns ci_method and test.
 WILSON = "wilson, n / deff, clustered by video"
 NEWCOMBE = "newcombe hybrid, n / deff, clustered by video"
 BOOTSTRAP = "cluster bootstrap, percentile, 10000 draws"
@@ -67,7 +61,7 @@ def write_wide_csv(board: Board, path: Path, *, include_reported: bool = False) 
     rows = [wide_fields(row, board.baseline) for row in board.rows]
     if include_reported:
         rows += [reported_fields(row) for row in board.published]
-    _write(path, WIDE_COLUMNS, rows)
+    _write(path, tuple(WIDE_COLUMNS), rows)
 
 
 def write_long_csv(board: Board, path: Path, *, include_reported: bool = False) -> None:
@@ -87,63 +81,7 @@ def write_predictions_csv(board: Board, path: Path) -> None:
 
 def wide_fields(row: LeaderboardRow, baseline: str | None) -> dict[str, str]:
     """Column -> text of a measured run."""
-    fields = {
-        "run_id": safe_text(row.run_id),
-        "model": safe_text(row.model),
-        "base_model": safe_text(row.base_model or ""),
-        "algo": safe_text(row.algo or ""),
-        "step": _whole(row.step),
-        "source": "measured",
-        "protocol_id": row.protocol_id,
-        "status": row.status,
-        "coverage": percent(row.coverage),
-        "frames": str(row.frames),
-        "l3_sound": percent(row.sound["L3"].value) if "L3" in row.sound else "",
-        "gap_l1_l3": percent(row.gap.value) if row.gap else "",
-        "gap_lo": percent(row.gap.lo) if row.gap else "",
-        "gap_hi": percent(row.gap.hi) if row.gap else "",
-        "rank_lo": _whole(row.rank_lo),
-        "rank_hi": _whole(row.rank_hi),
-        "tier": row.tier or "",
-        "baseline": safe_text(baseline or ""),
-        "unparsed": str(row.unparsed),
-        "truncated": str(row.truncated),
-        "errors": str(row.errors),
-        "judge": safe_text(row.judge_id or ""),
-        "judge_prompt_sha": row.judge_prompt_sha,
-        "model_sha": row.model_sha,
-        "dataset_rev": row.dataset_rev,
-        "prompt_sha": row.prompt_sha,
-        "commit": row.commit,
-        "date_utc": row.date_utc,
-        "selected_from_k": _whole(row.selected_from_k),
-        "flags": "; ".join(row.flags),
-    }
-    for prefix, name in CELLS.items():
-        fields |= _cell_fields(prefix, "acc", row.accuracy.get(name))
-        fields[f"{prefix}_n"] = str(row.accuracy[name].n) if name in row.accuracy else ""
-    for prefix in RATED:
-        fields |= _cell_fields(prefix, "cons", row.consistency.get(CELLS[prefix]))
-    return fields | _delta_fields(row)
-
-
-def _cell_fields(prefix: str, measure: str, cell: Cell | None) -> dict[str, str]:
-    value, lo, hi = (cell.value, cell.lo, cell.hi) if cell else (math.nan, math.nan, math.nan)
-    name = f"{prefix}_{measure}"
-    return {name: percent(value), f"{name}_lo": percent(lo), f"{name}_hi": percent(hi)}
-
-
-def _delta_fields(row: LeaderboardRow) -> dict[str, str]:
-    delta = row.deltas.get("L3")
-    if delta is None:
-        return dict.fromkeys(("d_l3", "d_l3_lo", "d_l3_hi", "p_l3", "p_l3_holm"), "")
-    return {
-        "d_l3": percent(delta.value),
-        "d_l3_lo": percent(delta.lo),
-        "d_l3_hi": percent(delta.hi),
-        "p_l3": p_value(delta.p),
-        "p_l3_holm": p_value(delta.p_adjusted),
-    }
+    return {name: show(row, baseline) for name, show in WIDE_COLUMNS.items()}
 
 
 def reported_fields(row: PublishedRow) -> dict[str, str]:
@@ -163,14 +101,17 @@ def reported_fields(row: PublishedRow) -> dict[str, str]:
 def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str, str]]:
     """A line for each number of a measured run."""
     measures = {"accuracy": row.accuracy, "reasoning_consistency": row.consistency, "sound_accuracy": row.sound}
+    # One number a line; differences belong to accuracy alone.
     for metric, cells in (measures | row.shares).items():
         for name, cell in cells.items():
             line = _long_cell(row.run_id, name, metric, cell)
             yield line | _long_delta(row, name, baseline) if metric == "accuracy" else line
+    # The same value with another interval: ci_method tells them apart.
     for name, (lo, hi) in row.bootstrap.items():
         cell = row.accuracy[name]
         line = _long_cell(row.run_id, name, "accuracy", cell)
         yield line | {"lo": exact(lo), "hi": exact(hi), "se": "", "ci_method": BOOTSTRAP}
+    # No value: of an incomplete group only its bounds are known.
     for name, bounds in row.bounds.items():
         line = _long_place(row.run_id, name, "accuracy") | {"lo": exact(bounds.lo), "hi": exact(bounds.hi)}
         yield line | {"n": str(bounds.n), "ci_method": BOUNDS}
@@ -180,7 +121,9 @@ def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str,
 
 
 def _long_place(run_id: str, name: str, metric: str) -> dict[str, str]:
+    # A domain is a part of L3; "all" is the level itself.
     level, domain = ("L3", name) if name in DOMAINS else (name, "all")
+    # Every line has every column, so that a missing number is an empty cell.
     line = dict.fromkeys(LONG_COLUMNS, "")
     return line | {
         "run_id": safe_text(run_id),
@@ -191,7 +134,7 @@ def _long_place(run_id: str, name: str, metric: str) -> dict[str, str]:
     }
 
 
-def _long_cell(run_id: str, name: str, metric: str, cell: Cell) -> dict[str, str]:
+def _long_cell(run_id: str, name: str, metric: str, cell: Proportion) -> dict[str, str]:
     return _long_place(run_id, name, metric) | {
         "value": exact(cell.value),
         "lo": exact(cell.lo),
@@ -208,6 +151,7 @@ def _long_delta(row: LeaderboardRow, name: str, baseline: str | None) -> dict[st
     delta = row.deltas.get(name) or row.domain_deltas.get(name)
     if delta is None:
         return {}
+    # Levels and domains are two families, adjusted in two ways.
     test = EXPLORATORY if name in row.domain_deltas else SIGN_FLIP
     return {
         "baseline": safe_text(baseline or ""),
@@ -222,6 +166,7 @@ def _long_delta(row: LeaderboardRow, name: str, baseline: str | None) -> dict[st
 
 def _reported_long(row: PublishedRow) -> Iterator[dict[str, str]]:
     for name, cell in row.accuracy.items():
+        # With its percent sign: a printed string, not one of our fractions.
         yield _long_place(row.row_id, name, "accuracy") | {"value": f"{cell.printed}%", "source": "reported"}
 
 
@@ -230,8 +175,10 @@ def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, s
     columns = (table.outcome, table.picked, table.correct, table.consistent, table.n_tokens)
     values = zip(bank.questions, *(column.tolist() for column in columns), strict=True)
     for question, outcome, picked, correct, consistent, n_tokens in values:
+        # Only other runs were asked this question.
         if OUTCOME_NAMES[outcome] == "absent":
             continue
+        # A failure is neither right nor wrong: its cells stay empty.
         responded = OUTCOME_NAMES[outcome] in ("answered", "unparsed", "truncated")
         yield {
             "run_id": safe_text(measured.run_id),
@@ -249,6 +196,7 @@ def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, s
 
 
 def _write(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> None:
+    # Built in memory, then written at once: a full disk leaves no half table.
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
@@ -277,4 +225,93 @@ def _whole(value: int | None) -> str:
 
 def safe_text(text: str) -> str:
     """Text that a spreadsheet will not take for a formula."""
+    # Spreadsheets run what begins so; the quotation mark makes it text.
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+Show = Callable[[LeaderboardRow, str | None], str]  # of a row and the baseline's run_id
+T = TypeVar("T")
+
+
+def _of(values: Callable[[LeaderboardRow], Mapping[str, T]], group: str, show: Callable[[T], str]) -> Show:
+    """What is shown of a row's value for a level or domain; empty where it has none."""
+
+    def text(row: LeaderboardRow, _: str | None) -> str:
+        found = values(row)
+        return show(found[group]) if group in found else ""
+
+    return text
+
+
+def _shares(name: str, values: Callable[[LeaderboardRow], Mapping[str, Proportion]], group: str) -> dict[str, Show]:
+    """A share and the ends of its interval, such as l3_acc, l3_acc_lo and l3_acc_hi."""
+    return {
+        name: _of(values, group, lambda cell: percent(cell.value)),
+        f"{name}_lo": _of(values, group, lambda cell: percent(cell.lo)),
+        f"{name}_hi": _of(values, group, lambda cell: percent(cell.hi)),
+    }
+
+
+def _accuracy_columns() -> dict[str, Show]:
+    found: dict[str, Show] = {}
+    # Each with its own n: domains and levels have different numbers of questions.
+    for prefix, group in CELLS.items():
+        found |= _shares(f"{prefix}_acc", _accuracy, group)
+        found[f"{prefix}_n"] = _of(_accuracy, group, lambda cell: str(cell.n))
+    return found
+
+
+def _accuracy(row: LeaderboardRow) -> Mapping[str, Proportion]:
+    return row.accuracy
+
+
+def _consistency(row: LeaderboardRow) -> Mapping[str, Proportion]:
+    return row.consistency
+
+
+def _deltas(row: LeaderboardRow) -> Mapping[str, Delta]:
+    return row.deltas
+
+
+# leaderboard.csv, column by column. A new column is one line at the end: the order is an API.
+WIDE_COLUMNS: dict[str, Show] = {
+    "run_id": lambda row, _: safe_text(row.run_id),
+    "model": lambda row, _: safe_text(row.model),
+    "base_model": lambda row, _: safe_text(row.base_model or ""),
+    "algo": lambda row, _: safe_text(row.algo or ""),
+    "step": lambda row, _: _whole(row.step),
+    "source": lambda row, _: "measured",
+    "protocol_id": lambda row, _: row.protocol_id,
+    "status": lambda row, _: row.status,
+    "coverage": lambda row, _: percent(row.coverage),
+    "frames": lambda row, _: str(row.frames),
+    **_accuracy_columns(),
+    **_shares("l1_cons", _consistency, "L1"),
+    **_shares("l2_cons", _consistency, "L2"),
+    **_shares("l3_cons", _consistency, "L3"),
+    "l3_sound": _of(lambda row: row.sound, "L3", lambda cell: percent(cell.value)),
+    "gap_l1_l3": lambda row, _: percent(row.gap.value) if row.gap else "",
+    "gap_lo": lambda row, _: percent(row.gap.lo) if row.gap else "",
+    "gap_hi": lambda row, _: percent(row.gap.hi) if row.gap else "",
+    "rank_lo": lambda row, _: _whole(row.rank_lo),
+    "rank_hi": lambda row, _: _whole(row.rank_hi),
+    "tier": lambda row, _: row.tier or "",
+    "baseline": lambda row, baseline: safe_text(baseline or ""),
+    "d_l3": _of(_deltas, "L3", lambda delta: percent(delta.value)),
+    "d_l3_lo": _of(_deltas, "L3", lambda delta: percent(delta.lo)),
+    "d_l3_hi": _of(_deltas, "L3", lambda delta: percent(delta.hi)),
+    "p_l3": _of(_deltas, "L3", lambda delta: p_value(delta.p)),
+    "p_l3_holm": _of(_deltas, "L3", lambda delta: p_value(delta.p_adjusted)),
+    "unparsed": lambda row, _: str(row.unparsed),
+    "truncated": lambda row, _: str(row.truncated),
+    "errors": lambda row, _: str(row.errors),
+    "judge": lambda row, _: safe_text(row.judge_id or ""),
+    "judge_prompt_sha": lambda row, _: row.judge_prompt_sha,
+    "model_sha": lambda row, _: row.model_sha,
+    "dataset_rev": lambda row, _: row.dataset_rev,
+    "prompt_sha": lambda row, _: row.prompt_sha,
+    "commit": lambda row, _: row.commit,
+    "date_utc": lambda row, _: row.date_utc,
+    "selected_from_k": lambda row, _: _whole(row.selected_from_k),
+    "flags": lambda row, _: "; ".join(row.flags),
+}

@@ -5,22 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from leaderboards.board import Board
-from leaderboards.draw import page_figures as report_figures
+from leaderboards.draw.charts import QUADRANT_PARTS, consistency_chart, level_chart
+from leaderboards.draw.page_figures import gap_rows, quadrant_bars, scatter_view, slope_view
 from leaderboards.draw.page_payload import (
     Detail,
-    Details,
     DetailShare,
     allocate,
     bank_layer,
@@ -44,12 +42,15 @@ SCRIPTS = (
 )
 
 
+TEXTS = "<!--texts-->\n"  # nothing else on the page can say this: every `<` of a name, a path or a model is escaped
+
+
 @dataclass(frozen=True, slots=True)
 class HtmlReport:
     """What was written."""
 
     path: Path
-    n_bytes: int
+    n_bytes: int  # of the file
     shares: tuple[DetailShare, ...]  # one a row: how much of its text the page carries
 
     @property
@@ -75,12 +76,12 @@ def write_html(
     max_bytes: int = 10_000_000,
     built_utc: str | None = None,
 ) -> HtmlReport:
-    """Write the page, whole or not at all.
+    """Write the page, completely or not at all.
 
     Args:
         board: what to show.
         path: of the file; its folder is made.
-        detail: whose reasoning the page carries: "auto" as much as fits, see `report_payload.allocate`; "full" all of
+        detail: whose reasoning the page carries: "auto" as much as fits, see `page_payload.allocate`; "full" all of
             it, however large; "none".
         max_bytes: of the file, for "auto". The table, the questions and all answers are always in it.
         built_utc: the time shown, ISO 8601; now by default. With it given the same board gives the same bytes.
@@ -89,13 +90,17 @@ def write_html(
         ResourceError: the file cannot be written.
     """
     built = built_utc or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Always on the page: a baseline chosen by the reader needs every answer of every run.
     layers = {
         "bank": pack_json(bank_layer(board.bank)),
         "outcomes": pack(b"".join(outcome_bytes(measured.outcomes) for measured in board.measured.values())),
     }
-    render = _renderer(board, layers, built)
-    details = allocate(board, detail, max_bytes - len(render(Details({}, ())).encode("utf-8")))
-    page = render(details)
+    # Rendered once: how many texts fit is known only when everything else has its size.
+    before, after = _without_texts(board, layers, built)
+    details = allocate(board, detail, max_bytes - len((before + after).encode("utf-8")))
+    carried = [(i, details.layers[row.run_id]) for i, row in enumerate(board.rows) if row.run_id in details.layers]
+    texts = "".join(f'<script type="text/plain" id="detail-{i}">{text}</script>\n' for i, text in carried)
+    page = f"{before}{texts}{after}"
     make_folder(path.parent)
     write_text(path, page)
     return HtmlReport(path, len(page.encode("utf-8")), details.shares)
@@ -107,34 +112,37 @@ def script() -> str:
     return f'"use strict";\n(() => {{\n{body}}})();\n'
 
 
-def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Details], str]:
-    """The page as a function of the texts it carries: everything else is laid out once."""
+def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[str, str]:
+    """The page before and after the place where the responses' texts go."""
     code = script()
+    # The policy allows this script by its hash and nothing else, so output of a model cannot run.
     digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leaderboards.draw", "templates"),
         autoescape=True,
+        # A misspelt field must fail here, not leave a cell empty.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html")
-    context: dict[str, Any] = {
+    # Templates compute nothing: what they show is text or a coordinate by now.
+    context: dict[str, object] = {
         "board": board,
         "built": built,
         "built_day": built[:10],
         "version": __version__,
         "table": table_view(board),
-        "slope": report_figures.slope_chart(board),
-        "gaps": report_figures.gap_rows(board),
-        "scatter": report_figures.scatter_chart(board),
-        "bars": report_figures.quadrant_bars(board),
-        "parts": report_figures.PARTS,
+        "slope": slope_view(level_chart(board)),
+        "gaps": gap_rows(board),
+        "scatter": scatter_view(consistency_chart(board)),
+        "bars": quadrant_bars(board),
+        "parts": QUADRANT_PARTS,
         "training": training_section(board),
         "dataset": " + ".join(sorted({row.dataset_rev for row in board.rows})),
         "judge": shareable(board.judge_id or ""),
         "methods": [shareable(sentence) for sentence in methods(board)],
         "warnings": [shareable(warning) for warning in board.warnings],
+        # The name alone: the folder it lies in may name a person.
         "left_out": [(item.path.name, shareable(item.reason)) for item in board.left_out],
         "script": Markup(code),
         "script_hash": f"sha256-{digest}",
@@ -142,17 +150,15 @@ def _renderer(board: Board, layers: dict[str, str], built: str) -> Callable[[Det
         "data": _inert_json(_page_data(board)),
         "layers": layers,
     }
-
-    def render(details: Details) -> str:
-        carried = [(i, details.layers[row.run_id]) for i, row in enumerate(board.rows) if row.run_id in details.layers]
-        page = template.render(context, details=carried)
-        return page.encode("utf-8", "replace").decode("utf-8")  # lone surrogates become question marks
-
-    return render
+    page = environment.get_template("page.html").render(context)
+    page = page.encode("utf-8", "replace").decode("utf-8")  # lone surrogates become question marks
+    before, _, after = page.partition(TEXTS)
+    return before, after
 
 
-def _page_data(board: Board) -> dict[str, Any]:
+def _page_data(board: Board) -> dict[str, object]:
     """What the script must know of the rows, in the board's order; all else it reads from the table."""
+    # The script draws the same signs as Python, from the same state: its p-values are equal, not similar.
     words = np.random.PCG64(SEED).state["state"]
     return {
         "runs": [
@@ -160,6 +166,7 @@ def _page_data(board: Board) -> dict[str, Any]:
                 "id": row.run_id,
                 "name": row.model,
                 "protocol": row.protocol_id,
+                # The page gives such a run no stars, whatever the baseline.
                 "picked": (row.selected_from_k or 1) > 1,
             }
             for row in board.rows
@@ -173,8 +180,8 @@ def _page_data(board: Board) -> dict[str, Any]:
     }
 
 
-def _inert_json(value: Any) -> Markup:
-    """JSON that cannot end the element it stands in: `<` is written as an escape."""
+def _inert_json(value: object) -> Markup:
+    """JSON that cannot end the element around it: `<` is written as an escape."""
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 

@@ -1,4 +1,4 @@
-"""What the page carries besides its table: outcomes, questions and reasoning, packed; and how much of it fits."""
+"""What the page's script reads: outcomes, questions and reasoning, packed; and how much reasoning fits."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import json
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from leaderboards.board import Board
 from leaderboards.outcomes import ANSWERED, FAILED, Measured, Outcomes, QuestionBank
 from leaderboards.provenance import shareable
+from leaderboards.stats import SEED
 from seedbench_r1.types import DOMAINS, Question, RunRecord, Verdict
 
 Detail = Literal["auto", "none", "full"]
 
 ZLIB_LEVEL = 4  # a quarter of level 6's time for a tenth more bytes, on 20 runs' reasoning
 CHOSEN = 600  # questions with their text for each run but two: about 0.34 MB a run
+ANSWER_LENGTH = 400  # characters shown of an answer: without a tag it is the whole output, which is shown too
 LAYER_OVERHEAD = 200  # bytes of one script element around a packed layer, at most; run_ids are not in it
 
 # Codes of the lowest three bits of an outcome byte; 0 to 5 are those of leaderboards.outcomes.
@@ -37,6 +39,7 @@ class DetailShare:
 
     @property
     def full(self) -> bool:
+        """True if no text had to be left out."""
         return self.n_included == self.n_total
 
 
@@ -53,7 +56,7 @@ def pack(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data, ZLIB_LEVEL)).decode("ascii")
 
 
-def pack_json(value: Any) -> str:
+def pack_json(value: object) -> str:
     """The same of a JSON value. Lone surrogates, which JSON may hold and UTF-8 may not, become question marks."""
     return pack(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
 
@@ -70,8 +73,8 @@ def outcome_bytes(table: Outcomes) -> bytes:
     return (outcome | picked << 3 | table.correct.astype(np.uint8) << 5 | verdict << 6).tobytes()
 
 
-def bank_layer(bank: QuestionBank) -> dict[str, Any]:
-    """The question bank as columns. The goal is taken out of the question's text, whose wordings then repeat."""
+def bank_layer(bank: QuestionBank) -> dict[str, object]:
+    """The question bank as columns. The goal is cut out of the question's text, so that wordings repeat."""
     goals, wordings, groups = _Numbering(), _Numbering(), _Numbering()
     videos = dict(zip(bank.video.tolist(), (question.cluster for question in bank.questions), strict=True))
     return {
@@ -92,17 +95,28 @@ def bank_layer(bank: QuestionBank) -> dict[str, Any]:
     }
 
 
-def detail_layer(measured: Measured, bank: QuestionBank, places: Iterable[int]) -> dict[str, list[Any]]:
-    """Text of the responses at these places of the bank, as columns: p place, r reasoning, x the whole output where it
-    is not think and answer alone (or why it failed), a its answer, t tokens, s seconds, v the judge's reason, k votes.
+class ResponseText(NamedTuple):
+    """What the card shows of one response, apart from its outcome."""
+
+    reasoning: str | None
+    output: str | None  # the whole of it where it is not think and answer alone, or why there is none
+    answer: str | None
+    n_tokens: int | None
+    latency_s: float | None
+    judge_reason: str | None
+    votes: str  # "+-+"
+
+
+def detail_layer(measured: Measured, bank: QuestionBank, places: Iterable[int]) -> dict[str, list[object]]:
+    """Text of the responses at these places of the bank, by columns, which compress better than rows.
+
+    p is the place; the others are the fields of ResponseText in their order.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in "prxatsvk"}
-    for place in sorted(places):
-        question_id = bank.questions[place].question_id
-        values = _detail(measured.run.records[question_id], measured.verdicts.get(question_id))
-        for name, value in zip("prxatsvk", (place, *values), strict=True):
-            columns[name].append(value)
-    return columns
+    ordered = sorted(places)
+    ids = [bank.questions[place].question_id for place in ordered]
+    texts = [_text(measured.run.records[i], measured.verdicts.get(i)) for i in ids]
+    columns: dict[str, list[object]] = {"p": [*ordered]}
+    return columns | {letter: [text[i] for text in texts] for i, letter in enumerate("rxatsvk")}
 
 
 def allocate(board: Board, detail: Detail, budget: int) -> Details:
@@ -119,11 +133,13 @@ def allocate(board: Board, detail: Detail, budget: int) -> Details:
     others = [row.run_id for row in board.rows if row.run_id not in featured]
     for place, run_id in enumerate([*featured, *others]):
         measured = board.measured[run_id]
+        # Disagreement is with the baseline; that of the baseline, or without one, with the best run.
         other = next((board.measured[name] for name in featured if name != run_id), None)
         places = by_interest(measured, other, board.bank)
         wanted = 0 if detail == "none" else len(places)
         if detail == "auto" and run_id not in featured:
             wanted = min(CHOSEN, wanted)
+        # Featured runs may use all that is left; the others share the rest evenly, as it stands then.
         sharing = 1 if run_id in featured else len(board.rows) - place
         limit = None if detail == "full" else budget // sharing
         text, n_included = _fit(measured, board.bank, places[:wanted], limit)
@@ -135,25 +151,23 @@ def allocate(board: Board, detail: Detail, budget: int) -> Details:
 
 
 def by_interest(measured: Measured, other: Measured | None, bank: QuestionBank) -> list[int]:
-    """Places in the bank of all responses and failures of a run, the most telling first."""
+    """Places in the bank of all responses and failures of a run, the most informative first."""
     table = measured.outcomes
     present = table.outcome >= FAILED
-    apart = np.zeros(len(present), dtype=bool)
+    differs = np.zeros(len(present), dtype=bool)
     if other is not None:
-        apart = present & other.outcomes.responded & (table.correct != other.outcomes.correct)
+        differs = present & other.outcomes.responded & (table.correct != other.outcomes.correct)
     lucky = present & table.correct & (table.consistent == 0)
     broken = present & table.responded & (table.outcome != ANSWERED) | (table.outcome == FAILED)
-    ranks = np.select([apart, lucky, broken], [0, 1, 2], default=3)
-    shuffled = np.random.PCG64(_SAMPLE_SEED).random_raw(len(present))  # levels are met in proportion to their sizes
+    ranks = np.select([differs, lucky, broken], [0, 1, 2], default=3)
+    shuffled = np.random.PCG64(SEED).random_raw(len(present))  # levels are met in proportion to their sizes
     order = np.lexsort((shuffled, ranks))
-    return order[present[order]].tolist()
-
-
-_SAMPLE_SEED = 20240101  # as in leaderboards.stats.paired
+    places: list[int] = order[present[order]].tolist()
+    return places
 
 
 def _featured(board: Board) -> list[str]:
-    """The baseline and the best run: those whose whole text is wanted."""
+    """The baseline and the best run: all of their text is wanted."""
     best = [row.run_id for row in board.rows if row.run_id != board.baseline]
     return [name for name in (board.baseline, *best[:1]) if name is not None]
 
@@ -165,23 +179,23 @@ def _fit(measured: Measured, bank: QuestionBank, places: Sequence[int], budget: 
         text = pack_json(detail_layer(measured, bank, places[:n]))
         if budget is None or len(text) + LAYER_OVERHEAD <= budget:
             return text, n
+        # Nearly in proportion, less 3 % for what compresses worse, and always at least one less.
         n = min(n - 1, int(n * 0.97 * max(0, budget - LAYER_OVERHEAD) / len(text)))
     return "", 0
 
 
-def _detail(record: RunRecord, verdict: Verdict | None) -> tuple[Any, ...]:
+def _text(record: RunRecord, verdict: Verdict | None) -> ResponseText:
     reason = verdict.reason if verdict is not None else None
     votes = "".join("+" if vote else "-" for vote in verdict.votes) if verdict is not None else ""
     if record.generation is None or record.parsed is None:
         message = shareable(f"{record.failure.kind}: {record.failure.message}") if record.failure is not None else ""
-        return None, message, None, None, None, reason, votes
+        return ResponseText(None, message, None, None, None, reason, votes)
     generation, parsed = record.generation, record.parsed
-    whole = None if parsed.format_ok else generation.text
+    output = None if parsed.format_ok else generation.text
+    # Hundredths: more digits would be noise, and bytes.
     latency = None if generation.latency_s is None else round(generation.latency_s, 2)
-    return parsed.reasoning, whole, parsed.answer_text[:_ANSWER], generation.n_tokens, latency, reason, votes
-
-
-_ANSWER = 400  # characters shown of an answer; without a tag it is the whole output, which is shown besides
+    answer = parsed.answer_text[:ANSWER_LENGTH]
+    return ResponseText(parsed.reasoning, output, answer, generation.n_tokens, latency, reason, votes)
 
 
 def _wording(question: Question) -> str:

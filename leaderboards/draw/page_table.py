@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from leaderboards.board import Board
+from leaderboards.draw.numbers import DASH, backbone, interval_text, p_text, percent, points
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Bounds, Cell, Delta, Gap, LeaderboardRow
+from leaderboards.rows import Bounds, Delta, Gap, LeaderboardRow
+from leaderboards.stats import Proportion
 from seedbench_r1.types import DOMAINS
 
-DASH = "–"
-MINUS = "\u2212"
 WIDTH, MARGIN = 80.0, 3.0  # of a whisker's drawing, in its own units
 
 
@@ -44,9 +44,9 @@ class CellView:
     text: str
     kind: str = "value"  # value, bounds, empty, text, flags
     sort: float | str | None = None
-    interval: str = ""
-    note: str = ""
-    stars: str = ""
+    interval: str = ""  # "[42.0, 47.6]"
+    note: str = ""  # shown when the pointer rests on the cell
+    stars: str = ""  # of the Holm-adjusted p-value
     shared: str = ""  # "n=1,300" where a difference is over fewer questions than either run was asked
     whisker: Whisker | None = None
 
@@ -58,7 +58,7 @@ class RowView:
     row_id: str
     place: int | None
     name: str
-    subtitle: str
+    subtitle: str  # base model and step
     cells: tuple[CellView, ...]
     flags: tuple[tuple[str, bool], ...]  # text, and whether it speaks against comparing the row
     facets: dict[str, str]  # data attributes that the filters read
@@ -69,43 +69,24 @@ class RowView:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    columns: tuple[Column, ...]
-    rows: tuple[RowView, ...]
-    reported: tuple[RowView, ...]
+    columns: tuple[Column, ...]  # of both
+    rows: tuple[RowView, ...]  # the board's, in its order
+    reported: tuple[RowView, ...]  # the papers'
     facets: dict[str, tuple[str, ...]] = field(default_factory=dict)  # filter -> its choices
 
 
 def table_view(board: Board) -> TableView:
-    """Rows in the board's order, then the papers' rows, set apart."""
+    """Rows in the board's order; the papers' rows in a group of their own."""
     columns = tuple(_columns(board))
     scales = _scales(board)
     rows = tuple(_row(board, place, columns, scales) for place in range(len(board.rows)))
     reported = tuple(_reported(published, columns, scales) for published in board.published)
+    # What the filters offer: only values that some measured row has.
     facets = {
         name: tuple(sorted({row.facets[name] for row in rows} - {""}))
         for name in ("algo", "frames", "backbone", "protocol")
     }
     return TableView(columns, rows, reported, facets)
-
-
-def percent(value: float) -> str:
-    """0.4489 -> "44.9"."""
-    return f"{100 * value:.1f}"
-
-
-def points(value: float) -> str:
-    """0.041 -> "+4.1"; a true minus sign, and no sign for what rounds to zero."""
-    text = f"{100 * abs(value):.1f}"
-    return text if text == "0.0" else ("+" if value > 0 else MINUS) + text
-
-
-def interval_text(lo: float, hi: float, show: Callable[[float], str] = percent) -> str:
-    return "" if math.isnan(lo) or math.isnan(hi) else f"[{show(lo)}, {show(hi)}]"
-
-
-def backbone(base_model: str | None) -> str:
-    """The base model without the hub account."""
-    return (base_model or "").rstrip("/").rpartition("/")[2]
 
 
 def _columns(board: Board) -> Iterable[Column]:
@@ -147,10 +128,12 @@ class _Scale:
     hi: float
 
     def x(self, value: float) -> float:
+        # Values beyond the scale stop at its end: a paper's row may lie outside all measured ones.
         share = (min(max(value, self.lo), self.hi) - self.lo) / (self.hi - self.lo)
         return round(MARGIN + share * (WIDTH - 2 * MARGIN), 1)
 
     def whisker(self, value: float | None, lo: float, hi: float, *, zero: bool = False) -> Whisker | None:
+        # A single video has no interval, and a point alone would look exact.
         if math.isnan(lo) or math.isnan(hi):
             return None
         point = None if value is None else self.x(value)
@@ -161,6 +144,7 @@ def _scales(board: Board) -> dict[str, _Scale]:
     """One scale for all accuracies, one for consistency, one for soundness, one a level for distances, one for gaps."""
     rows = board.rows
     accuracy = [end for row in rows for cell in row.accuracy.values() for end in (cell.lo, cell.hi)]
+    # Bounds of incomplete rows lie on the same scale as accuracies, so it must hold them too.
     accuracy += [end for row in rows for bounds in row.bounds.values() for end in (bounds.lo, bounds.hi)]
     scales = {
         "accuracy": _spanning(accuracy),
@@ -170,6 +154,7 @@ def _scales(board: Board) -> dict[str, _Scale]:
     }
     for name in board.bank.groups:
         sizes = [abs(end) for row in rows for end in _ends(_delta(row, name)) if not math.isnan(end)]
+        # Symmetric about 0: a whisker left of the middle is a loss, whatever the column.
         half = max(sizes, default=0.01) or 0.01
         scales[f"d_{name}"] = _Scale(-half, half)
     return scales
@@ -191,6 +176,7 @@ def _spanning(ends: list[float]) -> _Scale:
 
 def _row(board: Board, place: int, columns: tuple[Column, ...], scales: dict[str, _Scale]) -> RowView:
     row = board.rows[place]
+    # The base model and the step say what the name may not.
     subtitle = [backbone(row.base_model), f"step {row.step:,}" if row.step is not None else ""]
     return RowView(
         row_id=row.run_id,
@@ -214,7 +200,7 @@ def _row(board: Board, place: int, columns: tuple[Column, ...], scales: dict[str
     )
 
 
-# Flags of rows that must not be compared as they stand; the others are remarks.
+# Flags of rows that must not be compared; the others are remarks.
 _AGAINST = ("INCOMPLETE", "SUBSET", "ERRORS", "PROTOCOL", "JUDGE≠", "CONTAM", "IMPOSSIBLE")
 
 
@@ -258,7 +244,7 @@ def _judge_note(row: LeaderboardRow) -> str:
     return "not judged" if row.judge_id is None else "incomplete"
 
 
-def _share_cell(cell: Cell | None, scale: _Scale, absent: str) -> CellView:
+def _share_cell(cell: Proportion | None, scale: _Scale, absent: str) -> CellView:
     if cell is None or cell.n == 0:
         return CellView(DASH, "empty", note=absent)
     effect = f", design effect {cell.deff:.2f} over {cell.n_clusters:,} videos" if cell.deff > 1 else ""
@@ -295,6 +281,7 @@ def _delta_cell(board: Board, row: LeaderboardRow, group: str, scale: _Scale) ->
     delta = _delta(row, group)
     if delta is None or board.baseline is None:
         return CellView("baseline" if row.run_id == board.baseline else DASH, "empty")
+    # A reader must see that a difference is over fewer questions than the accuracies next to it.
     tables = [board.measured[run_id].outcomes for run_id in (row.run_id, board.baseline)]
     asked = max(int((table.selected & board.bank.group(group)).sum()) for table in tables)
     how = "Benjamini-Hochberg, exploratory" if group in DOMAINS else "Holm"
@@ -311,19 +298,15 @@ def _delta_cell(board: Board, row: LeaderboardRow, group: str, scale: _Scale) ->
     )
 
 
-def p_text(p: float) -> str:
-    """ "= 0.0124", or "< 0.001"."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
 def _source_facts(published: PublishedRow, source: str) -> tuple[tuple[str, str], ...]:
+    # Papers measured it in other ways: in the notes, not in the column.
     printed = f"consistency {published.consistency} as printed" if published.consistency else ""
     average = f"average {published.average} as printed" if published.average else ""
     return ("source", source), ("average", average), ("consistency", printed), ("note", published.note)
 
 
 def _reported(published: PublishedRow, columns: tuple[Column, ...], scales: dict[str, _Scale]) -> RowView:
-    """A paper's row: the printed strings; a hollow mark where an interval is known."""
+    """A paper's row: the printed strings; an open mark where an interval is known."""
 
     def cell(key: str) -> CellView:
         printed = published.accuracy.get(key)
@@ -349,6 +332,7 @@ def _reported(published: PublishedRow, columns: tuple[Column, ...], scales: dict
         subtitle=" · ".join(part for part in (backbone(published.base_model), f"† {source}") if part),
         cells=tuple(cell(column.key) for column in columns),
         flags=tuple((flag, flag.startswith(_AGAINST)) for flag in published.flags),
+        # No filter of measured rows matches these, so that papers' rows never answer one.
         facets={
             "algo": "",
             "frames": published.frames,

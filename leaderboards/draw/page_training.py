@@ -1,28 +1,24 @@
-"""Board -> the page's training charts as coordinates: curves in small multiples, and accuracy by training step."""
+"""The page's pictures of trainings, as coordinates: curves in small multiples, and accuracy by training step."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leaderboards.board import Board
-from leaderboards.draw.page_figures import Tick
-from leaderboards.draw.page_table import MINUS, backbone, interval_text, percent
-from leaderboards.rows import Cell
-from leaderboards.trainings import TITLES, Training, smooth, trainings
+from leaderboards.draw.charts import Panel, drawn_trainings, step_chart, training_chart
+from leaderboards.draw.numbers import DASH, backbone, interval_text, percent, short
+from leaderboards.draw.page_scales import Scale, Tick, round_scale
+from leaderboards.trainings import Training
 from seedbench_r1.runs.training_snapshot import Points
-from seedbench_r1.types import LEVELS
 
 WIDTH, HEIGHT = 340.0, 190.0  # of one panel, in drawing units
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 332.0, 8.0, 162.0
 FINE = 10  # curves are drawn in tenths of a unit, as whole numbers: half the bytes
-COLOURS = 6  # of the style sheet; lines beyond are dashed
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class StepMark:
     """One evaluated checkpoint: its accuracy with its interval."""
 
     x: float
@@ -40,11 +36,11 @@ class Line:
     name: str
     path: str  # the curve, smoothed; of marks, their connection
     faint: str  # the curve as it is; "" where that is the same
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[StepMark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class PlacedPanel:
     title: str
     text: str  # for those who cannot see it
     x_ticks: tuple[Tick, ...]
@@ -65,30 +61,35 @@ class TrainingSection:
     """Everything of the section; rows of its table are (training, first and last value of each curve)."""
 
     legend: tuple[LegendEntry, ...]
-    panels: tuple[Panel, ...]
-    steps: tuple[Panel, ...]  # accuracy by step, one a level
+    panels: tuple[PlacedPanel, ...]
+    steps: tuple[PlacedPanel, ...]  # accuracy by step, one a level
     heads: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def training_section(board: Board) -> TrainingSection | None:
-    """None unless a run kept curves, or one training has two evaluated checkpoints."""
-    shown = [t for t in trainings(board) if t.curves or len(set(t.steps)) > 1]
-    names = [name for name in TITLES if any(name in training.curves for training in shown)]
-    steps = [panel for level in LEVELS if (panel := _step_panel(board, shown, level)) is not None]
-    if not names and not steps:
+    """None unless a run kept curves, or one training has two checkpoints that can be compared."""
+    curves, steps = training_chart(board), step_chart(board)
+    if curves is None and steps is None:
         return None
+    shown, panels = drawn_trainings(board), () if curves is None else curves.panels
+    # A training whose checkpoints cannot be compared has no line: it leaves the legend too.
+    drawn = {series.key for chart in (curves, steps) if chart for panel in chart.panels for series in panel.series}
     return TrainingSection(
-        legend=tuple(_legend(board, key, training) for key, training in enumerate(shown)),
-        panels=tuple(_curve_panel(shown, name) for name in names),
-        steps=tuple(steps),
-        heads=tuple(TITLES[name] for name in names),
+        legend=tuple(_legend(board, key, training) for key, training in enumerate(shown) if key in drawn),
+        panels=tuple(_curve_panel(panel) for panel in panels),
+        steps=() if steps is None else tuple(_step_panel(panel) for panel in steps.panels),
+        heads=tuple(panel.title for panel in panels),
         rows=tuple(
-            (training.name, tuple(_from_to(training.curves.get(name, ())) for name in names))
-            for training in shown
+            (training.name, tuple(_from_to(_points(panel, key)) for panel in panels))
+            for key, training in enumerate(shown)
             if training.curves
         ),
     )
+
+
+def _points(panel: Panel, key: int) -> Points:
+    return next((series.points for series in panel.series if series.key == key), ())
 
 
 def _legend(board: Board, key: int, training: Training) -> LegendEntry:
@@ -97,60 +98,55 @@ def _legend(board: Board, key: int, training: Training) -> LegendEntry:
     evaluated = ", ".join(f"{step:,}" for step in dict.fromkeys(training.steps))
     noun = "steps" if len(set(training.steps)) > 1 else "step"
     about = [part for part in (algorithm, backbone(row.base_model), f"evaluated at {noun} {evaluated}") if part]
-    return LegendEntry(key, _places(training), training.name, " · ".join(about))
+    return LegendEntry(key, _places(training.places), training.name, " · ".join(about))
 
 
-def _curve_panel(shown: Sequence[Training], name: str) -> Panel:
-    known = [(key, training) for key, training in enumerate(shown) if name in training.curves]
-    points = [point for _, training in known for point in training.curves[name]]
-    x, x_ticks = _scale([0.0, *(step for step, _ in points)], LEFT, RIGHT, whole=True)
-    y, y_ticks = _scale([value for _, value in points], BOTTOM, TOP)
-    lines = []
-    for key, training in known:
-        curve = training.curves[name]
-        smoothed = smooth(curve)
-        faint = "" if smoothed == curve else _path(curve, x, y)
-        lines.append(Line(key, _places(training), training.name, _path(smoothed, x, y), faint))
-    text = "; ".join(f"{training.name} {_from_to(training.curves[name])}" for _, training in known)
-    return Panel(TITLES[name], f"{TITLES[name]} by step: {text}", x_ticks, y_ticks, tuple(lines))
-
-
-def _step_panel(board: Board, shown: Sequence[Training], level: str) -> Panel | None:
-    """Accuracy of the checkpoints of those trainings that have two with this level complete; None if there are none."""
-    known: list[tuple[int, Training, list[tuple[int, Cell]]]] = []
-    for key, training in enumerate(shown):
-        rows = zip(training.steps, (board.rows[place] for place in training.places), strict=True)
-        cells = [
-            (step, row.accuracy[level]) for step, row in rows if level in row.accuracy and row.status == "complete"
-        ]
-        if len({step for step, _ in cells}) > 1:
-            known.append((key, training, cells))
-    if not known:
-        return None
-    every = [cell for _, _, cells in known for _, cell in cells]
-    x, x_ticks = _scale([step for _, _, cells in known for step, _ in cells], LEFT + 8, RIGHT - 8, whole=True)
-    y, y_ticks = _scale([100 * end for cell in every for end in (cell.lo, cell.hi)], BOTTOM, TOP)
-    lines, texts = [], []
-    for key, training, cells in known:
-        marks = tuple(
-            Mark(round(x(step), 1), *(round(y(100 * end), 1) for end in (cell.value, cell.hi, cell.lo)))
-            for step, cell in cells
+def _curve_panel(panel: Panel) -> PlacedPanel:
+    points = [point for series in panel.series for point in series.points]
+    # From step 0, so that a continued training does not look like a fresh one.
+    x = round_scale([0.0, *(step for step, _ in points)], LEFT, RIGHT, whole=panel.x.whole)
+    y = round_scale([value for _, value in points], BOTTOM, TOP)
+    lines = tuple(
+        Line(
+            key=series.key,
+            places=_places(series.places),
+            name=series.name,
+            path=_path(series.curve, x, y),
+            faint=_path(series.recorded, x, y),
         )
-        path = _path([(step, 100 * cell.value) for step, cell in cells], x, y)
-        lines.append(Line(key, _places(training), training.name, path, "", marks))
-        listed = ", ".join(f"step {step:,}: {percent(c.value)} {interval_text(c.lo, c.hi)}" for step, c in cells)
-        texts.append(f"{training.name}: {listed}")
-    return Panel(
-        f"{level}, accuracy %", f"Accuracy on {level} by step. {'; '.join(texts)}", x_ticks, y_ticks, tuple(lines)
+        for series in panel.series
     )
+    text = "; ".join(f"{series.name} {_from_to(series.points)}" for series in panel.series)
+    return PlacedPanel(panel.title, f"{panel.title} by step: {text}", x.ticks, y.ticks, lines)
 
 
-def _places(training: Training) -> str:
-    return " ".join(map(str, training.places))
+def _step_panel(panel: Panel) -> PlacedPanel:
+    every = [mark for series in panel.series for mark in series.marks]
+    x = round_scale([mark.x.value for mark in every], LEFT + 8, RIGHT - 8, whole=panel.x.whole)
+    y = round_scale([100 * end for mark in every for end in mark.y[1:]], BOTTOM, TOP)
+    lines, texts = [], []
+    for series in panel.series:
+        marks = tuple(
+            StepMark(round(x(step.value), 1), *(round(y(100 * end), 1) for end in (share.value, share.hi, share.lo)))
+            for step, share in series.marks
+        )
+        path = _path([(step.value, 100 * share.value) for step, share in series.marks], x, y)
+        lines.append(Line(series.key, _places(series.places), series.name, path, "", marks))
+        listed = ", ".join(
+            f"step {step.value:,.0f}: {percent(share.value)} {interval_text(share.lo, share.hi)}"
+            for step, share in series.marks
+        )
+        texts.append(f"{series.name}: {listed}")
+    text = f"Accuracy on {panel.title} by step. {'; '.join(texts)}"
+    return PlacedPanel(f"{panel.title}, accuracy %", text, x.ticks, y.ticks, tuple(lines))
 
 
-def _path(points: Sequence[tuple[float, float]], x: Callable[[float], float], y: Callable[[float], float]) -> str:
-    """A path in tenths of a drawing unit, each point relative to the one before."""
+def _places(places: Sequence[int]) -> str:
+    return " ".join(map(str, places))
+
+
+def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
+    """A path in tenths of a drawing unit, each point relative to the one before; "" for no points."""
     parts = []
     last = (0, 0)
     for place, (step, value) in enumerate(points):
@@ -161,65 +157,11 @@ def _path(points: Sequence[tuple[float, float]], x: Callable[[float], float], y:
     return "".join(parts)
 
 
-def _scale(
-    values: Sequence[float], start: float, end: float, *, whole: bool = False
-) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
-    """A linear scale over round numbers that enclose the values, and a tick at each of these."""
-    lo, hi = min(values), max(values)
-    step = _round_step(hi - lo or abs(hi) or 1.0, whole=whole)
-    first, last = math.floor(lo / step + 1e-9), math.ceil(hi / step - 1e-9)
-    last = max(last, first + 1)
-    if whole:  # steps: the scale ends where the training does
-        first_value, last_value = lo, max(hi, lo + 1)
-    else:
-        first_value, last_value = first * step, last * step
-
-    def place(value: float) -> float:
-        return start + (value - first_value) / (last_value - first_value) * (end - start)
-
-    at = [step * i for i in range(first, last + 1) if first_value <= step * i <= last_value]
-    return place, tuple(
-        Tick(round(place(value), 1), text) for value, text in zip(at, _tick_texts(at, step), strict=True)
-    )
-
-
-def _tick_texts(values: Sequence[float], step: float) -> list[str]:
-    """As many decimals as the step needs; below a thousandth in powers of ten, since zeros would not fit."""
-    exponent, largest = math.floor(math.log10(step) + 1e-9), max(map(abs, values), default=0.0)
-    if not 0 < largest < 1e-3:
-        return [_fixed(value, max(0, -exponent)) for value in values]
-    digits = math.floor(math.log10(largest) + 1e-9) - exponent + 1
-    return [re.sub(r"e-0?", "e-", f"{value:.{digits}g}").replace("-", MINUS) for value in values]
-
-
-def _round_step(span: float, *, whole: bool) -> float:
-    """1, 2 or 5 times a power of ten, so that about four of them span it."""
-    rough = span / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.99)
-    return max(1.0, step) if whole else step
-
-
-def _fixed(value: float, decimals: int) -> str:
-    """So many decimals, thousands with commas, a true minus sign."""
-    text = f"{abs(value):,.{decimals}f}"
-    return MINUS + text if value < 0 and float(text.replace(",", "")) else text
-
-
 def _from_to(points: Points) -> str:
     """ "0.31 to 0.92": means over the first and the last tenth of a curve."""
     if not points:
-        return "–"
+        return DASH
     size = max(1, len(points) // 10)
+    # A tenth, since single steps are noisy.
     first, last = (sum(value for _, value in part) / size for part in (points[:size], points[-size:]))
-    return f"{_short(first)} to {_short(last)}"
-
-
-def _short(value: float) -> str:
-    """Three significant digits, thousands with commas, no needless zeros."""
-    size = abs(float(f"{value:.3g}"))
-    if size and size < 0.001:
-        text = f"{size:.0e}".replace("e-0", "e-")
-    else:
-        text = f"{size:,.0f}" if size >= 1000 else f"{size:.6f}".rstrip("0").rstrip(".")
-    return MINUS + text if value < 0 and size else text
+    return f"{short(first)} to {short(last)}"

@@ -1,4 +1,4 @@
-"""What the export formats share: one run with its numbers, which runs may leave the house, and how they are named."""
+"""What the export formats share: one run with its numbers, which runs may be exported, and how they are named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from leaderboards.board import measure
 from leaderboards.draw.csv import BOUNDS, WILSON
@@ -35,6 +34,7 @@ class Exported:
 
     @property
     def manifest(self) -> RunManifest:
+        """The run's manifest."""
         return self.measured.run.manifest
 
     @property
@@ -62,14 +62,17 @@ class Share:
 
     @property
     def complete(self) -> bool:
+        """True if every question of the group is answered; else lo and hi are bounds."""
         return self.se is not None
 
     @property
     def level(self) -> str:
+        """The level that the group is, or is part of."""
         return "L3" if self.group in DOMAINS else self.group
 
     @property
     def domain(self) -> str | None:
+        """The L3 domain; None for a level."""
         return self.group if self.group in DOMAINS else None
 
 
@@ -85,6 +88,7 @@ def load_exported(path: Path, *, judge: str | None = None, allow_incomplete: boo
         DataError: no usable run. ConfigError: no such judge.
         IncompleteRun: the run is INCOMPLETE or a SUBSET, and allow_incomplete is off.
     """
+    # Alone: another run on the board could change the judge or the data set that counts.
     runs, left_out = load_runs([path], None)
     if left_out:
         raise DataError(f"{path} cannot be exported: {left_out[0].reason}")
@@ -93,6 +97,7 @@ def load_exported(path: Path, *, judge: str | None = None, allow_incomplete: boo
     bank = build_bank([loaded.run])
     measured = measure(run_id, loaded, judge_id, bank, only=judge is not None)
     row = build_row(measured, bank)
+    # Numbers of a part would be read as the benchmark's once the file has left this machine.
     if row.status != "complete" and not allow_incomplete:
         raise IncompleteRun(_refusal(path, row, int(measured.outcomes.selected.sum())))
     return Exported(measured, bank, row)
@@ -116,6 +121,7 @@ def shares(exported: Exported) -> Iterator[Share]:
     """
     row = exported.row
     for name in exported.bank.groups:
+        # Missing answers count as wrong, as whoever runs the benchmark to its end may find.
         if name in row.bounds:
             b = row.bounds[name]
             yield Share(name, "accuracy", b.lo, b.lo, b.hi, BOUNDS, b.n, None, b.answered, None, None)
@@ -154,8 +160,10 @@ def hub_id(manifest: RunManifest) -> str | None:
     """The model's id on the Hub if the run was made from one; None for a folder, a server's model, a checkpoint."""
     model = manifest.model
     found = _HUB_ID.fullmatch(model.path)
+    # A checkpoint, a folder or a server's model is not the Hub's, whatever it is called.
     if found is None or model.algorithm is not None or manifest.backend not in ("transformers", "vllm"):
         return None
+    # A folder "org/name" below the working folder looks like an id of the Hub.
     return None if Path(found[1]).expanduser().exists() else found[1]
 
 
@@ -168,19 +176,20 @@ def check_model_id(model_id: str) -> str:
 
 
 def write_new(files: dict[Path, str]) -> list[Path]:
-    """Write the files, each whole or not at all; folders are made. Raises ResourceError."""
+    """Write the files, each completely or not at all; folders are made. Raises ResourceError."""
+    # Each in one step: a file exists completely or not at all.
     for path, text in files.items():
         make_folder(path.parent)
         write_text(path, text)
     return list(files)
 
 
-def json_line(value: Any) -> str:
+def json_line(value: object) -> str:
     """One line of JSON with its newline. Lone surrogates, which a model's text may hold, become question marks."""
     return _encodable(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))) + "\n"
 
 
-def json_file(value: Any) -> str:
+def json_file(value: object) -> str:
     """Indented JSON with its newline; lone surrogates as in json_line."""
     return _encodable(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2)) + "\n"
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from leaderboards.exports.common import DATASET, Exported, Share, caveat, hub_id, json_file, json_line, shares
 from leaderboards.exports.every_eval_ever_samples import SCHEMA_VERSION, sample_lines
@@ -47,39 +47,46 @@ def every_eval_ever_files(
     """The two files of a run, by path: out/data/seed-bench-r1/<developer>/<model>/<uuid>.json and ..._samples.jsonl.
 
     Args:
-        source: see Source.
+        exported: the run, by itself.
+        out: folder below which the files belong; nothing is written here.
+        source: who evaluated, and how they relate to the model.
         model_id: org/name; by default the Hub's id, if the run was made from one, else local/<name>.
         now_utc: the time of the export, ISO 8601.
 
     The uuid follows from the run and the judge, so that exporting again replaces.
     """
     model = model_id or hub_id(exported.manifest) or f"local/{slug(exported.row.model)}"
-    log = _aggregate(exported, model, source, now_utc)
-    lines = sample_lines(exported, log["evaluation_id"], model)
+    # Shared by both files: the samples point to the aggregate by it.
+    evaluation_id = f"{COLLECTION}-{exported.manifest.protocol_id}/{model}/{_epoch(now_utc)}"
+    # Before the aggregate, which states their number and their hash.
+    lines = sample_lines(exported, evaluation_id, model)
     samples = "".join(json_line(line) for line in lines)
+    # Named by what was measured, not by when: exporting again replaces.
     path = _path(exported.row.run_id, exported.row.model_sha, exported.row.judge_id or "", model=model)
-    beside = path.with_name(f"{path.stem}_samples.jsonl")
+    samples_path = path.with_name(f"{path.stem}_samples.jsonl")
+    log = _aggregate(exported, model, source, evaluation_id, now_utc)
     log["detailed_evaluation_results"] = {
         "format": "jsonl",
-        "file_path": beside.as_posix(),
+        "file_path": samples_path.as_posix(),
         "hash_algorithm": "sha256",
         "checksum": hashlib.sha256(samples.encode()).hexdigest(),
         "total_rows": len(lines),
     }
-    return {out / path: json_file(log), out / beside: samples}
+    return {out / path: json_file(log), out / samples_path: samples}
 
 
 def reported_files(rows: tuple[PublishedRow, ...], out: Path, *, now_utc: str) -> dict[Path, str]:
     """The papers' rows, an aggregate JSON each, of source type `documentation`: percentages as printed, no samples."""
     files = {}
     for row in rows:
+        # A row with an average alone has no score of a level to state.
         if row.accuracy:
             model = f"reported/{slug(row.row_id)}"
             files[out / _path("reported", row.row_id, model=model)] = json_file(_reported(row, model, now_utc))
     return files
 
 
-def _aggregate(exported: Exported, model: str, source: Source, now_utc: str) -> dict[str, Any]:
+def _aggregate(exported: Exported, model: str, source: Source, evaluation_id: str, now_utc: str) -> dict[str, object]:
     manifest, row = exported.manifest, exported.row
     evaluated = manifest.completed_utc or manifest.updated_utc
     details = {
@@ -88,12 +95,14 @@ def _aggregate(exported: Exported, model: str, source: Source, now_utc: str) -> 
         "protocol_id": manifest.protocol_id,
         "status": row.status,
         "flags": "; ".join(row.flags),
+        # With every number: whoever copies one of them copies this.
         "caveat": caveat(exported),
         "judge": row.judge_id or "",
     }
     return {
         "schema_version": SCHEMA_VERSION,
-        "evaluation_id": f"{COLLECTION}-{manifest.protocol_id}/{model}/{_epoch(now_utc)}",
+        "evaluation_id": evaluation_id,
+        # When the answers were made; the next one is when this file was.
         "evaluation_timestamp": evaluated,
         "retrieved_timestamp": _epoch(now_utc),
         "source_metadata": {
@@ -113,11 +122,13 @@ def _aggregate(exported: Exported, model: str, source: Source, now_utc: str) -> 
     }
 
 
-def _model_info(exported: Exported, model: str) -> dict[str, Any]:
+def _model_info(exported: Exported, model: str) -> dict[str, object]:
     manifest = exported.manifest
+    # Behind a server nobody can say what runs there.
     served = manifest.backend == "openai" or manifest.backend.startswith("import:")
     engine = {"name": manifest.backend}
     if manifest.backend in manifest.versions:
+        # Only known for a backend that is a library.
         engine["version"] = manifest.versions[manifest.backend]
     known = {
         "path": manifest.model.path,
@@ -144,7 +155,7 @@ def _model_info(exported: Exported, model: str) -> dict[str, Any]:
     }
 
 
-def _result(exported: Exported, share: Share) -> dict[str, Any]:
+def _result(exported: Exported, share: Share) -> dict[str, object]:
     row = exported.row
     details = {
         "answered": f"{share.answered} of {share.n}",
@@ -152,16 +163,18 @@ def _result(exported: Exported, share: Share) -> dict[str, Any]:
         "videos": share.n_clusters,
         "caveat": caveat(exported),
     }
-    uncertainty: dict[str, Any] = {
-        "confidence_interval": {"lower": share.lo, "upper": share.hi, "confidence_level": 0.95, "method": share.method},
+    interval: dict[str, object] = {"lower": share.lo, "upper": share.hi}
+    if share.complete:  # else these are bounds, of which no level of confidence can be stated
+        interval["confidence_level"] = 0.95
+    uncertainty: dict[str, object] = {
+        "confidence_interval": interval | {"method": share.method},
         "num_samples": share.n,
     }
-    if share.se is not None:
+    if share.complete:
         method = "binomial at n / design effect, clustered by video"
         uncertainty["standard_error"] = {"value": share.se, "method": method}
-    else:
-        del uncertainty["confidence_interval"]["confidence_level"]  # bounds, not a confidence statement
     metric = _metric(share.metric, "proportion", 1.0)
+    # A rate without its judge cannot be compared with any other.
     if share.metric != "accuracy":
         metric |= _judge(row.judge_id or "")
     return {
@@ -184,7 +197,7 @@ def _evaluation_name(group: str) -> str:
     return f"SEED-Bench-R1 L3 {group}" if group in DOMAINS else f"SEED-Bench-R1 {group}"
 
 
-def _metric(metric: str, unit: str, highest: float) -> dict[str, Any]:
+def _metric(metric: str, unit: str, highest: float) -> dict[str, object]:
     return {
         "evaluation_description": DESCRIPTIONS[metric],
         "metric_id": "accuracy" if metric == "accuracy" else f"seed_bench_r1.{metric}",
@@ -198,12 +211,14 @@ def _metric(metric: str, unit: str, highest: float) -> dict[str, Any]:
     }
 
 
-def _judge(judge_id: str) -> dict[str, Any]:
+def _judge(judge_id: str) -> dict[str, object]:
     """llm_scoring for a model's verdicts; the rules are no language model."""
-    details = {"additional_details": {"judge": judge_id}}
+    details: dict[str, object] = {"additional_details": {"judge": judge_id}}
     kind, _, rest = judge_id.partition(":")
+    # "rules" and "exact" are programs.
     if kind not in ("openai", "local"):
         return details
+    # The id ends in a hash over wording, votes and sampling; before it is the model's name.
     name = rest.rpartition("/")[0]
     judge = {
         "name": name,
@@ -217,8 +232,9 @@ def _judge(judge_id: str) -> dict[str, Any]:
     return details | {"llm_scoring": {"judges": [{"model_info": judge}], "input_prompt": prompt}}
 
 
-def _source_data(exported: Exported, level: str, n: int) -> dict[str, Any]:
+def _source_data(exported: Exported, level: str, n: int) -> dict[str, object]:
     sha = exported.manifest.dataset_hash.get(level, "")
+    # Questions in the same format are not the benchmark.
     if not exported.is_official:
         note = "questions in SEED-Bench-R1's format, but not as many as the data set has"
         details = _strings({"annotations_sha256": sha, "level": level, "note": note})
@@ -233,10 +249,11 @@ def _source_data(exported: Exported, level: str, n: int) -> dict[str, Any]:
     }
 
 
-def _generation_config(exported: Exported) -> dict[str, Any]:
+def _generation_config(exported: Exported) -> dict[str, object]:
     manifest = exported.manifest
     sampling = manifest.sampling
-    details: dict[str, Any] = {"repetition_penalty": sampling.repetition_penalty, "seed": manifest.seed}
+    details: dict[str, object] = {"repetition_penalty": sampling.repetition_penalty, "seed": manifest.seed}
+    # Frames and pixels change scores, and the schema has no fields for them.
     details |= {f"video_{name}": value for name, value in asdict(manifest.video).items()}
     details |= {"prompt_sha256": template_sha(manifest.template), "system_prompt": manifest.template.system}
     return {
@@ -246,6 +263,7 @@ def _generation_config(exported: Exported) -> dict[str, Any]:
             "top_k": sampling.top_k,
             "max_tokens": sampling.max_new_tokens,
             "execution_command": shareable(manifest.command),
+            # Whether the prompt asks for it, not whether the model does it.
             "reasoning": "<think>" in manifest.template.wording["with_video"],
             "prompt_template": manifest.template.wording["with_video"],
         },
@@ -253,7 +271,7 @@ def _generation_config(exported: Exported) -> dict[str, Any]:
     }
 
 
-def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, Any]:
+def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, object]:
     details = {
         "status": "reported by a paper, not measured here; never ranked beside measured runs",
         "source": row.source,
@@ -286,9 +304,11 @@ def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, Any]:
     }
 
 
-def _reported_result(group: str, cell: PublishedCell) -> dict[str, Any]:
-    details: dict[str, Any] = {"printed": cell.printed}
-    score: dict[str, Any] = {"score": float(cell.printed)}
+def _reported_result(group: str, cell: PublishedCell) -> dict[str, object]:
+    # As printed: a float would claim digits that the paper does not.
+    details: dict[str, object] = {"printed": cell.printed}
+    score: dict[str, object] = {"score": float(cell.printed)}
+    # No count of correct answers gives this percentage: stated, not corrected.
     if cell.lo is None or cell.hi is None:
         details["impossible"] = f"no count of {SIZES[group]} questions gives this percentage"
     else:
@@ -308,10 +328,11 @@ def _path(*identity: str, model: str) -> Path:
     """data/seed-bench-r1/<developer>/<model>/<uuid>.json; the uuid is a hash of the identity and the model's id."""
     digest = hashlib.sha256("\n".join((*identity, model)).encode("utf-8", "replace")).digest()
     developer, _, name = model.partition("/")
+    # Version 4 by form only: the bits come from a hash.
     return Path("data", COLLECTION, developer, name, f"{uuid.UUID(bytes=digest[:16], version=4)}.json")
 
 
-def _strings(values: dict[str, Any]) -> dict[str, str]:
+def _strings(values: Mapping[str, object]) -> dict[str, str]:
     """What is known, as shareable text."""
     return {name: shareable(str(value)) for name, value in values.items() if value not in (None, "")}
 

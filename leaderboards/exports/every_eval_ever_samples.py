@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 from leaderboards.exports.common import Exported
 from leaderboards.provenance import shareable
@@ -12,7 +11,7 @@ from seedbench_r1.types import Question, RunRecord, Verdict
 SCHEMA_VERSION = "0.3.0"
 
 
-def sample_lines(exported: Exported, evaluation_id: str, model_id: str) -> list[dict[str, Any]]:
+def sample_lines(exported: Exported, evaluation_id: str, model_id: str) -> list[dict[str, object]]:
     """One line a question of the run, in its order, pointing at the accuracy of its level.
 
     A question that failed or was not reached has an `error`, no output and score 0, as it counts in the aggregate.
@@ -25,16 +24,21 @@ def sample_lines(exported: Exported, evaluation_id: str, model_id: str) -> list[
     ]
 
 
-def _line(question: Question, record: RunRecord | None, verdict: Verdict | None, exported: Exported) -> dict[str, Any]:
+def _line(
+    question: Question, record: RunRecord | None, verdict: Verdict | None, exported: Exported
+) -> dict[str, object]:
+    # Letter and text, since others' parsers read one or the other.
     reference = [question.gold, question.gold_text]
-    line: dict[str, Any] = {
+    line: dict[str, object] = {
         "evaluation_name": f"SEED-Bench-R1 {question.split}",
         "evaluation_result_id": f"{question.split}/accuracy",
         "sample_id": question.question_id,
+        # Question and reference: equal for every model, so that their answers can be joined.
         "sample_hash": hashlib.sha256((question.text + "".join(reference)).encode("utf-8", "replace")).hexdigest(),
         "interaction_type": "single_turn",
         "input": {"raw": question.text, "reference": reference, "choices": list(question.options)},
     }
+    # No answer is not a wrong one: an error, with the score that the aggregate counts.
     if record is None or record.generation is None or record.parsed is None or record.score is None:
         return line | _unanswered(question, record)
     generation, parsed = record.generation, record.parsed
@@ -47,6 +51,7 @@ def _line(question: Question, record: RunRecord | None, verdict: Verdict | None,
         "evaluation": {"score": float(record.score.correct), "is_correct": record.score.correct},
         "metadata": _metadata(question, record, verdict),
     }
+    # Imported answers may not know their tokens; half a count would be read as all of it.
     if generation.n_prompt_tokens is not None and generation.n_tokens is not None:
         total = generation.n_prompt_tokens + generation.n_tokens
         line["token_usage"] = {
@@ -59,7 +64,7 @@ def _line(question: Question, record: RunRecord | None, verdict: Verdict | None,
     return line
 
 
-def _unanswered(question: Question, record: RunRecord | None) -> dict[str, Any]:
+def _unanswered(question: Question, record: RunRecord | None) -> dict[str, object]:
     failure = record.failure if record is not None else None
     error = "not answered" if failure is None else shareable(f"{failure.kind}: {failure.message}")
     return {
@@ -71,12 +76,13 @@ def _unanswered(question: Question, record: RunRecord | None) -> dict[str, Any]:
     }
 
 
-def _attribution(answer: str | None, parser_version: int) -> list[dict[str, Any]]:
+def _attribution(answer: str | None, parser_version: int) -> list[dict[str, object]]:
     if answer is None:
         return []
     return [
         {
             "turn_idx": 0,
+            # Where the letter was read from, and by which version of the parser.
             "source": "output.raw",
             "extracted_value": answer,
             "extraction_method": f"seedbench-r1 parser {parser_version}",
@@ -95,11 +101,13 @@ def _metadata(question: Question, record: RunRecord, verdict: Verdict | None) ->
             "finish_reason": record.generation.finish_reason,
         }
     if verdict is not None:
+        # Every value of metadata is a string in this schema.
         words = {True: "true", False: "false", None: "undecided"}
         found |= {"consistent": words[verdict.consistent], "judge": verdict.judge_id, "judge_reason": verdict.reason}
     return found
 
 
 def _place(question: Question) -> dict[str, str]:
+    # Only L3 has domains; an empty one would be a fifth domain.
     domain = {"domain": question.domain} if question.domain else {}
     return {"level": question.split, "video_id": question.cluster} | domain

@@ -6,7 +6,6 @@ Format: huggingface.co/docs/hub/eval-results. A data set's tasks show on the Hub
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -23,6 +22,8 @@ def hub_files(
     """The run's YAML by path: out/<model>/.eval_results/seedbench-r1--<protocol id>.yaml; an entry a level, in percent.
 
     Args:
+        exported: the run, by itself.
+        out: folder below which the file belongs; nothing is written here.
         dataset: the Hub's id of the data set; SEED-Bench-R1's by default.
         source_url: where the evaluation is published, if it is.
 
@@ -30,42 +31,50 @@ def hub_files(
         ConfigError: the run's questions are not as many as SEED-Bench-R1's and no other data set is named, or
             huggingface_hub is too old.
     """
+    # The Hub would show a miniature's score as one of SEED-Bench-R1.
     if dataset is None and not exported.is_official:
         raise ConfigError(
             f"{exported.row.run_id} has not SEED-Bench-R1's number of questions, so it may not be published as "
             f"{DATASET}. Fix: --dataset ORG/NAME names the data set that it was measured on."
         )
+    # Through the Hub's own classes, so that what is written is what it reads.
+    try:
+        from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    except ImportError as error:
+        raise ConfigError(
+            "The installed huggingface_hub does not know .eval_results. Fix: pip install -U huggingface_hub"
+        ) from error
     entries = [
-        _entry(exported, share, dataset or DATASET, source_url)
+        EvalResultEntry(
+            dataset_id=dataset or DATASET,
+            task_id=share.group.lower(),
+            value=round(100 * share.value, 2),
+            date=exported.manifest.completed_utc or exported.manifest.updated_utc,
+            source_url=source_url,
+            source_name="seedbench-r1" if source_url else None,
+            notes=shareable("; ".join(_notes(exported, share))),
+        )
+        # The format knows one number an entry: levels, not domains or rates of a judge.
         for share in shares(exported)
         if share.metric == "accuracy" and share.domain is None
     ]
-    path = out / slug(exported.row.model) / ".eval_results" / f"seedbench-r1--{exported.row.protocol_id}.yaml"
-    return {path: yaml.safe_dump(_as_dicts(entries), sort_keys=False, allow_unicode=True, width=120)}
-
-
-def _entry(exported: Exported, share: Share, dataset: str, source_url: str | None) -> dict[str, Any]:
-    return {
-        "dataset_id": dataset,
-        "task_id": share.group.lower(),
-        "value": round(100 * share.value, 2),
-        "date": exported.manifest.completed_utc or exported.manifest.updated_utc,
-        "source_url": source_url,
-        "source_name": "seedbench-r1" if source_url else None,
-        "notes": shareable("; ".join(_notes(exported, share))),
-    }
+    lines = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
+    folder = out / slug(exported.row.model) / ".eval_results"
+    return {folder / f"seedbench-r1--{exported.row.protocol_id}.yaml": lines}
 
 
 def _notes(exported: Exported, share: Share) -> list[str]:
     manifest, row = exported.manifest, exported.row
     lo, hi = f"{100 * share.lo:.1f}", f"{100 * share.hi:.1f}"
     notes = [caveat(exported)] if caveat(exported) else []
+    # A reader of the Hub sees the value and these notes, nothing else.
     if share.complete:
         notes.append(f"95 % CI {lo}-{hi} (Wilson, clustered by video), n={share.n}")
     else:
         notes.append(f"between {lo} and {hi}, {share.answered} of {share.n} answered")
     notes.append(f"{row.frames} frames, {_sampling(manifest.sampling)}")
     notes.append(f"own prompt, protocol {manifest.protocol} {manifest.protocol_id} of seedbench-r1")
+    # Not an entry of its own: without its judge the rate means nothing.
     rated = row.consistency.get(share.group)
     if rated is not None and rated.n:
         interval = f"{100 * rated.lo:.1f}-{100 * rated.hi:.1f}"
@@ -74,15 +83,5 @@ def _notes(exported: Exported, share: Share) -> list[str]:
 
 
 def _sampling(sampling: SamplingConfig) -> str:
+    # Temperature 0 turns the other settings off.
     return "greedy" if sampling.temperature == 0 else f"T={sampling.temperature:g}, top_p={sampling.top_p:g}"
-
-
-def _as_dicts(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Through the Hub's own classes, so that what is written is what it reads."""
-    try:
-        from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    except ImportError as error:
-        raise ConfigError(
-            "The installed huggingface_hub does not know .eval_results. Fix: pip install -U huggingface_hub"
-        ) from error
-    return eval_result_entries_to_yaml([EvalResultEntry(**entry) for entry in entries])

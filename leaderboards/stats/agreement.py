@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import special
-
 from leaderboards.stats.proportions import NAN, Z, as_count, as_counts, check_deff
 
 
@@ -52,14 +50,17 @@ def kappa_interval(yy: int, yn: int, ny: int, nn: int) -> Estimate:
     n = yy + yn + ny + nn
     judge, human = yy + yn, yy + ny
     by_chance = judge * human + (n - judge) * (n - human)  # times n^2; whole numbers, so that 1 is exactly 1
+    # Agreement by chance is certain: the denominator of kappa is 0.
     if by_chance == n * n:
         return UNDEFINED
     observed, chance = (yy + nn) / n, by_chance / n**2
     kappa = (observed - chance) / (1 - chance)
     judge_yes, human_yes = judge / n, human / n
+    # Fleiss, Cohen and Everitt's variance, cell by cell: agreements on the diagonal, then the others.
     on = yy * (1 - (judge_yes + human_yes) * (1 - kappa)) ** 2
     on += nn * (1 - (2 - judge_yes - human_yes) * (1 - kappa)) ** 2
     off = yn * (human_yes + 1 - judge_yes) ** 2 + ny * (judge_yes + 1 - human_yes) ** 2
+    # Rounding may leave a tiny negative variance where agreement is perfect.
     spread = (on + off * (1 - kappa) ** 2) / n - (kappa - chance * (1 - kappa)) ** 2
     se = math.sqrt(max(0.0, spread) / n) / (1 - chance)
     return Estimate(kappa, se, max(-1.0, kappa - Z * se), min(1.0, kappa + Z * se))
@@ -106,13 +107,16 @@ def rogan_gladen(k: int, n: int, table: tuple[int, int, int, int], *, deff: floa
     k, n = as_counts(k, n)
     yy, yn, ny, nn = _table(*table)
     check_deff(deff)
+    # An empty side of the table leaves sensitivity or specificity unknown.
     if n == 0 or yy + ny == 0 or yn + nn == 0:
         return UNDEFINED
     p, hit, reject = k / n, yy / (yy + ny), nn / (yn + nn)
+    # Youden's index: 0 for a judge that does not look at the reasoning.
     power = hit + reject - 1
     if power <= 0:
         return UNDEFINED
     rate = min(1.0, max(0.0, (p + reject - 1) / power))
+    # Three sources: the sample of verdicts, and the labels that specificity and sensitivity come from.
     spread = deff * p * (1 - p) / n
     spread += (1 - rate) ** 2 * reject * (1 - reject) / (yn + nn)
     spread += rate**2 * hit * (1 - hit) / (yy + ny)
@@ -130,6 +134,7 @@ def predictive_value_rate(k: int, n: int, table: tuple[int, int, int, int], *, d
     check_deff(deff)
     if n == 0 or yy + yn == 0 or ny + nn == 0:
         return UNDEFINED
+    # Labels drawn by verdict estimate these two; sensitivity they would not.
     p, ppv, npv = k / n, yy / (yy + yn), nn / (ny + nn)
     spread = (ppv + npv - 1) ** 2 * deff * p * (1 - p) / n
     spread += p**2 * ppv * (1 - ppv) / (yy + yn) + (1 - p) ** 2 * npv * (1 - npv) / (ny + nn)
@@ -138,13 +143,3 @@ def predictive_value_rate(k: int, n: int, table: tuple[int, int, int, int], *, d
 
 def _rate(rate: float, se: float) -> Estimate:
     return Estimate(rate, se, max(0.0, rate - Z * se), min(1.0, rate + Z * se))
-
-
-def majority_error(error: float, votes: int) -> float:
-    """Chance that the majority of an odd number of votes is wrong, each wrong with chance error, independently.
-
-    A judge's systematic errors are not independent and do not shrink so. Raises ValueError for an even number.
-    """
-    if votes < 1 or votes % 2 == 0 or not 0 <= error <= 1:
-        raise ValueError(f"votes {votes!r} must be odd and error {error!r} in [0, 1]")
-    return float(special.bdtrc(votes // 2, votes, error))

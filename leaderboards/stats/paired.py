@@ -47,7 +47,7 @@ class PairedDifference:
     hi: float
     se: float
     n: int  # questions
-    n_clusters: int  # 0: not clustered
+    n_clusters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class PairwiseTests:
 def _rows(values: npt.ArrayLike) -> Floats:
     """(R, n) float64 without NaN or infinity. Raises ValueError."""
     rows = np.asarray(values, dtype=np.float64)
+    # A vector here would be read as n models with one question each.
     if rows.ndim != 2:
         raise ValueError(f"values have shape {rows.shape}, expected (rows, questions)")
     if not np.isfinite(rows).all():
@@ -88,24 +89,11 @@ def paired_interval(differences: Values, clusters: Clusters) -> PairedDifference
     has no width when all clusters agree exactly. Raises ValueError for NaN or lengths that differ.
     """
     errors = standard_errors(differences, clusters)
+    # Always Student's t: with many clusters it is the normal quantile.
     half = t_quantile(errors.n_clusters - 1) * errors.cr1 if errors.n_clusters > 1 else NAN
     return PairedDifference(
         errors.mean, errors.mean - half, errors.mean + half, errors.cr1, errors.n, errors.n_clusters
     )
-
-
-def unclustered_paired_interval(b: int, c: int, n: int) -> PairedDifference:
-    """(b - c) / n of n independent questions; b: only the first model is right, c: only the second.
-
-    Wald interval with se = sqrt(b + c - (b - c)^2 / n) / n. n = 0: nan. Raises ValueError when b + c > n.
-    """
-    b, c, n = as_count(b, "b"), as_count(c, "c"), as_count(n, "n")
-    if b + c > n:
-        raise ValueError(f"b + c is {b + c}, more than n = {n}")
-    if n == 0:
-        return PairedDifference(NAN, NAN, NAN, NAN, 0, 0)
-    mean, se = (b - c) / n, math.sqrt(b + c - (b - c) ** 2 / n) / n
-    return PairedDifference(mean, mean - Z * se, mean + Z * se, se, n, 0)
 
 
 def difference_of_gaps(near: PairedDifference, far: PairedDifference) -> PairedDifference:
@@ -114,8 +102,9 @@ def difference_of_gaps(near: PairedDifference, far: PairedDifference) -> PairedD
     Both are paired differences of the same two models, on levels that share no question: se^2 is the sum of the two.
     The quantile is normal, or Student's t of the level with fewer clusters when that has fewer than 30.
     """
+    # The levels share no question, so their errors are independent.
     mean, se = near.mean - far.mean, math.hypot(near.se, far.se)
-    fewest = min((d.n_clusters for d in (near, far) if d.n_clusters), default=FEW_CLUSTERS)
+    fewest = min(near.n_clusters, far.n_clusters)
     half = (Z if fewest >= FEW_CLUSTERS else t_quantile(fewest - 1)) * se
     return PairedDifference(mean, mean - half, mean + half, se, near.n + far.n, near.n_clusters + far.n_clusters)
 
@@ -129,6 +118,7 @@ def mcnemar(b: int, c: int) -> McNemar:
     """
     b, c = as_count(b, "b"), as_count(c, "c")
     total, fewer = b + c, min(b, c)
+    # At b = c the doubled tail would exceed 1; every form of the test is 1 there.
     if b == c:
         return McNemar(1.0, 1.0, 0.0, 1.0, 0.0, 1.0)
     tail = float(special.bdtr(fewer, total, 0.5))
@@ -170,9 +160,11 @@ def sign_flip_tests(
     # Only the sizes of the cluster sums matter. Sorted, with zeros last, they do not depend on any order or name.
     totals = -np.sort(-totals, axis=1)
     totals = totals[:, : int((totals > 0).sum(axis=1).max(initial=0))]
+    # Counted over all clusters, so that clusters that sum to zero do not change the method.
     exact = n_clusters <= EXACT_CLUSTERS
     signs = _all_signs(totals.shape[1]) if exact else _random_signs(totals.shape[1], n_resamples, seed)
     hits = _count_hits(totals, observed, signs)
+    # The observed pattern is one of all patterns, and is added to sampled ones: p is never 0.
     return hits / signs.shape[1] if exact else (1 + hits) / (n_resamples + 1)
 
 
@@ -195,15 +187,17 @@ def _random_signs(n_clusters: int, n_resamples: int, seed: int) -> npt.NDArray[n
 def _count_hits(totals: Floats, observed: Floats, signs: npt.NDArray[np.uint8]) -> Floats:
     """(P,) number of columns of signs (G, B) whose flipped sum of totals (P, G) is at least as large as observed."""
     size = totals.sum(axis=1)
-    whole = bool((totals == np.rint(totals)).all()) and size.max(initial=0) < FLOAT32_EXACT
-    dtype = np.float32 if whole else np.float64
+    # Differences of right answers are whole numbers, which float32 adds exactly, in half the memory.
+    integers = bool((totals == np.rint(totals)).all()) and size.max(initial=0) < FLOAT32_EXACT
+    dtype = np.float32 if integers else np.float64
     kept = np.zeros((len(totals), signs.shape[1]), dtype=dtype)
     for start in range(0, totals.shape[1], BLOCK):
         kept += totals[:, start : start + BLOCK].astype(dtype) @ signs[start : start + BLOCK].astype(dtype)
     # sum with sign +1 where the bit is set, -1 elsewhere; fractions get a tolerance for the order of additions
     flipped = np.abs(2 * kept - size[:, np.newaxis].astype(dtype))
-    tolerance = 0.0 if whole else 1e-9 * size
-    return (flipped >= (observed - tolerance)[:, np.newaxis].astype(dtype)).sum(axis=1).astype(np.float64)
+    tolerance = 0.0 if integers else 1e-9 * size
+    hits: Floats = (flipped >= (observed - tolerance)[:, np.newaxis].astype(dtype)).sum(axis=1).astype(np.float64)
+    return hits
 
 
 def cluster_bootstrap(
@@ -221,11 +215,13 @@ def cluster_bootstrap(
     codes, n_clusters = cluster_codes(clusters, rows.shape[1])
     if n_clusters == 0:
         return np.full(len(rows), NAN), np.full(len(rows), NAN)
+    # First row: sizes of the clusters; then each run's sums. One product per block gives both.
     sums = np.stack([np.bincount(codes, minlength=n_clusters)] + [np.bincount(codes, weights=row) for row in rows])
     source = np.random.PCG64(seed)
     means = np.empty((len(rows), n_resamples))
     for start in range(0, n_resamples, BLOCK):
         block = min(BLOCK, n_resamples - start)
+        # Blocks, because (10,000, G) counts would take 90 MB for L3.
         drawn = _draw_clusters(source, block, n_clusters) @ sums.T
         means[:, start : start + block] = (drawn[:, 1:] / drawn[:, :1]).T
     lo, hi = np.quantile(means, [0.025, 0.975], axis=1)
@@ -255,6 +251,7 @@ def minimum_detectable_effect(n: float, discordant: float, *, deff: float = 1.0,
     z_power = float(special.ndtri(power))
     if size < Z**2:
         return NAN
+    # Connor's equation squared and solved for d; the other root is negative.
     root = Z * math.sqrt(size) + z_power * math.sqrt(size - Z**2 + z_power**2)
     effect = math.sqrt(discordant) * root / (size + z_power**2)
     return effect if 0 < effect <= discordant else NAN
@@ -272,6 +269,7 @@ def holm(p: Sequence[float] | Floats) -> Floats:
     array = _p_values(p)
     order = np.argsort(array, kind="stable")
     adjusted = np.empty_like(array)
+    # Adjusted p-values must not fall where raw ones rise.
     adjusted[order] = np.minimum(1, np.maximum.accumulate(array[order] * np.arange(len(array), 0, -1)))
     return adjusted
 
@@ -290,6 +288,7 @@ def pairwise_tests(correct: npt.ArrayLike, clusters: Clusters) -> PairwiseTests:
     """All pairs of M models on the same n questions; correct is (M, n) of 0 and 1. Raises as `sign_flip_test` does."""
     rows = _rows(correct)
     models = len(rows)
+    # Each pair once: the test is the same in both directions.
     pairs = list(itertools.combinations(range(models), 2))
     first, second = (np.array([pair[side] for pair in pairs], dtype=np.intp) for side in (0, 1))
     apart = rows[first] - rows[second]
@@ -309,6 +308,7 @@ def _worse(differences: npt.ArrayLike, p_adjusted: npt.ArrayLike, alpha: float) 
         raise ValueError(f"differences {apart.shape} and p_adjusted {p.shape} must both be (M, M)")
     if np.isnan(apart).any() or np.isnan(p).any():
         raise ValueError("differences or p_adjusted hold NaN")
+    # Matrices of two boards, or of one in two orders, would give ranks without any error.
     if not (np.allclose(apart, -apart.T, rtol=0, atol=1e-12) and np.array_equal(p, p.T)):
         raise ValueError("differences must be antisymmetric and p_adjusted symmetric")
     return (apart < 0) & (p < alpha)
@@ -349,6 +349,7 @@ def tiers(
     letters = [""] * len(ordered)
     anchor, tier = -1, -1
     for model in ordered:
+        # Only the anchor counts: being no worse than the last member would let tiers chain downwards.
         if tier < 0 or worse[model, anchor]:
             anchor, tier = model, tier + 1
         letters[model] = _letters(tier)

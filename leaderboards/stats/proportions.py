@@ -24,6 +24,27 @@ Clusters = Sequence[str] | Sequence[int] | npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, slots=True)
+class Proportion:
+    """k of n with its 95 % interval, clustered. Fractions; value, se, lo and hi are nan for no questions."""
+
+    k: int  # successes
+    n: int
+    lo: float
+    hi: float
+    deff: float  # design effect: the interval is that of n / deff independent questions
+    n_clusters: int
+
+    @property
+    def value(self) -> float:
+        return self.k / self.n if self.n else math.nan
+
+    @property
+    def se(self) -> float:
+        """Binomial standard error at n / deff."""
+        return math.sqrt(self.value * (1 - self.value) * self.deff / self.n) if self.n else math.nan
+
+
+@dataclass(frozen=True, slots=True)
 class StandardErrors:
     """Standard errors of one mean, in the unit of the values. nan where too few values or clusters exist."""
 
@@ -31,10 +52,7 @@ class StandardErrors:
     n: int
     n_clusters: int
     binomial: float  # sqrt(mean (1 - mean) / n); nan unless all values lie in [0, 1]
-    naive: float  # sample standard deviation (n - 1) / sqrt(n): no clustering
-    cr0: float  # clustered, no small-sample factor
-    cr1: float  # clustered, variance times G / (G - 1)
-    miller: float  # clustered, Miller's equation 4
+    cr1: float  # clustered, with the small-sample factor G / (G - 1) on the variance
 
 
 def as_count(value: float, name: str) -> int:
@@ -64,6 +82,7 @@ def as_values(values: Values) -> npt.NDArray[np.float64]:
 
 def cluster_codes(clusters: Clusters, n: int) -> tuple[npt.NDArray[np.intp], int]:
     """(n,) codes 0..G-1 in the sorted order of the labels, and G. Labels are all strings or all numbers."""
+    # As objects: numpy would turn a mixture of names and numbers into names.
     array = clusters if isinstance(clusters, np.ndarray) else np.asarray(clusters, dtype=object)
     if array.shape != (n,):
         raise ValueError(f"{n} values but clusters of shape {array.shape}")
@@ -99,14 +118,17 @@ def wilson_interval(k: float, n: float, *, deff: float = 1.0, n_clusters: int | 
     """
     k, n = as_counts(k, n)
     n_effective = effective_sample_size(n, deff)
+    # No questions are no error: an empty level must not stop a board.
     if n == 0:
         return NAN, NAN
     z = _quantile(n, n_clusters)
+    # One cluster of several values says nothing of the next one.
     if math.isinf(z):
         return 0.0, 1.0
     p, spread = k / n, z * z / n_effective
     centre = (p + spread / 2) / (1 + spread)
     half = z * math.sqrt(p * (1 - p) / n_effective + spread / (4 * n_effective)) / (1 + spread)
+    # Exactly 0 and 1, where rounding would print -0.0 or 100.00000001.
     return (0.0 if k == 0 else max(0.0, centre - half)), (1.0 if k == n else min(1.0, centre + half))
 
 
@@ -115,6 +137,7 @@ def _quantile(n: int, n_clusters: int | None) -> float:
         return Z
     if not 1 <= as_count(n_clusters, "n_clusters") <= n:
         raise ValueError(f"n_clusters is {n_clusters}, expected 1 to n = {n}")
+    # As many clusters as values: nothing is clustered, and the normal quantile serves.
     if n_clusters >= min(FEW_CLUSTERS, n):
         return Z
     return t_quantile(n_clusters - 1)
@@ -125,45 +148,30 @@ def t_quantile(degrees: int) -> float:
     return float(special.stdtrit(degrees, 0.975)) if degrees > 0 else math.inf
 
 
-def clopper_pearson(k: float, n: float) -> tuple[float, float]:
-    """The exact (conservative) interval for k of n: Clopper and Pearson, Biometrika 26 (1934). n = 0: (nan, nan)."""
-    k, n = as_counts(k, n)
-    if n == 0:
-        return NAN, NAN
-    lo = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1, 0.025))
-    hi = 1.0 if k == n else float(special.betaincinv(k + 1, n - k, 0.975))
-    return lo, hi
-
-
 def standard_errors(values: Values, clusters: Clusters) -> StandardErrors:
     """Standard errors of the mean of (n,) values whose (n,) clusters are independent of one another.
 
-    With S_g the sum of (value - mean) in cluster g: CR0 variance = sum S_g^2 / n^2, CR1 = G / (G - 1) times that.
-    Miller's equation 4 (arXiv 2411.00640): sum (value - mean)^2 / (n (n - 1)) plus the products of different members
-    of the same cluster over n^2. Raises ValueError for NaN or lengths that differ.
+    With S_g the sum of (value - mean) in cluster g, the CR1 variance is G / (G - 1) sum S_g^2 / n^2: E. Miller, arXiv
+    2411.00640, with the factor for few clusters. Raises ValueError for NaN or lengths that differ.
     """
     array = as_values(values)
     n = len(array)
     codes, n_clusters = cluster_codes(clusters, n)
     if n == 0:
-        return StandardErrors(NAN, 0, 0, NAN, NAN, NAN, NAN, NAN)
+        return StandardErrors(NAN, 0, 0, NAN, NAN)
     mean = float(array.mean())
     residuals = array - mean
+    # Questions of one video err together: sums within a video are what is independent.
     sums = np.bincount(codes, weights=residuals, minlength=n_clusters)
-    squares = float(residuals @ residuals)
     between = float(sums @ sums)
+    # Paired differences lie in [-1, 1] and have no binomial error.
     proportion = array.min() >= 0 and array.max() <= 1
-    naive = squares / (n * (n - 1)) if n > 1 else NAN
-    miller = naive + (between - squares) / n**2
     return StandardErrors(
         mean=mean,
         n=n,
         n_clusters=n_clusters,
         binomial=math.sqrt(mean * (1 - mean) / n) if proportion else NAN,
-        naive=math.sqrt(naive),
-        cr0=math.sqrt(between) / n,
         cr1=math.sqrt(between * n_clusters / (n_clusters - 1)) / n if n_clusters > 1 else NAN,
-        miller=math.sqrt(max(0.0, miller)) if n > 1 else NAN,
     )
 
 
@@ -175,24 +183,34 @@ def design_effect(values: Values, clusters: Clusters) -> float:
     for lengths that differ.
     """
     array = as_values(values)
+    return _design_effect(array, standard_errors(array, clusters))
+
+
+def _design_effect(array: npt.NDArray[np.float64], errors: StandardErrors) -> float:
     if array.size and not (array.min() >= 0 and array.max() <= 1):
         raise ValueError("values must lie in [0, 1]")
-    errors = standard_errors(array, clusters)
+    # One cluster, or values that are all equal, tell nothing of the variance between clusters.
     if errors.n_clusters < 2 or array.min() == array.max():
         return 1.0
     return max(1.0, (errors.cr1 / errors.binomial) ** 2)
 
 
-def planned_design_effect(cluster_sizes: Sequence[int], icc: float) -> float:
-    """1 + (m - 1) icc, with m the size-weighted mean cluster size and icc the correlation within clusters.
+def interval(values: Values, clusters: Clusters) -> Proportion:
+    """Share of ones among (n,) values of 0 and 1, with the interval that console, tables, page and files show.
 
-    For planning, before any answer exists. Raises ValueError for icc outside [0, 1]. No clusters: nan.
+    Wilson's interval at n / design effect, clustered; with fewer than 30 clusters by Student's t, see
+    `wilson_interval`. Raises ValueError for values other than 0 and 1 and for lengths that differ.
     """
-    sizes = [as_count(size, "cluster size") for size in cluster_sizes]
-    if not 0 <= icc <= 1:
-        raise ValueError(f"icc is {icc!r}, expected 0 to 1")
-    total = sum(sizes)
-    return 1 + (sum(size * size for size in sizes) / total - 1) * icc if total else NAN
+    array = as_values(values)
+    errors = standard_errors(array, clusters)
+    if errors.n == 0:
+        return Proportion(0, 0, NAN, NAN, 1.0, 0)
+    if not ((array == 0) | (array == 1)).all():
+        raise ValueError("values must be 0 or 1")
+    k = int(array.sum())
+    deff = _design_effect(array, errors)
+    lo, hi = wilson_interval(k, errors.n, deff=deff, n_clusters=errors.n_clusters)
+    return Proportion(k, errors.n, lo, hi, deff, errors.n_clusters)
 
 
 def gap_interval(
@@ -204,6 +222,7 @@ def gap_interval(
     intervals, each with its own design effect. For different questions, as L1 and L3 are; answers of two models to the
     same questions are paired and need `paired_interval`.
     """
+    # Newcombe's square-and-add: each end from the arm that moves the difference that way.
     l1, u1 = wilson_interval(k1, n1, deff=deff1)
     l2, u2 = wilson_interval(k2, n2, deff=deff2)
     if n1 == 0 or n2 == 0:
@@ -224,7 +243,9 @@ def grim_counts(printed: str, n: int) -> list[int]:
         raise ValueError(f"{printed!r} is not a plain decimal number such as '44.89'")
     n = as_count(n, "n")
     decimals = match[2] or ""
+    # Integers throughout: 44.885 has no exact float.
     value, unit = int(match[1] + decimals), 100 * 10 ** len(decimals)  # value / unit is the printed fraction
+    # Half a unit of the last digit on both sides, rounded inwards.
     lowest = -((1 - 2 * value) * n // (2 * unit))
     highest = (2 * value + 1) * n // (2 * unit)
     return list(range(max(0, lowest), min(n, highest) + 1)) if n else []

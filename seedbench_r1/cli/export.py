@@ -31,6 +31,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 @app.command("every-eval-ever")
 def every_eval_ever_command(
     runs: Runs,
+    *,
     out: Out,
     model_id: Annotated[
         str | None, typer.Option(help="ORG/NAME of the model, for one run. Default: see docs.", show_default=False)
@@ -50,11 +51,13 @@ def every_eval_ever_command(
     from leaderboards.published import load_published
     from seedbench_r1.runs.directory import utc_now
 
+    # Before any run is read.
     if relationship not in RELATIONSHIPS:
         raise ConfigError(f"--relationship {relationship!r} is unknown. Fix: one of {', '.join(RELATIONSHIPS)}.")
     if model_id is not None and len(runs) > 1:
         raise ConfigError(f"--model-id names one model, and there are {len(runs)} runs. Fix: export them one by one.")
     chosen = None if model_id is None else check_model_id(model_id)
+    # One time for all runs of a call.
     source, now = Source(organization, relationship), utc_now()
 
     def files(exported: Exported) -> dict[Path, str]:
@@ -67,6 +70,7 @@ def every_eval_ever_command(
 @app.command("hub")
 def hub_command(
     runs: Runs,
+    *,
     out: Out,
     dataset: Annotated[
         str | None, typer.Option(help="Hub id of the data set. Default: SEED-Bench-R1's.", show_default=False)
@@ -90,6 +94,7 @@ def hub_command(
 @app.command("lmms-eval")
 def lmms_eval_command(
     runs: Runs,
+    *,
     out: Out,
     judge: Judge = None,
     allow_incomplete: AllowIncomplete = False,
@@ -115,17 +120,20 @@ def _export(
 ) -> None:
     """Read and lay out every run before the first file is written: all of them are exported, or none."""
     from leaderboards.exports.common import load_exported, write_new
-    from leaderboards.loading import uncollected
+    from leaderboards.loading import gc_paused
 
+    # Two runs of one model may want the same file: refused, since one would silently win.
     owners: dict[Path, Path] = {}
     files: dict[Path, str] = dict(more or {})
-    with uncollected():
+    with gc_paused():
         for run in runs:
             made = files_of(load_exported(run, judge=judge, allow_incomplete=allow_incomplete))
             for path in made:
                 if owners.setdefault(path, run) != run:
                     raise ConfigError(f"{owners[path]} and {run} would both be written to {path}. Fix: two --out.")
+            # All in memory until every run is known to be exportable.
             files |= made
+    # Only now does anything reach the disk.
     written = write_new(files)
     if as_json:
         value = {"schema": "sbr1.export/1", "status": "ok", "written": [str(path) for path in written], "exit_code": 0}

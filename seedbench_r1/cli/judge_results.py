@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from leaderboards.outcomes import build_bank, outcomes_of
+from leaderboards.rows import Quadrants, consistency_of, quadrants_of, sound_of
+from leaderboards.stats import Proportion
 from seedbench_r1.cli import console
-from seedbench_r1.scoring import consistency_counts, reasoning_profile
-from seedbench_r1.types import ConsistencyCounts, RunRecord, Verdict, to_json
+from seedbench_r1.scoring import reasoning_profile
+from seedbench_r1.types import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,17 +53,44 @@ class JudgeProgress:
         if self._quiet or time.monotonic() - self._last < LINE_EVERY_S:
             return
         self._last = time.monotonic()
+        # Of the new verdicts alone: a sign that the judge works, not a result.
         share = 100 * self._consistent / self._judged if self._judged else math.nan
         self._console.print(f" {self._seen} new verdicts, consistent {share:.1f} %", soft_wrap=True)
 
 
-def levels_of(run: Run) -> dict[str, list[RunRecord]]:
-    """Answered records by level, then all."""
-    levels: dict[str, list[RunRecord]] = {}
-    for record in run.records.values():
-        if record.answered:
-            levels.setdefault(record.split, []).append(record)
-    return levels | ({"all": [r for group in levels.values() for r in group]} if len(levels) > 1 else {})
+@dataclass(frozen=True, slots=True)
+class JudgedLevel:
+    """One judge's verdicts on the answers of a level, counted as the leaderboard counts them."""
+
+    n: int  # answers
+    consistency: Proportion
+    sound: Proportion  # correct and consistent
+    quadrants: Quadrants
+
+    @property
+    def cell(self) -> str:
+        """ "82.4 [80.8, 83.9]": the rate in percent, clustered by video; "-" if nothing was judged."""
+        rate = self.consistency
+        return f"{100 * rate.value:.1f} [{100 * rate.lo:.1f}, {100 * rate.hi:.1f}]" if rate.n else "-"
+
+
+def judged_levels(run: Run, verdicts: dict[str, Verdict]) -> dict[str, JudgedLevel]:
+    """The levels that have an answer; then, if these are several, all of them together."""
+    bank = build_bank([run])
+    table = outcomes_of(run, verdicts, bank)
+    groups = {level: bank.group(level) for level in bank.levels if (bank.group(level) & table.responded).any()}
+    # Together they weigh questions, not levels: L1 is more than half of them.
+    if len(groups) > 1:
+        groups["all"] = table.selected
+    return {
+        level: JudgedLevel(
+            n=int((group & table.responded).sum()),
+            consistency=consistency_of(table, group, bank),
+            sound=sound_of(table, group, bank),
+            quadrants=quadrants_of(table, group),
+        )
+        for level, group in groups.items()
+    }
 
 
 def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> None:
@@ -71,20 +102,14 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     table.add_column("level", no_wrap=True)
     for name in ("judged", "consistent %", "right+", "right-", "wrong+", "wrong-", "none", "missing"):
         table.add_column(name, justify="right", no_wrap=True)
-    for level, records in levels_of(run).items():
-        counts = consistency_counts(records, verdicts)
-        table.add_row(
-            level,
-            str(counts.judged),
-            rate_cell(counts, records, verdicts),
-            *(str(getattr(counts, name)) for name in ("correct_consistent", "correct_inconsistent")),
-            *(str(getattr(counts, name)) for name in ("wrong_consistent", "wrong_inconsistent")),
-            str(counts.no_reasoning),
-            str(counts.missing),
-        )
+    for name, level in judged_levels(run, verdicts).items():
+        q = level.quadrants
+        # The counts of a row add up to the level's answers: none of them overlap.
+        four = (q.correct_consistent, q.correct_inconsistent, q.wrong_consistent, q.wrong_inconsistent)
+        table.add_row(name, str(level.consistency.n), level.cell, *map(str, (*four, q.no_reasoning, q.undecided)))
     screen.print(table)
     screen.print(" right/wrong: the answer; +/-: consistent or not")
-    screen.print(" none: no reasoning or no answer, counted as -")
+    screen.print(" none: no reasoning or no answer, judged not consistent")
     profile = reasoning_profile(run.records.values())
     median = "-" if math.isnan(profile.median_words) else f"{profile.median_words:.0f}"
     screen.print(
@@ -92,49 +117,45 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
         f"nothing but a letter {profile.letter_only}",
         soft_wrap=True,
     )
+    # How often repeated votes disagree: noise of the judge that no interval shows.
     flipped, voted = flip_rate(verdicts.values())
     if voted:
         screen.print(f" votes disagree in {flipped} of {voted} cases ({100 * flipped / voted:.1f} %)")
+    # Only a judge that knows the truth needs no labels.
     note = "exact" if judge_id == ExactJudge.judge_id else "uncalibrated until `judge agreement` shows human labels"
     screen.print(f" judge {judge_id}: {note}", soft_wrap=True)
 
 
-def rate_cell(counts: ConsistencyCounts, records: list[RunRecord], verdicts: dict[str, Verdict]) -> str:
-    """ "82.4 [80.8, 83.9]", clustered by video; "-" if nothing was judged."""
-    low, high = rate_interval(records, verdicts)
-    return "-" if not counts.judged else f"{100 * counts.rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def rate_interval(records: list[RunRecord], verdicts: dict[str, Verdict]) -> tuple[float, float]:
-    """95 % interval of the consistency rate: Wilson with the effective sample size of the video clusters."""
-    from leaderboards.stats import design_effect, wilson_interval
-
-    judged = [(record, verdicts[record.question_id]) for record in records if record.question_id in verdicts]
-    values = [float(verdict.consistent) for _, verdict in judged if verdict.consistent is not None]
-    clusters = [record.cluster for record, verdict in judged if verdict.consistent is not None]
-    if not values:
-        return math.nan, math.nan
-    return wilson_interval(sum(values), len(values), deff=design_effect(values, clusters))
-
-
-def run_json(run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> dict[str, Any]:
+def run_json(run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> dict[str, object]:
     """The JSON object of --json: counts and fractions; null where there is no number."""
     from seedbench_r1.judges.run import flip_rate
 
-    levels = {}
-    for level, records in levels_of(run).items():
-        counts = consistency_counts(records, verdicts)
-        low, high = rate_interval(records, verdicts)
-        numbers = {"reasoning_consistency": counts.rate, "sound": counts.sound, "lo": low, "hi": high}
-        levels[level] = to_json(counts) | {k: None if math.isnan(v) else round(v, 6) for k, v in numbers.items()}
     flipped, voted = flip_rate(verdicts.values())
-    profile = to_json(reasoning_profile(run.records.values()))
-    profile["median_words"] = None if math.isnan(profile["median_words"]) else profile["median_words"]
+    profile = reasoning_profile(run.records.values())
     return {
         "schema": "sbr1.judge/1",
         "run_dir": str(run.path),
         "judge_id": judge_id,
-        "levels": levels,
+        "levels": {name: _level_json(level) for name, level in judged_levels(run, verdicts).items()},
         "flips": {"flipped": flipped, "voted": voted},
-        "reasoning": profile,
+        "reasoning": asdict(profile) | {"median_words": _number(profile.median_words)},
     }
+
+
+def _level_json(level: JudgedLevel) -> dict[str, object]:
+    rate = level.consistency
+    return {
+        "n": level.n,
+        "judged": rate.n,
+        "consistent": rate.k,
+        **asdict(level.quadrants),
+        "missing": level.n - rate.n,
+        "reasoning_consistency": _number(rate.value),
+        "sound": _number(level.sound.value),
+        "lo": _number(rate.lo),
+        "hi": _number(rate.hi),
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

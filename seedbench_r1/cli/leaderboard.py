@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -37,6 +37,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 @app.command("build")
 def build_command(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    *,
     out: Annotated[
         Path, typer.Option("--out", "-o", rich_help_panel=WRITE, help="The page; everything else goes beside it.")
     ] = Path("leaderboard.html"),
@@ -70,12 +71,12 @@ def build_command(
 ) -> None:
     """Compare runs and write the page, tables and charts. Exit 5 if some runs were left out, 4 if all were."""
     from leaderboards.board import build_board
-    from leaderboards.loading import uncollected
+    from leaderboards.loading import gc_paused
 
     if detail not in DETAILS:
         raise ConfigError(f"--detail {detail!r} is unknown. Fix: one of {', '.join(DETAILS)}.")
     max_bytes = parse_size(max_size)
-    with uncollected():
+    with gc_paused():
         board = build_board(
             runs,
             baseline=baseline,
@@ -100,6 +101,7 @@ def build_command(
 def diff_command(
     first: Annotated[Path, typer.Argument(metavar="A", help="Run directory.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="B", help="Run directory.", show_default=False)],
+    *,
     listed: Annotated[bool, typer.Option("--list", help="Also the questions that only one has right.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -108,11 +110,14 @@ def diff_command(
     from leaderboards.versus import compare_runs
     from seedbench_r1.types import to_json
 
+    # Every test of a run against itself is trivially 1.
     if first.resolve() == second.resolve():
         raise ConfigError(f"{first} and {second} are the same directory.")
+    # Two runs that were named are compared whatever their protocols; a warning says so.
     board = build_board([first, second], baseline=None, include_published=False, force_mixed=True)
     if board.left_out:
         raise DataError("\n".join(f"{item.path} cannot be compared: {item.reason}" for item in board.left_out))
+    # run_ids may differ from the folders' names where these collide.
     names = {measured.run.path.resolve(): run_id for run_id, measured in board.measured.items()}
     pair = names[first.resolve()], names[second.resolve()]
     comparisons = compare_runs(board, *pair)
@@ -143,14 +148,16 @@ def _write(
     page: tuple[str, int],
 ) -> tuple[list[Path], HtmlReport]:
     """Write everything; the files, and what became of the page."""
-    from leaderboards.draw.charts import write_charts
     from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+    from leaderboards.draw.latex import write_latex
+    from leaderboards.draw.markdown import write_markdown
     from leaderboards.draw.page import write_html
-    from leaderboards.draw.text import write_latex, write_markdown
+    from leaderboards.draw.svg import write_charts
     from leaderboards.methods import write_meta
     from seedbench_r1.files import make_folder
     from seedbench_r1.runs.directory import utc_now
 
+    # Before the first file: an unusable folder must not leave half of the output.
     for folder in {out.parent, (csv_path or out).parent}:
         make_folder(folder)
     wide = csv_path or out.with_suffix(".csv")
@@ -166,6 +173,7 @@ def _write(
         written.append(predicted)
     written += write_charts(board, out.parent / "charts")
     detail, max_bytes = page
+    # One time for page and meta file.
     now = utc_now()
     report = write_html(board, out, detail=cast("Detail", detail), max_bytes=max_bytes, built_utc=now)
     command = shlex.join(["seedbench-r1", *sys.argv[1:]])
@@ -174,7 +182,7 @@ def _write(
     return [out, *written, meta], report
 
 
-def build_json(board: Board, written: list[Path]) -> dict[str, Any]:
+def build_json(board: Board, written: list[Path]) -> object:
     """The object of --json. Fractions; null where there is no number."""
     value = {
         "schema": "sbr1.leaderboard/1",
@@ -187,6 +195,7 @@ def build_json(board: Board, written: list[Path]) -> dict[str, Any]:
                 "run_id": row.run_id,
                 "model": row.model,
                 "status": row.status,
+                # null, not [null, null]: the row is not ranked.
                 "rank": [row.rank_lo, row.rank_hi] if row.ranked else None,
                 "tier": row.tier,
                 "value": board.score(row),
@@ -203,7 +212,7 @@ def build_json(board: Board, written: list[Path]) -> dict[str, Any]:
     return without_nan(value)
 
 
-def without_nan(value: Any) -> Any:
+def without_nan(value: object) -> object:
     """JSON knows no NaN: null stands for it."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -222,11 +231,13 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     from seedbench_r1.cli import console
 
     screen, omitted = console.out(), []
+    # The narrow table first; the wide one replaces it only where it fits.
     table = _table_of_runs(board, [board.metric])
     if board.metric.measure == "accuracy" and any(row.consistency for row in board.rows):
         consistency = dataclasses.replace(board.metric, measure="consistency")
         both = _table_of_runs(board, [board.metric, consistency])
         longest = max(cell_len(console.printable(row.run_id)) for row in board.rows)
+        # Rich folds names silently: measured at a width where nothing folds.
         unfolded = Measurement.get(screen, screen.options.update(max_width=10_000), both).maximum
         if unfolded - max(longest - FOLDED_NAME, 0) <= screen.width:
             table = both
@@ -234,6 +245,7 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
             omitted.append(f"no room for the consistency rate in {screen.width} columns: --metric {consistency}")
     screen.print(table)
     for row in board.rows:
+        # Below the table, which has no room for them in 80 columns.
         if row.flags:
             screen.print(f" {console.printable(row.run_id)}: {console.printable(', '.join(row.flags))}", soft_wrap=True)
     for warning in (*board.warnings, *omitted):
@@ -266,6 +278,7 @@ def _table_of_runs(board: Board, metrics: list[Metric]) -> Table:
 def _value(row: LeaderboardRow, metric: Metric) -> str:
     cells = {"accuracy": row.accuracy, "sound": row.sound, "consistency": row.consistency}[metric.measure]
     cell, bounds = cells.get(metric.level), row.bounds.get(metric.level)
+    # An incomplete group has bounds instead of a value, and of accuracy alone.
     if cell is not None:
         return f"{100 * cell.value:.1f} [{100 * cell.lo:.1f}, {100 * cell.hi:.1f}]"
     if bounds is not None and metric.measure == "accuracy":
@@ -311,6 +324,7 @@ def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelCom
         " both, A, B, none: who is right. p: sign-flip test of whole videos. McNemar supposes independent questions.",
         soft_wrap=True,
     )
+    # Explained once, below the table.
     if any(item.difference.p is None for item in comparisons):
         screen.print(" no test: fewer than 95 % of a run's questions were answered by both.", soft_wrap=True)
     for warning in board.warnings:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from leaderboards.draw.text import markdown_row
+from leaderboards.draw.markdown import markdown_row
 from leaderboards.stats.paired import paired_interval, sign_flip_test
 from seedbench_r1.demo.exact_judge import ExactJudge
 from seedbench_r1.demo.traces import concluded_action

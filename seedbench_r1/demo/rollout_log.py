@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from leaderboards.draw.text import markdown_row
+from leaderboards.draw.markdown import markdown_row
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.parsing import first_block
 

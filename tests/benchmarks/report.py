@@ -22,11 +22,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from leaderboards.board import build_board
-from leaderboards.draw.charts import write_charts
 from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+from leaderboards.draw.latex import write_latex
+from leaderboards.draw.markdown import write_markdown
 from leaderboards.draw.page import write_html
-from leaderboards.draw.text import write_latex, write_markdown
-from leaderboards.loading import uncollected
+from leaderboards.draw.svg import write_charts
+from leaderboards.loading import gc_paused
 from tests.synthetic_runs import FULL, make_benchmark, sweep, write_runs
 
 LIMIT_S = 3.0  # board, tables and page together, after import
@@ -53,7 +54,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 def measure(paths: list[Path], out: Path) -> dict[str, float]:
     """CPU seconds by part, as `leaderboard build` spends them."""
-    with uncollected():
+    with gc_paused():
         boards = []
         read = cpu_seconds(lambda: boards.append(build_board(paths, baseline=paths[0].name)))
         board = boards[0]

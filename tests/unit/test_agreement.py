@@ -71,9 +71,3 @@ def test_predictive_values_give_back_the_rate_of_their_own_sample():
         stats.predictive_value_rate(1, 2, TABLE, deff=0.5)
     with pytest.raises(ValueError, match="more than"):
         stats.rogan_gladen(3, 2, TABLE)
-
-
-def test_majority_error_refuses_even_votes():
-    for error, votes in ((0.1, 2), (0.1, 0), (1.1, 3), (NAN, 3)):
-        with pytest.raises(ValueError, match="must be odd"):
-            stats.majority_error(error, votes)

@@ -10,14 +10,17 @@ from matplotlib.figure import Figure
 
 from leaderboards.board import build_board
 from leaderboards.draw.charts import (
-    FEATURED,
-    _end_labels,
     consistency_chart,
+    drawn_trainings,
     level_chart,
     quadrant_chart,
+    step_chart,
     training_chart,
-    write_charts,
 )
+from leaderboards.draw.page import write_html
+from leaderboards.draw.page_figures import slope_view
+from leaderboards.draw.page_training import training_section
+from leaderboards.draw.svg import FEATURED, PALETTE, _end_labels, draw, write_charts
 from tests.synthetic_runs import RunSpec, make_benchmark, sweep, write_run, write_runs
 
 NAMES = ("levels", "consistency", "quadrants", "steps", "training")
@@ -70,11 +73,15 @@ def test_ids_do_not_meet_when_two_charts_stand_on_one_page(written):
             assert not one & other
 
 
-@pytest.mark.parametrize("draw", [consistency_chart, quadrant_chart, training_chart])
-def test_legends_of_long_names_stay_inside(on_disk, draw):
+def metric_quadrants(board):
+    return quadrant_chart(board, board.metric.level)
+
+
+@pytest.mark.parametrize("describe", [consistency_chart, metric_quadrants, training_chart])
+def test_legends_of_long_names_stay_inside(on_disk, describe):
     long = "qwen2.5-vl-7b-instruct-a-name-of-quite-some-length"
     rows = [replace(row, model=f"{row.algo or 'base'}/{long}/{row.run_id}") for row in on_disk.board.rows]
-    figure = draw(replace(on_disk.board, rows=rows))
+    figure = draw(describe(replace(on_disk.board, rows=rows)))
     figure.draw_without_rendering()
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
     assert legends
@@ -84,7 +91,7 @@ def test_legends_of_long_names_stay_inside(on_disk, draw):
 
 
 def test_points_stand_where_the_numbers_are(on_disk):
-    axes = level_chart(on_disk.board).axes[0]
+    axes = draw(level_chart(on_disk.board)).axes[0]
     shown = [c.get_label() for c in axes.containers]
     assert shown == [r.run_id for r in on_disk.board.rows if r.ranked and r.run_id != "only-l3"]
     line = axes.containers[shown.index("care-200")].lines[0]
@@ -92,8 +99,96 @@ def test_points_stand_where_the_numbers_are(on_disk):
     assert line.get_ydata().tolist() == pytest.approx([100 * row.accuracy[level].value for level in ("L1", "L2", "L3")])
 
 
+def names_in(page, section):
+    """Who is drawn in the page's section: in its SVG and in its tables."""
+    found = re.search(rf'(?s)<section id="{section}".*?</section>', page)[0]
+    svg = set(re.findall(r"<title>([^:<]*):", found))
+    tables = [
+        set(re.findall(r'<th scope="row">([^<]*)</th>', table)) for table in re.findall("(?s)<table.*?</table>", found)
+    ]
+    return svg, tables
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """Two runs that compare, a checkpoint of each kind that does not, and the same as a page."""
+    folder = tmp_path_factory.mktemp("unequal")
+    specs = [
+        RunSpec("good", ability=1.0, seed=1, step=200, training="t"),
+        RunSpec("half-way", ability=0.2, seed=2, step=100, training="t"),
+        RunSpec("short", ability=0.4, seed=3, limit=20, step=150, training="t"),
+        RunSpec("other-frames", ability=2.0, seed=4, protocol_id="5eed0032", frames=32, step=50, training="t"),
+        RunSpec("stopped", ability=0.4, seed=5, answered=0.9, step=250, training="t"),
+    ]
+    board = build_board(write_runs(folder, specs, make_benchmark()), baseline="half-way")
+    write_html(board, folder / "page.html")
+    return board, (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_only_comparable_runs_share_a_chart(unequal):
+    """A SUBSET and a run of another protocol would look like rivals of the others; no test compares them."""
+    board, page = unequal
+    expected = ["good", "half-way"]
+    assert [row.run_id for row in board.comparable] == expected
+    assert [row.status for row in board.rows if row.run_id not in expected] == ["complete", "subset", "incomplete"]
+    for chart in (level_chart(board), consistency_chart(board)):
+        assert [series.name for series in chart.panels[0].series] == expected
+    for level in ("L1", "L2", "L3"):
+        assert [bar.name for bar in quadrant_chart(board, level).bars] == expected
+    for panel in step_chart(board).panels:
+        assert [[mark.x.value for mark in series.marks] for series in panel.series] == [[100, 200]]
+    for section in ("generalisation", "consistency"):
+        drawn, tables = names_in(page, section)
+        assert drawn == set(expected)
+        if section == "consistency":
+            assert tables == [set(expected)] * 3
+    forced = build_board([board.measured[name].run.path for name in ("good", "other-frames")], force_mixed=True)
+    assert len(level_chart(forced).panels[0].series) == 2
+
+
+def test_a_board_of_subsets_has_tables_and_no_charts(tmp_path):
+    board = build_board(write_runs(tmp_path, [RunSpec("short", limit=20)], make_benchmark()))
+    charts = [level_chart(board), consistency_chart(board), metric_quadrants(board), step_chart(board)]
+    assert charts == [None] * 4
+    write_html(board, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<svg class="chart"' not in page
+    assert names_in(page, "generalisation") == (set(), [{"short"}])  # its gap is still stated
+    assert "No comparable run was judged." in page
+
+
+def test_page_and_file_draw_the_same_points(on_disk):
+    """One description: every mark of the page lies where the file's axes have it, up to the scale."""
+    chart = level_chart(on_disk.board)
+    placed, axes = slope_view(chart), draw(chart).axes[0]
+    ticks = {float(tick.text): tick.at for tick in placed.y_ticks}
+    low, high = min(ticks), max(ticks)
+    assert [series.name for series in placed.series] == [container.get_label() for container in axes.containers]
+    for series, container in zip(placed.series, axes.containers, strict=True):
+        percents = [low + (point.y - ticks[low]) / (ticks[high] - ticks[low]) * (high - low) for point in series.points]
+        assert percents == pytest.approx(container.lines[0].get_ydata().tolist(), abs=0.05)
+
+
+def test_a_training_has_one_colour_in_page_and_files(on_disk):
+    """Its key: the place among all trainings that are drawn, whichever of the charts it is in."""
+    names = [training.name for training in drawn_trainings(on_disk.board)]
+    section = training_section(on_disk.board)
+    assert [names[entry.key] for entry in section.legend] == [entry.name for entry in section.legend]
+    for chart in (step_chart(on_disk.board), training_chart(on_disk.board)):
+        figure = draw(chart)
+        for panel, axes in zip(chart.panels, figure.axes, strict=False):
+            assert all(names[series.key] == series.name for series in panel.series)
+            colours = {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+            for series in panel.series:
+                handle = colours[series.name]
+                line = handle.lines[0] if hasattr(handle, "lines") else handle
+                assert line.get_color() == PALETTE[series.key][0]
+    steps = step_chart(on_disk.board).panels[0].series
+    assert [series.key for series in steps] == [names.index(series.name) for series in steps] != [0]
+
+
 def test_a_quadrant_bar_fills_a_hundred_percent(on_disk):
-    axes = quadrant_chart(on_disk.board).axes[0]
+    axes = draw(metric_quadrants(on_disk.board)).axes[0]
     widths = [sum(c.patches[i].get_width() for c in axes.containers) for i in range(len(axes.containers[0].patches))]
     assert widths == pytest.approx([100.0] * len(widths))
     styles = {(c.patches[0].get_facecolor(), c.patches[0].get_hatch()) for c in axes.containers}
@@ -103,7 +198,7 @@ def test_a_quadrant_bar_fills_a_hundred_percent(on_disk):
 def test_many_runs_stay_readable_and_keep_the_baseline(tmp_path):
     paths = write_runs(tmp_path, sweep(FEATURED + 3), make_benchmark({"L1": 20, "L3": 20}))
     board = build_board(paths, baseline="run-00")
-    labels = [container.get_label() for container in level_chart(board).axes[0].containers]
+    labels = [container.get_label() for container in draw(level_chart(board, at_most=FEATURED)).axes[0].containers]
     assert len(labels) == FEATURED
     assert "run-00" in labels
 

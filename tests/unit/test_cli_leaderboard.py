@@ -7,9 +7,11 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
+from leaderboards.board import build_board
+from leaderboards.draw.page import HtmlReport
 from leaderboards.stats import mcnemar, sign_flip_test
 from seedbench_r1.cli.app import app
-from seedbench_r1.cli.leaderboard import parse_size, without_nan
+from seedbench_r1.cli.leaderboard import parse_size, print_board, without_nan
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.runs.directory import load_run
 from tests.synthetic_runs import RunSpec, make_benchmark, write_run
@@ -51,32 +53,50 @@ def test_the_terminal_shows_tiers_and_what_was_written(built):
     assert max(len(line) for line in lines[:5]) <= 80
 
 
+@pytest.fixture
+def terminal(capsys, monkeypatch, tmp_path):
+    """terminal(board, width) -> what `build` prints of it in so many columns, line by line."""
+    page = tmp_path / "page.html"
+    page.write_text("")
+
+    def printed(board, width):
+        monkeypatch.setenv("COLUMNS", str(width))
+        capsys.readouterr()
+        print_board(board, [page], HtmlReport(page, 0, ()))
+        return capsys.readouterr().out.splitlines()
+
+    return printed
+
+
 @pytest.mark.parametrize(("width", "shown"), [(80, False), (130, True)])
-def test_the_consistency_rate_is_shown_or_said_to_be_left_out(on_disk, tmp_path, width, shown):
-    runs = [on_disk.folder / name for name in ("base", "care-200")]
-    arguments = ("leaderboard", "build", *runs, "-o", tmp_path / "l.html", "--baseline", "base", "--no-published")
-    done = cli(*arguments, cwd=tmp_path, COLUMNS=str(width))
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_the_consistency_rate_is_shown_or_said_to_be_left_out(on_disk, terminal, width, shown):
+    board = build_board([on_disk.folder / name for name in ("base", "care-200")], baseline="base")
+    lines = terminal(board, width)
     assert ("l3.consistency %" in lines[0]) is shown
-    assert ("--metric l3.consistency" in done.stdout) is not shown
+    assert any("--metric l3.consistency" in line for line in lines) is not shown
     assert max(map(len, lines[:3])) <= width
 
 
-def test_a_long_name_is_folded_to_make_room_for_the_consistency_rate(on_disk, tmp_path):
+def test_a_long_name_is_folded_to_make_room_for_the_consistency_rate(on_disk, terminal, tmp_path):
     long = tmp_path / ("care-" * 20 + "200")
     shutil.copytree(on_disk.folder / "care-200", long)
-    done = cli("leaderboard", "build", long, "-o", tmp_path / "l.html", "--no-published", cwd=tmp_path, COLUMNS="80")
-    assert done.returncode == 0, done.stderr
-    assert "l3.consistency %" in done.stdout.splitlines()[0]
-    first = done.stdout.splitlines()[0].index("run")
-    assert long.name in "".join(line[first:].split(" ")[0] for line in done.stdout.splitlines()[1:])
+    lines = terminal(build_board([long]), 80)
+    assert "l3.consistency %" in lines[0]
+    first = lines[0].index("run")
+    assert long.name in "".join(line[first:].split(" ")[0] for line in lines[1:])
+
+
+@pytest.fixture
+def without_charts(monkeypatch):
+    """Charts are a second of every build, and are drawn in `built`."""
+    monkeypatch.setattr("leaderboards.draw.svg.write_charts", lambda board, folder: [])
 
 
 def run(*arguments):
     return CliRunner().invoke(app, ["leaderboard", *map(str, arguments)])
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_run_that_cannot_be_used_costs_exit_5_and_the_rest_is_written(on_disk, tmp_path):
     (tmp_path / "empty").mkdir()
     result = run("build", on_disk.folder / "base", tmp_path / "empty", tmp_path / "nowhere", "-o", tmp_path / "l.html")
@@ -105,6 +125,7 @@ def test_exit_codes_of_the_real_process(on_disk, tmp_path):
     assert [item["path"] for item in value["left_out"]] == ["nowhere"]
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_json_has_null_where_there_is_no_number(on_disk, tmp_path):
     runs = [on_disk.folder / name for name in ("base", "stopped")]
     result = run("build", *runs, "-o", tmp_path / "l.html", "--json", "--no-published")
@@ -118,6 +139,7 @@ def test_json_has_null_where_there_is_no_number(on_disk, tmp_path):
     assert without_nan({"a": [float("nan"), 1.0, (float("inf"),)]}) == {"a": [None, 1.0, [None]]}
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_options_choose_what_is_written(on_disk, tmp_path):
     out, wide = tmp_path / "a" / "page.html", tmp_path / "b" / "table.csv"
     runs = [on_disk.folder / "base", on_disk.folder / "care-200"]

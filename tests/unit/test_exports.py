@@ -11,13 +11,15 @@ import jsonschema
 import pytest
 import yaml
 from huggingface_hub import parse_eval_result_entries
+from typer.testing import CliRunner
 
 from leaderboards.exports.common import hub_id, load_exported
 from leaderboards.exports.every_eval_ever import Source, every_eval_ever_files, reported_files
 from leaderboards.exports.hub_results import hub_files
 from leaderboards.exports.lmms_results import lmms_files
 from leaderboards.published import load_published
-from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
+from seedbench_r1.cli.app import app
+from seedbench_r1.errors import ConfigError, DataError, IncompleteRun, ResourceError
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.imports import import_files, read_lmms_eval
 from tests.every_eval_ever_schema import AGGREGATE, INSTANCE, originals
@@ -310,6 +312,13 @@ def command(*words, limit=None):
     )
 
 
+def refusal(error, *words):
+    """What the command says before it writes anything, without a process of its own."""
+    result = CliRunner().invoke(app, ["export", *map(str, words)])
+    assert isinstance(result.exception, error), result.exception
+    return str(result.exception)
+
+
 def test_the_command(runs, tmp_path):
     done = command("every-eval-ever", runs["whole"], runs["only-l3"], "--out", tmp_path / "new" / "out", "--json")
     assert done.returncode == 0, done.stderr
@@ -318,9 +327,9 @@ def test_the_command(runs, tmp_path):
     assert not any("reported" in path for path in written)
     found = sorted(path for path in (tmp_path / "new").rglob("*") if path.is_file())
     assert [str(path) for path in found] == sorted(written)  # and nothing half-written beside them
-    done = command("lmms-eval", runs["whole"], runs["holes"], "--out", tmp_path / "none")
-    assert done.returncode == 5
-    assert "--allow-incomplete" in done.stderr
+    assert IncompleteRun.exit_code == 5
+    said = refusal(IncompleteRun, "lmms-eval", runs["whole"], runs["holes"], "--out", tmp_path / "none")
+    assert "--allow-incomplete" in said
     assert not (tmp_path / "none").exists()
 
 
@@ -329,19 +338,17 @@ def test_two_runs_never_share_a_file(runs, tmp_path):
     twin.mkdir()
     for file in runs["whole"].iterdir():
         (twin / file.name).write_bytes(file.read_bytes())
-    done = command("lmms-eval", runs["whole"], twin, "--out", tmp_path / "out")
-    assert done.returncode == 3
-    assert "would both be written to" in done.stderr
-    done = command("every-eval-ever", runs["whole"], twin, "--out", tmp_path / "out", "--model-id", "org/name")
-    assert done.returncode == 3
-    assert "one by one" in done.stderr
+    assert ConfigError.exit_code == 3
+    out = ("--out", tmp_path / "out")
+    assert "would both be written to" in refusal(ConfigError, "lmms-eval", runs["whole"], twin, *out)
+    assert "one by one" in refusal(ConfigError, "every-eval-ever", runs["whole"], twin, *out, "--model-id", "org/name")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_takes_nothing(runs, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    done = command("hub", runs["whole"], "--dataset", "org/name", "--out", tmp_path / "file" / "out")
-    assert done.returncode == 7
-    assert "--out" in done.stderr
+    out = tmp_path / "file" / "out"
+    assert "--out" in refusal(ResourceError, "hub", runs["whole"], "--dataset", "org/name", "--out", out)
     done = command("every-eval-ever", runs["whole"], "--out", tmp_path / "small", limit=30_000)
     assert done.returncode == 7, done.stderr
     assert "cannot be written" in done.stderr

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from leaderboards.board import build_board
+from leaderboards.draw.numbers import percent, points
 from leaderboards.draw.page import script, write_html
 from leaderboards.draw.page_payload import allocate, bank_layer, by_interest, outcome_bytes
-from leaderboards.draw.page_table import percent, points
 from leaderboards.outcomes import OUTCOME_NAMES
 from seedbench_r1.types import LETTERS
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs

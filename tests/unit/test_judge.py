@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from leaderboards.rows import Quadrants
 from seedbench_r1.backends.fake import FakeBackend
+from seedbench_r1.cli.judge_results import judged_levels
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.errors import ConfigError, DataError
@@ -24,7 +26,7 @@ from seedbench_r1.judges.run import JudgeCase, RulesJudge, blinded_id, flip_rate
 from seedbench_r1.questions import load_questions, load_training_rows
 from seedbench_r1.runs.directory import RunDir, load_run
 from seedbench_r1.runs.verdicts import FAILED, NO_ANSWER, NO_REASONING, load_verdicts
-from seedbench_r1.scoring import consistency_counts, reasoning_profile, to_record
+from seedbench_r1.scoring import reasoning_profile, to_record
 from seedbench_r1.types import Generation, Verdict
 from tests.unit.test_runs import manifest
 
@@ -91,13 +93,18 @@ def test_rates_and_quadrants_of_a_run(run):
     verdicts = judge_run(run, RulesJudge())
     assert [verdicts[i].consistent for i in run.questions] == [True, True, False, None, False, False]
     assert [verdicts[i].reason for i in list(run.questions)[4:]] == [NO_REASONING, NO_ANSWER]
-    counts = consistency_counts(run.records.values(), verdicts)
-    assert (counts.judged, counts.consistent, counts.missing, counts.no_reasoning) == (5, 2, 1, 2)
-    assert (counts.correct_consistent, counts.correct_inconsistent) == (
-        2,
-        1 + (list(run.questions.values())[4].gold == "A"),
+    level = judged_levels(run, verdicts)["L1"]
+    assert (level.n, level.consistency.n, level.consistency.k, level.sound.k) == (6, 5, 2, 2)
+    assert level.consistency.value == 0.4
+    assert level.quadrants == Quadrants(
+        correct_consistent=2,
+        correct_inconsistent=1,
+        wrong_consistent=0,
+        wrong_inconsistent=0,
+        no_reasoning=2,
+        undecided=1,
+        error=0,
     )
-    assert counts.rate == 0.4
     assert load_verdicts(run.path)["rules/v1"] == verdicts
     profile = reasoning_profile(run.records.values())
     assert (profile.n, profile.empty, profile.letter_only) == (6, 1, 0)

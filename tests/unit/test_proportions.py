@@ -25,11 +25,10 @@ def rows(values, max_size: int = 30, labels: str = "abcdefgh"):
 
 
 @given(some_counts)
-def test_wilson_and_clopper_pearson_equal_scipy(count):
+def test_wilson_equals_scipy(count):
     k, n = count
-    test = scipy_stats.binomtest(k, n)
-    for ours, method in ((stats.wilson_interval(k, n), "wilson"), (stats.clopper_pearson(k, n), "exact")):
-        assert ours == pytest.approx(tuple(test.proportion_ci(method=method)), rel=0, abs=1e-9)
+    expected = scipy_stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert stats.wilson_interval(k, n) == pytest.approx(tuple(expected), rel=0, abs=1e-9)
 
 
 @given(some_counts, design_effects)
@@ -64,14 +63,12 @@ def test_few_clusters_use_students_t():
 
 
 def test_no_data_is_nan_and_impossible_counts_are_refused():
-    for interval in (stats.wilson_interval(0, 0), stats.clopper_pearson(0, 0)):
-        assert all(math.isnan(end) for end in interval)
+    assert all(math.isnan(end) for end in stats.wilson_interval(0, 0))
     assert all(math.isnan(number) for number in stats.gap_interval(0, 0, 1, 2) + stats.gap_interval(1, 2, 0, 0))
     assert stats.wilson_interval(np.int64(3), 5.0) == stats.wilson_interval(3, 5)
     for k, n in ((3, 2), (-1, 2), (1, -2), (NAN, 2), (1, NAN), (0.5, 2), (1, math.inf)):
-        for function in (stats.wilson_interval, stats.clopper_pearson):
-            with pytest.raises(ValueError, match=r"expected|more than"):
-                function(k, n)
+        with pytest.raises(ValueError, match=r"expected|more than"):
+            stats.wilson_interval(k, n)
         with pytest.raises(ValueError, match=r"expected|more than"):
             stats.gap_interval(1, 2, k, n)
     for deff in (0.99, 0, -1, NAN, math.inf):
@@ -122,28 +119,21 @@ def test_grim_edges():
             stats.grim_counts(printed, 10)
 
 
-def brute_force_errors(values, clusters) -> tuple[float, float, float]:
-    """(CR0, CR1, Miller) variances by a double loop over questions."""
+def brute_force_variance(values, clusters) -> float:
+    """CR1 by a double loop over questions."""
     n, groups, mean = len(values), len(set(clusters)), sum(values) / len(values)
-    same = different = 0.0
+    products = 0.0
     for i, j in itertools.product(range(n), repeat=2):
-        product = (values[i] - mean) * (values[j] - mean)
-        if i == j:
-            same += product
-        elif clusters[i] == clusters[j]:
-            different += product
-    cr0 = (same + different) / n**2
-    cr1 = cr0 * groups / (groups - 1) if groups > 1 else NAN
-    return cr0, cr1, same / (n * (n - 1)) + different / n**2 if n > 1 else NAN
+        if clusters[i] == clusters[j]:
+            products += (values[i] - mean) * (values[j] - mean)
+    return products / n**2 * groups / (groups - 1) if groups > 1 else NAN
 
 
 @given(rows(st.sampled_from([-1, 0, 1, 0.25])))
 def test_clustered_errors_equal_the_double_loop(table):
     values, clusters = [row[0] for row in table], [row[1] for row in table]
-    errors = stats.standard_errors(values, clusters)
-    variances = (errors.cr0**2, errors.cr1**2, errors.miller**2)
-    expected = tuple(max(0.0, v) if not math.isnan(v) else v for v in brute_force_errors(values, clusters))
-    assert variances == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    expected = brute_force_variance(values, clusters)
+    assert stats.standard_errors(values, clusters).cr1 ** 2 == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 @given(rows(st.sampled_from([0, 1])))
@@ -152,14 +142,14 @@ def test_design_effect_equals_the_double_loop(table):
     p, n = sum(values) / len(values), len(values)
     expected = 1.0
     if 0 < p < 1 and len(set(clusters)) > 1:
-        expected = max(1.0, brute_force_errors(values, clusters)[1] / (p * (1 - p) / n))
+        expected = max(1.0, brute_force_variance(values, clusters) / (p * (1 - p) / n))
     assert stats.design_effect(values, clusters) == pytest.approx(expected, rel=1e-9)
 
 
 def test_clustered_error_without_clusters_is_the_naive_one():
-    errors = stats.standard_errors([1, 0, 0, 1, 1], [1, 2, 3, 4, 5])
-    assert errors.cr1 == pytest.approx(errors.naive, rel=1e-12)
-    assert errors.miller == pytest.approx(errors.naive, rel=1e-12)
+    values = [1, 0, 0, 1, 1]
+    errors = stats.standard_errors(values, [1, 2, 3, 4, 5])
+    assert errors.cr1 == pytest.approx(np.std(values, ddof=1) / math.sqrt(5), rel=1e-12)
 
 
 def test_cluster_edges():
@@ -171,9 +161,31 @@ def test_cluster_edges():
     assert stats.standard_errors([], []).n == 0
     assert math.isnan(stats.standard_errors([], []).mean)
     assert math.isnan(stats.standard_errors([1, 0], ["a", "a"]).cr1)
-    assert math.isnan(stats.standard_errors([1], ["a"]).naive)
-    assert stats.planned_design_effect([3, 3, 3], 0.5) == 2.0
-    assert math.isnan(stats.planned_design_effect([], 0.5))
+    assert math.isnan(stats.standard_errors([1], ["a"]).cr1)
+
+
+@pytest.mark.parametrize("n_clusters", [3, 29, 30, 100])
+def test_an_interval_is_wilsons_by_design_effect_and_number_of_clusters(n_clusters):
+    rng = np.random.default_rng(n_clusters)
+    clusters = np.arange(200) % n_clusters
+    values = rng.random(200) < rng.random(n_clusters)[clusters]
+    found = stats.interval(values, clusters)
+    deff = stats.design_effect(values, clusters)
+    assert (found.k, found.n, found.n_clusters, found.deff) == (values.sum(), 200, n_clusters, deff)
+    assert deff > 1
+    assert (found.lo, found.hi) == stats.wilson_interval(values.sum(), 200, deff=deff, n_clusters=n_clusters)
+    assert found.value == values.mean()
+    assert found.se == pytest.approx(math.sqrt(found.value * (1 - found.value) * deff / 200))
+    assert stats.interval(values.tolist(), [f"video {c:03}" for c in clusters]) == found
+
+
+def test_an_interval_of_nothing_and_of_no_proportion():
+    nothing = stats.interval([], [])
+    assert (nothing.k, nothing.n, nothing.deff, nothing.n_clusters) == (0, 0, 1.0, 0)
+    assert all(math.isnan(number) for number in (nothing.value, nothing.se, nothing.lo, nothing.hi))
+    for values in ([0.5, 1], [2, 0], [NAN, 1]):
+        with pytest.raises(ValueError, match=r"0 or 1|NaN"):
+            stats.interval(values, ["a", "b"])
 
 
 def test_labels_may_be_strings_or_numbers_in_any_container():

@@ -1,17 +1,22 @@
 """One run becomes one row: every cell against another way to count it."""
 
+import io
 import math
+from dataclasses import asdict
 
 import pytest
+from rich.console import Console
 
 from leaderboards.board import build_board
+from leaderboards.draw.csv import wide_fields
+from leaderboards.draw.page_table import table_view
 from leaderboards.provenance import shareable
-from leaderboards.rows import Cell
-from leaderboards.stats import design_effect, wilson_interval
+from leaderboards.stats import Proportion, design_effect, wilson_interval
+from seedbench_r1.cli.judge_results import print_consistency, run_json
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.records import record_line
 from seedbench_r1.runs.verdicts import load_verdicts, verdict_line
-from seedbench_r1.scoring import consistency_counts, summarise
+from seedbench_r1.scoring import summarise
 from seedbench_r1.types import DOMAINS, LEVELS
 from tests.boards import SPECS
 from tests.synthetic_runs import RULES, RunSpec, make_benchmark, write_run
@@ -40,33 +45,85 @@ def test_the_row_counts_what_the_evaluation_counts(on_disk, name):
             assert bounds.hi == (group.correct + group.selected - group.answered) / group.selected
 
 
+@pytest.mark.parametrize(
+    ("spec", "short", "status"),
+    [
+        (RunSpec("limited", limit=50), {"L1", "L3"}, "subset"),  # L2 has 40 questions: it was asked whole
+        (RunSpec("stopped", answered=0.9), {"L3"}, "incomplete"),
+        (RunSpec("whole"), set(), "complete"),
+    ],
+    ids=lambda value: value.name if isinstance(value, RunSpec) else None,
+)
+def test_one_short_level_is_enough(tmp_path, spec, short, status):
+    path = write_run(tmp_path, spec, make_benchmark())
+    run = load_run(path)
+    summary = summarise(run.records, run.questions.values(), run.manifest.n_total)
+    assert {name for name, level in summary.levels.items() if level.answered < level.n} == short
+    row = build_board([path]).rows[0]
+    assert summary.status == row.status == status
+    assert any(flag.startswith(("SUBSET", "INCOMPLETE")) for flag in row.flags) == bool(short)
+
+
+def counted(records, verdicts):
+    """Judged, consistent and the six counts of the answers, one answer at a time."""
+    found = dict.fromkeys(["judged", "consistent", "bare", "undecided", "++", "+-", "-+", "--"], 0)
+    for record in records:
+        verdict = verdicts.get(record.question_id)
+        said = verdict.consistent if verdict is not None else None
+        found["judged"] += said is not None
+        found["consistent"] += said is True
+        if not record.parsed.reasoning or record.parsed.answer is None:
+            found["bare"] += 1
+        elif said is None:
+            found["undecided"] += 1
+        else:
+            found[("+" if record.score.correct else "-") + ("+" if said else "-")] += 1
+    return found
+
+
 @pytest.mark.parametrize("name", ["base", "messy", "care-200", "other-judge"])
-def test_consistency_is_what_the_scoring_law_counts(on_disk, name):
+def test_consistency_is_what_one_counts_by_hand(on_disk, name):
     run, row = load_run(on_disk.folder / name), on_disk.board.row(name)
     verdicts = load_verdicts(run.path)[row.judge_id]
     for group in (*LEVELS, *DOMAINS):
         records = [r for r in run.records.values() if group in (r.split, r.domain)]
-        counts = consistency_counts(records, verdicts)
+        counts = counted(records, verdicts)
         cell, sound = row.consistency[group], row.sound[group]
-        assert (cell.k, cell.n, sound.k, sound.n) == (
-            counts.consistent,
-            counts.judged,
-            counts.correct_consistent,
-            counts.judged,
-        )
-        assert row.shares["no_reasoning"][group].k == counts.no_reasoning
+        assert (cell.k, cell.n) == (counts["consistent"], counts["judged"])
+        assert (sound.k, sound.n) == (counts["++"], counts["judged"])
+        assert row.shares["no_reasoning"][group].k == counts["bare"]
         if group in LEVELS:
+            bare = [r for r in records if r.score.correct and not r.parsed.reasoning]  # judged, and not consistent
             right, wrong = row.consistency_by_correctness[group]
-            assert (right.k, right.n) == (
-                counts.correct_consistent,
-                counts.correct_consistent + counts.correct_inconsistent,
-            )
-            assert (wrong.k, wrong.n) == (counts.wrong_consistent, counts.wrong_consistent + counts.wrong_inconsistent)
+            assert (right.k, right.n) == (counts["++"], counts["++"] + counts["+-"] + len(bare))
+            assert (wrong.k, right.n + wrong.n) == (counts["-+"], counts["judged"])
             six = row.quadrants[group]
-            assert six.correct_consistent == counts.correct_consistent
-            inconsistent = counts.correct_inconsistent + counts.wrong_inconsistent
-            assert six.correct_inconsistent + six.wrong_inconsistent + six.no_reasoning == inconsistent
-            assert six.n == counts.n
+            assert (six.correct_consistent, six.correct_inconsistent) == (counts["++"], counts["+-"])
+            assert (six.wrong_consistent, six.wrong_inconsistent) == (counts["-+"], counts["--"])
+            assert (six.no_reasoning, six.undecided, six.error) == (counts["bare"], counts["undecided"], 0)
+            assert six.n == len(records)
+
+
+@pytest.mark.parametrize("name", ["base", "messy", "care-200", "other-judge", "limited"])
+def test_the_judges_table_states_the_numbers_of_the_page(on_disk, name):
+    """Levels with fewer than 30 videos included: both widen their intervals by Student's t."""
+    run, row = load_run(on_disk.folder / name), on_disk.board.row(name)
+    verdicts = load_verdicts(run.path)[row.judge_id]
+    screen = Console(file=io.StringIO(), width=120)
+    print_consistency(screen, run, row.judge_id, verdicts)
+    lines = {line.split()[0]: line.split() for line in screen.file.getvalue().splitlines() if line.strip()}
+    columns = [column.key for column in table_view(on_disk.board).columns]
+    cells = next(view for view in table_view(on_disk.board).rows if view.row_id == name).cells
+    exported = wide_fields(row, None)
+    written = run_json(run, row.judge_id, verdicts)["levels"]
+    assert row.consistency["L2"].n_clusters < 30
+    for level in LEVELS:
+        cell, quadrants = cells[columns.index(f"c_{level}")], row.quadrants[level]
+        assert " ".join(lines[level][2:5]) == f"{cell.text} {cell.interval}"
+        assert [int(number) for number in lines[level][5:]] == list(asdict(quadrants).values())[:-1]
+        assert written[level].items() >= asdict(quadrants).items()
+        low, high = (f"{100 * written[level][end]:.2f}" for end in ("lo", "hi"))
+        assert (low, high) == tuple(exported[f"{level.lower()}_cons_{end}"] for end in ("lo", "hi"))
 
 
 def test_an_interval_uses_the_videos_and_students_t_when_they_are_few(on_disk):
@@ -82,10 +139,10 @@ def test_an_interval_uses_the_videos_and_students_t_when_they_are_few(on_disk):
 
 
 def test_a_cell_by_hand():
-    cell = Cell(k=30, n=100, lo=0.2, hi=0.4, deff=4.0, n_clusters=40)
+    cell = Proportion(k=30, n=100, lo=0.2, hi=0.4, deff=4.0, n_clusters=40)
     assert cell.value == 0.3
     assert cell.se == pytest.approx(math.sqrt(0.3 * 0.7 * 4 / 100))
-    assert math.isnan(Cell(0, 0, math.nan, math.nan, 1.0, 0).value)
+    assert math.isnan(Proportion(0, 0, math.nan, math.nan, 1.0, 0).value)
 
 
 def test_flags_say_what_a_reader_must_know(on_disk):

@@ -31,29 +31,14 @@ def test_wilson_worked(case):
     assert (lo, hi) == (near("wilson", case["lo"]), near("wilson", case["hi"]))
 
 
-@pytest.mark.parametrize("case", cases("clopper_pearson"))
-def test_clopper_pearson_worked(case):
-    lo, hi = stats.clopper_pearson(case["k"], case["n"])
-    assert (lo, hi) == (near("clopper_pearson", case["lo"]), near("clopper_pearson", case["hi"]))
-
-
 @pytest.mark.parametrize("case", cases("standard_errors"))
 def test_standard_errors_worked(case):
     errors = stats.standard_errors(case["values"], case["clusters"])
-    for name in ("mean", "naive", "binomial", "miller", "cr0", "cr1"):
+    for name in ("mean", "binomial", "cr1"):
         if name in case:
             assert getattr(errors, name) == near("standard_errors", case[name]), name
     if "design_effect" in case:
         assert stats.design_effect(case["values"], case["clusters"]) == near("standard_errors", case["design_effect"])
-
-
-@pytest.mark.parametrize("case", cases("planned_design_effect"))
-def test_planned_design_effect_worked(case):
-    size = case["mean_size"]
-    # clusters of 1 and of 100 questions, mixed so that the size-weighted mean is as given
-    ones, hundreds = round(1000 * (100 - size)), round(10 * (size - 1))
-    deff = stats.planned_design_effect([1] * ones + [100] * hundreds, case["icc"])
-    assert deff == near("planned_design_effect", case["deff"])
 
 
 @pytest.mark.parametrize("case", cases("sign_flip"))
@@ -76,13 +61,6 @@ def test_mcnemar_worked(case):
     result = stats.mcnemar(case["b"], case["c"])
     for name in ("exact", "mid_p", "chi2", "chi2_p", "corrected", "corrected_p"):
         assert getattr(result, name) == near("mcnemar", case[name]), name
-
-
-@pytest.mark.parametrize("case", cases("unclustered_paired_interval"))
-def test_unclustered_paired_interval_worked(case):
-    result = stats.unclustered_paired_interval(case["b"], case["c"], case["n"])
-    for name in ("mean", "se", "lo", "hi"):
-        assert getattr(result, name) == near("unclustered_paired_interval", case[name]), name
 
 
 @pytest.mark.parametrize("case", cases("gap_interval"))
@@ -118,11 +96,6 @@ def test_adjusted_rates_worked(section):
         if "youden" in case:
             youden = stats.sensitivity(*case["table"]) + stats.specificity(*case["table"]) - 1
             assert youden == near(section, case["youden"])
-
-
-@pytest.mark.parametrize("case", cases("majority_error"))
-def test_majority_error_worked(case):
-    assert stats.majority_error(case["error"], case["votes"]) == near("majority_error", case["wrong"])
 
 
 @pytest.mark.parametrize("section", ["minimum_detectable_effect_points", "minimum_detectable_effect_points_of_domains"])

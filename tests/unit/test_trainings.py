@@ -6,10 +6,12 @@ from importlib import resources
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.draw.charts import PALETTE, training_chart
+from leaderboards.draw.charts import training_chart
+from leaderboards.draw.numbers import MINUS
 from leaderboards.draw.page import write_html
-from leaderboards.draw.page_table import MINUS
-from leaderboards.draw.page_training import _scale, training_section
+from leaderboards.draw.page_scales import round_scale
+from leaderboards.draw.page_training import training_section
+from leaderboards.draw.svg import PALETTE, draw
 from leaderboards.trainings import smooth, trainings
 from seedbench_r1.runs.training_snapshot import FILE
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
@@ -91,16 +93,16 @@ def test_a_curve_stands_where_its_numbers_are(board):
 
 @pytest.mark.parametrize("scale", [4e-8, 1.2e-7, 3e-5, 7e-4, 0.02, 3.0, 40_000.0])
 def test_ticks_are_short_and_say_where_they_stand(scale):
-    place, ticks = _scale([-scale, 0.3 * scale, scale], 0.0, 100.0)
-    assert len({tick.text for tick in ticks}) == len(ticks) >= 3
-    for tick in ticks:
+    place = round_scale([-scale, 0.3 * scale, scale], 0.0, 100.0)
+    assert len({tick.text for tick in place.ticks}) == len(place.ticks) >= 3
+    for tick in place.ticks:
         assert len(tick.text) <= 7
         assert place(float(tick.text.replace(MINUS, "-").replace(",", ""))) == pytest.approx(tick.at, abs=0.1)
 
 
 def test_one_odd_step_has_a_scale_without_ticks():
-    place, ticks = _scale([401], 0.0, 100.0, whole=True)
-    assert (place(401), ticks) == (0.0, ())
+    place = round_scale([401], 0.0, 100.0, whole=True)
+    assert (place(401), place.ticks) == (0.0, ())
 
 
 def test_smoothing_is_a_running_mean():
@@ -147,7 +149,7 @@ def test_page_and_files_have_the_same_colours():
 
 
 def test_the_chart_file_holds_the_same_lines(board):
-    figure = training_chart(board)
+    figure = draw(training_chart(board))
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert len(titles) == 8
     care = next(t for t in trainings(board) if t.name == "care").curves["reward"]

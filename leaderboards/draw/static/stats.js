@@ -55,24 +55,6 @@ function tQuantile(degrees) {
   return quantiles.get(degrees);
 }
 
-// Wilson's interval of k of n at n / deff; Student's t below 30 clusters.
-function wilson(k, n, deff = 1, nClusters = null) {
-  if (n === 0) return [NaN, NaN];
-  const z = nClusters === null || nClusters >= Math.min(FEW_CLUSTERS, n) ? Z : tQuantile(nClusters - 1);
-  if (!isFinite(z)) return [0, 1];
-  const size = n / deff, p = k / n, spread = z * z / size;
-  const centre = (p + spread / 2) / (1 + spread);
-  const half = z * Math.sqrt(p * (1 - p) / size + spread / (4 * size)) / (1 + spread);
-  return [k === 0 ? 0 : Math.max(0, centre - half), k === n ? 1 : Math.min(1, centre + half)];
-}
-
-// L1 - L3: Newcombe's hybrid of two Wilson intervals.
-function gapInterval(k1, n1, k2, n2, deff1 = 1, deff2 = 1) {
-  const [l1, u1] = wilson(k1, n1, deff1), [l2, u2] = wilson(k2, n2, deff2);
-  const p1 = k1 / n1, p2 = k2 / n2, difference = p1 - p2;
-  return [difference, difference - Math.hypot(p1 - l1, u2 - p2), difference + Math.hypot(u1 - p1, p2 - l2)];
-}
-
 // Mean, CR1 standard error and counts of values whose clusters are numbered from 0.
 function standardErrors(values, clusters) {
   const n = values.length, sums = new Map();
@@ -85,13 +67,6 @@ function standardErrors(values, clusters) {
   for (const sum of sums.values()) between += sum * sum;
   const g = sums.size;
   return {mean, se: g > 1 ? Math.sqrt(between * g / (g - 1)) / n : NaN, n, nClusters: g};
-}
-
-// Clustered variance over the binomial one, at least 1.
-function designEffect(values, clusters) {
-  const {mean, se, n, nClusters} = standardErrors(values, clusters);
-  if (nClusters < 2 || mean === 0 || mean === 1) return 1;
-  return Math.max(1, se * se / (mean * (1 - mean) / n));
 }
 
 function pairedInterval(differences, clusters) {

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.draw.text import escape_latex, latex, markdown
+from leaderboards.draw.latex import escape_latex, latex
+from leaderboards.draw.markdown import markdown
 from tests.synthetic_runs import RunSpec, make_benchmark, write_run
 
 HOSTILE = r"a|b_c & 50% $x$ {y} \input{z} <b>^~# `q` *e*"

@@ -1,0 +1,122 @@
+"""The table for a paper: LaTeX with booktabs, headed as the papers' own tables are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from leaderboards.board import Board
+from leaderboards.draw.paper_table import COLUMNS, comparable_consistency, is_bold, printed, reported_label, row_label
+from leaderboards.published import PublishedRow
+from leaderboards.rows import LeaderboardRow
+from leaderboards.stats import Proportion
+from seedbench_r1.files import write_text
+
+EMPTY = "--"
+# Latin letters with accents end here; the rest needs fonts that a paper may not load.
+LAST_LETTER = 0x17F
+# What LaTeX would read as a command, and signs that its text fonts lack.
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "≠": r"$\neq$",
+    "–": "--",
+    "−": "-",
+    "†": r"$\dagger$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "→": r"$\rightarrow$",
+    "·": r"\textperiodcentered{}",
+}
+
+
+def write_latex(board: Board, path: Path, *, include_reported: bool = False) -> None:
+    """leaderboard.tex: a table environment; needs \\usepackage{booktabs,graphicx}. Raises ResourceError."""
+    write_text(path, latex(board, include_reported=include_reported))
+
+
+def latex(board: Board, *, include_reported: bool = False) -> str:
+    """A booktabs table with the papers' header. Every member of tier A is bold, not only the highest."""
+    lines = [
+        r"% needs \usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_caption(board, include_reported=include_reported)}}}",
+        # Ten columns are wider than a text column: scaled, not cut.
+        r"\resizebox{\linewidth}{!}{%",
+        r"\begin{tabular}{llcccccccc}",
+        r"\toprule",
+        # The domains belong to L3, whose total is the last of its five columns.
+        r" & & & & \multicolumn{5}{c}{L3} & \\",
+        r"\cmidrule(lr){5-9}",
+        r"Model & Rank & L1 & L2 & Daily & Hobbies & Recr. & Work & Overall & Consist.\ L3 \\",
+        r"\midrule",
+        *(_measured(board, row) for row in board.rows),
+    ]
+    if include_reported and board.published:
+        lines.append(r"\midrule")
+        # Rows with an average alone would be a line of dashes.
+        lines += [_reported(row) for row in board.published if row.accuracy]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
+
+
+def _measured(board: Board, row: LeaderboardRow) -> str:
+    cells = [escape_latex(row_label(row)), escape_latex(row.rank) or EMPTY]
+    for name in COLUMNS:
+        # Bounds and dashes are never bold: a tier has only complete rows.
+        text = _accuracy(row, name)
+        cells.append(rf"\textbf{{{text}}}" if is_bold(board, row, name) else text)
+    return _line([*cells, _plus_minus(comparable_consistency(board, row))])
+
+
+def _reported(row: PublishedRow) -> str:
+    name = rf"\textit{{{escape_latex(reported_label(row))}}}\textsuperscript{{$\dagger$}}"
+    return _line([name, EMPTY, *(escape_latex(printed(row, column)) for column in COLUMNS), EMPTY])
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _caption(board: Board, *, include_reported: bool) -> str:
+    text = (
+        f"SEED-Bench-R1 accuracy (\\%) with 95\\,\\% intervals, clustered by video. Bold: not significantly below the "
+        f"best in {escape_latex(str(board.metric))} (cluster sign-flip test, Holm). Rank: interval of ranks."
+    )
+    if board.judge_id is not None:
+        text += f" Consistency judged by {escape_latex(board.judge_id)}."
+    if any(row.bounds for row in board.rows):
+        text += " Bounds in brackets: incomplete, missing answers all wrong to all right."
+    if include_reported and board.published:
+        text += r" $\dagger$: as reported by its authors, own settings, not ranked."
+    return text
+
+
+def _accuracy(row: LeaderboardRow, name: str) -> str:
+    # Of an incomplete group only the bounds are known.
+    bounds = row.bounds.get(name)
+    return f"[{100 * bounds.lo:.1f}, {100 * bounds.hi:.1f}]" if bounds else _plus_minus(row.accuracy.get(name))
+
+
+def _plus_minus(cell: Proportion | None) -> str:
+    if cell is None or cell.n == 0:
+        return EMPTY
+    return rf"{100 * cell.value:.1f}\textsubscript{{$\pm${50 * (cell.hi - cell.lo):.1f}}}"
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it is. What pdfLaTeX has no letter for becomes a question mark."""
+    # Line breaks in a name would end the row.
+    known = (ESCAPES.get(char, char) for char in " ".join(text.split()))
+    return "".join(part if len(part) > 1 or ord(part) <= LAST_LETTER else "?" for part in known)

@@ -1,0 +1,38 @@
+"""What the tables in Markdown and LaTeX have in common: columns, names of rows, what is bold, what is left empty."""
+
+from __future__ import annotations
+
+from leaderboards.board import Board
+from leaderboards.published import PublishedRow
+from leaderboards.rows import LeaderboardRow
+from leaderboards.stats import Proportion
+
+# As in the papers' tables: levels, with L3's domains before its total.
+COLUMNS = ("L1", "L2", "Daily life", "Hobbies", "Recreation", "Work", "L3")
+DASH = "–"
+
+
+def row_label(row: LeaderboardRow) -> str:
+    """The model's name, with its step where the run's name does not say it already."""
+    # A run that is named like its model names its checkpoint already.
+    return row.model if row.model == row.run_id or row.step is None else f"{row.model} (step {row.step})"
+
+
+def reported_label(row: PublishedRow) -> str:
+    """The method of a paper's row and its base model."""
+    return row.method if not row.base_model else f"{row.method}, {row.base_model}"
+
+
+def printed(row: PublishedRow, name: str) -> str:
+    """A paper's number for a level or domain as it was printed, or a dash."""
+    return row.accuracy[name].printed if name in row.accuracy else DASH
+
+
+def is_bold(board: Board, row: LeaderboardRow, name: str) -> bool:
+    """True for every member of tier A in the column that ranks, not only for the highest number."""
+    return row.tier == "A" and board.metric.measure == "accuracy" and name == board.metric.level
+
+
+def comparable_consistency(board: Board, row: LeaderboardRow) -> Proportion | None:
+    """Consistency on L3, unless another judge than the board's said so: one column never mixes judges."""
+    return row.consistency.get("L3") if row.judge_id == board.judge_id else None
