@@ -253,7 +253,7 @@ def _answer(spec: RunSpec, source: random.Random, question: dict[str, Any], righ
             "answer_text": shown,
             "format_ok": outcome != "truncated",
         },
-        "score": {"outcome": outcome, "correct": letter == gold, "strict_correct": letter == gold},
+        "score": {"outcome": outcome, "credit": float(letter == gold), "strict_credit": float(letter == gold)},
     }
 
 

@@ -156,7 +156,7 @@ class EvalProgress:
         return Group(*rows, Text(status))
 
     def _bar(self, level: str) -> Text:
-        from leaderboards.stats import design_effect, wilson_interval
+        from seedbench_r1.cli.results import share_of
 
         done, total, records = self._counts(level)
         filled = round(BAR_WIDTH * done / max(1, total))
@@ -164,11 +164,13 @@ class EvalProgress:
         text = f" {level:<6} {bar} {done:>5}/{total:<5}"
         if not done:
             return Text(text + "  waiting")
-        values = [record.score.credit for record in records if record.score]
-        low, high = wilson_interval(sum(values), done, deff=design_effect(values, [r.cluster for r in records]))
         unparsed = sum(r.score.outcome != "answered" for r in records if r.score)
-        share = 100 * sum(values) / done
-        return Text(f"{text}  running acc {share:.1f} [{100 * low:.1f}, {100 * high:.1f}]  unparsed {unparsed}")
+        if self._plan.suite.name != "seedbench-r1":  # credits in between have no such interval
+            credit = sum(record.score.credit for record in records if record.score)
+            return Text(f"{text}  running score {100 * credit / done:.1f}  unparsed {unparsed}")
+        share = share_of(records)
+        bounds = f"[{100 * share.lo:.1f}, {100 * share.hi:.1f}]"
+        return Text(f"{text}  running acc {100 * share.k / share.n:.1f} {bounds}  unparsed {unparsed}")
 
 
 def _dot() -> str:

@@ -16,6 +16,7 @@ from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.types import GroupSummary, Question, RunRecord, RunSummary, to_json
 
 if TYPE_CHECKING:
+    from leaderboards.stats import Proportion
     from seedbench_r1.engines.base import EvalResult, Plan
 
 
@@ -82,21 +83,16 @@ def accuracy_cell(group: GroupSummary, records: list[RunRecord]) -> str:
     if missing:
         low, high = 100 * group.correct / group.selected, 100 * (group.correct + missing) / group.selected
         return f"between {low:.1f} and {high:.1f}"
-    low, high, _ = interval(records)
-    return f"{100 * group.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    share = share_of(records)
+    return f"{100 * group.accuracy:.1f} [{100 * share.lo:.1f}, {100 * share.hi:.1f}]"
 
 
-def interval(records: list[RunRecord]) -> tuple[float, float, float]:
-    """Wilson bounds with the effective sample size of the video clusters, and the design effect."""
-    from leaderboards.stats import design_effect, wilson_interval
+def share_of(records: list[RunRecord]) -> Proportion:
+    """Accuracy with the interval that tables, page and files show: clustered by video."""
+    from leaderboards.stats import interval
 
-    values = [record.score.credit for record in records if record.score is not None]
-    clusters = [record.cluster for record in records if record.score is not None]
-    if not values:
-        return math.nan, math.nan, math.nan
-    deff = design_effect(values, clusters)
-    low, high = wilson_interval(sum(values), len(values), deff=deff, n_clusters=len(set(clusters)))
-    return low, high, deff
+    scored = [(record.score.credit, record.cluster) for record in records if record.score is not None]
+    return interval([credit for credit, _ in scored], [cluster for _, cluster in scored])
 
 
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
@@ -123,11 +119,11 @@ def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
 def _level_values(run: Run, summary: RunSummary) -> dict[str, object]:
     levels: dict[str, object] = {}
     for split, group in summary.splits.items():
-        low, high, deff = interval([r for r in run.records.values() if r.split == split])
+        share = share_of([r for r in run.records.values() if r.split == split])
         levels[split] = to_json(group) | {
             "accuracy": _number(group.accuracy) if group.is_complete else None,
-            "ci": [_number(low), _number(high)],
-            "deff": _number(deff),
+            "ci": [_number(share.lo), _number(share.hi)],
+            "deff": _number(share.deff if share.n else math.nan),
         }
     return levels
 

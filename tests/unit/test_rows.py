@@ -32,7 +32,9 @@ def test_the_row_counts_what_the_evaluation_counts(on_disk, name):
     assert row.unparsed == sum(group.unparsed for group in summary.splits.values())
     assert row.truncated == sum(group.truncated for group in summary.splits.values())
     assert row.errors == sum(group.failed for group in summary.splits.values())
-    for group_name, group in (summary.splits | summary.domains).items():
+    for group_name, group in (
+        summary.splits | {n: g for some in summary.groups.values() for n, g in some.items()}
+    ).items():
         if group.answered == group.selected:
             cell = row.accuracy[group_name]
             assert (cell.k, cell.n) == (group.correct, group.selected)
@@ -58,7 +60,7 @@ def test_one_short_level_is_enough(tmp_path, spec, short, status):
     path = write_run(tmp_path, spec, make_benchmark())
     run = load_run(path)
     summary = summarise(run.records, run.questions.values(), run.manifest.n_total)
-    assert {name for name, level in summary.levels.items() if level.answered < level.n} == short
+    assert {name for name, level in summary.splits.items() if level.answered < level.n} == short
     row = build_board([path]).rows[0]
     assert summary.status == row.status == status
     assert any(flag.startswith(("SUBSET", "INCOMPLETE")) for flag in row.flags) == bool(short)
