@@ -48,6 +48,7 @@ class PublishedCell:
 
     @property
     def possible(self) -> bool:
+        """True if a count of correct answers gives the printed percentage."""
         return bool(self.counts)
 
     @property

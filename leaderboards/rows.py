@@ -54,6 +54,7 @@ class Quadrants:
 
     @property
     def n(self) -> int:
+        """Questions of the group."""
         answered = self.correct_consistent + self.correct_inconsistent + self.wrong_consistent + self.wrong_inconsistent
         return answered + self.no_reasoning + self.undecided + self.error
 
@@ -121,6 +122,7 @@ class LeaderboardRow:
 
     @property
     def ranked(self) -> bool:
+        """True if the row has a rank and a tier."""
         return self.tier is not None
 
     @property

@@ -210,6 +210,7 @@ class _Numbering:
         self._numbers: dict[str, int] = {}
 
     def number(self, name: str) -> int:
+        """The place of a text; a new one goes last."""
         if name not in self._numbers:
             self._numbers[name] = len(self.names)
             self.names.append(name)

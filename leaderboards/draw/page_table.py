@@ -128,11 +128,13 @@ class _Scale:
     hi: float
 
     def x(self, value: float) -> float:
+        """Where a value lies, in drawing units."""
         # Values beyond the scale stop at its end: a paper's row may lie outside all measured ones.
         share = (min(max(value, self.lo), self.hi) - self.lo) / (self.hi - self.lo)
         return round(MARGIN + share * (WIDTH - 2 * MARGIN), 1)
 
     def whisker(self, value: float | None, lo: float, hi: float, *, zero: bool = False) -> Whisker | None:
+        """A value and its interval; None for the value where only bounds are known."""
         # A single video has no interval, and a point alone would look exact.
         if math.isnan(lo) or math.isnan(hi):
             return None

@@ -36,6 +36,7 @@ class Proportion:
 
     @property
     def value(self) -> float:
+        """k / n."""
         return self.k / self.n if self.n else math.nan
 
     @property
@@ -104,11 +105,6 @@ def check_deff(deff: float) -> float:
     return float(deff)
 
 
-def effective_sample_size(n: float, deff: float) -> float:
-    """n / deff: how many independent questions would carry the same information."""
-    return as_count(n, "n") / check_deff(deff)
-
-
 def wilson_interval(k: float, n: float, *, deff: float = 1.0, n_clusters: int | None = None) -> tuple[float, float]:
     """Wilson's score interval for k of n, with n / deff in place of n. (nan, nan) when n is 0.
 
@@ -117,7 +113,7 @@ def wilson_interval(k: float, n: float, *, deff: float = 1.0, n_clusters: int | 
     nothing about the next one, and the interval is (0, 1). Raises ValueError unless 0 <= k <= n and deff >= 1.
     """
     k, n = as_counts(k, n)
-    n_effective = effective_sample_size(n, deff)
+    n_effective = n / check_deff(deff)
     # No questions are no error: an empty level must not stop a board.
     if n == 0:
         return NAN, NAN
