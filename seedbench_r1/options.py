@@ -7,6 +7,7 @@ that do not fit (cli/options.py, config.py). Nothing here knows a command.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -108,6 +109,26 @@ def _plain_type(hint: Any) -> Any:
         hint = next(part for part in hint.__args__ if part is not type(None))
     origin = typing.get_origin(hint)
     return str if origin is Literal else origin or hint
+
+
+def typed(values: Mapping[str, Any], table: Mapping[str, Setting]) -> dict[str, Any]:
+    """Python values as the table's types: texts of paths become paths, lists become tuples.
+
+    Raises ConfigError for a name that is not in the table, with the nearest one.
+    """
+    made = {}
+    for name, value in values.items():
+        if name not in table:
+            nearest = difflib.get_close_matches(name, table, n=1)
+            meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(f"There is no setting {name!r}.{meant} All of them: docs/cli.md.")
+        kind = table[name].type
+        if value is not None and kind is Path:
+            value = Path(value)
+        elif kind is tuple and isinstance(value, list):
+            value = tuple(value)
+        made[name] = value
+    return made
 
 
 def check_values(values: Mapping[str, Any], table: Mapping[str, Setting]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import seedbench_r1
 from seedbench_r1 import config
 from seedbench_r1.judges import config as judging
 from seedbench_r1.options import in_groups
@@ -53,9 +56,54 @@ def options_tables() -> str:
     return text
 
 
+REFERENCE_MARK = "<!-- reference: python -m tests.docs_tables -->\n"
+
+
+def reference() -> str:
+    """Markdown: every public name with its signature, its docstring and, for a class, its fields and methods."""
+    text = ""
+    for name in seedbench_r1.__all__:
+        found = getattr(seedbench_r1, name)
+        if isinstance(found, str):
+            continue
+        text += f"\n## {name}\n\n```python\n{_signature(name, found)}\n```\n\n{inspect.getdoc(found)}\n"
+        for method in vars(found).values() if inspect.isclass(found) else ():
+            if inspect.isfunction(method) and not method.__name__.startswith("_"):
+                text += f"\n### {name}.{method.__name__}\n\n```python\n{_signature(method.__name__, method)}\n```\n"
+                text += f"\n{inspect.getdoc(method)}\n"
+    return text
+
+
+def _signature(name: str, found: Callable[..., object]) -> str:
+    """As it stands in the code: one line, or a line a parameter where they are many."""
+    signature = inspect.signature(found)
+    parameters: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parameters:
+            parameters.append("*")
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        parameters.append(f"{stars}{parameter.name}{_annotation(': ', parameter.annotation)}{default}")
+    line = f"{name}({', '.join(parameters)}){_annotation(' -> ', signature.return_annotation)}"
+    if len(line) <= 100:
+        return line
+    body = "".join(f"    {parameter},\n" for parameter in parameters)
+    return f"{name}(\n{body}){_annotation(' -> ', signature.return_annotation)}"
+
+
+def _annotation(before: str, found: object) -> str:
+    if found is inspect.Signature.empty:
+        return ""
+    return before + (found if isinstance(found, str) else inspect.formatannotation(found))
+
+
 def documents() -> dict[Path, str]:
     """The documents that hold tables, as they should be."""
-    tables = {DOCUMENT: (MARK, golden_table()), ROOT / "docs" / "cli.md": (OPTIONS_MARK, options_tables())}
+    tables = {
+        DOCUMENT: (MARK, golden_table()),
+        ROOT / "docs" / "cli.md": (OPTIONS_MARK, options_tables()),
+        ROOT / "docs" / "reference.md": (REFERENCE_MARK, reference()),
+    }
     return {
         path: path.read_text(encoding="utf-8").partition(mark)[0] + mark + "\n" + table
         for path, (mark, table) in tables.items()

@@ -10,12 +10,11 @@ import typer
 from typer.core import TyperGroup
 
 from seedbench_r1.cli.options import Given, with_settings
-from seedbench_r1.errors import ConfigError, Interrupted, JudgeUnavailable
+from seedbench_r1.errors import ConfigError, Interrupted
 from seedbench_r1.judges.config import GROUPS, TABLE
 from seedbench_r1.options import in_groups
 
 if TYPE_CHECKING:
-    from seedbench_r1.judges.config import JudgeConfig
     from seedbench_r1.judges.models import JudgeSettings
     from seedbench_r1.judges.run import Judge
     from seedbench_r1.runs.directory import Run
@@ -43,26 +42,24 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML with the
 @with_settings(in_groups(TABLE, GROUPS))
 def judge_command(given: Given, runs: Runs, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Judge runs. The same command continues. It never falls back to another judge: exit 6 if there is none."""
+    from seedbench_r1.cli import console
+    from seedbench_r1.interface import check_judgeable, open_judge
     from seedbench_r1.judges.config import resolve_judge_config
+    from seedbench_r1.runs.directory import load_run
 
     config = resolve_judge_config(given, config_file=config_file)
-    loaded = [load_judgeable(path) for path in runs]
-    opened = open_judge(config, loaded, quiet=as_json)
+    loaded = [check_judgeable(load_run(path)) for path in runs]
+
+    def announce(settings: JudgeSettings) -> None:
+        for line in [] if as_json else estimate(loaded, settings, config.prices):
+            console.err().print(line, soft_wrap=True)
+
+    opened = open_judge(config, announce)
     try:
         for run in loaded:
             _judge_one(run, opened, config.limit, as_json=as_json)
     finally:
         opened.close()
-
-
-def load_judgeable(path: Path) -> Run:
-    """A run whose reasoning can be judged. Raises ConfigError for one of another suite."""
-    from seedbench_r1.runs.directory import load_run
-
-    run = load_run(path)
-    if run.manifest.suite != "seedbench-r1":
-        raise ConfigError(f"{path} answers the suite {run.manifest.suite}; judges know seedbench-r1 only.")
-    return run
 
 
 @app.command("calibrate")
@@ -112,9 +109,11 @@ def agreement_command(
 
 def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[dict[str, Verdict]], str]:
     """Runs, one judge's verdicts on each, and which judge. Raises ConfigError unless there is exactly one to take."""
+    from seedbench_r1.interface import check_judgeable
+    from seedbench_r1.runs.directory import load_run
     from seedbench_r1.runs.verdicts import load_verdicts
 
-    loaded = [load_judgeable(path) for path in paths]
+    loaded = [check_judgeable(load_run(path)) for path in paths]
     by_judge = [load_verdicts(run.path) for run in loaded]
     known = sorted({name for judges in by_judge for name in judges})
     if judge_id is None and len(known) == 1:
@@ -123,67 +122,6 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
         listed = ", ".join(known) or "none; run `judge` first"
         raise ConfigError(f"Say which judge with --judge-id. These runs were judged by: {listed}.")
     return loaded, [judges.get(judge_id, {}) for judges in by_judge], judge_id
-
-
-def open_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool = False) -> Judge:
-    """The judge of the settings. Raises JudgeUnavailable if it cannot be asked."""
-    from seedbench_r1.judges.run import RulesJudge
-
-    match config.kind:
-        case "openai":
-            return _open_api_judge(config, runs, quiet=quiet)
-        case "local":
-            return _open_local_judge(config)
-        case "miniature":
-            from seedbench_r1.demo.exact_judge import ExactJudge
-
-            return ExactJudge()
-        case _:
-            return RulesJudge()
-
-
-def _open_api_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool) -> Judge:
-    from seedbench_r1.api.client import ChatClient
-    from seedbench_r1.api.cost_limit import Budget
-    from seedbench_r1.cli import console
-    from seedbench_r1.config import OPENAI_BASE_URL, api_key
-    from seedbench_r1.judges.models import ApiJudge, JudgeSettings
-
-    try:
-        key = api_key(config.base_url)
-    except ConfigError as error:
-        raise JudgeUnavailable(
-            f"Judge {config.judge!r} needs OPENAI_API_KEY (any non-empty value for a local server with "
-            f"--judge-base-url). Evaluation is safe; only consistency is pending. No fallback is used. {error}"
-        ) from error
-    chosen = JudgeSettings(
-        name=config.judge,
-        prompt=_prompt(config.prompt_file),
-        votes=config.votes,
-        temperature=config.vote_temperature,
-        server=config.base_url,
-    )
-    if not quiet:
-        for line in estimate(runs, chosen, config.prices):
-            console.err().print(line, soft_wrap=True)
-    budget = Budget(config.max_cost, *config.prices) if config.max_cost is not None and config.prices else None
-    client = ChatClient(config.base_url or OPENAI_BASE_URL, key, timeout_s=config.timeout_s, tries=config.tries)
-    judge = ApiJudge(client, config.model, chosen, concurrency=config.concurrency, budget=budget)
-    try:
-        judge.probe()
-    except JudgeUnavailable:
-        judge.close()
-        raise
-    return judge
-
-
-def _open_local_judge(config: JudgeConfig) -> Judge:
-    from seedbench_r1.backends.text_model import TextModelBackend
-    from seedbench_r1.judges.models import JudgeSettings, LocalJudge
-    from seedbench_r1.models.checkpoint import model_name
-
-    chosen = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=_prompt(config.prompt_file))
-    return LocalJudge(TextModelBackend(config.model, batch_size=config.batch_size), chosen)
 
 
 def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, float] | None) -> list[str]:
@@ -222,14 +160,3 @@ def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> N
         print_consistency(console.out(), run, judge.judge_id, verdicts)
     if received:
         raise Interrupted("Stopped by a signal. Verdicts so far are saved; run it again to go on.", received[0])
-
-
-def _prompt(path: Path | None) -> str:
-    from seedbench_r1.judges.models import check_prompt, default_prompt
-
-    if path is None:
-        return default_prompt()
-    try:
-        return check_prompt(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The judge's prompt {path} cannot be read: {error}.") from error

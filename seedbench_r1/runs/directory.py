@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import AppendFile, write_error, write_json, write_text
@@ -33,7 +33,12 @@ from seedbench_r1.runs.records import (
     record_from_json,
     record_line,
 )
-from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary, to_json
+from seedbench_r1.runs.verdicts import load_verdicts
+from seedbench_r1.scoring import by_domain, by_kind, summarise
+from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary, Verdict, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FIXED = ("dataset_hash", "backend", "dtype", "seed")  # besides the protocol id and the model's fingerprint
 
@@ -46,6 +51,50 @@ class Run:
     manifest: RunManifest
     questions: dict[str, Question]
     records: dict[str, RunRecord]
+
+    def summary(self) -> RunSummary:
+        """Counts of the whole run, by split and by domain (for general benchmarks: by kind)."""
+        group_of = by_kind if self.manifest.suite == "transfer" else by_domain
+        return summarise(self.records, self.questions.values(), self.manifest.n_total, group_of)
+
+    def question(self, question_id: str) -> tuple[Question, RunRecord | None]:
+        """A question ("L3/17") with its record; None: not asked yet. Raises KeyError for one of another run."""
+        return self.questions[question_id], self.records.get(question_id)
+
+    def to_dataframe(self, judge_id: str | None = None) -> pd.DataFrame:
+        """One row a question, in the run's order.
+
+        Columns: question_id, split, domain, kind, cluster, gold; answer, outcome ("answered", "unparsed", "truncated",
+        or the failure's kind; None: not asked yet), credit (0 to 1), correct, strict_correct, format_ok, reasoning,
+        text, n_prompt_tokens, n_tokens, latency_s (seconds); consistent (True, False or None) by one judge.
+
+        Args:
+            judge_id: whose verdicts; by default the only judge's, if there is one. Raises KeyError for an unknown one.
+        """
+        import pandas as pd
+
+        judges = load_verdicts(self.path)
+        if judge_id is None and len(judges) == 1:
+            judge_id = next(iter(judges))
+        verdicts = {} if judge_id is None else judges[judge_id]
+        return pd.DataFrame([_row(q, self.records.get(i), verdicts.get(i)) for i, q in self.questions.items()])
+
+
+def _row(question: Question, record: RunRecord | None, verdict: Verdict | None) -> dict[str, object]:
+    """One row of Run.to_dataframe."""
+    row: dict[str, object] = {
+        name: getattr(question, name) for name in ("question_id", "split", "domain", "kind", "cluster", "gold")
+    }
+    score, parsed = (record.score, record.parsed) if record else (None, None)
+    generation, failure = (record.generation, record.failure) if record else (None, None)
+    row["answer"] = parsed and parsed.answer
+    row["outcome"] = score.outcome if score else failure and failure.kind
+    row |= {name: score and getattr(score, name) for name in ("credit", "correct", "strict_correct")}
+    row |= {name: parsed and getattr(parsed, name) for name in ("format_ok", "reasoning")}
+    row |= {
+        name: generation and getattr(generation, name) for name in ("text", "n_prompt_tokens", "n_tokens", "latency_s")
+    }
+    return row | {"consistent": verdict and verdict.consistent}
 
 
 def load_run(path: Path, *, questions: dict[str, Question] | None = None) -> Run:

@@ -1,0 +1,79 @@
+"""From settings to a judge that can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from seedbench_r1.config import OPENAI_BASE_URL, api_key
+from seedbench_r1.errors import ConfigError, JudgeUnavailable
+from seedbench_r1.judges.config import JudgeConfig
+from seedbench_r1.judges.models import ApiJudge, JudgeSettings, LocalJudge, check_prompt, default_prompt
+from seedbench_r1.judges.run import Judge, RulesJudge
+from seedbench_r1.models.checkpoint import model_name
+
+Announce = Callable[[JudgeSettings], None]
+
+
+def open_judge(config: JudgeConfig, announce: Announce = lambda settings: None) -> Judge:
+    """The judge of the settings.
+
+    Args:
+        announce: called before the first request to a server, with what it will be asked.
+
+    Raises:
+        ConfigError: the prompt file cannot be used. JudgeUnavailable: the judge cannot be asked.
+    """
+    match config.kind:
+        case "openai":
+            return _open_api_judge(config, announce)
+        case "local":
+            return _open_local_judge(config)
+        case _:
+            return RulesJudge()
+
+
+def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
+    from seedbench_r1.api.client import ChatClient
+    from seedbench_r1.api.cost_limit import Budget
+
+    try:
+        key = api_key(config.base_url)
+    except ConfigError as error:
+        raise JudgeUnavailable(
+            f"Judge {config.judge!r} needs OPENAI_API_KEY (any non-empty value for a local server with "
+            f"--judge-base-url). Evaluation is safe; only consistency is pending. No fallback is used. {error}"
+        ) from error
+    settings = JudgeSettings(
+        name=config.judge,
+        prompt=_prompt(config.prompt_file),
+        votes=config.votes,
+        temperature=config.vote_temperature,
+        server=config.base_url,
+    )
+    announce(settings)
+    budget = Budget(config.max_cost, *config.prices) if config.max_cost is not None and config.prices else None
+    client = ChatClient(config.base_url or OPENAI_BASE_URL, key, timeout_s=config.timeout_s, tries=config.tries)
+    judge = ApiJudge(client, config.model, settings, concurrency=config.concurrency, budget=budget)
+    try:
+        judge.probe()
+    except JudgeUnavailable:
+        judge.close()
+        raise
+    return judge
+
+
+def _open_local_judge(config: JudgeConfig) -> Judge:
+    from seedbench_r1.backends.text_model import TextModelBackend
+
+    settings = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=_prompt(config.prompt_file))
+    return LocalJudge(TextModelBackend(config.model, batch_size=config.batch_size), settings)
+
+
+def _prompt(path: Path | None) -> str:
+    if path is None:
+        return default_prompt()
+    try:
+        return check_prompt(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The judge's prompt {path} cannot be read: {error}.") from error
