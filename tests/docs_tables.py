@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 from collections.abc import Callable
@@ -97,12 +98,30 @@ def _annotation(before: str, found: object) -> str:
     return before + (found if isinstance(found, str) else inspect.formatannotation(found))
 
 
+MAP_MARK = "<!-- map: python -m tests.docs_tables -->\n"
+
+
+def file_map() -> str:
+    """Markdown: every file of the packages with the first sentence of its docstring, room by room."""
+    text = ""
+    for package in ("seedbench_r1", "trainers", "leaderboards"):
+        for folder in sorted({path.parent for path in (ROOT / package).rglob("*.py")}):
+            text += f"\n**{folder.relative_to(ROOT)}/**\n\n| file | |\n|---|---|\n"
+            for path in sorted(folder.glob("*.py")):
+                said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+                first = " ".join(said.split("\n\n")[0].split()).replace("|", "\\|")
+                if first:
+                    text += f"| `{path.name}` | {first} |\n"
+    return text
+
+
 def documents() -> dict[Path, str]:
     """The documents that hold tables, as they should be."""
     tables = {
         DOCUMENT: (MARK, golden_table()),
         ROOT / "docs" / "cli.md": (OPTIONS_MARK, options_tables()),
         ROOT / "docs" / "reference.md": (REFERENCE_MARK, reference()),
+        ROOT / "docs" / "architecture.md": (MAP_MARK, file_map()),
     }
     return {
         path: path.read_text(encoding="utf-8").partition(mark)[0] + mark + "\n" + table

@@ -4,11 +4,40 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seedbench_r1.api.client import check_installed
 from seedbench_r1.backends.base import Backend
 from seedbench_r1.config import EvalConfig, api_key
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
+from seedbench_r1.types import ModelInfo
 
 BACKENDS = ("transformers", "vllm", "openai:MODEL", "fake")
+
+
+def identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
+    """What is known of a run's model without loading it; no checkpoint where a server or a script answers.
+
+    Raises ConfigError: an unknown backend, one whose packages or key are absent, or no such model.
+    """
+    match config.backend:
+        case "fake":
+            from seedbench_r1.backends.fake import script_info
+
+            return None, script_info(Path(config.model))
+        case "openai":
+            from seedbench_r1.backends.openai import api_model
+
+            check_installed()
+            api_key(config.base_url)  # absent: said now, not after the first clip was decoded
+            return None, api_model(config)
+        case "vllm":
+            from seedbench_r1.backends.vllm_engine import check_vllm  # imports torch
+
+            check_vllm()
+        case name if name not in BACKENDS:
+            raise ConfigError(f"No backend {name!r}. There are: {', '.join(BACKENDS)}.")
+    checkpoint = inspect_model(config.model, base_model=config.base_model, revision=config.revision)
+    return checkpoint, checkpoint.info
 
 
 def open_backend(config: EvalConfig) -> Backend:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
+from seedbench_r1.models.checkpoint import model_name
+from seedbench_r1.questions import file_sha256
+from seedbench_r1.types import Failure, Generation, ModelInfo, Request, SamplingConfig
 
 Answer = Callable[[Request, int], str | Failure]
 
@@ -57,6 +59,13 @@ class FakeBackend:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def script_info(path: Path) -> ModelInfo:
+    """What stands for a model. Raises ConfigError if there is no such file."""
+    if not path.is_file():
+        raise ConfigError(f"The fake backend answers from a script file; there is none at {path}.")
+    return ModelInfo(str(path), f"fake-{model_name(path.stem)}", file_sha256(path)[:16])
 
 
 def read_script(path: Path) -> dict[str, Any]:

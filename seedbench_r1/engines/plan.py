@@ -9,10 +9,9 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from seedbench_r1.api.client import check_installed
-from seedbench_r1.backends import BACKENDS
-from seedbench_r1.backends.openai import api_model, transport
-from seedbench_r1.config import ENGINES, EvalConfig, api_key, protocol_id
+from seedbench_r1.backends import identify_model
+from seedbench_r1.backends.openai import transport
+from seedbench_r1.config import ENGINES, EvalConfig, protocol_id
 from seedbench_r1.engines import lmms
 from seedbench_r1.engines.base import Engine, Plan, RunProtocol
 from seedbench_r1.engines.local import LocalEngine
@@ -20,7 +19,7 @@ from seedbench_r1.engines.shards import ShardsEngine
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import make_folder, write_text
 from seedbench_r1.media.decode import check_reader
-from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, model_name
+from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.questions import choose_subset, file_sha256
 from seedbench_r1.runs.directory import run_directory, utc_now
@@ -63,7 +62,7 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
         protocol = lmms.protocol_of(config)
     else:
         check_reader(config.video.reader)
-        checkpoint, info = _identify_model(config)
+        checkpoint, info = identify_model(config)
         if checkpoint is not None:
             config = _loadable(fit_size_multiple(config, checkpoint), checkpoint)
         protocol = _protocol(config, suite)
@@ -112,26 +111,6 @@ def _manifest(
         updated_utc=utc_now(),
         transport=protocol.transport,
     )
-
-
-def _identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
-    if config.backend == "fake":
-        script = Path(config.model)
-        if not script.is_file():
-            raise ConfigError(f"The fake backend answers from a script file; there is none at {script}.")
-        return None, ModelInfo(config.model, f"fake-{model_name(script.stem)}", file_sha256(script)[:16])
-    if config.backend == "openai":
-        check_installed()
-        api_key(config.base_url)  # absent: said now, not after the first clip was decoded
-        return None, api_model(config)
-    if config.backend == "vllm":
-        from seedbench_r1.backends.vllm_engine import check_vllm  # imports torch
-
-        check_vllm()
-    if config.backend not in ("transformers", "vllm"):
-        raise ConfigError(f"No backend {config.backend!r}. There are: {', '.join(BACKENDS)}.")
-    checkpoint = inspect_model(config.model, base_model=config.base_model, revision=config.revision)
-    return checkpoint, checkpoint.info
 
 
 def fit_size_multiple(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:

@@ -12,18 +12,13 @@ from typing import Any
 
 from seedbench_r1.data.hub import named_errors
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.families import FAMILIES
 from seedbench_r1.types import ModelInfo
 
 TRAINING = "training.json"  # what a training says of a checkpoint it wrote
 _MIB = 1 << 20
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-SUPPORTED = {
-    "Qwen2VLForConditionalGeneration": "qwen2_vl",
-    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
-    "Qwen3VLForConditionalGeneration": "qwen3_vl",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ def inspect_model(
         model: a folder, or a hub id `org/name` (fetched into the hub's cache if it is not there yet).
         base_model: folder or hub id of an adapter's base; by default the adapter's own config names it.
         revision: branch, tag or commit of a hub id.
-        any_architecture: another program will load it, so that it need not be one of SUPPORTED.
+        any_architecture: another program will load it, so that it need not be of a known family.
 
     Raises:
         ConfigError: no such model, no weights, an unknown architecture, or an adapter without its base.
@@ -64,8 +59,9 @@ def inspect_model(
             raise ConfigError(f"{model} is a LoRA adapter of {base}. {error} Fix: add --base-model.") from error
     config = _read_json((base_folder or folder) / "config.json")
     architecture = (config.get("architectures") or ["unknown"])[0]
-    if architecture not in SUPPORTED and not any_architecture:
-        names = ", ".join(sorted(SUPPORTED))
+    supported = sorted(family.architecture for family in FAMILIES)
+    if architecture not in supported and not any_architecture:
+        names = ", ".join(supported)
         raise ConfigError(f"{model} is a {architecture}; supported are {names}.")
     weights = _weight_files(folder) + (_weight_files(base_folder) if base_folder else [])
     if not _weight_files(folder):
@@ -169,7 +165,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _size_multiple(config: dict[str, Any]) -> int:
     """patch size x spatial merge size of the vision tower: 28, or 32 for Qwen3-VL."""
     vision = config.get("vision_config") or {}
-    default_patch = 16 if config.get("model_type") == "qwen3_vl" else 14
+    default_patch = next((f.patch for f in FAMILIES if f.model_type == config.get("model_type")), 14)
     return int(vision.get("patch_size", default_patch)) * int(vision.get("spatial_merge_size", 2))
 
 

@@ -13,16 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.families import family_of
 from seedbench_r1.types import Request
-
-Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]  # the model_type of the checkpoint's config.json
-FAMILIES: tuple[Family, ...] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 Grid = tuple[int, int, int]  # patches in time, height and width, before spatial merging
 
@@ -33,7 +31,7 @@ VISION_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image
 class VisionLayout:
     """The numbers by which a checkpoint turns pixels into tokens and tokens into positions."""
 
-    family: Family
+    family: str  # the model_type of the checkpoint's config.json
     patch: int  # pixels along one side of a patch: 14, or 16 for Qwen3-VL
     temporal_patch: int  # frames in one patch: 2
     merge: int  # patches along one side of a token: 2
@@ -91,18 +89,14 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
         raise ConfigError(f"No model at {model} (no config.json). For a Hub id use org/name.")
     try:
         config = transformers.AutoConfig.from_pretrained(model, revision=revision)
-        if config.model_type not in FAMILIES:
-            raise ConfigError(
-                f"{model} is a {config.model_type!r} model; supported architectures: Qwen2-VL, Qwen2.5-VL and Qwen3-VL "
-                f"(model_type {', '.join(FAMILIES)})"
-            )
+        family = family_of(config.model_type, model)
         loaded = transformers.AutoProcessor.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot load a model configuration and processor from {model}: {error}") from error
     vision = config.vision_config
     image, video, tokenizer = loaded.image_processor, loaded.video_processor, loaded.tokenizer
     layout = VisionLayout(
-        family=cast(Family, config.model_type),
+        family=family.model_type,
         patch=vision.patch_size,
         temporal_patch=vision.temporal_patch_size,
         merge=vision.spatial_merge_size,
@@ -213,9 +207,10 @@ def _video_spans(
     layout: VisionLayout, grids: Sequence[Grid], seconds_per_grid: Sequence[float]
 ) -> list[tuple[Grid, float]]:
     """Contiguous runs of video tokens, and the temporal step of each."""
-    if layout.family == "qwen3_vl":
+    clip_time = family_of(layout.family).clip_time
+    if clip_time == "text":
         return [((1, h, w), 1.0) for t, h, w in grids for _ in range(t)]
-    if layout.family == "qwen2_vl":
+    if clip_time == "index":
         return [(grid, 1.0) for grid in grids]
     if len(seconds_per_grid) != len(grids):
         raise ValueError(
@@ -298,7 +293,7 @@ def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
     """
     layout = processor.layout
     text = render_prompt(request, processor)
-    if layout.family == "qwen3_vl" and request.frames is not None:
+    if family_of(layout.family).clip_time == "text" and request.frames is not None:
         if not request.native_fps:
             raise ValueError("Qwen3-VL needs the clip's native_fps for its timestamps")
         times = frame_times(request.frame_indices, request.native_fps, layout.temporal_patch)

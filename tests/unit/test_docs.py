@@ -1,5 +1,6 @@
 """What the documentation shows is what the code does."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -54,3 +55,19 @@ def test_the_repository_names_no_machine_and_no_registry():
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".md", ".toml", ".html", ".js"):
                 assert not hosts.search(path.read_text(encoding="utf-8")), path
+
+
+def test_files_and_functions_that_the_docs_name_exist():
+    """`path/file.py:Class.method` in docs and CONTRIBUTING."""
+    named = set()
+    for page in PAGES:
+        pattern = r"`((?:seedbench_r1|trainers|leaderboards|tests)/[\w/]*)(\.\w+)?(?::([\w.]+))?`"
+        named |= set(re.findall(pattern, page.read_text(encoding="utf-8")))
+    assert len(named) > 60
+    for stem, suffix, symbol in named:
+        path = ROOT / (stem + suffix)
+        assert path.exists(), path
+        nodes = [ast.parse(path.read_text(encoding="utf-8"))] if symbol else []
+        for name in symbol.split(".") if symbol else ():
+            nodes = [node for node in nodes[0].body if getattr(node, "name", None) == name]
+            assert nodes, f"{path} has no {symbol}"

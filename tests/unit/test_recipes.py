@@ -1,0 +1,120 @@
+"""CONTRIBUTING.md's recipes, carried out on a copy of the code: what a newcomer types works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.small_benchmark import write_script
+from tests.tiny_models import tiny_checkpoint
+
+ROOT = Path(__file__).parents[2]
+RECIPES = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CODE = shutil.ignore_patterns("checkpoints", "__pycache__")
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """The three packages, without the demo's trained models."""
+    for package in ("seedbench_r1", "trainers", "leaderboards"):
+        shutil.copytree(ROOT / package, tmp_path / "code" / package, ignore=CODE)
+    return tmp_path / "code"
+
+
+def carry_out(title: str, code: Path) -> None:
+    """Do to the copy what the blocks of a recipe say."""
+    section = re.search(rf"### {title}\n(.*?)(?=\n###? )", RECIPES, re.DOTALL).group(1)
+    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        first, _, rest = block.partition("\n")
+        if first.startswith("# new: "):
+            (code / first.removeprefix("# new: ")).write_text(rest, encoding="utf-8")
+            continue
+        file, _, verb = first.removeprefix("# ").partition(", ")
+        old, _, new = rest.partition("# this:\n")
+        path = code / file
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{title}: {file} holds {old!r} {text.count(old)} times"
+        path.write_text(text.replace(old, old + new if verb == "after:" else new), encoding="utf-8")
+
+
+def python(code: Path, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A script in the copy, in a process of its own."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SBR1_")}
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=code,
+        env=environ | {"PYTHONPATH": str(code)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def evaluated(code: Path, *options: object) -> dict:
+    """`eval --json` in the copy."""
+    main = "from seedbench_r1.cli.app import main; main()"
+    done = python(code, main, "eval", *options, "--json", "--runs-dir", code / "runs")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_backend(copy, data_root):
+    carry_out("A backend", copy)
+    checkpoint = tiny_checkpoint("qwen2_5_vl")
+    value = evaluated(copy, "--backend", "echo", "--model", checkpoint, "--data-root", data_root, "--levels", "L1")
+    assert value["status"] == "complete"
+    gold_a = sum(json.loads(line)["golden_choice_idx"] == "A" for line in annotations(data_root))
+    assert value["levels"]["L1"]["correct"] == gold_a
+
+
+def annotations(data_root: Path) -> list[str]:
+    return (data_root / "annotations" / "validation_L1.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_suite(copy, data_root, tmp_path, shards):
+    """On two engines: every suite runs on every engine."""
+    carry_out("A suite", copy)
+    script = write_script(tmp_path / "s.json", answer="<think>r</think><answer>A</answer>")
+    options = ["--suite", "first-letter", "--backend", "fake", "--model", script, "--data-root", data_root]
+    value = evaluated(copy, *options, "--data-parallel", shards)
+    assert value["levels"]["L1"]["accuracy"] == 1.0
+    assert "first-letter-" in value["run_dir"]
+
+
+def test_a_model_family(copy, data_root, tmp_path):
+    model = shutil.copytree(tiny_checkpoint("qwen2_5_vl"), tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["MyVLForConditionalGeneration"]}))
+    inspect = "import sys; from seedbench_r1.models.checkpoint import inspect_model; print(inspect_model(sys.argv[1]))"
+    assert "supported are" in python(copy, inspect, model).stderr
+    carry_out("A model family", copy)
+    options = ["--model", model, "--data-root", data_root, "--device", "cpu", "--max-new-tokens", 2, "--limit", 2]
+    assert evaluated(copy, *options)["status"] == "subset"
+
+
+def test_a_column_of_the_csv(copy, data_root, tmp_path):
+    carry_out("A column of the CSV", copy)
+    script = write_script(tmp_path / "s.json")
+    value = evaluated(copy, "--backend", "fake", "--model", script, "--data-root", data_root)
+    build = "import sys, seedbench_r1 as sb; print(sb.leaderboard([sys.argv[1]]).save(sys.argv[2]).read_text())"
+    done = python(copy, build, copy / value["run_dir"], tmp_path / "board.csv")
+    header, row = done.stdout.splitlines()[:2]
+    assert header.endswith(",n_questions"), done.stderr
+    assert row.endswith(",28")
+
+
+def test_an_answer_form(copy):
+    read = "import sys; from seedbench_r1.parsing import parse_response; print(parse_response(sys.argv[1]).answer)"
+    form = "<think>r</think><answer>Final answer: B</answer>"
+    assert python(copy, read, form).stdout == "None\n"
+    carry_out("An answer form that the parser misses", copy)
+    assert python(copy, read, form).stdout == "B\n"
