@@ -122,6 +122,14 @@ def test_every_field_of_the_video_settings_makes_another_entry() -> None:
     assert len(keys) == 2 + len(dataclasses.fields(VideoConfig))
 
 
+@pytest.mark.parametrize("library", ["pillow", "av", CONFIG.reader])
+def test_another_version_of_what_makes_the_pixels_makes_another_entry(monkeypatch, library: str) -> None:
+    before = entry_key(["a"], CONFIG, has_clip=True)
+    known = frame_cache._version
+    monkeypatch.setattr(frame_cache, "_version", lambda name: "newer" if name == library else known(name))
+    assert entry_key(["a"], CONFIG, has_clip=True) != before
+
+
 def test_failures_are_not_kept(tmp_path: Path, cache: FrameCache, image: Path) -> None:
     data = image.read_bytes()
     image.write_bytes(data[:100])
