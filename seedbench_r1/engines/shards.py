@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -165,8 +165,10 @@ def launch_shards(
     """
     children: list[subprocess.Popen[bytes]] = []
     try:
-        for shard in plan_shards(command, n, gpus_per_shard=gpus_per_shard, environ=environ):
-            children.append(subprocess.Popen(shard.command, stdout=stdout, env=shard.environ, process_group=0))
+        # A child that was started and is not yet in the list would be told of no interrupt, and outlive this process.
+        with _interrupt_after():
+            for shard in plan_shards(command, n, gpus_per_shard=gpus_per_shard, environ=environ):
+                children.append(subprocess.Popen(shard.command, stdout=stdout, env=shard.environ, process_group=0))
         passed_on = False
         while any(child.poll() is None for child in children):
             if stop is not None and stop.is_set() and not passed_on:
@@ -180,6 +182,22 @@ def launch_shards(
         for child in children:
             child.wait()
     return worst_exit_code(child.returncode for child in children)
+
+
+@contextmanager
+def _interrupt_after() -> Iterator[None]:
+    """A SIGINT that comes inside is delivered at the end. In other threads than the main one none is delivered."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 def worst_exit_code(codes: Iterable[int]) -> int:

@@ -156,9 +156,15 @@ def third_clip_takes_an_hour(video, image, config):
 def test_a_stop_does_not_wait_for_a_slow_decoder(data_root, tmp_path, monkeypatch):
     monkeypatch.setattr("seedbench_r1.engines.local.media_loader", lambda *_: third_clip_takes_an_hour)
     config = configure(data_root, tmp_path)
-    stop, set_at = threading.Event(), []
-    threading.Timer(3.0, lambda: (set_at.append(time.monotonic()), stop.set())).start()
-    result = run(config, stop=stop)
+    stop, set_at, seen = threading.Event(), [], []
+
+    def observe(record):  # the decoders are at work by then, one of them for an hour
+        seen.append(record)
+        if len(seen) == 5:
+            set_at.append(time.monotonic())
+            stop.set()
+
+    result = run(config, stop=stop, observe=observe)
     assert time.monotonic() - set_at[0] < 30  # not the 60 s that a decoder is allowed
     assert result.stopped
     assert 0 < result.unanswered < len(load_questions(data_root))
