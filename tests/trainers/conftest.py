@@ -17,7 +17,8 @@ class Toy:
     @functools.cached_property
     def sft(self) -> Path:
         """A checkpoint that gives well-formed responses with a random letter; trained when a test first asks for it."""
-        options = {"max_steps": 100, "per_device_train_batch_size": 8, "learning_rate": 4e-3, "save_steps": 1000}
+        options = {"max_steps": 100, "learning_rate": 4e-3, "save_steps": 1000}
+        options |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}  # 8 rows in one pass
         result = plan_and_train(toy_config(self.raw, self.data, self.raw.parent / "sft", "sft", **options))
         assert result.checkpoint is not None
         return result.checkpoint
