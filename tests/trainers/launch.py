@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from seedbench_r1.cli.app import app
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import read_training
@@ -93,13 +95,21 @@ def trainings(options: list[dict[str, Any]]) -> list[str]:
 
 
 def train_all(options: str) -> None:
-    """What `trainings` runs. stop_after: the training is stopped after this step, as by a signal."""
+    """What `trainings` runs.
 
+    Options besides the configuration's: stop_after, the step after which the training is stopped as by a signal;
+    command_line, to run the command instead, whose standard output each process writes to <out>/stdout-<rank>.
+    """
     torch.set_num_threads(1)
     for one in json.loads(options):
         places = {name: Path(one.pop(name)) for name in ("model", "data", "out")}
+        by_command = one.pop("command_line", False)
         last, stop = one.pop("stop_after", None), threading.Event()
         config = toy_config(**places, algo=one.pop("algo"), **one)
+        if by_command:
+            done = CliRunner().invoke(app, command(config, "--json")[3:], catch_exceptions=False)
+            (config.out / f"stdout-{os.environ['RANK']}").write_text(done.stdout)
+            continue
 
         def observe(line: StepMetrics, last: int | None = last, stop: threading.Event = stop) -> None:
             if line["step"] == last:

@@ -8,24 +8,15 @@ import pytest
 import torch
 
 from seedbench_r1.errors import ResourceError
-from tests.trainers.toy import RESPONSE, plan_and_train, toy_config, write_toy, write_toy_model
+from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import list_checkpoints
 
 STEPS = {"max_steps": 3, "save_steps": 1, "num_generations": 2, "beta": 0.1}  # with a KL penalty every step has a pass
 
 
-@pytest.fixture(scope="module")
-def untaught(tmp_path_factory):
-    """(data root, model folder) of random weights."""
-    folder = tmp_path_factory.mktemp("untaught")
-    data = write_toy(folder / "data", {"A": RESPONSE.format("A", "A")})
-    return data, write_toy_model(folder / "model", data)
-
-
 @pytest.fixture
-def config(untaught, tmp_path):
-    data, model = untaught
-    return toy_config(model, data, tmp_path / "out", "care", **STEPS)
+def config(toy, tmp_path):
+    return toy_config(toy.raw, toy.data, tmp_path / "out", "care", **STEPS)
 
 
 @pytest.fixture
@@ -37,8 +28,8 @@ def file_size_limit():
 
 
 @pytest.mark.parametrize("written_by", ["safetensors", "torch"])
-def test_a_write_that_the_kernel_refuses_leaves_the_last_checkpoint(config, untaught, file_size_limit, written_by):
-    weights = (untaught[1] / "model.safetensors").stat().st_size
+def test_a_write_that_the_kernel_refuses_leaves_the_last_checkpoint(config, toy, file_size_limit, written_by):
+    weights = (toy.raw / "model.safetensors").stat().st_size
     limit = {"safetensors": weights // 2, "torch": weights + 4096}[written_by]
 
     def observe(metrics):

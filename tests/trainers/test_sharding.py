@@ -35,6 +35,10 @@ KINDS = {
     "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 1},
 }
 
+# By the command line, without --fsdp.
+COMMAND = {"algo": "care", "num_generations": 4, "max_steps": 3, "rollout_batch_size": 1, "save_steps": 100}
+COMMAND |= {"learning_rate": 5e-4}
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -50,15 +54,17 @@ def trained(toy, tmp_path_factory) -> Trained:
     made = Trained(*(tmp_path_factory.mktemp(name) for name in ("one", "two", "sharded", "resumed")))
     options = []
     for name, settings in KINDS.items():
-        shared = settings | {"model": toy.taught, "data": toy.data, "gradient_accumulation_steps": 2}
+        shared = settings | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
         options.append(shared | {"out": made.two / name})
         options.append(shared | {"out": made.sharded / name, "fsdp": True})
         if name == "care":
             again = shared | {"out": made.resumed / name, "fsdp": True}
             options += [again | {"stop_after": 1}, again]
+    shared = COMMAND | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
+    options.append(shared | {"out": made.two / "command", "command_line": True})
     children = processes([trainings(options)] * 2)
-    for name, settings in KINDS.items():
-        plan_and_train(toy_config(toy.taught, toy.data, made.one / name, **settings, gradient_accumulation_steps=4))
+    for name, settings in (KINDS | {"command": COMMAND}).items():
+        plan_and_train(toy_config(toy.sft, toy.data, made.one / name, **settings, gradient_accumulation_steps=4))
     finish(children)
     return made
 
@@ -105,7 +111,7 @@ def assert_same_shards(one: Path, other: Path) -> None:
 def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     last = f"checkpoint-{KINDS[kind]['max_steps']}"
     one, two, sharded = (folder / kind / last for folder in (trained.one, trained.two, trained.sharded))
-    start = weights_of(toy.taught)
+    start = weights_of(toy.sft)
 
     assert farthest(weights_of(sharded), weights_of(two)) <= 1e-6
     assert farthest(weights_of(sharded), weights_of(one)) <= 1e-6
@@ -134,6 +140,19 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     assert all(torch.equal(value.to(written[name].dtype), written[name]) for name, value in fp32.items())
 
 
+def test_two_processes_of_the_command_are_one_with_twice_the_accumulation(toy, trained):
+    one, two = (folder / "command" / "checkpoint-3" for folder in (trained.one, trained.two))
+    assert farthest(load_file(one / "model.safetensors"), load_file(two / "model.safetensors")) <= 1e-6
+    assert farthest(load_file(toy.sft / "model.safetensors"), load_file(one / "model.safetensors")) > 1e-3
+    assert farthest(state_of(one)["average"], state_of(two)["average"]) <= 1e-6
+    ours, theirs = metrics_of(trained.one / "command"), metrics_of(trained.two / "command")
+    assert [line["reward"] for line in ours] == pytest.approx([line["reward"] for line in theirs])
+    assert [line["policy_passes"] for line in ours] == [line["policy_passes"] for line in theirs]
+    printed = [(trained.two / "command" / f"stdout-{rank}").read_text() for rank in range(2)]
+    assert json.loads(printed[0])["step"] == 3
+    assert printed[1] == ""
+
+
 def test_sharded_training_continues_bit_for_bit(trained):
     whole, resumed = trained.sharded / "care", trained.resumed / "care"
     assert [path.name for path in list_checkpoints(resumed)] == ["checkpoint-1", "checkpoint-3"]
@@ -145,7 +164,7 @@ def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
     options = KINDS["care"] | {"gradient_accumulation_steps": 2}
 
     def config(out: Path, **changes) -> TrainConfig:
-        return toy_config(toy.taught, toy.data, out, **options | changes)
+        return toy_config(toy.sft, toy.data, out, **options | changes)
 
     with pytest.raises(ConfigError, match=r"there is one. Fix: torchrun"):
         plan_training(config(tmp_path, fsdp=True))
@@ -169,7 +188,7 @@ def test_a_finished_training_may_have_lost_what_a_continuation_needs(toy, traine
     shutil.copytree(trained.two / "care", tmp_path / "care")
     shutil.rmtree(tmp_path / "care" / "checkpoint-3" / "resume")
     options = KINDS["care"] | {"gradient_accumulation_steps": 2}
-    planned = plan_training(toy_config(toy.taught, toy.data, tmp_path / "care", **options), world_size=2)
+    planned = plan_training(toy_config(toy.sft, toy.data, tmp_path / "care", **options), world_size=2)
     assert planned.done == planned.n_steps == 3
 
 
@@ -186,7 +205,7 @@ LONG |= {"max_steps": 8, "save_steps": 2}
 
 
 def long_command(toy, out: Path, accumulation: int) -> list[str]:
-    config = toy_config(toy.taught, toy.data, out, "care", gradient_accumulation_steps=accumulation, **LONG)
+    config = toy_config(toy.sft, toy.data, out, "care", gradient_accumulation_steps=accumulation, **LONG)
     return command(config, "--fsdp", "--ema-every", "1", "--ema-decay", "0.9")
 
 
@@ -228,7 +247,7 @@ def test_another_folder_in_another_process_is_refused_by_all(toy, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_the_launchers_start_it(toy, tmp_path, launcher):
-    config = toy_config(toy.taught, toy.data, tmp_path, "care", **LONG | {"max_steps": 1})
+    config = toy_config(toy.sft, toy.data, tmp_path, "care", **LONG | {"max_steps": 1})
     words = command(config, "--fsdp")[3:]
     (tmp_path / "train.py").write_text('if __name__ == "__main__":\n    ' + MAIN)
     start = {

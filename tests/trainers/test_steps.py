@@ -28,14 +28,14 @@ A, B = "<think>so A</think><answer>A</answer>", "<think>so B</think><answer>B</a
 
 @pytest.fixture
 def policy(toy):
-    """The taught model; a new one for each test."""
-    made = policy_of(toy_config(toy.taught, toy.data, toy.data / "none", "care"))
+    """The SFT model; a new one for each test."""
+    made = policy_of(toy_config(toy.sft, toy.data, toy.data / "none", "care"))
     with shared_prefix_attention(made.model):
         yield made
 
 
 def config_of(toy, algo="care", **changes):
-    return toy_config(toy.taught, toy.data, toy.data / "none", algo, **changes)
+    return toy_config(toy.sft, toy.data, toy.data / "none", algo, **changes)
 
 
 def example_of(toy, policy: Policy, number: int = 0) -> TrainingExample:

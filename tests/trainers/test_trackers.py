@@ -159,14 +159,14 @@ def test_the_command_reports_its_steps_and_refuses_a_missing_package_before_it_t
 
     from seedbench_r1.cli.app import app
 
-    config = toy_config(toy.taught, toy.data, tmp_path / "out", "care", **SMALL | {"max_steps": 1})
+    config = toy_config(toy.sft, toy.data, tmp_path / "out", "care", **SMALL | {"max_steps": 1})
     done = CliRunner().invoke(app, command(config, "--report-to", "tensorboard")[3:])
     assert done.exit_code == 0, done.output
     (line,) = read_lines(config.out / "metrics.jsonl")
     events = EventAccumulator(str(config.out / "tensorboard")).Reload()
     assert sorted(events.Tags()["scalars"]) == sorted(tracked(line))
     monkeypatch.setitem(sys.modules, "trackio", None)
-    other = toy_config(toy.taught, toy.data, tmp_path / "other", "care", **SMALL)
+    other = toy_config(toy.sft, toy.data, tmp_path / "other", "care", **SMALL)
     refused = CliRunner().invoke(app, command(other, "--report-to", "tensorboard,trackio")[3:])
     assert isinstance(refused.exception, ConfigError)
     assert refused.exception.exit_code == 3
