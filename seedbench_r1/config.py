@@ -203,6 +203,8 @@ def resolve_eval_config(
     Args:
         options: the command line's values by name; None means "not given".
         config_file: TOML with the same names at its top level or under [eval]; by default ./seedbench-r1.toml, if any.
+        environ: where the variables of the table's paths are looked up.
+        working_dir: where the default file is looked for.
         defaults: of the suite; suites.resolve() finds it by name.
 
     Raises:

@@ -70,7 +70,9 @@ def judge(
     """Judge the answers that this judge has not judged yet; question_id -> verdict, earlier ones included.
 
     Args:
+        run: from evaluate or load.
         name: "rules", "openai:MODEL", "local:PATH" or "miniature".
+        stop: when set, nothing new is begun; verdicts in flight are saved.
         settings: the other options of `seedbench-r1 judge` with underscores (docs/cli.md).
 
     Raises:

@@ -80,14 +80,9 @@ class Setting:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
-def setting(
-    default: T,
-    help: str,
-    group: str,
-    **more: Any,
-) -> T:
+def setting(default: T, help: str, group: str, **more: Any) -> T:
     """A dataclass field that is an option; `more` are the other fields of Option."""
-    return dataclasses.field(default=default, metadata={OPTION: Option(help, group, **more)})  # type: ignore[return-value]
+    return dataclasses.field(default=default, metadata={OPTION: Option(help, group, **more)})
 
 
 def settings_of(*classes: type) -> dict[str, Setting]:
@@ -142,7 +137,7 @@ def check_values(values: Mapping[str, Any], table: Mapping[str, Setting]) -> Non
             _check_range(table[name], value)
 
 
-def _check_type(row: Setting, value: Any) -> None:
+def _check_type(row: Setting, value: object) -> None:
     expected: tuple[type, ...] = {float: (int, float), Path: (Path, str), tuple: (tuple, list)}.get(
         row.type, (row.type,)
     )
@@ -169,6 +164,8 @@ def refuse_strangers(
     """Raise ConfigError for a given option that belongs to what was not chosen: it would be ignored.
 
     Args:
+        given: names of settings.
+        table: the command's rows.
         chosen: "backend", "engine" and the like -> what was chosen.
         also: a second choice whose options are let through.
     """

@@ -58,6 +58,7 @@ class Prefetch(Generic[Item]):
         """Remove and return at most `count` ready items, oldest first.
 
         Args:
+            count: how many at most.
             wait: for the first one. Without it, nothing ready is an empty list, and an error stays where it is.
             choose: the places of those to be taken, in (ready items, count).
 

@@ -99,6 +99,7 @@ def summarise(
         records: the record that counts, by question_id.
         questions: the questions that belong to the run.
         n_total: split -> {"all": N, domain or kind: N} of the files; without it the questions are all there are.
+        group_of: what divides a split in tables.
 
     Returns:
         status is "complete" only if every question of every split has an answer, "subset" if the run never meant to

@@ -44,6 +44,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    *,
     verbose: Annotated[
         int, typer.Option("-v", "--verbose", count=True, help="More messages; -vv shows tracebacks.")
     ] = 0,

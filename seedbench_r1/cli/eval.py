@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @with_settings(in_groups(TABLE, GROUPS))
 def evaluate_command(
     given: Given,
+    *,
     config: ConfigFile = None,
     print_config: PrintConfig = False,
     dry_run: DryRun = False,

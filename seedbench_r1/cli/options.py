@@ -6,14 +6,14 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from seedbench_r1.config_file import READERS
 from seedbench_r1.options import Setting
 
-Given = dict[str, Any]  # name -> value, of the options that were given
+Given = dict[str, object]  # name -> value, of the options that were given
 
 ConfigFile = Annotated[
     Path | None,
@@ -38,7 +38,7 @@ def with_settings(rows: Iterable[Setting]) -> Callable[[Callable[..., None]], Ca
         options = [_parameter(row) for row in table]
 
         @functools.wraps(function)
-        def command(**values: Any) -> None:
+        def command(**values: object) -> None:
             given = {row.name: values.pop(row.name) for row in table}
             function({name: _read(name, value) for name, value in given.items() if value is not None}, **values)
 
@@ -61,5 +61,5 @@ def _parameter(row: Setting) -> inspect.Parameter:
     return inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _read(name: str, value: Any) -> Any:
+def _read(name: str, value: object) -> object:
     return READERS[name](value) if name in READERS else value

@@ -197,7 +197,7 @@ def kv_bytes_per_token(model_config: dict[str, Any]) -> int:
     text = model_config.get("text_config") or model_config
     heads = text["num_attention_heads"]
     head_size = text.get("head_dim") or text["hidden_size"] // heads
-    return 2 * text["num_hidden_layers"] * text.get("num_key_value_heads", heads) * head_size * 2
+    return int(2 * text["num_hidden_layers"] * text.get("num_key_value_heads", heads) * head_size * 2)
 
 
 def _number(value: float) -> float | None:

@@ -37,6 +37,7 @@ ConfigFile = Annotated[
 @with_settings(in_groups(TABLE, GROUPS))
 def train_command(
     given: Given,
+    *,
     config_file: ConfigFile = None,
     report_to: ReportTo = None,
     print_config: PrintConfig = False,

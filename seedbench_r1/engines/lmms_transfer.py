@@ -87,8 +87,11 @@ def plan_transfer(
     """Choose the folder and the model's arguments. Nothing is run.
 
     Args:
+        config: of the run.
         model: of lmms-eval; for our own model, args are additions to what `config` says.
-        include_path: a folder of tasks beside lmms-eval's own.
+        tasks: lmms-eval's names.
+        include_path: a folder of tasks besides lmms-eval's own.
+        command: for the record.
 
     Raises:
         ConfigError: lmms-eval is not installed.

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.engines.base import DRAINING, Plan, Recorder
@@ -27,6 +27,9 @@ from seedbench_r1.media.loader import PREFETCH_PER_WORKER
 from seedbench_r1.runs.records import read_lines, record_from_json
 from seedbench_r1.suites.base import Suite
 from seedbench_r1.types import Failure, Question, RunRecord
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,7 @@ def ray_cluster(address: str | None, n_workers: int | None, config: EvalConfig) 
     Args:
         address: HOST:PORT of a running cluster; "auto": the one that this machine belongs to; None: one of our own.
         n_workers: None for as many as the cluster has GPUs for, or 1 without GPUs.
+        config: of the run; its backend and device say how many GPUs a worker needs.
 
     Raises:
         ConfigError: no cluster answers there, or it has not the CPUs or GPUs that the workers need.
@@ -126,8 +130,8 @@ def ray_cluster(address: str | None, n_workers: int | None, config: EvalConfig) 
             f"--ray-address HOST:6379, or leave --ray-address out."
         ) from error
     try:
-        pool = size_pool(config, n_workers, ray.cluster_resources())
-        free = ray.available_resources()
+        pool = size_pool(config, n_workers, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
         if pool.n > free.get("CPU", 0) or pool.n * pool.gpus > free.get("GPU", 0):
             log.warning("Ray's cluster is busy: workers begin when others have given CPUs or GPUs back")
         yield pool
@@ -194,7 +198,7 @@ class _Actor:
 
     number: int  # 1-based
     handle: Any  # Ray's handle; None: it died too often and got no successor
-    in_flight: dict[Any, Question] = field(default_factory=dict)  # Ray's reference of an answer to come -> its question
+    in_flight: dict[ObjectRef[RunRecord | None], Question] = field(default_factory=dict)  # by the answer to come
     deaths: int = 0  # in a row, without an answer in between
 
 
@@ -268,7 +272,7 @@ class ActorPool:
         for reference in ready:
             self._take(holders[reference], reference)
 
-    def _take(self, actor: _Actor, reference: Any) -> None:
+    def _take(self, actor: _Actor, reference: ObjectRef[RunRecord | None]) -> None:
         import ray
 
         if reference not in actor.in_flight:

@@ -19,6 +19,7 @@ def open_judge(config: JudgeConfig, announce: Announce = lambda settings: None) 
     """The judge of the settings.
 
     Args:
+        config: from resolve_judge_config.
         announce: called before the first request to a server, with what it will be asked.
 
     Raises:

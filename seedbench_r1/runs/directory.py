@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import AppendFile, write_error, write_json, write_text
@@ -233,7 +233,7 @@ class RunDir:
         self._file.sync()
         self._records = merged_records(self.path, self.questions)
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, kind: str, **fields: object) -> None:
         """One line in events.jsonl."""
         line = json.dumps({"time": utc_now(), "event": kind, **to_json(fields)}, ensure_ascii=False) + "\n"
         try:

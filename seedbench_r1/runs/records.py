@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from seedbench_r1.errors import DataError
 from seedbench_r1.types import (
@@ -138,8 +138,8 @@ def _path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _kind(problem_type: str) -> Any:
-    return KIND_OF_PROBLEM_TYPE.get(problem_type, problem_type)
+def _kind(problem_type: str) -> Kind:
+    return KIND_OF_PROBLEM_TYPE.get(problem_type) or cast(Kind, problem_type)
 
 
 def template_from_json(value: Mapping[str, Any]) -> Template:
@@ -156,7 +156,9 @@ def manifest_from_json(value: dict[str, Any]) -> RunManifest:
     if "suite" not in known:
         known["suite"] = SUITE_OF_SCHEMA[value["schema"]]
         sizes = value["n_total"]
-        known["n_total"] = {split: {_kind(name): n for name, n in sizes[split].items()} for split in sizes}
+        known["n_total"] = {
+            split: {KIND_OF_PROBLEM_TYPE.get(name, name): n for name, n in sizes[split].items()} for split in sizes
+        }
     return RunManifest(
         **known
         | {

@@ -146,7 +146,7 @@ def _rows(path: Path) -> list[Any]:
 class _RowReader:
     """Reads the fields of one row, and knows where it stands for the error message."""
 
-    def __init__(self, path: Path, index: int, row: Any) -> None:
+    def __init__(self, path: Path, index: int, row: object) -> None:
         self.where = f"{path}: index {index}"
         self.index = index
         self.file = path.name
