@@ -49,6 +49,15 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingState:
+    """Everything that a step changes and a checkpoint keeps, except how far the training is."""
+
+    policy: Policy
+    reference: Reference
+    optimizer: Optimizer
+
+
+@dataclass(frozen=True, slots=True)
 class SavedTraining:
     """What a checkpoint folder says of its training."""
 
@@ -105,9 +114,7 @@ def check_resumable(folder: Path, *, sharded: bool) -> None:
 
 def save_checkpoint(
     out: Path,
-    policy: Policy,
-    optimizer: Optimizer,
-    reference: Reference,
+    state: TrainingState,
     progress: Progress,
     description: Mapping[str, object],  # of the training, for training.json
     *,
@@ -120,43 +127,27 @@ def save_checkpoint(
     """
     folder, main = out / f"checkpoint-{progress.step}", processes.is_main
     temporary = out / f".{folder.name}.unfinished"
-
-    # Four stages, each collective: a disk error in one process must stop all of them before the next stage.
-    def prepare() -> None:
-        # What a kill in the middle of an earlier checkpoint has left.
-        for stale in out.glob(".checkpoint-*.unfinished"):
-            shutil.rmtree(stale)
-        _check_space(out, folder, policy, optimizer, reference)
-        (temporary / RESUME).mkdir(parents=True)
+    content = {**description, "step": progress.step, "progress": _as_json(progress)}
 
     def check_folder_is_shared() -> None:
         if not temporary.is_dir():
             raise ResourceError(f"{out} is not the same folder in all processes. Fix: --out on a shared file system.")
 
     def write_tensors() -> None:
-        if policy.shards is not None:
-            save_shards(temporary / RESUME / SHARDED, _sharded_state(optimizer, reference))
-        policy.save(temporary, writes=main)
+        if state.policy.shards is not None:
+            save_shards(temporary / RESUME / SHARDED, _sharded_tensors(state))
+        state.policy.save(temporary, writes=main)
 
-    def publish() -> None:
-        random = _random_states()
-        if policy.shards is not None:
-            torch.save(random, temporary / RESUME / RANDOM)
-        else:
-            state = {"optimizer": optimizer.state(), "average": reference.average, "random": random}
-            torch.save(state, temporary / RESUME / STATE)
-        write_json(temporary / TRAINING, {**description, "step": progress.step, "progress": _as_json(progress)})
-        # Before the rename: after a power failure, a folder that has its name must have its content too.
-        _sync(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-        _sync_folder(out)
-
+    # Each stage is collective: a disk error in one process must stop all of them before the next. The others than
+    # process 0 write their shards, and take part in gathering what process 0 writes.
+    stages: tuple[tuple[Callable[[], None], bool], ...] = (
+        (partial(_prepare, out, folder, temporary, state), main),
+        (check_folder_is_shared, True),
+        (write_tensors, True),
+        (partial(_publish, folder, temporary, state, content), main),
+    )
     try:
-        for stage in (prepare, check_folder_is_shared, write_tensors, publish):
-            # The other processes write shards, and take part in gathering what process 0 writes.
-            mine = main or stage in (check_folder_is_shared, write_tensors)
+        for stage, mine in stages:
             processes.on_all_ranks(partial(_with_disk_errors, stage, out, folder) if mine else lambda: None)
     except ResourceError:
         if main:
@@ -168,23 +159,52 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: Path, policy: Policy, optimizer: Optimizer, reference: Reference) -> None:
+def _prepare(out: Path, folder: Path, temporary: Path, state: TrainingState) -> None:
+    # What a kill in the middle of an earlier checkpoint has left.
+    for stale in out.glob(".checkpoint-*.unfinished"):
+        shutil.rmtree(stale)
+    make_folder(out)
+    need, free = checkpoint_bytes(state), shutil.disk_usage(out).free
+    if free < SPACE_FACTOR * need:
+        raise _disk_error(out, folder, f"{SPACE_FACTOR * need / 1e9:.1f} GB needed")
+    (temporary / RESUME).mkdir(parents=True)
+
+
+def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mapping[str, object]) -> None:
+    """Write what process 0 alone writes, and give the folder its name."""
+    random = _random_states()
+    if state.policy.shards is not None:
+        torch.save(random, temporary / RESUME / RANDOM)
+    else:
+        kept = {"optimizer": state.optimizer.state(), "average": state.reference.average, "random": random}
+        torch.save(kept, temporary / RESUME / STATE)
+    write_json(temporary / TRAINING, content)
+    # Before the rename: after a power failure, a folder that has its name must have its content too.
+    _sync(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.replace(folder)
+    _sync_folder(folder.parent)
+
+
+def load_checkpoint(folder: Path, state: TrainingState) -> None:
     """Restore everything as it was when the folder was written. Raises ConfigError if a part is absent."""
-    check_resumable(folder, sharded=policy.shards is not None)
-    if policy.shards is not None:
-        load_shards(folder / RESUME / SHARDED, _sharded_state(optimizer, reference))
-        reference.write_average_to_copy()
+    check_resumable(folder, sharded=state.policy.shards is not None)
+    if state.policy.shards is not None:
+        load_shards(folder / RESUME / SHARDED, _sharded_tensors(state))
+        state.reference.write_average_to_copy()
         _restore_random(torch.load(folder / RESUME / RANDOM, weights_only=True))
         return
-    policy.load(folder)
-    state = torch.load(folder / RESUME / STATE, map_location="cpu", weights_only=True)
-    optimizer.load(state["optimizer"])
-    reference.load(state["average"])
-    _restore_random(state["random"])
+    state.policy.load(folder)
+    kept = torch.load(folder / RESUME / STATE, map_location="cpu", weights_only=True)
+    state.optimizer.load(kept["optimizer"])
+    state.reference.load(kept["average"])
+    _restore_random(kept["random"])
 
 
-def checkpoint_bytes(policy: Policy, optimizer: Optimizer, reference: Reference) -> int:
-    """Size of a checkpoint, media and small files not counted."""
+def checkpoint_bytes(state: TrainingState) -> int:
+    """Size of a checkpoint, small files not counted."""
+    policy, optimizer, reference = state.policy, state.optimizer, state.reference
     trainable = policy.trainable()
     if policy.shards is not None:
         # A sharded tensor's numel is that of the full tensor. 12 bytes: fp32 weight and two moments.
@@ -195,13 +215,6 @@ def checkpoint_bytes(policy: Policy, optimizer: Optimizer, reference: Reference)
     moments = sum(2 * 4 * w.numel() for w in optimizer.weights.values())
     copies = sum(_bytes(w) for name, w in optimizer.weights.items() if w is not trainable[name])
     return weights + moments + copies + sum(_bytes(w) for w in reference.average.values())
-
-
-def _check_space(out: Path, folder: Path, policy: Policy, optimizer: Optimizer, reference: Reference) -> None:
-    make_folder(out)
-    need, free = checkpoint_bytes(policy, optimizer, reference), shutil.disk_usage(out).free
-    if free < SPACE_FACTOR * need:
-        raise _disk_error(out, folder, f"{SPACE_FACTOR * need / 1e9:.1f} GB needed")
 
 
 def _with_disk_errors(stage: Callable[[], None], out: Path, folder: Path) -> None:
@@ -232,11 +245,12 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
-def _sharded_state(optimizer: Optimizer, reference: Reference) -> dict[str, object]:
+def _sharded_tensors(state: TrainingState) -> dict[str, object]:
     """All sharded tensors of a training, sharing memory with it, so that reading a checkpoint into them restores it."""
-    weights = {name: weight.detach() for name, weight in optimizer.weights.items()}
-    state: dict[str, object] = {"weights": weights, "adamw": optimizer.moments()}
-    return state | ({"average": as_sharded(reference.average, weights)} if reference.average else {})
+    weights = {name: weight.detach() for name, weight in state.optimizer.weights.items()}
+    tensors: dict[str, object] = {"weights": weights, "adamw": state.optimizer.moments()}
+    average = state.reference.average
+    return tensors | ({"average": as_sharded(average, weights)} if average else {})
 
 
 def _random_states() -> dict[str, Tensor]:

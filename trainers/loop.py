@@ -14,7 +14,7 @@ import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.types import to_json
-from trainers.checkpoints import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from trainers.checkpoints import Progress, TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from trainers.config import TrainConfig
 from trainers.data import QuestionStream, StepData, TrainingExample
 from trainers.groups import GroupReport
@@ -48,16 +48,6 @@ class TrainResult:
         return self.step >= self.n_steps
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Everything that a step changes, except how far the training is."""
-
-    policy: Policy
-    reference: Reference
-    optimizer: Optimizer
-    sampler: Sampler
-
-
 def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Observe | None = None) -> TrainResult:
     """Train until the last step, or until `stop` is set: then the current step is finished and saved.
 
@@ -82,10 +72,10 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
     # The same in every process: ranks differ by the questions that they take, not by their seed.
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
-        state = _load(plan, processes, stack)
+        state, sampler = _load(plan, processes, stack)
         progress = Progress()
         if plan.resume is not None:
-            load_checkpoint(plan.resume.folder, state.policy, state.optimizer, state.reference)
+            load_checkpoint(plan.resume.folder, state)
             progress = plan.resume.progress
         log = StepLog(config.out, progress.step) if processes.is_main else None
         if log is not None:
@@ -95,7 +85,7 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
         saved = progress.step
         # A signal may reach some processes later than others, and all must leave the loop after the same step.
         while progress.step < plan.n_steps and not processes.any_rank(stop.is_set()):
-            metrics, groups = _step(plan, processes, state, data, progress.step)
+            metrics, groups = _step(plan, processes, state, sampler, data, progress.step)
             progress = Progress(progress.step + 1, data.position, data.replaced)
             state.reference.update(progress.step, state.optimizer.weights)
             if config.eval_every and progress.step % config.eval_every == 0:
@@ -124,20 +114,20 @@ def _check_up_to_date(plan: TrainPlan, processes: Processes) -> None:
 
 
 def _step(
-    plan: TrainPlan, processes: Processes, state: _State, data: StepData, step: int
+    plan: TrainPlan, processes: Processes, state: TrainingState, sampler: Sampler, data: StepData, step: int
 ) -> tuple[StepMetrics, list[GroupReport]]:
     """Take the 0-based step `step`. Returns its line of metrics and all processes' groups."""
     start = time.perf_counter()
     examples, skipped = data.next_step()
     loaded = time.perf_counter()
     with _memory_explained(plan.config):
-        numbers, groups, seconds = _compute_gradients(state, examples, plan, processes)
+        numbers, groups, seconds = _compute_gradients(plan, processes, state, sampler, examples)
         # With shards, every backward pass has summed the gradients over the processes already.
         if state.policy.shards is None:
             processes.all_reduce_(state.optimizer.gradients())
         rate = learning_rate(plan.config, step, plan.n_steps)
         norm = state.optimizer.step(rate)
-        state.sampler.sync_weights()
+        sampler.sync_weights()
     # The order of the keys is that of the lines in metrics.jsonl.
     metrics: StepMetrics = {"step": step + 1, "epoch": round(data.position / len(plan.rows), 6)}
     metrics.update(numbers)
@@ -168,8 +158,8 @@ def _result(plan: TrainPlan, progress: Progress) -> TrainResult:
     return TrainResult(progress.step, plan.n_steps, newest[-1] if newest else None, progress.replaced)
 
 
-def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) -> _State:
-    """The base model, its optimiser and its reference, as at step 0."""
+def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) -> tuple[TrainingState, Sampler]:
+    """The base model, its optimiser, reference and sampler, as at step 0."""
     config = plan.config
     policy = load_policy(config, plan.checkpoint, processes.device)
     # On for the whole training: gradient checkpointing computes the layers again in the backward pass.
@@ -182,11 +172,15 @@ def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) ->
     optimizer = Optimizer(policy.trainable(), config)
     sampler = open_sampler(policy, config, world_size=processes.world_size)
     stack.callback(sampler.close)
-    return _State(policy, reference, optimizer, sampler)
+    return TrainingState(policy, reference, optimizer), sampler
 
 
 def _compute_gradients(
-    state: _State, examples: list[TrainingExample], plan: TrainPlan, processes: Processes
+    plan: TrainPlan,
+    processes: Processes,
+    state: TrainingState,
+    sampler: Sampler,
+    examples: list[TrainingExample],
 ) -> tuple[StepMetrics, list[GroupReport], Seconds]:
     """Gradients of this process's examples, and the metrics of all processes'."""
     config = plan.config
@@ -198,7 +192,7 @@ def _compute_gradients(
         state.policy,
         state.reference,
         state.optimizer,
-        state.sampler,
+        sampler,
         examples,
         config,
         plan.questions_per_step,
@@ -211,7 +205,7 @@ def _compute_gradients(
     return metrics, reports, mine.seconds
 
 
-def _save(plan: TrainPlan, state: _State, progress: Progress, processes: Processes) -> int:
+def _save(plan: TrainPlan, state: TrainingState, progress: Progress, processes: Processes) -> int:
     """Write a checkpoint. Returns its step."""
     description = {
         "schema": "sbr1.training/1",
@@ -221,16 +215,8 @@ def _save(plan: TrainPlan, state: _State, progress: Progress, processes: Process
         "config": to_json(plan.config),
         "identity": plan.identity,
     }
-    save_checkpoint(
-        plan.config.out,
-        state.policy,
-        state.optimizer,
-        state.reference,
-        progress,
-        description,
-        keep=plan.config.save_total_limit,
-        processes=processes,
-    )
+    keep = plan.config.save_total_limit
+    save_checkpoint(plan.config.out, state, progress, description, keep=keep, processes=processes)
     return progress.step
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.trainers.test_loop import command, environment, metrics_of
+from tests.trainers.launch import command, environment, metrics_of
 from tests.trainers.toy import RESPONSE, toy_config, write_toy, write_toy_model
 
 STEPS, SEEN = 8, 3  # of the training, and before the kill
