@@ -207,18 +207,18 @@ class ChatClient:
 
     def _refused(self, status: int, headers: Mapping[str, str], text: str) -> _Trouble:
         """What an HTTP error means. Raises ConfigError if it means the end for every request."""
-        told = error_text(self.redact(text))
+        reason = error_text(self.redact(text))
         if status in (401, 403):
             raise ConfigError(
-                f"{self.base_url} refused the key in OPENAI_API_KEY (HTTP {status}: {told}). Answers so far are saved. "
+                f"{self.base_url} refused the key in OPENAI_API_KEY (HTTP {status}: {reason}). Answers so far are saved. "
                 f"Fix: export OPENAI_API_KEY=KEY with one that is valid there, and run the same command again."
             )
         if status == 429 and "insufficient_quota" in text:
             raise ConfigError(
-                f"{self.base_url} says that the quota of this key is used up ({told}). Answers so far are saved. "
+                f"{self.base_url} says that the quota of this key is used up ({reason}). Answers so far are saved. "
                 f"Fix: add credit or take another key, and run the same command again."
             )
-        message = f"HTTP {status} from {self.base_url}: {told}"
+        message = f"HTTP {status} from {self.base_url}: {reason}"
         after = retry_after_s(headers.get("retry-after"), datetime.now(UTC))
         if after is not None and after > LONGEST_RETRY_AFTER_S:
             return _Trouble(f"{message}; it wants to be left alone for {after:.0f} s", again=False)
@@ -299,8 +299,8 @@ def error_text(body: str) -> str:
     except ValueError:
         return _shorten(body)
     inner = value.get("error", value) if isinstance(value, dict) else value
-    told = inner.get("message", inner) if isinstance(inner, dict) else inner
-    return _shorten(told if isinstance(told, str) else json.dumps(told))
+    message = inner.get("message", inner) if isinstance(inner, dict) else inner
+    return _shorten(message if isinstance(message, str) else json.dumps(message))
 
 
 def _logprobs(value: Any) -> tuple[float, ...] | None:

@@ -19,7 +19,7 @@ def in_parallel(items: Iterable[Item], work: Callable[[Item], Iterator[Result]],
     """What `work` yields for each item, as it comes, from `concurrency` threads.
 
     Items are pulled one at a time, by a thread that is free to work on them; at most `concurrency` are pulled whose
-    results have not all been taken. What `items` or `work` raises ends the pulling, and is raised here after everything
+    results have not all been consumed. What `items` or `work` raises ends the pulling, and is raised here after everything
     that was begun has been handed out. Closing the iterator ends the pulling; results still to come are dropped.
     """
     pool = WorkerPool(items, work, concurrency)

@@ -76,7 +76,7 @@ class FixedCache:
     """transformers' StaticCache: memory and shapes stay, so that on CUDA a step is one recorded graph, replayed.
 
     Rows that have ended stay in the batch and are fed their last token again; nothing of them is read. All memory is
-    taken at the start: prompt and room for every row.
+    allocated at the start: prompt and room for every row.
     """
 
     def __init__(self, model: Any, prefilled: tuple[Any, torch.Tensor], *, repeats: int, room: int) -> None:
@@ -121,14 +121,14 @@ class FixedCache:
         return _forward(self._model, self._tokens, self._positions, self._mask, self._cache)
 
     def _record(self) -> None:
-        """Record one step. The warm-up before it writes where the step will write, and is taken back."""
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        """Record one step. The warm-up before it writes where the step will write, and is undone."""
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             for _ in range(2):
                 self._run()
                 self._rewind()
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the decode-ahead thread goes on
             self._logits = self._run()

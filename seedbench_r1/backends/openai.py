@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from seedbench_r1.api.client import ChatClient, Reply, RequestFailed
-from seedbench_r1.api.cost_limit import Budget
+from seedbench_r1.api.cost_limit import CostLimit
 from seedbench_r1.api.worker_pool import in_parallel
 from seedbench_r1.config import OPENAI_BASE_URL, EvalConfig
 from seedbench_r1.errors import ConfigError
@@ -66,13 +66,13 @@ class OpenAIBackend:
         *,
         concurrency: int = 16,
         api_video: ApiVideo = "images",
-        budget: Budget | None = None,
+        cost_limit: CostLimit | None = None,
     ) -> None:
         self._model = model
         self._client = client
         self._concurrency = concurrency
         self._api_video = api_video
-        self._budget = budget
+        self._cost_limit = cost_limit
         self._guard = threading.Lock()
         self._hopeless = 0  # failures in a row that no reply interrupted and that no request was to blame for
 
@@ -86,15 +86,17 @@ class OpenAIBackend:
             tries=config.api_tries,
             limit_name="max_completion_tokens" if config.max_completion_tokens else "max_tokens",
         )
-        budget = None
+        cost_limit = None
         if config.max_cost is not None and config.price_in is not None and config.price_out is not None:
-            budget = Budget(config.max_cost, config.price_in, config.price_out)
-        return cls(config.model, client, concurrency=config.concurrency, api_video=config.api_video, budget=budget)
+            cost_limit = CostLimit(config.max_cost, config.price_in, config.price_out)
+        return cls(
+            config.model, client, concurrency=config.concurrency, api_video=config.api_video, cost_limit=cost_limit
+        )
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests.
 
-        With a budget, the stream is left off before a request that might exceed it, and a warning says so.
+        With a cost limit, the stream ends before a request that might exceed it, and a warning says so.
 
         Raises:
             ConfigError: the key is refused, the server cannot be reached, or it does not take what we send. What was
@@ -109,14 +111,14 @@ class OpenAIBackend:
             for k in range(sampling.n):
                 yield request.question_id, self._answer(request, messages, sampling, k)
 
-        if self._budget is None:
+        if self._cost_limit is None:
             yield from in_parallel(requests, answer, self._concurrency)
             return
-        paid = self._budget.affordable(requests, completions=sampling.n, max_tokens=sampling.max_new_tokens)
+        paid = self._cost_limit.affordable(requests, completions=sampling.n, max_tokens=sampling.max_new_tokens)
         try:
             yield from in_parallel(paid, answer, self._concurrency)
         finally:
-            self._budget.close()
+            self._cost_limit.close()
 
     def close(self) -> None:
         """Break off what is in flight."""
@@ -145,8 +147,8 @@ class OpenAIBackend:
             self._check_hope(error)
             return Failure(error.kind, str(error))
         finally:
-            if self._budget is not None:
-                self._budget.settle(None if reply is None else (reply.n_prompt_tokens, reply.n_tokens))
+            if self._cost_limit is not None:
+                self._cost_limit.settle(None if reply is None else (reply.n_prompt_tokens, reply.n_tokens))
 
     def _check_hope(self, error: RequestFailed) -> None:
         """Raises ConfigError if it is not this request's fault and will not get better."""

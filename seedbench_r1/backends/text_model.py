@@ -54,7 +54,7 @@ class TextModelBackend:
                 yield from self._answer(batch, sampling)
 
     def close(self) -> None:
-        """Let the weights go."""
+        """Release the weights."""
         self.model = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -28,7 +28,7 @@ REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Ari
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request's inputs, or why it has none. The frames themselves are let go."""
+    """A request's inputs, or why it has none. The frames themselves are released."""
 
     question_id: str
     n_frames: int
@@ -76,7 +76,7 @@ class TransformersBackend:
                 yield from self._answer(batch, sampling)
 
     def close(self) -> None:
-        """Let the weights go."""
+        """Release the weights."""
         self.model = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -113,7 +113,7 @@ class TransformersBackend:
     def _attempt(
         self, piece: list[_Prepared], sampling: SamplingConfig, given: set[tuple[str, int]]
     ) -> Generator[Result, None, Exception | None]:
-        """Hand out what has not been given yet; return the error that stopped it, without the frames it kept alive."""
+        """Yield what has not been yielded yet; return the error that stopped it, without the frames it kept alive."""
         try:
             for question_id, k, generation in self._decode(piece, sampling):
                 if (question_id, k) not in given:

@@ -45,7 +45,7 @@ class _Prepared:
     """A request as the engine takes it, or why it cannot."""
 
     question_id: str
-    prompt: Any  # vLLM's own form of prompt and pixels; None beside a failure
+    prompt: Any  # vLLM's own form of prompt and pixels; None with a failure
     failure: Failure | None = None
 
 
@@ -153,7 +153,7 @@ class VllmBackend:
         return render(self._engine, self.processor, request, expected)
 
     def _admit(self, item: _Prepared, sampling: SamplingConfig, in_flight: dict[str, _InFlight]) -> Iterator[Result]:
-        """Hand a request's generations to the engine; yield a Failure for each that it does not take."""
+        """Add a request's generations to the engine; yield a Failure for each that it does not take."""
         for k in range(sampling.n):
             failure = item.failure
             if failure is None:
@@ -194,6 +194,6 @@ class VllmBackend:
         )
 
     def _abort(self, in_flight: dict[str, _InFlight]) -> None:
-        """Let go of what nobody waits for any more."""
+        """Cancel the generations that nobody waits for any more."""
         if in_flight and self._engine is not None:
             self._engine.abort_request(list(in_flight))

@@ -112,7 +112,7 @@ def render(engine: Any, processor: QwenProcessor, request: Request, expected: li
 
 
 def media_of(request: Request) -> dict[str, list[Any]]:
-    """Pixels in the form that vLLM takes for clips decoded by others; what it must not do again is said beside them."""
+    """Pixels in the form that vLLM takes for clips decoded by others; their metadata says what it must not do again."""
     media: dict[str, list[Any]] = {}
     if request.image is not None:
         media["image"] = [request.image]

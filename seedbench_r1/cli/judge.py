@@ -144,7 +144,7 @@ def open_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool = False) -> 
 
 def _open_api_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool) -> Judge:
     from seedbench_r1.api.client import ChatClient
-    from seedbench_r1.api.cost_limit import Budget
+    from seedbench_r1.api.cost_limit import CostLimit
     from seedbench_r1.cli import console
     from seedbench_r1.config import OPENAI_BASE_URL, api_key
     from seedbench_r1.judges.models import ApiJudge, JudgeSettings
@@ -166,9 +166,9 @@ def _open_api_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool) -> Jud
     if not quiet:
         for line in estimate(runs, chosen, config.prices):
             console.err().print(line, soft_wrap=True)
-    budget = Budget(config.max_cost, *config.prices) if config.max_cost is not None and config.prices else None
+    cost_limit = CostLimit(config.max_cost, *config.prices) if config.max_cost is not None and config.prices else None
     client = ChatClient(config.base_url or OPENAI_BASE_URL, key, timeout_s=config.timeout_s, tries=config.tries)
-    judge = ApiJudge(client, config.model, chosen, concurrency=config.concurrency, budget=budget)
+    judge = ApiJudge(client, config.model, chosen, concurrency=config.concurrency, cost_limit=cost_limit)
     try:
         judge.probe()
     except JudgeUnavailable:

@@ -25,7 +25,7 @@ KINDS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), "images"),
 }
 _NAME = re.compile(
-    r"(?P<whole>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|tar|zip))"
+    r"(?P<name>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|tar|zip))"
     r"(?P<part>[._-]part[._-]?[0-9a-z]{1,4}|[._-]\d{1,4}|[._-]a[a-z])?",
     re.IGNORECASE,
 )
@@ -61,7 +61,7 @@ def find_archives(files: Iterable[HubFile]) -> list[Archive]:
     for file in files:
         match = _NAME.fullmatch(file.path)
         if match:
-            parts.setdefault(match["whole"], []).append(file)
+            parts.setdefault(match["name"], []).append(file)
     found = [Archive(name, tuple(sorted(group, key=lambda f: f.path))) for name, group in sorted(parts.items())]
     return [archive for archive in found if archive.kind or archive.source]
 

@@ -1,7 +1,7 @@
 """The hub: which files a data set holds, and the bytes of one file, continued where an earlier process stopped.
 
 huggingface_hub finds the repository, the token and the addresses. It resumes a file within one process only, so the
-bytes are fetched here, by HTTP range requests into a hidden file beside the target that is named after the content.
+bytes are fetched here, by HTTP range requests into a hidden file next to the target, named after the content.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def fetch(
     on_bytes: Callable[[int], None],
     stop: threading.Event,
 ) -> bool:
-    """Put the file under its final name, whole and with the right hash, or not at all.
+    """Put the file under its final name, complete and with the right hash, or not at all.
 
     Args:
         on_bytes: called with the number of bytes that arrived (negative: bytes thrown away again).
@@ -179,7 +179,7 @@ def fetch(
 
 
 def partial_path(target: Path, file: HubFile) -> Path:
-    """Where the bytes are gathered: beside the target, named after the content, so never continued by other bytes."""
+    """Where the bytes arrive: next to the target, named after the content, so never continued by other bytes."""
     return target.with_name(f".{target.name}.{file.content_id[:16]}.part")
 
 
@@ -215,7 +215,7 @@ def disk_error(error: OSError) -> ResourceError | ConfigError:
 def _stream(
     repository: Repository, file: HubFile, partial: Path, on_bytes: Callable[[int], None], stop: threading.Event
 ) -> bool:
-    """Append to the partial file until it is whole, through broken connections. False: stopped."""
+    """Append to the partial file until it is complete, through broken connections. False: stopped."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     failures = 0

@@ -29,7 +29,7 @@ from seedbench_r1.types import Failure, Generation, Question, Request, SamplingC
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """One request of another benchmark: messages without media, and at most one clip and one image beside them."""
+    """One request of another benchmark: messages without media, and at most one clip and one image."""
 
     name: str  # task and document number
     messages: tuple[dict[str, Any], ...]
@@ -71,7 +71,7 @@ def answer_other_tasks(
 
 
 def read_request(request: Instance, doc: dict[str, Any], scratch: Path) -> TaskRequest:
-    """Take an lmms-eval request apart. An image that has no file is written to `scratch`.
+    """Split an lmms-eval request into messages and media. An image that has no file is written to `scratch`.
 
     Raises:
         ConfigError: more than one clip or image, part of a clip, or another kind of medium.

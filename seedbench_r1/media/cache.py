@@ -1,7 +1,7 @@
 """Decoded and resized media kept on disk, so that the next run, model or epoch need not decode them again.
 
 An entry is found by what its media files are, not by where they lie, and by everything that decides its pixels. It is
-written beside its place and renamed, and carries a checksum: any number of processes may read, write and evict, and be
+written under a temporary name and renamed, and carries a checksum: any number of processes may read, write and evict, and be
 killed at any moment. A cache that cannot be used costs time, never an answer.
 """
 
@@ -61,7 +61,7 @@ class CachedMedia:
 
 
 class _DamagedEntry(Exception):
-    """The file is no whole entry of its key."""
+    """The file is not a complete entry of its key."""
 
 
 def media_loader(
@@ -127,7 +127,7 @@ def _identity(path: Path) -> str:
     """Which file this is: size, time of change, first and last 64 KiB; the same after a move or another mount.
 
     The time of change shows edits in the middle of a file, and the ends tell files apart that were copied or unpacked
-    at once, without reading whole clips, which would cost about as much as the cache saves on a slow disk.
+    at once, without reading all of every clip, which would cost about as much as the cache saves on a slow disk.
     """
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
@@ -185,17 +185,17 @@ def _store(cache: FrameCache, path: Path, key: str, media: Media) -> list[CacheE
     size = sum(memoryview(piece).nbytes for piece in pieces)
     if size > cache.max_bytes // N_PARTS:
         return [CacheEvent("unusable", f"frame cache {cache.folder}: {_NO_SPACE.format(size=size / 1e6)}")]
-    beside = path.with_name(f".{key}.{secrets.token_hex(4)}.tmp")
+    temporary_path = path.with_name(f".{key}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         evicted = _make_room(path.parent, cache.max_bytes // N_PARTS - size)
-        with beside.open("xb") as file:
+        with temporary_path.open("xb") as file:
             for piece in pieces:
                 file.write(piece)
-        beside.replace(path)  # no fsync: after a power cut the checksum tells, and the media are decoded again
+        temporary_path.replace(path)  # no fsync: after a power cut the checksum tells, and the media are decoded again
     except OSError as error:
         with suppress(OSError):
-            beside.unlink()
+            temporary_path.unlink()
         return [_unusable(cache, error)]
     return [CacheEvent("evicted")] * evicted + [CacheEvent("written")]
 

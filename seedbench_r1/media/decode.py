@@ -210,13 +210,13 @@ def _refuse_truncated(path: Path, scan: _Scan) -> None:
         n_declared = max(n_declared, round(scan.duration_s * scan.fps))
     if n_found >= n_declared and n_bytes >= n_declared_bytes and not scan.cut_packet:
         return
-    n_whole = n_found - scan.cut_packet
-    if n_declared > n_whole:
-        found = f"{n_whole} of {n_declared} frames"
+    n_complete = n_found - scan.cut_packet
+    if n_declared > n_complete:
+        found = f"{n_complete} of {n_declared} frames"
     elif n_declared_bytes > n_bytes:
         found = f"{n_bytes} of {n_declared_bytes} bytes"
     else:
-        found = f"{n_whole} frames and a part of the next"
+        found = f"{n_complete} frames and a part of the next"
     raise MediaError(f"{path}: the file is cut off: {found} are there. Download it again")
 
 
@@ -290,7 +290,7 @@ def _stack(path: Path, frames: dict[int, np.ndarray], indices: Sequence[int]) ->
 
 
 def _decode_needed(path: Path, wanted: set[int]) -> dict[int, np.ndarray] | None:
-    """The wanted frames, decoding only what they need; None if that cannot be told, or if something is wrong."""
+    """The wanted frames, decoding only what they need; None if the packets do not say, or if something is wrong."""
     import av
 
     try:

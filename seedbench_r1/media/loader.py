@@ -57,7 +57,7 @@ class FrameLoader:
     As with every spawned process, a script that opens it at its top level needs `if __name__ == "__main__":`.
 
     Args:
-        timeout_s: seconds of decoding, counted from when a worker takes the question; then that worker is killed.
+        timeout_s: seconds of decoding, counted from when a worker starts on the question; then that worker is killed.
         prefetch: questions that are being decoded or wait decoded, at most; default 4 for each worker.
         load: what a worker runs; must be importable by name, or a functools.partial of such a function.
 
@@ -119,7 +119,7 @@ class FrameLoader:
     def stream(
         self, questions: Iterable[Question], *, stop: threading.Event | None = None
     ) -> Iterator[tuple[Question, Media | Failure]]:
-        """Each question with its media, in the order in which they are ready. Questions are taken lazily.
+        """Each question with its media, in the order in which they are ready. Questions are pulled lazily.
 
         Args:
             stop: when set, the stream ends within 0.2 s, also while it waits for a decoder. What is then being
@@ -224,7 +224,7 @@ def _load_or_fail(load: Load, video: Path | None, image: Path | None, config: Vi
 def start_worker(parent: int) -> None:
     """Runs once in each worker: die with the parent and on SIGTERM at once, even inside native code.
 
-    SIGUSR1 is the parent's to act on: a scheduler that warns the whole process group must not end what is in flight.
+    SIGUSR1 is the parent's to act on: a scheduler that warns the process group must not end what is in flight.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -136,7 +136,7 @@ def _resolve(model: str, revision: str | None) -> Path:
 
 
 def _from_hub(model: str, revision: str | None) -> Path:
-    """The snapshot folder in the hub's cache. A commit that is there whole is not asked for again."""
+    """The snapshot folder in the hub's cache. A commit that is there in full is not requested again."""
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]

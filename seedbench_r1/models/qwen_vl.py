@@ -221,7 +221,7 @@ def _video_spans(
         raise ValueError(
             f"Qwen2.5-VL needs the seconds per grid of each video: {len(seconds_per_grid)} for {len(grids)}"
         )
-    # The processors hand seconds_per_grid over as float32, and vLLM multiplies in float64: so do we, or the floor
+    # The processors pass seconds_per_grid as float32, and vLLM multiplies in float64: so do we, or the floor
     # differs now and then.
     seconds = torch.tensor(seconds_per_grid, dtype=torch.float32).tolist()
     return [(grid, value * layout.tokens_per_second) for grid, value in zip(grids, seconds, strict=True)]

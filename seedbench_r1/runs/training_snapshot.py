@@ -1,6 +1,6 @@
 """What a run keeps of its checkpoint's training, so that no report needs the checkpoint: curves, and what it had seen.
 
-training_snapshot.json of a run directory. Curves come from the metrics.jsonl beside the checkpoint folders, or from the
+training_snapshot.json of a run directory. Curves come from the metrics.jsonl next to the checkpoint folders, or from the
 trainer_state.json that a Hugging Face trainer leaves in them.
 """
 
@@ -198,7 +198,7 @@ def _key(question: Question) -> tuple[str, str, str]:
 
 
 def _until(line: Mapping[str, Any], step: int | None) -> bool:
-    """True for a line of a step that the checkpoint has taken."""
+    """True for a line of a step that the checkpoint has made."""
     at = line.get("step")
     return isinstance(at, int | float) and (step is None or at <= step)
 
