@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from seedbench_r1.backends.base import REQUEST_ERRORS, Result
 from seedbench_r1.backends.batching import ready_batches
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.backends.loading import load_model, resolve_device
@@ -19,11 +20,6 @@ from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inpu
 from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 
 log = logging.getLogger(__name__)
-
-Result = tuple[str, Generation | Failure]
-
-# What one bad request can raise from inside a model; anything else is a bug or concerns every request.
-REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)

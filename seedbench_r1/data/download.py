@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -33,6 +32,7 @@ from seedbench_r1.data.manifest import (
     MediaEntry,
     read_data_manifest,
     relative,
+    utc_now,
     write_data_manifest,
 )
 from seedbench_r1.errors import DataError, ResourceError
@@ -227,8 +227,7 @@ class _Download:
             self.manifest.media[name] = MediaEntry(size, archive.name)
         self.unpacked += written
         ids = [part.content_id for part in archive.parts]
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self.manifest.archives[archive.name] = ArchiveEntry(archive.size, ids, stamp)
+        self.manifest.archives[archive.name] = ArchiveEntry(archive.size, ids, utc_now())
         self._save(now=True)
         for path in paths:
             path.unlink()

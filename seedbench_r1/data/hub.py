@@ -74,7 +74,7 @@ def open_repository(repo_id: str, revision: str) -> Repository:
 @contextmanager
 def named_errors(subject: str) -> Iterator[None]:
     """Turn whatever huggingface_hub raises into a ConfigError: the subject, then the reason and what to do."""
-    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     try:
         yield
@@ -148,7 +148,7 @@ def fetch(
         DataError: the hub does not give the file, or gives other bytes than it announces.
         ResourceError: the disk is full.
     """
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     if file.size > _HTTP_LIMIT:
         raise DataError(
@@ -195,13 +195,10 @@ def matches(path: Path, file: HubFile) -> bool:
     """True if the file on disk has the size and the hash that the hub announces. Reads every byte."""
     if bytes_present(path) != file.size or not path.is_file():
         return False
-    if file.sha256 is not None:
-        digest = hashlib.sha256()
-    else:
-        digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)  # git's blob id
+    # A small file without a sha256 has git's blob id, a sha1 over a header and the content.
+    git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        digest = hashlib.file_digest(stream, "sha256" if file.sha256 is not None else lambda: git)
     return digest.hexdigest() == file.content_id
 
 
@@ -216,7 +213,7 @@ def _stream(
     repository: Repository, file: HubFile, partial: Path, on_bytes: Callable[[int], None], stop: threading.Event
 ) -> bool:
     """Append to the partial file until it is complete, through broken connections. False: stopped."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     failures = 0
     if file.size == 0:
@@ -245,7 +242,7 @@ def _append(
 ) -> None:
     """One request: the bytes that are still missing, or all if the server does not do ranges."""
     from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff  # type: ignore[attr-defined]
 
     have = bytes_present(partial)
     url = hf_hub_url(repository.repo_id, file.path, repo_type="dataset", revision=repository.commit)

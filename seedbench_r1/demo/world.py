@@ -200,7 +200,7 @@ def draw_situations(split: str, n: int, seed: int) -> list[Situation]:
     """The first n situations of "train", "L1", "L2" or "L3"; a longer draw starts with the shorter one.
 
     A block is four questions about two items of one goal: each item is gold once in each of its states, and each of A
-    to D is gold once. A rule that sees only the texts is therefore right on exactly one in four of every complete block.
+    to D is gold once. A rule that sees only the texts is therefore right on exactly one in four of a complete block.
     The block's two recordings have opposite states and different rooms. L3 deals four blocks, one of each domain, at
     a time, first recordings first, so that eight questions already cover the domains evenly.
 

@@ -6,9 +6,8 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from seedbench_r1.api.client import ChatClient, RequestFailed
 from seedbench_r1.api.cost_limit import CostLimit
@@ -23,7 +22,7 @@ PROMPT_VERSION = 1
 TRIES = 3  # for a readable verdict; then the verdict is missing
 GIVE_UP_AFTER = 3  # failures in a row that are nobody's request's fault: the server is gone
 
-SCHEMA: dict[str, Any] = {
+SCHEMA: dict[str, object] = {
     "type": "object",
     "properties": {
         "supports": {"type": "string", "enum": [*LETTERS, "none"]},
@@ -229,6 +228,9 @@ class ApiJudge:
                 self._cost_limit.settle(usage)
 
 
+_Round = Generator[tuple[str, Verdict], None, list[tuple[JudgeCase, str]]]
+
+
 class LocalJudge:
     """A text model through one of our own backends, greedy; an unreadable reply is asked for again while sampling."""
 
@@ -250,7 +252,7 @@ class LocalJudge:
         """Let the model go."""
         self._backend.close()
 
-    def _round(self, cases: Iterable[JudgeCase], sampling: SamplingConfig) -> Any:
+    def _round(self, cases: Iterable[JudgeCase], sampling: SamplingConfig) -> _Round:
         """Verdicts that can be read are yielded; returns (case, problem) for the others."""
         by_id: dict[str, JudgeCase] = {}
         left: list[tuple[JudgeCase, str]] = []

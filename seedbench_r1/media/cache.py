@@ -1,8 +1,8 @@
 """Decoded and resized media kept on disk, so that the next run, model or epoch need not decode them again.
 
 An entry is found by what its media files are, not by where they lie, and by everything that decides its pixels. It is
-written under a temporary name and renamed, and carries a checksum: any number of processes may read, write and evict, and be
-killed at any moment. A cache that cannot be used costs time, never an answer.
+written under a temporary name and renamed, and carries a checksum: any number of processes may read, write and evict,
+and be killed at any moment. A cache that cannot be used costs time, never an answer.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from seedbench_r1.media.decode import Pixels
 from seedbench_r1.media.frames import load_media
 from seedbench_r1.types import Media, VideoConfig
 
@@ -200,7 +201,7 @@ def _store(cache: FrameCache, path: Path, key: str, media: Media) -> list[CacheE
     return [CacheEvent("evicted")] * evicted + [CacheEvent("written")]
 
 
-def _pieces(key: str, media: Media) -> list[Any]:
+def _pieces(key: str, media: Media) -> list[bytes | memoryview]:
     """Prefix, header, frames and image, as they follow each other in the file."""
     fields = {
         "key": key,
@@ -215,10 +216,10 @@ def _pieces(key: str, media: Media) -> list[Any]:
     header = json.dumps(fields).encode()
     arrays = [np.ascontiguousarray(pixels) for pixels in (media.frames, media.image) if pixels is not None]
     checksum = _checksum(len(header), [np.frombuffer(header, dtype=np.uint8), *arrays])
-    return [_PREFIX.pack(_MAGIC, len(header), checksum), header, *arrays]
+    return [_PREFIX.pack(_MAGIC, len(header), checksum), header, *(array.data for array in arrays)]
 
 
-def _checksum(header_bytes: int, pieces: list[np.ndarray]) -> int:
+def _checksum(header_bytes: int, pieces: list[Pixels]) -> int:
     """CRC-32: this is to notice accidents, and costs a third of a cryptographic hash (1.3 ms for a question)."""
     first = zlib.crc32(struct.pack("<I", header_bytes))
     return functools.reduce(lambda so_far, piece: zlib.crc32(piece.data, so_far), pieces, first)

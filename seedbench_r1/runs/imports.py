@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.files import JsonObject
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.questions import annotation_path, file_sha256, load_annotations
 from seedbench_r1.runs.directory import RunDir, run_directory, utc_now
@@ -86,7 +86,10 @@ def read_grpo_care(path: Path, level: str | None = None) -> ImportedFile:
     level = level or (found.group(1).upper() if found else None)
     if level not in LEVELS:
         raise ConfigError(f"{path}: the name does not say L1, L2 or L3. Fix: --level L1.")
-    value = _read_json(path)
+    try:
+        value = json.loads(_read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}. Was it cut off?") from error
     results = value.get("results") if isinstance(value, dict) else None
     if not isinstance(results, list):
         raise DataError(f'{path}: expected {{"results": [...]}}, as the reference evaluator writes it.')
@@ -132,8 +135,8 @@ def read_lmms_eval(path: Path, level: str | None = None) -> ImportedFile:
     return ImportedFile(path, tuple(answers))
 
 
-def _lmms_answer(sample: dict[str, Any], level: str | None, where: str) -> ImportedAnswer:
-    doc: dict[str, Any] = sample["doc"] if isinstance(sample.get("doc"), dict) else {}
+def _lmms_answer(sample: JsonObject, level: str | None, where: str) -> ImportedAnswer:
+    doc: JsonObject = sample["doc"] if isinstance(sample.get("doc"), dict) else {}
     question_id = sample.get("question_id") or doc.get("question_id")
     if question_id is None:
         level = level or doc.get("task_level")
@@ -251,13 +254,6 @@ def _files_hash(files: Sequence[ImportedFile]) -> str:
     for file in files:
         digest.update(file.path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {error}. Was it cut off?") from error
 
 
 def _read_text(path: Path) -> str:
