@@ -53,7 +53,7 @@ class Interrupted(SeedBenchError):
 
 
 def refuse_to_start_in_a_worker() -> None:
-    """Raise ConfigError in a decoding worker that imports the script that was started, and there finds a whole run.
+    """Raise ConfigError in a decoding worker that imports the script that was started, and that script starts a run.
 
     In a training it would take its own parent's place among the processes, and all would wait for ever; in a run it
     would fail when it starts workers of its own, with multiprocessing's message.

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.errors import ConfigError, ResourceError, SeedBenchError
 
 FSYNC_EVERY_S = 1.0
+
+JsonObject = dict[str, Any]  # as the json module reads and writes it
 
 
 class AppendFile:
@@ -86,23 +88,39 @@ class AppendFile:
             self.sync()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write beside, fsync, rename: readers see the old file or the new one. Raises ResourceError."""
+def read_json_object(path: Path, kind: type[SeedBenchError]) -> JsonObject:
+    """The JSON object in a file. Raises an error of the given kind if it cannot be read or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise kind(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise kind(f"{path} is not a JSON object.")
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """As write_text, the value as indented JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside, fsync, rename. Raises ResourceError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write under a temporary name, fsync, rename: readers see the old file or the new one. Raises ResourceError."""
+    with writing(path), replacing(path) as temporary_path, temporary_path.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder. It is renamed to `path` if the block succeeds, and removed if not."""
+    temporary_path = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise write_error(path, error) from error
+        yield temporary_path
+        temporary_path.replace(path)
+    finally:
+        temporary_path.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:

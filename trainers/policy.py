@@ -115,7 +115,7 @@ def load_policy(config: TrainConfig, checkpoint: Checkpoint, device: torch.devic
         # Non-reentrant: the reentrant form needs inputs with gradients, which frozen embeddings do not give.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # renamed in transformers 5.23; the old name works in all
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
     if config.freeze_vision:
         for parameter in model.model.visual.parameters():
             parameter.requires_grad_(False)

@@ -7,7 +7,7 @@ one on vLLM is in trainers.vllm_sampler.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -18,6 +18,9 @@ from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
 from trainers.policy import Policy
 from trainers.vllm_sampler import VllmSampler, check_vllm_sampler
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Sampler(Protocol):
@@ -78,7 +81,7 @@ class BuiltinSampler:
     def close(self) -> None:
         """Nothing to do."""
 
-    def _sample(self, model: torch.nn.Module, batch: Sequence[TrainingExample]) -> list[Group]:
+    def _sample(self, model: PreTrainedModel, batch: Sequence[TrainingExample]) -> list[Group]:
         config, processor = self._config, self._policy.processor
         prompts = [Prompt(example.question.question_id, example.inputs) for example in batch]
         found: dict[tuple[str, int], Rollout] = {}

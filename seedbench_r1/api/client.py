@@ -13,7 +13,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -107,22 +107,24 @@ class ChatClient:
         self._closed = threading.Event()
         self._guard = threading.Lock()
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout_s)
-        self._create = self._client.chat.completions.with_raw_response.create  # imports what no try should wait for
+        self._create: Callable[..., Awaitable[Any]] = (
+            self._client.chat.completions.with_raw_response.create
+        )  # imports what no try should wait for
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="chat-client", daemon=True)
         self._thread.start()
 
     def complete(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Mapping[str, object]],
         *,
         model: str,
         max_tokens: int,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
-        json_schema: Mapping[str, Any] | None = None,
-        extra: Mapping[str, Any] | None = None,
+        json_schema: Mapping[str, object] | None = None,
+        extra: Mapping[str, object] | None = None,
     ) -> Reply:
         """Ask for one completion and wait for it.
 
@@ -135,7 +137,7 @@ class ChatClient:
             RequestFailed: refused, or without a usable reply after all tries.
             ConfigError: the key is refused (401, 403) or its quota is used up; no request can succeed.
         """
-        body: dict[str, Any] = {
+        body: dict[str, object] = {
             "model": model,
             "messages": list(messages),
             "temperature": temperature,
@@ -167,7 +169,7 @@ class ChatClient:
         self._thread.join()
         self._loop.close()
 
-    def _attempt(self, body: dict[str, Any], extra: dict[str, Any]) -> Reply | _Trouble:
+    def _attempt(self, body: dict[str, object], extra: dict[str, object]) -> Reply | _Trouble:
         """One try. Raises ConfigError like complete."""
         import openai
 
@@ -192,7 +194,7 @@ class ChatClient:
         except ValueError as error:
             return _Trouble(f"{self.base_url} sent no usable reply ({error}): {_shorten(self.redact(text))}")
 
-    async def _send(self, body: dict[str, Any], extra: dict[str, Any]) -> str:
+    async def _send(self, body: dict[str, object], extra: dict[str, object]) -> str:
         """The body of a 200."""
         async with asyncio.timeout(self._timeout_s):
             raw = await self._create(**body, extra_body=extra)
@@ -207,18 +209,18 @@ class ChatClient:
 
     def _refused(self, status: int, headers: Mapping[str, str], text: str) -> _Trouble:
         """What an HTTP error means. Raises ConfigError if it means the end for every request."""
-        told = error_text(self.redact(text))
+        reason = error_text(self.redact(text))
         if status in (401, 403):
             raise ConfigError(
-                f"{self.base_url} refused the key in OPENAI_API_KEY (HTTP {status}: {told}). Answers so far are saved. "
-                f"Fix: export OPENAI_API_KEY=KEY with one that is valid there, and run the same command again."
+                f"{self.base_url} refused the key in OPENAI_API_KEY (HTTP {status}: {reason}). Answers so far are "
+                f"saved. Fix: export OPENAI_API_KEY=KEY with one that is valid there, and run the same command again."
             )
         if status == 429 and "insufficient_quota" in text:
             raise ConfigError(
-                f"{self.base_url} says that the quota of this key is used up ({told}). Answers so far are saved. "
+                f"{self.base_url} says that the quota of this key is used up ({reason}). Answers so far are saved. "
                 f"Fix: add credit or take another key, and run the same command again."
             )
-        message = f"HTTP {status} from {self.base_url}: {told}"
+        message = f"HTTP {status} from {self.base_url}: {reason}"
         after = retry_after_s(headers.get("retry-after"), datetime.now(UTC))
         if after is not None and after > LONGEST_RETRY_AFTER_S:
             return _Trouble(f"{message}; it wants to be left alone for {after:.0f} s", again=False)
@@ -242,7 +244,7 @@ def wait_before_retry(attempt: int, retry_after: float | None, first_wait_s: flo
         retry_after: what the server asked for; never waited less than that.
         draw: uniform in [0, 1); spreads clients that were refused together.
     """
-    longest = min(LONGEST_WAIT_S, first_wait_s * 2 ** (attempt - 1))
+    longest = min(LONGEST_WAIT_S, first_wait_s * 2.0 ** (attempt - 1))
     own = longest * (0.5 + 0.5 * draw)
     if retry_after is None or retry_after < own:
         return own
@@ -299,14 +301,13 @@ def error_text(body: str) -> str:
     except ValueError:
         return _shorten(body)
     inner = value.get("error", value) if isinstance(value, dict) else value
-    told = inner.get("message", inner) if isinstance(inner, dict) else inner
-    return _shorten(told if isinstance(told, str) else json.dumps(told))
+    message = inner.get("message", inner) if isinstance(inner, dict) else inner
+    return _shorten(message if isinstance(message, str) else json.dumps(message))
 
 
-def _logprobs(value: Any) -> tuple[float, ...] | None:
-    if not value or value.get("content") is None:
-        return None
-    return tuple(float(token["logprob"]) for token in value["content"])
+def _logprobs(value: Mapping[str, Sequence[Mapping[str, float]] | None] | None) -> tuple[float, ...] | None:
+    tokens = value.get("content") if value else None
+    return None if tokens is None else tuple(float(token["logprob"]) for token in tokens)
 
 
 def _cause(error: Exception) -> str:

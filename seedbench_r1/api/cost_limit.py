@@ -17,10 +17,10 @@ def token_cost(n_prompt_tokens: int, n_tokens: int, price_in: float, price_out: 
     return (n_prompt_tokens * price_in + n_tokens * price_out) / 1e6
 
 
-class Budget:
+class CostLimit:
     """Keeps what completions cost within a limit. Its methods may be called from many threads.
 
-    A request is begun only if it and all in flight could not exceed the limit together, each taken to have the largest
+    A request starts only if it and all in flight could not exceed the limit together, each assumed to have the largest
     prompt seen so far and to use all its new tokens. Until a first reply shows a prompt's size, one is in flight at a
     time. So the limit is exceeded only if the first prompt, or one that is larger than all before it, costs more than
     what is left. Tries without a reply are not counted: no server says what they cost.

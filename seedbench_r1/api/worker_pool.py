@@ -12,15 +12,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _ITEM_DONE = object()  # in the queue of results: all results of one item have been put before this
-_END = object()
 
 
 def in_parallel(items: Iterable[Item], work: Callable[[Item], Iterator[Result]], concurrency: int) -> Iterator[Result]:
     """What `work` yields for each item, as it comes, from `concurrency` threads.
 
     Items are pulled one at a time, by a thread that is free to work on them; at most `concurrency` are pulled whose
-    results have not all been taken. What `items` or `work` raises ends the pulling, and is raised here after everything
-    that was begun has been handed out. Closing the iterator ends the pulling; results still to come are dropped.
+    results have not all been consumed. What `items` or `work` raises ends the pulling, and is raised here after the
+    results of everything that was begun. Closing the iterator ends the pulling; results still to come are dropped.
     """
     pool = WorkerPool(items, work, concurrency)
     threads = ThreadPoolExecutor(concurrency, thread_name_prefix="request")
@@ -47,7 +46,7 @@ class WorkerPool(Generic[Item, Result]):
 
     def run(self) -> None:
         """Pull and work until the items end. What goes wrong stays in the thread's future, which is in `results`."""
-        while (item := self._pull()) is not _END:
+        for item in self._pull():
             for result in self._work(item):
                 self.results.put(result)
             self.results.put(_ITEM_DONE)
@@ -74,7 +73,16 @@ class WorkerPool(Generic[Item, Result]):
         self._stopped.set()
         self._free.release(self._size)
 
-    def _pull(self) -> Any:
-        self._free.acquire()
-        with self._pulling:
-            return _END if self._stopped.is_set() else next(self._items, _END)
+    def _pull(self) -> Iterator[Item]:
+        """One item at a time, each as soon as there is a place for its results."""
+        while True:
+            self._free.acquire()
+            # A generator must not be advanced by two threads at once.
+            with self._pulling:
+                try:
+                    item = None if self._stopped.is_set() else (next(self._items),)
+                except StopIteration:
+                    item = None
+            if item is None:
+                return
+            yield item[0]

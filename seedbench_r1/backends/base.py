@@ -7,6 +7,11 @@ from typing import Protocol
 
 from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 
+Result = tuple[str, Generation | Failure]  # with the question's id
+
+# What one bad request can raise from inside a model or its processor; anything else is a bug or concerns every request.
+REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
+
 
 class Backend(Protocol):
     """Turns a lazy stream of requests into a stream of results.
@@ -21,9 +26,7 @@ class Backend(Protocol):
     * When the stream ends, everything in flight is finished and handed out before the iterator stops.
     """
 
-    def generate(
-        self, requests: Iterable[Request], sampling: SamplingConfig
-    ) -> Iterator[tuple[str, Generation | Failure]]: ...
+    def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]: ...
 
     def close(self) -> None:
         """Release memory and child processes. Safe to call twice."""

@@ -6,13 +6,18 @@ logits up to rounding.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
 from seedbench_r1.errors import ConfigError
 
+if TYPE_CHECKING:
+    from transformers import Cache, DynamicCache, PreTrainedModel
+
 DecodeCache = Literal["auto", "dynamic", "static"]
+
+Prefilled = tuple["DynamicCache", torch.Tensor]  # the cache of B prompts, and their mask (B, L) int64, left-padded
 
 GRAPH_PAYS = 32  # new tokens; warming up and recording a graph costs about four steps
 
@@ -27,15 +32,13 @@ class RowCache(Protocol):
         """Feed one token to every row, both (rows,) int64 on the model's device; the logits after it, (rows, V)."""
 
 
-def open_cache(
-    kind: DecodeCache, model: Any, prefilled: tuple[Any, torch.Tensor], *, repeats: int, room: int
-) -> RowCache:
+def open_cache(kind: DecodeCache, model: PreTrainedModel, prefilled: Prefilled, *, repeats: int, room: int) -> RowCache:
     """The cache of `repeats` rows per prompt, with room for `room` more tokens each; `prefilled` is used up.
 
     auto is static on CUDA where enough tokens may come for a graph to pay, else dynamic.
 
     Args:
-        prefilled: transformers' DynamicCache of B prompts, and their attention mask (B, L) int64, left-padded.
+        prefilled: see Prefilled.
 
     Raises:
         ConfigError: static for a model with sliding-window layers.
@@ -51,7 +54,7 @@ def open_cache(
 class GrowingCache:
     """transformers' DynamicCache: a column longer after every step; rows that have ended are dropped."""
 
-    def __init__(self, model: Any, prefilled: tuple[Any, torch.Tensor], *, repeats: int, room: int) -> None:
+    def __init__(self, model: PreTrainedModel, prefilled: Prefilled, *, repeats: int, room: int) -> None:
         self._model = model
         self._cache, mask = prefilled
         self._length = mask.shape[1]
@@ -76,10 +79,10 @@ class FixedCache:
     """transformers' StaticCache: memory and shapes stay, so that on CUDA a step is one recorded graph, replayed.
 
     Rows that have ended stay in the batch and are fed their last token again; nothing of them is read. All memory is
-    taken at the start: prompt and room for every row.
+    allocated at the start: prompt and room for every row.
     """
 
-    def __init__(self, model: Any, prefilled: tuple[Any, torch.Tensor], *, repeats: int, room: int) -> None:
+    def __init__(self, model: PreTrainedModel, prefilled: Prefilled, *, repeats: int, room: int) -> None:
         from transformers import StaticCache
 
         if _has_sliding_layers(model):
@@ -87,7 +90,7 @@ class FixedCache:
         source, mask = prefilled
         rows, self._length = len(mask) * repeats, mask.shape[1]
         self._model = model
-        self._cache: Any = StaticCache(config=model.config.get_text_config(), max_cache_len=self._length + room)
+        self._cache = StaticCache(config=model.config.get_text_config(), max_cache_len=self._length + room)
         for filled, layer in zip(source.layers, self._cache.layers, strict=True):
             _fill(layer, filled, repeats)
         self._mask = torch.zeros(rows, 1, 1, self._length + room, dtype=torch.bool, device=mask.device)
@@ -121,25 +124,28 @@ class FixedCache:
         return _forward(self._model, self._tokens, self._positions, self._mask, self._cache)
 
     def _record(self) -> None:
-        """Record one step. The warm-up before it writes where the step will write, and is taken back."""
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        """Record one step. The warm-up before it writes where the step will write, and is undone."""
+        side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             for _ in range(2):
                 self._run()
                 self._rewind()
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the decode-ahead thread goes on
             self._logits = self._run()
         self._graph = graph
 
     def _rewind(self) -> None:
-        for layer in self._cache.layers:
+        layers: list[Any] = self._cache.layers
+        for layer in layers:
             layer.cumulative_length.fill_(self._length)
 
 
-def _forward(model: Any, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
+def _forward(
+    model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Cache
+) -> torch.Tensor:
     """Logits (rows, V) after one more token per row. mask: (rows, columns) int64, or (rows, 1, 1, columns) bool."""
     output = model(
         input_ids=tokens[:, None],
@@ -149,7 +155,8 @@ def _forward(model: Any, tokens: torch.Tensor, positions: torch.Tensor, mask: to
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.logits[:, -1]
+    logits: torch.Tensor = output.logits[:, -1]
+    return logits
 
 
 def _fill(layer: Any, filled: Any, repeats: int) -> None:
@@ -163,5 +170,5 @@ def _fill(layer: Any, filled: Any, repeats: int) -> None:
     layer.cumulative_length.fill_(length)
 
 
-def _has_sliding_layers(model: Any) -> bool:
+def _has_sliding_layers(model: PreTrainedModel) -> bool:
     return "sliding_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())

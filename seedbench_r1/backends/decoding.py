@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +13,9 @@ from seedbench_r1.backends.caches import DecodeCache, RowCache, open_cache
 from seedbench_r1.backends.sampling import next_tokens, row_generator
 from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, normalise_patches
 from seedbench_r1.types import FinishReason, SamplingConfig
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class _Rows:
         self.seen = None if self.seen is None else self.seen[places]
 
 
-def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every id at which the checkpoint or its tokeniser says that a completion ends."""
     declared = model.generation_config.eos_token_id
     ids = declared if isinstance(declared, list) else [declared]
@@ -74,8 +77,8 @@ def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 @torch.inference_mode()
 def prefill(
-    model: Any, layout: VisionLayout, prompts: Sequence[ModelInputs], pad_id: int
-) -> tuple[torch.Tensor, Any, torch.Tensor]:
+    model: PreTrainedModel, layout: VisionLayout, prompts: Sequence[ModelInputs], pad_id: int
+) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
     """Run the prompts, left-padded, through the vision tower and the language model once.
 
     Returns the logits after the last prompt token (B, V), the key-value cache, and the attention mask (B, L) int64.
@@ -104,7 +107,9 @@ def prefill(
     return output.logits[:, -1], cache, mask
 
 
-def vision_tensors(model: Any, layout: VisionLayout, prompts: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
+def vision_tensors(
+    model: PreTrainedModel, layout: VisionLayout, prompts: Sequence[ModelInputs]
+) -> dict[str, torch.Tensor]:
     """All images and clips of a batch in the model's argument names; pixels cross to the device as uint8."""
     tensors: dict[str, torch.Tensor] = {}
     images = [(prompt.image_patches, prompt.image_grid) for prompt in prompts if prompt.image_patches is not None]
@@ -122,7 +127,7 @@ def vision_tensors(model: Any, layout: VisionLayout, prompts: Sequence[ModelInpu
 
 @torch.inference_mode()
 def decode(
-    model: Any,
+    model: PreTrainedModel,
     processor: QwenProcessor,
     prompts: Sequence[Prompt],
     sampling: SamplingConfig,
@@ -137,10 +142,10 @@ def decode(
     end_ids = end_token_ids(model, processor.tokenizer)
     forbidden = torch.tensor(processor.forbidden_ids, dtype=torch.int64, device=model.device)
     pad_id = processor.tokenizer.pad_token_id or 0
-    logits, *prefilled = prefill(model, processor.layout, [prompt.inputs for prompt in prompts], pad_id)
+    logits, filled, mask = prefill(model, processor.layout, [prompt.inputs for prompt in prompts], pad_id)
     completions = _completions(prompts, processor, sampling)
     room = max(completion.room for completion in completions)
-    grown = open_cache(cache, model, (prefilled[0], prefilled[1]), repeats=sampling.n, room=room)
+    grown = open_cache(cache, model, (filled, mask), repeats=sampling.n, room=room)
     rows = _Rows(completions, grown, seen=None)
     if sampling.repetition_penalty != 1:
         rows.seen = _seen_tokens(prompts, logits).repeat_interleave(sampling.n, dim=0)

@@ -10,14 +10,23 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from seedbench_r1.backends.base import Result
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.questions import file_sha256
 from seedbench_r1.types import Failure, Generation, ModelInfo, Request, SamplingConfig
 
 Answer = Callable[[Request, int], str | Failure]
+
+
+class Script(TypedDict, total=False):
+    """The script file."""
+
+    default: str
+    answers: dict[str, str | dict[str, str]]
+    seconds: float
 
 
 class FakeBackend:
@@ -31,8 +40,7 @@ class FakeBackend:
     def from_file(cls, path: Path) -> FakeBackend:
         """Read a script file. Raises ConfigError if it is absent or not of the form above."""
         script = read_script(path)
-        default: str = script.get("default", "")
-        answers: dict[str, Any] = script.get("answers", {})
+        default, answers = script.get("default", ""), script.get("answers", {})
 
         def answer(request: Request, _: int) -> str | Failure:
             scripted = answers.get(request.question_id, default)
@@ -42,9 +50,7 @@ class FakeBackend:
 
         return cls(answer, seconds=float(script.get("seconds", 0.0)))
 
-    def generate(
-        self, requests: Iterable[Request], sampling: SamplingConfig
-    ) -> Iterator[tuple[str, Generation | Failure]]:
+    def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """One request at a time, in their order."""
         for request in requests:
             for k in range(sampling.n):
@@ -68,10 +74,10 @@ def script_info(path: Path) -> ModelInfo:
     return ModelInfo(str(path), f"fake-{model_name(path.stem)}", file_sha256(path)[:16])
 
 
-def read_script(path: Path) -> dict[str, Any]:
+def read_script(path: Path) -> Script:
     """The script file's object. Raises ConfigError."""
     try:
-        script = json.loads(path.read_text(encoding="utf-8"))
+        script: Script = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"Script for the fake backend {path} cannot be read: {error}.") from error
     unknown = set(script) - {"default", "answers", "seconds"} if isinstance(script, dict) else {"(not an object)"}

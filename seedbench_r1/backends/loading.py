@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,7 +35,7 @@ def resolve_device(device: str) -> torch.device:
 
 def load_model(
     model: str, *, base_model: str | None, revision: str | None, dtype: str, device: torch.device
-) -> tuple[Any, QwenProcessor]:
+) -> tuple[PreTrainedModel, QwenProcessor]:
     """The model in evaluation mode on `device`, and its processor.
 
     `dtype` is one of DTYPES; "auto" is the checkpoint's own. A folder with an adapter_config.json is a LoRA adapter: it
@@ -43,7 +46,7 @@ def load_model(
         raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
     adapter = Path(model) / "adapter_config.json"
     if not adapter.is_file():
-        return _load_whole(model, revision, dtype, device)
+        return _load_full(model, revision, dtype, device)
     try:
         import peft
     except ImportError as error:
@@ -52,7 +55,7 @@ def load_model(
     if not base:
         raise ConfigError(f"{adapter} names no base model. Fix: add --base-model FOLDER_OR_HUB_ID")
     try:
-        loaded, processor = _load_whole(base, None, dtype, device)
+        loaded, processor = _load_full(base, None, dtype, device)
     except ConfigError as error:
         raise ConfigError(
             f"The base model {base} of the LoRA adapter {model} cannot be loaded. Fix: add --base-model "
@@ -62,7 +65,9 @@ def load_model(
     return merged.eval(), processor
 
 
-def _load_whole(model: str, revision: str | None, dtype: str, device: torch.device) -> tuple[Any, QwenProcessor]:
+def _load_full(
+    model: str, revision: str | None, dtype: str, device: torch.device
+) -> tuple[PreTrainedModel, QwenProcessor]:
     import transformers
 
     processor = load_processor(model, revision=revision)

@@ -12,15 +12,14 @@ import io
 import threading
 import urllib.parse
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-import numpy as np
 
 from seedbench_r1.api.client import ChatClient, Reply, RequestFailed
-from seedbench_r1.api.cost_limit import Budget
+from seedbench_r1.api.cost_limit import CostLimit
 from seedbench_r1.api.worker_pool import in_parallel
+from seedbench_r1.backends.base import Result
 from seedbench_r1.config import OPENAI_BASE_URL, EvalConfig
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.media.decode import Pixels
 from seedbench_r1.types import (
     ApiVideo,
     Failure,
@@ -31,17 +30,15 @@ from seedbench_r1.types import (
     SamplingConfig,
 )
 
-Result = tuple[str, Generation | Failure]
-
 JPEG_QUALITY = 95  # of 100, colour at full resolution
 FRAMES_TEXT = "The next {n} images are the frames of the video in order, {fps:.2f} per second. The image follows them."
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}  # OpenAI's API reference, chat completions
 HOPELESS_AFTER = 8  # failures in a row with a reason that concerns every request; at least one for each in flight
 
 
-def transport(api_video: ApiVideo) -> dict[str, Any]:
+def transport(api_video: ApiVideo) -> dict[str, object]:
     """What this backend does to a request that can change an answer. Part of the protocol id."""
-    sent = {"frames_as": api_video, "jpeg_quality": JPEG_QUALITY, "jpeg_chroma": "4:4:4"}
+    sent: dict[str, object] = {"frames_as": api_video, "jpeg_quality": JPEG_QUALITY, "jpeg_chroma": "4:4:4"}
     return sent | ({"frames_text": FRAMES_TEXT} if api_video == "images" else {})
 
 
@@ -66,13 +63,13 @@ class OpenAIBackend:
         *,
         concurrency: int = 16,
         api_video: ApiVideo = "images",
-        budget: Budget | None = None,
+        cost_limit: CostLimit | None = None,
     ) -> None:
         self._model = model
         self._client = client
         self._concurrency = concurrency
         self._api_video = api_video
-        self._budget = budget
+        self._cost_limit = cost_limit
         self._guard = threading.Lock()
         self._hopeless = 0  # failures in a row that no reply interrupted and that no request was to blame for
 
@@ -86,15 +83,17 @@ class OpenAIBackend:
             tries=config.api_tries,
             limit_name="max_completion_tokens" if config.max_completion_tokens else "max_tokens",
         )
-        budget = None
+        cost_limit = None
         if config.max_cost is not None and config.price_in is not None and config.price_out is not None:
-            budget = Budget(config.max_cost, config.price_in, config.price_out)
-        return cls(config.model, client, concurrency=config.concurrency, api_video=config.api_video, budget=budget)
+            cost_limit = CostLimit(config.max_cost, config.price_in, config.price_out)
+        return cls(
+            config.model, client, concurrency=config.concurrency, api_video=config.api_video, cost_limit=cost_limit
+        )
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests.
 
-        With a budget, the stream is left off before a request that might exceed it, and a warning says so.
+        With a cost limit, the stream ends before a request that might exceed it, and a warning says so.
 
         Raises:
             ConfigError: the key is refused, the server cannot be reached, or it does not take what we send. What was
@@ -103,27 +102,27 @@ class OpenAIBackend:
 
         def answer(request: Request) -> Iterator[Result]:
             try:
-                messages: list[dict[str, Any]] | Failure = chat_messages(request, self._api_video)
+                messages: list[dict[str, object]] | Failure = chat_messages(request, self._api_video)
             except (ValueError, TypeError, OSError) as error:  # pixels that are no picture
                 messages = Failure("backend_error", f"{type(error).__name__}: {error}")
             for k in range(sampling.n):
                 yield request.question_id, self._answer(request, messages, sampling, k)
 
-        if self._budget is None:
+        if self._cost_limit is None:
             yield from in_parallel(requests, answer, self._concurrency)
             return
-        paid = self._budget.affordable(requests, completions=sampling.n, max_tokens=sampling.max_new_tokens)
+        paid = self._cost_limit.affordable(requests, completions=sampling.n, max_tokens=sampling.max_new_tokens)
         try:
             yield from in_parallel(paid, answer, self._concurrency)
         finally:
-            self._budget.close()
+            self._cost_limit.close()
 
     def close(self) -> None:
         """Break off what is in flight."""
         self._client.close()
 
     def _answer(
-        self, request: Request, messages: list[dict[str, Any]] | Failure, sampling: SamplingConfig, k: int
+        self, request: Request, messages: list[dict[str, object]] | Failure, sampling: SamplingConfig, k: int
     ) -> Generation | Failure:
         reply = None
         try:
@@ -145,8 +144,8 @@ class OpenAIBackend:
             self._check_hope(error)
             return Failure(error.kind, str(error))
         finally:
-            if self._budget is not None:
-                self._budget.settle(None if reply is None else (reply.n_prompt_tokens, reply.n_tokens))
+            if self._cost_limit is not None:
+                self._cost_limit.settle(None if reply is None else (reply.n_prompt_tokens, reply.n_tokens))
 
     def _check_hope(self, error: RequestFailed) -> None:
         """Raises ConfigError if it is not this request's fault and will not get better."""
@@ -165,14 +164,14 @@ class OpenAIBackend:
             ) from error
 
 
-def chat_messages(request: Request, api_video: ApiVideo) -> list[dict[str, Any]]:
+def chat_messages(request: Request, api_video: ApiVideo) -> list[dict[str, object]]:
     """The request's messages with its pixels in them, in OpenAI's form: video, image, text as in the request.
 
     With "images", a line of text says how many of the images that follow it are frames, and how dense they are.
     """
     messages = []
     for message in request.messages:
-        parts: list[dict[str, Any]] = []
+        parts: list[dict[str, object]] = []
         for part in message["content"]:
             if part["type"] == "video" and api_video == "images":
                 parts += frames_as_images(request)
@@ -186,16 +185,16 @@ def chat_messages(request: Request, api_video: ApiVideo) -> list[dict[str, Any]]
     return messages
 
 
-def frames_as_images(request: Request) -> list[dict[str, Any]]:
+def frames_as_images(request: Request) -> list[dict[str, object]]:
     """A line of text, then one image part for each frame."""
     frames = _pixels(request.frames)
     first, last = request.frame_indices[0], request.frame_indices[-1]
     fps = (len(frames) - 1) * (request.native_fps or 0.0) / max(1, last - first)
-    intro = {"type": "text", "text": FRAMES_TEXT.format(n=len(frames), fps=fps)}
+    intro: dict[str, object] = {"type": "text", "text": FRAMES_TEXT.format(n=len(frames), fps=fps)}
     return [intro, *(image_part(frame) for frame in frames)]
 
 
-def image_part(pixels: np.ndarray) -> dict[str, Any]:  # (H, W, 3) uint8
+def image_part(pixels: Pixels) -> dict[str, object]:  # (H, W, 3) uint8
     """The picture in a data URL."""
     return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg_base64(pixels)}"}}
 
@@ -205,7 +204,7 @@ def video_url(request: Request) -> str:
     return "data:video/jpeg;base64," + ",".join(jpeg_base64(frame) for frame in _pixels(request.frames))
 
 
-def jpeg_base64(pixels: np.ndarray) -> str:  # (H, W, 3) uint8
+def jpeg_base64(pixels: Pixels) -> str:  # (H, W, 3) uint8
     """The picture as a JPEG in base64."""
     from PIL import Image
 
@@ -214,13 +213,13 @@ def jpeg_base64(pixels: np.ndarray) -> str:  # (H, W, 3) uint8
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def extra_fields(request: Request, sampling: SamplingConfig, api_video: ApiVideo) -> dict[str, Any]:
+def extra_fields(request: Request, sampling: SamplingConfig, api_video: ApiVideo) -> dict[str, object]:
     """Fields of the body that not every server knows, and only those that are needed.
 
     top_k and repetition_penalty are vLLM's names. So is media_io_kwargs: without the frames' places in the clip, vLLM
     takes them to be a second apart.
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     if sampling.top_k != 0:
         fields["top_k"] = sampling.top_k
     if sampling.repetition_penalty != 1.0:
@@ -256,7 +255,7 @@ def to_generation(reply: Reply, *, logprobs: bool = False) -> Generation | Failu
     )
 
 
-def _pixels(pixels: np.ndarray | None) -> np.ndarray:
+def _pixels(pixels: Pixels | None) -> Pixels:
     if pixels is None:
         raise ValueError("the messages have a place for pixels that the request does not bring")
     return pixels

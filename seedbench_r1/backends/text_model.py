@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from seedbench_r1.backends.base import Result
 from seedbench_r1.backends.batching import ready_batches
+from seedbench_r1.backends.decoding import end_token_ids
 from seedbench_r1.backends.loading import resolve_device
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
+from seedbench_r1.types import Generation, Request, SamplingConfig
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 
 class TextModelBackend:
@@ -45,22 +50,20 @@ class TextModelBackend:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
-    def generate(
-        self, requests: Iterable[Request], sampling: SamplingConfig
-    ) -> Iterator[tuple[str, Generation | Failure]]:
+    def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer text-only requests in batches; see backends.base.Backend. sampling.n must be 1."""
         with contextlib.closing(ready_batches(requests, self.batch_size, _length)) as batches:
             for batch in batches:
                 yield from self._answer(batch, sampling)
 
     def close(self) -> None:
-        """Let the weights go."""
+        """Release the weights."""
         self.model = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _answer(self, batch: list[Request], sampling: SamplingConfig) -> list[tuple[str, Generation | Failure]]:
+    def _answer(self, batch: list[Request], sampling: SamplingConfig) -> list[Result]:
         began = time.perf_counter()
         prompts = [
             self.tokenizer.apply_chat_template(_messages(request), tokenize=False, add_generation_prompt=True)
@@ -82,7 +85,7 @@ class TextModelBackend:
         ]
 
     def _read(self, tokens: list[int], n_prompt: int, began: float) -> Generation:
-        ends = self._end_ids()
+        ends = end_token_ids(self.model, self.tokenizer)
         stop = next((place for place, token in enumerate(tokens) if token in ends), None)
         kept = tokens if stop is None else tokens[:stop]
         return Generation(
@@ -94,26 +97,23 @@ class TextModelBackend:
             latency_s=time.perf_counter() - began,
         )
 
-    def _end_ids(self) -> set[int]:
-        declared = self.model.generation_config.eos_token_id
-        ids = declared if isinstance(declared, list) else [declared]
-        return {token for token in (*ids, self.tokenizer.eos_token_id) if token is not None}
-
-    def _generation_config(self, sampling: SamplingConfig) -> Any:
+    def _generation_config(self, sampling: SamplingConfig) -> GenerationConfig:
         """Every option explicit: what is left open would be filled in from the checkpoint."""
-        from transformers import GenerationConfig
+        import transformers
 
+        make_config: Any = transformers.GenerationConfig  # untyped there
         greedy = sampling.temperature == 0
-        return GenerationConfig(
+        config: GenerationConfig = make_config(
             do_sample=not greedy,
             temperature=1.0 if greedy else sampling.temperature,
             top_p=1.0 if greedy else sampling.top_p,
             top_k=sampling.top_k,
             repetition_penalty=sampling.repetition_penalty,
             max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=sorted(self._end_ids()),
+            eos_token_id=sorted(end_token_ids(self.model, self.tokenizer)),
             pad_token_id=self.tokenizer.pad_token_id,
         )
+        return config
 
 
 def _messages(request: Request) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from seedbench_r1.backends.base import REQUEST_ERRORS, Result
 from seedbench_r1.backends.batching import ready_batches
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.backends.loading import load_model, resolve_device
@@ -20,15 +21,10 @@ from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 
 log = logging.getLogger(__name__)
 
-Result = tuple[str, Generation | Failure]
-
-# What one bad request can raise from inside a model; anything else is a bug or concerns every request.
-REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
-
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request's inputs, or why it has none. The frames themselves are let go."""
+    """A request's inputs, or why it has none. The frames themselves are released."""
 
     question_id: str
     n_frames: int
@@ -76,7 +72,7 @@ class TransformersBackend:
                 yield from self._answer(batch, sampling)
 
     def close(self) -> None:
-        """Let the weights go."""
+        """Release the weights."""
         self.model = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -113,7 +109,7 @@ class TransformersBackend:
     def _attempt(
         self, piece: list[_Prepared], sampling: SamplingConfig, given: set[tuple[str, int]]
     ) -> Generator[Result, None, Exception | None]:
-        """Hand out what has not been given yet; return the error that stopped it, without the frames it kept alive."""
+        """Yield what has not been yielded yet; return the error that stopped it, without the frames it kept alive."""
         try:
             for question_id, k, generation in self._decode(piece, sampling):
                 if (question_id, k) not in given:

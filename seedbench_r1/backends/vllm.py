@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from seedbench_r1.backends.base import REQUEST_ERRORS, Result
 from seedbench_r1.backends.loading import DTYPES
 from seedbench_r1.backends.vllm_engine import (
     EngineOptions,
@@ -32,10 +33,8 @@ from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor, prepare_i
 from seedbench_r1.prefetch import Prefetch
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
 
-Result = tuple[str, Generation | Failure]
-
-# What one bad request can raise while it is prepared, besides vLLM's own VLLMClientError.
-REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
 
 AHEAD = 8  # prepared requests that wait for room in the engine: about 20 MB of pixels each
 
@@ -45,7 +44,7 @@ class _Prepared:
     """A request as the engine takes it, or why it cannot."""
 
     question_id: str
-    prompt: Any  # vLLM's own form of prompt and pixels; None beside a failure
+    prompt: object  # vLLM's own form of prompt and pixels; None with a failure
     failure: Failure | None = None
 
 
@@ -77,7 +76,7 @@ class VllmBackend:
         options: EngineOptions | None = None,
     ) -> None:
         self.options = options or EngineOptions()
-        self._engine: Any = None
+        self._engine: Any = None  # vLLM's LLMEngine; None once closed
         self._merged: tempfile.TemporaryDirectory[str] | None = None
         self._ids = itertools.count()
         check_vllm()
@@ -114,7 +113,8 @@ class VllmBackend:
             try:
                 yield from self._answer(ahead, sampling, in_flight)
             finally:
-                self._abort(in_flight)
+                if in_flight and self._engine is not None:  # nobody waits for these any more
+                    self._engine.abort_request(list(in_flight))
 
     def _answer(
         self, ahead: Prefetch[_Prepared], sampling: SamplingConfig, in_flight: dict[str, _InFlight]
@@ -144,16 +144,13 @@ class VllmBackend:
     def _prepare(self, request: Request) -> _Prepared:
         """Prompt tokens and patches, made by vLLM and compared with our own count. Runs in the prefetching thread."""
         try:
-            return _Prepared(request.question_id, self._render(request))
+            expected = prepare_inputs(request, self.processor).input_ids.tolist()
+            return _Prepared(request.question_id, render(self._engine, self.processor, request, expected))
         except (*REQUEST_ERRORS, self._refused) as error:
             return _Prepared(request.question_id, None, Failure("backend_error", f"{type(error).__name__}: {error}"))
 
-    def _render(self, request: Request) -> Any:
-        expected = prepare_inputs(request, self.processor).input_ids.tolist()
-        return render(self._engine, self.processor, request, expected)
-
     def _admit(self, item: _Prepared, sampling: SamplingConfig, in_flight: dict[str, _InFlight]) -> Iterator[Result]:
-        """Hand a request's generations to the engine; yield a Failure for each that it does not take."""
+        """Add a request's generations to the engine; yield a Failure for each that it does not take."""
         for k in range(sampling.n):
             failure = item.failure
             if failure is None:
@@ -174,7 +171,7 @@ class VllmBackend:
                 finished = in_flight.pop(output.request_id)
                 yield finished.question_id, self._to_result(output, finished, sampling)
 
-    def _to_result(self, output: Any, finished: _InFlight, sampling: SamplingConfig) -> Generation | Failure:
+    def _to_result(self, output: RequestOutput, finished: _InFlight, sampling: SamplingConfig) -> Generation | Failure:
         completion = output.outputs[0]
         reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
         if completion.finish_reason != reason:
@@ -192,8 +189,3 @@ class VllmBackend:
             latency_s=time.perf_counter() - finished.started,
             logprobs=tuple(logprobs) if sampling.logprobs else None,
         )
-
-    def _abort(self, in_flight: dict[str, _InFlight]) -> None:
-        """Let go of what nobody waits for any more."""
-        if in_flight and self._engine is not None:
-            self._engine.abort_request(list(in_flight))

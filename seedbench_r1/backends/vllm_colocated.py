@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +19,12 @@ from torch import Tensor
 from seedbench_r1.backends.vllm_engine import EngineOptions, engine_arguments
 from seedbench_r1.config import set_environment_defaults
 from seedbench_r1.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.outputs import CompletionOutput
+    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.worker.worker_base import WorkerBase
 
 WEIGHTS, CACHE = "weights", "kv_cache"  # vLLM's names of what sleeps
 
@@ -70,7 +76,7 @@ class ColocatedEngine:
         """True before the first `load_weights` and after a sleep that discarded them."""
         return self._needs_weights
 
-    def complete(self, requests: Sequence[tuple[Any, Any]]) -> list[Any]:
+    def complete(self, requests: Sequence[tuple[object, SamplingParams]]) -> list[CompletionOutput]:
         """vLLM's CompletionOutput of each (rendered prompt, SamplingParams), in the order given.
 
         Raises ConfigError for sampling options or prompts that vLLM does not take.
@@ -78,7 +84,7 @@ class ColocatedEngine:
         if self._sleeps:
             self.engine.wake_up([CACHE])
         names = [str(place) for place in range(len(requests))]
-        found: dict[str, Any] = {}
+        found: dict[str, CompletionOutput] = {}
         try:
             for name, (prompt, params) in zip(names, requests, strict=True):
                 self._admit(name, prompt, params)
@@ -88,7 +94,7 @@ class ColocatedEngine:
             self.engine.abort_request([name for name in names if name not in found])
         return [found[name] for name in names]
 
-    def _admit(self, name: str, prompt: Any, params: Any) -> None:
+    def _admit(self, name: str, prompt: object, params: SamplingParams) -> None:
         from vllm.exceptions import VLLMClientError
 
         try:
@@ -108,7 +114,7 @@ class ColocatedEngine:
         self.engine.renderer.shutdown()
 
 
-def _start(folder: Path, dtype: str, options: EngineOptions, *, sleeps: bool, launched: bool) -> Any:
+def _start(folder: Path, dtype: str, options: EngineOptions, *, sleeps: bool, launched: bool) -> LLMEngine:
     """An LLMEngine in this process, with the folder's weights.
 
     They are replaced before the first use, and still read: vLLM's dummy loader fills buffers with noise too (seen in
@@ -155,7 +161,7 @@ def _short_of_memory(error: Exception) -> str:
     )
 
 
-def _load_into(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+def _load_into(worker: WorkerBase, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
     """Runs in vLLM's worker. Returns the names of its parameters that were not loaded.
 
     vLLM fuses, pads or repacks weights once when it loads them. Its layer-by-layer reload does that again, into the

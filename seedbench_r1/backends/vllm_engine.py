@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,9 +25,15 @@ from seedbench_r1.backends.loading import load_model
 from seedbench_r1.backends.sampling import row_generator
 from seedbench_r1.config import set_environment_defaults
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.files import JsonObject
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.qwen_vl import QwenProcessor, render_prompt
 from seedbench_r1.types import Request, SamplingConfig
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +95,7 @@ def _unusable(asked: str, why: str, otherwise: str) -> str:
     )
 
 
-def render(engine: Any, processor: QwenProcessor, request: Request, expected: list[int]) -> Any:
+def render(engine: LLMEngine, processor: QwenProcessor, request: Request, expected: list[int]) -> object:
     """The engine's form of a request: prompt tokens and normalised patches, made by vLLM.
 
     expected: the prompt's token ids by qwen_vl.prepare_inputs. Raises ValueError if vLLM's differ from them, that is,
@@ -111,9 +117,9 @@ def render(engine: Any, processor: QwenProcessor, request: Request, expected: li
     return rendered
 
 
-def media_of(request: Request) -> dict[str, list[Any]]:
-    """Pixels in the form that vLLM takes for clips decoded by others; what it must not do again is said beside them."""
-    media: dict[str, list[Any]] = {}
+def media_of(request: Request) -> dict[str, list[object]]:
+    """Pixels in the form that vLLM takes for clips decoded by others; their metadata says what it must not do again."""
+    media: dict[str, list[object]] = {}
     if request.image is not None:
         media["image"] = [request.image]
     if request.frames is not None:
@@ -133,7 +139,7 @@ def media_of(request: Request) -> dict[str, list[Any]]:
 
 def sampling_params(
     sampling: SamplingConfig, question_id: str, k: int, forbidden_ids: tuple[int, ...], end_ids: tuple[int, ...] = ()
-) -> Any:
+) -> SamplingParams:
     """Every option explicit, so that neither the checkpoint nor vLLM fills one in. Raises ConfigError.
 
     end_ids: tokens that end a completion, besides those that the checkpoint declares.
@@ -168,20 +174,20 @@ def sampling_params(
         raise ConfigError(f"vLLM does not take these sampling options: {error}") from error
 
 
-def checkpoint_dtype(config: dict[str, Any]) -> str:
+def checkpoint_dtype(config: JsonObject) -> str:
     """The dtype that a checkpoint's config.json declares, or "auto". vLLM's own "auto" makes bfloat16 of float32."""
     parts = (config, config.get("text_config") or {})
     declared = (part.get(key) for part in parts for key in ("dtype", "torch_dtype"))
     return next((str(dtype) for dtype in declared if dtype), "auto")
 
 
-def engine_arguments(folder: Path, dtype: str, options: EngineOptions, **more: Any) -> Any:
+def engine_arguments(folder: Path, dtype: str, options: EngineOptions, **more: object) -> EngineArgs:
     """vLLM's EngineArgs for a checkpoint folder; `more` adds to them. Raises ValueError for what vLLM refuses."""
     from vllm.engine.arg_utils import EngineArgs
 
     return EngineArgs(
         model=str(folder),
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,
         tensor_parallel_size=options.tensor_parallel,
         gpu_memory_utilization=options.gpu_memory_utilization,
         max_model_len=-1 if options.max_model_len is None else options.max_model_len,  # -1: what fits
@@ -197,7 +203,7 @@ def engine_arguments(folder: Path, dtype: str, options: EngineOptions, **more: A
     )
 
 
-def start_engine(folder: Path, dtype: str, options: EngineOptions) -> tuple[Any, subprocess.Popen[bytes]]:
+def start_engine(folder: Path, dtype: str, options: EngineOptions) -> tuple[LLMEngine, subprocess.Popen[bytes]]:
     """A running LLMEngine in child processes, and its guard. Raises ConfigError or ResourceError."""
     from vllm.exceptions import VLLMClientError
     from vllm.usage.usage_lib import UsageContext
@@ -224,7 +230,7 @@ def start_engine(folder: Path, dtype: str, options: EngineOptions) -> tuple[Any,
     return engine, subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
 
 
-def close_engine(engine: Any, guard: subprocess.Popen[bytes]) -> None:
+def close_engine(engine: LLMEngine, guard: subprocess.Popen[bytes]) -> None:
     """End the engine's processes; those that do not end within CLOSE_S are killed."""
     engine.engine_core.shutdown(timeout=CLOSE_S)
     engine.renderer.shutdown()
@@ -232,7 +238,7 @@ def close_engine(engine: Any, guard: subprocess.Popen[bytes]) -> None:
     guard.communicate()
 
 
-def _watch(engine: Any, sentinels: list[int]) -> None:
+def _watch(engine: LLMEngine, sentinels: list[int]) -> None:
     """Have engine.step() raise EngineDeadError when an engine process is killed from outside, say for its memory.
 
     vLLM 0.32 notices it too, but the call that waits for output would then wait for ever.

@@ -46,4 +46,4 @@ def silence_weight_bars() -> None:
     """transformers' own progress bars would write across ours."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

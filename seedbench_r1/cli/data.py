@@ -164,8 +164,8 @@ def status_command(data_root: Root = None, levels: Levels = "L1,L2,L3", as_json:
     if not problems:
         return
     left = f" ({n / 1e9:.3g} GB left)" if (n := download_left(root)) else ""
-    whole = [level.level for level in levels_found if not (level.error or level.missing or level.short)]
-    other = f" Or evaluate complete levels only: --levels {','.join(whole)}." if whole else ""
+    complete = [level.level for level in levels_found if not (level.error or level.missing or level.short)]
+    other = f" Or evaluate complete levels only: --levels {','.join(complete)}." if complete else ""
     problems.append(f"Fix: seedbench-r1 data download --only-missing --to {root}{left}.{other}")
     raise DataError("\n".join(problems))
 

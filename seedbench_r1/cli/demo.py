@@ -1,4 +1,4 @@
-"""seedbench-r1 demo: the whole way on a miniature benchmark that is made on the spot."""
+"""seedbench-r1 demo: every step on a miniature benchmark that is made on the spot."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import typer
 from seedbench_r1.errors import IncompleteRun
 
 if TYPE_CHECKING:
-    from seedbench_r1.runs.imports import ForeignFile, ImportReport
+    from seedbench_r1.runs.imports import ImportedFile, ImportReport
 
 app = typer.Typer(help="Other evaluators' results become a run directory.", no_args_is_help=True)
 
@@ -61,7 +61,7 @@ def lmms_eval_command(
 
 
 def _import(
-    read: list[ForeignFile],
+    read: list[ImportedFile],
     source: str,
     folders: tuple[Path | None, Path],
     names: tuple[str | None, str | None],

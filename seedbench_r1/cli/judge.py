@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -15,6 +15,8 @@ from seedbench_r1.judges.config import GROUPS, TABLE
 from seedbench_r1.options import in_groups
 
 if TYPE_CHECKING:
+    from typer._click import Command, Context
+
     from seedbench_r1.judges.models import JudgeSettings
     from seedbench_r1.judges.run import Judge
     from seedbench_r1.runs.directory import Run
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 class _RunByDefault(TyperGroup):
     """`judge RUN...` means `judge run RUN...`."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
         return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
 
 

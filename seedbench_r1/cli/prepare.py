@@ -67,7 +67,7 @@ def _resolve(given: Given, config_file: Path | None) -> EvalConfig:
     from seedbench_r1.engines.plan import fit_size_multiple
     from seedbench_r1.models.checkpoint import inspect_model
 
-    checkpoint = inspect_model(model, base_model=resolved.base_model, revision=resolved.revision)
+    checkpoint = inspect_model(resolved.model, base_model=resolved.base_model, revision=resolved.revision)
     return fit_size_multiple(resolved, checkpoint)
 
 

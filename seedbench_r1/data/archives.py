@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import lzma
-import os
 import re
 import shutil
 import stat
@@ -12,12 +10,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from seedbench_r1.data.hub import HubFile
 from seedbench_r1.errors import DataError, ResourceError
+from seedbench_r1.files import replacing
 
 SOURCES = ("EpicKitchens", "Ego4D")  # video_source of the annotations (docs/data.md)
 KINDS = {
@@ -25,7 +25,7 @@ KINDS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), "images"),
 }
 _NAME = re.compile(
-    r"(?P<whole>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|tar|zip))"
+    r"(?P<name>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|tar|zip))"
     r"(?P<part>[._-]part[._-]?[0-9a-z]{1,4}|[._-]\d{1,4}|[._-]a[a-z])?",
     re.IGNORECASE,
 )
@@ -61,7 +61,7 @@ def find_archives(files: Iterable[HubFile]) -> list[Archive]:
     for file in files:
         match = _NAME.fullmatch(file.path)
         if match:
-            parts.setdefault(match["whole"], []).append(file)
+            parts.setdefault(match["name"], []).append(file)
     found = [Archive(name, tuple(sorted(group, key=lambda f: f.path))) for name, group in sorted(parts.items())]
     return [archive for archive in found if archive.kind or archive.source]
 
@@ -69,7 +69,7 @@ def find_archives(files: Iterable[HubFile]) -> list[Archive]:
 def unpack(
     archive: Archive, paths: list[Path], data_root: Path, *, wanted: Callable[[str, int], bool]
 ) -> dict[str, int]:
-    """Unpack the archive's media into the data root, each file written beside and renamed.
+    """Unpack the archive's media into the data root, each file written under a temporary name and renamed.
 
     Args:
         paths: the parts on disk, in order.
@@ -126,7 +126,10 @@ def _members(archive: Archive, paths: list[Path]) -> Iterator[tuple[str, int, IO
     if archive.name.lower().endswith(".zip"):
         yield from _zip_members(archive, paths)
         return
-    with io.BufferedReader(_Joined(paths), 1 << 20) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+    with ExitStack() as stack:
+        joined = _Joined([stack.enter_context(path.open("rb")) for path in paths])
+        # "r|*" reads forwards only, and so asks for nothing but read()
+        tar = stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], joined), mode="r|*"))
         for info in tar:
             content = tar.extractfile(info) if info.isfile() else None
             if content is not None:
@@ -158,41 +161,21 @@ def _write(target: Path, size: int, content: IO[bytes]) -> None:
             f"No space left at {target.parent} ({free / 1e9:.2f} GB free) while unpacking {target.name}. "
             f"Fix: make room and run the same command again; what is there is kept."
         )
-    beside = target.with_name(f".{target.name}.unpack")
-    try:
-        with beside.open("wb") as stream:
-            shutil.copyfileobj(content, stream, 1 << 20)
-            if stream.tell() != size:
-                raise EOFError(f"{target.name} has {stream.tell()} of {size} bytes")
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(target) as temporary_path, temporary_path.open("wb") as stream:
+        shutil.copyfileobj(content, stream, 1 << 20)
+        if stream.tell() != size:
+            raise EOFError(f"{target.name} has {stream.tell()} of {size} bytes")
 
 
-class _Joined(io.RawIOBase):
-    """Files read one behind the other."""
+class _Joined:
+    """The parts of an archive, read as one file."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self._rest = list(paths)
-        self._current: IO[bytes] | None = None
+    def __init__(self, parts: list[IO[bytes]]) -> None:
+        self._parts = parts
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        while True:
-            if self._current is None:
-                if not self._rest:
-                    return 0
-                self._current = self._rest.pop(0).open("rb")
-            block = self._current.read(len(buffer))
-            if block:
-                buffer[: len(block)] = block
-                return len(block)
-            self._current.close()
-            self._current = None
-
-    def close(self) -> None:
-        if self._current is not None:
-            self._current.close()
-        super().close()
+    def read(self, size: int) -> bytes:
+        while self._parts:
+            if block := self._parts[0].read(size):
+                return block
+            del self._parts[0]
+        return b""

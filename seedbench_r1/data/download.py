@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -33,6 +32,7 @@ from seedbench_r1.data.manifest import (
     MediaEntry,
     read_data_manifest,
     relative,
+    utc_now,
     write_data_manifest,
 )
 from seedbench_r1.errors import DataError, ResourceError
@@ -40,7 +40,7 @@ from seedbench_r1.questions import ANNOTATION_FILES, annotation_path, load_annot
 from seedbench_r1.types import LEVELS
 
 REPO_ID = "TencentARC/SEED-Bench-R1"
-TRAIN = "train"  # beside L1, L2, L3: the training annotations and their media
+TRAIN = "train"  # besides L1, L2, L3: the training annotations and their media
 TRAINING_FILES = ("training_6k.jsonl", "training_with_cot_6k.jsonl")
 WORK = ".seedbench-download"  # archives on their way, inside the data root
 _SAVE_EVERY_S = 5.0
@@ -55,7 +55,7 @@ class DownloadConfig:
     repo_id: str = REPO_ID
     revision: str = "main"  # branch, tag or commit
     levels: tuple[str, ...] = LEVELS  # and "train"
-    only_missing: bool = False  # leave files that are there, and whole by their size, unread
+    only_missing: bool = False  # leave files that are there, and complete by their size, unread
     workers: int = 8  # files at once, as huggingface_hub's own default
 
 
@@ -227,8 +227,7 @@ class _Download:
             self.manifest.media[name] = MediaEntry(size, archive.name)
         self.unpacked += written
         ids = [part.content_id for part in archive.parts]
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self.manifest.archives[archive.name] = ArchiveEntry(archive.size, ids, stamp)
+        self.manifest.archives[archive.name] = ArchiveEntry(archive.size, ids, utc_now())
         self._save(now=True)
         for path in paths:
             path.unlink()
@@ -329,9 +328,9 @@ def bytes_to_fetch(file: HubFile, target: Path) -> int:
 def needed_space(
     files: Iterable[tuple[HubFile, Path]], archives: Sequence[Archive], work_path: Callable[[HubFile], Path]
 ) -> int:
-    """Bytes of disk that will be taken at most: files, unpacked media, and one archive at a time beside them.
+    """Most bytes of disk needed: files, unpacked media, and one archive at a time.
 
-    Clips and images are compressed already, so an archive is taken to unpack to its own size.
+    Clips and images are compressed already, so an archive is assumed to unpack to its own size.
     """
     archived = [sum(bytes_to_fetch(part, work_path(part)) for part in archive.parts) for archive in archives]
     loose = sum(bytes_to_fetch(file, target) for file, target in files)

@@ -1,7 +1,7 @@
 """The hub: which files a data set holds, and the bytes of one file, continued where an earlier process stopped.
 
 huggingface_hub finds the repository, the token and the addresses. It resumes a file within one process only, so the
-bytes are fetched here, by HTTP range requests into a hidden file beside the target that is named after the content.
+bytes are fetched here, by HTTP range requests into a hidden file next to the target, named after the content.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def open_repository(repo_id: str, revision: str) -> Repository:
 @contextmanager
 def named_errors(subject: str) -> Iterator[None]:
     """Turn whatever huggingface_hub raises into a ConfigError: the subject, then the reason and what to do."""
-    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     try:
         yield
@@ -135,7 +135,7 @@ def fetch(
     on_bytes: Callable[[int], None],
     stop: threading.Event,
 ) -> bool:
-    """Put the file under its final name, whole and with the right hash, or not at all.
+    """Put the file under its final name, complete and with the right hash, or not at all.
 
     Args:
         on_bytes: called with the number of bytes that arrived (negative: bytes thrown away again).
@@ -148,7 +148,7 @@ def fetch(
         DataError: the hub does not give the file, or gives other bytes than it announces.
         ResourceError: the disk is full.
     """
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     if file.size > _HTTP_LIMIT:
         raise DataError(
@@ -179,7 +179,7 @@ def fetch(
 
 
 def partial_path(target: Path, file: HubFile) -> Path:
-    """Where the bytes are gathered: beside the target, named after the content, so never continued by other bytes."""
+    """Where the bytes arrive: next to the target, named after the content, so never continued by other bytes."""
     return target.with_name(f".{target.name}.{file.content_id[:16]}.part")
 
 
@@ -195,13 +195,10 @@ def matches(path: Path, file: HubFile) -> bool:
     """True if the file on disk has the size and the hash that the hub announces. Reads every byte."""
     if bytes_present(path) != file.size or not path.is_file():
         return False
-    if file.sha256 is not None:
-        digest = hashlib.sha256()
-    else:
-        digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)  # git's blob id
+    # A small file without a sha256 has git's blob id, a sha1 over a header and the content.
+    git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        digest = hashlib.file_digest(stream, "sha256" if file.sha256 is not None else lambda: git)
     return digest.hexdigest() == file.content_id
 
 
@@ -215,8 +212,8 @@ def disk_error(error: OSError) -> ResourceError | ConfigError:
 def _stream(
     repository: Repository, file: HubFile, partial: Path, on_bytes: Callable[[int], None], stop: threading.Event
 ) -> bool:
-    """Append to the partial file until it is whole, through broken connections. False: stopped."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    """Append to the partial file until it is complete, through broken connections. False: stopped."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     failures = 0
     if file.size == 0:
@@ -245,7 +242,7 @@ def _append(
 ) -> None:
     """One request: the bytes that are still missing, or all if the server does not do ranges."""
     from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff  # type: ignore[attr-defined]
 
     have = bytes_present(partial)
     url = hf_hub_url(repository.repo_id, file.path, repo_type="dataset", revision=repository.commit)

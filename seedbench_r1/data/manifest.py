@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from seedbench_r1.errors import DataError
+from seedbench_r1.files import replacing
 from seedbench_r1.types import to_json
 
 MANIFEST = ".seedbench-download.json"
@@ -92,17 +91,17 @@ def read_data_manifest(data_root: Path) -> DataManifest:
 
 
 def write_data_manifest(data_root: Path, manifest: DataManifest) -> None:
-    """Write beside and rename: a reader sees the old one or the new one. Raises OSError."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    manifest.created_utc = manifest.created_utc or now
-    manifest.updated_utc = now
-    value: dict[str, Any] = {"schema": SCHEMA, **to_json(manifest)}
-    beside = data_root / f"{MANIFEST}.{os.getpid()}.tmp"
-    try:
-        beside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(data_root / MANIFEST)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write and rename: a reader sees the old one or the new one. Raises OSError."""
+    manifest.updated_utc = utc_now()
+    manifest.created_utc = manifest.created_utc or manifest.updated_utc
+    value = {"schema": SCHEMA, **to_json(manifest)}
+    with replacing(data_root / MANIFEST) as temporary_path:
+        temporary_path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def utc_now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def short_files(data_root: Path, files: Iterable[Path], manifest: DataManifest) -> tuple[Path, ...]:

@@ -20,7 +20,7 @@ from seedbench_r1.media.loader import start_worker
 from seedbench_r1.questions import annotation_path, load_annotations
 from seedbench_r1.types import LEVELS, Question, VideoConfig
 
-Check = Callable[[Path, VideoConfig], str | None]
+Check = Callable[[Path, VideoConfig], None]  # raises MediaError; run in a worker, so importable by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,51 +123,45 @@ def verify(
                     bad.add(path)
                     yield Problem(path, message, users[path])
         finally:
-            pool.stop()
+            pool.stop()  # type: ignore[no-untyped-call]
 
 
-def check_clip(path: Path, config: VideoConfig) -> str | None:
-    """What is wrong with a clip's container, without decoding; None: nothing."""
+def check_clip(path: Path, config: VideoConfig) -> None:
+    """Read a clip's container without decoding it."""
+    probe_clip(path)
+
+
+def check_image(path: Path, config: VideoConfig) -> None:
+    """Decode and resize an image."""
+    load_image(path, config)
+
+
+def check_decoding(path: Path, config: VideoConfig) -> None:
+    """Decode a clip's frames as an evaluation does."""
+    clip = probe_clip(path)
+    decode_frames(path, choose_frames(clip.n_frames, clip.native_fps, config), config.reader)
+
+
+def check_exact_frames(path: Path, config: VideoConfig) -> None:
+    """Compare decord's pixels of the chosen frames with a sequential PyAV decode."""
+    if differing := exact_frames_differ(path, config):
+        raise MediaError(f"decord's frames differ from a sequential decode at {differing}")
+
+
+def _problem(check: Check, path: Path, config: VideoConfig) -> str | None:
+    """Runs in a worker: what is wrong with a file; None: nothing."""
     try:
-        probe_clip(path)
+        check(path, config)
     except MediaError as error:
         return str(error)
     return None
-
-
-def check_image(path: Path, config: VideoConfig) -> str | None:
-    """What is wrong with an image; None: nothing."""
-    try:
-        load_image(path, config)
-    except MediaError as error:
-        return str(error)
-    return None
-
-
-def check_decoding(path: Path, config: VideoConfig) -> str | None:
-    """What goes wrong when a clip's frames are decoded as in an evaluation; None: nothing."""
-    try:
-        clip = probe_clip(path)
-        decode_frames(path, choose_frames(clip.n_frames, clip.native_fps, config), config.reader)
-    except MediaError as error:
-        return str(error)
-    return None
-
-
-def check_exact_frames(path: Path, config: VideoConfig) -> str | None:
-    """Which chosen frames decord decodes to other pixels than a sequential PyAV decode; None: no frame differs."""
-    try:
-        differing = exact_frames_differ(path, config)
-    except MediaError as error:
-        return str(error)
-    return f"decord's frames differ from a sequential decode at {differing}" if differing else None
 
 
 def _run(
     pool: ProcessPool, check: Check, paths: list[Path], config: VideoConfig, timeout_s: float
 ) -> Iterator[tuple[Path, str]]:
     """(path, message) for every path that fails the check."""
-    future = pool.map(check, paths, [config] * len(paths), timeout=timeout_s)
+    future = pool.map(_problem, [check] * len(paths), paths, [config] * len(paths), timeout=timeout_s)
     results = future.result()
     for path in paths:
         try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import av
 import numpy as np
@@ -19,10 +18,13 @@ from seedbench_r1.demo.render import ClipFormat, render_clip, render_image
 from seedbench_r1.demo.traces import Kind, write_response
 from seedbench_r1.demo.world import Situation, draw_situations
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.files import make_folder, writing
+from seedbench_r1.files import JsonObject, make_folder, replacing, writing
+from seedbench_r1.media.decode import Pixels
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_messages
 from seedbench_r1.questions import ANNOTATION_FILES
 from seedbench_r1.types import LETTERS, LEVELS, Question
+
+Row = JsonObject  # a record of an annotation file
 
 DEFAULT_QUESTIONS: Mapping[str, int] = {"L1": 12, "L2": 8, "L3": 8}
 TRAINING_FILE = "training_6k.jsonl"
@@ -59,8 +61,8 @@ def write_benchmark(
     wrong: shares of the CoT responses of these kinds (see traces.write_response); the others are sound. blank: this
     medium is grey everywhere, to see what the other one is worth. clip: frame_size (width, height), fps, seconds (of
     every clip). The same arguments give the same annotation bytes and the same pixels.
-    Every file is written beside and renamed, so that a second call replaces each file by an equal one and a reader
-    never meets half a file.
+    Every file is written under a temporary name and renamed, so that a second call replaces each file by an equal one
+    and no reader finds half a file.
 
     Raises ConfigError for a level, number, share or clip format that makes no sense.
     """
@@ -86,7 +88,7 @@ def write_benchmark(
             _write_rows(root / "annotations" / COT_FILE, _with_responses(pairs, seed, inconsistent, wrong))
 
 
-def annotation_row(situation: Situation, split: str, index: int, clip: ClipFormat) -> dict[str, Any]:
+def annotation_row(situation: Situation, split: str, index: int, clip: ClipFormat) -> Row:
     """One record in the benchmark's schema. split: "L1", "L2", "L3" (choices, gold letter) or "train" (negatives)."""
     recording, goal = situation.recording, situation.recording.goal
     sample_id: int | str = index
@@ -94,7 +96,7 @@ def annotation_row(situation: Situation, split: str, index: int, clip: ClipForma
         sample_id = f"{recording.video_id}_{situation.done}"
     elif split == "train":
         sample_id = FIRST_TRAINING_ID + index
-    row: dict[str, Any] = {
+    row: Row = {
         "sample_id": sample_id,
         "video_source": "EpicKitchens" if split in ("train", "L1") else "Ego4D",
         "video_id": recording.video_id,
@@ -126,8 +128,8 @@ def _choices(situation: Situation) -> dict[str, str]:
 
 
 def _with_responses(
-    pairs: Iterable[tuple[Situation, dict[str, Any]]], seed: int, inconsistent: float, wrong: float
-) -> Iterator[dict[str, Any]]:
+    pairs: Iterable[tuple[Situation, Row]], seed: int, inconsistent: float, wrong: float
+) -> Iterator[Row]:
     for situation, row in pairs:
         rng = Random(f"{seed}:response:{row['sample_id']}")
         drawn = rng.random()
@@ -136,7 +138,7 @@ def _with_responses(
         yield row | _choices(situation) | {"prompt": _chat_prompt(situation, row), "response": response}
 
 
-def _chat_prompt(situation: Situation, row: dict[str, Any]) -> list[dict[str, Any]]:
+def _chat_prompt(situation: Situation, row: Row) -> list[Row]:
     """Chat messages in the default wording; media are paths below the data root."""
     media = {
         "video": Path("videos", row["video_source"], row["video_basename"]),
@@ -166,7 +168,7 @@ def _chat_prompt(situation: Situation, row: dict[str, Any]) -> list[dict[str, An
 def _write_media(
     root: Path,
     situations: Sequence[Situation],
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     clip: ClipFormat,
     blank: Literal["clip", "image"] | None,
 ) -> None:
@@ -183,7 +185,7 @@ def _write_media(
                 write_clip(path, hidden if blank == "clip" else frames, clip.fps)
 
 
-def write_clip(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+def write_clip(path: Path, frames: Iterable[Pixels], fps: int) -> None:
     """Encode (height, width, 3) uint8 frames as H.264 in mp4: yuv420p, closed groups of at most two seconds.
 
     One thread and no macroblock tree, so that equal frames give equal bytes: with the tree, x264 core 165 encoded the
@@ -211,22 +213,14 @@ def write_clip(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
         container.mux(stream.encode())
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with _replacing(path) as beside:
-        beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def _write_rows(path: Path, rows: Iterable[Row]) -> None:
+    with _replacing(path) as temporary_path:
+        temporary_path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes path's name if the block ends well, and is removed if not.
-
-    Raises ResourceError for what the disk refuses.
-    """
+    """As files.replacing; makes the folder, and raises ResourceError for what the disk refuses."""
     make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path):
-            yield beside
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with writing(path), replacing(path) as temporary_path:
+        yield temporary_path

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from seedbench_r1.demo.sprites import GLOW, INK, OVERSAMPLING, Colour, hand_sprite, hsv, item_sprite, shade
 from seedbench_r1.demo.world import Recording, Room, Situation
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.media.decode import Pixels
 
 Place = tuple[float, float]  # where an item stands, as fractions of width and height
 
@@ -132,7 +133,7 @@ def room_style(room: Room) -> RoomStyle:
     )
 
 
-def render_image(situation: Situation, frame_size: tuple[int, int]) -> np.ndarray:
+def render_image(situation: Situation, frame_size: tuple[int, int]) -> Pixels:
     """The current view: the whole room, all four items in their present states; (height, width, 3) uint8."""
     recording = situation.recording
     style = room_style(recording.room)
@@ -150,14 +151,14 @@ def render_image(situation: Situation, frame_size: tuple[int, int]) -> np.ndarra
     return np.asarray(image)
 
 
-def render_clip(situation: Situation, clip: ClipFormat) -> Iterator[np.ndarray]:
+def render_clip(situation: Situation, clip: ClipFormat) -> Iterator[Pixels]:
     """The steps done so far, one after another, each in close view; frames of (height, width, 3) uint8."""
     for step in range(situation.done):
         n_frames = clip.start(step + 1, situation.done) - clip.start(step, situation.done)
         yield from render_step(situation.recording, step, n_frames, clip.frame_size)
 
 
-def render_step(recording: Recording, step: int, n_frames: int, frame_size: tuple[int, int]) -> Iterator[np.ndarray]:
+def render_step(recording: Recording, step: int, n_frames: int, frame_size: tuple[int, int]) -> Iterator[Pixels]:
     """n_frames frames: a hand comes, flips the item's state half-way, and leaves."""
     style = room_style(recording.room)
     width, height = frame_size

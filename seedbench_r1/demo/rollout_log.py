@@ -38,7 +38,7 @@ def below_cap(training: Path) -> dict[str, list[Counts]]:
 
 
 def markdown(variants: Mapping[str, Sequence[Path]]) -> str:
-    """A row for each variant and conclusion, its trainings taken together. Empty without likelihoods."""
+    """A row for each variant and conclusion, its trainings pooled. Empty without likelihoods."""
     rows = []
     for name, folders in variants.items():
         found = [below_cap(folder) for folder in folders]

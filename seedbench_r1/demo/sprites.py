@@ -18,7 +18,7 @@ LINE = 4.0  # outline, in hundredths of the sprite's side
 
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """Colour of a hue in turns (taken modulo 1), saturation and value in [0, 1]."""
+    """Colour of a hue in turns (modulo 1), saturation and value in [0, 1]."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 

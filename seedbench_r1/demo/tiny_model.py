@@ -114,10 +114,11 @@ def write_tiny_checkpoint(
     tokenizer = _train_tokenizer(vocabulary_texts, size)
     ids = {token: tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
     config = _config(family, size, len(tokenizer), ids)
+    hugging_face: Any = transformers  # whose factories have no types
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    model.generation_config = transformers.GenerationConfig(
+        model = hugging_face.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.generation_config = hugging_face.GenerationConfig(
         eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_token_id=ids["<|endoftext|>"], do_sample=False
     )
     make_folder(folder)
@@ -203,7 +204,7 @@ def _config(family: str, size: TinySize, vocabulary: int, ids: dict[str, int]) -
     return config
 
 
-def _vision_options(family: str, size: TinySize) -> dict[str, Any]:
+def _vision_options(family: str, size: TinySize) -> dict[str, object]:
     """The vision tower's widths, which each family names differently."""
     if family == "qwen2_vl":
         return {"patch_size": 14, "embed_dim": size.vision_hidden, "hidden_size": size.hidden, "mlp_ratio": 2}
@@ -226,11 +227,12 @@ def _write_processor(folder: Path, family: str, tokenizer: transformers.PreTrain
     options: dict[str, Any] = shape | {"image_mean": list(mean), "image_std": list(std)}
     edges = {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 256 * (2 * patch) ** 2}
     image = transformers.Qwen2VLImageProcessor(size=edges, **options)
-    video_class, processor_class = {
+    classes: dict[str, tuple[Any, Any]] = {  # of the video processor, and of the processor
         "qwen2_vl": (transformers.Qwen2VLVideoProcessor, transformers.Qwen2VLProcessor),
         "qwen2_5_vl": (transformers.Qwen2VLVideoProcessor, transformers.Qwen2_5_VLProcessor),
         "qwen3_vl": (transformers.Qwen3VLVideoProcessor, transformers.Qwen3VLProcessor),
-    }[family]
+    }
+    video_class, processor_class = classes[family]
     # Qwen3-VL counts the pixels of a whole clip, the others those of one frame
     frames = 16 if family == "qwen3_vl" else 1
     video = video_class(size={name: frames * pixels for name, pixels in edges.items()}, **options)

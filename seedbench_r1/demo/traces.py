@@ -61,7 +61,7 @@ def write_response(situation: Situation, rng: Random, kind: Kind = "sound") -> s
 
 
 def vocabulary_texts() -> list[str]:
-    """Texts that hold every word of the world's questions, options and responses: a tokenizer can learn from them."""
+    """Texts that hold every word of the world's questions, options and responses: to train a tokenizer on."""
     questions = [wording.format(goal=chore.name) for wording in (WITH_VIDEO, WITHOUT_VIDEO) for chore in CHORES]
     reasoning = [
         f"{seeing} {item.name} {item.states[state]}, {item.name}. {opening}: {action}, {action}. {following} "

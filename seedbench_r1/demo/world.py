@@ -96,7 +96,7 @@ class Recording:
     places: tuple[int, int, int, int]  # place in the room's layout of each item
 
     def states_after(self, done: int) -> tuple[int, ...]:
-        """State of each item when the first `done` steps have been taken."""
+        """State of each item after the first `done` steps."""
         return tuple(1 - state if index < done else state for index, state in enumerate(self.states))
 
     def step(self, index: int) -> str:
@@ -109,7 +109,7 @@ class Situation:
     """A moment of a recording and the four options asked there."""
 
     recording: Recording
-    done: int  # steps already taken, 0..3; the next step's item is items[done]
+    done: int  # finished steps, 0..3; the next step's item is items[done]
     other: int  # position of the item that the wrong options offer
     letters: str  # a permutation of "ABCD": letters of gold, same item, other item fitting, other item unfitting
 
@@ -200,7 +200,7 @@ def draw_situations(split: str, n: int, seed: int) -> list[Situation]:
     """The first n situations of "train", "L1", "L2" or "L3"; a longer draw starts with the shorter one.
 
     A block is four questions about two items of one goal: each item is gold once in each of its states, and each of A
-    to D is gold once. A rule that sees only the texts is therefore right on exactly one in four of every whole block.
+    to D is gold once. A rule that sees only the texts is therefore right on exactly one in four of a complete block.
     The block's two recordings have opposite states and different rooms. L3 deals four blocks, one of each domain, at
     a time, first recordings first, so that eight questions already cover the domains evenly.
 

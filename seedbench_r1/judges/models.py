@@ -6,12 +6,11 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from seedbench_r1.api.client import ChatClient, RequestFailed
-from seedbench_r1.api.cost_limit import Budget
+from seedbench_r1.api.cost_limit import CostLimit
 from seedbench_r1.api.worker_pool import in_parallel
 from seedbench_r1.backends.base import Backend
 from seedbench_r1.errors import ConfigError, JudgeUnavailable
@@ -23,7 +22,7 @@ PROMPT_VERSION = 1
 TRIES = 3  # for a readable verdict; then the verdict is missing
 GIVE_UP_AFTER = 3  # failures in a row that are nobody's request's fault: the server is gone
 
-SCHEMA: dict[str, Any] = {
+SCHEMA: dict[str, object] = {
     "type": "object",
     "properties": {
         "supports": {"type": "string", "enum": [*LETTERS, "none"]},
@@ -128,14 +127,14 @@ class ApiJudge:
         settings: JudgeSettings,
         *,
         concurrency: int = 8,
-        budget: Budget | None = None,
+        cost_limit: CostLimit | None = None,
     ) -> None:
         self.judge_id = settings.judge_id
         self._client = client
         self._model = model
         self._settings = settings
         self._concurrency = concurrency
-        self._budget = budget
+        self._cost_limit = cost_limit
 
     def probe(self) -> None:
         """One tiny request before thousands. Raises JudgeUnavailable."""
@@ -150,8 +149,8 @@ class ApiJudge:
     def verdicts(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[str, Verdict]]:
         """At most `concurrency` cases in flight. Raises JudgeUnavailable if the server is gone."""
         waiting: Iterator[JudgeCase] = iter(cases)
-        if self._budget is not None:
-            waiting = self._budget.affordable(
+        if self._cost_limit is not None:
+            waiting = self._cost_limit.affordable(
                 waiting, completions=self._settings.votes, max_tokens=self._settings.max_tokens
             )
         lost = 0  # failures in a row that are nobody's request's fault; counted here, in one thread
@@ -169,8 +168,8 @@ class ApiJudge:
 
     def close(self) -> None:
         """Break off what is in flight."""
-        if self._budget is not None:
-            self._budget.close()
+        if self._cost_limit is not None:
+            self._cost_limit.close()
         self._client.close()
 
     def _judge(self, case: JudgeCase) -> Iterator[_Judged]:
@@ -199,9 +198,9 @@ class ApiJudge:
 
     def _settle_unused(self, votes: int) -> None:
         """Money was kept back for votes that will not be asked for."""
-        if self._budget is not None:
+        if self._cost_limit is not None:
             for _ in range(votes):
-                self._budget.settle(None)
+                self._cost_limit.settle(None)
 
     def _vote(self, case: JudgeCase, vote: int) -> tuple[bool, str]:
         """One vote, asked for again while it cannot be read. Raises RequestFailed or UnreadableVerdict."""
@@ -225,8 +224,11 @@ class ApiJudge:
                     problem = error
             raise problem
         finally:
-            if self._budget is not None:
-                self._budget.settle(usage)
+            if self._cost_limit is not None:
+                self._cost_limit.settle(usage)
+
+
+_Round = Generator[tuple[str, Verdict], None, list[tuple[JudgeCase, str]]]
 
 
 class LocalJudge:
@@ -250,7 +252,7 @@ class LocalJudge:
         """Let the model go."""
         self._backend.close()
 
-    def _round(self, cases: Iterable[JudgeCase], sampling: SamplingConfig) -> Any:
+    def _round(self, cases: Iterable[JudgeCase], sampling: SamplingConfig) -> _Round:
         """Verdicts that can be read are yielded; returns (case, problem) for the others."""
         by_id: dict[str, JudgeCase] = {}
         left: list[tuple[JudgeCase, str]] = []

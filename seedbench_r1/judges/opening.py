@@ -36,7 +36,7 @@ def open_judge(config: JudgeConfig, announce: Announce = lambda settings: None) 
 
 def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
     from seedbench_r1.api.client import ChatClient
-    from seedbench_r1.api.cost_limit import Budget
+    from seedbench_r1.api.cost_limit import CostLimit
 
     try:
         key = api_key(config.base_url)
@@ -53,9 +53,9 @@ def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
         server=config.base_url,
     )
     announce(settings)
-    budget = Budget(config.max_cost, *config.prices) if config.max_cost is not None and config.prices else None
+    cost_limit = CostLimit(config.max_cost, *config.prices) if config.max_cost is not None and config.prices else None
     client = ChatClient(config.base_url or OPENAI_BASE_URL, key, timeout_s=config.timeout_s, tries=config.tries)
-    judge = ApiJudge(client, config.model, settings, concurrency=config.concurrency, budget=budget)
+    judge = ApiJudge(client, config.model, settings, concurrency=config.concurrency, cost_limit=cost_limit)
     try:
         judge.probe()
     except JudgeUnavailable:

@@ -66,15 +66,15 @@ def _by_text(sentence: str, texts: Sequence[str]) -> list[tuple[Letter, str]]:
     """(letter, its clause) for every option text in the sentence, but for one inside a longer one."""
     plain = _plain(sentence)
     found = []
-    taken: list[tuple[int, int]] = []
+    found_at: list[tuple[int, int]] = []
     for place in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
         text = texts[place]
         if not text or texts.count(text) > 1:
             continue
         for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", plain):
-            if any(start <= match.start() and match.end() <= end for start, end in taken):
+            if any(start <= match.start() and match.end() <= end for start, end in found_at):
                 continue
-            taken.append(match.span())
+            found_at.append(match.span())
             found.append((LETTERS[place], _clause(plain, *match.span())))
     return found
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
@@ -20,7 +19,8 @@ from seedbench_r1.engines.local import LocalEngine
 from seedbench_r1.engines.plan import plan
 from seedbench_r1.engines.run import run_plan
 from seedbench_r1.errors import ConfigError, IncompleteRun
-from seedbench_r1.lmms_tasks.functions import to_document
+from seedbench_r1.files import JsonObject
+from seedbench_r1.lmms_tasks.functions import Document, to_document
 from seedbench_r1.lmms_tasks.other_tasks import answer_other_tasks
 from seedbench_r1.runs.directory import merged_records
 from seedbench_r1.types import RunRecord, SamplingConfig
@@ -32,7 +32,7 @@ OPTIONS |= EVAL_TABLE.also
 _SHIPPED = SamplingConfig()  # the tasks' own generation_kwargs; tests/lmms compares the two
 
 
-class SeedBenchR1(lmms):
+class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
     """`pretrained` is what `eval --model` takes; every other argument is an option of `eval` with underscores.
 
     Raises:
@@ -41,7 +41,7 @@ class SeedBenchR1(lmms):
 
     is_simple = False
 
-    def __init__(self, pretrained: str = "", **options: Any) -> None:
+    def __init__(self, pretrained: str = "", **options: object) -> None:
         super().__init__()
         options = {name: value for name, value in options.items() if name != "max_batch_size"}
         unknown = sorted(set(options) - OPTIONS)
@@ -52,9 +52,10 @@ class SeedBenchR1(lmms):
                 f"with underscores: {', '.join(sorted(OPTIONS))}."
             )
         if not isinstance(options.get("batch_size", 1), int):
-            options["batch_size"] = int(options["batch_size"]) if str(options["batch_size"]).isdigit() else None
+            text = str(options["batch_size"])
+            options["batch_size"] = int(text) if text.isdigit() else None
         self._options = {
-            name: Path(value) if name in TABLE and TABLE[name].type is Path else value
+            name: Path(str(value)) if name in TABLE and TABLE[name].type is Path else value
             for name, value in options.items()
         }
         self._options["model"] = str(pretrained)
@@ -84,11 +85,12 @@ class SeedBenchR1(lmms):
         records = self._answer(ours, requests)
         return [_result(records[doc["question_id"]]) for doc in documents]
 
-    def _document(self, request: Instance) -> dict[str, Any]:
+    def _document(self, request: Instance) -> Document:
         _, _, _, doc_id, task, split = request.args
-        return self.task_dict[task][split][doc_id]
+        document: Document = self.task_dict[task][split][doc_id]
+        return document
 
-    def _answer(self, documents: list[dict[str, Any]], requests: list[Instance]) -> dict[str, RunRecord]:
+    def _answer(self, documents: list[Document], requests: list[Instance]) -> dict[str, RunRecord]:
         """Run evaluate() on the questions of these documents."""
         settings = [_sampling_options(request.args[2]) for request in requests]
         if any(other != settings[0] for other in settings):
@@ -120,7 +122,7 @@ class SeedBenchR1(lmms):
         raise ConfigError("--model seedbench_r1 answers in one round. Choose a generate_until task.")
 
 
-def _sampling_options(generation_kwargs: dict[str, Any]) -> dict[str, Any]:
+def _sampling_options(generation_kwargs: JsonObject) -> JsonObject:
     """What --gen_kwargs changed. The tasks' own values are the standard protocol's and leave the choice to `eval`."""
     names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
     given = {name: generation_kwargs[name] for name in names if generation_kwargs.get(name) is not None}
@@ -129,7 +131,7 @@ def _sampling_options(generation_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != getattr(_SHIPPED, name)}
 
 
-def _restrict(planned: Plan, documents: list[dict[str, Any]]) -> Plan:
+def _restrict(planned: Plan, documents: list[Document]) -> Plan:
     """The plan for the questions that lmms-eval asks, after checking that both sides mean the same prompt."""
     asked = {doc["question_id"]: doc for doc in documents}
     questions = [question for question in planned.questions if question.question_id in asked]

@@ -6,35 +6,38 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from leaderboards.exports.lmms_results import sample_metrics
 from leaderboards.stats import design_effect
+from seedbench_r1.files import JsonObject
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.prompts import build_messages
 from seedbench_r1.runs.records import question_from_json
 from seedbench_r1.scoring import score
 from seedbench_r1.types import Question, Template, to_json
 
+Document = JsonObject  # of lmms-eval: a question, its messages and the data root
 
-def to_document(question: Question, template: Template, data_root: Path) -> dict[str, Any]:
+
+def to_document(question: Question, template: Template, data_root: Path) -> Document:
     """A question as lmms-eval carries it: its own fields, the chat messages as JSON, and where the data is."""
     messages = json.dumps(build_messages(question, template), ensure_ascii=False)
-    return to_json(question) | {"messages": messages, "data_root": str(data_root.absolute())}
+    document: Document = to_json(question)
+    return document | {"messages": messages, "data_root": str(data_root.absolute())}
 
 
-def doc_to_text(doc: dict[str, Any]) -> str:
+def doc_to_text(doc: Document) -> str:
     """The complete prompt without media: lmms-eval's cache key. With a system message, that comes first."""
     messages = json.loads(doc["messages"])
     parts = [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
     return "\n\n".join(parts)
 
 
-def doc_to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
+def doc_to_messages(doc: Document) -> list[JsonObject]:
     """Chat messages with media: the clip as a path, the image as a PIL image, the order as in our own runner."""
-    messages: list[dict[str, Any]] = json.loads(doc["messages"])
+    messages: list[JsonObject] = json.loads(doc["messages"])
     for message in messages:
         for part in message["content"]:
             if part["type"] == "video":
@@ -45,12 +48,12 @@ def doc_to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def doc_to_target(doc: dict[str, Any]) -> str:
+def doc_to_target(doc: Document) -> str:
     """The gold letter."""
-    return doc["gold"]
+    return str(doc["gold"])
 
 
-def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
+def process_results(doc: Document, results: Sequence[str]) -> dict[str, object]:
     """Metrics of one response, and what its line in the samples file should hold."""
     question = question_from_json(doc)
     text = results[0]
@@ -64,7 +67,7 @@ def mean_of_known(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def clustered_standard_error(values: Sequence[Sequence[Any]]) -> float | None:
+def clustered_standard_error(values: Sequence[tuple[float, str]]) -> float | None:
     """Standard error of the accuracy, questions of one video being one cluster: sqrt(deff x p (1 - p) / n).
 
     lmms-eval computes its own only from dictionaries, which its groups do not take.

@@ -11,7 +11,7 @@ MODEL_ID = "seedbench_r1"
 
 
 def model_manifest() -> ModelManifest:
-    """What lmms-eval is told of `--model seedbench_r1`."""
+    """What lmms-eval needs to know of `--model seedbench_r1`."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id=MODEL_ID, chat_class_path="seedbench_r1.lmms_tasks.adapter.SeedBenchR1")

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from PIL import Image
@@ -20,6 +19,8 @@ from PIL import Image
 from seedbench_r1.backends import open_backend
 from seedbench_r1.config import EvalConfig, resolve_eval_config
 from seedbench_r1.errors import ConfigError, IncompleteRun
+from seedbench_r1.files import JsonObject
+from seedbench_r1.lmms_tasks.functions import Document
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import file_sha256
@@ -29,10 +30,10 @@ from seedbench_r1.types import Failure, Generation, Question, Request, SamplingC
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """One request of another benchmark: messages without media, and at most one clip and one image beside them."""
+    """One request of another benchmark: messages without media, and at most one clip and one image."""
 
     name: str  # task and document number
-    messages: tuple[dict[str, Any], ...]
+    messages: tuple[JsonObject, ...]
     video: Path | None
     image: Path | None
     sampling: SamplingConfig
@@ -40,7 +41,7 @@ class TaskRequest:
 
 
 def answer_other_tasks(
-    requests: list[Instance], documents: list[dict[str, Any]], options: dict[str, Any]
+    requests: list[Instance], documents: list[Document], options: JsonObject
 ) -> list[GenerationResult]:
     """Answer the requests, in their order.
 
@@ -70,8 +71,8 @@ def answer_other_tasks(
     return [_result(answers[request.key]) for request in wanted]
 
 
-def read_request(request: Instance, doc: dict[str, Any], scratch: Path) -> TaskRequest:
-    """Take an lmms-eval request apart. An image that has no file is written to `scratch`.
+def read_request(request: Instance, doc: Document, scratch: Path) -> TaskRequest:
+    """Split an lmms-eval request into messages and media. An image that has no file is written to `scratch`.
 
     Raises:
         ConfigError: more than one clip or image, part of a clip, or another kind of medium.
@@ -102,7 +103,7 @@ def read_request(request: Instance, doc: dict[str, Any], scratch: Path) -> TaskR
     )
 
 
-def _file_of(part: dict[str, Any], name: str, scratch: Path) -> Path:
+def _file_of(part: JsonObject, name: str, scratch: Path) -> Path:
     medium = part["url"]
     if isinstance(medium, Image.Image):
         medium.convert("RGB").save(scratch)
@@ -112,7 +113,7 @@ def _file_of(part: dict[str, Any], name: str, scratch: Path) -> Path:
     raise ConfigError(f"{name} shows part of a clip or a medium in memory; --model seedbench_r1 takes whole files.")
 
 
-def _sampling(generation_kwargs: dict[str, Any]) -> SamplingConfig:
+def _sampling(generation_kwargs: JsonObject) -> SamplingConfig:
     """The task's own settings. Stop strings are ignored, as lmms-eval's chat models do."""
     names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
     given = {name: generation_kwargs[name] for name in names if generation_kwargs.get(name) is not None}
@@ -120,7 +121,7 @@ def _sampling(generation_kwargs: dict[str, Any]) -> SamplingConfig:
     return replace(SamplingConfig(), **{"top_p": 1.0, **given, **({"temperature": 0.0} if greedy else {})})
 
 
-def _configure(options: dict[str, Any]) -> tuple[EvalConfig, str]:
+def _configure(options: JsonObject) -> tuple[EvalConfig, str]:
     """The resolved options, with pixels fitted to the model, and the model's fingerprint."""
     config = resolve_eval_config({**options, "data_root": Path()})
     if config.backend == "fake":
@@ -134,14 +135,14 @@ def _configure(options: dict[str, Any]) -> tuple[EvalConfig, str]:
 
 
 def _key(request: TaskRequest, config: EvalConfig, fingerprint: str) -> str:
-    files: list[Any] = [None if request.video is None else _identity(request.video)]
+    files: list[object] = [None if request.video is None else _identity(request.video)]
     files.append(None if request.image is None else file_sha256(request.image))
     settings = [config.backend, config.dtype, config.sampling.seed, to_json(config.video), to_json(request.sampling)]
     value = [request.name, request.messages, files, settings, fingerprint]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _identity(path: Path) -> list[Any]:
+def _identity(path: Path) -> list[object]:
     """Path, size and time of change; an absent file is found by the decoder."""
     if not path.is_file():
         return [str(path)]
@@ -216,7 +217,7 @@ def _answer_line(key: str, name: str, generation: Generation) -> str:
     return json.dumps({"key": key, "name": name, "text": generation.text, **counts}, ensure_ascii=False) + "\n"
 
 
-def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
+def _read_answers(path: Path) -> dict[str, JsonObject]:
     """Saved answers by key; a last line torn by a kill is dropped."""
     if not path.exists():
         return {}
@@ -224,6 +225,6 @@ def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
     return {answer["key"]: answer for answer in map(json.loads, filter(None, lines))}
 
 
-def _result(answer: dict[str, Any]) -> GenerationResult:
+def _result(answer: JsonObject) -> GenerationResult:
     counts = TokenCounts(input_tokens=answer["n_prompt_tokens"], output_tokens=answer["n_tokens"])
     return GenerationResult(text=answer["text"], token_counts=counts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import datasets
 from lmms_eval.api.task import ConfigurableMessagesTask
@@ -12,18 +11,19 @@ from lmms_eval.models import MODEL_REGISTRY_V2
 
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.lmms_tasks.functions import process_results, to_document
+from seedbench_r1.files import JsonObject
+from seedbench_r1.lmms_tasks.functions import Document, process_results, to_document
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.records import question_from_json, read_lines, template_from_json
 
 
-class SeedBenchR1Task(ConfigurableMessagesTask):
+class SeedBenchR1Task(ConfigurableMessagesTask):  # type: ignore[misc]  # lmms-eval has no types
     """One level. The YAML file names it in `dataset_name`."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: JsonObject) -> None:
         super().__init__(config={name: value for name, value in config.items() if name != "class"})
 
-    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+    def download(self, dataset_kwargs: JsonObject | None = None) -> None:
         """Build the documents in memory; nothing is fetched and no cache is touched.
 
         Without `dataset_kwargs` the level's annotation file is read from the data root that `seedbench-r1 eval` would
@@ -39,7 +39,7 @@ class SeedBenchR1Task(ConfigurableMessagesTask):
         self.dataset = datasets.DatasetDict({self.config.test_split: datasets.Dataset.from_list(documents)})
         self.dataset_no_image = self.dataset
 
-    def build_all_requests(self, **options: Any) -> None:
+    def build_all_requests(self, **options: object) -> None:
         """As lmms-eval does, unless its model cannot take messages.
 
         Raises:
@@ -50,7 +50,7 @@ class SeedBenchR1Task(ConfigurableMessagesTask):
             refuse_simple_model(arguments.model, force_simple=arguments.force_simple)
         super().build_all_requests(**options)
 
-    def process_results(self, doc: dict[str, Any], results: list[str], full_docs: Any = None) -> dict[str, Any]:
+    def process_results(self, doc: Document, results: list[str], full_docs: object = None) -> dict[str, object]:
         """The responses as they came: lmms-eval would strip them first, and try five times if scoring failed."""
         return process_results(doc, results)
 
@@ -67,13 +67,13 @@ def refuse_simple_model(name: str, *, force_simple: bool) -> None:
     )
 
 
-def _documents_of(level: str) -> list[dict[str, Any]]:
+def _documents_of(level: str) -> list[Document]:
     config = resolve_eval_config({"model": "any"})  # for data root and prompt; the model is lmms-eval's
     questions = load_questions(config.data_root, (level,))
     return [to_document(question, config.template, config.data_root) for question in questions]
 
 
-def _documents_from(path: Path) -> list[dict[str, Any]]:
+def _documents_from(path: Path) -> list[Document]:
     settings = json.loads(path.read_text(encoding="utf-8"))
     template, data_root = template_from_json(settings["template"]), Path(settings["data_root"])
     questions = read_lines(Path(settings["questions"]), question_from_json)

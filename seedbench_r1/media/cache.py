@@ -1,8 +1,8 @@
 """Decoded and resized media kept on disk, so that the next run, model or epoch need not decode them again.
 
 An entry is found by what its media files are, not by where they lie, and by everything that decides its pixels. It is
-written beside its place and renamed, and carries a checksum: any number of processes may read, write and evict, and be
-killed at any moment. A cache that cannot be used costs time, never an answer.
+written under a temporary name and renamed, and carries a checksum: any number of processes may read, write and evict,
+and be killed at any moment. A cache that cannot be used costs time, never an answer.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from seedbench_r1.media.decode import Pixels
 from seedbench_r1.media.frames import load_media
 from seedbench_r1.types import Media, VideoConfig
 
@@ -61,7 +62,7 @@ class CachedMedia:
 
 
 class _DamagedEntry(Exception):
-    """The file is no whole entry of its key."""
+    """The file is not a complete entry of its key."""
 
 
 def media_loader(
@@ -127,7 +128,7 @@ def _identity(path: Path) -> str:
     """Which file this is: size, time of change, first and last 64 KiB; the same after a move or another mount.
 
     The time of change shows edits in the middle of a file, and the ends tell files apart that were copied or unpacked
-    at once, without reading whole clips, which would cost about as much as the cache saves on a slow disk.
+    at once, without reading all of every clip, which would cost about as much as the cache saves on a slow disk.
     """
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
@@ -185,22 +186,22 @@ def _store(cache: FrameCache, path: Path, key: str, media: Media) -> list[CacheE
     size = sum(memoryview(piece).nbytes for piece in pieces)
     if size > cache.max_bytes // N_PARTS:
         return [CacheEvent("unusable", f"frame cache {cache.folder}: {_NO_SPACE.format(size=size / 1e6)}")]
-    beside = path.with_name(f".{key}.{secrets.token_hex(4)}.tmp")
+    temporary_path = path.with_name(f".{key}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         evicted = _make_room(path.parent, cache.max_bytes // N_PARTS - size)
-        with beside.open("xb") as file:
+        with temporary_path.open("xb") as file:
             for piece in pieces:
                 file.write(piece)
-        beside.replace(path)  # no fsync: after a power cut the checksum tells, and the media are decoded again
+        temporary_path.replace(path)  # no fsync: after a power cut the checksum tells, and the media are decoded again
     except OSError as error:
         with suppress(OSError):
-            beside.unlink()
+            temporary_path.unlink()
         return [_unusable(cache, error)]
     return [CacheEvent("evicted")] * evicted + [CacheEvent("written")]
 
 
-def _pieces(key: str, media: Media) -> list[Any]:
+def _pieces(key: str, media: Media) -> list[bytes | memoryview]:
     """Prefix, header, frames and image, as they follow each other in the file."""
     fields = {
         "key": key,
@@ -215,10 +216,10 @@ def _pieces(key: str, media: Media) -> list[Any]:
     header = json.dumps(fields).encode()
     arrays = [np.ascontiguousarray(pixels) for pixels in (media.frames, media.image) if pixels is not None]
     checksum = _checksum(len(header), [np.frombuffer(header, dtype=np.uint8), *arrays])
-    return [_PREFIX.pack(_MAGIC, len(header), checksum), header, *arrays]
+    return [_PREFIX.pack(_MAGIC, len(header), checksum), header, *(array.data for array in arrays)]
 
 
-def _checksum(header_bytes: int, pieces: list[np.ndarray]) -> int:
+def _checksum(header_bytes: int, pieces: list[Pixels]) -> int:
     """CRC-32: this is to notice accidents, and costs a third of a cryptographic hash (1.3 ms for a question)."""
     first = zlib.crc32(struct.pack("<I", header_bytes))
     return functools.reduce(lambda so_far, piece: zlib.crc32(piece.data, so_far), pieces, first)

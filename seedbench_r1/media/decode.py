@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib.util
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.packet_index import SEEKABLE_CONTAINERS, index_packets, packets_of, packets_to_decode
@@ -21,6 +23,8 @@ from seedbench_r1.types import Reader
 
 if TYPE_CHECKING:
     from av import VideoFrame
+
+Pixels = npt.NDArray[np.uint8]  # of frames (T, H, W, 3), or of one picture (H, W, 3)
 
 BT601 = 5  # SWS_CS_ITU601 in libswscale/swscale.h
 
@@ -210,13 +214,13 @@ def _refuse_truncated(path: Path, scan: _Scan) -> None:
         n_declared = max(n_declared, round(scan.duration_s * scan.fps))
     if n_found >= n_declared and n_bytes >= n_declared_bytes and not scan.cut_packet:
         return
-    n_whole = n_found - scan.cut_packet
-    if n_declared > n_whole:
-        found = f"{n_whole} of {n_declared} frames"
+    n_complete = n_found - scan.cut_packet
+    if n_declared > n_complete:
+        found = f"{n_complete} of {n_declared} frames"
     elif n_declared_bytes > n_bytes:
         found = f"{n_bytes} of {n_declared_bytes} bytes"
     else:
-        found = f"{n_whole} frames and a part of the next"
+        found = f"{n_complete} frames and a part of the next"
     raise MediaError(f"{path}: the file is cut off: {found} are there. Download it again")
 
 
@@ -246,7 +250,7 @@ def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
     return (0 if size == (1 << bits) - 1 else size), at + length
 
 
-def decode_frames(path: Path, indices: Sequence[int], reader: Reader) -> np.ndarray:  # (T, H, W, 3) uint8
+def decode_frames(path: Path, indices: Sequence[int], reader: Reader) -> Pixels:  # (T, H, W, 3) uint8
     """The frames at these indices (ascending, in order of presentation), RGB, upright, at the stored size.
 
     Where decord and PyAV return the same frame, they agree to the last bit (tests/unit/test_clips.py); torchcodec
@@ -255,19 +259,16 @@ def decode_frames(path: Path, indices: Sequence[int], reader: Reader) -> np.ndar
     Raises:
         MediaError: the decoder fails, or delivers fewer frames.
     """
-    if reader == "decord":
-        return _decode_decord(path, indices)
-    if reader == "torchcodec":
-        return _decode_torchcodec(path, indices)
-    return _decode_pyav(path, indices)
+    if reader == "pyav":
+        needed = _decode_needed(path, set(indices))
+        return decode_in_sequence(path, indices) if needed is None else _stack(path, needed, indices)
+    frames = (_decode_decord if reader == "decord" else _decode_torchcodec)(path, indices)
+    if len(frames) != len(indices):
+        raise MediaError(f"{path}: {reader} delivered {len(frames)} of {len(indices)} frames")
+    return frames
 
 
-def _decode_pyav(path: Path, indices: Sequence[int]) -> np.ndarray:
-    frames = _decode_needed(path, set(indices))
-    return decode_in_sequence(path, indices) if frames is None else _stack(path, frames, indices)
-
-
-def decode_in_sequence(path: Path, indices: Sequence[int]) -> np.ndarray:  # (T, H, W, 3) uint8
+def decode_in_sequence(path: Path, indices: Sequence[int]) -> Pixels:  # (T, H, W, 3) uint8
     """With PyAV, every frame from the first on, leaving nothing out: right for every clip, and slow.
 
     Raises:
@@ -283,14 +284,14 @@ def decode_in_sequence(path: Path, indices: Sequence[int]) -> np.ndarray:  # (T,
     return _stack(path, frames, indices)
 
 
-def _stack(path: Path, frames: dict[int, np.ndarray], indices: Sequence[int]) -> np.ndarray:
+def _stack(path: Path, frames: dict[int, Pixels], indices: Sequence[int]) -> Pixels:
     if len({frame.shape for frame in frames.values()}) > 1:
         raise MediaError(f"{path}: the frame size changes within the clip")
     return np.stack([frames[index] for index in indices])
 
 
-def _decode_needed(path: Path, wanted: set[int]) -> dict[int, np.ndarray] | None:
-    """The wanted frames, decoding only what they need; None if that cannot be told, or if something is wrong."""
+def _decode_needed(path: Path, wanted: set[int]) -> dict[int, Pixels] | None:
+    """The wanted frames, decoding only what they need; None if the packets do not say, or if something is wrong."""
     import av
 
     try:
@@ -299,7 +300,7 @@ def _decode_needed(path: Path, wanted: set[int]) -> dict[int, np.ndarray] | None
             return None
         needed = packets_to_decode(index, wanted)
         times = {index.pts[position]: frame for position, frame in needed.items() if frame is not None}
-        frames: dict[int, np.ndarray] = {}
+        frames: dict[int, Pixels] = {}
         for frame in _decode_packets(path, needed):
             if frame.is_corrupt:
                 return None  # what hides the damage depends on the frames before it
@@ -336,10 +337,10 @@ def count_decodable(path: Path) -> int:
     return _walk(path, set(), stop_after=None)[1]
 
 
-def _walk(path: Path, wanted: set[int], stop_after: int | None) -> tuple[dict[int, np.ndarray], int]:
+def _walk(path: Path, wanted: set[int], stop_after: int | None) -> tuple[dict[int, Pixels], int]:
     import av
 
-    frames: dict[int, np.ndarray] = {}
+    frames: dict[int, Pixels] = {}
     n_seen = 0
     try:
         with av.open(str(path)) as container:
@@ -356,7 +357,7 @@ def _walk(path: Path, wanted: set[int], stop_after: int | None) -> tuple[dict[in
     return frames, n_seen
 
 
-def to_rgb(frame: VideoFrame) -> np.ndarray:  # (H, W, 3) uint8
+def to_rgb(frame: VideoFrame) -> Pixels:  # (H, W, 3) uint8
     """A decoded frame as decord and torchcodec give it: by its own colour matrix and range, and turned upright.
 
     PyAV by itself takes every frame for BT.601 (up to 34 grey levels off for BT.709) and does not turn it.
@@ -364,32 +365,31 @@ def to_rgb(frame: VideoFrame) -> np.ndarray:  # (H, W, 3) uint8
     # libswscale looks at the frame's matrix only if source and target differ; for RGB the target has no meaning
     rgb = frame.to_ndarray(format="rgb24", src_color_range=int(frame.color_range), dst_colorspace=BT601)
     quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb
+    return np.ascontiguousarray(np.rot90(rgb, quarter_turns), dtype=np.uint8)
 
 
-def _decode_decord(path: Path, indices: Sequence[int]) -> np.ndarray:
+def _decode_decord(path: Path, indices: Sequence[int]) -> Pixels:
     import decord
 
-    try:
-        clip = decord.VideoReader(str(path), num_threads=1)
-        frames = clip.get_batch(list(indices)).asnumpy()
-    except (RuntimeError, IndexError, decord.DECORDError) as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MediaError(f"{path}: decord cannot decode it ({cause}). The reader pyav may") from error
-    if len(frames) != len(indices):
-        raise MediaError(f"{path}: decord delivered {len(frames)} of {len(indices)} frames")
+    with _refusals(path, "decord", RuntimeError, IndexError, decord.DECORDError):
+        frames: Pixels = decord.VideoReader(str(path), num_threads=1).get_batch(list(indices)).asnumpy()
     return frames
 
 
-def _decode_torchcodec(path: Path, indices: Sequence[int]) -> np.ndarray:
+def _decode_torchcodec(path: Path, indices: Sequence[int]) -> Pixels:
     from torchcodec.decoders import VideoDecoder
 
-    try:
+    with _refusals(path, "torchcodec", RuntimeError, ValueError, IndexError):
         decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-        frames = decoder.get_frames_at(list(indices)).data.numpy()
-    except (RuntimeError, ValueError, IndexError) as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MediaError(f"{path}: torchcodec cannot decode it ({cause}). The reader pyav may") from error
-    if len(frames) != len(indices):
-        raise MediaError(f"{path}: torchcodec delivered {len(frames)} of {len(indices)} frames")
+        frames: Pixels = decoder.get_frames_at(list(indices)).data.numpy()
     return frames
+
+
+@contextmanager
+def _refusals(path: Path, reader: Reader, *kinds: type[Exception]) -> Iterator[None]:
+    """What a reader raises for a clip becomes a MediaError that names both."""
+    try:
+        yield
+    except kinds as error:
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MediaError(f"{path}: {reader} cannot decode it ({cause}). The reader pyav may") from error

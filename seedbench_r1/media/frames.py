@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from seedbench_r1.media.decode import (
     ClipInfo,
     MediaError,
+    Pixels,
     count_decodable,
     decode_frames,
     decode_in_sequence,
@@ -104,7 +105,8 @@ def load_media(video: Path | None, image: Path | None, config: VideoConfig) -> M
     try:
         n_total, indices = _chosen_frames(video, info, config)
         frames = decode_frames(video, indices, reader)
-        size = _video_size(frames.shape[1], frames.shape[2], config)
+        limits = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
+        size = target_size(*frames.shape[1:3], **limits, multiple=config.size_multiple)
     except MediaError as error:
         raise _naming(video, error) from error
     return Media(
@@ -140,18 +142,12 @@ def _chosen_frames(video: Path, info: ClipInfo, config: VideoConfig) -> tuple[in
     return n_total, choose_frames(n_total, info.native_fps, config)
 
 
-def _video_size(height: int, width: int, config: VideoConfig) -> tuple[int, int]:
-    return target_size(
-        height, width, min_pixels=config.min_pixels, max_pixels=config.max_pixels, multiple=config.size_multiple
-    )
-
-
 def _naming(path: Path, error: MediaError) -> MediaError:
     message = str(error)
     return MediaError(message if message.startswith(str(path)) else f"{path}: {message}")
 
 
-def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_frames(frames: Pixels, size: tuple[int, int]) -> Pixels:
     """(T, H, W, 3) uint8 -> (T, height, width, 3) uint8, bicubic with antialias, on 8-bit values.
 
     Pillow's result is within one grey level of torch's uint8 bicubic with antialias when shrinking, and within two
@@ -166,7 +162,7 @@ def resize_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized
 
 
-def load_image(path: Path, config: VideoConfig) -> np.ndarray:  # (H, W, 3) uint8
+def load_image(path: Path, config: VideoConfig) -> Pixels:  # (H, W, 3) uint8
     """An image as RGB at its target size. As in the reference, EXIF orientation is ignored and alpha is dropped.
 
     Raises:
@@ -181,13 +177,8 @@ def load_image(path: Path, config: VideoConfig) -> np.ndarray:  # (H, W, 3) uint
         reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise MediaError(f"{path}: cannot be read as an image ({reason})") from error
     try:
-        height, width = target_size(
-            picture.height,
-            picture.width,
-            min_pixels=config.image_min_pixels,
-            max_pixels=config.image_max_pixels,
-            multiple=config.size_multiple,
-        )
+        limits = {"min_pixels": config.image_min_pixels, "max_pixels": config.image_max_pixels}
+        height, width = target_size(picture.height, picture.width, **limits, multiple=config.size_multiple)
     except MediaError as error:
         raise _naming(path, error) from error
     return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))

@@ -32,7 +32,7 @@ Loaded = Media | CachedMedia | Failure
 WARNINGS = {"dropped": 5, "unusable": 1}  # of the frame cache, at most; all are counted
 log = logging.getLogger(__name__)
 
-PREFETCH_PER_WORKER = 4  # questions; 4.5 MB each at the default sizes
+PREFETCH_PER_WORKER = 4  # questions in decoding or decoded and waiting; 4.5 MB each at the default sizes
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.1  # how often a waiting consumer looks whether it is to stop, and whether the pool still lives
 
@@ -57,8 +57,7 @@ class FrameLoader:
     As with every spawned process, a script that opens it at its top level needs `if __name__ == "__main__":`.
 
     Args:
-        timeout_s: seconds of decoding, counted from when a worker takes the question; then that worker is killed.
-        prefetch: questions that are being decoded or wait decoded, at most; default 4 for each worker.
+        timeout_s: seconds of decoding, counted from when a worker starts on the question; then that worker is killed.
         load: what a worker runs; must be importable by name, or a functools.partial of such a function.
 
     Attributes:
@@ -74,16 +73,15 @@ class FrameLoader:
         *,
         workers: int,
         timeout_s: float,
-        prefetch: int | None = None,
         load: Load = load_media,
     ) -> None:
         check_reader(config.reader)
-        self._prefetch = PREFETCH_PER_WORKER * workers if prefetch is None else prefetch
-        if workers < 1 or self._prefetch < 1 or timeout_s <= 0:
+        if workers < 1 or timeout_s <= 0:
             raise ConfigError(
-                f"Decoding needs at least 1 worker, 1 question ahead and a time limit above 0 seconds; got workers "
-                f"{workers}, prefetch {self._prefetch}, timeout {timeout_s:g} s"
+                f"Decoding needs at least 1 worker and a time limit above 0 seconds; got workers {workers}, "
+                f"timeout {timeout_s:g} s"
             )
+        self._prefetch = PREFETCH_PER_WORKER * workers
         self._config = config
         self._timeout_s = timeout_s
         self._load = load
@@ -110,7 +108,7 @@ class FrameLoader:
 
         Before the pool does: it first removes their semaphores, and one that still starts would print a traceback.
         """
-        self._pool.stop()
+        self._pool.stop()  # type: ignore[no-untyped-call]
         for process in self._context.processes:
             if process.pid is not None:  # it was started
                 process.kill()
@@ -119,7 +117,7 @@ class FrameLoader:
     def stream(
         self, questions: Iterable[Question], *, stop: threading.Event | None = None
     ) -> Iterator[tuple[Question, Media | Failure]]:
-        """Each question with its media, in the order in which they are ready. Questions are taken lazily.
+        """Each question with its media, in the order in which they are ready. Questions are pulled lazily.
 
         Args:
             stop: when set, the stream ends within 0.2 s, also while it waits for a decoder. What is then being
@@ -224,7 +222,7 @@ def _load_or_fail(load: Load, video: Path | None, image: Path | None, config: Vi
 def start_worker(parent: int) -> None:
     """Runs once in each worker: die with the parent and on SIGTERM at once, even inside native code.
 
-    SIGUSR1 is the parent's to act on: a scheduler that warns the whole process group must not end what is in flight.
+    SIGUSR1 is the parent's to act on: a scheduler that warns the process group must not end what is in flight.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

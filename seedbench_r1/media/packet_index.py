@@ -1,6 +1,6 @@
 """Which packets of a clip a decoder must see to show given frames; the others are left out, and no pixel changes.
 
-Nothing is decoded here. A clip for which this cannot be told from its packets has no index, and is decoded whole.
+Nothing is decoded here. A clip whose packets do not show this has no index, and is decoded from its start.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def index_packets(path: Path) -> PacketIndex | None:
 
 
 def packets_to_decode(index: PacketIndex, frames: Iterable[int]) -> dict[int, int | None]:
-    """Positions to hand to the decoder, ascending, each with the number of the frame to keep from it, or None.
+    """Positions to feed to the decoder, ascending, each with the number of the frame to keep from it, or None.
 
     Args:
         frames: numbers in the order of presentation.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from seedbench_r1.data.hub import named_errors
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import JsonObject, read_json_object
 from seedbench_r1.models.families import FAMILIES
 from seedbench_r1.types import ModelInfo
 
@@ -30,7 +29,7 @@ class Checkpoint:
     base_folder: Path | None  # None unless the folder is an adapter
     size_multiple: int  # pixels: both sides of every frame are multiples of it
     weight_bytes: int
-    config: dict[str, Any]  # config.json of the model, or of the adapter's base
+    config: JsonObject  # config.json of the model, or of the adapter's base
 
 
 def inspect_model(
@@ -132,7 +131,7 @@ def _resolve(model: str, revision: str | None) -> Path:
 
 
 def _from_hub(model: str, revision: str | None) -> Path:
-    """The snapshot folder in the hub's cache. A commit that is there whole is not asked for again."""
+    """The snapshot folder in the hub's cache. A commit that is there in full is not requested again."""
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -162,20 +161,14 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted(named, key=lambda path: path.name)
 
 
-def _size_multiple(config: dict[str, Any]) -> int:
+def _size_multiple(config: JsonObject) -> int:
     """patch size x spatial merge size of the vision tower: 28, or 32 for Qwen3-VL."""
     vision = config.get("vision_config") or {}
     default_patch = next((f.patch for f in FAMILIES if f.model_type == config.get("model_type")), 14)
     return int(vision.get("patch_size", default_patch)) * int(vision.get("spatial_merge_size", 2))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"No model at {path.parent} (no {path.name}).") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} is not a JSON object.")
-    return value
+def _read_json(path: Path) -> JsonObject:
+    if not path.is_file():
+        raise ConfigError(f"No model at {path.parent} (no {path.name}).")
+    return read_json_object(path, ConfigError)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.media.decode import Pixels
 from seedbench_r1.models.families import family_of
 from seedbench_r1.types import Request
 
@@ -90,7 +91,8 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
     try:
         config = transformers.AutoConfig.from_pretrained(model, revision=revision)
         family = family_of(config.model_type, model)
-        loaded = transformers.AutoProcessor.from_pretrained(model, revision=revision)
+        processors: Any = transformers.AutoProcessor  # untyped there
+        loaded = processors.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot load a model configuration and processor from {model}: {error}") from error
     vision = config.vision_config
@@ -119,7 +121,7 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
 
 
 def frames_to_patches(
-    frames: np.ndarray,  # (T, H, W, 3) uint8
+    frames: Pixels,  # (T, H, W, 3) uint8
     *,
     patch: int,
     temporal_patch: int,
@@ -216,7 +218,7 @@ def _video_spans(
         raise ValueError(
             f"Qwen2.5-VL needs the seconds per grid of each video: {len(seconds_per_grid)} for {len(grids)}"
         )
-    # The processors hand seconds_per_grid over as float32, and vLLM multiplies in float64: so do we, or the floor
+    # The processors pass seconds_per_grid as float32, and vLLM multiplies in float64: so do we, or the floor
     # differs now and then.
     seconds = torch.tensor(seconds_per_grid, dtype=torch.float32).tolist()
     return [(grid, value * layout.tokens_per_second) for grid, value in zip(grids, seconds, strict=True)]
@@ -246,11 +248,13 @@ def prepare_inputs(request: Request, processor: QwenProcessor) -> ModelInputs:
     layout = processor.layout
     image_patches, image_grid = _cut(None if request.image is None else request.image[None], layout)
     video_patches, video_grid = _cut(request.frames, layout)
-    seconds_per_grid = None if request.frames is None else _seconds_per_grid(request, layout)
+    video_grids = [] if video_grid is None else [video_grid]
+    seconds_per_grid = [] if request.frames is None else [_seconds_per_grid(request, layout)]
     ids = prompt_token_ids(request, processor)
+    spans = _video_spans(layout, video_grids, seconds_per_grid)
     runs = {
         layout.image_token_id: [] if image_grid is None else [layout.n_tokens(image_grid)],
-        layout.video_token_id: [layout.n_tokens(span) for span, _ in _request_spans(video_grid, layout)],
+        layout.video_token_id: [layout.n_tokens(grid) for grid, _ in spans],
     }
     input_ids = torch.tensor(_expand(ids, runs), dtype=torch.int64)
     if len(input_ids) >= processor.context:
@@ -259,12 +263,11 @@ def prepare_inputs(request: Request, processor: QwenProcessor) -> ModelInputs:
         input_ids,
         layout,
         image_grids=[] if image_grid is None else [image_grid],
-        video_grids=[] if video_grid is None else [video_grid],
-        seconds_per_grid=[] if seconds_per_grid is None else [seconds_per_grid],
+        video_grids=video_grids,
+        seconds_per_grid=seconds_per_grid,
     )
-    return ModelInputs(
-        input_ids, positions, delta, image_patches, image_grid, video_patches, video_grid, seconds_per_grid
-    )
+    seconds = seconds_per_grid[0] if seconds_per_grid else None
+    return ModelInputs(input_ids, positions, delta, image_patches, image_grid, video_patches, video_grid, seconds)
 
 
 def render_prompt(request: Request, processor: QwenProcessor) -> str:
@@ -299,15 +302,11 @@ def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
         times = frame_times(request.frame_indices, request.native_fps, layout.temporal_patch)
         one = "<|vision_start|><|video_pad|><|vision_end|>"
         text = text.replace("<|video_pad|>", "".join(f"<{time:.1f} seconds>{one}" for time in times))
-    return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
-def _request_spans(video_grid: Grid | None, layout: VisionLayout) -> list[tuple[Grid, float]]:
-    grids = [] if video_grid is None else [video_grid]
-    return _video_spans(layout, grids, [0.0] * len(grids))
-
-
-def _cut(frames: np.ndarray | None, layout: VisionLayout) -> tuple[torch.Tensor | None, Grid | None]:
+def _cut(frames: Pixels | None, layout: VisionLayout) -> tuple[torch.Tensor | None, Grid | None]:
     if frames is None:
         return None, None
     patches = frames_to_patches(frames, patch=layout.patch, temporal_patch=layout.temporal_patch, merge=layout.merge)

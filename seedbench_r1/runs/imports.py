@@ -1,6 +1,6 @@
 """Other evaluators' result files -> a run directory, keyed by question, with duplicates and gaps reported.
 
-Texts are parsed and scored again by our rules; the reference's strict rule stands beside them, and what the file itself
+Texts are parsed and scored again by our rules; the reference's strict rule is applied too, and what the file itself
 claims is compared with it.
 """
 
@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.files import JsonObject
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.questions import annotation_path, file_sha256, load_annotations
 from seedbench_r1.runs.directory import RunDir, run_directory, utc_now
@@ -39,7 +39,7 @@ _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignAnswer:
+class ImportedAnswer:
     """One answer of another evaluator."""
 
     question_id: str
@@ -51,11 +51,11 @@ class ForeignAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignFile:
+class ImportedFile:
     """A file's answers and what is known of how they were made."""
 
     path: Path
-    answers: tuple[ForeignAnswer, ...]
+    answers: tuple[ImportedAnswer, ...]
     max_frames: int | None = None
 
 
@@ -72,7 +72,7 @@ class ImportReport:
     claim_differs: list[str] = field(default_factory=list)  # claimed otherwise than the strict rule says
 
 
-def read_grpo_care(path: Path, level: str | None = None) -> ForeignFile:
+def read_grpo_care(path: Path, level: str | None = None) -> ImportedFile:
     """Read the JSON of GRPO-CARE's evaluator: {"results": [annotation row + output, prediction, reward]}.
 
     Args:
@@ -86,7 +86,10 @@ def read_grpo_care(path: Path, level: str | None = None) -> ForeignFile:
     level = level or (found.group(1).upper() if found else None)
     if level not in LEVELS:
         raise ConfigError(f"{path}: the name does not say L1, L2 or L3. Fix: --level L1.")
-    value = _read_json(path)
+    try:
+        value = json.loads(_read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}. Was it cut off?") from error
     results = value.get("results") if isinstance(value, dict) else None
     if not isinstance(results, list):
         raise DataError(f'{path}: expected {{"results": [...]}}, as the reference evaluator writes it.')
@@ -98,7 +101,7 @@ def read_grpo_care(path: Path, level: str | None = None) -> ForeignFile:
         options = tuple(str(entry[key]) for key in _CHOICES) if all(key in entry for key in _CHOICES) else None
         reward = entry.get("reward")
         answers.append(
-            ForeignAnswer(
+            ImportedAnswer(
                 question_id=f"{level}/{entry['sample_id']}",
                 text=entry["output"],
                 where=where,
@@ -108,10 +111,10 @@ def read_grpo_care(path: Path, level: str | None = None) -> ForeignFile:
             )
         )
     frames = _FRAMES.search(path.stem)
-    return ForeignFile(path, tuple(answers), int(frames.group(1)) if frames else None)
+    return ImportedFile(path, tuple(answers), int(frames.group(1)) if frames else None)
 
 
-def read_lmms_eval(path: Path, level: str | None = None) -> ForeignFile:
+def read_lmms_eval(path: Path, level: str | None = None) -> ImportedFile:
     """Read lmms-eval's <date>_samples_<task>.jsonl. The question is named by question_id (our tasks) or doc.sample_id.
 
     Raises:
@@ -129,11 +132,11 @@ def read_lmms_eval(path: Path, level: str | None = None) -> ForeignFile:
             answers.append(_lmms_answer(json.loads(line), level, where))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DataError(f"{where}: not a line of an lmms-eval samples file ({type(error).__name__}).") from error
-    return ForeignFile(path, tuple(answers))
+    return ImportedFile(path, tuple(answers))
 
 
-def _lmms_answer(sample: dict[str, Any], level: str | None, where: str) -> ForeignAnswer:
-    doc: dict[str, Any] = sample["doc"] if isinstance(sample.get("doc"), dict) else {}
+def _lmms_answer(sample: JsonObject, level: str | None, where: str) -> ImportedAnswer:
+    doc: JsonObject = sample["doc"] if isinstance(sample.get("doc"), dict) else {}
     question_id = sample.get("question_id") or doc.get("question_id")
     if question_id is None:
         level = level or doc.get("task_level")
@@ -147,11 +150,11 @@ def _lmms_answer(sample: dict[str, Any], level: str | None, where: str) -> Forei
     if not isinstance(text, str):
         raise TypeError
     options = tuple(str(doc[key]) for key in _CHOICES) if all(key in doc for key in _CHOICES) else None
-    return ForeignAnswer(question_id, text, where, options, doc.get("golden_choice_idx"), None)
+    return ImportedAnswer(question_id, text, where, options, doc.get("golden_choice_idx"), None)
 
 
 def import_files(
-    files: Sequence[ForeignFile],
+    files: Sequence[ImportedFile],
     data_root: Path,
     runs_dir: Path,
     *,
@@ -192,7 +195,7 @@ def import_files(
 
 
 def _manifest(
-    files: Sequence[ForeignFile],
+    files: Sequence[ImportedFile],
     source: str,
     model_name: str,
     every: dict[str, list[Question]],
@@ -225,7 +228,7 @@ def _manifest(
     )
 
 
-def _import_answer(run: RunDir, questions: dict[str, Question], answer: ForeignAnswer, report: ImportReport) -> None:
+def _import_answer(run: RunDir, questions: dict[str, Question], answer: ImportedAnswer, report: ImportReport) -> None:
     question = questions.get(answer.question_id)
     if question is None:
         raise DataError(f"{answer.where}: {answer.question_id} is not in the annotations. Another data set revision?")
@@ -246,18 +249,11 @@ def _import_answer(run: RunDir, questions: dict[str, Question], answer: ForeignA
         report.claim_differs.append(answer.question_id)
 
 
-def _files_hash(files: Sequence[ForeignFile]) -> str:
+def _files_hash(files: Sequence[ImportedFile]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {error}. Was it cut off?") from error
 
 
 def _read_text(path: Path) -> str:

@@ -1,6 +1,6 @@
 """What a run keeps of its checkpoint's training, so that no report needs the checkpoint: curves, and what it had seen.
 
-training_snapshot.json of a run directory. Curves come from the metrics.jsonl beside the checkpoint folders, or from the
+training_snapshot.json of a run directory. Curves come from the metrics.jsonl next to the checkpoints, or from the
 trainer_state.json that a Hugging Face trainer leaves in them.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.files import write_json
+from seedbench_r1.files import JsonObject, read_json_object, write_json
 from seedbench_r1.models.checkpoint import TRAINING
 from seedbench_r1.questions import file_sha256
 from seedbench_r1.types import Question, to_json
@@ -76,21 +76,21 @@ def take_snapshot(
         DataError: a file of the training is damaged; the message names it.
     """
     if (checkpoint / TRAINING).is_file():
-        training = _read_json(checkpoint / TRAINING)
+        training = read_json_object(checkpoint / TRAINING, DataError)
         step = training.get("step")
         lines = [line for line in read_lines(checkpoint.parent / METRICS) if _until(line, step)]
         identity = training.get("identity") or lines[:1]
         overlap = find_overlap(checkpoint, list(questions), dataset_hash)
         return TrainingSnapshot(_hash(identity), step, curves(lines), overlap)
     if (checkpoint / STATE).is_file():
-        state = _read_json(checkpoint / STATE)
+        state = read_json_object(checkpoint / STATE, DataError)
         step = state.get("global_step")
         lines = [line for line in state.get("log_history") or [] if isinstance(line, dict) and _until(line, step)]
         return TrainingSnapshot(_hash(lines[:1]), step, curves(lines))
     return None
 
 
-def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+def curves(lines: Sequence[JsonObject]) -> dict[str, Points]:
     """The known curves of lines of metrics, each thinned to MAX_POINTS. What is not a finite number is left out.
 
     The loss of supervised training, which has no reward, is "sft_loss".
@@ -155,7 +155,7 @@ def load_snapshot(run_path: Path) -> TrainingSnapshot | None:
     path = run_path / FILE
     if not path.is_file():
         return None
-    value = _read_json(path)
+    value = read_json_object(path, DataError)
     try:
         if value["schema"] != SCHEMA:
             raise DataError(f"{path} has schema {value['schema']!r}, expected {SCHEMA!r}. Fix: upgrade.")
@@ -166,17 +166,17 @@ def load_snapshot(run_path: Path) -> TrainingSnapshot | None:
         raise DataError(f"{path} is not a training snapshot ({type(error).__name__}: {error}).") from error
 
 
-def _lineage(checkpoint: Path) -> Iterator[dict[str, Any]]:
+def _lineage(checkpoint: Path) -> Iterator[JsonObject]:
     """training.json of a checkpoint, then of the one it was trained from, as far as they are on this machine."""
     visited: set[Path] = set()
     while (checkpoint / TRAINING).is_file() and checkpoint.resolve() not in visited:
         visited.add(checkpoint.resolve())
-        training = _read_json(checkpoint / TRAINING)
+        training = read_json_object(checkpoint / TRAINING, DataError)
         yield training
         checkpoint = Path(str((training.get("config") or {}).get("model", "")))
 
 
-def _training_file(config: Mapping[str, Any], digest: str) -> Path | None:
+def _training_file(config: JsonObject, digest: str) -> Path | None:
     """The file a training read, if it is still there with the same content."""
     if config.get("train_file"):
         candidates = [Path(config["train_file"])]
@@ -197,13 +197,13 @@ def _key(question: Question) -> tuple[str, str, str]:
     return video, image, question.task_goal or ""
 
 
-def _until(line: Mapping[str, Any], step: int | None) -> bool:
-    """True for a line of a step that the checkpoint has taken."""
+def _until(line: JsonObject, step: int | None) -> bool:
+    """True for a line of a step that the checkpoint has made."""
     at = line.get("step")
     return isinstance(at, int | float) and (step is None or at <= step)
 
 
-def _look_up(line: Mapping[str, Any], key: str) -> float | None:
+def _look_up(line: JsonObject, key: str) -> float | None:
     value: Any = line
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -211,17 +211,7 @@ def _look_up(line: Mapping[str, Any], key: str) -> float | None:
     return float(value) if known else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is not a JSON object.")
-    return value
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The JSON objects of a file, one a line; [] if there is no file. A torn last line is left out.
 
     Raises DataError for other junk.
@@ -242,5 +232,5 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

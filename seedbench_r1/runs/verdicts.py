@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from seedbench_r1.files import JsonObject
 from seedbench_r1.runs.records import read_lines
 from seedbench_r1.types import Verdict, to_json
 
@@ -25,7 +25,7 @@ def verdict_line(question_id: str, verdict: Verdict) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def verdict_from_json(value: dict[str, Any]) -> tuple[str, Verdict]:
+def verdict_from_json(value: JsonObject) -> tuple[str, Verdict]:
     """The inverse of verdict_line. Raises KeyError, TypeError or ValueError if the value is not a verdict."""
     if value["consistent"] not in (True, False, None):
         raise ValueError(f"consistent is {value['consistent']!r}")

@@ -20,7 +20,7 @@ import pytest
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.media.decode import MediaError
-from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.media.loader import PREFETCH_PER_WORKER, FrameLoader
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 from tests.media import make_clip, make_image
 
@@ -171,18 +171,18 @@ def test_a_timeout_of_the_loading_function_is_not_taken_for_the_pool_s(loader: F
         collect(loader, "timeout")
 
 
-def test_no_more_than_prefetch_questions_are_taken_ahead() -> None:
+def test_at_most_four_questions_for_each_worker_are_pulled_ahead() -> None:
     taken: list[str] = []
 
     def lazily() -> Iterator[Question]:
-        for index in range(12):
+        for index in range(24):
             taken.append(str(index))
             yield question(str(index))
 
-    with open_loader(prefetch=3) as loader:
+    with open_loader() as loader:  # two workers
         for n_received, _ in enumerate(loader.stream(lazily()), start=1):
-            assert len(taken) <= n_received + 3
-    assert len(taken) == 12
+            assert len(taken) <= n_received + 2 * PREFETCH_PER_WORKER
+    assert len(taken) == 24
 
 
 def test_several_processes_work_at_once(loader: FrameLoader) -> None:
@@ -321,9 +321,7 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path: Path, name: str) -> 
     assert gone_within(pids, 30)
 
 
-@pytest.mark.parametrize(
-    "options", [{"workers": 0}, {"prefetch": 0}, {"timeout_s": 0.0}], ids=["workers", "prefetch", "timeout"]
-)
+@pytest.mark.parametrize("options", [{"workers": 0}, {"timeout_s": 0.0}], ids=["workers", "timeout"])
 def test_numbers_that_cannot_work_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="at least 1 worker"):
         open_loader(**options)

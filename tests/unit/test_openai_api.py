@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from seedbench_r1.api.client import ChatClient, Reply
-from seedbench_r1.api.cost_limit import Budget, token_cost
+from seedbench_r1.api.cost_limit import CostLimit, token_cost
 from seedbench_r1.backends import openai as openai_api
 from seedbench_r1.backends.openai import OpenAIBackend, chat_messages, completion_seed, to_generation
 from seedbench_r1.config import protocol_id
@@ -332,28 +332,28 @@ def test_cost_by_hand():
 def test_the_limit_is_not_exceeded(backend, concurrency, caplog):
     # One answer: 100 prompt tokens at 10,000 and 10 new ones at 100,000 per million = 2; 11 pay for five
     with ApiServer([ok(prompt_tokens=100, tokens=10)]) as server:
-        budget = Budget(11.0, 10_000.0, 100_000.0)
-        on = backend(server, concurrency=concurrency, budget=budget)
+        cost_limit = CostLimit(11.0, 10_000.0, 100_000.0)
+        on = backend(server, concurrency=concurrency, cost_limit=cost_limit)
         results = list(on.generate(iter(several(20)), SAMPLING))
     assert len(results) == len(server.seen) == 5
-    assert budget.spent == pytest.approx(10.0)
+    assert cost_limit.spent == pytest.approx(10.0)
     assert "Stopped before --max-cost 11: 10 spent" in caplog.text
 
 
 def test_cheaper_answers_buy_more(backend):
     # Each may cost 2 but costs 1.1: after nine, 9.9 is spent and one more might make 11.9
     with ApiServer([ok(prompt_tokens=100, tokens=1)]) as server:
-        on = backend(server, concurrency=8, budget=Budget(11.0, 10_000.0, 100_000.0))
+        on = backend(server, concurrency=8, cost_limit=CostLimit(11.0, 10_000.0, 100_000.0))
         assert len(list(on.generate(iter(several(20)), SAMPLING))) == 9
-        on = backend(server, budget=Budget(0.9, 10_000.0, 100_000.0))
+        on = backend(server, cost_limit=CostLimit(0.9, 10_000.0, 100_000.0))
         assert list(on.generate(iter(several(20)), SAMPLING)) == []  # 10 new tokens alone might cost 1
 
 
 def test_failures_and_several_completions_leave_the_account_even(backend):
     with ApiServer(lambda number, _: error(400) if number % 2 else ok(prompt_tokens=100, tokens=10)) as server:
-        budget = Budget(1000.0, 10_000.0, 100_000.0)
+        cost_limit = CostLimit(1000.0, 10_000.0, 100_000.0)
         results = list(
-            backend(server, budget=budget).generate(iter(several(6)), SamplingConfig(n=2, max_new_tokens=10))
+            backend(server, cost_limit=cost_limit).generate(iter(several(6)), SamplingConfig(n=2, max_new_tokens=10))
         )
     assert len(results) == 12
-    assert budget.spent == pytest.approx(12.0)  # six answers of 2
+    assert cost_limit.spent == pytest.approx(12.0)  # six answers of 2
