@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def save_checkpoint(
     """
     folder, main = out / f"checkpoint-{progress.step}", processes.is_main
     temporary = out / f".{folder.name}.unfinished"
-    content = {**description, "step": progress.step, "progress": _as_json(progress)}
+    content = {**description, "step": progress.step, "progress": asdict(progress)}
 
     def check_folder_is_shared() -> None:
         if not temporary.is_dir():
@@ -211,10 +211,10 @@ def checkpoint_bytes(state: TrainingState) -> int:
         n, n_trainable = (sum(p.numel() for p in ps) for ps in (policy.model.parameters(), trainable.values()))
         return n * policy.shards.unsharded_shell.dtype.itemsize + (12 + (4 if reference.average else 0)) * n_trainable
     saved = trainable if policy.adapter is not None else dict(policy.model.named_parameters())
-    weights = sum(_bytes(p) for p in saved.values())
+    weights = sum(p.nbytes for p in saved.values())
     moments = sum(2 * 4 * w.numel() for w in optimizer.weights.values())
-    copies = sum(_bytes(w) for name, w in optimizer.weights.items() if w is not trainable[name])
-    return weights + moments + copies + sum(_bytes(w) for w in reference.average.values())
+    copies = sum(w.nbytes for name, w in optimizer.weights.items() if w is not trainable[name])
+    return weights + moments + copies + sum(w.nbytes for w in reference.average.values())
 
 
 def _with_disk_errors(stage: Callable[[], None], out: Path, folder: Path) -> None:
@@ -265,14 +265,6 @@ def _restore_random(states: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _as_json(progress: Progress) -> dict[str, int]:
-    return {"step": progress.step, "position": progress.position, "replaced": progress.replaced}
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _sync(folder: Path) -> None:

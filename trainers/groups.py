@@ -12,7 +12,7 @@ from torch import Tensor
 from seedbench_r1.types import FinishReason, SamplingConfig
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
-from trainers.shared_prefix import Span
+from trainers.logprobs import Span
 
 
 @dataclass(frozen=True, slots=True)

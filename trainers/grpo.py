@@ -24,13 +24,14 @@ from trainers.consistency import (
 from trainers.data import TrainingExample
 from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, rollout_lines
 from trainers.idle_passes import IdlePasses
+from trainers.logprobs import Span
 from trainers.loss import policy_loss, token_kl
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.reference import Reference
 from trainers.rewards import reward
 from trainers.samplers import Sampler
-from trainers.shared_prefix import Span, group_logprobs
+from trainers.shared_prefix import group_logprobs
 
 
 @dataclass(frozen=True, slots=True)

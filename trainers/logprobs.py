@@ -1,19 +1,34 @@
-"""Log-probabilities of given tokens, computed from hidden states in chunks: no tensor of all logits ever exists."""
+"""Log-probabilities of given tokens, computed from hidden states in chunks: no tensor of all logits ever exists.
+
+`token_logprobs` is the computation, `logprobs_of` a model's forward pass that ends with it, and `padded_logprobs` such
+a pass over a batch of prompts with a completion each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from seedbench_r1.backends.decoding import vision_tensors
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 # 64 rows of 152k float32 logits are 39 MB; for 2,400 rows, the output layer's weights are read 38 times.
 CHUNK_ROWS = 64
 
+Span = tuple[int, int]  # [start, end) among a completion's tokens
+Projection = Callable[[Tensor], Tensor]  # the output layer: (n, H) -> (n, V)
+
 
 def token_logprobs(
-    project: Callable[[Tensor], Tensor],  # the output layer: (n, H) -> (n, V)
+    project: Projection,
     hidden: Tensor,  # (N, H), the model's dtype
     tokens: Tensor,  # (N,) int64
     *,
@@ -46,3 +61,86 @@ def token_logprobs(
         else:
             parts.append(one_chunk(rows, wanted))
     return torch.cat(parts)
+
+
+def inner_model(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model inside any wrappers. Raises ConfigError if there is none of Qwen-VL's."""
+    from transformers import PreTrainedModel
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and hasattr(getattr(module, "model", None), "language_model"):
+            return module
+    raise ConfigError(f"{type(model).__name__} holds no Qwen2-VL, Qwen2.5-VL or Qwen3-VL model")
+
+
+def logprobs_of(
+    model: torch.nn.Module, score: Callable[[Tensor, Projection], Tensor], arguments: Mapping[str, object]
+) -> Tensor:
+    """One forward pass in which score(hidden states, output layer) replaces the logits.
+
+    `score` runs inside the output layer, because only there, within the model's forward, are the layer's weights
+    gathered under FSDP.
+    """
+    head = inner_model(model).lm_head
+    project, wrapped = head.forward, "forward" in vars(head)
+    head.forward = lambda hidden: score(hidden, project)
+    try:
+        logprobs: Tensor = model(use_cache=False, **arguments).logits
+    finally:
+        # An instance attribute of its own was there only if a wrapper, such as accelerate's hooks, had set one.
+        if wrapped:
+            head.forward = project
+        else:
+            del head.forward
+    return logprobs
+
+
+def padded_logprobs(
+    model: torch.nn.Module,
+    layout: VisionLayout,
+    prompts: Sequence[ModelInputs],  # B, of any lengths
+    completions: Sequence[Tensor],  # B of (C_b,) int64 on the CPU
+    spans: Sequence[Span],  # B: the tokens wanted of each completion
+    temperature: float = 1.0,
+) -> Tensor:  # (number of wanted tokens,), row after row
+    """Log-probability of every wanted token given its own prompt and the completion so far, in one padded batch.
+
+    Rows are padded to the right, where no token attends to the padding: its value and positions do not matter.
+    """
+    base = inner_model(model)
+    starts = [len(prompt.input_ids) for prompt in prompts]
+    width = max(start + len(ids) for start, ids in zip(starts, completions, strict=True))
+    input_ids = prompts[0].input_ids.new_zeros(len(prompts), width)
+    positions = torch.zeros(3, len(prompts), width, dtype=torch.int64)
+    chosen = torch.zeros(len(prompts), width, dtype=torch.bool)
+    rows = zip(prompts, starts, completions, spans, strict=True)
+    for row, (prompt, start, completion, (first, last)) in enumerate(rows):
+        end = start + len(completion)
+        input_ids[row, :start], input_ids[row, start:end] = prompt.input_ids, completion
+        # A token of the prompt's text: a vision token would be counted as one more patch.
+        input_ids[row, end:] = prompt.input_ids[0]
+        positions[:, row, :start] = prompt.positions
+        positions[:, row, start:] = torch.arange(start, width) + prompt.delta
+        # A token is predicted by the row before it.
+        chosen[row, start + first - 1 : start + last - 1] = True
+    targets = torch.cat([ids[first:last] for ids, (first, last) in zip(completions, spans, strict=True)])
+    targets, chosen = targets.to(base.device), chosen.to(base.device)
+
+    def score(hidden: Tensor, project: Projection) -> Tensor:
+        return token_logprobs(project, hidden[chosen], targets, temperature=temperature)
+
+    arguments = {"input_ids": input_ids.to(base.device), "position_ids": positions.to(base.device)}
+    return logprobs_of(model, score, arguments | vision_tensors(base, layout, prompts))
+
+
+def pad_rows(
+    flat: Tensor,  # (number of wanted tokens,), row after row
+    spans: Sequence[Span],  # of B rows
+    width: int,
+) -> tuple[Tensor, Tensor]:  # (B, width), and (B, width) bool
+    """The values at their tokens, 0 elsewhere; the mask is True on them."""
+    mask = torch.zeros(len(spans), width, dtype=torch.bool)
+    for row, (first, last) in enumerate(spans):
+        mask[row, first:last] = True
+    mask = mask.to(flat.device)
+    return flat.new_zeros(mask.shape).masked_scatter(mask, flat), mask

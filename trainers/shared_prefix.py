@@ -12,7 +12,7 @@ running each rollout by itself. The vision tower runs once and the output layer 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,15 +22,12 @@ from torch import Tensor
 from seedbench_r1.backends.decoding import vision_tensors
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
-from trainers.logprobs import token_logprobs
+from trainers.logprobs import Projection, Span, inner_model, logprobs_of, pad_rows, padded_logprobs, token_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION = "seedbench_shared_prefix"  # the name under which transformers knows `_attention`
-
-Span = tuple[int, int]  # [start, end) among a completion's tokens
-Projection = Callable[[Tensor], Tensor]  # the output layer: (n, H) -> (n, V)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +65,6 @@ def shared_prefix_attention(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = former
-
-
-def inner_model(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformers model inside any wrappers. Raises ConfigError if there is none of Qwen-VL's."""
-    from transformers import PreTrainedModel
-
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel) and hasattr(getattr(module, "model", None), "language_model"):
-            return module
-    raise ConfigError(f"{type(model).__name__} holds no Qwen2-VL, Qwen2.5-VL or Qwen3-VL model")
 
 
 def group_logprobs(
@@ -121,15 +108,15 @@ def group_logprobs(
     _check(layout, completions, wanted)
     if shared_prefix and inner_model(model).model.language_model.config._attn_implementation != ATTENTION:
         raise ValueError("packed groups need `with shared_prefix_attention(model):` around forward and backward")
-    run = _packed if shared_prefix else _repeated
     size = group_chunk or len(completions)
-    chunks = [slice(start, start + size) for start in range(0, len(completions), size)]
-    logprobs = torch.cat([run(model, layout, inputs, completions[c], wanted[c], temperature) for c in chunks])
-    mask = torch.zeros(len(completions), max(map(len, completions)), dtype=torch.bool)
-    for row, (begin, end) in enumerate(wanted):
-        mask[row, begin:end] = True
-    mask = mask.to(logprobs.device)
-    return logprobs.new_zeros(mask.shape).masked_scatter(mask, logprobs), mask
+    flat = []
+    for chunk in [slice(start, start + size) for start in range(0, len(completions), size)]:
+        ids, spans_of_chunk = completions[chunk], wanted[chunk]
+        if shared_prefix:
+            flat.append(_packed(model, layout, inputs, ids, spans_of_chunk, temperature))
+        else:
+            flat.append(padded_logprobs(model, layout, [inputs] * len(ids), ids, spans_of_chunk, temperature))
+    return pad_rows(torch.cat(flat), wanted, max(map(len, completions)))
 
 
 def _check(layout: VisionLayout, completions: Sequence[Tensor], wanted: Sequence[Span]) -> None:
@@ -188,61 +175,6 @@ def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _P
     places[rows] = torch.arange(n_prompt, n_prompt + len(rows))
     masked = torch.full((width, n_prompt + width), -torch.inf, dtype=base.dtype, device=device).triu(n_prompt + 1)
     return _Packing(n_prompt, places.to(device), rows.to(device), masked.repeat(heads_per_key, 1), width)
-
-
-def _repeated(
-    model: torch.nn.Module,
-    layout: VisionLayout,
-    inputs: ModelInputs,
-    completions: Sequence[Tensor],
-    wanted: Sequence[Span],
-    temperature: float,
-) -> Tensor:  # (number of wanted tokens,), completion after completion
-    base = inner_model(model)
-    n_prompt, device, n = len(inputs.input_ids), base.device, len(completions)
-    longest = max(map(len, completions))
-    # Padding is on the right, where no token of the rollout attends to it; its value and positions do not matter.
-    ids = inputs.input_ids[-1].repeat(n, n_prompt + longest)
-    ids[:, :n_prompt] = inputs.input_ids
-    chosen = torch.zeros(n, longest, dtype=torch.bool)
-    for row, (completion, (begin, end)) in enumerate(zip(completions, wanted, strict=True)):
-        ids[row, n_prompt : n_prompt + len(completion)] = completion
-        chosen[row, begin:end] = True
-    after = torch.arange(longest) + n_prompt + inputs.delta
-    positions = torch.cat([inputs.positions, after.expand(3, -1)], dim=1)
-    targets, chosen = ids[:, n_prompt:][chosen].to(device), chosen.to(device)
-    arguments = {
-        "input_ids": ids.to(device),
-        "position_ids": positions[:, None].expand(-1, n, -1).to(device),
-        "logits_to_keep": torch.arange(n_prompt - 1, n_prompt + longest - 1, device=device),
-    }
-
-    def score(hidden: Tensor, project: Projection) -> Tensor:
-        return token_logprobs(project, hidden[chosen], targets, temperature=temperature)
-
-    return logprobs_of(model, score, arguments | vision_tensors(base, layout, [inputs] * n))
-
-
-def logprobs_of(
-    model: torch.nn.Module, score: Callable[[Tensor, Projection], Tensor], arguments: Mapping[str, object]
-) -> Tensor:
-    """One forward pass in which score(hidden states, output layer) replaces the logits.
-
-    `score` runs inside the output layer, because only there, within the model's forward, are the layer's weights
-    gathered under FSDP.
-    """
-    head = inner_model(model).lm_head
-    project, wrapped = head.forward, "forward" in vars(head)
-    head.forward = lambda hidden: score(hidden, project)
-    try:
-        logprobs: Tensor = model(use_cache=False, **arguments).logits
-    finally:
-        # An instance attribute of its own was there only if a wrapper, such as accelerate's hooks, had set one.
-        if wrapped:
-            head.forward = project
-        else:
-            del head.forward
-    return logprobs
 
 
 def _attention(

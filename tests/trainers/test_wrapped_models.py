@@ -14,7 +14,8 @@ from tests.trainers.plain_runs import (
     tiny,
     weighted,
 )
-from trainers.shared_prefix import group_logprobs, inner_model, shared_prefix_attention
+from trainers.logprobs import inner_model
+from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
 __all__ = ["rotary_in_float64"]  # a fixture
 pytestmark = pytest.mark.usefixtures("rotary_in_float64")
