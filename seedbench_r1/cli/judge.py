@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from seedbench_r1.types import Verdict
 
 
+# `judge` was one command before it had others, and judging is what it is mostly called for.
 class _RunByDefault(TyperGroup):
     """`judge RUN...` means `judge run RUN...`."""
 
@@ -49,6 +50,7 @@ def judge_command(given: Given, runs: Runs, config_file: ConfigFile = None, as_j
 
     config = resolve_judge_config(given, config_file=config_file)
     loaded = [load_judgeable(path) for path in runs]
+    # All runs are read before the judge is opened: a wrong path must not cost a request.
     opened = open_judge(config, loaded, quiet=as_json)
     try:
         for run in loaded:
@@ -62,6 +64,7 @@ def load_judgeable(path: Path) -> Run:
     from seedbench_r1.runs.directory import load_run
 
     run = load_run(path)
+    # Prompts and the rules judge ask about one of four options, which other suites need not have.
     if run.manifest.suite != "seedbench-r1":
         raise ConfigError(f"{path} answers the suite {run.manifest.suite}; judges know seedbench-r1 only.")
     return run
@@ -84,10 +87,12 @@ def calibrate_command(
         raise ConfigError(f"No strategy {strategy!r}. There are: by-verdict, random.")
     loaded, verdicts, chosen = _judged(runs, judge_id)
     rows = calibration_sheet(loaded, verdicts, n, by_verdict=strategy == "by-verdict", seed=seed)
+    # Hours of labelling may be in it.
     if out.exists():
         raise ConfigError(f"{out} exists and may hold labels. Fix: --out another name.")
     write_sheet(rows, out)
     console.out().print(f"{len(rows)} rows in {out}, judged by {chosen}", soft_wrap=True)
+    # The one instruction that a labeller needs; the sheet itself has no room for it.
     console.out().print("Write yes or no into supports_answer: does the reasoning lead to the answer given?")
 
 
@@ -104,6 +109,7 @@ def agreement_command(
 
     loaded, verdicts, chosen = _judged(runs, judge_id)
     found = agreement(loaded, verdicts, read_labels(labels))
+    # Kappa of no rows is no number.
     if not found.n:
         raise ConfigError(f"{labels} holds no labels yet ({found.unlabelled} empty rows).")
     if as_json:
@@ -119,6 +125,7 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
     loaded = [load_judgeable(path) for path in paths]
     by_judge = [load_verdicts(run.path) for run in loaded]
     known = sorted({name for judges in by_judge for name in judges})
+    # Verdicts of different judges are never mixed, so the choice must be clear.
     if judge_id is None and len(known) == 1:
         judge_id = known[0]
     if judge_id is None or judge_id not in known:
@@ -131,6 +138,7 @@ def open_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool = False) -> 
     """The judge of the settings. Raises JudgeUnavailable if it cannot be asked."""
     from seedbench_r1.judges.run import RulesJudge
 
+    # Each case imports its own: the rules judge needs neither torch nor the openai package.
     match config.kind:
         case "openai":
             return _open_api_judge(config, runs, quiet=quiet)
@@ -152,6 +160,7 @@ def _open_api_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool) -> Jud
     from seedbench_r1.judges.models import ApiJudge, JudgeSettings
 
     try:
+        # Never another judge instead: its rate would stand in the same column.
         key = api_key(config.base_url)
     except ConfigError as error:
         raise JudgeUnavailable(
@@ -165,6 +174,7 @@ def _open_api_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool) -> Jud
         temperature=config.vote_temperature,
         server=config.base_url,
     )
+    # Before the first paid request, so that Ctrl-C is still free.
     if not quiet:
         for line in estimate(runs, chosen, config.prices):
             console.err().print(line, soft_wrap=True)
@@ -172,6 +182,7 @@ def _open_api_judge(config: JudgeConfig, runs: list[Run], *, quiet: bool) -> Jud
     client = ChatClient(config.base_url or OPENAI_BASE_URL, key, timeout_s=config.timeout_s, tries=config.tries)
     judge = ApiJudge(client, config.model, chosen, concurrency=config.concurrency, cost_limit=cost_limit)
     try:
+        # A wrong key or name shows now, not after a thousand failures.
         judge.probe()
     except JudgeUnavailable:
         judge.close()
@@ -185,6 +196,7 @@ def _open_local_judge(config: JudgeConfig) -> Judge:
     from seedbench_r1.models.checkpoint import model_name
 
     chosen = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=_prompt(config.prompt_file))
+    # Named without its path, so that verdicts of one checkpoint agree on all machines.
     return LocalJudge(TextModelBackend(config.model, batch_size=config.batch_size), chosen)
 
 
@@ -199,8 +211,10 @@ def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, floa
     sizes = []
     for run in runs:
         known = load_verdicts(run.path).get(settings.judge_id, {})
+        # Only what would really be asked: settled verdicts and answers without reasoning cost nothing.
         for record in pending_records(run, known):
             if not lacks_reasoning(record):
+                # Four characters a token: no tokenizer of a hosted model is known here.
                 sizes.append(len(build_judge_prompt(judge_case(run, record), settings.prompt)) // 4)
     prompt, new = settings.votes * sum(sizes), settings.votes * len(sizes) * 60  # 60: about one short sentence
     cost = f", about {token_cost(prompt, new, *prices):.2f} at these prices" if prices else ", cost unknown (no prices)"
@@ -222,6 +236,7 @@ def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> N
         typer.echo(json.dumps(run_json(run, judge.judge_id, verdicts)))
     else:
         print_consistency(console.out(), run, judge.judge_id, verdicts)
+    # After the table: what exists is shown even when the rest was stopped.
     if received:
         raise Interrupted("Stopped by a signal. Verdicts so far are saved; run it again to go on.", received[0])
 
