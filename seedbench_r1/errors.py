@@ -44,6 +44,7 @@ class ResourceError(SeedBenchError):
     exit_code = 7
 
 
+# By the convention of shells: 128 + 2 for Ctrl-C, 128 + 15 for a scheduler's warning.
 class Interrupted(SeedBenchError):
     """Stopped by a signal after everything in flight was saved; the same command continues."""
 

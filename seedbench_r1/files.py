@@ -14,6 +14,7 @@ from typing import Any
 
 from seedbench_r1.errors import ConfigError, ResourceError, SeedBenchError
 
+# At most this much is lost when the power goes; a killed process loses nothing.
 FSYNC_EVERY_S = 1.0
 
 JsonObject = dict[str, Any]  # as the json module reads and writes it
@@ -36,6 +37,7 @@ class AppendFile:
         if alone is not None:
             self._locks.append(_claim(folder / ".run.lock", folder, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
         try:
+            # Locked before the file is opened, so that a second writer never touches it.
             self._locks.append(_claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
         except ConfigError:
             for descriptor in self._locks:
@@ -45,6 +47,7 @@ class AppendFile:
         self._guard = threading.Lock()
         self._dirty = False
         self._closed = threading.Event()
+        # A kill in the middle of a write leaves half a line, and the next one would be glued to it.
         _drop_torn_line(self._descriptor)
         self._syncer = threading.Thread(target=self._sync_regularly, name="fsync", daemon=True)
         self._syncer.start()
@@ -53,6 +56,7 @@ class AppendFile:
         """Write a line that ends with its newline: in the file when this returns. Raises ResourceError."""
         data = line.encode("utf-8")
         with self._guard:
+            # A disk that is full takes part of a line without an error.
             end = os.fstat(self._descriptor).st_size
             try:
                 if os.write(self._descriptor, data) != len(data):
@@ -67,6 +71,7 @@ class AppendFile:
         with self._guard:
             dirty, self._dirty = self._dirty, False
             if dirty:
+                # Inside the lock: a line that comes meanwhile waits, and its flag is not lost.
                 os.fsync(self._descriptor)
 
     def empty(self) -> None:
@@ -109,12 +114,14 @@ def write_text(path: Path, text: str) -> None:
     with writing(path), replacing(path) as temporary_path, temporary_path.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
+        # Without it a power cut can leave the new name with no content.
         os.fsync(stream.fileno())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder. It is renamed to `path` if the block succeeds, and removed if not."""
+    # In the same folder: renaming is atomic only within one file system.
     temporary_path = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary_path
@@ -153,8 +160,10 @@ def _claim(lock: Path, what: Path, kind: int) -> int:
     """Hold the lock file until the descriptor is closed. Raises ConfigError if another process holds it."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
+        # flock ends with the process, however it dies; a lock file that means "taken" would stay.
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        # The holder wrote its process id: "which process?" is the next question.
         holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise ConfigError(
@@ -171,6 +180,7 @@ def _drop_torn_line(descriptor: int) -> None:
     size = os.fstat(descriptor).st_size
     end = size
     while end > 0:
+        # Backwards in blocks: the file may have gigabytes, a line some kilobytes.
         start = max(0, end - 65536)
         newline = os.pread(descriptor, end - start, start).rfind(b"\n")
         if newline >= 0:

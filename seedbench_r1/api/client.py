@@ -104,12 +104,14 @@ class ChatClient:
         self._tries = tries
         self._first_wait_s = first_wait_s
         self._limit_name = limit_name
+        # close() and new tries exclude each other: what is submitted to a loop that has stopped would never end.
         self._closed = threading.Event()
         self._guard = threading.Lock()
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout_s)
         self._create: Callable[..., Awaitable[Any]] = (
             self._client.chat.completions.with_raw_response.create
         )  # imports what no try should wait for
+        # One loop in a thread of its own carries all requests: its tasks can be cancelled, blocking sockets cannot.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="chat-client", daemon=True)
         self._thread.start()
@@ -144,6 +146,7 @@ class ChatClient:
             "top_p": top_p,
             self._limit_name: max_tokens,
         }
+        # Only what was asked for is sent: some servers refuse fields that they do not know.
         if seed is not None:
             body["seed"] = seed
         if json_schema is not None:
@@ -180,6 +183,7 @@ class ChatClient:
             sent = asyncio.run_coroutine_threadsafe(self._send(body, extra), self._loop)
         try:
             text = sent.result()
+        # Ours is the limit for the complete reply; the package's own limits each read of the socket.
         except (TimeoutError, openai.APITimeoutError):
             return _Trouble(f"no reply from {self.base_url} within {self._timeout_s:g} s", "timeout")
         except openai.APIStatusError as error:
@@ -201,6 +205,7 @@ class ChatClient:
             return str(raw.http_response.text)
 
     async def _shut_down(self) -> None:
+        # This coroutine is a task of the loop itself and must not cancel itself.
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
@@ -228,6 +233,7 @@ class ChatClient:
 
     def redact(self, text: str) -> str:
         """Without the key, should a server have repeated it."""
+        # A short placeholder would be replaced inside ordinary words.
         return text.replace(self._key, "[key]") if len(self._key) >= SHORTEST_SECRET else text
 
 
@@ -246,6 +252,7 @@ def wait_before_retry(attempt: int, retry_after: float | None, first_wait_s: flo
     """
     longest = min(LONGEST_WAIT_S, first_wait_s * 2.0 ** (attempt - 1))
     own = longest * (0.5 + 0.5 * draw)
+    # Jitter comes on top of the server's wish, so that clients refused together do not return together.
     if retry_after is None or retry_after < own:
         return own
     return retry_after + first_wait_s * draw

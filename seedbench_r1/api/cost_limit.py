@@ -75,6 +75,7 @@ class CostLimit:
 
     def _wait_until_affordable(self) -> bool:
         with self._changed:
+            # With nothing in flight no more can be learned by waiting, so the answer is final either way.
             self._changed.wait_for(lambda: self._closed or self._in_flight == 0 or self._fits())
             if self._closed:
                 return False
@@ -88,6 +89,7 @@ class CostLimit:
             return True
 
     def _fits(self) -> bool:
+        # Nothing is known of sizes yet: one request finds out.
         if self._largest_prompt is None and self._in_flight:
             return False
         dearest = token_cost(self._largest_prompt or 0, self._max_tokens, *self._prices)

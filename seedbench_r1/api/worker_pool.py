@@ -25,6 +25,7 @@ def in_parallel(items: Iterable[Item], work: Callable[[Item], Iterator[Result]],
     threads = ThreadPoolExecutor(concurrency, thread_name_prefix="request")
     try:
         for _ in range(concurrency):
+            # A thread that ends, by an error too, reports through the same queue as results do: one place to wait at.
             threads.submit(pool.run).add_done_callback(pool.results.put)
         yield from pool.hand_out()
     finally:
@@ -60,6 +61,7 @@ class WorkerPool(Generic[Item, Result]):
                 self._free.release()
             elif isinstance(found, Future):
                 running -= 1
+                # The first error wins; the other threads finish the items that they have begun.
                 error = error or found.exception()
                 if error is not None:
                     self._stopped.set()
@@ -71,6 +73,7 @@ class WorkerPool(Generic[Item, Result]):
     def stop(self) -> None:
         """Nothing more is pulled, and no thread waits for a place."""
         self._stopped.set()
+        # A permit for each thread that may be waiting for one; it then sees the stop.
         self._free.release(self._size)
 
     def _pull(self) -> Iterator[Item]:

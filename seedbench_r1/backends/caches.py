@@ -44,6 +44,7 @@ def open_cache(kind: DecodeCache, model: PreTrainedModel, prefilled: Prefilled, 
         ConfigError: static for a model with sliding-window layers.
     """
     if kind == "auto":
+        # Sliding windows shift their columns, which a recorded graph cannot.
         fixed = model.device.type == "cuda" and room >= GRAPH_PAYS and not _has_sliding_layers(model)
         kind = "static" if fixed else "dynamic"
     if kind == "static":
@@ -61,6 +62,7 @@ class GrowingCache:
         if repeats > 1:
             self._cache.batch_repeat_interleave(repeats)
             mask = mask.repeat_interleave(repeats, dim=0)
+        # Columns of tokens to come are visible from the start: each step passes only those that exist.
         self._mask = torch.cat([mask, mask.new_ones(len(mask), room)], dim=1)
 
     def keep(self, places: list[int]) -> None:
@@ -91,10 +93,12 @@ class FixedCache:
         rows, self._length = len(mask) * repeats, mask.shape[1]
         self._model = model
         self._cache = StaticCache(config=model.config.get_text_config(), max_cache_len=self._length + room)
+        # Layer by layer, so that prompt and copy never both lie in memory for all layers.
         for filled, layer in zip(source.layers, self._cache.layers, strict=True):
             _fill(layer, filled, repeats)
         self._mask = torch.zeros(rows, 1, 1, self._length + room, dtype=torch.bool, device=mask.device)
         self._mask[:, 0, 0, : self._length] = mask.repeat_interleave(repeats, dim=0).bool()
+        # A graph reads its inputs from where they were recorded: these tensors are overwritten, never replaced.
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=mask.device)
         self._positions = torch.zeros(rows, dtype=torch.int64, device=mask.device)
         self._live = torch.arange(rows, device=mask.device)
@@ -128,6 +132,7 @@ class FixedCache:
         side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side_stream):
+            # Two runs outside the graph: the first allocates workspaces and picks kernels, which capturing forbids.
             for _ in range(2):
                 self._run()
                 self._rewind()
@@ -140,6 +145,7 @@ class FixedCache:
     def _rewind(self) -> None:
         layers: list[Any] = self._cache.layers
         for layer in layers:
+            # transformers counts the filled columns itself; the warm-up has advanced the count.
             layer.cumulative_length.fill_(self._length)
 
 

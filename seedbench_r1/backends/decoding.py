@@ -71,6 +71,7 @@ class _Rows:
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every id at which the checkpoint or its tokeniser says that a completion ends."""
     declared = model.generation_config.eos_token_id
+    # generation_config holds one id, a list, or nothing.
     ids = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
@@ -90,6 +91,7 @@ def prefill(
     mask = torch.zeros(len(prompts), longest, dtype=torch.int64)
     positions = torch.zeros(3, len(prompts), longest, dtype=torch.int64)
     for row, prompt in enumerate(prompts):
+        # Left padding puts every last prompt token into the last column, where the logits are read.
         start = longest - len(prompt.input_ids)
         input_ids[row, start:] = prompt.input_ids
         mask[row, start:] = 1
@@ -111,6 +113,7 @@ def vision_tensors(
     model: PreTrainedModel, layout: VisionLayout, prompts: Sequence[ModelInputs]
 ) -> dict[str, torch.Tensor]:
     """All images and clips of a batch in the model's argument names; pixels cross to the device as uint8."""
+    # A quarter of the bytes of float32 cross the bus; normalising is cheap on the device.
     tensors: dict[str, torch.Tensor] = {}
     images = [(prompt.image_patches, prompt.image_grid) for prompt in prompts if prompt.image_patches is not None]
     videos = [(prompt.video_patches, prompt.video_grid) for prompt in prompts if prompt.video_patches is not None]
@@ -141,13 +144,16 @@ def decode(
     """
     end_ids = end_token_ids(model, processor.tokenizer)
     forbidden = torch.tensor(processor.forbidden_ids, dtype=torch.int64, device=model.device)
+    # Padding is masked, so any valid id will do.
     pad_id = processor.tokenizer.pad_token_id or 0
     logits, filled, mask = prefill(model, processor.layout, [prompt.inputs for prompt in prompts], pad_id)
     completions = _completions(prompts, processor, sampling)
+    # A static cache is allocated for the longest completion that may come.
     room = max(completion.room for completion in completions)
     grown = open_cache(cache, model, (filled, mask), repeats=sampling.n, room=room)
     rows = _Rows(completions, grown, seen=None)
     if sampling.repetition_penalty != 1:
+        # A (rows, V) table costs memory, so it exists only for the penalty.
         rows.seen = _seen_tokens(prompts, logits).repeat_interleave(sampling.n, dim=0)
     logits = logits.repeat_interleave(sampling.n, dim=0)
     while True:
@@ -163,6 +169,7 @@ def decode(
                 going.append(place)
         if not going:
             return
+        # Selecting rows copies the cache; it is done only when a row has ended.
         if len(going) < len(values):
             rows.keep(going)
             tokens = tokens[going]
@@ -177,6 +184,7 @@ def _completions(prompts: Sequence[Prompt], processor: QwenProcessor, sampling: 
             k=k,
             n_prompt_tokens=len(prompt.inputs.input_ids),
             next_position=len(prompt.inputs.input_ids) + prompt.inputs.delta,
+            # Neither the limit nor the model's context may be exceeded.
             room=min(sampling.max_new_tokens, processor.context - len(prompt.inputs.input_ids)),
             generator=row_generator(sampling.seed, prompt.question_id, k),
         )
@@ -197,6 +205,7 @@ def _step(rows: _Rows, tokens: torch.Tensor) -> torch.Tensor:
     """Feed one token per row; the logits after it, (rows, V)."""
     places = torch.tensor([completion.next_position for completion in rows.completions], device=tokens.device)
     for completion in rows.completions:
+        # M-RoPE: text moves on by one on all three axes.
         completion.next_position += 1
     if rows.seen is not None:
         rows.seen.scatter_(1, tokens[:, None], True)

@@ -18,6 +18,7 @@ from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.questions import file_sha256
 from seedbench_r1.types import Failure, Generation, ModelInfo, Request, SamplingConfig
 
+# Tests pass a function of their own; the command line reads a script file.
 Answer = Callable[[Request, int], str | Failure]
 
 
@@ -42,6 +43,7 @@ class FakeBackend:
         script = read_script(path)
         default, answers = script.get("default", ""), script.get("answers", {})
 
+        # The same answer for every k: a script has no randomness.
         def answer(request: Request, _: int) -> str | Failure:
             scripted = answers.get(request.question_id, default)
             if isinstance(scripted, str):
@@ -55,6 +57,7 @@ class FakeBackend:
         for request in requests:
             for k in range(sampling.n):
                 start = time.perf_counter()
+                # Stands for a slow model when progress, signals or concurrency are tried.
                 if self._seconds:
                     time.sleep(self._seconds)
                 scripted = self._answer(request, k)
@@ -80,6 +83,7 @@ def read_script(path: Path) -> Script:
         script: Script = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"Script for the fake backend {path} cannot be read: {error}.") from error
+    # A misspelt key would silently be the default answer for every question.
     unknown = set(script) - {"default", "answers", "seconds"} if isinstance(script, dict) else {"(not an object)"}
     if unknown:
         raise ConfigError(f"Script for the fake backend {path}: unknown {', '.join(sorted(unknown))}.")
@@ -87,9 +91,11 @@ def read_script(path: Path) -> Script:
 
 
 def _generation(request: Request, text: str, sampling: SamplingConfig, latency_s: float) -> Generation:
+    # Split at single spaces, so that joining gives the text back unchanged.
     words = text.split(" ")
     cut = len(words) > sampling.max_new_tokens
     kept = words[: sampling.max_new_tokens]
+    # Media count as no tokens here.
     prompt = " ".join(part.get("text", "") for message in request.messages for part in message["content"])
     return Generation(
         text=" ".join(kept),

@@ -14,6 +14,7 @@ from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# What --dtype takes; transformers understands the word "auto" itself.
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,6 +29,7 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"--device {device} is not a device: {error}") from error
+    # torch itself would fail only later, while it loads.
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {device} was asked for, but torch sees no GPU. Fix: --device cpu, or see `doctor`")
     return resolved
@@ -51,6 +53,7 @@ def load_model(
         import peft
     except ImportError as error:
         raise ConfigError(f"{model} is a LoRA adapter, which needs peft. Fix: pip install 'peft>=0.17'") from error
+    # The adapter's own note may be a path on the machine that trained it.
     base = base_model or json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"{adapter} names no base model. Fix: add --base-model FOLDER_OR_HUB_ID")
@@ -61,6 +64,7 @@ def load_model(
             f"The base model {base} of the LoRA adapter {model} cannot be loaded. Fix: add --base-model "
             f"FOLDER_OR_HUB_ID. ({error})"
         ) from error
+    # Merged once, so that answering costs no more than without an adapter, and the vision tower's part counts too.
     merged: Any = peft.PeftModel.from_pretrained(loaded, model).merge_and_unload()
     return merged.eval(), processor
 
@@ -71,12 +75,14 @@ def _load_full(
     import transformers
 
     processor = load_processor(model, revision=revision)
+    # The class comes from config.json; load_processor has already refused other families.
     known_architectures: Any = transformers.AutoModelForImageTextToText
     try:
         loaded, report = known_architectures.from_pretrained(
             model,
             revision=revision,
             dtype=DTYPES[dtype],
+            # Named, so that an installed flash-attn does not change the numbers.
             attn_implementation="sdpa",
             device_map={"": device},
             output_loading_info=True,

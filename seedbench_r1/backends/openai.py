@@ -44,6 +44,7 @@ def transport(api_video: ApiVideo) -> dict[str, object]:
 
 def api_model(config: EvalConfig) -> ModelInfo:
     """What is known of a model behind a server: its name there, and the server's host, hashed into the fingerprint."""
+    # A model name may mean anything behind another server; port and path may change without changing the model.
     host = urllib.parse.urlsplit(config.base_url or OPENAI_BASE_URL).hostname
     fingerprint = hashlib.sha256(f"{config.model}\n{host}".encode()).hexdigest()[:16]
     return ModelInfo(path=f"openai:{config.model}", name=config.model, fingerprint=fingerprint)
@@ -103,6 +104,7 @@ class OpenAIBackend:
         def answer(request: Request) -> Iterator[Result]:
             try:
                 messages: list[dict[str, object]] | Failure = chat_messages(request, self._api_video)
+            # Encoded once for all n completions, since JPEGs take longer than the rest of a request.
             except (ValueError, TypeError, OSError) as error:  # pixels that are no picture
                 messages = Failure("backend_error", f"{type(error).__name__}: {error}")
             for k in range(sampling.n):
@@ -111,10 +113,12 @@ class OpenAIBackend:
         if self._cost_limit is None:
             yield from in_parallel(requests, answer, self._concurrency)
             return
+        # Requests are pulled, and so decoded, only when they can be paid for.
         paid = self._cost_limit.affordable(requests, completions=sampling.n, max_tokens=sampling.max_new_tokens)
         try:
             yield from in_parallel(paid, answer, self._concurrency)
         finally:
+            # Threads that wait for money would otherwise keep the pool from ending.
             self._cost_limit.close()
 
     def close(self) -> None:
@@ -139,6 +143,7 @@ class OpenAIBackend:
             )
             with self._guard:
                 self._hopeless = 0
+            # A reply, even an unusable one, shows that server, model and key are there.
             return to_generation(reply, logprobs=sampling.logprobs)
         except RequestFailed as error:
             self._check_hope(error)
@@ -149,6 +154,7 @@ class OpenAIBackend:
 
     def _check_hope(self, error: RequestFailed) -> None:
         """Raises ConfigError if it is not this request's fault and will not get better."""
+        # vLLM's refusal names its option; every request would get the same one.
         if self._api_video == "video" and "trust-request-mm-kwargs" in str(error):
             raise ConfigError(
                 f"The server refuses the frames' times ({error}) Fix: start it with "
@@ -188,7 +194,9 @@ def chat_messages(request: Request, api_video: ApiVideo) -> list[dict[str, objec
 def frames_as_images(request: Request) -> list[dict[str, object]]:
     """A line of text, then one image part for each frame."""
     frames = _pixels(request.frames)
+    # The model is shown how dense the frames are: images carry no time.
     first, last = request.frame_indices[0], request.frame_indices[-1]
+    # Frames are spread from the first to the last, so n of them span n - 1 intervals.
     fps = (len(frames) - 1) * (request.native_fps or 0.0) / max(1, last - first)
     intro: dict[str, object] = {"type": "text", "text": FRAMES_TEXT.format(n=len(frames), fps=fps)}
     return [intro, *(image_part(frame) for frame in frames)]
@@ -209,6 +217,7 @@ def jpeg_base64(pixels: Pixels) -> str:  # (H, W, 3) uint8
     from PIL import Image
 
     stream = io.BytesIO()
+    # No chroma subsampling: small coloured objects would lose their edges.
     Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
@@ -220,6 +229,7 @@ def extra_fields(request: Request, sampling: SamplingConfig, api_video: ApiVideo
     takes them to be a second apart.
     """
     fields: dict[str, object] = {}
+    # Hosted servers refuse fields that are vLLM's own, so a neutral value is not sent.
     if sampling.top_k != 0:
         fields["top_k"] = sampling.top_k
     if sampling.repetition_penalty != 1.0:
@@ -235,6 +245,7 @@ def extra_fields(request: Request, sampling: SamplingConfig, api_video: ApiVideo
 def completion_seed(seed: int, question_id: str, k: int) -> int:
     """31 bits for the k-th completion of a question: the same in every run, shard and order."""
     digest = hashlib.sha256(f"{seed}:{question_id}:{k}".encode()).digest()
+    # Servers take seeds as signed 32-bit numbers.
     return int.from_bytes(digest[:4]) >> 1
 
 

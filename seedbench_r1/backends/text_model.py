@@ -39,6 +39,7 @@ class TextModelBackend:
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model, padding_side="left")
             config = transformers.AutoConfig.from_pretrained(model)
+            # A vision-language checkpoint has its text weights under other names, so its own class must load it.
             kind: Any = transformers.AutoModelForCausalLM
             if getattr(config, "vision_config", None) is not None:
                 kind = transformers.AutoModelForImageTextToText
@@ -47,6 +48,7 @@ class TextModelBackend:
             raise ConfigError(f"Cannot load a text model from {model}: {str(error).splitlines()[0]}") from error
         if self.tokenizer.chat_template is None:
             raise ConfigError(f"{model} has no chat template, so it cannot be asked anything. Use an instruct model.")
+        # Padding is masked; many tokenizers of causal models have no token for it.
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -58,18 +60,21 @@ class TextModelBackend:
 
     def close(self) -> None:
         """Release the weights."""
+        # The last reference: the memory is free before the next model is loaded.
         self.model = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _answer(self, batch: list[Request], sampling: SamplingConfig) -> list[Result]:
+        # Latency is that of the batch: its rows end together.
         began = time.perf_counter()
         prompts = [
             self.tokenizer.apply_chat_template(_messages(request), tokenize=False, add_generation_prompt=True)
             for request in batch
         ]
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.device)
+        # The seed depends on the attempt, not on the batch; a verdict can still depend on its neighbours when sampling.
         torch.manual_seed(sampling.seed)
         try:
             output = self.model.generate(**inputs, generation_config=self._generation_config(sampling))
@@ -78,6 +83,7 @@ class TextModelBackend:
                 f"Out of memory on {self.device} with {len(batch)} prompts at once. Verdicts so far are saved. "
                 f"Fix: a smaller --batch-size, or a smaller judge."
             ) from error
+        # generate() returns the padded prompt in front of each completion.
         length = inputs["input_ids"].shape[1]
         return [
             (request.question_id, self._read(row[length:].tolist(), int(mask.sum()), began))
@@ -86,6 +92,7 @@ class TextModelBackend:
 
     def _read(self, tokens: list[int], n_prompt: int, began: float) -> Generation:
         ends = end_token_ids(self.model, self.tokenizer)
+        # generate() pads rows that ended before the longest, so each is cut at its own end.
         stop = next((place for place, token in enumerate(tokens) if token in ends), None)
         kept = tokens if stop is None else tokens[:stop]
         return Generation(
@@ -104,6 +111,7 @@ class TextModelBackend:
         make_config: Any = transformers.GenerationConfig  # untyped there
         greedy = sampling.temperature == 0
         config: GenerationConfig = make_config(
+            # Neutral values when greedy: transformers warns of filters that it will not use.
             do_sample=not greedy,
             temperature=1.0 if greedy else sampling.temperature,
             top_p=1.0 if greedy else sampling.top_p,

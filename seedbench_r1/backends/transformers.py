@@ -66,6 +66,7 @@ class TransformersBackend:
         Prompts are prepared in a feeder thread while the model works. Raises ResourceError when the device's memory
         does not suffice for a single request.
         """
+        # Pulled and prepared in a thread: decoding and cutting patches overlap with the model's work.
         prepared = (self._prepare(request) for request in requests)
         with contextlib.closing(ready_batches(prepared, self.batch_size, lambda item: item.length)) as batches:
             for batch in batches:
@@ -83,11 +84,13 @@ class TransformersBackend:
         except REQUEST_ERRORS as error:
             inputs = Failure("backend_error", f"{type(error).__name__}: {error}")
         frames = request.frames if request.frames is not None else request.image
+        # For the message when memory is short; the frames themselves are not kept.
         pixels = 0 if frames is None else frames.shape[-3] * frames.shape[-2]
         return _Prepared(request.question_id, 0 if request.frames is None else len(request.frames), pixels, inputs)
 
     def _answer(self, batch: list[_Prepared], sampling: SamplingConfig) -> Iterator[Result]:
         """Every result of a batch once, whatever has to be retried in smaller pieces."""
+        # A batch may fail after some rows have left; retries must not yield those again.
         given: set[tuple[str, int]] = set()
         for item in batch:
             if isinstance(item.inputs, Failure):
@@ -96,9 +99,11 @@ class TransformersBackend:
         while work:
             piece = work.pop(0)
             error = yield from self._attempt(piece, sampling, given)
+            # Everything that is left is cut again, since the smaller size holds for it too.
             if isinstance(error, torch.OutOfMemoryError):
                 self._shrink(piece, error)
                 work = _pieces(piece + [item for later in work for item in later], self.batch_size)
+            # One bad request must not take its neighbours with it.
             elif error is not None and len(piece) > 1:
                 log.warning("A batch of %d failed (%s); its requests are tried one by one", len(piece), error)
                 work = [[item] for item in piece] + work
@@ -118,6 +123,7 @@ class TransformersBackend:
         except torch.AcceleratorError:
             raise  # the device is unusable from here on: not one request's fault
         except REQUEST_ERRORS as error:
+            # The traceback holds the frames of the call, and with them the tensors that filled the memory.
             return error.with_traceback(None)
         return None
 
@@ -144,7 +150,9 @@ class TransformersBackend:
         """Halve the batch for the rest of this backend's life, or give up at one. Frames and pixels never change."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        # The longest prompt decides how much a batch needs: the others are padded to it.
         largest = max(piece, key=lambda item: item.length)
+        # Named, so that the one question with a long clip can be found.
         sample = f"sample {largest.question_id}, {largest.n_frames} frames × {largest.pixels / 1000:.0f}k px"
         if len(piece) == 1:
             raise ResourceError(
@@ -152,6 +160,7 @@ class TransformersBackend:
                 f"Try --max-pixels {largest.pixels // 2}, --backend vllm --tensor-parallel 2, or free the device's "
                 "memory. Frames/pixels change the protocol id."
             ) from error
+        # Half of what failed, not of the setting: the last piece of a batch can be smaller than that.
         self.batch_size = max(1, len(piece) // 2)
         log.warning(
             "Out of memory on %s at batch of %d (%s). Retrying at %d", self.device, len(piece), sample, self.batch_size
@@ -164,6 +173,7 @@ def _pieces(items: list[_Prepared], count: int) -> list[list[_Prepared]]:
 
 def _fail(item: _Prepared, sampling: SamplingConfig, given: set[tuple[str, int]], failure: Failure) -> Iterator[Result]:
     """The failure, once for every completion of the question that has not left yet."""
+    # Every completion of the question failed together, and each must be accounted for.
     for k in range(sampling.n):
         if (item.question_id, k) not in given:
             yield item.question_id, failure

@@ -78,6 +78,7 @@ class VllmBackend:
         self.options = options or EngineOptions()
         self._engine: Any = None  # vLLM's LLMEngine; None once closed
         self._merged: tempfile.TemporaryDirectory[str] | None = None
+        # Engine ids are our own counter: a question may be in flight n times.
         self._ids = itertools.count()
         check_vllm()
         from vllm.exceptions import VLLMClientError
@@ -91,6 +92,7 @@ class VllmBackend:
             if checkpoint.base_folder is not None:
                 self._merged = tempfile.TemporaryDirectory(prefix="seedbench-r1-merged-")
                 folder = merge_adapter(checkpoint, Path(self._merged.name), dtype)
+            # From the folder that the engine loads, so that both use the same template and processor.
             processor = load_processor(str(folder))
             wanted = checkpoint_dtype(checkpoint.config) if dtype == "auto" else dtype
             self._engine, self._guard = start_engine(folder, wanted, self.options)
@@ -120,6 +122,7 @@ class VllmBackend:
         self, ahead: Prefetch[_Prepared], sampling: SamplingConfig, in_flight: dict[str, _InFlight]
     ) -> Iterator[Result]:
         """Fill the engine with what is ready, let it work one iteration, and so on."""
+        # Admitting between iterations keeps the engine full: continuous batching fills gaps as rows end.
         while in_flight or not ahead.ended:
             for item in self._admissible(ahead, sampling.n, in_flight):
                 yield from self._admit(item, sampling, in_flight)
@@ -127,6 +130,7 @@ class VllmBackend:
 
     def _admissible(self, ahead: Prefetch[_Prepared], n: int, in_flight: dict[str, _InFlight]) -> Iterator[_Prepared]:
         """Prepared requests while there is room for n more generations; waits for one if the engine has no work."""
+        # Requests beyond the limit would only wait inside the engine, with their pixels in memory.
         while not in_flight or len(in_flight) + n <= self.options.max_in_flight:
             items = ahead.take(wait=not in_flight)
             if not items:
@@ -135,6 +139,7 @@ class VllmBackend:
 
     def close(self) -> None:
         """End the engine's processes and delete a merged adapter's folder."""
+        # Cleared first, so that a second call finds nothing to close.
         engine, self._engine = self._engine, None
         if engine is not None:
             close_engine(engine, self._guard)
@@ -172,6 +177,7 @@ class VllmBackend:
                 yield finished.question_id, self._to_result(output, finished, sampling)
 
     def _to_result(self, output: RequestOutput, finished: _InFlight, sampling: SamplingConfig) -> Generation | Failure:
+        # Each generation is a request of its own with its own seed, so there is exactly one output.
         completion = output.outputs[0]
         reason: FinishReason = "stop" if completion.finish_reason == "stop" else "length"
         if completion.finish_reason != reason:

@@ -50,6 +50,7 @@ class ColocatedEngine:
 
         self._sleeps = bool(current_platform.is_cuda_alike())
         self._needs_weights = True
+        # Started with real weights (see _start), then asleep until the first rollouts.
         self.engine = _start(folder, dtype, options, sleeps=self._sleeps, launched=launched)
         self.max_model_len: int = self.engine.model_config.max_model_len
         self.sleep()
@@ -62,7 +63,9 @@ class ColocatedEngine:
         ValueError if a parameter of vLLM's model is not among them.
         """
         if self._sleeps:
+            # Weights first, the cache only when it is used: both at once need not fit beside gradients.
             self.engine.wake_up([WEIGHTS])
+        # One worker in this process, so one answer.
         (missing,) = self.engine.collective_rpc(_load_into, args=(weights,))
         if missing:
             raise ValueError(f"{len(missing)} of vLLM's parameters were given no weights, e.g. {sorted(missing)[0]}")
@@ -83,6 +86,7 @@ class ColocatedEngine:
         """
         if self._sleeps:
             self.engine.wake_up([CACHE])
+        # The engine finishes in any order; names put the results back.
         names = [str(place) for place in range(len(requests))]
         found: dict[str, CompletionOutput] = {}
         try:
@@ -91,6 +95,7 @@ class ColocatedEngine:
             while self.engine.has_unfinished_requests():
                 found |= {output.request_id: output.outputs[0] for output in self.engine.step() if output.finished}
         finally:
+            # After an error nothing of this call may stay in the engine for the next one.
             self.engine.abort_request([name for name in names if name not in found])
         return [found[name] for name in names]
 
@@ -105,6 +110,7 @@ class ColocatedEngine:
     def sleep(self) -> None:
         """On CUDA: give the memory of weights and cache back until they are needed again."""
         if self._sleeps and not self.engine.is_sleeping():
+            # Level 2 discards the weights instead of copying them to the host: new ones come anyway.
             self.engine.sleep(level=2)
             self._needs_weights = True
 
@@ -139,10 +145,12 @@ def _start(folder: Path, dtype: str, options: EngineOptions, *, sleeps: bool, la
             config = arguments.create_engine_config(UsageContext.LLM_CLASS)
             return LLMEngine(config, Executor.get_class(config), log_stats=False, usage_context=UsageContext.LLM_CLASS)
     except (ValueError, OSError, VLLMClientError) as error:
+        # vLLM reports a cache that does not fit as a ValueError.
         if "memory" in str(error).lower():
             raise ResourceError(_short_of_memory(error)) from error
         raise ConfigError(f"vLLM refuses {folder} or the options given: {error}") from error
     except RuntimeError as error:
+        # Anything else is a bug, and keeps its traceback.
         if not out_of_memory(error):
             raise
         raise ResourceError(_short_of_memory(error)) from error
@@ -171,7 +179,9 @@ def _load_into(worker: WorkerBase, weights: Iterable[tuple[str, Tensor]]) -> set
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
     model = worker.model_runner.get_model()
+    # vLLM's names after fusing (qkv, gate_up), which load_weights reports.
     wanted = {name for name, _ in model.named_parameters()}
+    # vLLM's layers look up their configuration globally while they are built anew.
     with torch.no_grad(), set_current_vllm_config(worker.vllm_config), _reload_quiet():
         initialize_layerwise_reload(model)
         loaded = model.load_weights(weights)
@@ -194,6 +204,7 @@ def _reload_quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _process_state_kept() -> Iterator[None]:
     """vLLM's start seeds every generator of the process, and on a CPU replaces torch.set_num_threads by nothing."""
+    # A training that seeds its rollouts must not start over when an engine starts.
     numbers, arrays, set_num_threads = random.getstate(), np.random.get_state(), torch.set_num_threads
     try:
         with torch.random.fork_rng():

@@ -30,6 +30,7 @@ class Finding:
 
 def examine(data_root: Path | None, runs_dir: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
     """All checks, cheap ones first. Imports torch."""
+    # A generator, so that the first lines are on the screen while torch is still being imported.
     yield _packages()
     yield from _torch()
     yield _decord()
@@ -48,6 +49,7 @@ def _packages() -> Finding:
 
 
 def _torch() -> Iterator[Finding]:
+    # Compiled parts that do not fit each other raise other errors than ImportError.
     try:
         import torch
         import torchvision  # a broken torchvision takes transformers' processors with it
@@ -59,6 +61,7 @@ def _torch() -> Iterator[Finding]:
         yield Finding("warn", f"no GPU: {os.cpu_count()} CPU cores will do, slowly", "needed only for real checkpoints")
         return
     for index in range(torch.cuda.device_count()):
+        # What other processes hold counts: a full GPU is the most common reason for a failure.
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         yield Finding("pass", f"GPU {index}: {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
@@ -78,11 +81,13 @@ def _optional(module: str, extra: str, purpose: str) -> Finding:
 
 def _data(data_root: Path | None, environ: Mapping[str, str]) -> Finding:
     try:
+        # Not an error here: doctor is run before any data is fetched.
         root = find_data_root(data_root, environ)
     except ConfigError as error:
         return Finding("warn", "no data root", str(error).partition("Fix: ")[2])
     levels = data_status(root)
     counted = ", ".join(f"{level.level} {level.questions}" for level in levels)
+    # Absent files are a warning: some levels may be complete, and only those be wanted.
     missing = sum(len(level.missing) for level in levels)
     errors = [level.error for level in levels if level.error]
     if errors:
@@ -95,6 +100,7 @@ def _data(data_root: Path | None, environ: Mapping[str, str]) -> Finding:
 
 
 def _disk(name: str, path: Path, needed_gb: float, fix: str) -> Finding:
+    # A folder that does not exist yet will lie on the disk of its nearest existing parent.
     existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     if not os.access(existing, os.W_OK):
         return Finding("fail", f"{name}: {existing} is not writable", fix)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 import unicodedata
 
 from rich.console import Console
 
+# A log that is read afterwards: enough lines to see a stall, few enough to scroll.
+LINE_EVERY_S = 60.0
+LINE_EVERY_SHARE = 0.05
+LINE_AT_MOST_S = 1.0
+# Of the control characters these two only move the text.
 _SHOWN = {"\n", "\t"}
 
 
 def out() -> Console:
     """For results."""
+    # Markup off: square brackets in questions and answers are text.
     return Console(highlight=False, markup=False, emoji=False)
 
 
@@ -32,6 +39,26 @@ def glyph(fancy: str, plain: str) -> str:
     except UnicodeEncodeError:
         return plain
     return fancy
+
+
+class LinePace:
+    """When a line of progress is due off a terminal: each minute or twentieth of the work, at most one a second."""
+
+    def __init__(self) -> None:
+        self.restart(0)
+
+    def restart(self, done: float) -> None:
+        """Count from here."""
+        self._since, self._done = time.monotonic(), done
+
+    def speed_if_due(self, done: float, total: float) -> float | None:
+        """Units of work per second since the last line if one is due now, else None."""
+        seconds, new = time.monotonic() - self._since, done - self._done
+        # A share that is reached in no time would print twenty lines at once.
+        if seconds < LINE_EVERY_S and (new < LINE_EVERY_SHARE * total or seconds < LINE_AT_MOST_S):
+            return None
+        self.restart(done)
+        return new / seconds
 
 
 def printable(text: str) -> str:

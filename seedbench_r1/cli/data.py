@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Fetch the data set, and look at it on disk.", no_args_is_help=True)
 app.command("prepare")(prepare_command)
-
-LINE_EVERY_S = 60.0  # off a terminal: a line so often, or for every so large share
-LINE_EVERY_SHARE = 0.05
 
 Root = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of annotations/, videos/, images/.", show_default=False)
@@ -53,6 +49,7 @@ def download_command(
     from seedbench_r1.data.download import REPO_ID, DownloadConfig, download
     from seedbench_r1.types import to_json
 
+    # Modules are imported inside commands: `--help` must not wait for the hub's client.
     config = DownloadConfig(
         data_root=to or configured_data_root() or Path("data"),
         repo_id=repo_id or REPO_ID,
@@ -64,6 +61,7 @@ def download_command(
     try:
         with DownloadProgress() as progress:
             result = download(config, progress)
+    # The download has stopped its threads and saved its manifest by now.
     except KeyboardInterrupt as error:
         raise Interrupted("Stopped. What has arrived is kept; the same command continues.", signal.SIGINT) from error
     if as_json:
@@ -86,7 +84,9 @@ def _download_levels(value: str) -> tuple[str, ...]:
 
     names = [name for name in value.split(",") if name.strip()]
     levels = [name for name in names if name.strip().lower() != TRAIN]
+    # "train" is no level of the benchmark, so parse_levels does not know it.
     training = (TRAIN,) if len(levels) < len(names) else ()
+    # An empty value is parse_levels' to refuse; `train` alone needs no level.
     return (parse_levels(levels) if levels or not training else ()) + training
 
 
@@ -99,10 +99,12 @@ class DownloadProgress:
         from seedbench_r1.cli import console
 
         self._console = console.err()
+        # Worker threads report bytes; the bar and the counts are shared.
         self._guard = threading.Lock()
         self._moved = self._expected = 0
-        self._line = (time.monotonic(), 0)
+        self._pace = console.LinePace()
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        # A terminal is redrawn; a log file gets a line now and then.
         self._bar = Progress(*columns, console=self._console) if console.is_live(self._console) else None
         self._task = self._bar.add_task("", total=0) if self._bar else None
 
@@ -125,7 +127,8 @@ class DownloadProgress:
     def expect(self, n_bytes: int) -> None:
         with self._guard:
             self._expected += n_bytes
-            self._line = (time.monotonic(), self._moved)
+            # A new estimate begins a new measure of speed: hashing came before it.
+            self._pace.restart(self._moved)
             if self._bar and self._task is not None:
                 self._bar.update(self._task, total=self._expected)
 
@@ -135,14 +138,10 @@ class DownloadProgress:
             if self._bar and self._task is not None:
                 self._bar.update(self._task, completed=self._moved)
                 return
-            now = time.monotonic()
-            since, moved = self._line
-            share = (self._moved - moved) / max(1, self._expected)
-            if now - since < LINE_EVERY_S and (share < LINE_EVERY_SHARE or now - since < 1.0):
-                return
-            self._line = (now, self._moved)
-            speed = (self._moved - moved) / (now - since)
-        self.say(f"{self._moved / 1e9:.2f} of {self._expected / 1e9:.2f} GB, {speed / 1e6:.1f} MB/s")
+            # Inside the lock, so that two threads do not both find a line due.
+            speed = self._pace.speed_if_due(self._moved, self._expected)
+        if speed is not None:
+            self.say(f"{self._moved / 1e9:.2f} of {self._expected / 1e9:.2f} GB, {speed / 1e6:.1f} MB/s")
 
 
 @app.command("status")
@@ -154,6 +153,7 @@ def status_command(data_root: Root = None, levels: Levels = "L1,L2,L3", as_json:
     from seedbench_r1.types import to_json
 
     root = find_data_root(data_root)
+    # The table comes even if something is absent: the error only says what to type.
     levels_found = data_status(root, parse_levels(levels))
     if as_json:
         typer.echo(json.dumps({"schema": "sbr1.data/1", "data_root": str(root), "levels": to_json(levels_found)}))
@@ -163,10 +163,12 @@ def status_command(data_root: Root = None, levels: Levels = "L1,L2,L3", as_json:
     problems += [text for level in levels_found for text in _level_problems(level)]
     if not problems:
         return
+    # Only a download that was begun knows sizes.
     left = f" ({n / 1e9:.3g} GB left)" if (n := download_left(root)) else ""
     complete = [level.level for level in levels_found if not (level.error or level.missing or level.short)]
     other = f" Or evaluate complete levels only: --levels {','.join(complete)}." if complete else ""
     problems.append(f"Fix: seedbench-r1 data download --only-missing --to {root}{left}.{other}")
+    # One line for each problem, the fix last, where the eye stops.
     raise DataError("\n".join(problems))
 
 
@@ -174,6 +176,7 @@ def _level_problems(level: LevelStatus) -> list[str]:
     """One line for each kind of media that is not complete."""
     lines = []
     for kind, total in (("videos", level.videos), ("images", level.images)):
+        # A path says by its suffix which kind it is: the status does not keep them apart.
         missing = sum(_is_image(path) == (kind == "images") for path in level.missing)
         short = sum(_is_image(path) == (kind == "images") for path in level.short)
         interrupted = f", {short} files shorter than expected (interrupted download?)" if short else ""
@@ -183,6 +186,7 @@ def _level_problems(level: LevelStatus) -> list[str]:
 
 
 def _is_image(path: Path) -> bool:
+    # Clips and images share no suffix.
     return path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -210,6 +214,7 @@ def _print_status(root: Path, levels: list[LevelStatus]) -> None:
     screen = console.out()
     screen.print(f"data root {root}", soft_wrap=True)
     screen.print(table)
+    # Five examples of each show a pattern; --json has all.
     for path in [path for level in levels for path in level.missing][:5]:
         screen.print(f"missing: {path}", soft_wrap=True)
     for path in [path for level in levels for path in level.short][:5]:
@@ -242,6 +247,7 @@ def verify_command(
     from seedbench_r1.types import Reader, VideoConfig, to_json
 
     if decode_sample:
+        # Before hours of checking, not after.
         check_reader(reader)
     if exact_frames:
         check_reader("decord")
@@ -258,11 +264,14 @@ def verify_command(
     ):
         found.append(problem)
         if not as_json:
+            # A clip may serve several questions; the first id is enough to find it.
             asked = f"{problem.question_ids[0]}" + (f" and {n} more" if (n := len(problem.question_ids) - 1) else "")
+            # Decoding errors name the file already.
             text = problem.message if str(problem.path) in problem.message else f"{problem.path}: {problem.message}"
             console.out().print(console.printable(f"{text} ({asked})"), soft_wrap=True)
     if as_json:
         typer.echo(json.dumps({"schema": "sbr1.verify/1", "checked": len(questions), "problems": to_json(found)}))
     if found:
         raise DataError(f"{len(found)} files are not sound, of {len(questions)} questions.")
+    # Not a result, so not on standard output.
     console.err().print(f"all media of {len(questions)} questions are sound")

@@ -14,6 +14,7 @@ from seedbench_r1.cli.experiment import experiment_command
 from seedbench_r1.cli.miniature import generate_command, model_command
 
 QUESTIONS = 80  # of each level
+# Shown with the table, so that nobody quotes these numbers for real models.
 NOTE = (
     "\nThree models of 1.3 million parameters, each trained for minutes on two CPU cores: sft imitates traces of which "
     "some reason one way and answer another; grpo and care went on from it. What a trace concludes can be read off "
@@ -35,6 +36,7 @@ def demo_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew.")] = False,
 ) -> None:
     """Make a small benchmark; evaluate, judge and compare three tiny trained models on it. No GPU, no network."""
+    # typer calls this before `demo generate` and the others too.
     if context.invoked_subcommand is not None:
         return
     import torch
@@ -50,6 +52,7 @@ def demo_command(
         shutil.rmtree(folder)
     data = folder / "data"
     screen.print(f"1/3 writing a miniature benchmark to {data}", soft_wrap=True)
+    # Written last, so that its presence says that the benchmark is complete.
     if not (data / "miniature.toml").exists():
         write_benchmark(data, seed=seed, questions=dict.fromkeys(LEVELS, QUESTIONS), **CLIP)
         write_settings(data)
@@ -73,11 +76,13 @@ def _evaluate(folder: Path, model: Path, name: str, seed: int) -> Path:
         "runs_dir": folder / "runs",
         "run_name": name,
         "seed": seed,
+        # The same numbers everywhere, and no GPU is taken from others for a demonstration.
         "device": "cpu",
     }
     if importlib.util.find_spec("decord") is None:
         console.err().print("decord is not there: clips are read with PyAV, which is another protocol id\n")
         options["reader"] = "pyav"
+    # Without the environment: a user's SBR1_* settings would change the demonstration.
     config = resolve_eval_config(options, config_file=folder / "data" / "miniature.toml", environ={})
     planned = plan(config, command=" ".join(sys.argv))
     run_and_report(planned)
@@ -97,6 +102,7 @@ def _report(folder: Path, runs: list[Path]) -> None:
 
     for path in runs:
         judge_run(load_run(path), ExactJudge())
+    # Without published rows: they are of another benchmark.
     board = build_board(runs, baseline=runs[0].name, include_published=False)
     csv_path, html_path = folder / "leaderboard.csv", folder / "leaderboard.html"
     write_wide_csv(board, csv_path)

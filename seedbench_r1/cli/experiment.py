@@ -25,6 +25,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of mini
     "care-frozen": ("--algo", "care", "--reference", "frozen"),
     "care-no-margin": ("--algo", "care", "--bonus-margin", "0"),
 }
+# care-no-margin answers a side question (docs/miniature.md) and costs three trainings more.
 COMPARED = ("sft", "grpo", "grpo-nokl", "care", "care-frozen")
 
 
@@ -61,18 +62,22 @@ def experiment_command(
     data = out / "data"
     screen = console.err()
     config = data / CONFIG
+    # Its last file: without it the benchmark is incomplete and is written again.
     if not config.exists():
         generate = ("demo", "generate", "--out", str(data), "--questions", str(questions), "--seed", str(DATA_SEED))
         _run((*generate, "--train", str(rows), "--traces", str(rows)), out / "logs" / "generate.log")
+    # The start is measured too: what training adds is the difference to it.
     planned = [Job("start", _measuring(out, config, start, "start"))]
     planned += [_job(out, config, start, variant, seed, steps) for seed in numbers for variant in names]
     failed = []
+    # Threads only wait here; each training is a process of its own.
     with ThreadPoolExecutor(jobs) as pool:
         for job, problem in zip(planned, pool.map(lambda job: _attempt(job, out, jobs), planned), strict=True):
             screen.print(f" {job.name}: {problem or 'done'}", soft_wrap=True)
             failed += [job.name] if problem else []
     if failed:
         raise ConfigError(f"{', '.join(failed)} failed; see {out / 'logs'}. The same command continues.")
+    # All runs in the folder, also those of variants of earlier calls.
     runs = sorted(str(path.parent) for path in (out / "runs").glob("*/manifest.json"))
     page = ("leaderboard", "build", *runs, "-o", str(out / "leaderboard.html"))
     _run((*page, "--baseline", "start", "--judge", "miniature/v1", "--no-published"), out / "logs" / "leaderboard.log")
@@ -102,6 +107,7 @@ def _measuring(out: Path, config: Path, model: Path, name: str) -> tuple[tuple[s
     run = out / "runs" / name
     where = ("--runs-dir", str(out / "runs"), "--run-name", name)
     return (
+        # Judged twice: the exact judge gives the result, the rules judge shows how far heuristics get.
         ("eval", "--config", str(config), "--data-root", str(config.parent), "--model", str(model), *where),
         ("judge", str(run), "--judge", "miniature"),
         ("judge", str(run), "--judge", "rules"),
@@ -126,11 +132,13 @@ def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> No
     from seedbench_r1.files import make_folder
 
     make_folder(log.parent)
+    # Looked up when the command runs: the training that writes the checkpoint comes before it.
     words = [str(newest_checkpoint(Path(word))) if before == "--model" else word for before, word in _pairs(command)]
     options = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"$ seedbench-r1 {' '.join(words)}\n")
         stream.flush()
+        # Not the installed script: the same interpreter and the same copy of the package.
         code = "from seedbench_r1.cli.app import main; main()"
         arguments = [sys.executable, "-c", code, *words]
         environment = child_environment(options)

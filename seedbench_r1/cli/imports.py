@@ -13,83 +13,68 @@ import typer
 from seedbench_r1.errors import IncompleteRun
 
 if TYPE_CHECKING:
-    from seedbench_r1.runs.imports import ImportedFile, ImportReport
+    from seedbench_r1.runs.imports import ImportReport
 
 app = typer.Typer(help="Other evaluators' results become a run directory.", no_args_is_help=True)
 
-Files = Annotated[list[Path], typer.Argument(help="Result files, one or more levels.", show_default=False)]
-Root = Annotated[Path | None, typer.Option("--data-root", help="Its annotations give N.", show_default=False)]
-Level = Annotated[str | None, typer.Option("--level", help="If the file's name does not say.", show_default=False)]
-Name = Annotated[str | None, typer.Option("--model-name", help="Default: the file's folder.", show_default=False)]
-RunName = Annotated[str | None, typer.Option("--run-name", help="Name of the run directory.", show_default=False)]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where run directories go.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+# A command for each reader of runs.imports, under the same name; all take the same options.
+HELP = {
+    "grpo-care": "Import eval_16frames_seed_bench_r1_L1_results.json and the like, by sample id. "
+    "Exit 5 if answers are missing.",
+    "lmms-eval": "Import <date>_samples_<task>.jsonl of SEED-Bench-R1 tasks. Exit 5 if answers are missing.",
+}
 
 
-@app.command("grpo-care")
-def grpo_care_command(
-    files: Files,
-    data_root: Root = None,
-    level: Level = None,
-    model_name: Name = None,
-    run_name: RunName = None,
-    runs_dir: RunsDir = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Import eval_16frames_seed_bench_r1_L1_results.json and the like, by sample id. Exit 5 if answers are missing."""
-    from seedbench_r1.runs.imports import read_grpo_care
+def _add_command(source: str) -> None:
+    @app.command(source, help=HELP[source])
+    def command(
+        files: Annotated[list[Path], typer.Argument(help="Result files, one or more levels.", show_default=False)],
+        data_root: Annotated[
+            Path | None, typer.Option("--data-root", help="Its annotations give N.", show_default=False)
+        ] = None,
+        level: Annotated[
+            str | None, typer.Option("--level", help="If the file's name does not say.", show_default=False)
+        ] = None,
+        model_name: Annotated[
+            str | None, typer.Option("--model-name", help="Default: the file's folder.", show_default=False)
+        ] = None,
+        run_name: Annotated[
+            str | None, typer.Option("--run-name", help="Name of the run directory.", show_default=False)
+        ] = None,
+        runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where run directories go.")] = Path("runs"),
+        as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    ) -> None:
+        # Imported when needed: `--help` stays quick.
+        from seedbench_r1.config import find_data_root
+        from seedbench_r1.runs import imports
+        from seedbench_r1.types import to_json
 
-    read = [read_grpo_care(path, level) for path in files]
-    _import(read, "grpo-care", (data_root, runs_dir), (model_name, run_name), as_json=as_json)
+        # All files are read before anything is written: a bad one leaves no half a run.
+        read = [imports.READERS[source](path, level) for path in files]
+        report = imports.import_files(
+            read,
+            find_data_root(data_root),
+            runs_dir,
+            source=source,
+            # The file's own name says the benchmark; its folder usually says the model.
+            model_name=model_name or files[0].absolute().parent.name,
+            run_name=run_name,
+            command=shlex.join(["seedbench-r1", *sys.argv[1:]]),
+        )
+        if as_json:
+            typer.echo(json.dumps({"schema": "sbr1.import/1", **to_json(report)}, ensure_ascii=False))
+        else:
+            _print(report, source)
+        # Reported after the run directory exists, so that it can be looked at.
+        missing = sum(len(ids) for ids in report.gaps.values())
+        if missing:
+            raise IncompleteRun(
+                f"{missing} questions have no answer in these files: the run is INCOMPLETE, not ranked."
+            )
 
 
-@app.command("lmms-eval")
-def lmms_eval_command(
-    files: Files,
-    data_root: Root = None,
-    level: Level = None,
-    model_name: Name = None,
-    run_name: RunName = None,
-    runs_dir: RunsDir = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Import <date>_samples_<task>.jsonl of SEED-Bench-R1 tasks. Exit 5 if answers are missing."""
-    from seedbench_r1.runs.imports import read_lmms_eval
-
-    read = [read_lmms_eval(path, level) for path in files]
-    _import(read, "lmms-eval", (data_root, runs_dir), (model_name, run_name), as_json=as_json)
-
-
-def _import(
-    read: list[ImportedFile],
-    source: str,
-    folders: tuple[Path | None, Path],
-    names: tuple[str | None, str | None],
-    *,
-    as_json: bool,
-) -> None:
-    from seedbench_r1.config import find_data_root
-    from seedbench_r1.runs.imports import import_files
-    from seedbench_r1.types import to_json
-
-    data_root, runs_dir = folders
-    model_name, run_name = names
-    report = import_files(
-        read,
-        find_data_root(data_root),
-        runs_dir,
-        source=source,
-        model_name=model_name or read[0].path.absolute().parent.name,
-        run_name=run_name,
-        command=shlex.join(["seedbench-r1", *sys.argv[1:]]),
-    )
-    if as_json:
-        typer.echo(json.dumps({"schema": "sbr1.import/1", **to_json(report)}, ensure_ascii=False))
-    else:
-        _print(report, source)
-    missing = sum(len(ids) for ids in report.gaps.values())
-    if missing:
-        raise IncompleteRun(f"{missing} questions have no answer in these files: the run is INCOMPLETE, not ranked.")
+for _source in HELP:
+    _add_command(_source)
 
 
 def _print(report: ImportReport, source: str) -> None:
@@ -102,6 +87,7 @@ def _print(report: ImportReport, source: str) -> None:
             f"{group.strict_correct} by the strict rule",
             soft_wrap=True,
         )
+    # lmms-eval's samples claim nothing that could be compared.
     if source == "grpo-care":
         screen.print(f" the files claim {report.claimed_correct} correct", soft_wrap=True)
         if report.claim_differs:
@@ -109,6 +95,7 @@ def _print(report: ImportReport, source: str) -> None:
             screen.print(
                 f" {len(report.claim_differs)} claims differ from the strict rule, e.g. {some}", soft_wrap=True
             )
+    # Ids come from a file of others: control characters are escaped before they reach a terminal.
     if report.duplicates:
         some = console.printable(", ".join(report.duplicates[:5]))
         screen.print(f" {len(report.duplicates)} answers are repeated (the first counts), e.g. {some}", soft_wrap=True)

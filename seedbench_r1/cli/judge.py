@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from seedbench_r1.types import Verdict
 
 
+# `judge` was one command before it had others, and judging is what it is mostly called for.
 class _RunByDefault(TyperGroup):
     """`judge RUN...` means `judge run RUN...`."""
 
@@ -50,6 +51,7 @@ def judge_command(given: Given, runs: Runs, config_file: ConfigFile = None, as_j
     from seedbench_r1.runs.directory import load_run
 
     config = resolve_judge_config(given, config_file=config_file)
+    # All runs are read before the judge is opened: a wrong path must not cost a request.
     loaded = [check_judgeable(load_run(path)) for path in runs]
 
     def announce(settings: JudgeSettings) -> None:
@@ -81,10 +83,12 @@ def calibrate_command(
         raise ConfigError(f"No strategy {strategy!r}. There are: by-verdict, random.")
     loaded, verdicts, chosen = _judged(runs, judge_id)
     rows = calibration_sheet(loaded, verdicts, n, by_verdict=strategy == "by-verdict", seed=seed)
+    # Hours of labelling may be in it.
     if out.exists():
         raise ConfigError(f"{out} exists and may hold labels. Fix: --out another name.")
     write_sheet(rows, out)
     console.out().print(f"{len(rows)} rows in {out}, judged by {chosen}", soft_wrap=True)
+    # The one instruction that a labeller needs; the sheet itself has no room for it.
     console.out().print("Write yes or no into supports_answer: does the reasoning lead to the answer given?")
 
 
@@ -101,6 +105,7 @@ def agreement_command(
 
     loaded, verdicts, chosen = _judged(runs, judge_id)
     found = agreement(loaded, verdicts, read_labels(labels))
+    # Kappa of no rows is no number.
     if not found.n:
         raise ConfigError(f"{labels} holds no labels yet ({found.unlabelled} empty rows).")
     if as_json:
@@ -118,6 +123,7 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
     loaded = [check_judgeable(load_run(path)) for path in paths]
     by_judge = [load_verdicts(run.path) for run in loaded]
     known = sorted({name for judges in by_judge for name in judges})
+    # Verdicts of different judges are never mixed, so the choice must be clear.
     if judge_id is None and len(known) == 1:
         judge_id = known[0]
     if judge_id is None or judge_id not in known:
@@ -137,8 +143,10 @@ def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, floa
     sizes = []
     for run in runs:
         known = load_verdicts(run.path).get(settings.judge_id, {})
+        # Only what would really be asked: settled verdicts and answers without reasoning cost nothing.
         for record in pending_records(run, known):
             if not lacks_reasoning(record):
+                # Four characters a token: no tokenizer of a hosted model is known here.
                 sizes.append(len(build_judge_prompt(judge_case(run, record), settings.prompt)) // 4)
     prompt, new = settings.votes * sum(sizes), settings.votes * len(sizes) * 60  # 60: about one short sentence
     cost = f", about {token_cost(prompt, new, *prices):.2f} at these prices" if prices else ", cost unknown (no prices)"
@@ -160,5 +168,6 @@ def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> N
         typer.echo(json.dumps(run_json(run, judge.judge_id, verdicts)))
     else:
         print_consistency(console.out(), run, judge.judge_id, verdicts)
+    # After the table: what exists is shown even when the rest was stopped.
     if received:
         raise Interrupted("Stopped by a signal. Verdicts so far are saved; run it again to go on.", received[0])

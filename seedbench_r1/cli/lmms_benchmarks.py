@@ -36,6 +36,7 @@ def run_benchmarks(config: EvalConfig, command: str, *, dry_run: bool, as_json: 
     planned = plan_transfer(config, model, command=command)
     if dry_run:
         for task in planned.tasks:
+            # Quoted, so that a line can be pasted into a shell.
             typer.echo(shlex.join(planned.job(task).command()))
         return
 
@@ -43,6 +44,7 @@ def run_benchmarks(config: EvalConfig, command: str, *, dry_run: bool, as_json: 
         if not (quiet or as_json):
             console.err().print(text, soft_wrap=True)
 
+    # Each benchmark is a process; a signal lets the current one save what it has.
     with draining_signals(LmmsEngine.stop_message) as (stop, received):
         results = run_transfer(planned, stop=stop, say=say)
     _finish(planned, results, received[0] if received else 0, as_json=as_json)
@@ -50,11 +52,14 @@ def run_benchmarks(config: EvalConfig, command: str, *, dry_run: bool, as_json: 
 
 def _finish(planned: TransferPlan, results: dict[str, TransferResult], signal_number: int, *, as_json: bool) -> None:
     summary = planned.path / "summary.json"
+    # Also those that were never begun because a signal came first.
     open_tasks = [task for task in planned.tasks if task not in results or results[task].status == "incomplete"]
+    # Read back from the file: what is printed is what later commands will read.
     if as_json and summary.exists():
         typer.echo(json.dumps(json.loads(summary.read_text(encoding="utf-8")), ensure_ascii=False))
     elif results:
         _print(planned, results)
+    # A stop is reported as such even if benchmarks are incomplete too: it is the reason.
     if signal_number:
         raise Interrupted(f"Stopped by a signal, {len(open_tasks)} benchmarks left.", signal_number)
     if open_tasks:
@@ -77,6 +82,7 @@ def _print(planned: TransferPlan, results: dict[str, TransferResult]) -> None:
     table.add_column("value", justify="right", no_wrap=True)
     for task, result in results.items():
         n = f"{result.n}" if result.expected in (None, result.n) else f"{result.n} of {result.expected}"
+        # A benchmark without metrics still gets its line, with its status.
         first, *rest = result.metrics.items() or [("", None)]
         for place, (metric, value) in enumerate([first, *rest]):
             shown = "" if value is None else f"{value:.4g}"

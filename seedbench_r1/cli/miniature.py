@@ -32,6 +32,7 @@ def generate_command(
     from seedbench_r1.demo.settings import CLIP, write_settings
     from seedbench_r1.types import LEVELS
 
+    # Named here by their options; write_benchmark names its arguments.
     if questions < 1:
         raise ConfigError(f"--questions is {questions}, expected at least 1.")
     if blank not in (None, "clip", "image"):
@@ -39,6 +40,7 @@ def generate_command(
     write_benchmark(
         out,
         seed=seed,
+        # Equal levels: intervals of the same width.
         questions=dict.fromkeys(LEVELS, questions),
         train=train,
         cot=traces,
@@ -47,6 +49,7 @@ def generate_command(
         blank=cast(Literal["clip", "image"] | None, blank),
         **CLIP,
     )
+    # After the data: the file's presence says that the benchmark is complete.
     config = write_settings(out)
     screen = console.out()
     screen.print(f" {questions} questions of each level, {train:,} training rows, {traces:,} traces", soft_wrap=True)
@@ -65,9 +68,12 @@ def model_command(
     from seedbench_r1.demo.models import copy_shipped_model
     from seedbench_r1.demo.tiny_model import write_miniature_model
 
+    # Never over a checkpoint: it may be the result of a training.
     if (out / "config.json").exists():
         raise ConfigError(f"{out} holds a model already. Fix: --out ANOTHER_FOLDER.")
+    # Saving shows a bar too.
     console.silence_weight_bars()
+    # A copy, so that training from it leaves the package as it is.
     if trained is None:
         write_miniature_model(out, seed=seed)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from seedbench_r1.types import Failure, Media, Question
-
-LINE_EVERY_S = 60.0  # off a terminal: a line so often, or for every so large share
-LINE_EVERY_SHARE = 0.05
 
 # Of eval's settings, those that decide which pixels are decoded, and how
 _NAMES = ("model", "base_model", "revision", "data_root", "levels", "frame_cache", "frame_cache_gb", "workers")
@@ -56,8 +52,10 @@ def _resolve(given: Given, config_file: Path | None) -> EvalConfig:
 
     file = read_config_file(config_file, Path(), EVAL_TABLE)
     model = given.get("model")
+    # Other backends have no folder whose patch grid could be read.
     if model is None and file.get("backend", "transformers") in ("transformers", "vllm"):
         model = file.get("model")
+    # resolve_eval_config wants a model; without one the default patch grid holds.
     unread = {"model": model or "none", "backend": "transformers"}  # nothing is loaded here
     resolved = resolve_eval_config(given | unread, config_file=config_file)
     if resolved.frame_cache is None:
@@ -83,6 +81,7 @@ def _fill(questions: list[Question], config: EvalConfig) -> tuple[dict[str, str]
         for question, media in _with_progress(loader.stream(questions), len(questions)):
             if isinstance(media, Failure):
                 bad[question.question_id] = media.message
+            # For an evaluation a broken cache costs time only; here filling it is all there is to do.
             if loader.cache_counts["unusable"]:
                 raise ResourceError(
                     f"The frame cache {config.frame_cache} cannot be filled: see the warning above. "
@@ -101,17 +100,16 @@ def _with_progress(
 
     screen = console.err()
     live = console.is_live(screen)
-    since, shown = time.monotonic(), 0
+    pace = console.LinePace()
+    # disable keeps one code path for terminals and logs.
     with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=screen, disable=not live) as bar:
         task = bar.add_task("", total=n_total)
         for n_done, item in enumerate(stream, start=1):
             yield item
             bar.advance(task)
-            now = time.monotonic()
-            often = now - since >= LINE_EVERY_S or (n_done - shown >= LINE_EVERY_SHARE * n_total and now - since >= 1.0)
-            if often and not live:
-                screen.print(f"{n_done} of {n_total} questions, {(n_done - shown) / (now - since):.1f}/s")
-                since, shown = now, n_done
+            speed = None if live else pace.speed_if_due(n_done, n_total)
+            if speed is not None:
+                screen.print(f"{n_done} of {n_total} questions, {speed:.1f}/s")
 
 
 def _print_result(n_questions: int, bad: dict[str, str], counts: Counter[str], config: EvalConfig) -> None:
@@ -122,6 +120,7 @@ def _print_result(n_questions: int, bad: dict[str, str], counts: Counter[str], c
         screen.print(console.printable(f"{question_id}: {message}"), soft_wrap=True)
     text = f"{n_questions} questions: {counts['read']} were in {config.frame_cache}, {counts['written']} decoded"
     screen.print(console.printable(f"{text} and stored, {len(bad)} bad"), soft_wrap=True)
+    # Entries pushed out others: the run that follows will decode some again.
     if counts["evicted"]:
         console.err().print(
             f"warning: {counts['evicted']} entries were evicted; with --frame-cache-gb {config.frame_cache_gb:g} "

@@ -26,12 +26,14 @@ def show_command(
     from seedbench_r1.runs.directory import load_run
     from seedbench_r1.types import to_json
 
+    # The run directory alone: no annotations, no checkpoint, no media are needed.
     loaded = load_run(run)
     if failed:
         _list_failures(loaded, as_json=as_json)
         return
     if question is None:
         raise ConfigError("Say which question: --question L1/115; or --failed.")
+    # Three ids show how they are written.
     if question not in loaded.questions:
         some = ", ".join(list(loaded.questions)[:3])
         raise ConfigError(f"No question {question!r} in {run}. It holds {len(loaded.questions)}, e.g. {some}.")
@@ -54,12 +56,14 @@ def _list_failures(run: Run, *, as_json: bool) -> None:
     for record, failure in failures:
         line = f"{record.question_id}  {failure.kind}  {failure.message}"
         console.out().print(console.printable(line), soft_wrap=True)
+    # Counts go to standard error, so that the list alone can be piped.
     console.err().print(f"{len(failures)} failed, {len(run.questions) - len(run.records)} not asked yet")
 
 
 def describe(question: Question, record: RunRecord | None) -> list[str]:
     """Lines of text: the question, its options with gold and answer marked, then what the model said."""
     answer = record.parsed.answer if record and record.parsed else None
+    # Choices are the usual case and go without saying.
     kind = "" if question.kind == "choice" else f"  {question.kind}"
     lines = [
         f"{question.question_id}  {question.domain or question.split}{kind}  video {question.cluster}",
@@ -71,6 +75,7 @@ def describe(question: Question, record: RunRecord | None) -> list[str]:
         question.text,
     ]
     for letter, option in zip(question.letters, question.options, strict=True):
+        # Both marks on one option: a right answer.
         marks = " ".join(["gold"] * (letter == question.gold) + ["answered"] * (letter == answer))
         lines.append(f"  {letter}. {option}{'   <- ' + marks if marks else ''}")
     lines += [f"gold      {question.gold}"] if not question.options else []
@@ -87,9 +92,11 @@ def describe(question: Question, record: RunRecord | None) -> list[str]:
         f"answer    {answer if answer is not None else '(not read)'}   from {record.parsed.answer_text!r}",
         f"score     {score.outcome}, {_credit(score)}{'' if record.parsed.format_ok else ', format not kept'}",
     ]
+    # Imported answers say nothing of tokens and time.
     if generation.latency_s is not None:
         sizes = f"{generation.n_prompt_tokens} prompt, {generation.n_tokens} new"
         lines.append(f"tokens    {sizes}, {generation.finish_reason}, {generation.latency_s:.2f} s")
+    # Only when the clip was not decoded by the reader asked for.
     if record.reader_note:
         lines.append(f"reader    {record.reader}: {record.reader_note}")
     return lines
@@ -98,6 +105,7 @@ def describe(question: Question, record: RunRecord | None) -> list[str]:
 def _credit(score: Score) -> str:
     """ "correct", "wrong", or the share of the credit; then what the strict rule says, if it differs."""
     said = {1.0: "correct", 0.0: "wrong"}.get(score.credit, f"credit {score.credit:g}")
+    # The usual case: nothing to explain.
     if score.credit == score.strict_credit:
         return said
     strict = {1.0: "correct", 0.0: "wrong"}.get(score.strict_credit, f"{score.strict_credit:g}")

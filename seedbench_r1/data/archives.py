@@ -51,6 +51,7 @@ class Archive:
     @property
     def kind(self) -> str | None:
         """ "videos" or "images", if its name says so; None: any."""
+        # "video_clips.tar" and "images/part1.zip" alike: the singular begins both forms.
         folder = PurePosixPath(self.name).parts[0].lower()
         return next((kind for kind in ("videos", "images") if folder.startswith(kind[:-1])), None)
 
@@ -62,6 +63,7 @@ def find_archives(files: Iterable[HubFile]) -> list[Archive]:
         match = _NAME.fullmatch(file.path)
         if match:
             parts.setdefault(match["name"], []).append(file)
+    # Sorted by suffix, so that part 2 follows part 1; suffixes are of one length.
     found = [Archive(name, tuple(sorted(group, key=lambda f: f.path))) for name, group in sorted(parts.items())]
     return [archive for archive in found if archive.kind or archive.source]
 
@@ -90,6 +92,7 @@ def unpack(
                 continue
             if target in listed:
                 raise DataError(f"{archive.name}: two members would both become {target} (the second is {name!r}).")
+            # Listed even if not written: the caller learns what the archive holds without a second pass.
             listed[target] = size
             if wanted(target, size):
                 _write(data_root / target, size, content)
@@ -104,9 +107,11 @@ def member_target(archive: Archive, name: str) -> str | None:
     The source comes from a folder of the member's name, else from the archive's name, else the file lies flat in its
     kind's folder. Raises DataError for a name that points outside.
     """
+    # Archives made on Windows have backslashes, which must not hide a "..".
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "\x00" in name or re.match(r"[A-Za-z]:", name):
         raise DataError(f"{archive.name}: member {name!r} points outside of the data root. Unpacking stopped.")
+    # macOS adds a hidden twin to every file, with the same suffix and no picture in it.
     kind = KINDS.get(path.suffix.lower())
     if kind is None or path.name.startswith(".") or "__MACOSX" in path.parts:
         return None
@@ -118,6 +123,7 @@ def member_target(archive: Archive, name: str) -> str | None:
 
 
 def _source_in(name: str) -> str | None:
+    # "ego4d", "Ego4D_videos" and "EPIC-KITCHENS" all name a source.
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     return next((source for source in SOURCES if source.lower() in plain), None)
 
@@ -131,6 +137,7 @@ def _members(archive: Archive, paths: list[Path]) -> Iterator[tuple[str, int, IO
         # "r|*" reads forwards only, and so asks for nothing but read()
         tar = stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], joined), mode="r|*"))
         for info in tar:
+            # Links and devices are refused, not skipped: they could make a later member leave the data root.
             content = tar.extractfile(info) if info.isfile() else None
             if content is not None:
                 yield info.name, info.size, content
@@ -145,6 +152,7 @@ def _zip_members(archive: Archive, paths: list[Path]) -> Iterator[tuple[str, int
         for info in archive_file.infolist():
             if info.is_dir():
                 continue
+            # The upper half of the attributes is the Unix mode; 0 if the archive was made elsewhere.
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise DataError(f"{archive.name}: member {info.filename!r} is a link or a device. Unpacking stopped.")
             if info.flag_bits & 1:
@@ -155,6 +163,7 @@ def _zip_members(archive: Archive, paths: list[Path]) -> Iterator[tuple[str, int
 
 def _write(target: Path, size: int, content: IO[bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Asked for each file: other programs fill the disk too, and a full one may damage their work.
     free = shutil.disk_usage(target.parent).free
     if free < size + _SPARE:
         raise ResourceError(

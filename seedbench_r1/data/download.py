@@ -42,6 +42,7 @@ from seedbench_r1.types import LEVELS
 REPO_ID = "TencentARC/SEED-Bench-R1"
 TRAIN = "train"  # besides L1, L2, L3: the training annotations and their media
 TRAINING_FILES = ("training_6k.jsonl", "training_with_cot_6k.jsonl")
+# Inside the data root, so that renaming never crosses from one disk to another.
 WORK = ".seedbench-download"  # archives on their way, inside the data root
 _SAVE_EVERY_S = 5.0
 _HEADROOM = 1.2  # free disk asked for, over what is needed
@@ -117,6 +118,7 @@ class _Download:
         self.observer = observer
         self.tree = {file.path: file for file in repository.files}
         self.manifest = read_data_manifest(self.root)
+        # What was asked for, written down even if the download does not finish: status reads it.
         self.manifest.repo_id, self.manifest.revision = repository.repo_id, config.revision
         self.manifest.commit = repository.commit
         self.fetched = self.kept = self.unpacked = self.fetched_bytes = 0
@@ -124,14 +126,17 @@ class _Download:
         self._saved = 0.0
 
     def run(self) -> DownloadResult:
+        # Annotations are always checked in full: everything else follows from them.
         self._files(self._annotations(), trust_size=False)
         media = wanted_media(self.root, self.config.levels)
+        # Media that lie in the repository as files come first; archives are large, and often not needed.
         found, elsewhere = place_media(self.root, media, self.tree, self.manifest)
         archives = [a for a in find_archives(self.repository.files) if self._needed(a, elsewhere)]
         self._files(found, trust_size=self.config.only_missing, archives=archives)
         for archive in archives:
             self._archive(archive)
         self._save(now=True)
+        # Read again: an annotation file may have been replaced by this very call.
         self._complete(wanted_media(self.root, self.config.levels))
         return DownloadResult(
             data_root=self.root,
@@ -157,6 +162,7 @@ class _Download:
 
     def _needed(self, archive: Archive, elsewhere: set[str]) -> bool:
         """True if it may hold media that are absent, has changed since, or was fetched but not unpacked to its end."""
+        # All parts are here: an earlier call ended while it was unpacking.
         if all(self._work_path(part).exists() for part in archive.parts):
             return True
         entry = self.manifest.archives.get(archive.name)
@@ -173,10 +179,12 @@ class _Download:
     def _files(self, files: Sequence[HubFile], *, trust_size: bool, archives: Sequence[Archive] = ()) -> None:
         """Fetch the files that are not there or not right."""
         with ThreadPoolExecutor(self.config.workers) as pool:
+            # Hashing releases the interpreter, so threads use several cores.
             right = list(pool.map(lambda file: self._is_right(file, trust_size), files))
         todo = [file for file, is_right in zip(files, right, strict=True) if not is_right]
         self.kept += len(files) - len(todo)
         for file in todo:
+            # Planned and not yet checked (no time of change): status can say how much is left.
             self.manifest.files[file.path] = FileEntry(file.size, file.content_id)
         for archive in archives:
             ids = [part.content_id for part in archive.parts]
@@ -184,6 +192,7 @@ class _Download:
         targets = [(file, self.root / file.path) for file in todo]
         waiting = [(part, self._work_path(part)) for archive in archives for part in archive.parts]
         left = sum(bytes_to_fetch(file, target) for file, target in [*targets, *waiting])
+        # Before the first byte: a download that cannot finish would only fill the disk.
         require_space(self.root, needed_space(targets, archives, self._work_path))
         self._save(now=True)
         self.observer.expect(left)
@@ -195,6 +204,7 @@ class _Download:
             return False
         entry = self.manifest.files.get(file.path)
         changed = target.stat().st_mtime_ns
+        # A file that was checked and has not been touched since is not read again: 200 GB take an hour.
         known = entry is not None and entry.content_id == file.content_id and entry.mtime_ns == changed
         if known or trust_size:
             return True
@@ -215,6 +225,7 @@ class _Download:
         def wanted(path: str, size: int) -> bool:
             nonlocal written
             other = self.manifest.media.get(path)
+            # The later archive would silently replace clips of the earlier one.
             if other is not None and other.archive != archive.name and other.size != size:
                 raise DataError(f"{archive.name} and {other.archive} hold different files for {path}.")
             if self.config.only_missing and bytes_present(self.root / path) == size:
@@ -229,6 +240,7 @@ class _Download:
         ids = [part.content_id for part in archive.parts]
         self.manifest.archives[archive.name] = ArchiveEntry(archive.size, ids, utc_now())
         self._save(now=True)
+        # Removed only now that the manifest says what came out of them.
         for path in paths:
             path.unlink()
 
@@ -246,6 +258,7 @@ class _Download:
                     self.fetched += 1
                     note(*futures[future])
                     self._save()
+            # Ctrl-C too: the pool would otherwise fetch everything that was submitted.
             except BaseException:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -261,6 +274,7 @@ class _Download:
         self.observer.moved(n_bytes)
 
     def _save(self, *, now: bool = False) -> None:
+        # The manifest of 50,000 media is megabytes: not after every file.
         if now or time.monotonic() - self._saved > _SAVE_EVERY_S:
             write_data_manifest(self.root, self.manifest)
             self._saved = time.monotonic()
@@ -339,6 +353,7 @@ def needed_space(
 
 def require_space(data_root: Path, needed: int) -> None:
     """Raise ResourceError if the disk has less than 1.2 x the needed bytes free."""
+    # Headroom: file systems slow down and reserve space when nearly full.
     free = shutil.disk_usage(data_root).free
     if needed and free < _HEADROOM * needed:
         raise ResourceError(
@@ -356,6 +371,7 @@ def _may_hold(archive: Archive, path: str) -> bool:
 @contextmanager
 def _alone(data_root: Path, observer: Observer) -> Iterator[None]:
     """Hold the data root's lock; wait while another process holds it."""
+    # The lock goes with the process, however it ends.
     descriptor = os.open(data_root / ".seedbench-download.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

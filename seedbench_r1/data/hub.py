@@ -58,6 +58,7 @@ def open_repository(repo_id: str, revision: str) -> Repository:
     with named_errors(f"The data set {repo_id} at revision {revision} cannot be read"):
         from huggingface_hub import HfApi, RepoFile
 
+        # The commit first: the tree of a branch could change between two questions.
         api = HfApi(library_name="seedbench-r1")
         commit = _patiently(lambda: api.repo_info(repo_id, repo_type="dataset", revision=revision).sha)
         if not re.fullmatch(r"[0-9a-f]{40}", str(commit)):
@@ -66,6 +67,7 @@ def open_repository(repo_id: str, revision: str) -> Repository:
         files = tuple(
             HubFile(item.path, item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
             for item in tree
+            # Folders are listed too.
             if isinstance(item, RepoFile)
         )
     return Repository(repo_id, str(commit), files)
@@ -81,6 +83,7 @@ def named_errors(subject: str) -> Iterator[None]:
     except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise ConfigError(f"{subject}: {reason(error)}") from error
     except OSError as error:
+        # huggingface_hub raises plain OSErrors for its own reasons; those of the disk have a number.
         if error.errno is not None:
             raise disk_error(error) from error
         raise ConfigError(f"{subject}: {str(error).partition(chr(10))[0]} Fix: the same command again.") from error
@@ -105,6 +108,7 @@ def reason(error: BaseException) -> str:
         RevisionNotFoundError,
     )
 
+    # It says only that the cache has nothing; the cause says why the hub was not reached.
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     match error:
@@ -159,6 +163,7 @@ def fetch(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         resumed = bytes_present(partial) > 0
+        # A second try from the start: only bytes of an earlier call can make the first one wrong.
         while _stream(repository, file, partial, on_bytes, stop):
             if matches(partial, file):
                 os.replace(partial, target)
@@ -218,6 +223,7 @@ def _stream(
     failures = 0
     if file.size == 0:
         partial.touch()
+    # The file on disk is the only record of progress, so that another process can go on.
     while (have := bytes_present(partial)) < file.size and not stop.is_set():
         broken: HTTPError | None = None
         try:
@@ -226,6 +232,7 @@ def _stream(
             raise
         except HTTPError as error:
             broken = error
+        # Only standstill counts: a slow line that breaks every minute still finishes.
         if bytes_present(partial) > have:
             failures = 0
         elif failures == len(_WAITS_S):
@@ -246,12 +253,14 @@ def _append(
 
     have = bytes_present(partial)
     url = hf_hub_url(repository.repo_id, file.path, repo_type="dataset", revision=repository.commit)
+    # Compressed on the way, ranges would count other bytes than the file has.
     headers = {**build_hf_headers(library_name="seedbench-r1"), "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with http_stream_backoff("GET", url, headers=headers, timeout=timeout, retry_on_exceptions=()) as response:
         hf_raise_for_status(response)
+        # The server ignored the range and begins anew.
         if have and response.status_code != 206:
             on_bytes(-have)
             have = 0

@@ -72,6 +72,7 @@ def read_data_manifest(data_root: Path) -> DataManifest:
         value = json.loads(path.read_text(encoding="utf-8"))
         if value["schema"] != SCHEMA:
             raise ValueError(f"schema is {value['schema']!r}, expected {SCHEMA!r}")
+        # KeyError for an absent field: half a manifest is no manifest.
         known = {f.name: value[f.name] for f in fields(DataManifest)}
         return DataManifest(
             **known

@@ -63,9 +63,11 @@ def _level_status(data_root: Path, level: str, manifest: DataManifest) -> LevelS
     try:
         questions = load_annotations(path, data_root, level)
     except DataError as error:
+        # Zeros, so that the table still shows the other levels.
         return LevelStatus(level, path, 0, 0, 0, (), (), 0, str(error))
     videos = {question.video for question in questions if question.video is not None}
     images = {question.image for question in questions if question.image is not None}
+    # Sets: several questions share a clip, which is one file on disk.
     files = videos | images
     present = {file for file in files if file.exists()}
     return LevelStatus(
@@ -101,6 +103,7 @@ def verify(
     for path in (*videos, *images):
         if not path.exists():
             yield Problem(path, "missing", (*videos.get(path, ()), *images.get(path, ())))
+    # The seed is fixed, so that two machines check the same clips.
     clips = [path for path in videos if path.exists()]
     sample = random.Random(0).sample(clips, min(decode_sample, len(clips)))
     checks: list[tuple[Check, list[Path], dict[Path, tuple[str, ...]]]] = [
@@ -109,9 +112,11 @@ def verify(
         (check_decoding, sample, videos),
         (check_exact_frames, clips if exact_frames else [], videos),
     ]
+    # A file is reported once, by the cheapest check that it fails.
     bad: set[Path] = set()
     with ProcessPool(
         max_workers=workers,
+        # Native decoders hang and crash on damaged files: each check runs where it can be killed.
         initializer=start_worker,
         initargs=(os.getpid(),),
         context=multiprocessing.get_context("spawn"),
@@ -123,6 +128,7 @@ def verify(
                     bad.add(path)
                     yield Problem(path, message, users[path])
         finally:
+            # Also when the consumer stops listening: no worker stays behind.
             pool.stop()  # type: ignore[no-untyped-call]
 
 
@@ -162,6 +168,7 @@ def _run(
 ) -> Iterator[tuple[Path, str]]:
     """(path, message) for every path that fails the check."""
     future = pool.map(_problem, [check] * len(paths), paths, [config] * len(paths), timeout=timeout_s)
+    # In the order of the paths, whichever is ready first.
     results = future.result()
     for path in paths:
         try:
@@ -179,5 +186,6 @@ def _users(questions: Iterable[Question], file: Callable[[Question], Path | None
     for question in questions:
         path = file(question)
         if path is not None:
+            # In the order of the questions; the first id is shown.
             users[path] = (*users.get(path, ()), question.question_id)
     return users

@@ -59,6 +59,7 @@ def measure(path: Path) -> Measured:
         raise DataError(f"{path}: {len(missing)} questions lack an answer or a verdict, e.g. {missing[0]}.")
     correct = np.array([bool(score and score.correct) for score in (run.records[i].score for i in ids)], dtype=float)
     consistent = np.array([exact[i].consistent is True for i in ids], dtype=float)
+    # Undecided verdicts are no disagreement: the rules judge says so itself.
     decided = [i for i in ids if rules[i].consistent is not None]
     reasoning = [(parsed.reasoning or "") if parsed else "" for parsed in (run.records[i].parsed for i in ids)]
     concluded = [concluded_action(text) for text in reasoning]
@@ -80,6 +81,7 @@ def measure(path: Path) -> Measured:
 
 def cell(runs: Sequence[Measured], measure_name: str, level: str) -> Cell:
     """A variant's measure on a level, or on "all"."""
+    # All runs have the same questions in the same order, so one mask serves all.
     inside = _inside(runs[0], level)
     rows = np.stack([run.values[measure_name][inside] for run in runs])
     interval = paired_interval(rows.mean(axis=0), runs[0].videos[inside])
@@ -115,6 +117,7 @@ def markdown(variants: Mapping[str, Sequence[Measured]], base: str = "grpo") -> 
         shares += [_right_after_wrong(runs), float(np.mean([run.agreement for run in runs]))]
         details = [*(f"{100 * share:.1f}" for share in shares), f"{np.mean([run.words for run in runs]):.1f}"]
         singles.append([name, *(" ".join(f"{100 * seed:.1f}" for seed in c.seeds) for c in cells), *details])
+        # Pairs go by seed, so both need the same number.
         if name != base and base in variants and len(runs) == len(variants[base]):
             pairs = [difference(runs, variants[base], measure_name, level) for measure_name, level in columns]
             gains.append([name, *(f"{_interval(c, sign='+')}, {_probability(p)}" for c, p in pairs)])
@@ -130,6 +133,7 @@ def _right_after_wrong(runs: Sequence[Measured]) -> float:
     right, conclusion, silent = (
         np.concatenate([run.values[name] for run in runs]) for name in ("accuracy", "conclusion", "silent")
     )
+    # Neither right nor silent: another action was concluded.
     wrong = conclusion + silent == 0
     return float(right[wrong].mean()) if wrong.any() else np.nan
 

@@ -73,11 +73,13 @@ def write_benchmark(
     clip_format = ClipFormat(**clip)
     if train < 0 or cot < 0:
         raise ConfigError(f"train is {train} and cot is {cot}, expected numbers of rows.")
+    # Each split draws from its own seed, so that more rows of one change no other.
     splits = {level: draw_situations(level, n, seed) for level, n in questions.items()}
     splits["train"] = draw_situations("train", max(train, cot), seed)
     for split, situations in splits.items():
         rows = [annotation_row(s, split, index, clip_format) for index, s in enumerate(situations)]
         _write_media(root, situations, rows, clip_format, blank)
+        # Training rows and traces share their media: a trace is a row with more in it.
         if split != "train":
             _write_rows(root / "annotations" / ANNOTATION_FILES[split], rows)
             continue
@@ -91,6 +93,7 @@ def write_benchmark(
 def annotation_row(situation: Situation, split: str, index: int, clip: ClipFormat) -> Row:
     """One record in the benchmark's schema. split: "L1", "L2", "L3" (choices, gold letter) or "train" (negatives)."""
     recording, goal = situation.recording, situation.recording.goal
+    # L3 ids are text in the benchmark too.
     sample_id: int | str = index
     if split == "L3":
         sample_id = f"{recording.video_id}_{situation.done}"
@@ -98,6 +101,7 @@ def annotation_row(situation: Situation, split: str, index: int, clip: ClipForma
         sample_id = FIRST_TRAINING_ID + index
     row: Row = {
         "sample_id": sample_id,
+        # As in the benchmark: L1 and the training set are of one source, L2 and L3 of the other.
         "video_source": "EpicKitchens" if split in ("train", "L1") else "Ego4D",
         "video_id": recording.video_id,
         "task_goal": goal.text,
@@ -106,6 +110,7 @@ def annotation_row(situation: Situation, split: str, index: int, clip: ClipForma
         "task_progress_metadata": [
             {
                 "narration_text": recording.step(step),
+                # Frames of the imagined recording, of which the clip is a cut.
                 "start_frame": LEAD_IN_FRAMES + clip.start(step, situation.done),
                 "stop_frame": LEAD_IN_FRAMES + clip.start(step + 1, situation.done),
             }
@@ -132,6 +137,7 @@ def _with_responses(
 ) -> Iterator[Row]:
     for situation, row in pairs:
         rng = Random(f"{seed}:response:{row['sample_id']}")
+        # One draw for both shares, so that no response is of two kinds.
         drawn = rng.random()
         kind: Kind = "inconsistent" if drawn < inconsistent else "wrong" if drawn < inconsistent + wrong else "sound"
         response = write_response(situation, rng, kind)
@@ -150,6 +156,7 @@ def _chat_prompt(situation: Situation, row: Row) -> list[Row]:
         text=situation.question,
         options=situation.options,
         gold=situation.gold,
+        # At the very start there is nothing to show: the row has no clip.
         video=media["video"] if situation.done else None,
         image=media["image"],
         cluster=row["video_id"],
@@ -159,6 +166,7 @@ def _chat_prompt(situation: Situation, row: Row) -> list[Row]:
     messages = [dict(message) for message in build_messages(question, DEFAULT_TEMPLATE)]
     for message in messages:
         message["content"] = [
+            # The form of chat files that trainers of others read: the path stands under the medium's name.
             part | {part["type"]: media[part["type"]].as_posix()} if part["type"] in media else part
             for part in message["content"]
         ]
@@ -175,12 +183,14 @@ def _write_media(
     for situation, row in zip(situations, rows, strict=True):
         image = root / "images" / row["video_source"] / row["current_observation_basename"]
         with _replacing(image) as path:
+            # PNG loses nothing: the state of an item must not depend on compression.
             pixels = render_image(situation, clip.frame_size)
             Image.fromarray(np.full_like(pixels, GREY) if blank == "image" else pixels).save(path, format="PNG")
         if situation.done:
             video = root / "videos" / row["video_source"] / row["video_basename"]
             with _replacing(video) as path:
                 frames = render_clip(situation, clip)
+                # Still encoded frame by frame, so that a blank clip has the same length and rate.
                 hidden = (np.full_like(frame, GREY) for frame in frames)
                 write_clip(path, hidden if blank == "clip" else frames, clip.fps)
 
@@ -196,6 +206,7 @@ def write_clip(path: Path, frames: Iterable[Pixels], fps: int) -> None:
         for index, pixels in enumerate(frames):
             if stream is None:
                 stream = container.add_stream("libx264", rate=fps)
+                # Known from the first frame only.
                 stream.height, stream.width = pixels.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.thread_count = 1
@@ -206,10 +217,12 @@ def write_clip(path: Path, frames: Iterable[Pixels], fps: int) -> None:
                     "x264-params": f"open-gop=0:mbtree=0:keyint={2 * fps}",
                 }
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            # Counted by us: without times, the muxer would guess them from the rate.
             frame.pts, frame.time_base = index, Fraction(1, fps)
             container.mux(stream.encode(frame))
         if stream is None:
             raise ConfigError(f"{path}: a clip needs at least one frame.")
+        # Flush: the encoder holds back frames to look ahead.
         container.mux(stream.encode())
 
 

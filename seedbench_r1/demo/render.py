@@ -15,6 +15,7 @@ from seedbench_r1.demo.world import Recording, Room, Situation
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
 
+# Fractions, so that every frame size shows the same room.
 Place = tuple[float, float]  # where an item stands, as fractions of width and height
 
 
@@ -51,6 +52,7 @@ class Layout:
 
 SEEN_LAYOUTS = (
     Layout(
+        # Upper places are above the middle of the picture, lower ones below, in every room.
         (("shelf", 0.06, 0.94, 0.45), ("table", 0.08, 0.92, 0.88)),
         ((0.26, 0.45), (0.74, 0.45), (0.27, 0.88), (0.73, 0.88)),
     ),
@@ -117,6 +119,7 @@ class RoomStyle:
 
 def room_style(room: Room) -> RoomStyle:
     """The look of a room: a function of its number, from other colours, patterns and layouts if it is unseen."""
+    # The look depends on the room alone: all questions of a room show the same one.
     rng = Random(f"room:{room.index}:{room.seen}")
     seen = room.seen
     wood_hue = rng.choice(SEEN_WOODS if seen else UNSEEN_WOODS)
@@ -137,8 +140,10 @@ def render_image(situation: Situation, frame_size: tuple[int, int]) -> Pixels:
     """The current view: the whole room, all four items in their present states; (height, width, 3) uint8."""
     recording = situation.recording
     style = room_style(recording.room)
+    # The cached background is shared.
     image = _wide_background(recording.room, frame_size).copy()
     width, height = frame_size
+    # Four items side by side, each readable at 84 pixels of height.
     side = round(min(0.40 * width, 0.37 * height))
     rng = Random(f"{recording.video_id}:view")  # no two recordings put things down in quite the same spot
     states = recording.states_after(situation.done)
@@ -146,6 +151,7 @@ def render_image(situation: Situation, frame_size: tuple[int, int]) -> Pixels:
         x, y = style.layout.places[place]
         x += rng.uniform(-0.025, 0.025)
         sprite = item_sprite(item.name, state, style.tint, side)
+        # A little below the surface, or items would seem to float.
         left, top = round(x * width - side / 2), round(y * height) - side + round(side * 0.03)
         image.paste(sprite, (left, top), sprite)
     return np.asarray(image)
@@ -165,19 +171,24 @@ def render_step(recording: Recording, step: int, n_frames: int, frame_size: tupl
     background = _close_background(recording.room, frame_size)
     side = round(0.66 * min(width, height))
     item, state = recording.goal.items[step], recording.states[step]
+    # Both states are drawn once; the frames only mix them.
     sprites = [item_sprite(item.name, shown, style.tint, side) for shown in (state, 1 - state)]
     hand = hand_sprite(style.sleeve, style.skin, round(0.8 * side))
+    # Of the step, not of the question: questions of one recording show the same clip of it.
     rng = Random(f"{recording.video_id}:{step}")
     left = round(width * rng.uniform(0.40, 0.50) - side / 2)
     top = round(height * rng.uniform(0.86, 0.90)) - side
     for index in range(n_frames):
+        # Middle of the frame, as a fraction of the step; the same motion at any rate.
         time = (index + 0.5) / n_frames
         image = background.copy()
         _paste(image, sprites[0], (left, top), 1.0 - _ramp(time, 0.52, 0.60))
         _paste(image, sprites[1], (left, top), _ramp(time, 0.44, 0.52))
+        # The flip is marked by more than the sprite: at few frames a second the moment may fall between two.
         if 0.46 < time < 0.66:
             _draw_sparks(image, (left + side / 2, top + side / 2), side * (0.50 + 0.5 * (time - 0.46)))
         reach = _ramp(time, 0.08, 0.40) * (1.0 - _ramp(time, 0.62, 0.92))
+        # Smoothstep: the hand starts and stops without a jerk.
         shown = reach * reach * (3 - 2 * reach)
         target = (left + side * 0.62, top + side * 0.45)
         x = target[0] + (1 - shown) * (width - target[0])
@@ -193,6 +204,7 @@ def _ramp(time: float, start: float, stop: float) -> float:
 def _paste(image: Image.Image, sprite: Image.Image, corner: tuple[int, int], opacity: float) -> None:
     if opacity <= 0.0:
         return
+    # Opacity scales the sprite's own alpha, so soft edges stay soft.
     mask = sprite.getchannel("A")
     image.paste(sprite, corner, mask if opacity >= 1.0 else mask.point(lambda alpha: round(alpha * opacity)))
 
@@ -213,6 +225,7 @@ class _Brush:
         self.frame_size = frame_size
         self.image = Image.new("RGB", (self.width, self.height), colour)
         self.draw = ImageDraw.Draw(self.image)
+        # In pixels of the enlarged canvas: shrinking makes it half a pixel at least.
         self.stroke = max(2, round(0.012 * min(self.width, self.height)))
 
     def box(self, fill: Colour, x0: float, y0: float, x1: float, y1: float, *, outline: Colour | None = INK) -> None:
@@ -238,6 +251,7 @@ def _wide_background(room: Room, frame_size: tuple[int, int]) -> Image.Image:
     _draw_pattern(brush, style, 0.72, cells=12)
     _draw_picture(brush, style.picture)
     brush.box(style.floor, 0, 0.72, 1, 1.02, outline=None)
+    # Floor boards run towards a vanishing point above the middle.
     for x in range(-2, 12):
         brush.line(shade(style.floor, 0.88), x / 8, 1.0, 0.5 + (x / 8 - 0.5) * 0.7, 0.72)
     brush.box(shade(style.wall, 1.6), -0.02, 0.69, 1.02, 0.72, outline=shade(style.wall, 0.7))
@@ -259,6 +273,7 @@ def _close_background(room: Room, frame_size: tuple[int, int]) -> Image.Image:
 
 def _draw_pattern(brush: _Brush, style: RoomStyle, bottom: float, cells: int) -> None:
     tone = shade(style.wall, 0.93)
+    # As many as make square cells.
     rows = round(cells * bottom * brush.height / brush.width) + 1
     for x in range(cells):
         if style.pattern == "stripes":

@@ -14,6 +14,7 @@ OVERSAMPLING = 4  # drawn so many times larger, then shrunk: smooth edges
 INK: Colour = (52, 44, 54)
 WHITE: Colour = (250, 248, 240)
 GLOW: Colour = (255, 221, 89)
+# One outline for all items: no item may be known by its line alone.
 LINE = 4.0  # outline, in hundredths of the sprite's side
 
 
@@ -36,6 +37,7 @@ class Pen:
     """Draws on a square canvas in hundredths of its side; (0, 0) is the top left corner, y = 100 the ground."""
 
     def __init__(self, side: int) -> None:
+        # Transparent ink, not transparent white: shrinking mixes in the colour of clear pixels.
         self.image = Image.new("RGBA", (side, side), (*INK, 0))
         self._draw = ImageDraw.Draw(self.image)
         self._unit = side / 100
@@ -46,6 +48,7 @@ class Pen:
 
     def shape(self, fill: Colour, *xy: float) -> None:
         """Filled polygon with an outline."""
+        # The outline is a closed line, since polygon outlines have open corners at this width.
         points = self._points(xy)
         self._draw.polygon(points, fill=fill)
         self._draw.line([*points, points[0], points[1]], fill=INK, width=self._line, joint="curve")
@@ -60,6 +63,7 @@ class Pen:
 
     def glow(self, x: float, y: float, radius: float) -> None:
         """A soft round light, brighter towards its centre."""
+        # Eight rings add up to a gradient.
         for step in range(8):
             reach = radius * (1 - step / 8)
             (x0, y0), (x1, y1) = self._points((x - reach, y - reach, x + reach, y + reach))
@@ -85,12 +89,15 @@ class Pen:
         self._draw.arc((x0, y0, x1, y1), start, end, fill=colour, width=max(1, round(width * self._unit)))
 
 
+# Items, one function each; `state` as in world.Item.states. `tint` turns the hue a little, from room to room.
 def _cup(pen: Pen, state: int, tint: float) -> None:
+    # A wider dark arc below a narrower one in colour makes an outlined handle.
     pen.arc(INK, 12, (56, 42, 94, 82), -80, 80)
     pen.arc(hsv(0.58 + tint, 0.55, 0.95), 5, (59.5, 45.5, 90.5, 78.5), -80, 80)
     pen.shape(hsv(0.58 + tint, 0.55, 0.95), 14, 32, 76, 32, 70, 98, 20, 98)
     pen.oval(hsv(0.06, 0.75, 0.50) if state else shade(hsv(0.58 + tint, 0.25, 0.95), 1.6), 14, 22, 76, 42)
     if state:
+        # Steam: seen even where the cup's inside is two pixels high.
         pen.line(WHITE, 5, 34, 16, 30, 9, 36, 2)
         pen.line(WHITE, 5, 54, 16, 50, 9, 56, 2)
 
@@ -100,6 +107,7 @@ def _basket(pen: Pen, state: int, tint: float) -> None:
     pen.arc(INK, 9, (18, 8, 82, 110), 180, 360)
     pen.arc(straw, 4, (20.5, 10.5, 79.5, 107), 180, 360)
     if state:
+        # Fruit above the rim: full at a glance.
         for x, y, hue in ((22, 34, 0.0), (54, 34, 0.30), (38, 26, 0.02)):
             pen.oval(hsv(hue, 0.80, 0.88), x, y, x + 26, y + 26)
     pen.shape(straw, 8, 54, 92, 54, 82, 98, 18, 98)
@@ -112,6 +120,7 @@ def _basket(pen: Pen, state: int, tint: float) -> None:
 def _box(pen: Pen, state: int, tint: float) -> None:
     card = hsv(0.10 + tint, 0.38, 0.85)
     if state:
+        # The dark inside, then flaps, then the front that covers both.
         pen.shape(shade(card, 0.45), 12, 48, 88, 48, 80, 36, 20, 36)
         pen.shape(shade(card, 1.3), 12, 48, 20, 36, 6, 16, 0, 30)
         pen.shape(shade(card, 1.3), 88, 48, 80, 36, 94, 16, 100, 30)
@@ -144,37 +153,10 @@ def _umbrella(pen: Pen, state: int, tint: float) -> None:
     if state:
         pen.line(INK, 6, 50, 40, 50, 92)
         pen.arc(INK, 6, (34, 82, 53, 99), 0, 180)
-        pen.shape(
-            cloth,
-            2,
-            56,
-            8,
-            36,
-            22,
-            18,
-            40,
-            9,
-            50,
-            6,
-            60,
-            9,
-            78,
-            18,
-            92,
-            36,
-            98,
-            56,
-            82,
-            48,
-            66,
-            56,
-            50,
-            48,
-            34,
-            56,
-            18,
-            48,
-        )
+        # The upper edge from left to right, then the scalloped lower edge back.
+        dome = (2, 56, 8, 36, 22, 18, 40, 9, 50, 6, 60, 9, 78, 18, 92, 36, 98, 56)
+        scallops = (82, 48, 66, 56, 50, 48, 34, 56, 18, 48)
+        pen.shape(cloth, *dome, *scallops)
         pen.shape(shade(cloth, 1.45), 50, 6, 66, 56, 50, 48, 34, 56)
     else:
         pen.line(INK, 6, 50, 4, 50, 14)
@@ -187,6 +169,7 @@ def _umbrella(pen: Pen, state: int, tint: float) -> None:
 def _lamp(pen: Pen, state: int, tint: float) -> None:
     base = hsv(0.47 + tint, 0.55, 0.60)
     if state:
+        # Light lies below the lamp: drawn first.
         pen.glow(50, 34, 50)
     pen.line(INK, 9, 50, 48, 50, 90)
     pen.box(base, 28, 88, 72, 98)
@@ -202,6 +185,7 @@ def _radio(pen: Pen, state: int, tint: float) -> None:
     pen.box((120, 255, 130) if state else (52, 60, 58), 56, 56, 88, 70)
     pen.oval(WHITE, 66, 76, 80, 90)
     if state:
+        # Notes above the radio, since a lamp on its front is one pixel at the clip's size.
         for x, y in ((14, 12), (40, 4)):
             pen.line(INK, 4, x + 12, y + 28, x + 12, y, x + 22, y + 6)
             pen.oval((255, 120, 60), x, y + 22, x + 14, y + 34)
@@ -226,6 +210,7 @@ def _flag(pen: Pen, state: int, tint: float) -> None:
     pen.line((205, 200, 196), 4, 24, 5, 24, 94)
     pen.box((120, 110, 112), 8, 90, 42, 98)
     pen.oval(GLOW, 18, 0, 30, 12)
+    # Up or down the same pole.
     top = 12 if state else 60
     height = 36 if state else 28
     pen.shape(cloth, 27, top, 60, top + 5, 96, top, 96, top + height, 60, top + height + 5, 27, top + height)
@@ -248,6 +233,7 @@ def _mat(pen: Pen, state: int, tint: float) -> None:
 
 
 def _blocks(pen: Pen, state: int, tint: float) -> None:
+    # Three hues that stay different under every tint.
     red, blue, yellow = hsv(0.0 + tint, 0.70, 0.90), hsv(0.60 + tint, 0.65, 0.85), hsv(0.15 + tint, 0.75, 0.95)
     if state:
         pen.box(blue, 33, 66, 67, 98)
@@ -288,6 +274,7 @@ _DRAWINGS: dict[str, Callable[[Pen, int, float], None]] = {
 }
 
 
+# Every frame of a clip shows the same few sprites.
 @lru_cache(maxsize=2048)
 def item_sprite(name: str, state: int, tint: float, side: int) -> Image.Image:
     """RGBA picture of an item, side x side pixels, standing on its lower edge. tint turns its hues. Do not modify."""
@@ -310,11 +297,13 @@ def hand_sprite(sleeve: Colour, skin: Colour, side: int) -> Image.Image:
         (26, 60, 60, 80, 80),
     )
     for width, *ends in limbs:
+        # All outlines first, so that limbs melt into one hand.
         pen.capsule(INK, width + 2 * LINE, *ends)
     for width, *ends in limbs:
         pen.capsule(skin, width, *ends)
     for x, y in ((45, 38), (55, 38)):
         pen.line(shade(skin, 0.75), 3, x - 4, y - 8, x + 3, y)
     pen.shape(sleeve, 84, 60, 60, 84, 76, 102, 102, 102, 102, 76)
+    # The cuff.
     pen.shape(WHITE, 80, 56, 87, 63, 63, 87, 56, 80)
     return pen.image.resize((side, side), Image.Resampling.BOX)

@@ -23,8 +23,9 @@ from seedbench_r1.demo.traces import vocabulary_texts
 from seedbench_r1.demo.world import actions
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_error, writing
+from seedbench_r1.models import families
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = tuple(family.model_type for family in families.FAMILIES)
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -115,6 +116,7 @@ def write_tiny_checkpoint(
     ids = {token: tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
     config = _config(family, size, len(tokenizer), ids)
     hugging_face: Any = transformers  # whose factories have no types
+    # The caller's random numbers go on as if nothing had been drawn here.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = hugging_face.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
@@ -124,6 +126,7 @@ def write_tiny_checkpoint(
     make_folder(folder)
     try:
         with writing(folder):
+            # Weights last: a folder with weights is complete.
             _write_processor(folder, family, tokenizer)
             model.save_pretrained(folder)
     except (ResourceError, SafetensorError) as error:
@@ -144,6 +147,7 @@ def write_miniature_model(folder: Path | str, *, seed: int = 0) -> Path:
 def _train_tokenizer(texts: Iterable[str], size: TinySize) -> transformers.PreTrainedTokenizerBase:
     """A Qwen2 tokenizer whose merges come from `texts`."""
     frame: Any = transformers.Qwen2Tokenizer().backend_tokenizer  # its normaliser and pre-tokeniser are Qwen's
+    # Trained here rather than cut from Qwen's: embeddings of 150,000 tokens would outweigh all else.
     draft = tokenizers.Tokenizer(models.BPE())
     draft.normalizer, draft.pre_tokenizer, draft.decoder = frame.normalizer, frame.pre_tokenizer, decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -199,6 +203,7 @@ def _config(family: str, size: TinySize, vocabulary: int, ids: dict[str, int]) -
         text |= {"head_dim": head}
         rope["mrope_interleaved"] = True
     config = transformers.AutoConfig.for_model(family, text_config=text, vision_config=vision, **marks)
+    # Untied, as in the 7B models, so that loaders see an lm_head of its own.
     config.tie_word_embeddings = False
     config.initializer_range = size.initializer_range
     return config
@@ -237,5 +242,6 @@ def _write_processor(folder: Path, family: str, tokenizer: transformers.PreTrain
     frames = 16 if family == "qwen3_vl" else 1
     video = video_class(size={name: frames * pixels for name, pixels in edges.items()}, **options)
     processor_class(image, tokenizer, video, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+    # vLLM and older transformers look for these files.
     image.save_pretrained(folder)
     video.save_pretrained(folder)

@@ -44,6 +44,7 @@ def concluded_action(reasoning: str) -> str | None:
     That is the action of "So I should <action>." None if there is no such sentence, if two of them disagree, or if
     the action is no step of this world.
     """
+    # A set: the same conclusion twice is no contradiction.
     found = set(_CONCLUSION.findall(reasoning))
     action = found.pop() if len(found) == 1 else None
     return action if action in _STEPS else None
@@ -55,6 +56,7 @@ def write_response(situation: Situation, rng: Random, kind: Kind = "sound") -> s
     sound: the reasoning concludes the right action, which is the answer. inconsistent: it concludes one of the three
     wrong options, and the answer is right all the same. wrong: it concludes a wrong option and the answer follows it.
     """
+    # A wrong conclusion is one of the options, as a model's would be.
     concluded = situation.answer if kind == "sound" else rng.choice(situation.negatives)
     answer = concluded if kind == "wrong" else situation.answer
     return f"<think>{write_reasoning(situation, concluded, rng)}</think><answer>{answer}</answer>"
@@ -63,6 +65,7 @@ def write_response(situation: Situation, rng: Random, kind: Kind = "sound") -> s
 def vocabulary_texts() -> list[str]:
     """Texts that hold every word of the world's questions, options and responses: to train a tokenizer on."""
     questions = [wording.format(goal=chore.name) for wording in (WITH_VIDEO, WITHOUT_VIDEO) for chore in CHORES]
+    # Each word also at the places where punctuation follows, or its token would differ there.
     reasoning = [
         f"{seeing} {item.name} {item.states[state]}, {item.name}. {opening}: {action}, {action}. {following} "
         f"{item.name}. The {item.name} is {item.states[state]}. So I should {action}."

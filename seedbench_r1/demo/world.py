@@ -182,6 +182,7 @@ def seen_goals() -> list[Goal]:
     return [
         Goal(first, second)
         for first, second in permutations(CHORES, 2)
+        # No common item: its state after the first chore would decide the second one's verb.
         if first.domain != second.domain and not set(first.items) & set(second.items)
     ]
 
@@ -212,6 +213,7 @@ def draw_situations(split: str, n: int, seed: int) -> list[Situation]:
     group = 0
     while len(situations) < n:
         if split == "L3":
+            # Interleaved by halves, so that any prefix is spread over the domains.
             blocks = [_block(split, group * len(DOMAINS) + index, seed) for index in range(len(DOMAINS))]
             for half in (slice(0, 2), slice(2, 4)):
                 situations += [situation for block in blocks for situation in block[half]]
@@ -223,10 +225,13 @@ def draw_situations(split: str, n: int, seed: int) -> list[Situation]:
 
 def _block(split: str, index: int, seed: int) -> list[Situation]:
     """Four situations: two moments of a recording, and the same two of its opposite in another room."""
+    # A block depends on its own number only: longer draws begin like shorter ones.
     rng = Random(f"{seed}:{split}:{index}")
     goals = unseen_goals(DOMAINS[index % len(DOMAINS)]) if split == "L3" else seen_goals()
     goal = rng.choice(goals)
+    # Two moments of the task, both with at least one step shown.
     pairs = list(combinations(range(1, 4), 2))
+    # At the start the gold item is the first, so only the other one is left to draw.
     pair = (0, rng.randrange(1, 4)) if index % START_EVERY == 0 else pairs[index % len(pairs)]
     states = [rng.randrange(2) for _ in range(4)]
     seen = split in ("train", "L1")
@@ -243,6 +248,7 @@ def _block(split: str, index: int, seed: int) -> list[Situation]:
         )
         for done, other in (pair, pair[::-1]):
             gold = golds.pop(0)
+            # The gold letters are dealt evenly; the other three fall as they may.
             rest = rng.sample([letter for letter in "ABCD" if letter != gold], 3)
             situations.append(Situation(recording, done, other, gold + "".join(rest)))
     return situations
@@ -255,6 +261,7 @@ def _letters(split: str, index: int, seed: int) -> list[str]:
 
 
 def _video_id(split: str, number: int, seed: int) -> str:
+    # In the style of the two sources: EPIC-KITCHENS numbers its recordings, Ego4D names them by UUID.
     digest = hashlib.sha256(f"{seed}:{split}:{number}".encode()).hexdigest()
     return (
         f"P{number % 40 + 1:02d}_{split}_{number:05d}" if split in ("train", "L1") else f"{digest[:8]}-{digest[8:12]}"

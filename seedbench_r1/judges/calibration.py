@@ -17,6 +17,7 @@ from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import LETTERS, Verdict
 
 COLUMNS = ("row_id", "question", "A", "B", "C", "D", "reasoning", "answer", "supports_answer")
+# What people type into spreadsheets, in any case.
 YES, NO = {"yes", "y", "1", "true"}, {"no", "n", "0", "false"}
 
 
@@ -53,6 +54,7 @@ def calibration_sheet(
     rest: list[tuple[Path, JudgeCase]] = []
     for run, known in zip(runs, verdicts, strict=True):
         for record in run.records.values():
+            # Such answers are inconsistent by definition: labels on them would flatter every judge.
             if not record.answered or lacks_reasoning(record):
                 continue
             verdict = known.get(record.question_id)
@@ -60,12 +62,14 @@ def calibration_sheet(
             group.append((run.path, judge_case(run, record)))
     rng = random.Random(seed)
     for group in (yes, no, rest):
+        # A fixed order before shuffling, whatever the order of the runs' lines.
         group.sort(key=lambda item: blinded_id(item[0], item[1].question_id))
         rng.shuffle(group)
     everything = yes + no + rest
     chosen = yes[: n // 2] + no[: n - n // 2] if by_verdict else rng.sample(everything, min(n, len(everything)))
     if not chosen:
         raise ConfigError("There is nothing to label. With --strategy by-verdict the runs must be judged first.")
+    # Or the first half would be the consistent one.
     rng.shuffle(chosen)
     return [_row(path, case) for path, case in chosen]
 
@@ -87,6 +91,7 @@ def write_sheet(rows: Sequence[dict[str, str]], path: Path) -> None:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS)
     writer.writeheader()
+    # Model output may begin with "=": a spreadsheet would run it.
     writer.writerows({name: _harmless(text) for name, text in row.items()} for row in rows)
     write_text(path, stream.getvalue())
 
@@ -95,6 +100,7 @@ def read_labels(path: Path) -> dict[str, bool | None]:
     """row_id -> label; None where the cell is empty. Raises DataError for any other word, naming the line."""
     labels: dict[str, bool | None] = {}
     try:
+        # Excel writes a byte order mark in front of the first column's name.
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             for row in reader:
@@ -109,7 +115,10 @@ def read_labels(path: Path) -> dict[str, bool | None]:
 def agreement(runs: Sequence[Run], verdicts: Sequence[dict[str, Verdict]], labels: dict[str, bool | None]) -> Agreement:
     """Count judge against labels. Raises DataError if a label belongs to none of the runs."""
     by_id = {
-        blinded_id(run.path, q): known.get(q) for run, known in zip(runs, verdicts, strict=True) for q in run.records
+        # The sheet holds hashes only, so rows are found by hashing every answer again.
+        blinded_id(run.path, q): known.get(q)
+        for run, known in zip(runs, verdicts, strict=True)
+        for q in run.records
     }
     unknown = [row_id for row_id in labels if row_id not in by_id]
     if unknown:
@@ -123,6 +132,7 @@ def agreement(runs: Sequence[Run], verdicts: Sequence[dict[str, Verdict]], label
         if verdict is None or verdict.consistent is None:
             undecided += 1
         else:
+            # (judge, human), so that the four cells give sensitivity and specificity directly.
             cells[verdict.consistent, human] += 1
     unlabelled = sum(label is None for label in labels.values())
     return Agreement(

@@ -14,7 +14,9 @@ from seedbench_r1.options import check_values, refuse_strangers, setting, settin
 JUDGE, LIMITS = "Judge", "Limits"
 GROUPS = (JUDGE, LIMITS)  # in the order of --help
 JUDGES = ("rules", "openai:MODEL", "local:PATH", "miniature")
+# Owners: an option of another judge is refused by name, not ignored.
 _API = ("judge openai:MODEL",)
+# What any language model takes.
 _MODELS = ("judge openai:MODEL", "judge local:PATH")
 
 
@@ -70,13 +72,16 @@ def resolve_judge_config(options: Mapping[str, Any], *, config_file: Path | None
         options: the command line's values by name; None means "not given".
         config_file: TOML with the same names under [judge]; by default ./seedbench-r1.toml, if any.
     """
+    # Only what was typed is refused for the wrong judge; a shared file may hold options of several.
     given = {name: value for name, value in options.items() if value is not None}
     config = JudgeConfig(**{**read_config_file(config_file, Path(), JUDGE_TABLE), **given})
+    # A kind that needs a model and one that takes none are both checked here.
     needs_model = {"rules": False, "openai": True, "local": True, "miniature": False}.get(config.kind)
     if needs_model is None or needs_model != bool(config.model):
         raise ConfigError(f"No judge {config.judge!r}. There are: {', '.join(JUDGES)}.")
     refuse_strangers(given, TABLE, {"judge": config.kind})
     check_values({name: getattr(config, name) for name in TABLE}, TABLE)
+    # No price list is kept here: it would be out of date, and a wrong limit costs money.
     if config.max_cost is not None and config.prices is None:
         raise ConfigError("--max-cost needs --price-in and --price-out (per million tokens).")
     return config

@@ -22,6 +22,7 @@ PROMPT_VERSION = 1
 TRIES = 3  # for a readable verdict; then the verdict is missing
 GIVE_UP_AFTER = 3  # failures in a row that are nobody's request's fault: the server is gone
 
+# "supports" before "consistent": the model names the option first and only then compares it with the answer.
 SCHEMA: dict[str, object] = {
     "type": "object",
     "properties": {
@@ -34,6 +35,7 @@ SCHEMA: dict[str, object] = {
 }
 
 _PLACEHOLDER = re.compile(r"\{(question|options|reasoning|answer)\}")
+# Models wrap JSON in a Markdown block whatever they are asked.
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
 
@@ -55,6 +57,7 @@ class JudgeSettings:
     @property
     def judge_id(self) -> str:
         """name / prompt version - hash of prompt, votes, temperature, limit and server."""
+        # A list, so that no two settings can run together into the same text.
         parts = json.dumps([self.prompt, self.votes, self.temperature, self.max_tokens, self.server])
         return f"{self.name}/v{PROMPT_VERSION}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
 
@@ -103,6 +106,7 @@ def read_verdict(text: str, case: JudgeCase) -> tuple[bool, str]:
     supports, consistent, reason = value["supports"], value["consistent"], value["reason"]
     if supports not in (*LETTERS, "none") or not isinstance(consistent, bool) or not isinstance(reason, str):
         raise UnreadableVerdict("a value of the wrong kind")
+    # One of the two must be wrong, and nothing says which: a vote for neither.
     if consistent != (supports == case.answer):
         raise UnreadableVerdict(f"supports {supports!r} and consistent {consistent} contradict each other")
     return consistent, f"{supports}: {reason}"
@@ -153,6 +157,7 @@ class ApiJudge:
             waiting = self._cost_limit.affordable(
                 waiting, completions=self._settings.votes, max_tokens=self._settings.max_tokens
             )
+        # Answers that fail for their own reason neither raise nor reset the count.
         lost = 0  # failures in a row that are nobody's request's fault; counted here, in one thread
         for judged in in_parallel(waiting, self._judge, self._concurrency):
             if judged.unreachable:
@@ -185,6 +190,7 @@ class ApiJudge:
         for vote in range(self._settings.votes):
             try:
                 consistent, reason = self._vote(case, vote)
+            # One lost vote loses the verdict: a majority of the others would be another judge.
             except (RequestFailed, UnreadableVerdict) as error:
                 self._settle_unused(self._settings.votes - vote - 1)
                 failed = Verdict(None, f"{FAILED}{error}", self.judge_id)
@@ -192,6 +198,7 @@ class ApiJudge:
             votes.append(consistent)
             reasons.append(reason)
         agreed = majority(votes)
+        # A reason of the winning side, not of the first vote.
         reason = next((r for r, vote in zip(reasons, votes, strict=True) if vote == agreed), "the votes are tied")
         verdict = Verdict(agreed, reason, self.judge_id, tuple(votes) if len(votes) > 1 else ())
         return _Judged(case.question_id, verdict, unreachable=False)
@@ -205,6 +212,7 @@ class ApiJudge:
     def _vote(self, case: JudgeCase, vote: int) -> tuple[bool, str]:
         """One vote, asked for again while it cannot be read. Raises RequestFailed or UnreadableVerdict."""
         messages = [{"role": "user", "content": build_judge_prompt(case, self._settings.prompt)}]
+        # Unreadable replies cost as much as others; all tries of a vote are settled as one.
         usage: tuple[int, int] | None = None
         try:
             for attempt in range(TRIES):
@@ -213,6 +221,7 @@ class ApiJudge:
                     model=self._model,
                     max_tokens=self._settings.max_tokens,
                     temperature=self._settings.temperature,
+                    # The same seed would give the same unreadable reply again.
                     seed=vote * TRIES + attempt,
                     json_schema=SCHEMA,
                 )
@@ -241,6 +250,7 @@ class LocalJudge:
 
     def verdicts(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[str, Verdict]]:
         """As the backend finishes them; unreadable ones are tried again at the end."""
+        # Greedy first: only what cannot be read is drawn at random, by a seed of its own.
         left = yield from self._round(cases, SamplingConfig(0.0, 1.0, max_new_tokens=self._settings.max_tokens))
         for attempt in range(1, TRIES):
             sampling = SamplingConfig(0.7, 0.95, max_new_tokens=self._settings.max_tokens, seed=attempt)
@@ -254,6 +264,7 @@ class LocalJudge:
 
     def _round(self, cases: Iterable[JudgeCase], sampling: SamplingConfig) -> _Round:
         """Verdicts that can be read are yielded; returns (case, problem) for the others."""
+        # Filled while the backend pulls, since cases are a stream.
         by_id: dict[str, JudgeCase] = {}
         left: list[tuple[JudgeCase, str]] = []
 

@@ -39,6 +39,7 @@ def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
     from seedbench_r1.api.cost_limit import CostLimit
 
     try:
+        # Never another judge instead: its rate would stand in the same column.
         key = api_key(config.base_url)
     except ConfigError as error:
         raise JudgeUnavailable(
@@ -52,11 +53,13 @@ def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
         temperature=config.vote_temperature,
         server=config.base_url,
     )
+    # Before the first paid request, so that Ctrl-C is still free.
     announce(settings)
     cost_limit = CostLimit(config.max_cost, *config.prices) if config.max_cost is not None and config.prices else None
     client = ChatClient(config.base_url or OPENAI_BASE_URL, key, timeout_s=config.timeout_s, tries=config.tries)
     judge = ApiJudge(client, config.model, settings, concurrency=config.concurrency, cost_limit=cost_limit)
     try:
+        # A wrong key or name shows now, not after a thousand failures.
         judge.probe()
     except JudgeUnavailable:
         judge.close()
@@ -67,6 +70,7 @@ def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
 def _open_local_judge(config: JudgeConfig) -> Judge:
     from seedbench_r1.backends.text_model import TextModelBackend
 
+    # Named without its path, so that verdicts of one checkpoint agree on all machines.
     settings = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=_prompt(config.prompt_file))
     return LocalJudge(TextModelBackend(config.model, batch_size=config.batch_size), settings)
 

@@ -14,11 +14,13 @@ from seedbench_r1.types import LETTERS, Letter
 RULES_VERSION = 1  # part of the judge id
 
 _SENTENCE = re.compile(r"(?<=[.!?;])(?<!\b[A-D]\.)\s+|\n+")  # "B. wash the cup" is one sentence
+# "already" negates too: a step that was done is not the next one.
 _NEGATION = re.compile(
     r"\b(?:not|no|never|cannot|can't|isn't|aren't|doesn't|don't|won't|wouldn't|shouldn't|wrong|incorrect|unlikely|"
     r"unrelated|irrelevant|rather than|instead of|already|eliminat\w*|rul\w+ out|exclud\w*|dismiss\w*)\b",
     re.IGNORECASE,
 )
+# "A" is also an article, so a bare letter counts only in forms that mean an option.
 _LETTER_FORMS = (
     re.compile(
         r"\b(?:option|choice|answer|letter)s?(?:\s+(?:is|must be|should be|would be))?\s*:?\s*\(?([A-D])\b", re.I
@@ -67,8 +69,10 @@ def _by_text(sentence: str, texts: Sequence[str]) -> list[tuple[Letter, str]]:
     plain = _plain(sentence)
     found = []
     found_at: list[tuple[int, int]] = []
+    # Longest first: "open the box lid" must not also count as "open the box".
     for place in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
         text = texts[place]
+        # Options that are equal cannot be distinguished by their text.
         if not text or texts.count(text) > 1:
             continue
         for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", plain):

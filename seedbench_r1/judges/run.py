@@ -52,6 +52,7 @@ class RulesJudge:
         for case in cases:
             settled = settled_option(case.reasoning, case.options)
             if settled is None:
+                # Undecided is kept apart from inconsistent, and asked by no one again: the rules do not change.
                 yield case.question_id, Verdict(None, UNDECIDED, self.judge_id)
             else:
                 reason = f"the reasoning settles on {settled}"
@@ -84,11 +85,14 @@ def judge_run(
     Raises:
         ConfigError: another process judges the same run. JudgeUnavailable: from the judge. ResourceError: disk.
     """
+    # Verdicts of other judges stand in the same file and are left alone.
     known = load_verdicts(run.path).get(judge.judge_id, {})
+    # Read once at the start: nobody else writes while we hold the file's lock.
     waiting = pending_records(run, known)
     stop = stop or threading.Event()
     file = AppendFile(run.path, FILE)
 
+    # One line for each verdict as it comes, so that a kill loses only what is in flight.
     def write(question_id: str, verdict: Verdict) -> None:
         file.append(verdict_line(question_id, verdict))
         known[question_id] = verdict
@@ -99,6 +103,7 @@ def judge_run(
         for record in waiting:
             if lacks_reasoning(record):
                 write(record.question_id, without_judge(record, judge.judge_id))
+        # The limit counts questions to the judge; verdicts by definition cost nothing.
         cases = [judge_case(run, record) for record in waiting if not lacks_reasoning(record)][:limit]
         for question_id, verdict in judge.verdicts(_until(stop, cases)):
             write(question_id, verdict)
@@ -123,6 +128,7 @@ def judge_case(run: Run, record: RunRecord) -> JudgeCase:
 
 def without_judge(record: RunRecord, judge_id: str) -> Verdict:
     """The verdict on an answer without reasoning, or reasoning without a readable answer."""
+    # Two reasons, so that the report can say how many answers had none of either.
     reasoned = record.parsed is not None and record.parsed.reasoning
     return Verdict(False, NO_ANSWER if reasoned else NO_REASONING, judge_id)
 
@@ -130,6 +136,7 @@ def without_judge(record: RunRecord, judge_id: str) -> Verdict:
 def majority(votes: Sequence[bool]) -> bool | None:
     """The verdict of several votes; None for a tie or no votes."""
     yes = sum(votes)
+    # A tie is undecided: which side would win must not depend on the order of votes.
     return None if 2 * yes == len(votes) else 2 * yes > len(votes)
 
 
@@ -141,11 +148,13 @@ def flip_rate(verdicts: Iterable[Verdict]) -> tuple[int, int]:
 
 def blinded_id(run_path: Path, question_id: str) -> str:
     """Names a row for human labels without giving away run or question."""
+    # The run's name, not its path: sheets are filled in on other machines.
     return hashlib.sha256(f"{run_path.name}/{question_id}".encode()).hexdigest()[:12]
 
 
 def _until(stop: threading.Event, cases: Iterable[JudgeCase]) -> Iterator[JudgeCase]:
     for case in cases:
+        # Before each case, so that what is in flight is finished and nothing new begins.
         if stop.is_set():
             return
         yield case

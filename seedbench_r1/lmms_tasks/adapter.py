@@ -20,7 +20,7 @@ from seedbench_r1.engines.plan import plan
 from seedbench_r1.engines.run import run_plan
 from seedbench_r1.errors import ConfigError, IncompleteRun
 from seedbench_r1.files import JsonObject
-from seedbench_r1.lmms_tasks.functions import Document, to_document
+from seedbench_r1.lmms_tasks.functions import Document, given_sampling, to_document
 from seedbench_r1.lmms_tasks.other_tasks import answer_other_tasks
 from seedbench_r1.runs.directory import merged_records
 from seedbench_r1.types import RunRecord, SamplingConfig
@@ -43,6 +43,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
     def __init__(self, pretrained: str = "", **options: object) -> None:
         super().__init__()
+        # lmms-eval adds it to every model's arguments.
         options = {name: value for name, value in options.items() if name != "max_batch_size"}
         unknown = sorted(set(options) - OPTIONS)
         if unknown or not pretrained:
@@ -52,6 +53,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
                 f"with underscores: {', '.join(sorted(OPTIONS))}."
             )
         if not isinstance(options.get("batch_size", 1), int):
+            # lmms-eval passes "auto" and the like; those mean our default.
             text = str(options["batch_size"])
             options["batch_size"] = int(text) if text.isdigit() else None
         self._options = {
@@ -75,6 +77,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
                 f"itself. Fix: python -m lmms_eval without accelerate launch or torchrun."
             )
         documents = [self._document(request) for request in requests]
+        # Documents of our tasks carry both; no other benchmark's do.
         ours = [doc for doc in documents if "data_root" in doc and "question_id" in doc]
         if ours and len(ours) < len(requests):
             raise ConfigError("--tasks mixes seedbench_r1 with other benchmarks. Fix: one lmms-eval command for each.")
@@ -92,11 +95,14 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
     def _answer(self, documents: list[Document], requests: list[Instance]) -> dict[str, RunRecord]:
         """Run evaluate() on the questions of these documents."""
+        # A run directory has one protocol id, and so one setting for all questions.
         settings = [_sampling_options(request.args[2]) for request in requests]
         if any(other != settings[0] for other in settings):
             raise ConfigError("The tasks of one command ask for different generation settings. Fix: use --gen_kwargs.")
+        # One command has one data root: the task reads it from the same settings.
         roots = {doc["data_root"] for doc in documents}
         levels = tuple(dict.fromkeys(doc["split"] for doc in documents))
+        # --model_args wins: what the user typed last about this model.
         options = {**settings[0], **self._options, "data_root": Path(roots.pop())}
         if levels != ("custom",):
             options["levels"] = levels
@@ -104,6 +110,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
         with LocalEngine() as engine:
             run_plan(planned, engine)
         asked = {question.question_id for question in planned.questions}
+        # Of earlier calls too: the run may hold more than was asked now.
         records = {i: record for i, record in merged_records(planned.path).items() if i in asked}
         left = [i for i in asked if i not in records or not records[i].answered]
         if left:
@@ -124,8 +131,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
 def _sampling_options(generation_kwargs: JsonObject) -> JsonObject:
     """What --gen_kwargs changed. The tasks' own values are the standard protocol's and leave the choice to `eval`."""
-    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
-    given = {name: generation_kwargs[name] for name in names if generation_kwargs.get(name) is not None}
+    given = given_sampling(generation_kwargs)
     if generation_kwargs.get("do_sample") is False:
         given["temperature"] = 0.0
     return {name: value for name, value in given.items() if value != getattr(_SHIPPED, name)}

@@ -23,9 +23,16 @@ Document = JsonObject  # of lmms-eval: a question, its messages and the data roo
 
 def to_document(question: Question, template: Template, data_root: Path) -> Document:
     """A question as lmms-eval carries it: its own fields, the chat messages as JSON, and where the data is."""
+    # As text: the datasets package would force all messages into one type of column.
     messages = json.dumps(build_messages(question, template), ensure_ascii=False)
     document: Document = to_json(question)
     return document | {"messages": messages, "data_root": str(data_root.absolute())}
+
+
+def given_sampling(generation_kwargs: JsonObject) -> JsonObject:
+    """The settings of sampling that a task or --gen_kwargs gives."""
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+    return {name: generation_kwargs[name] for name in names if generation_kwargs.get(name) is not None}
 
 
 def doc_to_text(doc: Document) -> str:
@@ -41,9 +48,11 @@ def doc_to_messages(doc: Document) -> list[JsonObject]:
     for message in messages:
         for part in message["content"]:
             if part["type"] == "video":
+                # The model decodes clips itself, by its own number of frames.
                 part["url"] = doc["video"]
             elif part["type"] == "image":
                 with Image.open(doc["image"]) as file:
+                    # Converted inside the block: the file is read lazily, and closed after it.
                     part["url"] = file.convert("RGB")
     return messages
 
@@ -56,6 +65,7 @@ def doc_to_target(doc: Document) -> str:
 def process_results(doc: Document, results: Sequence[str]) -> dict[str, object]:
     """Metrics of one response, and what its line in the samples file should hold."""
     question = question_from_json(doc)
+    # Our tasks ask once for each document.
     text = results[0]
     parsed = parse_response(text, question.options)
     return sample_metrics(question, parsed, score(question, parsed)) | {"raw_text": text}
@@ -63,6 +73,7 @@ def process_results(doc: Document, results: Sequence[str]) -> dict[str, object]:
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:
     """The mean of the values that are not None; None if all are."""
+    # None: a number that this response does not have, such as the position of an unread answer.
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -77,6 +88,7 @@ def clustered_standard_error(values: Sequence[tuple[float, str]]) -> float | Non
     """
     if not values:
         return None
+    # Questions of one video are no independent draws.
     correct, clusters = [value[0] for value in values], [value[1] for value in values]
     share = sum(correct) / len(correct)
     return math.sqrt(design_effect(correct, clusters) * share * (1 - share) / len(correct))

@@ -20,7 +20,7 @@ from seedbench_r1.backends import open_backend
 from seedbench_r1.config import EvalConfig, resolve_eval_config
 from seedbench_r1.errors import ConfigError, IncompleteRun
 from seedbench_r1.files import JsonObject
-from seedbench_r1.lmms_tasks.functions import Document
+from seedbench_r1.lmms_tasks.functions import Document, given_sampling
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import file_sha256
@@ -49,16 +49,19 @@ def answer_other_tasks(
         ConfigError: a request shows more than one clip or one image, or part of a clip.
         IncompleteRun: some have no answer; the others are saved, and the same command continues.
     """
+    # One folder for each model; keys keep its benchmarks and settings separate.
     config, fingerprint = _configure(options)
     folder = run_directory(config.runs_dir, Path(config.model).name, "lmms-eval", None)
     folder.mkdir(parents=True, exist_ok=True)
     saved = folder / "answers.jsonl"
+    # Images without a file exist only while they are decoded.
     with tempfile.TemporaryDirectory() as scratch:
         wanted = []
         for number, (request, doc) in enumerate(zip(requests, documents, strict=True)):
             read = read_request(request, doc, Path(scratch) / f"{number}.png")
             wanted.append(replace(read, key=_key(read, config, fingerprint)))
         answers = _read_answers(saved)
+        # By key: a request that is repeated is answered once.
         pending = {request.key: request for request in wanted if request.key not in answers}
         failures = _ask(list(pending.values()), config, saved)
     if failures:
@@ -83,6 +86,7 @@ def read_request(request: Instance, doc: Document, scratch: Path) -> TaskRequest
     for message in doc_to_messages(doc):
         parts = []
         for part in message["content"]:
+            # Media leave the messages, which keep their order: backends put the pixels in.
             if part["type"] in media:
                 media[part["type"]].append(_file_of(part, name, scratch))
                 parts.append({"type": part["type"]})
@@ -108,6 +112,7 @@ def _file_of(part: JsonObject, name: str, scratch: Path) -> Path:
     if isinstance(medium, Image.Image):
         medium.convert("RGB").save(scratch)
         return scratch
+    # Cutting clips by time is the benchmark's own decoding, and would differ from ours.
     if isinstance(medium, str) and part.get("start_time") is None and part.get("end_time") is None:
         return Path(medium.removeprefix("file://"))
     raise ConfigError(f"{name} shows part of a clip or a medium in memory; --model seedbench_r1 takes whole files.")
@@ -115,8 +120,8 @@ def _file_of(part: JsonObject, name: str, scratch: Path) -> Path:
 
 def _sampling(generation_kwargs: JsonObject) -> SamplingConfig:
     """The task's own settings. Stop strings are ignored, as lmms-eval's chat models do."""
-    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
-    given = {name: generation_kwargs[name] for name in names if generation_kwargs.get(name) is not None}
+    given = given_sampling(generation_kwargs)
+    # As in lmms-eval's models: sampling must be asked for.
     greedy = not generation_kwargs.get("do_sample", given.get("temperature", 0) > 0)
     return replace(SamplingConfig(), **{"top_p": 1.0, **given, **({"temperature": 0.0} if greedy else {})})
 
@@ -124,6 +129,7 @@ def _sampling(generation_kwargs: JsonObject) -> SamplingConfig:
 def _configure(options: JsonObject) -> tuple[EvalConfig, str]:
     """The resolved options, with pixels fitted to the model, and the model's fingerprint."""
     config = resolve_eval_config({**options, "data_root": Path()})
+    # Each kind of model has its own sign of what it is.
     if config.backend == "fake":
         return config, file_sha256(Path(config.model))
     if config.backend == "openai":
@@ -135,9 +141,12 @@ def _configure(options: JsonObject) -> tuple[EvalConfig, str]:
 
 
 def _key(request: TaskRequest, config: EvalConfig, fingerprint: str) -> str:
+    # A clip by size and time, as hashing gigabytes would take longer than answering; an image by content, since it may
+    # be a new file each time.
     files: list[object] = [None if request.video is None else _identity(request.video)]
     files.append(None if request.image is None else file_sha256(request.image))
     settings = [config.backend, config.dtype, config.sampling.seed, to_json(config.video), to_json(request.sampling)]
+    # Everything that can change the answer; a change of any asks again.
     value = [request.name, request.messages, files, settings, fingerprint]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -162,6 +171,7 @@ def _ask(pending: list[TaskRequest], config: EvalConfig, saved: Path) -> list[tu
             FrameLoader(config.video, workers=config.workers, timeout_s=config.decode_timeout_s) as loader,
             saved.open("a", encoding="utf-8") as stream,
         ):
+            # A backend takes one kind of sampling at a time.
             for sampling in dict.fromkeys(request.sampling for request in pending):
                 same = [request for request in pending if request.sampling == sampling]
                 requests = _decode(same, loader, failures)
@@ -171,6 +181,7 @@ def _ask(pending: list[TaskRequest], config: EvalConfig, saved: Path) -> list[tu
                         failures.append((by_key[key].name, result))
                         continue
                     stream.write(_answer_line(key, by_key[key].name, result))
+                    # After each answer: a kill loses only what is in flight.
                     stream.flush()
     finally:
         backend.close()
@@ -179,6 +190,7 @@ def _ask(pending: list[TaskRequest], config: EvalConfig, saved: Path) -> list[tu
 
 def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tuple[str, Failure]]) -> Iterator[Request]:
     """Pixels ahead of the model."""
+    # The loader gives media back in the order in which they are ready.
     by_key = {request.key: request for request in requests}
     for question, media in loader.stream(_as_question(request) for request in requests):
         request = by_key[question.question_id]

@@ -37,6 +37,7 @@ class SeedBenchR1Task(ConfigurableMessagesTask):  # type: ignore[misc]  # lmms-e
         settings = (dataset_kwargs or {}).get("settings")
         documents = _documents_from(Path(settings)) if settings else _documents_of(self.config.dataset_name)
         self.dataset = datasets.DatasetDict({self.config.test_split: datasets.Dataset.from_list(documents)})
+        # lmms-eval looks at this copy for prompts alone; ours holds paths, no pixels.
         self.dataset_no_image = self.dataset
 
     def build_all_requests(self, **options: object) -> None:
@@ -45,6 +46,7 @@ class SeedBenchR1Task(ConfigurableMessagesTask):  # type: ignore[misc]  # lmms-e
         Raises:
             ConfigError: the model is one of lmms-eval's "simple" models: it would get neither order nor media right.
         """
+        # The check comes here: the task is made before the model is known.
         arguments = getattr(self, "args", None)  # lmms-eval's command line; None when it is called from Python
         if arguments is not None:
             refuse_simple_model(arguments.model, force_simple=arguments.force_simple)
@@ -68,6 +70,7 @@ def refuse_simple_model(name: str, *, force_simple: bool) -> None:
 
 
 def _documents_of(level: str) -> list[Document]:
+    # The files and variables that `eval` reads, so that both ask the same questions.
     config = resolve_eval_config({"model": "any"})  # for data root and prompt; the model is lmms-eval's
     questions = load_questions(config.data_root, (level,))
     return [to_document(question, config.template, config.data_root) for question in questions]

@@ -80,6 +80,7 @@ def load_cached(video: Path | None, image: Path | None, config: VideoConfig, *, 
     Raises:
         MediaError: as load_media. Failures are not kept.
     """
+    # Taken before decoding and compared after it: a file may be replaced meanwhile.
     sources = _identities(video, image)
     if sources is None:
         return CachedMedia(load_media(video, image, config), ())  # which finds out what is wrong with the file
@@ -109,6 +110,7 @@ def entry_key(sources: list[str], config: VideoConfig, *, has_clip: bool) -> str
     """64 hex digits over the media files' identities, all of VideoConfig, and the versions that turn it into pixels."""
     parts = {
         "format": FORMAT,
+        # A lone file may be a clip or an image: the list of sources does not say.
         "clip": has_clip,
         "sources": sources,
         "video": asdict(config),
@@ -158,6 +160,7 @@ def read_entry(path: Path, key: str) -> Media:
         if len(prefix) < _PREFIX.size:
             raise _DamagedEntry("cut off")
         magic, header_bytes, checksum = _PREFIX.unpack(prefix)
+        # One read into one array, of which frames and image are views: no copy.
         content = np.empty(max(0, os.fstat(file.fileno()).st_size - _PREFIX.size), dtype=np.uint8)
         n_read = file.readinto(content.data)
     if magic != _MAGIC:
@@ -167,6 +170,7 @@ def read_entry(path: Path, key: str) -> Media:
     header = json.loads(bytes(content[:header_bytes]))
     if header["key"] != key:
         raise _DamagedEntry("the entry of other media")
+    # The image fills the rest.
     n_frame_bytes = int(np.prod(header["frames_shape"])) if header["frames_shape"] else 0
     frames, image = content[header_bytes : header_bytes + n_frame_bytes], content[header_bytes + n_frame_bytes :]
     return Media(
@@ -184,6 +188,7 @@ def _store(cache: FrameCache, path: Path, key: str, media: Media) -> list[CacheE
     """Write an entry, after evicting what is in its way. What goes wrong is an event."""
     pieces = _pieces(key, media)
     size = sum(memoryview(piece).nbytes for piece in pieces)
+    # It could push out a complete part and would still not fit.
     if size > cache.max_bytes // N_PARTS:
         return [CacheEvent("unusable", f"frame cache {cache.folder}: {_NO_SPACE.format(size=size / 1e6)}")]
     temporary_path = path.with_name(f".{key}.{secrets.token_hex(4)}.tmp")
@@ -237,6 +242,7 @@ def _make_room(part: Path, room: int) -> int:
             status = found.stat(follow_symlinks=False)
             if found.name.endswith(".frames"):
                 entries.append((status.st_mtime_ns, status.st_size, found.path))
+            # Younger ones are being written by other processes.
             elif found.name.endswith(".tmp") and time.time() - status.st_mtime > STALE_S:
                 os.unlink(found.path)
                 continue

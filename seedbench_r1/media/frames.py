@@ -40,6 +40,7 @@ def choose_frames(n_total: int, native_fps: float, config: VideoConfig) -> list[
     Raises:
         MediaError: fewer than 2 frames.
     """
+    # Clip seconds times the rate: the rate is of clip time, not of the file's frames.
     n = n_total / native_fps * config.fps
     n = min(min(max(n, config.min_frames), config.max_frames), n_total)
     n_frames = math.floor(n / FRAME_FACTOR) * FRAME_FACTOR
@@ -55,6 +56,7 @@ def _spread(last: int, n: int) -> list[int]:
     own result depends on the machine (its AVX code rounds some numbers otherwise than its scalar code); this is the
     scalar one, everywhere.
     """
+    # float32 throughout: in float64 some halves would round the other way.
     step = np.float32(last) / np.float32(n - 1)
     index = np.arange(n, dtype=np.int64)
     from_start = step * index.astype(np.float32)
@@ -74,6 +76,7 @@ def target_size(height: int, width: int, *, min_pixels: int, max_pixels: int, mu
     """
     if max(height, width) > MAX_RATIO * min(height, width):
         raise MediaError(f"{width}x{height} pixels: one side is more than {MAX_RATIO} times the other")
+    # Python rounds halves to even, as the reference does.
     new_height = max(multiple, round(height / multiple) * multiple)
     new_width = max(multiple, round(width / multiple) * multiple)
     if new_height * new_width > max_pixels:
@@ -96,6 +99,7 @@ def load_media(video: Path | None, image: Path | None, config: VideoConfig) -> M
     Raises:
         MediaError: absent, truncated or undecodable; the message names the file.
     """
+    # The image first: it is quick, and a bad one saves decoding the clip.
     picture = None if image is None else load_image(image, config)
     if video is None:
         return Media(None, (), None, None, picture, reader=None)
@@ -103,6 +107,7 @@ def load_media(video: Path | None, image: Path | None, config: VideoConfig) -> M
     note = why_in_sequence(info, config.reader)
     reader: Reader = "pyav" if note else config.reader
     try:
+        # Errors below name no file: they come from functions that know none.
         n_total, indices = _chosen_frames(video, info, config)
         frames = decode_frames(video, indices, reader)
         limits = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
@@ -125,6 +130,7 @@ def why_in_sequence(info: ClipInfo, reader: Reader) -> str | None:
     if reader == "pyav":
         return None
     if info.seek_problem:
+        # Readers seek by packet; PyAV in sequence counts what is really shown.
         return f"{info.seek_problem}: {reader} miscounts frames"
     if reader == "decord" and info.open_gop:
         return "open GOPs: decord miscounts frames after a seek"
@@ -139,6 +145,7 @@ def _chosen_frames(video: Path, info: ClipInfo, config: VideoConfig) -> tuple[in
     That needs a decoding pass of its own, but only for the rare clips whose packets are not all frames.
     """
     n_total = count_decodable(video) if info.seek_problem else info.n_frames
+    # The container's rate holds also where some frames cannot be shown.
     return n_total, choose_frames(n_total, info.native_fps, config)
 
 
@@ -154,6 +161,7 @@ def resize_frames(frames: Pixels, size: tuple[int, int]) -> Pixels:
     when enlarging, where one value in 10,000 at most is two off (tests/unit/test_video.py).
     """
     height, width = size
+    # Bicubic at the same size is the identity.
     if frames.shape[1:3] == size:
         return frames
     resized = np.empty((len(frames), height, width, 3), dtype=np.uint8)
@@ -173,6 +181,7 @@ def load_image(path: Path, config: VideoConfig) -> Pixels:  # (H, W, 3) uint8
     try:
         with Image.open(path) as file:
             picture = file.convert("RGB")
+    # Pillow raises SyntaxError for broken PNG chunks.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise MediaError(f"{path}: cannot be read as an image ({reason})") from error
@@ -181,6 +190,7 @@ def load_image(path: Path, config: VideoConfig) -> Pixels:  # (H, W, 3) uint8
         height, width = target_size(picture.height, picture.width, **limits, multiple=config.size_multiple)
     except MediaError as error:
         raise _naming(path, error) from error
+    # A copy: np.asarray of a picture is read-only.
     return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
 
 
@@ -196,6 +206,7 @@ def exact_frames_differ(path: Path, config: VideoConfig) -> list[int]:
         _, indices = _chosen_frames(path, probe_clip(path), config)
     except MediaError as error:
         raise _naming(path, error) from error
+    # Compared at the stored size: resizing would blur small differences.
     decord_frames = decode_frames(path, indices, "decord")
     exact_frames = decode_in_sequence(path, indices)
     return [

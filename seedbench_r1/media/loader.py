@@ -86,6 +86,7 @@ class FrameLoader:
         self._timeout_s = timeout_s
         self._load = load
         self.cache_counts: Counter[str] = Counter()
+        # pebble keeps its processes to itself; closing must reach those that have just been started.
         self._context = _RememberingContext()
         self._pool = ProcessPool(
             max_workers=workers,
@@ -95,6 +96,7 @@ class FrameLoader:
         )
 
     def __enter__(self) -> FrameLoader:
+        # Reading the property is what starts them.
         _ = self._pool.active  # starts the workers, so that they import while the model loads
         return self
 
@@ -141,6 +143,7 @@ class FrameLoader:
                 yield question, self._outcome(question, future)
         finally:
             for future in pending:
+                # Jobs that run are killed by the pool; those that wait never start.
                 future.cancel()
 
     def _submit(
@@ -153,6 +156,7 @@ class FrameLoader:
             question = next(waiting, None)
             if question is None:
                 return
+            # Paths and settings only: a question's text need not cross to the worker.
             job = (self._load, question.video, question.image, self._config)
             try:
                 future = self._pool.schedule(_load_or_fail, args=job, timeout=self._timeout_s)
@@ -167,6 +171,7 @@ class FrameLoader:
             try:
                 return done.get(timeout=POLL_S)
             except queue.Empty:
+                # A pool that broke finishes no future, so waiting alone would never end.
                 if not self._pool.active:
                     raise self._broken() from None
         return None
@@ -174,6 +179,7 @@ class FrameLoader:
     def _outcome(self, question: Question, future: Future[Loaded]) -> Media | Failure:
         media = question.video or question.image
         try:
+            # Done already: this never waits.
             result = future.result()
             return self._take_note(result) if isinstance(result, CachedMedia) else result
         except BrokenProcessPool as error:
@@ -212,6 +218,7 @@ class FrameLoader:
 def _load_or_fail(load: Load, video: Path | None, image: Path | None, config: VideoConfig) -> Loaded:
     """Runs in a worker. A bad file is a value; anything else that is raised is a bug and reaches the parent."""
     try:
+        # Failures are values, so that one bad file neither ends the stream nor needs a traceback.
         return load(video, image, config)
     except MediaError as error:
         return Failure("media_error", str(error))

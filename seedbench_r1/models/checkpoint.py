@@ -46,6 +46,7 @@ def inspect_model(
     Raises:
         ConfigError: no such model, no weights, an unknown architecture, or an adapter without its base.
     """
+    # A revision is of the model asked for, not of the base that its adapter names.
     folder = _resolve(model, revision)
     base_folder = None
     if (folder / "adapter_config.json").is_file():
@@ -62,11 +63,13 @@ def inspect_model(
     if architecture not in supported and not any_architecture:
         names = ", ".join(supported)
         raise ConfigError(f"{model} is a {architecture}; supported are {names}.")
+    # An adapter alone is half the weights: its base belongs into the fingerprint.
     weights = _weight_files(folder) + (_weight_files(base_folder) if base_folder else [])
     if not _weight_files(folder):
         raise ConfigError(f"No weight files (*.safetensors) in {folder}. Is the copy or download complete?")
     training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
     info = ModelInfo(
+        # As the user typed it: the cache's own path says less and differs between machines.
         path=model if revision is None else f"{model}@{revision}",
         name=model_name(model),
         fingerprint=fingerprint(weights),
@@ -89,6 +92,7 @@ def inspect_model(
 def model_name(model: str) -> str:
     """A short name: the last part, and its parent's too if the last part alone says little."""
     parts = [part for part in re.split(r"[/\\]", model.rstrip("/\\")) if part not in ("", ".", "..")]
+    # "checkpoint-300" alone would be the same for every training.
     if len(parts) > 1 and re.fullmatch(
         r"(checkpoint|ckpt|step|epoch|global_step)?[-_]?\d*|final|last|best|merged", parts[-1]
     ):
@@ -104,6 +108,7 @@ def fingerprint(weights: list[Path]) -> str:
         digest.update(f"{path.name}:{size}\n".encode())
         with path.open("rb") as stream:
             digest.update(stream.read(_MIB))
+            # Training changes all tensors, so both ends differ; all bytes are hashed later, in the background.
             stream.seek(max(0, size - _MIB))
             digest.update(stream.read(_MIB))
     return digest.hexdigest()[:16]
@@ -134,6 +139,7 @@ def _from_hub(model: str, revision: str | None) -> Path:
     """The snapshot folder in the hub's cache. A commit that is there in full is not requested again."""
     from huggingface_hub import snapshot_download
 
+    # No *.bin: a repository that has both forms would be fetched twice.
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     with named_errors(f"No folder {model}, and the hub did not give {model} at revision {revision or 'main'}"):
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
@@ -156,6 +162,7 @@ def _no_model_message(folder: Path) -> str:
 def _weight_files(folder: Path) -> list[Path]:
     """Sorted weight files; optimiser state and the like do not count."""
     found = [path for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES]
+    # A folder may hold both forms of the same weights: loaders take safetensors.
     safetensors = [path for path in found if path.suffix == ".safetensors"]
     named = safetensors or [path for path in found if path.name.startswith(("pytorch_model", "adapter_model"))]
     return sorted(named, key=lambda path: path.name)

@@ -33,6 +33,7 @@ from seedbench_r1.types import (
     VideoConfig,
 )
 
+# "..._L1_results.json" and "...-l1.jsonl": the level stands alone between separators.
 _LEVEL = re.compile(r"(?:^|[_-])(L[123])(?=[_.-]|$)", re.IGNORECASE)
 _FRAMES = re.compile(r"(\d+)frames")
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
@@ -95,6 +96,7 @@ def read_grpo_care(path: Path, level: str | None = None) -> ImportedFile:
         raise DataError(f'{path}: expected {{"results": [...]}}, as the reference evaluator writes it.')
     answers = []
     for place, entry in enumerate(results):
+        # Named in every error: such files have thousands of entries.
         where = f"{path}: results[{place}]"
         if not isinstance(entry, dict) or "sample_id" not in entry or not isinstance(entry.get("output"), str):
             raise DataError(f"{where}: expected an object with sample_id and output.")
@@ -107,9 +109,11 @@ def read_grpo_care(path: Path, level: str | None = None) -> ImportedFile:
                 where=where,
                 options=options,
                 gold=entry.get("golden_choice_idx"),
+                # The reference's reward is 1 for a right answer; a shaped one is not "right".
                 claimed_correct=None if reward is None else reward == 1.0,
             )
         )
+    # The only setting that the file's name gives away.
     frames = _FRAMES.search(path.stem)
     return ImportedFile(path, tuple(answers), int(frames.group(1)) if frames else None)
 
@@ -135,6 +139,9 @@ def read_lmms_eval(path: Path, level: str | None = None) -> ImportedFile:
     return ImportedFile(path, tuple(answers))
 
 
+READERS = {"grpo-care": read_grpo_care, "lmms-eval": read_lmms_eval}  # by the source's name in the protocol id
+
+
 def _lmms_answer(sample: JsonObject, level: str | None, where: str) -> ImportedAnswer:
     doc: JsonObject = sample["doc"] if isinstance(sample.get("doc"), dict) else {}
     question_id = sample.get("question_id") or doc.get("question_id")
@@ -145,6 +152,7 @@ def _lmms_answer(sample: JsonObject, level: str | None, where: str) -> ImportedA
         question_id = f"{level}/{doc['sample_id']}"
     text = sample.get("raw_text")
     if not isinstance(text, str):
+        # Other people's tasks have no raw_text; resps nests once for each repeat.
         response = sample["resps"][0]
         text = response[0] if isinstance(response, list) else response
     if not isinstance(text, str):
@@ -176,12 +184,15 @@ def import_files(
     if not answers or not levels:
         raise DataError("The files hold no answers.")
     paths = {level: annotation_path(data_root, level) for level in levels}
+    # All questions of a level, so that gaps in the file show as such.
     every = {level: load_annotations(path, data_root, level) for level, path in paths.items()}
     questions = {question.question_id: question for group in every.values() for question in group}
     manifest = _manifest(files, source, model_name, every, paths)
     manifest = replace(manifest, command=command)
     path = run_directory(runs_dir, model_name, manifest.protocol_id, run_name)
+    # Fresh: importing again replaces the run, instead of adding to it.
     with RunDir.open(path, manifest, questions.values(), fresh=True) as run:
+        # Filled while the answers are written.
         report = ImportReport(path, summarise({}, ()))
         for answer in answers:
             _import_answer(run, questions, answer, report)
@@ -203,6 +214,7 @@ def _manifest(
 ) -> RunManifest:
     frames = next((file.max_frames for file in files if file.max_frames), None)
     video = VideoConfig() if frames is None else VideoConfig(min_frames=min(4, frames), max_frames=frames)
+    # Unknown, and so a wording that no run of ours has: the protocol id differs by it.
     wording = f"as run by {source}: {{question}} {{options}}"
     template = Template({"with_video": wording, "without_video": wording})
     return RunManifest(
@@ -237,6 +249,7 @@ def _import_answer(run: RunDir, questions: dict[str, Question], answer: Imported
             f"{answer.where}: options or gold letter of {answer.question_id} differ from the annotations. "
             f"Another data set revision?"
         )
+    # The first counts: which of several is meant nobody knows, and the report lists them.
     if answer.question_id in run.records():
         report.duplicates.append(answer.question_id)
         return
@@ -245,6 +258,7 @@ def _import_answer(run: RunDir, questions: dict[str, Question], answer: Imported
     run.append(record)
     report.imported += 1
     report.claimed_correct += bool(answer.claimed_correct)
+    # A sign that the file was scored by other rules, or on other data.
     if record.score and answer.claimed_correct not in (None, record.score.strict_correct):
         report.claim_differs.append(answer.question_id)
 

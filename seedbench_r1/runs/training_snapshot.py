@@ -78,6 +78,7 @@ def take_snapshot(
     if (checkpoint / TRAINING).is_file():
         training = read_json_object(checkpoint / TRAINING, DataError)
         step = training.get("step")
+        # Lines after this checkpoint belong to later ones of the same training.
         lines = [line for line in read_lines(checkpoint.parent / METRICS) if _until(line, step)]
         identity = training.get("identity") or lines[:1]
         overlap = find_overlap(checkpoint, list(questions), dataset_hash)
@@ -117,6 +118,7 @@ def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> Poin
         return tuple(points)
     blocks = [points[start : start + size] for start in range(0, len(points), size)]
     means = [tuple(sum(part) / len(block) for part in zip(*block, strict=True)) for block in blocks]
+    # A curve ends where the checkpoint is.
     means[-1] = points[-1]
     return tuple((_rounded(step), _rounded(value)) for step, value in means)
 
@@ -130,6 +132,7 @@ def find_overlap(checkpoint: Path, questions: Sequence[Question], dataset_hash: 
         if digest is None:
             unknown += 1
             continue
+        # Trained on the very file: no need to compare rows.
         same = {level for level, known in dataset_hash.items() if known == digest}
         if same:
             files += 1
