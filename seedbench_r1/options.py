@@ -80,7 +80,7 @@ class Setting:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
-def setting(default: T, help: str, group: str, **more: Any) -> T:
+def setting(default: T, help: str, group: str, **more: Any) -> T:  # noqa: ANN401  # fields of Option
     """A dataclass field that is an option; `more` are the other fields of Option."""
     return dataclasses.field(default=default, metadata={OPTION: Option(help, group, **more)})
 
@@ -98,7 +98,7 @@ def settings_of(*classes: type) -> dict[str, Setting]:
     return found
 
 
-def _plain_type(hint: Any) -> Any:
+def _plain_type(hint: Any) -> Any:  # noqa: ANN401  # a type form
     """int | None -> int; Literal["a", "b"] -> str; tuple[str, ...] -> tuple."""
     if isinstance(hint, types.UnionType):
         hint = next(part for part in hint.__args__ if part is not type(None))
@@ -145,7 +145,7 @@ def _check_type(row: Setting, value: object) -> None:
         raise ConfigError(f"{row.name} is {value!r}, expected {row.type.__name__}.")
 
 
-def _check_range(row: Setting, value: Any) -> None:
+def _check_range(row: Setting, value: Any) -> None:  # noqa: ANN401  # any comparable value
     option = row.option
     holds = (
         (not option.choices or value in option.choices)

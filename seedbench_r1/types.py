@@ -335,7 +335,7 @@ class RunSummary:
         return sum(split.selected - split.answered for split in self.splits.values())
 
 
-def to_json(value: object) -> Any:
+def to_json(value: object) -> Any:  # noqa: ANN401  # JSON
     """Dataclasses, paths and tuples as plain JSON values."""
     if isinstance(value, Template):
         return value.as_json()

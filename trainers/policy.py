@@ -127,7 +127,7 @@ def _add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     try:
         import peft
     except ImportError as error:
-        raise ConfigError("--lora needs peft. Fix: pip install 'seedbench-r1[train]'") from error
+        raise ConfigError("--lora needs peft. Fix, in the checkout: pip install '.[train]'") from error
     torch.manual_seed(config.seed)  # of the adapters' initial values, which must be the same in all processes
     options = peft.LoraConfig(
         r=config.lora_r,

@@ -132,6 +132,11 @@ class ChatClient:
 
         Args:
             messages: in the form of OpenAI's chat completions.
+            model: the server's name of it.
+            max_tokens: longest reply, in tokens.
+            temperature: 0 is greedy.
+            top_p: nucleus sampling; 1 keeps every token.
+            seed: sent if given; many servers ignore it.
             json_schema: the text of the reply is to be JSON of this schema (strict); the server enforces it.
             extra: further fields of the request's body, e.g. {"logprobs": True}.
 
@@ -240,13 +245,15 @@ class ChatClient:
 def check_installed() -> None:
     """Raises ConfigError, with the command to type, if the `openai` package is absent."""
     if importlib.util.find_spec("openai") is None:
-        raise ConfigError("API models need the openai package. Fix: pip install 'seedbench-r1[judge]'")
+        raise ConfigError("API models need the openai package. Fix, in the checkout: pip install '.[judge]'")
 
 
 def wait_before_retry(attempt: int, retry_after: float | None, first_wait_s: float, draw: float) -> float:
     """Seconds to wait after the attempt-th try (1 for the first): exponential, half of it jitter.
 
     Args:
+        attempt: counts from 1.
+        first_wait_s: the longest wait after the first try, in seconds; doubled with each further try.
         retry_after: what the server asked for; never waited less than that.
         draw: uniform in [0, 1); spreads clients that were refused together.
     """

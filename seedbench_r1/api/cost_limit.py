@@ -41,6 +41,7 @@ class CostLimit:
         """The requests, each pulled once it can be paid for; ends, with a warning, where the money does.
 
         Args:
+            requests: pulled one at a time.
             completions: of each request; every one of them must be settled.
             max_tokens: that one completion may generate.
         """

@@ -38,7 +38,11 @@ def open_cache(kind: DecodeCache, model: PreTrainedModel, prefilled: Prefilled, 
     auto is static on CUDA where enough tokens may come for a graph to pay, else dynamic.
 
     Args:
+        kind: auto, static or dynamic.
+        model: whose layers are cached.
         prefilled: see Prefilled.
+        repeats: rows of the cache for each prompt.
+        room: tokens that may be generated in each row.
 
     Raises:
         ConfigError: static for a model with sliding-window layers.
@@ -165,7 +169,7 @@ def _forward(
     return logits
 
 
-def _fill(layer: Any, filled: Any, repeats: int) -> None:
+def _fill(layer: Any, filled: Any, repeats: int) -> None:  # noqa: ANN401  # transformers' layers have no types
     """Copy a prefilled layer into a static one, each row `repeats` times, and free it."""
     keys, values = (states.repeat_interleave(repeats, dim=0) for states in (filled.keys, filled.values))
     filled.keys = filled.values = None

@@ -91,7 +91,8 @@ def check_vllm(asked: str = "Backend 'vllm'", otherwise: str = "--backend transf
 
 def _unusable(asked: str, why: str, otherwise: str) -> str:
     return (
-        f"{asked} requested but {why} (python {sys.executable}). Fix: pip install 'seedbench-r1[vllm]'  or  {otherwise}"
+        f"{asked} requested but {why} (python {sys.executable}). "
+        f"Fix, in the checkout: pip install '.[vllm]'  or  {otherwise}"
     )
 
 

@@ -76,7 +76,7 @@ def _decord() -> Finding:
 def _optional(module: str, extra: str, purpose: str) -> Finding:
     if importlib.util.find_spec(module) is not None:
         return Finding("pass", f"{module} {importlib.metadata.version(module)}")
-    return Finding("warn", f"{module} is not installed ({purpose})", f"pip install 'seedbench-r1[{extra}]'")
+    return Finding("warn", f"{module} is not installed ({purpose})", f"in the checkout: pip install '.[{extra}]'")
 
 
 def _data(data_root: Path | None, environ: Mapping[str, str]) -> Finding:

@@ -29,6 +29,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 @app.command("download")
 def download_command(
+    *,
     to: Annotated[
         Path | None,
         typer.Option("--to", help="Data root to fill; default: the configured one, else ./data.", show_default=False),
@@ -145,7 +146,7 @@ class DownloadProgress:
 
 
 @app.command("status")
-def status_command(data_root: Root = None, levels: Levels = "L1,L2,L3", as_json: AsJson = False) -> None:
+def status_command(*, data_root: Root = None, levels: Levels = "L1,L2,L3", as_json: AsJson = False) -> None:
     """Count annotations and media files of each level. Exit 4 if something is absent."""
     from seedbench_r1.config import find_data_root
     from seedbench_r1.config_file import parse_levels
@@ -223,6 +224,7 @@ def _print_status(root: Path, levels: list[LevelStatus]) -> None:
 
 @app.command("verify")
 def verify_command(
+    *,
     data_root: Root = None,
     levels: Levels = "L1,L2,L3",
     decode_sample: Annotated[int, typer.Option(help="Also decode the frames of N clips.", min=0)] = 0,

@@ -31,6 +31,7 @@ app.command("experiment")(experiment_command)
 @app.callback()
 def demo_command(
     context: typer.Context,
+    *,
     folder: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option(help="Of the questions and of the answers.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew.")] = False,

@@ -13,6 +13,7 @@ from seedbench_r1.errors import ConfigError
 
 
 def doctor_command(
+    *,
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Data set to look at.", show_default=False)
     ] = None,

@@ -29,6 +29,7 @@ def _add_command(source: str) -> None:
     @app.command(source, help=HELP[source])
     def command(
         files: Annotated[list[Path], typer.Argument(help="Result files, one or more levels.", show_default=False)],
+        *,
         data_root: Annotated[
             Path | None, typer.Option("--data-root", help="Its annotations give N.", show_default=False)
         ] = None,

@@ -43,7 +43,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML with the
 
 @app.command("run")
 @with_settings(in_groups(TABLE, GROUPS))
-def judge_command(given: Given, runs: Runs, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
+def judge_command(given: Given, runs: Runs, *, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Judge runs. The same command continues. It never falls back to another judge: exit 6 if there is none."""
     from seedbench_r1.cli import console
     from seedbench_r1.interface import check_judgeable, open_judge
@@ -96,6 +96,7 @@ def calibrate_command(
 def agreement_command(
     labels: Annotated[Path, typer.Argument(help="The sheet, filled in.", show_default=False)],
     runs: Runs,
+    *,
     judge_id: Annotated[str | None, typer.Option("--judge-id", help="If several judged.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:

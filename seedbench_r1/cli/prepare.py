@@ -26,7 +26,7 @@ _ROWS = {name: TABLE[name] for name in (*_NAMES, "decode_timeout_s", *settings_o
 
 
 @with_settings(in_groups(_ROWS, GROUPS))
-def prepare_command(given: Given, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def prepare_command(given: Given, *, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Fill the frame cache. Call again to continue. Exit 4 if media are bad, 7 if the cache cannot be written.
 
     Give the pixel options that the runs will be given, and --model: its patch grid decides the sizes of Qwen3-VL.

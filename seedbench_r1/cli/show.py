@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def show_command(
     run: Annotated[Path, typer.Argument(help="Run directory.", show_default=False)],
+    *,
     question: Annotated[str | None, typer.Option(help="Question id, e.g. L1/115.", show_default=False)] = None,
     failed: Annotated[bool, typer.Option("--failed", help="List the questions whose last attempt failed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,

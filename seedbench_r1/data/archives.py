@@ -74,7 +74,9 @@ def unpack(
     """Unpack the archive's media into the data root, each file written under a temporary name and renamed.
 
     Args:
-        paths: the parts on disk, in order.
+        archive: from the repository's list of files.
+        paths: its parts on disk, in order.
+        data_root: folder of the data set.
         wanted: (path relative to the data root, bytes) -> write it? Others are only listed.
 
     Returns:

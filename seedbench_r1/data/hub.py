@@ -142,6 +142,9 @@ def fetch(
     """Put the file under its final name, complete and with the right hash, or not at all.
 
     Args:
+        repository: pinned to one commit.
+        file: of that repository.
+        target: its final name.
         on_bytes: called with the number of bytes that arrived (negative: bytes thrown away again).
         stop: set by another thread to end early; what has arrived is kept for the next call.
 

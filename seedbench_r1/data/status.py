@@ -95,8 +95,12 @@ def verify(
     """Open every file the questions name and yield those that are absent, cut short or undecodable.
 
     Args:
+        questions: whose clips and images are opened.
+        config: which frames are decoded, by which reader.
         decode_sample: also decode the frames of so many clips, chosen by a fixed seed.
         exact_frames: also compare decord's frames of every clip with a sequential PyAV decode.
+        workers: checking processes.
+        timeout_s: seconds for one file.
     """
     videos = _users(questions, lambda question: question.video)
     images = _users(questions, lambda question: question.image)

@@ -71,7 +71,7 @@ def lmms_eval_version() -> str:
     try:
         return importlib.metadata.version("lmms-eval")
     except importlib.metadata.PackageNotFoundError as error:
-        raise ConfigError('lmms-eval is not installed. Fix: pip install "seedbench-r1[lmms]".') from error
+        raise ConfigError("lmms-eval is not installed. Fix, in the checkout: pip install '.[lmms]'.") from error
 
 
 def join_model_args(options: dict[str, Any]) -> str:

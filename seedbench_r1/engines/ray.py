@@ -66,7 +66,7 @@ class RayEngine:
     def check(self, config: EvalConfig, suite: Suite) -> None:
         """Raise ConfigError if Ray is not installed, or the settings make no sense with it. Every suite runs on it."""
         if importlib.util.find_spec("ray") is None:
-            raise ConfigError("--engine ray needs Ray, which is not installed. Fix: pip install 'seedbench-r1[ray]'")
+            raise ConfigError("--engine ray needs Ray. Fix, in the checkout: pip install '.[ray]'")
         if config.backend == "openai":
             raise ConfigError(
                 "An API model needs no Ray. Fix: leave out --engine ray; --concurrency says how many at once."
@@ -239,7 +239,7 @@ class ActorPool:
         if self._error is not None:
             raise self._error
 
-    def _start(self, number: int, *, successor: bool = False) -> Any:
+    def _start(self, number: int, *, successor: bool = False) -> Any:  # noqa: ANN401  # ray's handle of an actor
         import ray
 
         remote = ray.remote(Worker).options(

@@ -43,8 +43,11 @@ def calibration_sheet(
     """Rows to be labelled, shuffled: no run name, no gold answer, no verdict.
 
     Args:
+        runs: whose answers are drawn from.
         verdicts: of the judge to be calibrated, run by run.
         by_verdict: half of the rows from those judged consistent, half from the others; needed for predictive values.
+        n: rows.
+        seed: of the draw.
 
     Raises:
         ConfigError: there is nothing to label.

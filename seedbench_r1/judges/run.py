@@ -75,6 +75,8 @@ def judge_run(
     An answer without reasoning, or without a letter, is inconsistent by definition and shown to no judge.
 
     Args:
+        run: its folder gets the verdicts.
+        judge: opened.
         limit: at most so many new verdicts from the judge.
         stop: when set, nothing new is begun; what is in flight is saved.
         observe: called with every verdict right after it was written.

@@ -36,6 +36,7 @@ def choose_frames(n_total: int, native_fps: float, config: VideoConfig) -> list[
     Args:
         n_total: frames in the clip.
         native_fps: average frames per second, so that n_total / native_fps is the length in seconds.
+        config: fps, min_frames and max_frames.
 
     Raises:
         MediaError: fewer than 2 frames.

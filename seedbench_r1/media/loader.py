@@ -44,7 +44,7 @@ class _RememberingContext(SpawnContext):
         super().__init__()
         self.processes: list[SpawnProcess] = []
 
-    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # a class attribute there
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: ANN401  # a class attribute there
         process = SpawnProcess(*args, **kwargs)
         self.processes = [*(other for other in self.processes if other.exitcode is None), process]
         return process
@@ -122,6 +122,7 @@ class FrameLoader:
         """Each question with its media, in the order in which they are ready. Questions are pulled lazily.
 
         Args:
+            questions: pulled as workers become free.
             stop: when set, the stream ends within 0.2 s, also while it waits for a decoder. What is then being
                 decoded, or decoded and not yet asked for, is given up.
 

@@ -73,6 +73,7 @@ def packets_to_decode(index: PacketIndex, frames: Iterable[int]) -> dict[int, in
     """Positions to feed to the decoder, ascending, each with the number of the frame to keep from it, or None.
 
     Args:
+        index: of the clip.
         frames: numbers in the order of presentation.
 
     Raises:

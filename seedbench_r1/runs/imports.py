@@ -77,6 +77,7 @@ def read_grpo_care(path: Path, level: str | None = None) -> ImportedFile:
     """Read the JSON of GRPO-CARE's evaluator: {"results": [annotation row + output, prediction, reward]}.
 
     Args:
+        path: one of its result files.
         level: by default the L1, L2 or L3 in the file's name.
 
     Raises:
@@ -174,7 +175,13 @@ def import_files(
     """Write the answers as a run directory. N comes from the annotation files, so gaps leave the run INCOMPLETE.
 
     Args:
+        files: read by read_grpo_care or read_lmms_eval, each of one level.
+        data_root: folder of the data set.
+        runs_dir: where the run directory is made.
         source: "grpo-care" or "lmms-eval"; part of the protocol id, so that imports compare with nothing else.
+        model_name: as the report shows it.
+        run_name: name of the run directory; by default from model_name.
+        command: as typed, kept in the manifest.
 
     Raises:
         DataError: an answer to a question that the annotations do not hold, or to other options or another gold.

@@ -263,7 +263,7 @@ def test_vllm_sampler_are_refused_before_a_model_is_loaded(toy, tmp_path, monkey
         assert refused.exception.exit_code == 3
         assert str(refused.exception) == (
             f"--rollouts vllm requested but not installed (python {sys.executable}). "
-            "Fix: pip install 'seedbench-r1[vllm]'  or  --rollouts builtin"
+            "Fix, in the checkout: pip install '.[vllm]'  or  --rollouts builtin"
         )
     assert not (tmp_path / "o").exists()
 

@@ -234,5 +234,5 @@ def test_error_bodies():
 
 def test_the_package_is_absent(monkeypatch):
     monkeypatch.setattr(chat_client.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'seedbench-r1\[judge\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[judge\]'"):
         check_installed()

@@ -2,7 +2,10 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
+
+import yaml
 
 from seedbench_r1.cli.app import app
 from seedbench_r1.prompts import load_template
@@ -71,3 +74,9 @@ def test_files_and_functions_that_the_docs_name_exist():
         for name in symbol.split(".") if symbol else ():
             nodes = [node for node in nodes[0].body if getattr(node, "name", None) == name]
             assert nodes, f"{path} has no {symbol}"
+
+
+def test_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == project["version"]
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()

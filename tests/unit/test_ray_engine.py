@@ -209,7 +209,7 @@ def test_an_address_where_nothing_listens(data_root, script, tmp_path):
 def test_ray_is_not_there(monkeypatch):
     config = resolve_eval_config({"model": "x", "data_root": Path()}, environ={})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'seedbench-r1\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[ray\]'"):
         RayEngine(config).check(config, find_suite("seedbench-r1"))
 
 

@@ -23,7 +23,7 @@ def test_not_installed(monkeypatch):
         check_vllm()
     assert str(raised.value) == (
         f"Backend 'vllm' requested but not installed (python {sys.executable}). "
-        "Fix: pip install 'seedbench-r1[vllm]'  or  --backend transformers"
+        "Fix, in the checkout: pip install '.[vllm]'  or  --backend transformers"
     )
     assert raised.value.exit_code == 3
 
