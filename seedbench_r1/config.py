@@ -179,6 +179,7 @@ def protocol_id(
     transport: how pixels travel to an API model; None where they do not travel.
     scorer: version of the transfer suite's scores; None for SEED-Bench-R1, whose parser says it all.
     """
+    # What does not change the distribution of answers stays outside: the seed, and what is returned besides.
     sampled = to_json(sampling)
     for name in ("seed", "logprobs"):
         del sampled[name]
@@ -212,6 +213,7 @@ def resolve_eval_config(
             was not chosen, no model, no data root.
     """
     file = read_config_file(config_file, working_dir, EVAL_TABLE)
+    # The command line says None for what was not typed.
     given = {name: value for name, value in options.items() if value is not None}
     named = {
         name: Path(environ[row.option.env])
@@ -223,6 +225,7 @@ def resolve_eval_config(
         raise ConfigError(f"No protocol {protocol!r}. There are: {', '.join(defaults.protocols)}.")
     preset = defaults.protocols[protocol]
     merged = {**preset, **file, **named, **given, "protocol": protocol}
+    # These two read the model out of other options, before it is asked whether there is one.
     _name_api_model(merged, given)
     _name_lmms_model(merged)
     if not merged.get("model"):
@@ -235,6 +238,7 @@ def resolve_eval_config(
     sampling = SamplingConfig(**{name: merged.pop(name) for name in sorted(_SAMPLING & set(merged))})
     named_video = VideoConfig(**{name: value for name, value in preset.items() if name in _VIDEO})  # type: ignore[arg-type]
     named_sampling = SamplingConfig(**{name: value for name, value in preset.items() if name in _SAMPLING})  # type: ignore[arg-type]
+    # A protocol's name stands for its numbers: one changed, and the name is no longer true.
     if protocol_id(template, video, sampling) != protocol_id(defaults.template, named_video, named_sampling):
         merged["protocol"] = CUSTOM
     config = EvalConfig(video=video, sampling=sampling, template=template, **merged)
@@ -256,6 +260,7 @@ def _refuse_ignored(given: Mapping[str, Any], file: Mapping[str, Any], merged: M
 def _chosen(settings: Mapping[str, Any]) -> dict[str, str]:
     defaults = {"backend": "transformers", "engine": "local", "suite": "seedbench-r1"}
     chosen = {kind: str(settings.get(kind, default)).partition(":")[0] for kind, default in defaults.items()}
+    # This suite has no other engine, so its user need not name one.
     if chosen["suite"] == "transfer-lmms":
         chosen["engine"] = "lmms-eval"
     return chosen

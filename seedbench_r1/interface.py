@@ -45,6 +45,7 @@ def evaluate(
     Raises:
         ConfigError, DataError, ResourceError: as the command (docs/cli.md, exit codes 3, 4 and 7).
     """
+    # Imported when called: torch takes seconds, and `import seedbench_r1` should not.
     from seedbench_r1.config import TABLE
     from seedbench_r1.engines.plan import open_engine, plan
     from seedbench_r1.engines.run import run_plan
@@ -54,8 +55,10 @@ def evaluate(
     given = typed(settings, TABLE)
     config = resolve(given, config_file=None if config_file is None else Path(config_file))
     planned = plan(config, command="seedbench_r1.evaluate")
+    # Entered only now: everything that can be refused was refused without a model.
     with open_engine(planned.config) as engine:
         run_plan(planned, engine, stop=stop, observe=observe or (lambda record: None))
+    # Read back rather than kept in memory: what is returned is what another machine would read.
     return load_run(planned.path)
 
 
@@ -82,6 +85,7 @@ def judge(
     from seedbench_r1.judges.run import judge_run
     from seedbench_r1.options import typed
 
+    # `judge` is the name of this function, so the setting comes as `name`.
     config = resolve_judge_config({**typed(settings, TABLE), "judge": name})
     opened = open_judge(config)
     try:
@@ -92,6 +96,7 @@ def judge(
 
 def check_judgeable(run: Run) -> Run:
     """The run. Raises ConfigError if its suite is not one that judges know."""
+    # Prompts and the rules judge ask about one of four options, which other suites need not have.
     if run.manifest.suite != "seedbench-r1":
         raise ConfigError(f"{run.path} answers the suite {run.manifest.suite}; judges know seedbench-r1 only.")
     return run
@@ -100,6 +105,7 @@ def check_judgeable(run: Run) -> Run:
 def open_judge(config: JudgeConfig, announce: Announce = lambda settings: None) -> Judge:
     """The judge of the settings: see judges.opening.open_judge. The miniature's own is known here only."""
     if config.kind == "miniature":
+        # The demo stands above the judges, which may not import it.
         from seedbench_r1.demo.exact_judge import ExactJudge
 
         return ExactJudge()
@@ -163,6 +169,7 @@ def leaderboard(
 
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     name = baseline.path.name if isinstance(baseline, Run) else baseline
+    # Published numbers are the command's; here only runs are compared.
     return Leaderboard(build_board(paths, baseline=name, judge=judge, include_published=False))
 
 
@@ -188,5 +195,6 @@ def train(
     config = resolve_train_config(
         typed(settings, TABLE), config_file=None if config_file is None else Path(config_file)
     )
+    # Under torchrun each process calls this; alone it is a world of one.
     processes = Processes(config.device)
     return train_plan(plan_training(config, world_size=processes.world_size), stop=stop)

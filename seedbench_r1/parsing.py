@@ -74,6 +74,7 @@ def read_choice(text: str, options: Sequence[str] | None = None, letters: Sequen
     """
     content = first_block(text, "answer")
     if content is None:
+        # Without a tag prose is not searched for letters: "A" is also a word.
         return _letter(_forms(letters[-1]).bare.fullmatch(plain(text)))
     return _read_content(content, options, letters)
 
@@ -100,8 +101,10 @@ def _read_content(content: str, options: Sequence[str] | None, letters: Sequence
     forms = _forms(letters[-1])
     bare = plain(content)
     named = _options_named(bare, options, letters)
+    # Two options of the same text name two letters, and so none.
     if len(named) == 1:
         return named[0]
+    # The whole content must be the letter: fullmatch, never search.
     letter = _letter(forms.led.fullmatch(bare))
     if letter is not None:
         return letter
@@ -113,6 +116,7 @@ def _read_content(content: str, options: Sequence[str] | None, letters: Sequence
     named = _options_named(rest, options, letters)
     if named:
         return letter if letter in named else None
+    # "B. wash the cup, not A" commits to nothing.
     contradicted = any(capital != letter for capital in forms.lone_capital.findall(rest))
     return None if contradicted else letter
 

@@ -55,6 +55,7 @@ def format_options(question: Question) -> str:
 
 def wording_name(question: Question, template: Template) -> str:
     """Which of the template's texts a question gets: by its media (SEED-Bench-R1) or by its kind."""
+    # Two forms of template exist; the keys say which.
     if "with_video" in template.wording:
         return "without_video" if question.video is None else "with_video"
     return WORDING_OF_KIND[question.kind]
@@ -64,6 +65,7 @@ def build_prompt(question: Question, template: Template) -> str:
     """The text part of the user's message. Texts are inserted once and never searched for placeholders."""
     name = wording_name(question, template)
     values = {"question": question.text, "options": format_options(question)}
+    # {medium} is no placeholder of SEED-Bench-R1's own wording: there it stays as it is.
     if name not in ("with_video", "without_video"):
         values["medium"] = "image" if question.video is None else "video"
     return _PLACEHOLDER.sub(lambda match: values.get(match.group(1), match.group(0)), template.wording[name])
@@ -71,6 +73,7 @@ def build_prompt(question: Question, template: Template) -> str:
 
 def build_messages(question: Question, template: Template) -> tuple[dict[str, Any], ...]:
     """Chat messages: the video and the image that there are, then text. With the template's system message, if any."""
+    # The clip before the view, as in the paper: what has been done, then what is seen now.
     media = {"video": question.video, "image": question.image}
     parts: list[dict[str, str]] = [{"type": name} for name, path in media.items() if path is not None]
     parts.append({"type": "text", "text": build_prompt(question, template)})
@@ -112,6 +115,7 @@ def load_template(path: Path, default: Template = DEFAULT_TEMPLATE) -> Template:
         raise ConfigError(f"Prompt file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"Prompt file {path} is not valid TOML: {error}.") from error
+    # A misspelt key would silently leave the default in place.
     unknown = sorted(set(table) - {"system", *default.wording})
     if unknown:
         names = ", ".join(repr(name) for name in default.wording)

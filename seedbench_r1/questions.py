@@ -79,6 +79,7 @@ def training_question(row: TrainingRow, *, seed: int, epoch: int) -> Question:
     question = row.question
     if row.fixed_options:
         return question
+    # A string seed, so that neighbouring rows and epochs share nothing.
     rng = random.Random(f"{seed}:{question.question_id}:{epoch}")
     options = [row.answer, *rng.sample(row.negatives, 3)]
     rng.shuffle(options)
@@ -103,6 +104,7 @@ def choose_subset(questions: Sequence[Question], limit: int, *, seed: int) -> li
     quotas = _quotas({split: len(group) for split, group in splits.items()}, limit)
     chosen: set[str] = set()
     for split, group in splits.items():
+        # Hashes rather than a shuffle: the first 10 of 20 are the 10 of --limit 10.
         ranked = sorted(group, key=lambda q: hashlib.sha256(f"{seed}:{q.question_id}".encode()).digest())
         chosen.update(question.question_id for question in ranked[: quotas[split]])
     return [question for question in questions if question.question_id in chosen]
@@ -114,6 +116,7 @@ def _quotas(sizes: dict[str, int], limit: int) -> dict[str, int]:
     limit = min(limit, total)
     exact = {level: limit * size / total for level, size in sizes.items()}
     quotas = {level: int(share) for level, share in exact.items()}
+    # Empty levels first, then those that rounding down has cost most.
     by_need = sorted(sizes, key=lambda level: (quotas[level] > 0, quotas[level] - exact[level]))
     for level in by_need[: limit - sum(quotas.values())]:
         quotas[level] += 1
@@ -131,6 +134,7 @@ def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Itera
     for line, row in _rows(path):
         question = _RowReader(path, line, row).question(level, data_root, training=training)
         first = seen.setdefault(question.question_id, line)
+        # Answers are found by id again: a second row of the same id would be answered by the first.
         if first != line:
             raise DataError(f"{path}:{line}: sample_id {row['sample_id']!r} stands already on line {first}.")
         yield row, question
@@ -140,6 +144,7 @@ def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Itera
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
+        # Not splitlines(): option texts may hold U+2028, which it takes for a line's end.
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise DataError(f"No annotation file at {path}. {_where_it_should_be(path)}") from error
@@ -212,15 +217,18 @@ class _RowReader:
 
     def name(self, key: str, default: str | None = None) -> str:
         """A relative path inside its folder."""
+        # A name that is left out follows from sample_id.
         if default is not None and self.row.get(key) is None:
             return default
         value = self.text(key)
+        # Annotations come from the network; they may not lead outside the data root.
         if value.startswith("/") or ".." in Path(value).parts or "\x00" in value:
             raise self.fail(f"{key} is {value!r}, expected a path inside its folder.")
         return value
 
     def sample_id(self) -> str:
         value = self.row.get("sample_id")
+        # JSON's true is an int in Python.
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
             raise self.fail(f"sample_id is {value!r}, expected a number or a text.")
         return str(value)
@@ -233,6 +241,7 @@ class _RowReader:
 
     def domain(self) -> str:
         value = self.text("domain")
+        # Spellings may differ in case and underscores; tables need one.
         known = {name.casefold(): name for name in DOMAINS}
         return known.get(value.strip().replace("_", " ").casefold(), value.strip())
 

@@ -34,6 +34,7 @@ def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReaso
     """Judge one response to a choice: full credit for the gold letter, else none. Other kinds: suites/kinds.py."""
     return Score(
         outcome=outcome(parsed, finish_reason),
+        # Lenient: what the parser read. Strict: the text of the tag, character by character, as the papers count.
         credit=float(parsed.answer == question.gold),
         strict_credit=float(parsed.answer_text == question.gold),
     )
@@ -62,6 +63,7 @@ def to_record(
         reader=media.reader if media else None,
         reader_note=media.reader_note if media else None,
     )
+    # A failure has no score: counting it as wrong would hide that the machine failed, not the model.
     if isinstance(result, Failure):
         return record
     parsed = parse(result.text, question)
@@ -72,6 +74,7 @@ def outcome(parsed: ParsedResponse, finish_reason: FinishReason) -> Outcome:
     """A response that was cut at the length limit but whose answer was read counts as answered; cut and unread is
     "truncated". Both "unparsed" and "truncated" are wrong.
     """
+    # The answer stands in the text even if the length limit cut what came after.
     if parsed.answer is not None:
         return "answered"
     return "truncated" if finish_reason == "length" else "unparsed"
@@ -110,6 +113,7 @@ def summarise(
         by_split.setdefault(question.split, []).append(question)
     splits, groups = {}, {}
     for split, members in by_split.items():
+        # N comes from the files, not from the questions asked: a subset must not look like the whole.
         sizes = (n_total or {}).get(split, {})
         splits[split] = _count(members, records, sizes.get("all", len(members)))
         by_group: dict[str, list[Question]] = {}
@@ -117,6 +121,7 @@ def summarise(
             if (name := group_of(question)) is not None:
                 by_group.setdefault(name, []).append(question)
         groups[split] = {name: _count(some, records, sizes.get(name, len(some))) for name, some in by_group.items()}
+    # Splits that nothing divides (L1, L2) have no groups.
     groups = {split: found for split, found in groups.items() if found}
     if not all(split.is_complete for split in splits.values()):
         return RunSummary("incomplete", splits, groups)
@@ -135,6 +140,7 @@ def split_sizes(questions: Sequence[Question], group_of: GroupOf = by_domain) ->
 
 def _count(questions: list[Question], records: Mapping[str, RunRecord], n: int) -> GroupSummary:
     present = [records[question.question_id] for question in questions if question.question_id in records]
+    # Of the answered ones only: the others are in `failed`, or not asked yet, and leave the run INCOMPLETE.
     scores = [record.score for record in present if record.score is not None]
     return GroupSummary(
         n=n,
@@ -164,6 +170,7 @@ def reasoning_profile(records: Iterable[RunRecord]) -> ReasoningProfile:
     """Length of the reasoning, and how often it is empty or nothing but a letter."""
     texts = [record.parsed.reasoning or "" for record in records if record.parsed is not None]
     words = sorted(len(text.split()) for text in texts if text)
+    # ~middle is the mirrored place: the same one for an odd count.
     middle = len(words) // 2
     median = float("nan") if not words else (words[middle] + words[~middle]) / 2
     return ReasoningProfile(

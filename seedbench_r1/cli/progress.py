@@ -33,6 +33,7 @@ class EvalProgress:
         self._quiet = quiet
         self._console = console.err()
         self._guard = threading.Lock()
+        # The bars begin where the last call ended.
         self._records: dict[str, RunRecord] = self._earlier()
         self._started = time.monotonic()
         self._new = self._new_tokens = 0
@@ -69,6 +70,7 @@ class EvalProgress:
             now = time.monotonic()
             since, count = self._last_line
             share = (self._new - count) / max(1, len(self._plan.questions))
+            # In a log file: after 5 % of the questions or a minute, but never faster than one a second.
             if now - since >= LINE_EVERY_S or (share >= LINE_EVERY_SHARE and now - since >= LINE_AT_MOST_S):
                 self._last_line = (now, self._new)
                 self._console.print(self._line(record.split), soft_wrap=True)
@@ -134,6 +136,7 @@ class EvalProgress:
         i, n = self._plan.config.shard or (1, 1)
         mine = sum(place % n == i - 1 for place in range(len(self._plan.questions)))
         answered = sum(record.answered for record in self._records.values())
+        # A shard does not see what the others have answered, only what it has written itself.
         left = max(0, mine - (answered if n == 1 else self._new))
         return rate, left / rate if rate else float("nan")
 
@@ -145,6 +148,7 @@ class EvalProgress:
             done = sum(record.answered for record in self._records.values())
             errors = len(self._records) - done
             seconds = max(1e-9, time.monotonic() - self._started)
+        # NaN before the first answer.
         left = "unknown" if eta != eta else time.strftime("%H:%M:%S", time.gmtime(eta))
         status = (
             f" {100 * done / max(1, len(self._plan.questions)):.0f} % {_dot()} {rate:.2f} q/s {_dot()} "

@@ -58,6 +58,7 @@ def level_table(run: Run, result: EvalResult) -> Table:
     groups: list[tuple[str, GroupSummary, list[RunRecord]]] = []
     for split, group in result.summary.splits.items():
         groups.append((split, group, [r for r in run.records.values() if r.split == split]))
+    # Domains stand indented below the levels: they divide L3 and do not add to it.
     for domain, group in _domains(result.summary).items():
         groups.append((f"  {domain}", group, [r for r in run.records.values() if r.domain == domain]))
     for name, group, records in groups:
@@ -79,6 +80,7 @@ def _domains(summary: RunSummary) -> dict[str, GroupSummary]:
 
 def accuracy_cell(group: GroupSummary, records: list[RunRecord]) -> str:
     """ "57.0 [54.6, 59.4]"; for an incomplete group the bounds with the missing answers all wrong and all right."""
+    # No interval of what is there: which questions are missing is not by chance.
     missing = group.selected - group.answered
     if missing:
         low, high = 100 * group.correct / group.selected, 100 * (group.correct + missing) / group.selected
@@ -98,6 +100,7 @@ def share_of(records: list[RunRecord]) -> Proportion:
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
     run = load_run(planned.path)
+    # Failures are listed whole: a script has no other way to learn which questions to look at.
     failures = [
         {"question_id": r.question_id, "kind": r.failure.kind, "message": r.failure.message}
         for r in run.records.values()
@@ -167,10 +170,12 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
             multiple=video.size_multiple,
         )
         frames = len(indices)
+        # Two frames make one temporal patch; size_multiple is the side of a merged patch in pixels.
         tokens += math.ceil(frames / 2) * height * width // area
     if question.image is not None and question.image.exists():
         rows, columns, _ = load_image(question.image, video).shape
         tokens += rows * columns // area
+    # Four characters a token is near enough for English; no tokenizer is loaded for a dry run.
     text = len(build_prompt(question, config.template)) // 4
     estimate: dict[str, Any] = {
         "run_dir": str(planned.path),
@@ -188,6 +193,7 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
         estimate["weights_gb"] = round(planned.checkpoint.weight_bytes / 1e9, 3)
         cache = kv_bytes_per_token(planned.checkpoint.config) * (tokens + text + config.sampling.max_new_tokens)
         estimate["kv_cache_gb_per_question"] = round(cache / 1e9, 4)
+        # Without activations and the allocator's rest: it says whether to try, not whether it fits.
         estimate["memory_gb_about"] = round((planned.checkpoint.weight_bytes + cache * config.batch_size) / 1e9, 3)
     return estimate
 

@@ -55,6 +55,7 @@ def train_command(
     from trainers.config import resolve_train_config
     from trainers.trackers import open_trackers, parse_trackers
 
+    # Refused before the model is read: a wrong name here would cost an hour there.
     trackers = parse_trackers(report_to)
     config = resolve_train_config(given, config_file=config_file)
     if print_config:
@@ -64,6 +65,7 @@ def train_command(
     from trainers.plan import plan_training
     from trainers.processes import Processes
 
+    # Joins the other processes of torchrun, if there are any.
     processes = Processes(config.device)
     planned = plan_training(config, world_size=processes.world_size)
     if dry_run:
@@ -71,8 +73,10 @@ def train_command(
             _print_dry_run(planned, as_json=as_json)
         return
     console.silence_weight_bars()
+    # Only the main process speaks; the others would repeat it line by line.
     progress = TrainProgress(planned, quiet=quiet or as_json or not processes.is_main)
     progress.begin()
+    # The trackers learn how many steps are done, so that their curves go on where they ended.
     with open_trackers(trackers if processes.is_main else (), config, planned.done) as opened:
 
         def observe(metrics: StepMetrics) -> None:
@@ -114,6 +118,7 @@ class TrainProgress:
         from trainers.metrics import WINDOW, collapse_warnings
 
         self._since.append(metrics)
+        # Collapse shows over a window, not in one step.
         self._history = [*self._history, metrics][-WINDOW:]
         self._seconds = [*self._seconds, metrics["seconds"]["step"]][-WINDOW:]
         if "heldout" in metrics and not self._quiet:
@@ -141,6 +146,7 @@ class TrainProgress:
         if metrics["replaced"]:
             first += f" {dot} replaced {metrics['replaced']}"
         rate = f"lr {metrics['lr']:.2g}"
+        # SFT has no rewards.
         if "reward" not in metrics:
             return [first, f" loss {self._mean('loss'):.4f} {dot} len {self._mean('length'):.0f} tok {dot} {rate}"]
         reward = self._mean("reward")
@@ -161,6 +167,7 @@ class TrainProgress:
         return [first, " " + f" {dot} ".join(parts), " " + self._time_shares(metrics)]
 
     def _time_shares(self, metrics: StepMetrics) -> str:
+        # Shares of wall time over the steps since the last lines; together less than 100 %.
         whole = max(1e-9, sum(step["seconds"]["step"] for step in self._since))
         share = {n: 100 * sum(s["seconds"][n] for s in self._since) / whole for n in metrics["seconds"]}
         memory = f"GPU mem peak {metrics['memory_gb']:.1f} GB {_dot()} " if "memory_gb" in metrics else ""
@@ -187,6 +194,7 @@ def header(planned: TrainPlan) -> list[str]:
     if config.algo != "sft":
         total = planned.questions_per_step * config.num_generations
         rollouts = f" x {config.num_generations} rollouts = {total} a step"
+    # The folder may not exist yet: its first existing parent tells the disk.
     where = next(folder for folder in (config.out, *config.out.absolute().parents) if folder.exists())
     keep = "all" if config.save_total_limit is None else config.save_total_limit
     lines = [
@@ -197,6 +205,7 @@ def header(planned: TrainPlan) -> list[str]:
         f"{shutil.disk_usage(where).free / 1e9:.0f} GB free) {dot} about {guess.device_bytes(config) / 1e9:.1f} GB of "
         f"device memory a process, by arithmetic",
     ]
+    # Trained on silently, such rows teach the wrong answer; whether they are meant is for the user to say.
     if odd := contradicting_rows(planned.rows):
         lines.append(f" warning: {len(odd)} responses do not give their row's gold answer, e.g. {odd[0]}")
     if planned.resume is not None:

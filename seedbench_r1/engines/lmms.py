@@ -59,6 +59,7 @@ def identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
     if Path(model).is_dir():
         checkpoint = inspect_model(model, any_architecture=True)
         return checkpoint, checkpoint.info
+    # No weights to hash: the name and its arguments are all that identifies it.
     mark = hashlib.sha256(f"{config.lmms_model} {model} {config.lmms_model_args or ''}".encode()).hexdigest()[:16]
     return None, ModelInfo(path=model, name=model_name(model), fingerprint=mark)
 
@@ -139,8 +140,10 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
         Raises:
             DataError: the samples files are damaged, or answer a question that was not asked.
         """
+        # Kept under another name: nothing that was computed is thrown away.
         if plan.config.fresh and (plan.path / WORK).exists():
             (plan.path / WORK).rename(plan.path / f"{WORK}-until-{utc_now().replace(':', '')}")
+        # lmms-eval would stop at the first file it cannot open, and lose everything before it.
         absent = set(plan.missing)
         asked = [question for question in pending if not absent & {question.video, question.image}]
         for question in pending:
@@ -149,6 +152,7 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
                 recorder.write(plan.suite.record(question, failure))
         if not asked or stop.is_set():
             return
+        # A folder for each call: samples of an earlier call must not be counted again.
         job = _prepare(plan, lmms_model(plan.config), asked)
         recorder.say(
             f"lmms-eval answers {len(asked):,} questions and saves nothing before its end; messages: {job.log}"
@@ -172,6 +176,7 @@ def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig, 
             if sample.get("question_id") not in known or not isinstance(sample.get("raw_text"), str):
                 raise DataError(f"{job.out}: task {task} holds {sample.get('question_id')!r}, which was not asked.")
             samples[sample["question_id"]].append(sample)
+    # The log's end is what tells the user why, so it goes into each failure.
     reason = last_words(job.log) if len(samples) < len(asked) else ""
     records = []
     for question in asked:
@@ -190,6 +195,7 @@ def _generation(sample: dict[str, Any], sampling: SamplingConfig) -> Generation 
     """A sample's text with the token counts that the model reported. What it did not report is 0, as is the time."""
     counts = (sample.get("token_counts") or [None])[0] or {}
     n_tokens = counts.get("output_tokens")
+    # An empty answer and a swallowed exception look alike but for the count.
     if not sample["raw_text"] and n_tokens is None:
         return Failure("backend_error", "empty text without a token count: what lmms-eval's models give after an error")
     return Generation(
@@ -234,6 +240,7 @@ def write_task(folder: Path, name: str, questions: list[Question], config: EvalC
     """A YAML file (written as JSON, which YAML includes) for these questions, with the settings beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, rows = folder / f"{name}.settings.json", folder / f"{name}.questions.jsonl"
+    # lmms-eval runs in another directory.
     located = [question.with_absolute_paths() for question in questions]
     write_text(rows, "".join(question_line(question) for question in located))
     value = {"data_root": str(config.data_root.absolute()), "template": to_json(config.template)}
@@ -260,6 +267,7 @@ def write_task(folder: Path, name: str, questions: list[Question], config: EvalC
 
 def _protocol_id(config: EvalConfig, model: LmmsModel, version: str) -> str:
     """First 8 hex digits of the hash of what we know to change numbers: wording, sampling, the model's arguments."""
+    # Paths and devices change no answer.
     settings = sorted(pair for pair in model.args.split(",") if pair.partition("=")[0] not in _NO_SETTINGS)
     sampled = {name: value for name, value in to_json(config.sampling).items() if name not in ("seed", "logprobs")}
     parts = [version, model.name, settings, to_json(config.template), sampled, PARSER_VERSION]

@@ -40,6 +40,7 @@ class LocalEngine(nullcontext["LocalEngine"]):
 
     def answer(self, plan: Plan, pending: Sequence[Question], recorder: Recorder, *, stop: threading.Event) -> None:
         """See engines.base.Engine. What was recorded before an exception is on disk."""
+        # Opened in this thread, which outlives the run: decoders die with the thread that started them.
         with open_loader(plan.config) as loader:
             answer_all(
                 pending, loader, self._open_backend, plan.config, suite=plan.suite, write=recorder.write, stop=stop
@@ -73,6 +74,7 @@ def answer_all(
     stop: threading.Event,
 ) -> None:
     """Decode ahead, generate, and write each result as it comes. Failures are results too."""
+    # Results come in any order; what was asked is needed again for scoring.
     in_flight: dict[str, tuple[Question, Request]] = {}
 
     # Pulled by the backend, maybe in a thread of its own: media failures are written from there at once.

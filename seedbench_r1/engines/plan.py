@@ -55,12 +55,15 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
         DataError: invalid questions; absent media unless config.allow_missing (the list is in missing.txt).
     """
     suite = find_suite(config.suite)
+    # The engine is asked first: it costs nothing, and what it refuses no data set can mend.
     open_engine(config).check(config, suite)
     questions = suite.load(config)
+    # Such a model chooses frames and pixels itself, so our video settings say nothing about its runs.
     if lmms.loads_the_model(config):
         checkpoint, info = lmms.identify_model(config)
         protocol = lmms.protocol_of(config)
     else:
+        # Before the checkpoint is read, which takes seconds from a network disk.
         check_reader(config.video.reader)
         checkpoint, info = identify_model(config)
         if checkpoint is not None:
@@ -72,6 +75,7 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
     )
     asked = questions.all()
     if config.limit is not None:
+        # A subset is drawn by the seed, so that every shard and every later call draws the same.
         asked = choose_subset(asked, config.limit, seed=config.sampling.seed)
     missing = sorted({p for q in asked for p in (q.video, q.image) if p is not None and not p.exists()})
     if missing and not config.allow_missing:
@@ -80,6 +84,7 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
 
 
 def _protocol(config: EvalConfig, suite: Suite) -> RunProtocol:
+    # How a server got the clip changes what the model saw, and so belongs into the protocol id.
     sent = transport(config.api_video) if config.backend == "openai" else None
     identity = protocol_id(config.template, config.video, config.sampling, sent, suite.scorer)
     protocol = RunProtocol(config.protocol, identity, config.backend, suite.path_prefix, transport=sent)
@@ -106,6 +111,7 @@ def _manifest(
         seed=config.sampling.seed,
         versions=_versions() | protocol.versions | ({} if suite.scorer is None else {"scorer": str(suite.scorer)}),
         command=command,
+        # Hashed: host names of clusters are nobody's business, but runs of one machine should be told apart.
         machine=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
         created_utc=utc_now(),
         updated_utc=utc_now(),

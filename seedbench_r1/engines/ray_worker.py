@@ -67,6 +67,7 @@ class Worker:
         with self._guard:
             self._promises[question.question_id] = promise
         self._inbox.put(question)
+        # The thread may have died between two questions: nobody would keep this promise.
         if self._end.done():
             self._settle(self._end)
         return await asyncio.wrap_future(promise)
@@ -83,6 +84,7 @@ class Worker:
 
     def _work(self) -> None:
         job, config = self._job, self._job.config
+        # Before the model is loaded: an unshared folder would show only after minutes.
         _check_shared(job)
         suite = find_suite(config.suite)
         with self._open_run() as run, open_loader(config) as loader:
@@ -100,6 +102,7 @@ class Worker:
             try:
                 shard = (self._number, self._job.n_workers)
                 return RunDir.open(self._job.path, self._job.manifest, (), shard=shard)
+            # The file of a dead worker stays locked until the file server notices.
             except ConfigError:
                 if time.monotonic() > deadline:
                     raise
@@ -107,6 +110,7 @@ class Worker:
 
     def _keep_promise(self, record: RunRecord) -> None:
         if record.generation is not None:
+            # The driver only counts; token ids would be most of the message.
             record = replace(record, generation=replace(record.generation, token_ids=(), logprobs=None))
         with self._guard:
             promise = self._promises.pop(record.question_id)
@@ -173,6 +177,7 @@ class _InboxLoader:
     ) -> Iterator[tuple[Question, Media | Failure]]:
         """Each question of the inbox with its media, until it is closed or stop is set."""
         stop = stop or threading.Event()
+        # An empty inbox ends one pass of the loader, not the stream.
         while not stop.is_set() and self._inbox.wait():
             yield from self._loader.stream(questions, stop=stop)
 
@@ -186,6 +191,7 @@ def _check_shared(job: Job) -> None:
             f"all machines share."
         )
     for name, path in (("--data-root", job.config.data_root), ("--model", Path(job.config.model))):
+        # Relative names are hub ids here: Job's paths are absolute.
         if path.is_absolute() and not path.exists():
             raise ConfigError(
                 f"A Ray worker on {here} does not see {path}. Fix: {name} on a file system that all machines share."

@@ -54,6 +54,7 @@ def _conclude(
     run: RunDir, plan: Plan, weights: Callable[[], str | None], *, shard: tuple[int, int] | None, stopped: bool
 ) -> EvalResult:
     """Count the whole run, write its summary, and say what is left of this call's part of it."""
+    # Other shards may have finished the run meanwhile.
     run.refresh()
     _keep_training(run, plan)
     summary = plan.suite.summarise(run.records(), run.questions.values(), run.manifest.n_total)
@@ -83,6 +84,7 @@ def _hash_weights(plan: Plan, manifest: RunManifest) -> Callable[[], str | None]
     if plan.checkpoint is None or manifest.weights_sha256 is not None:
         return lambda: manifest.weights_sha256
     checkpoint, found = plan.checkpoint, []
+    # Beside the first batches: a 7B model's weights are 16 GB to read.
     thread = threading.Thread(target=lambda: found.append(weights_sha256(checkpoint)), name="sha256", daemon=True)
     thread.start()
 

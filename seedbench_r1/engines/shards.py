@@ -56,6 +56,7 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
         config = plan.config
         file = _write_settings(plan, recorder.run.path / ".shards")
         command = [sys.executable, "-c", ENTRY, "eval", "--config", str(file), "--quiet"]
+        # What earlier calls wrote is not shown again.
         known = {i: record.answered for i, record in recorder.run.records().items()}
         ended = threading.Event()
         watcher = threading.Thread(target=_watch, args=(plan.path, known, recorder, ended), daemon=True)
@@ -85,6 +86,7 @@ _PATHS_IN_FILE: dict[str, str] = {"SBR1_DATA_ROOT": "", "SBR1_RUNS_DIR": ""}
 def _write_settings(plan: Plan, folder: Path) -> Path:
     """The run's settings as a TOML file for its children; a wording of the user's stands beside it."""
     config = plan.config
+    # Each child is a plain run of one process; fresh was done by the parent, once.
     alone = replace(config, data_parallel=1, fresh=False, runs_dir=plan.path.parent, run_name=plan.path.name)
     found = settings(alone).items()
     values = {name: value.absolute() if isinstance(value, Path) else value for name, value in found}
@@ -96,6 +98,7 @@ def _write_settings(plan: Plan, folder: Path) -> Path:
 
 def gpus_per_shard(config: EvalConfig) -> int:
     """GPUs for each process: --tensor-parallel where there are GPUs and the backend uses them, else 0."""
+    # Asked of the system, not of torch, which would hold the device from here on.
     has_gpu = Path("/dev/nvidiactl").exists() and config.device != "cpu"
     return config.tensor_parallel if has_gpu and config.backend in ("vllm", "transformers") else 0
 
@@ -140,6 +143,7 @@ def plan_shards(command: Sequence[str], n: int, *, gpus_per_shard: int, environ:
         )
     shards = []
     for i in range(n):
+        # Devices are given by the environment, before any library of the child looks at them.
         own = dict(environ)
         if gpus_per_shard:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(devices[i * gpus_per_shard : (i + 1) * gpus_per_shard])
@@ -168,6 +172,7 @@ def launch_shards(
         # A child that was started and is not yet in the list would be told of no interrupt, and outlive this process.
         with _interrupt_after():
             for shard in plan_shards(command, n, gpus_per_shard=gpus_per_shard, environ=environ):
+                # Process groups of their own: Ctrl-C reaches this process alone, which passes it on in order.
                 children.append(subprocess.Popen(shard.command, stdout=stdout, env=shard.environ, process_group=0))
         passed_on = False
         while any(child.poll() is None for child in children):
@@ -205,6 +210,7 @@ def worst_exit_code(codes: Iterable[int]) -> int:
 
     Negative codes are those of subprocess for a process killed by a signal. 0 if there are none.
     """
+    # As a shell counts them: 128 and the signal's number.
     known = [0, *(128 - code if code < 0 else code for code in codes)]
     return max(known, key=lambda code: (code >= 128, SEVERITY.index(code) if code in SEVERITY else len(SEVERITY), code))
 

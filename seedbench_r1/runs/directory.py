@@ -74,6 +74,7 @@ class Run:
         import pandas as pd
 
         judges = load_verdicts(self.path)
+        # Of several judges none is the obvious one.
         if judge_id is None and len(judges) == 1:
             judge_id = next(iter(judges))
         verdicts = {} if judge_id is None else judges[judge_id]
@@ -115,6 +116,7 @@ def read_manifest(path: Path) -> RunManifest | None:
     file = path / "manifest.json"
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
+        # Older schemas are read, newer ones refused: what they mean is not known here.
         if value["schema"] not in (SCHEMA, *SUITE_OF_SCHEMA):
             raise DataError(
                 f"{file} has schema {value['schema']!r}, expected {SCHEMA!r}: it is not a run's, or a newer version "
@@ -137,6 +139,7 @@ def merged_records(path: Path, questions: Mapping[str, Question] | None = None) 
     of another question is a DataError.
     """
     merged: dict[str, RunRecord] = {}
+    # Sorted, so that the same files give the same record on every machine.
     for file in sorted(path.glob("records*.jsonl")):
         for record in read_lines(file, record_from_json):
             if questions is not None and record.question_id not in questions:
@@ -176,10 +179,12 @@ class RunDir:
                 seed or protocol; the message shows the keys that differ.
             ResourceError: the directory cannot be written.
         """
+        # Shards share the directory; one of them starting anew would move the others' files away.
         if fresh and shard is not None:
             raise ConfigError("--fresh would take the other shards' records away. Fix: leave out --shard once.")
         try:
             path.mkdir(parents=True, exist_ok=True)
+            # A file for each shard: appends of several processes to one file could interleave on network disks.
             name = "records.jsonl" if shard is None else f"records.{shard[0]}-of-{shard[1]}.jsonl"
             file = AppendFile(path, name, alone=shard is None)
         except OSError as error:
@@ -190,6 +195,7 @@ class RunDir:
                     _set_aside(path, file)
                 manifest, merged = _merge(path, manifest, questions)
             return cls(path, manifest, merged, file)
+        # The lock must not outlive a failed opening, whatever ended it.
         except BaseException:
             file.close()
             raise
@@ -213,6 +219,7 @@ class RunDir:
 
         A question's shard follows from its place in the run, so shards agree whatever each of them has seen.
         """
+        # Shards count from 1, places from 0.
         i, n = shard or (1, 1)
         mine = {question_id for place, question_id in enumerate(self.questions) if place % n == i - 1}
         return [
@@ -235,6 +242,7 @@ class RunDir:
 
     def event(self, kind: str, **fields: object) -> None:
         """One line in events.jsonl."""
+        # Events are for people: nothing is ever read back from them.
         line = json.dumps({"time": utc_now(), "event": kind, **to_json(fields)}, ensure_ascii=False) + "\n"
         try:
             with (self.path / "events.jsonl").open("a", encoding="utf-8") as stream:
@@ -245,6 +253,7 @@ class RunDir:
     def finish(self, summary: RunSummary, weights_sha256: str | None) -> None:
         """Write summary.json, and mark the manifest complete if the run is."""
         write_json(self.path / "summary.json", to_json(summary))
+        # The manifest says complete only of a run that is.
         if summary.status == "incomplete":
             return
         with _exclusive(self.path / ".manifest.lock"):
@@ -280,6 +289,7 @@ def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> 
     if existing is not None:
         _refuse_differences(path, existing, manifest)
         known = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
+        # Known ones first: a question's shard follows from its place, which must not move.
         wanted = known | wanted
         completed = existing.completed_utc if len(wanted) == len(known) else None
         manifest = dataclasses.replace(
@@ -306,6 +316,7 @@ def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> 
     for key in _FIXED:
         there, now = getattr(existing, key), getattr(new, key)
         if key == "dataset_hash":
+            # Levels may be added to a run; those that both have must come from the same file.
             shared = sorted(set(there) & set(now))
             there, now = ({level: value[level][:12] for level in shared} for value in (there, now))
         if there != now:
@@ -325,6 +336,7 @@ def _set_aside(path: Path, file: AppendFile) -> None:
     target = path / f"old-{utc_now().replace(':', '')}-{os.getpid()}"
     target.mkdir()
     for item in old:
+        # The open and locked file keeps its inode, so it is copied and emptied, not moved.
         if item == file.path:
             (target / item.name).write_bytes(item.read_bytes())
             file.empty()

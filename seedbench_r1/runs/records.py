@@ -50,6 +50,7 @@ def record_line(record: RunRecord) -> str:
             del value["generation"][name]
         if record.generation.latency_s is not None:
             value["generation"]["latency_s"] = round(record.generation.latency_s, 4)
+    # `domain` is written even if null, for readers that take it for granted.
     compact = {name: item for name, item in value.items() if item is not None or name in ("domain",)}
     return _line(compact)
 
@@ -60,6 +61,7 @@ def record_from_json(value: dict[str, Any]) -> RunRecord:
     score = value.get("score")
     failure = value.get("failure")
     parsed = value.get("parsed")
+    # Half a record would count as neither answered nor failed.
     if (score is None) == (failure is None) or (score is None) != (generation is None):
         raise ValueError("a record holds either generation, parsed and score, or a failure")
     split, cluster = _split_and_cluster(value)
@@ -79,6 +81,7 @@ def record_from_json(value: dict[str, Any]) -> RunRecord:
 
 def generation_from_json(value: dict[str, Any]) -> Generation:
     """The inverse of a record line's `generation`. Raises TypeError for unknown fields."""
+    # Imported answers know neither tokens nor time.
     if len(value) < _N_GENERATION:
         value = _UNKNOWN | value
     return Generation(token_ids=(), **value)
@@ -93,6 +96,7 @@ def _parsed_from_json(value: dict[str, Any]) -> ParsedResponse:
 def _score_from_json(value: dict[str, Any]) -> Score:
     if value["outcome"] not in ("answered", "unparsed", "truncated"):
         raise ValueError(f"score.outcome is {value['outcome']!r}")
+    # Version 0.1.0 wrote booleans named correct and strict_correct.
     if "credit" in value:
         credit, strict = value["credit"], value["strict_credit"]
     else:
@@ -152,6 +156,7 @@ def template_from_json(value: Mapping[str, Any]) -> Template:
 def manifest_from_json(value: dict[str, Any]) -> RunManifest:
     """The inverse of to_json(manifest). Raises KeyError or TypeError if the value is not a manifest."""
     fields = {field.name for field in dataclasses.fields(RunManifest)}
+    # Unknown fields are of a later version of the same schema, which may add but not change.
     known = {name: item for name, item in value.items() if name in fields}
     if "suite" not in known:
         known["suite"] = SUITE_OF_SCHEMA[value["schema"]]
@@ -179,6 +184,7 @@ def read_lines(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     if not path.exists():
         return
     data = path.read_bytes()
+    # Every line is written with its newline in one call, so a line without it is torn.
     data = data[: data.rfind(b"\n") + 1]
     try:
         lines = data.decode("utf-8").split("\n")

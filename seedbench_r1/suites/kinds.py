@@ -39,6 +39,7 @@ def parse(text: str, question: Question) -> ParsedResponse:
     if question.kind == "choice":
         answer = read_choice(text, question.options, question.letters)
     elif question.kind in ("numerical", "regression"):
+        # A unit is allowed in the tag only: a sentence that happens to end in "5 m" is no answer.
         answer = _number_text(text if content is None else content, units=content is not None)
     else:
         answer = content or None
@@ -105,6 +106,7 @@ def word_error_rate(reference: str, answer: str) -> float:
     As in the reward for OCR of Video-R1 (arXiv 2503.21776) and of GRPO-CARE's `grpo.py` at 03c3a7c.
     """
     wanted, said = reference.split(), answer.split()
+    # Levenshtein's distance, one row at a time.
     row = list(range(len(said) + 1))  # edits from the reference's first words to the first j words said
     for i, word in enumerate(wanted, start=1):
         diagonal, row[0] = row[0], i
@@ -134,6 +136,7 @@ def _tokens(text: str) -> list[str]:
 def _overlap(wanted: list[str], said: list[str], n: int) -> int:
     """Runs of n tokens that both have, each as often as both have it."""
     grams = [Counter(zip(*(tokens[k:] for k in range(n)), strict=False)) for tokens in (wanted, said)]
+    # Clipped counts: the smaller of the two for each run.
     return (grams[0] & grams[1]).total()
 
 

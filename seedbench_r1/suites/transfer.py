@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
 from typing import Any, cast
 
+import seedbench_r1.suites.kinds as kinds
 from seedbench_r1 import scoring
 from seedbench_r1.config import EvalConfig, SuiteDefaults
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.parsing import first_block
 from seedbench_r1.prompts import WORDING_OF_KIND
-from seedbench_r1.suites import kinds
 from seedbench_r1.suites.base import Questions, Suite
 from seedbench_r1.suites.kinds import read_number
 from seedbench_r1.types import Kind, Question, Source, Template
@@ -92,6 +92,7 @@ def parse_benchmarks(value: str | None) -> tuple[str, ...]:
     """ "mmvu,VSI-Bench" in the order of BENCHMARKS; None: all. Raises ConfigError for anything else."""
     if value is None:
         return tuple(BENCHMARKS)
+    # Names are taken without case, hyphens and spaces: VSI-Bench and vsibench are one.
     known = {re.sub(r"[^a-z]", "", name.casefold()): key for key, name in BENCHMARKS.items()}
     wanted = [re.sub(r"[^a-z]", "", name.casefold()) for name in value.split(",") if name.strip()]
     if not wanted or any(name not in known for name in wanted):
@@ -204,6 +205,7 @@ class _RowReader:
 
     def options(self) -> tuple[str, ...]:
         """The options' texts: "A. text" loses its letter if every option has its own."""
+        # Options may come lettered or not; shown, every option has exactly one letter.
         values = self.row.get("options")
         if not isinstance(values, list) or not all(isinstance(option, str) for option in values):
             raise self.fail(f"options is {values!r}, expected a list of texts.")
@@ -220,12 +222,14 @@ class _RowReader:
 
     def gold(self, kind: Kind, options: tuple[str, ...]) -> str:
         solution = self.text("solution")
+        # The files wrap every gold answer in the tag.
         content = first_block(solution, "answer")
         if not content:
             raise self.fail(f"solution is {solution!r}, expected '<answer>...</answer>'.")
         letters = ascii_uppercase[: len(options)]
         if kind == "choice" and content not in tuple(letters):
             raise self.fail(f"solution is {solution!r}, expected a letter from A to {letters[-1]}.")
+        # A gold that cannot be read would mark every answer wrong.
         if kind in ("numerical", "regression") and read_number(content) is None:
             raise self.fail(f"solution is {solution!r}, expected a number.")
         return content
