@@ -230,6 +230,8 @@ def resolve_eval_config(
     _name_lmms_model(merged)
     if not merged.get("model"):
         raise ConfigError("No model given. Fix: seedbench-r1 eval --model PATH_OR_HUB_ID.")
+    # An unknown engine would otherwise be reported as the owner of no option.
+    check_values({"engine": merged.get("engine")}, TABLE)
     _refuse_ignored(given, file, merged)
     merged["data_root"] = merged.get("data_root") or find_data_root(None, environ, working_dir)
     prompt_file = merged.pop("prompt_file", None)

@@ -169,3 +169,8 @@ def test_python_m_is_the_command(tmp_path):
         [sys.executable, "-m", "seedbench_r1", "--version"], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout == cli("--version", cwd=tmp_path).stdout
+
+
+def test_unknown_engines_are_answered_with_the_list(tmp_path):
+    with pytest.raises(ConfigError, match=r"--engine is 'slurm', .*: one of local, ray, lmms-eval\."):
+        resolve_eval_config({"model": "m", "engine": "slurm"}, environ={}, working_dir=tmp_path)
