@@ -337,6 +337,9 @@ class RunSummary:
 
 def to_json(value: object) -> Any:  # noqa: ANN401  # JSON
     """Dataclasses, paths and tuples as plain JSON values."""
+    # Most values are leaves, and every record passes here.
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, Template):
         return value.as_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
