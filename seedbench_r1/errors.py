@@ -11,6 +11,7 @@ import sys
 class SeedBenchError(Exception):
     """Base of all errors that a user can cause or cure."""
 
+    # A subclass without a code of its own counts as a bug, never as success.
     exit_code = 1
 
 

@@ -128,12 +128,10 @@ class ChatClient:
         json_schema: Mapping[str, object] | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> Reply:
-        """Ask for one completion and wait for it.
+        """Ask for one completion, of messages in the form of OpenAI's chat completions, and wait for it.
 
-        Args:
-            messages: in the form of OpenAI's chat completions.
-            json_schema: the text of the reply is to be JSON of this schema (strict); the server enforces it.
-            extra: further fields of the request's body, e.g. {"logprobs": True}.
+        With a json_schema the server makes the text of the reply JSON of this schema (strict). `extra` are further
+        fields of the request's body, e.g. {"logprobs": True}.
 
         Raises:
             RequestFailed: refused, or without a usable reply after all tries.
@@ -162,7 +160,7 @@ class ChatClient:
         return result
 
     def close(self) -> None:
-        """Break off what is in flight and let the connections go. Safe to call twice."""
+        """Cancel what is in flight and close the connections. Safe to call twice."""
         with self._guard:
             if self._closed.is_set():
                 return
@@ -246,9 +244,7 @@ def check_installed() -> None:
 def wait_before_retry(attempt: int, retry_after: float | None, first_wait_s: float, draw: float) -> float:
     """Seconds to wait after the attempt-th try (1 for the first): exponential, half of it jitter.
 
-    Args:
-        retry_after: what the server asked for; never waited less than that.
-        draw: uniform in [0, 1); spreads clients that were refused together.
+    Never less than retry_after, which the server asked for. `draw` is uniform in [0, 1).
     """
     longest = min(LONGEST_WAIT_S, first_wait_s * 2.0 ** (attempt - 1))
     own = longest * (0.5 + 0.5 * draw)

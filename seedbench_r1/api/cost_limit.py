@@ -40,9 +40,7 @@ class CostLimit:
     def affordable(self, requests: Iterable[Item], *, completions: int, max_tokens: int) -> Iterator[Item]:
         """The requests, each pulled once it can be paid for; ends, with a warning, where the money does.
 
-        Args:
-            completions: of each request; every one of them must be settled.
-            max_tokens: that one completion may generate.
+        Each has so many completions of at most max_tokens new tokens, and every completion must be settled.
         """
         with self._changed:
             self._in_flight, self._completions, self._max_tokens, self._closed = 0, completions, max_tokens, False
@@ -58,7 +56,7 @@ class CostLimit:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody wants the rest: whoever waits for money need not."""
+        """The consumer has stopped: no thread waits for money any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

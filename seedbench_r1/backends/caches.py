@@ -35,13 +35,8 @@ class RowCache(Protocol):
 def open_cache(kind: DecodeCache, model: PreTrainedModel, prefilled: Prefilled, *, repeats: int, room: int) -> RowCache:
     """The cache of `repeats` rows per prompt, with room for `room` more tokens each; `prefilled` is used up.
 
-    auto is static on CUDA where enough tokens may come for a graph to pay, else dynamic.
-
-    Args:
-        prefilled: see Prefilled.
-
-    Raises:
-        ConfigError: static for a model with sliding-window layers.
+    auto is static on CUDA where enough tokens may come for a graph to pay, else dynamic. Raises ConfigError for a
+    static cache of a model with sliding-window layers.
     """
     if kind == "auto":
         # Sliding windows shift their columns, which a recorded graph cannot.

@@ -103,7 +103,7 @@ def _job(out: Path, config: Path, start: Path, variant: str, seed: int, steps: i
 
 
 def _measuring(out: Path, config: Path, model: Path, name: str) -> tuple[tuple[str, ...], ...]:
-    """Evaluate and judge; a folder of checkpoints stands for its newest."""
+    """Evaluate and judge; of a folder of checkpoints, the newest."""
     run = out / "runs" / name
     where = ("--runs-dir", str(out / "runs"), "--run-name", name)
     return (

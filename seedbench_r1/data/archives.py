@@ -44,6 +44,10 @@ class Archive:
         return sum(part.size for part in self.parts)
 
     @property
+    def content_ids(self) -> list[str]:
+        return [part.content_id for part in self.parts]
+
+    @property
     def source(self) -> str | None:
         """The video source that its name gives; None: any."""
         return _source_in(self.name)
@@ -73,12 +77,8 @@ def unpack(
 ) -> dict[str, int]:
     """Unpack the archive's media into the data root, each file written under a temporary name and renamed.
 
-    Args:
-        paths: the parts on disk, in order.
-        wanted: (path relative to the data root, bytes) -> write it? Others are only listed.
-
-    Returns:
-        Relative path -> bytes, for every media file in the archive, written or not.
+    `paths` are the parts on disk, in order. A file for which wanted(path relative to the data root, bytes) is false is
+    only listed. Returns relative path -> bytes for every media file in the archive, written or not.
 
     Raises:
         DataError: not an archive, damaged, or a member is a link, a device, or points outside.

@@ -141,12 +141,8 @@ def fetch(
 ) -> bool:
     """Put the file under its final name, complete and with the right hash, or not at all.
 
-    Args:
-        on_bytes: called with the number of bytes that arrived (negative: bytes thrown away again).
-        stop: set by another thread to end early; what has arrived is kept for the next call.
-
-    Returns:
-        False if it was stopped.
+    on_bytes is called with the number of bytes that arrived (negative: discarded again). Another thread sets `stop` to
+    end early; what has arrived is kept for the next call. Returns False if it was stopped.
 
     Raises:
         DataError: the hub does not give the file, or gives other bytes than it announces.

@@ -94,9 +94,8 @@ def verify(
 ) -> Iterator[Problem]:
     """Open every file the questions name and yield those that are absent, cut short or undecodable.
 
-    Args:
-        decode_sample: also decode the frames of so many clips, chosen by a fixed seed.
-        exact_frames: also compare decord's frames of every clip with a sequential PyAV decode.
+    decode_sample: also decode the frames of so many clips, chosen by a fixed seed. exact_frames: also compare decord's
+    frames of every clip with a sequential PyAV decode.
     """
     videos = _users(questions, lambda question: question.video)
     images = _users(questions, lambda question: question.image)

@@ -42,12 +42,8 @@ def calibration_sheet(
 ) -> list[dict[str, str]]:
     """Rows to be labelled, shuffled: no run name, no gold answer, no verdict.
 
-    Args:
-        verdicts: of the judge to be calibrated, run by run.
-        by_verdict: half of the rows from those judged consistent, half from the others; needed for predictive values.
-
-    Raises:
-        ConfigError: there is nothing to label.
+    `verdicts` are those of the judge to be calibrated, run by run. by_verdict: half of the rows from those judged
+    consistent, half from the others; needed for predictive values. Raises ConfigError if there is nothing to label.
     """
     yes: list[tuple[Path, JudgeCase]] = []
     no: list[tuple[Path, JudgeCase]] = []

@@ -20,7 +20,7 @@ from seedbench_r1.types import LETTERS, Failure, Generation, Request, SamplingCo
 
 PROMPT_VERSION = 1
 TRIES = 3  # for a readable verdict; then the verdict is missing
-GIVE_UP_AFTER = 3  # failures in a row that are nobody's request's fault: the server is gone
+GIVE_UP_AFTER = 3  # failures in a row that no request is to blame for: the server is gone
 
 # "supports" before "consistent": the model names the option first and only then compares it with the answer.
 SCHEMA: dict[str, object] = {
@@ -158,7 +158,7 @@ class ApiJudge:
                 waiting, completions=self._settings.votes, max_tokens=self._settings.max_tokens
             )
         # Answers that fail for their own reason neither raise nor reset the count.
-        lost = 0  # failures in a row that are nobody's request's fault; counted here, in one thread
+        lost = 0  # failures in a row that no request is to blame for; counted here, in one thread
         for judged in in_parallel(waiting, self._judge, self._concurrency):
             if judged.unreachable:
                 lost += 1
@@ -172,7 +172,7 @@ class ApiJudge:
             yield judged.question_id, judged.verdict
 
     def close(self) -> None:
-        """Break off what is in flight."""
+        """Cancel what is in flight."""
         if self._cost_limit is not None:
             self._cost_limit.close()
         self._client.close()

@@ -72,15 +72,9 @@ def judge_run(
 ) -> dict[str, Verdict]:
     """Judge every answered question of a run that this judge has not settled yet, and write each verdict as it comes.
 
-    An answer without reasoning, or without a letter, is inconsistent by definition and shown to no judge.
-
-    Args:
-        limit: at most so many new verdicts from the judge.
-        stop: when set, nothing new is begun; what is in flight is saved.
-        observe: called with every verdict right after it was written.
-
-    Returns:
-        This judge's verdicts on the run, earlier ones included.
+    An answer without reasoning, or without a letter, is inconsistent by definition and shown to no judge. The judge
+    gives at most `limit` new verdicts. When `stop` is set, nothing new is begun; what is in flight is saved. `observe`
+    is called with every verdict right after it was written. Returns this judge's verdicts, earlier ones included.
 
     Raises:
         ConfigError: another process judges the same run. JudgeUnavailable: from the judge. ResourceError: disk.

@@ -33,12 +33,8 @@ def choose_frames(n_total: int, native_fps: float, config: VideoConfig) -> list[
     maximum, n_total, floor). The reference also raises an odd minimum to the next even number; here the number is
     floored like any other (min_frames 5 allows 4).
 
-    Args:
-        n_total: frames in the clip.
-        native_fps: average frames per second, so that n_total / native_fps is the length in seconds.
-
-    Raises:
-        MediaError: fewer than 2 frames.
+    native_fps is the average, so that n_total / native_fps is the length in seconds. Raises MediaError for fewer than 2
+    frames.
     """
     # Clip seconds times the rate: the rate is of clip time, not of the file's frames.
     n = n_total / native_fps * config.fps

@@ -121,9 +121,8 @@ class FrameLoader:
     ) -> Iterator[tuple[Question, Media | Failure]]:
         """Each question with its media, in the order in which they are ready. Questions are pulled lazily.
 
-        Args:
-            stop: when set, the stream ends within 0.2 s, also while it waits for a decoder. What is then being
-                decoded, or decoded and not yet asked for, is given up.
+        When `stop` is set, the stream ends within 0.2 s, also while it waits for a decoder. What is then being decoded,
+        or decoded and not yet asked for, is discarded.
 
         Raises:
             ResourceError: the workers do not stay alive.

@@ -72,11 +72,7 @@ def index_packets(path: Path) -> PacketIndex | None:
 def packets_to_decode(index: PacketIndex, frames: Iterable[int]) -> dict[int, int | None]:
     """Positions to feed to the decoder, ascending, each with the number of the frame to keep from it, or None.
 
-    Args:
-        frames: numbers in the order of presentation.
-
-    Raises:
-        IndexError: a frame that the clip does not have.
+    `frames` are numbers in the order of presentation. Raises IndexError for a frame that the clip does not have.
     """
     in_order = sorted(range(len(index.pts)), key=index.pts.__getitem__)
     kept = {in_order[frame]: frame for frame in frames}

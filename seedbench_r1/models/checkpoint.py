@@ -68,7 +68,7 @@ def inspect_model(
     if architecture not in SUPPORTED and not any_architecture:
         names = ", ".join(sorted(SUPPORTED))
         raise ConfigError(f"{model} is a {architecture}; supported are {names}.")
-    # An adapter alone is half the weights: its base belongs into the fingerprint.
+    # An adapter alone is half the weights: its base is part of the fingerprint.
     weights = _weight_files(folder) + (_weight_files(base_folder) if base_folder else [])
     if not _weight_files(folder):
         raise ConfigError(f"No weight files (*.safetensors) in {folder}. Is the copy or download complete?")

@@ -33,7 +33,7 @@ from seedbench_r1.types import (
     VideoConfig,
 )
 
-# "..._L1_results.json" and "...-l1.jsonl": the level stands alone between separators.
+# "..._L1_results.json" and "...-l1.jsonl": the level is set off by separators.
 _LEVEL = re.compile(r"(?:^|[_-])(L[123])(?=[_.-]|$)", re.IGNORECASE)
 _FRAMES = re.compile(r"(\d+)frames")
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
@@ -76,12 +76,8 @@ class ImportReport:
 def read_grpo_care(path: Path, level: str | None = None) -> ImportedFile:
     """Read the JSON of GRPO-CARE's evaluator: {"results": [annotation row + output, prediction, reward]}.
 
-    Args:
-        level: by default the L1, L2 or L3 in the file's name.
-
-    Raises:
-        ConfigError: the level is not known.
-        DataError: not such a file; the message names the entry.
+    `level` is by default the L1, L2 or L3 in the file's name. Raises ConfigError if it is not known, DataError for
+    another kind of file, naming the entry.
     """
     found = _LEVEL.search(path.stem)
     level = level or (found.group(1).upper() if found else None)
@@ -173,11 +169,8 @@ def import_files(
 ) -> ImportReport:
     """Write the answers as a run directory. N comes from the annotation files, so gaps leave the run INCOMPLETE.
 
-    Args:
-        source: "grpo-care" or "lmms-eval"; part of the protocol id, so that imports compare with nothing else.
-
-    Raises:
-        DataError: an answer to a question that the annotations do not hold, or to other options or another gold.
+    `source` is one of READERS; part of the protocol id, so that imports compare with nothing else. Raises DataError for
+    an answer to a question that the annotations do not hold, or to other options or another gold.
     """
     answers = [answer for file in files for answer in file.answers]
     levels = [level for level in LEVELS if any(a.question_id.startswith(f"{level}/") for a in answers)]
@@ -187,8 +180,7 @@ def import_files(
     # All questions of a level, so that gaps in the file show as such.
     every = {level: load_annotations(path, data_root, level) for level, path in paths.items()}
     questions = {question.question_id: question for group in every.values() for question in group}
-    manifest = _manifest(files, source, model_name, every, paths)
-    manifest = replace(manifest, command=command)
+    manifest = replace(_manifest(files, source, model_name, every, paths), command=command)
     path = run_directory(runs_dir, model_name, manifest.protocol_id, run_name)
     # Fresh: importing again replaces the run, instead of adding to it.
     with RunDir.open(path, manifest, questions.values(), fresh=True) as run:
