@@ -179,29 +179,26 @@ class ApiJudge:
 
     def _judge(self, case: JudgeCase) -> Iterator[_Judged]:
         """One case, in a thread of the pool."""
-        try:
-            yield self._all_votes(case)
-        except ConfigError as error:
-            raise JudgeUnavailable(f"{error} Evaluation is safe; only consistency is pending.") from error
-
-    def _all_votes(self, case: JudgeCase) -> _Judged:
         votes: list[bool] = []
         reasons: list[str] = []
         for vote in range(self._settings.votes):
             try:
                 consistent, reason = self._vote(case, vote)
-            # One lost vote loses the verdict: a majority of the others would be another judge.
+            except ConfigError as error:
+                raise JudgeUnavailable(f"{error} Evaluation is safe; only consistency is pending.") from error
             except (RequestFailed, UnreadableVerdict) as error:
+                # One lost vote loses the verdict: a majority of the others would be another judge.
                 self._settle_unused(self._settings.votes - vote - 1)
                 failed = Verdict(None, f"{FAILED}{error}", self.judge_id)
-                return _Judged(case.question_id, failed, unreachable=getattr(error, "for_all", False))
+                yield _Judged(case.question_id, failed, unreachable=getattr(error, "for_all", False))
+                return
             votes.append(consistent)
             reasons.append(reason)
         agreed = majority(votes)
         # A reason of the winning side, not of the first vote.
         reason = next((r for r, vote in zip(reasons, votes, strict=True) if vote == agreed), "the votes are tied")
         verdict = Verdict(agreed, reason, self.judge_id, tuple(votes) if len(votes) > 1 else ())
-        return _Judged(case.question_id, verdict, unreachable=False)
+        yield _Judged(case.question_id, verdict, unreachable=False)
 
     def _settle_unused(self, votes: int) -> None:
         """Money was kept back for votes that will not be asked for."""

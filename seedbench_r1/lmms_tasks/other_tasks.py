@@ -192,7 +192,9 @@ def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tup
     """Pixels ahead of the model."""
     # The loader gives media back in the order in which they are ready.
     by_key = {request.key: request for request in requests}
-    for question, media in loader.stream(_as_question(request) for request in requests):
+    # For the decoder, which reads the id and the two paths only.
+    questions = (Question(r.key, "custom", "", (), "", video=r.video, image=r.image, cluster=r.key) for r in requests)
+    for question, media in loader.stream(questions):
         request = by_key[question.question_id]
         if isinstance(media, Failure):
             failures.append((request.name, media))
@@ -200,11 +202,6 @@ def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tup
         # A Request has the fields of Media under the same names.
         pixels = {field.name: getattr(media, field.name) for field in fields(media)}
         yield Request(question_id=request.key, messages=request.messages, **pixels)
-
-
-def _as_question(request: TaskRequest) -> Question:
-    """For the decoder, which reads the id and the two paths only."""
-    return Question(request.key, "custom", "", (), "", video=request.video, image=request.image, cluster=request.key)
 
 
 def _answer_line(key: str, name: str, generation: Generation) -> str:

@@ -137,13 +137,9 @@ def _resolve(model: str, revision: str | None) -> Path:
         return folder
     if folder.exists() or not _HUB_ID.fullmatch(model):
         raise ConfigError(_no_model_message(folder))
-    return _from_hub(model, revision)
-
-
-def _from_hub(model: str, revision: str | None) -> Path:
-    """The snapshot folder in the hub's cache. A commit that is there in full is not requested again."""
     from huggingface_hub import snapshot_download
 
+    # The snapshot folder in the hub's cache; a commit that is there in full is not requested again.
     # No *.bin: a repository that has both forms would be fetched twice.
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     with named_errors(f"No folder {model}, and the hub did not give {model} at revision {revision or 'main'}"):
