@@ -25,7 +25,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of mini
     "care-frozen": ("--algo", "care", "--reference", "frozen"),
     "care-no-margin": ("--algo", "care", "--bonus-margin", "0"),
 }
-# care-no-margin answers a side question (docs/miniature.md) and costs three trainings more.
+# Run by default; care-no-margin, a question of its own, only when named.
 COMPARED = ("sft", "grpo", "grpo-nokl", "care", "care-frozen")
 
 

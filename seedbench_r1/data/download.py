@@ -194,7 +194,7 @@ class _Download:
             return False
         entry = self.manifest.files.get(file.path)
         changed = target.stat().st_mtime_ns
-        # A file that was checked and has not been touched since is not read again: 200 GB take an hour.
+        # A file that was checked and has not been touched since is not hashed again.
         known = entry is not None and entry.content_id == file.content_id and entry.mtime_ns == changed
         if known or trust_size:
             return True
@@ -263,7 +263,7 @@ class _Download:
         self.observer.moved(n_bytes)
 
     def _save(self, *, now: bool = False) -> None:
-        # The manifest of 50,000 media is megabytes: not after every file.
+        # The manifest lists every medium: too large to be written after each file.
         if now or time.monotonic() - self._saved > _SAVE_EVERY_S:
             write_data_manifest(self.root, self.manifest)
             self._saved = time.monotonic()

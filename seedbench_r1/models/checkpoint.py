@@ -113,7 +113,7 @@ def fingerprint(weights: list[Path]) -> str:
         digest.update(f"{path.name}:{size}\n".encode())
         with path.open("rb") as stream:
             digest.update(stream.read(_MIB))
-            # Training changes all tensors, so both ends differ; all bytes are hashed later, in the background.
+            # All bytes would take minutes to read; they are hashed later, in the background (weights_sha256).
             stream.seek(max(0, size - _MIB))
             digest.update(stream.read(_MIB))
     return digest.hexdigest()[:16]
