@@ -11,6 +11,7 @@ import sys
 class SeedBenchError(Exception):
     """Base of all errors that a user can cause or cure."""
 
+    # A subclass without a code of its own counts as a bug, never as success.
     exit_code = 1
 
 
@@ -44,7 +45,7 @@ class ResourceError(SeedBenchError):
     exit_code = 7
 
 
-# By the convention of shells: 128 + 2 for Ctrl-C, 128 + 15 for a scheduler's warning.
+# By the convention of shells: 128 + 2 for Ctrl-C, 128 + 15 for SIGTERM.
 class Interrupted(SeedBenchError):
     """Stopped by a signal after everything in flight was saved; the same command continues."""
 

@@ -167,7 +167,7 @@ class ChatClient:
         return result
 
     def close(self) -> None:
-        """Break off what is in flight and let the connections go. Safe to call twice."""
+        """Cancel what is in flight and close the connections. Safe to call twice."""
         with self._guard:
             if self._closed.is_set():
                 return

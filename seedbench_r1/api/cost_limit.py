@@ -59,7 +59,7 @@ class CostLimit:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody wants the rest: whoever waits for money need not."""
+        """The consumer has stopped: no thread waits for money any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -23,7 +23,7 @@ class Backend(Protocol):
       (ResourceError, ConfigError).
     * A request's result depends on the request, the sampling options and the seed, not on its neighbours or its place
       in the stream.
-    * When the stream ends, everything in flight is finished and handed out before the iterator stops.
+    * When the stream ends, everything in flight is finished and yielded before the iterator stops.
     """
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]: ...

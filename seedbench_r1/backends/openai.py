@@ -98,7 +98,7 @@ class OpenAIBackend:
 
         Raises:
             ConfigError: the key is refused, the server cannot be reached, or it does not take what we send. What was
-                answered before has been handed out.
+                answered before has been yielded.
         """
 
         def answer(request: Request) -> Iterator[Result]:
@@ -122,7 +122,7 @@ class OpenAIBackend:
             self._cost_limit.close()
 
     def close(self) -> None:
-        """Break off what is in flight."""
+        """Cancel what is in flight."""
         self._client.close()
 
     def _answer(

@@ -81,19 +81,13 @@ def check_vllm(asked: str = "Backend 'vllm'", otherwise: str = "--backend transf
     set_environment_defaults(VLLM_ENVIRONMENT)
     try:
         from vllm import LLM  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise ConfigError(_unusable(asked, f"does not import: {error}", otherwise)) from error
-        raise ConfigError(_unusable(asked, "not installed", otherwise)) from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise ConfigError(_unusable(asked, f"does not import: {error}", otherwise)) from error
-
-
-def _unusable(asked: str, why: str, otherwise: str) -> str:
-    return (
-        f"{asked} requested but {why} (python {sys.executable}). "
-        f"Fix, in the checkout: pip install '.[vllm]'  or  {otherwise}"
-    )
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "vllm"
+        why = "not installed" if absent else f"does not import: {error}"
+        raise ConfigError(
+            f"{asked} requested but {why} (python {sys.executable}). "
+            f"Fix, in the checkout: pip install '.[vllm]'  or  {otherwise}"
+        ) from error
 
 
 def render(engine: LLMEngine, processor: QwenProcessor, request: Request, expected: list[int]) -> object:

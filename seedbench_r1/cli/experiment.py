@@ -25,7 +25,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of mini
     "care-frozen": ("--algo", "care", "--reference", "frozen"),
     "care-no-margin": ("--algo", "care", "--bonus-margin", "0"),
 }
-# care-no-margin answers a side question (docs/miniature.md) and costs three trainings more.
+# Run by default; care-no-margin, a question of its own, only when named.
 COMPARED = ("sft", "grpo", "grpo-nokl", "care", "care-frozen")
 
 
@@ -103,7 +103,7 @@ def _job(out: Path, config: Path, start: Path, variant: str, seed: int, steps: i
 
 
 def _measuring(out: Path, config: Path, model: Path, name: str) -> tuple[tuple[str, ...], ...]:
-    """Evaluate and judge; a folder of checkpoints stands for its newest."""
+    """Evaluate and judge; of a folder of checkpoints, the newest."""
     run = out / "runs" / name
     where = ("--runs-dir", str(out / "runs"), "--run-name", name)
     return (
@@ -133,7 +133,10 @@ def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> No
 
     make_folder(log.parent)
     # Looked up when the command runs: the training that writes the checkpoint comes before it.
-    words = [str(newest_checkpoint(Path(word))) if before == "--model" else word for before, word in _pairs(command)]
+    words = list(command)
+    if "--model" in command:
+        place = command.index("--model") + 1
+        words[place] = str(newest_checkpoint(Path(command[place])))
     options = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"$ seedbench-r1 {' '.join(words)}\n")
@@ -145,10 +148,6 @@ def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> No
         subprocess.run(
             arguments, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
         )
-
-
-def _pairs(command: Sequence[str]) -> list[tuple[str, str]]:
-    return list(zip(("", *command), command, strict=False))
 
 
 def _print_table(out: Path, variants: list[str], seeds: list[int]) -> None:

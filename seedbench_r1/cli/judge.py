@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from seedbench_r1.types import Verdict
 
 
-# `judge` was one command before it had others, and judging is what it is mostly called for.
+# Judging is what the command is mostly called for, so it needs no second word.
 class _RunByDefault(TyperGroup):
     """`judge RUN...` means `judge run RUN...`."""
 

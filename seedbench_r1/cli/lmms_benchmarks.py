@@ -44,7 +44,7 @@ def run_benchmarks(config: EvalConfig, command: str, *, dry_run: bool, as_json: 
         if not (quiet or as_json):
             console.err().print(text, soft_wrap=True)
 
-    # Each benchmark is a process; a signal lets the current one save what it has.
+    # A signal ends the benchmark that is running; results of those before it are kept.
     with draining_signals(LmmsEngine.stop_message) as (stop, received):
         results = run_transfer(planned, stop=stop, say=say)
     _finish(planned, results, received[0] if received else 0, as_json=as_json)

@@ -44,6 +44,10 @@ class Archive:
         return sum(part.size for part in self.parts)
 
     @property
+    def content_ids(self) -> list[str]:
+        return [part.content_id for part in self.parts]
+
+    @property
     def source(self) -> str | None:
         """The video source that its name gives; None: any."""
         return _source_in(self.name)

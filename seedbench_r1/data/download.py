@@ -60,18 +60,18 @@ class DownloadConfig:
     workers: int = 8  # files at once, as huggingface_hub's own default
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DownloadResult:
-    """What one call did."""
+    """What one call did. Counts while it does it."""
 
     data_root: Path
     repo_id: str
     commit: str
     levels: tuple[str, ...]
-    fetched: int  # files and parts of archives
-    kept: int  # files that were there and right
-    unpacked: int  # media files written from archives
-    fetched_bytes: int  # that crossed the network in this call
+    fetched: int = 0  # files and parts of archives
+    kept: int = 0  # files that were there and right
+    unpacked: int = 0  # media files written from archives
+    fetched_bytes: int = 0  # that crossed the network in this call
 
 
 class Observer(Protocol):
@@ -83,7 +83,7 @@ class Observer(Protocol):
         """So many more bytes are going to be fetched."""
 
     def moved(self, n_bytes: int) -> None:
-        """So many arrived; negative: were thrown away."""
+        """So many arrived; negative: were discarded."""
 
 
 def download(config: DownloadConfig, observer: Observer) -> DownloadResult:
@@ -121,7 +121,7 @@ class _Download:
         # What was asked for, written down even if the download does not finish: status reads it.
         self.manifest.repo_id, self.manifest.revision = repository.repo_id, config.revision
         self.manifest.commit = repository.commit
-        self.fetched = self.kept = self.unpacked = self.fetched_bytes = 0
+        self.result = DownloadResult(self.root, repository.repo_id, repository.commit, config.levels)
         self._guard = threading.Lock()
         self._saved = 0.0
 
@@ -138,16 +138,7 @@ class _Download:
         self._save(now=True)
         # Read again: an annotation file may have been replaced by this very call.
         self._complete(wanted_media(self.root, self.config.levels))
-        return DownloadResult(
-            data_root=self.root,
-            repo_id=self.repository.repo_id,
-            commit=self.repository.commit,
-            levels=self.config.levels,
-            fetched=self.fetched,
-            kept=self.kept,
-            unpacked=self.unpacked,
-            fetched_bytes=self.fetched_bytes,
-        )
+        return self.result
 
     def _annotations(self) -> list[HubFile]:
         names = [ANNOTATION_FILES[level] for level in self.config.levels if level != TRAIN]
@@ -166,7 +157,7 @@ class _Download:
         if all(self._work_path(part).exists() for part in archive.parts):
             return True
         entry = self.manifest.archives.get(archive.name)
-        current = [part.content_id for part in archive.parts]
+        current = archive.content_ids
         unpacked = entry is not None and entry.unpacked_utc is not None
         for path in elsewhere:
             owner = self.manifest.media.get(path)
@@ -182,13 +173,12 @@ class _Download:
             # Hashing releases the interpreter, so threads use several cores.
             right = list(pool.map(lambda file: self._is_right(file, trust_size), files))
         todo = [file for file, is_right in zip(files, right, strict=True) if not is_right]
-        self.kept += len(files) - len(todo)
+        self.result.kept += len(files) - len(todo)
         for file in todo:
             # Planned and not yet checked (no time of change): status can say how much is left.
             self.manifest.files[file.path] = FileEntry(file.size, file.content_id)
         for archive in archives:
-            ids = [part.content_id for part in archive.parts]
-            self.manifest.archives[archive.name] = ArchiveEntry(archive.size, ids)
+            self.manifest.archives[archive.name] = ArchiveEntry(archive.size, archive.content_ids)
         targets = [(file, self.root / file.path) for file in todo]
         waiting = [(part, self._work_path(part)) for archive in archives for part in archive.parts]
         left = sum(bytes_to_fetch(file, target) for file, target in [*targets, *waiting])
@@ -204,7 +194,7 @@ class _Download:
             return False
         entry = self.manifest.files.get(file.path)
         changed = target.stat().st_mtime_ns
-        # A file that was checked and has not been touched since is not read again: 200 GB take an hour.
+        # A file that was checked and has not been touched since is not hashed again.
         known = entry is not None and entry.content_id == file.content_id and entry.mtime_ns == changed
         if known or trust_size:
             return True
@@ -236,9 +226,8 @@ class _Download:
         listed = unpack(archive, paths, self.root, wanted=wanted)
         for name, size in listed.items():
             self.manifest.media[name] = MediaEntry(size, archive.name)
-        self.unpacked += written
-        ids = [part.content_id for part in archive.parts]
-        self.manifest.archives[archive.name] = ArchiveEntry(archive.size, ids, utc_now())
+        self.result.unpacked += written
+        self.manifest.archives[archive.name] = ArchiveEntry(archive.size, archive.content_ids, utc_now())
         self._save(now=True)
         # Removed only now that the manifest says what came out of them.
         for path in paths:
@@ -255,7 +244,7 @@ class _Download:
             try:
                 for future in as_completed(futures):
                     future.result()
-                    self.fetched += 1
+                    self.result.fetched += 1
                     note(*futures[future])
                     self._save()
             # Ctrl-C too: the pool would otherwise fetch everything that was submitted.
@@ -270,11 +259,11 @@ class _Download:
 
     def _moved(self, n_bytes: int) -> None:
         with self._guard:
-            self.fetched_bytes += max(n_bytes, 0)
+            self.result.fetched_bytes += max(n_bytes, 0)
         self.observer.moved(n_bytes)
 
     def _save(self, *, now: bool = False) -> None:
-        # The manifest of 50,000 media is megabytes: not after every file.
+        # The manifest lists every medium: too large to be written after each file.
         if now or time.monotonic() - self._saved > _SAVE_EVERY_S:
             write_data_manifest(self.root, self.manifest)
             self._saved = time.monotonic()
@@ -371,7 +360,7 @@ def _may_hold(archive: Archive, path: str) -> bool:
 @contextmanager
 def _alone(data_root: Path, observer: Observer) -> Iterator[None]:
     """Hold the data root's lock; wait while another process holds it."""
-    # The lock goes with the process, however it ends.
+    # The lock ends with the process, however that ends.
     descriptor = os.open(data_root / ".seedbench-download.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

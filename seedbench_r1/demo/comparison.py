@@ -84,8 +84,7 @@ def cell(runs: Sequence[Measured], measure_name: str, level: str) -> Cell:
     # All runs have the same questions in the same order, so one mask serves all.
     inside = _inside(runs[0], level)
     rows = np.stack([run.values[measure_name][inside] for run in runs])
-    interval = paired_interval(rows.mean(axis=0), runs[0].videos[inside])
-    return Cell(interval.mean, interval.lo, interval.hi, tuple(rows.mean(axis=1).tolist()))
+    return _cell(rows, runs[0].videos[inside])
 
 
 def difference(
@@ -97,9 +96,14 @@ def difference(
         [a.values[measure_name][inside] - b.values[measure_name][inside] for a, b in zip(ours, theirs, strict=True)]
     )
     videos = ours[0].videos[inside]
-    interval = paired_interval(rows.mean(axis=0), videos)
     p = sign_flip_test(rows.sum(axis=0), videos)  # the sum over seeds is a whole number, as the test likes it
-    return Cell(interval.mean, interval.lo, interval.hi, tuple(rows.mean(axis=1).tolist())), p
+    return _cell(rows, videos), p
+
+
+def _cell(rows: Values, videos: npt.NDArray[np.str_]) -> Cell:
+    """Of one row of values for each training."""
+    interval = paired_interval(rows.mean(axis=0), videos)
+    return Cell(interval.mean, interval.lo, interval.hi, tuple(rows.mean(axis=1).tolist()))
 
 
 def markdown(variants: Mapping[str, Sequence[Measured]], base: str = "grpo") -> str:

@@ -143,7 +143,7 @@ def render_image(situation: Situation, frame_size: tuple[int, int]) -> Pixels:
     # The cached background is shared.
     image = _wide_background(recording.room, frame_size).copy()
     width, height = frame_size
-    # Four items side by side, each readable at 84 pixels of height.
+    # Two by two items, with some wall between them.
     side = round(min(0.40 * width, 0.37 * height))
     rng = Random(f"{recording.video_id}:view")  # no two recordings put things down in quite the same spot
     states = recording.states_after(situation.done)

@@ -97,7 +97,7 @@ def _cup(pen: Pen, state: int, tint: float) -> None:
     pen.shape(hsv(0.58 + tint, 0.55, 0.95), 14, 32, 76, 32, 70, 98, 20, 98)
     pen.oval(hsv(0.06, 0.75, 0.50) if state else shade(hsv(0.58 + tint, 0.25, 0.95), 1.6), 14, 22, 76, 42)
     if state:
-        # Steam: seen even where the cup's inside is two pixels high.
+        # Steam: what is in the cup shows only as a thin strip.
         pen.line(WHITE, 5, 34, 16, 30, 9, 36, 2)
         pen.line(WHITE, 5, 54, 16, 50, 9, 56, 2)
 
@@ -185,7 +185,7 @@ def _radio(pen: Pen, state: int, tint: float) -> None:
     pen.box((120, 255, 130) if state else (52, 60, 58), 56, 56, 88, 70)
     pen.oval(WHITE, 66, 76, 80, 90)
     if state:
-        # Notes above the radio, since a lamp on its front is one pixel at the clip's size.
+        # Notes above the radio: the lamp on its front is small.
         for x, y in ((14, 12), (40, 4)):
             pen.line(INK, 4, x + 12, y + 28, x + 12, y, x + 22, y + 6)
             pen.oval((255, 120, 60), x, y + 22, x + 14, y + 34)
@@ -233,7 +233,7 @@ def _mat(pen: Pen, state: int, tint: float) -> None:
 
 
 def _blocks(pen: Pen, state: int, tint: float) -> None:
-    # Three hues that stay different under every tint.
+    # The tint turns all three, so they stay as different as they are.
     red, blue, yellow = hsv(0.0 + tint, 0.70, 0.90), hsv(0.60 + tint, 0.65, 0.85), hsv(0.15 + tint, 0.75, 0.95)
     if state:
         pen.box(blue, 33, 66, 67, 98)

@@ -24,19 +24,11 @@ from seedbench_r1.demo.world import actions
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_error, writing
 from seedbench_r1.models import families
+from seedbench_r1.models.qwen_vl import VISION_MARKS
 
 FAMILIES = tuple(family.model_type for family in families.FAMILIES)
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *VISION_MARKS)
 
 # The turn format of the Qwen-VL models: role, line break, content, end mark; a medium stands between its vision marks.
 CHAT_TEMPLATE = """\

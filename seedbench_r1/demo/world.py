@@ -140,12 +140,8 @@ class Situation:
         return texts["A"], texts["B"], texts["C"], texts["D"]
 
 
-def _items(*rows: tuple[str, str, str, str, str]) -> dict[str, Item]:
-    return {name: Item(name, (verb_0, verb_1), (state_0, state_1)) for name, verb_0, verb_1, state_0, state_1 in rows}
-
-
 # No two items share a verb.
-ITEMS: dict[str, Item] = _items(
+_ITEMS = (  # name, verb and verb back, state and other state
     ("cup", "fill", "empty", "empty", "full"),
     ("basket", "pack", "unpack", "empty", "packed"),
     ("box", "open", "close", "closed", "open"),
@@ -159,6 +155,7 @@ ITEMS: dict[str, Item] = _items(
     ("blocks", "stack", "scatter", "scattered", "stacked"),
     ("shirt", "fold", "spread", "loose", "folded"),
 )
+ITEMS = {name: Item(name, (verb, back), (state, other)) for name, verb, back, state, other in _ITEMS}
 
 # Every item is first in one chore and second in another; chores of one domain share no item.
 CHORES: tuple[Chore, ...] = (

@@ -16,7 +16,6 @@ GROUPS = (JUDGE, LIMITS)  # in the order of --help
 JUDGES = ("rules", "openai:MODEL", "local:PATH", "miniature")
 # Owners: an option of another judge is refused by name, not ignored.
 _API = ("judge openai:MODEL",)
-# What any language model takes.
 _MODELS = ("judge openai:MODEL", "judge local:PATH")
 
 
@@ -53,6 +52,7 @@ class JudgeConfig:
     @property
     def vote_temperature(self) -> float:
         """Several votes need more than 0 to differ."""
+        # At temperature 0 several votes would all be the same.
         return self.temperature if self.temperature is not None else 0.7 if self.votes > 1 else 0.0
 
     @property

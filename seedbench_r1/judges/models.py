@@ -20,7 +20,7 @@ from seedbench_r1.types import LETTERS, Failure, Generation, Request, SamplingCo
 
 PROMPT_VERSION = 1
 TRIES = 3  # for a readable verdict; then the verdict is missing
-GIVE_UP_AFTER = 3  # failures in a row that are nobody's request's fault: the server is gone
+GIVE_UP_AFTER = 3  # failures in a row that no request is to blame for: the server is gone
 
 # "supports" before "consistent": the model names the option first and only then compares it with the answer.
 SCHEMA: dict[str, object] = {
@@ -158,7 +158,7 @@ class ApiJudge:
                 waiting, completions=self._settings.votes, max_tokens=self._settings.max_tokens
             )
         # Answers that fail for their own reason neither raise nor reset the count.
-        lost = 0  # failures in a row that are nobody's request's fault; counted here, in one thread
+        lost = 0  # failures in a row that no request is to blame for; counted here, in one thread
         for judged in in_parallel(waiting, self._judge, self._concurrency):
             if judged.unreachable:
                 lost += 1
@@ -172,36 +172,33 @@ class ApiJudge:
             yield judged.question_id, judged.verdict
 
     def close(self) -> None:
-        """Break off what is in flight."""
+        """Cancel what is in flight."""
         if self._cost_limit is not None:
             self._cost_limit.close()
         self._client.close()
 
     def _judge(self, case: JudgeCase) -> Iterator[_Judged]:
         """One case, in a thread of the pool."""
-        try:
-            yield self._all_votes(case)
-        except ConfigError as error:
-            raise JudgeUnavailable(f"{error} Evaluation is safe; only consistency is pending.") from error
-
-    def _all_votes(self, case: JudgeCase) -> _Judged:
         votes: list[bool] = []
         reasons: list[str] = []
         for vote in range(self._settings.votes):
             try:
                 consistent, reason = self._vote(case, vote)
-            # One lost vote loses the verdict: a majority of the others would be another judge.
+            except ConfigError as error:
+                raise JudgeUnavailable(f"{error} Evaluation is safe; only consistency is pending.") from error
             except (RequestFailed, UnreadableVerdict) as error:
+                # One lost vote loses the verdict: a majority of the others would be another judge.
                 self._settle_unused(self._settings.votes - vote - 1)
                 failed = Verdict(None, f"{FAILED}{error}", self.judge_id)
-                return _Judged(case.question_id, failed, unreachable=getattr(error, "for_all", False))
+                yield _Judged(case.question_id, failed, unreachable=getattr(error, "for_all", False))
+                return
             votes.append(consistent)
             reasons.append(reason)
         agreed = majority(votes)
         # A reason of the winning side, not of the first vote.
         reason = next((r for r, vote in zip(reasons, votes, strict=True) if vote == agreed), "the votes are tied")
         verdict = Verdict(agreed, reason, self.judge_id, tuple(votes) if len(votes) > 1 else ())
-        return _Judged(case.question_id, verdict, unreachable=False)
+        yield _Judged(case.question_id, verdict, unreachable=False)
 
     def _settle_unused(self, votes: int) -> None:
         """Money was kept back for votes that will not be asked for."""

@@ -42,16 +42,11 @@ def settled_option(reasoning: str, options: Sequence[str]) -> str | None:
     """The option that the reasoning settles on: its last unambiguous endorsement by letter or by text; None: none."""
     texts = [_plain(option) for option in options]
     for sentence in reversed(_SENTENCE.split(reasoning.strip())):
-        named = endorsed(sentence, texts)
+        mentions = _by_letter(sentence) + _by_text(sentence, texts)
+        named = {letter for letter, clause in mentions if not _NEGATION.search(clause)}
         if len(named) == 1:
             return named.pop()
     return None
-
-
-def endorsed(sentence: str, texts: Sequence[str]) -> set[Letter]:
-    """Options that a sentence names in a clause without a negation. `texts` are plain option texts."""
-    mentions = _by_letter(sentence) + _by_text(sentence, texts)
-    return {letter for letter, clause in mentions if not _NEGATION.search(clause)}
 
 
 def _by_letter(sentence: str) -> list[tuple[Letter, str]]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -192,36 +192,16 @@ def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tup
     """Pixels ahead of the model."""
     # The loader gives media back in the order in which they are ready.
     by_key = {request.key: request for request in requests}
-    for question, media in loader.stream(_as_question(request) for request in requests):
+    # For the decoder, which reads the id and the two paths only.
+    questions = (Question(r.key, "custom", "", (), "", video=r.video, image=r.image, cluster=r.key) for r in requests)
+    for question, media in loader.stream(questions):
         request = by_key[question.question_id]
         if isinstance(media, Failure):
             failures.append((request.name, media))
             continue
-        yield Request(
-            question_id=request.key,
-            messages=request.messages,
-            frames=media.frames,
-            frame_indices=media.frame_indices,
-            native_fps=media.native_fps,
-            n_total=media.n_total,
-            image=media.image,
-            reader=media.reader,
-            reader_note=media.reader_note,
-        )
-
-
-def _as_question(request: TaskRequest) -> Question:
-    """For the decoder, which reads the id and the two paths only."""
-    return Question(
-        question_id=request.key,
-        split="custom",
-        text="",
-        options=(),
-        gold="",
-        video=request.video,
-        image=request.image,
-        cluster=request.key,
-    )
+        # A Request has the fields of Media under the same names.
+        pixels = {field.name: getattr(media, field.name) for field in fields(media)}
+        yield Request(question_id=request.key, messages=request.messages, **pixels)
 
 
 def _answer_line(key: str, name: str, generation: Generation) -> str:

@@ -41,7 +41,6 @@ class ClipInfo:
     native_fps: float  # average frames per second, as the container gives it
     width: int  # pixels, as stored
     height: int
-    codec: str  # FFmpeg's name, e.g. "h264"
     container: str  # FFmpeg's name of the format, e.g. "matroska,webm"
     rotation: int  # degrees counter-clockwise by which the stored frames are to be turned
     open_gop: bool  # a frame that follows a keyframe in the file is shown before it
@@ -133,7 +132,6 @@ def probe_clip(path: Path) -> ClipInfo:
         native_fps=fps,
         width=scan.width,
         height=scan.height,
-        codec=scan.codec,
         container=scan.container,
         rotation=scan.rotation,
         open_gop=scan.open_gop,
@@ -148,7 +146,6 @@ class _Scan:
     """One pass over the packets of the first video stream."""
 
     container: str
-    codec: str
     width: int
     height: int
     fps: float  # 0: unknown
@@ -175,7 +172,6 @@ def _scan(path: Path, **options: str) -> _Scan:
             raise MediaError(f"{path}: nothing can decode its video stream (damaged header or unknown codec)")
         scan = _Scan(
             container=container.format.name,
-            codec=context.codec.canonical_name,
             width=context.width,
             height=context.height,
             fps=float(stream.average_rate or 0),

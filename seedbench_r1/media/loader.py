@@ -238,13 +238,9 @@ def start_worker(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
-    _silence_decoders()
-
-
-def _silence_decoders() -> None:
-    """FFmpeg prints a line for each odd packet; what matters comes back as a MediaError."""
     import av
 
+    # FFmpeg prints a line for each odd packet; what matters comes back as a MediaError.
     av.logging.set_level(av.logging.PANIC)
 
 

@@ -63,7 +63,7 @@ def inspect_model(
     if architecture not in supported and not any_architecture:
         names = ", ".join(supported)
         raise ConfigError(f"{model} is a {architecture}; supported are {names}.")
-    # An adapter alone is half the weights: its base belongs into the fingerprint.
+    # An adapter alone is half the weights: its base is part of the fingerprint.
     weights = _weight_files(folder) + (_weight_files(base_folder) if base_folder else [])
     if not _weight_files(folder):
         raise ConfigError(f"No weight files (*.safetensors) in {folder}. Is the copy or download complete?")
@@ -108,7 +108,7 @@ def fingerprint(weights: list[Path]) -> str:
         digest.update(f"{path.name}:{size}\n".encode())
         with path.open("rb") as stream:
             digest.update(stream.read(_MIB))
-            # Training changes all tensors, so both ends differ; all bytes are hashed later, in the background.
+            # All bytes would take minutes to read; they are hashed later, in the background (weights_sha256).
             stream.seek(max(0, size - _MIB))
             digest.update(stream.read(_MIB))
     return digest.hexdigest()[:16]
@@ -132,13 +132,9 @@ def _resolve(model: str, revision: str | None) -> Path:
         return folder
     if folder.exists() or not _HUB_ID.fullmatch(model):
         raise ConfigError(_no_model_message(folder))
-    return _from_hub(model, revision)
-
-
-def _from_hub(model: str, revision: str | None) -> Path:
-    """The snapshot folder in the hub's cache. A commit that is there in full is not requested again."""
     from huggingface_hub import snapshot_download
 
+    # The snapshot folder in the hub's cache; a commit that is there in full is not requested again.
     # No *.bin: a repository that has both forms would be fetched twice.
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     with named_errors(f"No folder {model}, and the hub did not give {model} at revision {revision or 'main'}"):

@@ -33,7 +33,7 @@ from seedbench_r1.types import (
     VideoConfig,
 )
 
-# "..._L1_results.json" and "...-l1.jsonl": the level stands alone between separators.
+# "..._L1_results.json" and "...-l1.jsonl": the level is set off by separators.
 _LEVEL = re.compile(r"(?:^|[_-])(L[123])(?=[_.-]|$)", re.IGNORECASE)
 _FRAMES = re.compile(r"(\d+)frames")
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
@@ -194,8 +194,7 @@ def import_files(
     # All questions of a level, so that gaps in the file show as such.
     every = {level: load_annotations(path, data_root, level) for level, path in paths.items()}
     questions = {question.question_id: question for group in every.values() for question in group}
-    manifest = _manifest(files, source, model_name, every, paths)
-    manifest = replace(manifest, command=command)
+    manifest = replace(_manifest(files, source, model_name, every, paths), command=command)
     path = run_directory(runs_dir, model_name, manifest.protocol_id, run_name)
     # Fresh: importing again replaces the run, instead of adding to it.
     with RunDir.open(path, manifest, questions.values(), fresh=True) as run:

@@ -173,6 +173,7 @@ def _lineage(checkpoint: Path) -> Iterator[JsonObject]:
     """training.json of a checkpoint, then of the one it was trained from, as far as they are on this machine."""
     visited: set[Path] = set()
     while (checkpoint / TRAINING).is_file() and checkpoint.resolve() not in visited:
+        # A training.json that was copied may name its own folder.
         visited.add(checkpoint.resolve())
         training = read_json_object(checkpoint / TRAINING, DataError)
         yield training

@@ -183,7 +183,7 @@ def test_a_change_of_size_within_a_clip_is_an_error(tmp_path: Path) -> None:
 def test_the_probe_s_numbers(tmp_path: Path) -> None:
     info = probe_clip(make_clip(tmp_path / "a.mp4", n_frames=45, fps=15, size=(48, 80)))
     assert (info.n_frames, info.native_fps, info.width, info.height) == (45, 15.0, 80, 48)
-    assert (info.codec, info.rotation, info.hidden, info.timestamps, info.clean_start) == ("h264", 0, 0, True, True)
+    assert (info.rotation, info.hidden, info.timestamps, info.clean_start) == (0, 0, True, True)
     ticks = np.cumsum([1 + 3 * (i % 5 == 0) for i in range(60)]).tolist()
     variable = probe_clip(make_clip(tmp_path / "v.mp4", ticks=ticks))
     assert variable.native_fps == pytest.approx(60 / (ticks[-1] - ticks[0] + 1) * 30, rel=0.02)

@@ -246,7 +246,7 @@ def test_a_clip_to_be_turned_is_shown_upright(tmp_path: Path) -> None:
 def test_when_another_reader_than_the_one_asked_for_decodes(
     change: dict[str, object], reader: str, note: str | None
 ) -> None:
-    plain = ClipInfo(60, 30.0, 64, 48, "h264", "mov,mp4", 0, False, 0, True, True)
+    plain = ClipInfo(60, 30.0, 64, 48, "mov,mp4", 0, False, 0, True, True)
     found = why_in_sequence(dataclasses.replace(plain, **change), reader)  # type: ignore[arg-type]
     assert found is None if note is None else found is not None and re.match(note, found)
 
