@@ -16,7 +16,9 @@ from seedbench_r1.backends.openai import api_model
 from seedbench_r1.config import api_key, resolve_eval_config
 from seedbench_r1.errors import ConfigError
 from tests.api_server import ANSWER, ApiServer, error, ok
-from tests.unit.test_cli import RUN, cli
+from tests.command import RUN, cli
+
+pytestmark = pytest.mark.usefixtures("shared_decoders")
 
 KEY = "sk-test-0123456789abcdef"
 

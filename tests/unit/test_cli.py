@@ -1,28 +1,21 @@
-"""The command line as a user meets it: real processes, their output, their exit codes."""
+"""The command line as a user meets it: its output and its exit codes."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.questions import load_questions
+from tests.command import RUN, cli, cli_process
 from tests.small_benchmark import copy_of, write_script
 
-RUN = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()"]
-
-
-def cli(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SBR1_")} | environment
-    command = [*RUN, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=300, check=False)
+pytestmark = pytest.mark.usefixtures("shared_decoders")
 
 
 @pytest.fixture
@@ -63,7 +56,7 @@ def test_help_is_immediate_and_light(tmp_path):
 
 
 def test_a_run_from_the_command_line(fake, data_root, tmp_path):
-    done = cli(*fake, cwd=tmp_path)
+    done = cli_process(*fake, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert "\r" not in done.stdout + done.stderr
@@ -83,7 +76,7 @@ def test_show_prints_a_question_and_obeys_no_control_character(data_root, tmp_pa
     script = write_script(tmp_path / "script.json", **{first: hostile})
     cli("eval", "--backend", "fake", "--model", script, "--data-root", data_root, cwd=tmp_path)
     (run,) = (tmp_path / "runs").iterdir()
-    shown = cli("show", run, "--question", first, cwd=tmp_path)
+    shown = cli_process("show", run, "--question", first, cwd=tmp_path)
     assert shown.returncode == 0
     assert "\x1b" not in shown.stdout
     assert "\x07" not in shown.stdout
@@ -189,8 +182,8 @@ def test_an_unwritable_runs_folder(fake, tmp_path):
 
 
 def test_data_status_and_verify(data_root, tmp_path):
-    assert cli("data", "status", "--data-root", data_root, cwd=tmp_path).returncode == 0
-    done = cli("data", "verify", "--data-root", data_root, "--decode-sample", 3, "--exact-frames", cwd=tmp_path)
+    assert cli_process("data", "status", "--data-root", data_root, cwd=tmp_path).returncode == 0
+    done = cli_process("data", "verify", "--data-root", data_root, "--decode-sample", 3, "--exact-frames", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     root = copy_of(data_root, tmp_path / "copy")
     videos = sorted({q.video for q in load_questions(root) if q.video})
@@ -210,31 +203,7 @@ def test_data_status_and_verify(data_root, tmp_path):
 
 
 def test_doctor(data_root, tmp_path):
-    done = cli("doctor", "--data-root", data_root, cwd=tmp_path)
+    done = cli_process("doctor", "--data-root", data_root, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all media present" in done.stdout
     assert cli("doctor", "--strict", cwd=tmp_path).returncode == 3  # no GPU or no vLLM here
-
-
-def test_the_demo_goes_the_whole_way(tmp_path):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = cli("demo", cwd=tmp_path)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * 240  # four minutes on two cores
-    assert "known, not judged" in done.stdout
-    with (tmp_path / "demo-out" / "leaderboard.csv").open(newline="") as stream:
-        rows = {row["run_id"]: row for row in csv.DictReader(stream)}
-    assert rows.keys() == {"sft", "grpo", "care"}
-    for row in rows.values():
-        assert row["status"] == "complete"
-        assert (row["l1_n"], row["l2_n"], row["l3_n"]) == ("80", "80", "80")
-        assert all(row[f"l3_{domain}_n"] == "20" for domain in ("daily", "hobbies", "recreation", "work"))
-        assert row["judge"] == "miniature/v1"
-        assert float(row["l1_acc_lo"]) > 25  # chance
-    assert float(rows["care"]["l1_cons"]) > float(rows["sft"]["l1_cons"])
-    page = (tmp_path / "demo-out" / "leaderboard.html").read_text(encoding="utf-8")
-    assert all(name in page for name in rows)
-    answered = {path: path.read_bytes() for path in (tmp_path / "demo-out" / "runs").glob("*/records.jsonl")}
-    assert cli("demo", cwd=tmp_path).returncode == 0
-    assert {path: path.read_bytes() for path in answered} == answered

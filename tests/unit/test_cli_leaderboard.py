@@ -14,8 +14,8 @@ from seedbench_r1.cli.app import app
 from seedbench_r1.cli.leaderboard import parse_size, print_board, without_nan
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.runs.directory import load_run
+from tests.command import cli, cli_process
 from tests.synthetic_runs import RunSpec, make_benchmark, write_run
-from tests.unit.test_cli import cli
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def built(on_disk, tmp_path_factory):
     """`build` in a real process over good runs only."""
     out = tmp_path_factory.mktemp("report")
     runs = [on_disk.folder / name for name in ("base", "care-200", "stopped", "best-of-5")]
-    done = cli("leaderboard", "build", *runs, "-o", out / "leaderboard.html", "--baseline", "base", cwd=out)
+    done = cli_process("leaderboard", "build", *runs, "-o", out / "leaderboard.html", "--baseline", "base", cwd=out)
     return out, done
 
 
@@ -114,7 +114,7 @@ def test_no_usable_run_is_exit_4_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_exit_codes_of_the_real_process(on_disk, tmp_path):
+def test_exit_codes_and_json_of_the_whole_command(on_disk, tmp_path):
     done = cli("leaderboard", "build", "nowhere", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
     assert "nowhere does not exist" in done.stderr

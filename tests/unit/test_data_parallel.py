@@ -7,14 +7,14 @@ import signal
 import subprocess
 
 from seedbench_r1.runs.directory import load_run
+from tests.command import RUN, cli, cli_process
 from tests.small_benchmark import write_script
-from tests.unit.test_cli import RUN, cli
 from tests.unit.test_kill import wait_for_records
 
 
 def test_two_processes_fill_one_run_and_the_whole_is_counted(data_root, tmp_path):
     command = ["eval", "--backend", "fake", "--model", write_script(tmp_path / "s.json"), "--data-root", data_root]
-    done = cli(*command, "--data-parallel", 2, "--json", cwd=tmp_path)
+    done = cli_process(*command, "--data-parallel", 2, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
     assert value["status"] == "complete"

@@ -14,7 +14,7 @@ from seedbench_r1.demo.rollout_log import below_cap
 from seedbench_r1.demo.rollout_log import markdown as likelihood_table
 from seedbench_r1.demo.tiny_model import write_miniature_model
 from seedbench_r1.errors import ConfigError, ResourceError
-from tests.unit.test_cli import cli
+from tests.command import cli
 
 
 def measured(accuracy, consistency):

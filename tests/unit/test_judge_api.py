@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,24 +13,31 @@ from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.verdicts import load_verdicts
 from tests.api_server import ApiServer, Reaction, error, ok
+from tests.command import cli, cli_process
 from tests.small_benchmark import write_script
-from tests.unit.test_cli import cli
 
 KEY = "sk-very-secret-key"
 
 
-@pytest.fixture
-def run(data_root, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def answered(data_root, tmp_path_factory) -> Path:
     """A run of 28 answers, each with reasoning, made by the command line."""
+    folder = tmp_path_factory.mktemp("answered")
     answers = {
         q.question_id: f"<think>So I should {q.options[0]}.</think><answer>A</answer>"
         for q in load_questions(data_root)
     }
-    script = write_script(tmp_path / "script.json", **answers)
-    done = cli("eval", "--backend", "fake", "--model", script, "--data-root", data_root, cwd=tmp_path)
+    script = write_script(folder / "script.json", **answers)
+    done = cli("eval", "--backend", "fake", "--model", script, "--data-root", data_root, cwd=folder)
     assert done.returncode == 0
-    (path,) = (tmp_path / "runs").iterdir()
+    (path,) = (folder / "runs").iterdir()
     return path
+
+
+@pytest.fixture
+def run(answered, tmp_path) -> Path:
+    """A copy of the run, to be judged."""
+    return shutil.copytree(answered, tmp_path / "runs" / answered.name)
 
 
 def verdict(consistent: bool = True) -> str:
@@ -166,13 +174,14 @@ def test_the_cost_is_estimated_first_and_kept(run):
 
 def test_rules_calibrate_and_agreement_from_the_command_line(run):
     cwd = run.parent.parent
-    done = cli("judge", run, "--json", cwd=cwd)
+    done = cli_process("judge", run, "--json", cwd=cwd)
     assert json.loads(done.stdout)["levels"]["all"]["reasoning_consistency"] == 1.0
     done = cli("judge", run, cwd=cwd, COLUMNS="80")
     head = next(line for line in done.stdout.splitlines() if "consistent %" in line)
     assert head.split()[-3:] == ["wrong-", "none", "missing"]  # whole in 80 columns
-    assert cli("judge", "calibrate", run, "--n", 10, "--strategy", "random", "-o", "l.csv", cwd=cwd).returncode == 0
-    assert cli("judge", "calibrate", run, "--strategy", "random", "-o", "l.csv", cwd=cwd).returncode == 3
+    calibrate = ["judge", "calibrate", run, "--strategy", "random", "-o", "l.csv"]
+    assert cli_process(*calibrate, "--n", 10, cwd=cwd).returncode == 0
+    assert cli(*calibrate, cwd=cwd).returncode == 3
     rows = list(csv.DictReader((cwd / "l.csv").open()))
     assert len(rows) == 10
     assert cli("judge", "agreement", "l.csv", run, cwd=cwd).returncode == 3  # no labels yet
@@ -183,7 +192,7 @@ def test_rules_calibrate_and_agreement_from_the_command_line(run):
     value = json.loads(cli("judge", "agreement", "l.csv", run, "--json", cwd=cwd).stdout)
     assert value["table"] == {"yy": 8, "yn": 2, "ny": 0, "nn": 0}
     assert value["base_rate"] == 0.8
-    shown = cli("judge", "agreement", "l.csv", run, cwd=cwd)
+    shown = cli_process("judge", "agreement", "l.csv", run, cwd=cwd)
     assert shown.returncode == 0, shown.stderr
     assert "sensitivity" in shown.stdout
 

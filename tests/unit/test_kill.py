@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,9 +18,23 @@ import pytest
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
+from tests.command import RUN
 from tests.small_benchmark import ANSWER, write_script
 
-COMMAND = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()", "eval", "--quiet"]
+COMMAND = [*RUN, "eval", "--quiet"]
+# The same with the fake backend's waits announced by a file, named by the last argument
+ANNOUNCED = """
+import pathlib, sys, time, types
+from seedbench_r1.backends import fake
+from seedbench_r1.cli.app import main
+
+def sleep(seconds, file=pathlib.Path(sys.argv.pop())):
+    file.touch()
+    time.sleep(seconds)
+
+fake.time = types.SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter)
+main()
+"""
 
 
 def eval_command(data_root: Path, folder: Path, *extra: str) -> list[str]:
@@ -114,9 +129,9 @@ def test_a_signal_drains_saves_and_says_how_to_go_on(data_root, tmp_path, number
 
 
 def test_a_second_signal_stops_at_once(data_root, tmp_path):
-    process = start(eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=60.0)))
-    wait_for_records(tmp_path / "runs", 0)
-    time.sleep(2)  # the first question is being answered
+    options = eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=60.0))[len(RUN) :]
+    process = start([sys.executable, "-c", ANNOUNCED, *options, str(tmp_path / "answering")])
+    wait_until((tmp_path / "answering").exists)
     process.send_signal(signal.SIGINT)
     assert any("Once more stops at once" in line for line in process.stderr)  # two that arrive together count as one
     process.send_signal(signal.SIGINT)
@@ -139,10 +154,11 @@ def test_a_second_process_is_refused(data_root, tmp_path):
 
 
 def wait_for_records(folder: Path, n: int) -> None:
+    wait_until(lambda: sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl")) >= n)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        lines = [file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl")]
-        if lines and sum(lines) >= n:
-            return
+    while not holds():
+        assert time.monotonic() < deadline, "not within 120 s"
         time.sleep(0.02)
-    raise AssertionError(f"no {n} records within 120 s")

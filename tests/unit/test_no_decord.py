@@ -1,15 +1,17 @@
-"""Platforms without decord: real processes from which it is hidden, on a machine that calls itself ARM."""
+"""Platforms without decord: processes from which it is hidden, on a machine that calls itself ARM."""
 
 from __future__ import annotations
 
+import platform
+import sys
 from pathlib import Path
 
 import pytest
 
 from seedbench_r1.media.decode import _no_decord
 from seedbench_r1.runs.directory import load_run
+from tests.command import cli, cli_process
 from tests.small_benchmark import write_script
-from tests.unit.test_cli import cli
 
 # Python runs a module of this name at its start, also in the decoding processes
 SITE = """
@@ -40,17 +42,25 @@ def fake(data_root, tmp_path) -> list[object]:
     return ["eval", "--backend", "fake", "--model", write_script(tmp_path / "script.json"), "--data-root", data_root]
 
 
-def test_the_default_reader_is_refused_before_anything_runs(arm, fake, tmp_path):
-    done = cli(*fake, cwd=tmp_path, **arm)
+@pytest.fixture
+def arm_here(monkeypatch) -> None:
+    """This process is such a one; its children are not."""
+    monkeypatch.setitem(sys.modules, "decord", None)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+
+
+@pytest.mark.usefixtures("arm_here")
+def test_the_default_reader_is_refused_before_anything_runs(fake, tmp_path):
+    done = cli(*fake, cwd=tmp_path)
     assert done.returncode == 3
     message = "decord, the default video reader, is not available for this platform (Linux aarch64)"
     assert done.stderr == f"{message}. Fix: {CHOICE}\n"
     assert not (tmp_path / "runs").exists()
-    assert cli(*fake, "--dry-run", cwd=tmp_path, **arm).returncode == 3
+    assert cli(*fake, "--dry-run", cwd=tmp_path).returncode == 3
 
 
 def test_pyav_answers_everything_under_another_protocol(arm, fake, tmp_path):
-    done = cli(*fake, "--reader", "pyav", cwd=tmp_path, **arm)
+    done = cli_process(*fake, "--reader", "pyav", cwd=tmp_path, **arm)
     assert done.returncode == 0, done.stderr
     with_decord = cli(*fake, cwd=tmp_path)
     assert with_decord.returncode == 0, with_decord.stderr
@@ -61,16 +71,19 @@ def test_pyav_answers_everything_under_another_protocol(arm, fake, tmp_path):
 
 
 def test_checking_the_data(arm, data_root, tmp_path):
-    def verify(*options: str) -> tuple[int, str]:
-        done = cli("data", "verify", "--data-root", data_root, *options, cwd=tmp_path, **arm)
-        return done.returncode, done.stderr
+    command = ["data", "verify", "--data-root", data_root]
+    done = cli_process(*command, "--decode-sample", "3", "--reader", "pyav", cwd=tmp_path, **arm)
+    assert done.returncode == 0, done.stderr
 
-    assert verify()[0] == 0
-    assert verify("--decode-sample", "3", "--reader", "pyav")[0] == 0
+
+@pytest.mark.usefixtures("arm_here")
+def test_checking_the_data_names_the_other_reader(data_root, tmp_path):
+    command = ["data", "verify", "--data-root", data_root]
+    assert cli(*command, cwd=tmp_path).returncode == 0
     for options in (["--decode-sample", "3"], ["--exact-frames"]):
-        code, message = verify(*options)
-        assert code == 3
-        assert CHOICE in message
+        done = cli(*command, *options, cwd=tmp_path)
+        assert done.returncode == 3
+        assert CHOICE in done.stderr
 
 
 def test_where_decord_could_be_installed_the_message_says_so():

@@ -15,9 +15,9 @@ from seedbench_r1.engines.plan import plan
 from seedbench_r1.judges.run import RulesJudge, judge_run
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.verdicts import load_verdicts
+from tests.command import cli
 from tests.evaluation import evaluate
 from tests.small_benchmark import ANSWER
-from tests.unit.test_cli import cli
 
 OLD = Path(__file__).parents[1] / "old_runs"
 

@@ -14,7 +14,7 @@ from seedbench_r1.config_file import toml_lines
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.judges.config import resolve_judge_config
 from seedbench_r1.suites import find_suite, resolve
-from tests.unit.test_cli import cli
+from tests.command import cli
 from trainers.config import resolve_train_config
 
 

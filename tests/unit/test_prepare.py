@@ -1,4 +1,4 @@
-"""`data prepare` as a user meets it: real processes, and runs that then decode nothing. About 15 s."""
+"""`data prepare` as a user meets it, and runs that then decode nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from seedbench_r1.media.cache import read_entry
 from seedbench_r1.questions import load_questions
+from tests.command import RUN, cli, cli_process
 from tests.small_benchmark import copy_of, write_script
-from tests.unit.test_cli import RUN, cli
 
 
 def prepare(root: Path, folder: Path, *more: object) -> list[object]:
@@ -32,7 +32,7 @@ def counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
 
 def test_a_run_with_the_same_settings_decodes_nothing(data_root, tmp_path):
     settings = ["--max-frames", "4", "--reader", "pyav"]
-    done = cli(*prepare(data_root, tmp_path / "cache", *settings), cwd=tmp_path)
+    done = cli_process(*prepare(data_root, tmp_path / "cache", *settings), cwd=tmp_path)
     n = len(load_questions(data_root))
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr

@@ -150,8 +150,6 @@ def test_ctrl_c_reaches_every_child_once():
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Where this test runs in the background, SIGINT is ignored, and a child would ignore it too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
     os.killpg(process.pid, signal.SIGINT)

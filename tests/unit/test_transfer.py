@@ -24,10 +24,12 @@ from seedbench_r1.suites import resolve, transfer
 from seedbench_r1.suites.kinds import SCORER_VERSION
 from seedbench_r1.suites.transfer import BENCHMARKS, DEFAULT_TEMPLATE, load_transfer_file, parse_benchmarks
 from seedbench_r1.types import Failure, SamplingConfig
+from tests.command import RUN, cli, cli_process
 from tests.evaluation import evaluate
 from tests.media import truncate
 from tests.small_transfer import CLIP, IMAGE, choice_row, default_files, row_of, write_transfer
-from tests.unit.test_cli import RUN, cli
+
+pytestmark = pytest.mark.usefixtures("shared_decoders")
 
 SAID = {  # question -> what the scripted model says
     "vsibench/0": "B",
@@ -461,7 +463,7 @@ def test_resume_after_a_kill_and_a_signal_equals_an_undisturbed_run(transfer_roo
 
 
 def test_two_processes_at_once_are_one_run(transfer_root, tmp_path):
-    done = cli(*command(transfer_root, tmp_path), "--data-parallel", "2", cwd=tmp_path)
+    done = cli_process(*command(transfer_root, tmp_path), "--data-parallel", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "runs").iterdir()
     check_summary(path)
