@@ -14,6 +14,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from seedbench_r1.config import EVAL_TABLE, LMMS, RAY, TABLE, resolve_eval_config
+from seedbench_r1.config_file import read_config_file
 from seedbench_r1.engines.base import Plan
 from seedbench_r1.engines.local import LocalEngine
 from seedbench_r1.engines.plan import plan
@@ -52,6 +53,10 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
                 f"--model seedbench_r1 {problem}. --model_args takes pretrained and the options of `seedbench-r1 eval` "
                 f"with underscores: {', '.join(sorted(OPTIONS))}."
             )
+        # It adds this one too, asked or not, and only one of our backends has batches.
+        backend = options.get("backend") or read_config_file(None, Path(), EVAL_TABLE).get("backend", "transformers")
+        if backend != "transformers":
+            options.pop("batch_size", None)
         if not isinstance(options.get("batch_size", 1), int):
             # lmms-eval passes "auto" and the like; those mean our default.
             text = str(options["batch_size"])

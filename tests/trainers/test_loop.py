@@ -100,9 +100,9 @@ def test_a_kill_costs_the_steps_since_the_last_checkpoint(toy, tmp_path):
 
 
 def test_eval_takes_the_checkpoint(toy, tmp_path):
-    from seedbench_r1.backends import open_backend
-    from seedbench_r1.engines.local import evaluate
-    from seedbench_r1.engines.local import plan as plan_eval
+    from seedbench_r1.engines.local import LocalEngine
+    from seedbench_r1.engines.plan import plan as plan_eval
+    from seedbench_r1.engines.run import run_plan
 
     config = toy_config(toy.sft, toy.data, tmp_path / "out", "care", **SMALL | {"max_steps": 1})
     folder = plan_and_train(config).checkpoint
@@ -118,7 +118,7 @@ def test_eval_takes_the_checkpoint(toy, tmp_path):
         "device": "cpu",
     }
     planned = plan_eval(resolve_eval_config(options, environ={}, working_dir=tmp_path))
-    assert evaluate(planned, open_backend).summary.status == "complete"
+    assert run_plan(planned, LocalEngine()).summary.status == "complete"
     info = planned.manifest.model
     assert (info.algorithm, info.step, info.base_model) == ("care", 1, str(toy.raw))
     sdpa = json.loads((folder / "config.json").read_text())

@@ -38,7 +38,8 @@ def test_presets_are_what_was_published(tmp_path):
     assert resolved(tmp_path, preset="grpo-nokl").reference == "none"
     sft = resolved(tmp_path, algo="sft")
     assert (sft.learning_rate, sft.warmup_ratio, sft.gradient_accumulation_steps) == (2e-5, 0.1, 16)
-    assert resolved(tmp_path, algo="sft", num_generations=1).num_generations == 1  # it draws none
+    with pytest.raises(ConfigError, match="--num-generations belongs to --algo grpo or --algo care"):
+        resolved(tmp_path, algo="sft", num_generations=1)  # it draws none
     assert sft.questions_file.name == "training_with_cot_6k.jsonl"
     assert care.questions_file.name == "training_6k.jsonl"
     assert total_steps(care, 6000, 4) == 1500  # the released checkpoint-1500: 4 processes, 1 question each

@@ -23,13 +23,13 @@ from trainers.checkpoints import list_checkpoints, read_training
 from trainers.config import TrainConfig
 from trainers.plan import plan_training
 
-CARE = {"algo": "care", "num_generations": 4, "max_steps": 3, "rollout_batch_size": 2, "save_steps": 100}
 # AdamW's first steps have the size of the rate, whatever the rounding
-CARE |= {"learning_rate": 5e-4, "ema_every": 1, "ema_decay": 0.9}
+RL = {"num_generations": 4, "max_steps": 3, "rollout_batch_size": 2, "save_steps": 100, "learning_rate": 5e-4}
+CARE = RL | {"algo": "care", "ema_every": 1, "ema_decay": 0.9}
 HELD = {"eval_every": 2, "eval_questions": 1}
 KINDS = {
     "care": CARE | HELD | {"group_chunk": 3, "gradient_checkpointing": True},
-    "kl": CARE | {"algo": "grpo", "beta": 0.5, "kl_on": "accurate", "bonus": "none", "max_steps": 2},
+    "kl": RL | {"algo": "grpo", "beta": 0.5, "kl_on": "accurate", "bonus": "none", "max_steps": 2},
     "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
     # One step: then weights that are equal within 1e-6 may round apart (one in 270,592 did), and other tokens are drawn
     "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 1},
