@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ import pytest
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
+from tests import forked
 from tests.command import RUN
 from tests.small_benchmark import ANSWER, write_script
 
@@ -58,32 +59,60 @@ def finish(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def finish_forked(command: list[str], folder: Path) -> None:
+    """The same with an inexpensive process."""
+    process = forked.start(command[len(RUN) :], stderr=folder / "stderr.txt")
+    process.join(240)
+    assert process.exitcode == 0, (folder / "stderr.txt").read_text()
+
+
 def outcome(folder: Path) -> tuple[dict, dict]:
     (path,) = (p for p in folder.iterdir() if (p / "manifest.json").exists())
     answers = {i: record.parsed.answer_text for i, record in load_run(path).records.items()}
     return json.loads((path / "summary.json").read_text()), answers
 
 
-def kill_and_resume(command: list[str], folder: Path, kills: int, longest: float) -> None:
-    """SIGKILL at random moments until the run is complete."""
-    rng = random.Random(0)
+def kill_and_resume(command: list[str], folder: Path, kills: int, answer_s: float) -> None:
+    """SIGKILL at random moments of the start, and of the answers, then run to the end.
+
+    Args:
+        answer_s: about how long one answer takes.
+    """
+    rng, killed = random.Random(0), 0
     for _ in range(kills):
-        process = start(command)
-        time.sleep(rng.uniform(0.0, longest))
+        process = forked.start(command[len(RUN) :], stderr=folder.with_suffix(".txt"))
+        if more := rng.randrange(4):
+            wait_for_more(process, folder, n_records(folder) + more)
+        time.sleep(rng.uniform(0.0, answer_s if more else 1.0))
+        killed += was_killed(process)
+    assert killed > kills // 2
+    assert n_records(folder) > 0
+    finish_forked(command, folder.parent)
+
+
+def wait_for_more(process: BaseProcess, folder: Path, n: int) -> None:
+    wait_until(lambda: n_records(folder) >= n or process.exitcode is not None)
+
+
+def was_killed(process: BaseProcess) -> bool:
+    """SIGKILL, which decoding processes do not outlive. False if it had ended by itself."""
+    try:
         children = psutil.Process(process.pid).children(recursive=True)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        _, alive = psutil.wait_procs(children, timeout=30)
-        assert not alive, "decoding processes outlived their parent"
-    finish(command)
+    except psutil.NoSuchProcess:
+        children = []
+    process.kill()
+    process.join()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive, "decoding processes outlived their parent"
+    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.timeout(300)
 def test_twenty_kills_change_nothing(data_root, tmp_path):
-    slow = fake(data_root, tmp_path, seconds=0.1)
+    slow = [*fake(data_root, tmp_path, seconds=0.1), "--workers", "1"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    finish(eval_command(data_root, undisturbed, *slow))
-    kill_and_resume(eval_command(data_root, killed, *slow), killed, kills=20, longest=2.0)
+    finish_forked(eval_command(data_root, undisturbed, *slow), tmp_path)
+    kill_and_resume(eval_command(data_root, killed, *slow), killed, kills=20, answer_s=0.1)
     assert outcome(killed) == outcome(undisturbed)
     lines = next(killed.glob("*/records.jsonl")).read_text().splitlines()
     assert len(lines) == len({json.loads(line)["question_id"] for line in lines}), "a question was answered twice"
@@ -104,10 +133,8 @@ def test_three_kills_of_a_real_model_change_nothing(data_root, tmp_path):
         "784",
     ]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    began = time.monotonic()
-    finish(eval_command(data_root, undisturbed, *options))
-    duration = time.monotonic() - began
-    kill_and_resume(eval_command(data_root, killed, *options), killed, kills=3, longest=duration)
+    finish_forked(eval_command(data_root, undisturbed, *options), tmp_path)
+    kill_and_resume(eval_command(data_root, killed, *options), killed, kills=3, answer_s=0.5)
     assert outcome(killed) == outcome(undisturbed)
 
 
@@ -153,8 +180,12 @@ def test_a_second_process_is_refused(data_root, tmp_path):
     first.communicate()
 
 
+def n_records(folder: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl"))
+
+
 def wait_for_records(folder: Path, n: int) -> None:
-    wait_until(lambda: sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl")) >= n)
+    wait_until(lambda: n_records(folder) >= n)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
