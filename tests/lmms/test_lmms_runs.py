@@ -1,9 +1,6 @@
-"""lmms-eval itself, in processes of its own (10 s each to start): both entry points must give the same."""
+"""lmms-eval's own command with our tasks and our model: the same answers and scores as our runner's."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,31 +8,17 @@ import pytest
 
 from seedbench_r1.backends import open_backend
 from seedbench_r1.config import resolve_eval_config
-from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
-from seedbench_r1.engines.lmms_process import TASK_FOLDER, LmmsModel
-from seedbench_r1.engines.lmms_transfer import plan_transfer, run_transfer
+from seedbench_r1.engines.lmms_process import TASK_FOLDER
 from seedbench_r1.engines.plan import plan
-from seedbench_r1.errors import ConfigError
-from seedbench_r1.models.checkpoint import inspect_model, weights_sha256
-from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
+from tests.command import RUN
 from tests.evaluation import evaluate
-from tests.small_benchmark import write_script
-
-CLI = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()"]
-
-
-def run(words, cwd, **environment):
-    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(cwd / "hf")}
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SBR1_")} | offline | environment
-    return subprocess.run(
-        list(map(str, words)), cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False
-    )
+from tests.lmms.processes import run, uneven_script
 
 
 def lmms_eval(cwd, data_root, *words):
     """The stock command, and what it wrote: (results, samples by question id)."""
-    path = run([*CLI, "lmms-path"], cwd).stdout.strip()
+    path = run([*RUN, "lmms-path"], cwd).stdout.strip()
     assert Path(path) == TASK_FOLDER
     command = [sys.executable, "-m", "lmms_eval", "--include_path", path, "--tasks", "seedbench_r1"]
     done = run([*command, "--output_path", "out", "--log_samples", *words], cwd, SBR1_DATA_ROOT=str(data_root))
@@ -46,11 +29,6 @@ def lmms_eval(cwd, data_root, *words):
             sample = json.loads(line)
             assert samples.setdefault(sample["question_id"], sample) is sample
     return json.loads(results.read_text()), samples, done.stdout
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def test_the_stock_command_and_our_runner_agree_on_a_real_model(data_root, tiny, tmp_path):
@@ -80,18 +58,6 @@ def test_the_stock_command_and_our_runner_agree_on_a_real_model(data_root, tiny,
     assert results["groups"]["seedbench_r1"]["accuracy,none"] == pytest.approx(correct / len(ours.questions), abs=1e-12)
 
 
-def uneven_script(path, data_root):
-    """Right on all of L1, on every other question of L2, on the Hobbies of L3."""
-    answers, right = {}, {}
-    for place, question in enumerate(load_questions(data_root)):
-        by_level = {"L1": True, "L2": place % 2 == 0, "L3": question.domain == "Hobbies"}
-        right[question.question_id] = by_level[question.split]
-        wrong = next(letter for letter in "ABCD" if letter != question.gold)
-        letter = question.gold if right[question.question_id] else wrong
-        answers[question.question_id] = f"<think>see</think><answer>{letter}</answer>\n"
-    return write_script(path, **answers), right
-
-
 def test_the_group_s_mean_is_the_benchmark_s_accuracy(data_root, tmp_path):
     script, right = uneven_script(tmp_path / "script.json", data_root)
     args = f"pretrained={script},backend=fake"
@@ -112,80 +78,3 @@ def test_the_group_s_mean_is_the_benchmark_s_accuracy(data_root, tmp_path):
     assert results["results"]["seedbench_r1_l1"]["domain_work,none"] is None
     assert results["results"]["seedbench_r1_l2"]["clustered_se,none"] > 0
     assert "seedbench_r1_l3" in table
-
-
-def test_the_engine_with_our_model_writes_the_same_scores(data_root, tmp_path):
-    script, right = uneven_script(tmp_path / "script.json", data_root)
-    command = [*CLI, "eval", "--backend", "fake", "--model", script, "--data-root", data_root, "--json"]
-    command += ["--engine", "lmms-eval", "--lmms-model", "seedbench_r1"]
-    done = run([*command, "--limit", 9], tmp_path)
-    assert done.returncode == 0, done.stderr
-    value = json.loads(done.stdout)
-    assert value["status"] == "subset"
-    asked = load_run(tmp_path / value["run_dir"])
-    assert len(asked.records) == 9
-    assert {i: record.score.correct for i, record in asked.records.items()} == {i: right[i] for i in asked.records}
-    assert asked.manifest.backend == "lmms-eval:seedbench_r1"
-    assert asked.manifest.versions["lmms-eval"]
-    assert {record.generation.n_tokens for record in asked.records.values()} == {1}
-    again = run([*command, "--limit", 9], tmp_path)  # nothing is pending, so no process is started
-    assert again.returncode == 0
-    assert len(list((tmp_path / value["run_dir"] / "lmms-eval").glob("call-*"))) == 1
-
-
-def test_the_engine_with_a_chat_model_of_lmms_eval(data_root, tiny, tmp_path):
-    command = [*CLI, "eval", "--model", tiny, "--data-root", data_root, "--limit", 3, "--max-new-tokens", 5]
-    command += ["--engine", "lmms-eval", "--lmms-model", "qwen2_5_vl", "--device", "cpu", "--run-name", "theirs"]
-    done = run([*command, "--lmms-model-args", "device_map=cpu,attn_implementation=sdpa"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    theirs = load_run(tmp_path / "runs" / "theirs")
-    assert len(theirs.records) == 3
-    assert all(record.answered and 1 <= record.generation.n_tokens <= 5 for record in theirs.records.values())
-    assert theirs.manifest.protocol == "lmms-eval"
-    assert theirs.manifest.model.fingerprint == inspect_model(str(tiny)).info.fingerprint
-    assert theirs.manifest.weights_sha256 == weights_sha256(inspect_model(str(tiny)))
-
-
-def test_a_model_without_chat_interface_is_refused_and_the_run_is_incomplete(data_root, tmp_path):
-    command = [*CLI, "eval", "--model", "x", "--data-root", data_root, "--run-name", "simple"]
-    done = run([*command, "--engine", "lmms-eval", "--lmms-model", "dummy"], tmp_path)
-    assert done.returncode == 5  # lmms-eval itself exits with 0
-    simple = load_run(tmp_path / "runs" / "simple")
-    assert len(simple.records) == len(simple.questions)
-    assert all("'dummy' does not: it has no chat interface" in r.failure.message for r in simple.records.values())
-    half = run([*CLI, "eval", "--model", "x", "--data-root", data_root, "--engine", "lmms-eval"], tmp_path)
-    assert half.returncode == 3
-    assert "--lmms-model" in half.stderr
-
-
-def test_the_transfer_suite_on_a_small_benchmark_of_the_same_form(data_root, tmp_path, monkeypatch):
-    for name, value in (("HF_HUB_OFFLINE", "1"), ("HF_HOME", str(tmp_path / "hf")), ("OMP_NUM_THREADS", "1")):
-        monkeypatch.setenv(name, value)
-    tasks = shutil.copytree(Path(__file__).with_name("clip_task"), tmp_path / "tasks")
-    clips = sorted({str(question.video) for question in load_questions(data_root) if question.video})
-    rows = [
-        {"id": i, "clip": clip, "question": f"What is {i}?", "answer": "A" if i % 2 else "B"}
-        for i, clip in enumerate(clips[:6])
-    ]
-    for name, part in (("one", rows[:4]), ("two", rows[4:])):
-        (tasks / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    (tmp_path / "script.json").write_text(json.dumps({"default": "A"}))
-    options = {"model": str(tmp_path / "script.json"), "backend": "fake", "runs_dir": tmp_path / "runs"}
-    config = resolve_eval_config(options | {"data_root": Path()}, environ={}, working_dir=tmp_path)
-    ours = LmmsModel("seedbench_r1", "")
-    planned = plan_transfer(config, ours, tasks=("clips",), include_path=tasks)
-    results = run_transfer(planned)
-    clips_result = results["clips"]
-    assert (clips_result.status, clips_result.n, clips_result.expected) == ("complete", 6, 6)
-    assert clips_result.metrics == {"clips_one/clip_accuracy": 50.0, "clips_two/clip_accuracy": 50.0}
-    summary = json.loads((planned.path / "summary.json").read_text())
-    assert (summary["suite"], summary["schema"]) == ("transfer-lmms", "sbr1.transfer-lmms/1")
-    assert "not the papers' protocol" in summary["note"]
-    (saved,) = (planned.path / "answers").rglob("answers.jsonl")
-    assert len(saved.read_text().splitlines()) == 6
-    said = []
-    again = plan_transfer(config, ours, tasks=("clips",), include_path=tasks)
-    assert run_transfer(again, say=said.append)["clips"] == clips_result
-    assert said == ["clips: done before"]
-    with pytest.raises(ConfigError, match="lmms_model"):
-        run_transfer(plan_transfer(config, LmmsModel("qwen2_5_vl", "pretrained=y"), tasks=("clips",)))

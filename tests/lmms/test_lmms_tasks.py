@@ -1,4 +1,4 @@
-"""What the tasks hand to lmms-eval and what is made of its files; no lmms-eval is run here (test_lmms_runs.py does)."""
+"""What the tasks hand to lmms-eval and what is made of its files; no lmms-eval is run here, as the other files do."""
 
 import itertools
 import json

@@ -17,6 +17,7 @@ from seedbench_r1.config import api_key, resolve_eval_config
 from seedbench_r1.errors import ConfigError
 from tests.api_server import ANSWER, ApiServer, error, ok
 from tests.command import RUN, cli
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("shared_decoders")
 
@@ -80,13 +81,6 @@ def test_model_and_host_are_the_identity(tmp_path):
 
 
 # The command line
-
-
-def wait_until(holds, seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture

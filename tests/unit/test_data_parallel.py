@@ -9,7 +9,7 @@ import subprocess
 from seedbench_r1.runs.directory import load_run
 from tests.command import RUN, cli, cli_process
 from tests.small_benchmark import write_script
-from tests.unit.test_kill import wait_for_records
+from tests.waiting import wait_for_records
 
 
 def test_two_processes_fill_one_run_and_the_whole_is_counted(data_root, tmp_path):

@@ -26,6 +26,7 @@ from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import load_questions
 from tests.hub_emulator import Fault, Hub, emulated_hub, sha256
+from tests.waiting import wait_until
 
 REPO = "datasets/TencentARC/SEED-Bench-R1"
 BIG = "videos/EpicKitchens/3.mp4"
@@ -631,10 +632,3 @@ def test_two_at_once_share_one_download(hub, files, tmp_path):
     assert sum("another download" in text for text in texts) == 1
     assert on_disk(tmp_path / "data") == wanted_of(files, "L1")
     assert hub.body_bytes(BIG) == len(BIG_BYTES)
-
-
-def wait_until(condition) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

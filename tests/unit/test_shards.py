@@ -8,16 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from seedbench_r1.engines.shards import launch_shards, plan_shards, worst_exit_code
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.directory import load_run
+from tests.command import RUN
 from tests.small_benchmark import write_script
-
-CLI = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()"]
+from tests.waiting import wait_for_records, wait_until
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_a_failing_child_stops_no_other(tmp_path):
 def evaluation(data_root, folder, seconds):
     script = write_script(folder / "script.json", seconds=seconds)
     options = ["eval", "--quiet", "--data-root", str(data_root), "--runs-dir", str(folder / "runs")]
-    return [*CLI, *options, "--backend", "fake", "--model", str(script)]
+    return [*RUN, *options, "--backend", "fake", "--model", str(script)]
 
 
 def test_shards_answer_every_question_once(data_root, tmp_path):
@@ -92,7 +91,7 @@ def test_a_signal_is_passed_on_once_and_the_run_continues(data_root, tmp_path):
     stop = threading.Event()
 
     def interrupt():
-        wait_for_lines(tmp_path / "runs", 2)
+        wait_for_records(tmp_path / "runs", 2)
         stop.set()
 
     threading.Thread(target=interrupt).start()
@@ -132,8 +131,7 @@ def test_a_stop_is_passed_on_once(capfd, tmp_path):
     stop = threading.Event()
 
     def interrupt():
-        while len(list(tmp_path.iterdir())) < 2:  # a child without its handler would be ended by the signal
-            time.sleep(0.02)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)  # without its handler the signal would end a child
         stop.set()
 
     threading.Thread(target=interrupt, daemon=True).start()
@@ -156,12 +154,3 @@ def test_ctrl_c_reaches_every_child_once():
     stdout, stderr = process.communicate(timeout=120)
     assert stdout.split() == ["signal"] * 2
     assert stderr.rstrip().endswith("KeyboardInterrupt")
-
-
-def wait_for_lines(folder, n):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if sum(file.read_bytes().count(b"\n") for file in folder.glob("*/records*.jsonl")) >= n:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no {n} records within 30 s")

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ from tests.command import RUN, cli, cli_process
 from tests.evaluation import evaluate
 from tests.media import truncate
 from tests.small_transfer import CLIP, IMAGE, choice_row, default_files, row_of, write_transfer
+from tests.waiting import wait_for_records
 
 pytestmark = pytest.mark.usefixtures("shared_decoders")
 
@@ -447,10 +447,7 @@ def test_resume_after_a_kill_and_a_signal_equals_an_undisturbed_run(transfer_roo
     arguments = [*command(transfer_root, tmp_path, seconds=0.25), "--quiet"]
     for number, wanted in ((signal.SIGKILL, 2), (signal.SIGINT, 6)):
         process = subprocess.Popen([*RUN, *map(str, arguments)], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=-3)
-        deadline = time.monotonic() + 120
-        while sum(f.read_bytes().count(b"\n") for f in tmp_path.glob("runs/*/records.jsonl")) < wanted:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_records(tmp_path / "runs", wanted)
         process.send_signal(number)
         assert process.wait(timeout=120) == (-9 if number == signal.SIGKILL else 130)
     (path,) = (tmp_path / "runs").iterdir()
