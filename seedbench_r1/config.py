@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.config_file import CONFIG_FILE, ConfigTable, read_config_file
+from seedbench_r1.config_file import CONFIG_FILE, READERS, ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.options import (
     Option,
@@ -214,7 +214,9 @@ def resolve_eval_config(
     """
     file = read_config_file(config_file, working_dir, EVAL_TABLE)
     # The command line says None for what was not typed.
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {
+        name: READERS[name](value) if name in READERS else value for name, value in options.items() if value is not None
+    }
     named = {
         name: Path(environ[row.option.env])
         for name, row in TABLE.items()
@@ -241,6 +243,8 @@ def resolve_eval_config(
     named_video = VideoConfig(**{name: value for name, value in preset.items() if name in _VIDEO})  # type: ignore[arg-type]
     named_sampling = SamplingConfig(**{name: value for name, value in preset.items() if name in _SAMPLING})  # type: ignore[arg-type]
     # A protocol's name stands for its numbers: one changed, and the name is no longer true.
+    # The patch grid follows from the checkpoint and is nobody's choice.
+    named_video = dataclasses.replace(named_video, size_multiple=video.size_multiple)
     if protocol_id(template, video, sampling) != protocol_id(defaults.template, named_video, named_sampling):
         merged["protocol"] = CUSTOM
     config = EvalConfig(video=video, sampling=sampling, template=template, **merged)

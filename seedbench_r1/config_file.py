@@ -70,19 +70,20 @@ def _known_key(key: str, file: Path, section: ConfigTable) -> str:
     raise ConfigError(f"{file}: unknown key {key!r} of [{section.name}].{meant} Known: {', '.join(names)}.")
 
 
-def parse_levels(value: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+def parse_levels(value: object) -> tuple[str, ...]:
     """ "L1,L3" or ["L1", "L3"] in the order of the benchmark. Raises ConfigError for anything else."""
-    names = value.split(",") if isinstance(value, str) else list(value)
-    wanted = {name.strip().upper() for name in names if name.strip()}
+    names = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    wanted = {str(name).strip().upper() for name in names if str(name).strip()}
     unknown = sorted(wanted - set(LEVELS))
     if unknown or not wanted:
         raise ConfigError(f"--levels {value!r} is not understood. Give one or more of {','.join(LEVELS)}.")
     return tuple(level for level in LEVELS if level in wanted)
 
 
-def parse_shard(value: str) -> tuple[int, int]:
-    """ "2/8" -> (2, 8). Raises ConfigError unless 1 <= i <= n."""
-    first, _, second = value.partition("/")
+def parse_shard(value: object) -> tuple[int, int]:
+    """ "2/8" or (2, 8) -> (2, 8). Raises ConfigError unless 1 <= i <= n."""
+    text = "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    first, _, second = text.partition("/")
     if first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second):
         return int(first), int(second)
     raise ConfigError(f"--shard {value!r} is not understood. Give i/n with 1 <= i <= n, e.g. 2/8.")

@@ -163,12 +163,13 @@ def leaderboard(
         judge: the id of the judge whose verdicts count; by default the one with most verdicts.
 
     Raises:
-        DataError: a run cannot be compared, with the reason.
+        DataError: no run can be used, with the reasons; others are in board.left_out.
+        ConfigError: there is no such baseline or judge.
     """
     from leaderboards.board import build_board
 
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    name = baseline.path.name if isinstance(baseline, Run) else baseline
+    name = str(baseline.path) if isinstance(baseline, Run) else baseline
     # Published numbers are the command's; here only runs are compared.
     return Leaderboard(build_board(paths, baseline=name, judge=judge, include_published=False))
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.config import LMMS_PATH_ARGUMENTS, EvalConfig, lmms_checkpoint, settings
+from seedbench_r1.config import LMMS_PATH_ARGUMENTS, TABLE, EvalConfig, lmms_checkpoint, settings
 from seedbench_r1.config_file import toml_lines
 from seedbench_r1.engines.base import Plan, Recorder, RunProtocol
 from seedbench_r1.engines.lmms_process import (
@@ -38,7 +38,7 @@ from seedbench_r1.prompts import DEFAULT_TEMPLATE, prompt_file_table
 from seedbench_r1.runs.directory import utc_now
 from seedbench_r1.runs.records import question_line
 from seedbench_r1.suites.base import Suite
-from seedbench_r1.types import Failure, Generation, ModelInfo, Question, RunRecord, SamplingConfig, to_json
+from seedbench_r1.types import Failure, Generation, ModelInfo, Question, RunRecord, SamplingConfig, VideoConfig, to_json
 
 WORK = "lmms-eval"  # in the run directory: a folder for each call, and the run of our own model
 # Settings of a run that our model under lmms-eval gets in another way, or that are this side's business
@@ -89,6 +89,15 @@ def lmms_model(config: EvalConfig) -> LmmsModel:
     return LmmsModel(name, args)
 
 
+def _ignored(config: EvalConfig) -> list[str]:
+    """Flags of the settings that were changed and that a model of lmms-eval's own never sees."""
+    names = ("dtype", "batch_size", "base_model", "revision", "workers", "decode_timeout_s", "frame_cache")
+    changed = [name for name in names if getattr(config, name) != TABLE[name].default]
+    standard = VideoConfig(size_multiple=config.video.size_multiple)
+    changed += [name for name in to_json(standard) if getattr(config.video, name) != getattr(standard, name)]
+    return [TABLE[name].flag for name in changed]
+
+
 def own_model_args(config: EvalConfig, folder: Path) -> str:
     """--model_args that make our model under lmms-eval do what `config` says, with its runs below `folder`.
 
@@ -129,6 +138,11 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
             )
         if config.lmms_model is None:
             raise ConfigError("lmms-eval needs both --engine lmms-eval and --lmms-model NAME, e.g. qwen2_5_vl.")
+        if loads_the_model(config) and (ignored := _ignored(config)):
+            raise ConfigError(
+                f"{ignored[0]} does not reach lmms-eval's own models, which choose pixels and batches themselves. "
+                f"Fix: leave it out, and say it in --lmms-model-args as {config.lmms_model} knows it."
+            )
 
     def writers(self, plan: Plan) -> int:
         """Its answers are read when it has ended, and written by this process."""
@@ -240,7 +254,7 @@ def write_task(folder: Path, name: str, questions: list[Question], config: EvalC
     """A YAML file (written as JSON, which YAML includes) for these questions, with the settings beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, rows = folder / f"{name}.settings.json", folder / f"{name}.questions.jsonl"
-    # lmms-eval runs in another directory.
+    # The task's file lies in another folder than the paths that the user typed.
     located = [question.with_absolute_paths() for question in questions]
     write_text(rows, "".join(question_line(question) for question in located))
     value = {"data_root": str(config.data_root.absolute()), "template": to_json(config.template)}

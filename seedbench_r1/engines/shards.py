@@ -15,7 +15,7 @@ from pathlib import Path
 from seedbench_r1.config import EvalConfig, child_environment, settings
 from seedbench_r1.config_file import toml_lines
 from seedbench_r1.engines.base import DRAINING, Plan, Recorder
-from seedbench_r1.errors import ConfigError, DataError, ResourceError
+from seedbench_r1.errors import ConfigError, DataError, IncompleteRun, ResourceError
 from seedbench_r1.files import write_text
 from seedbench_r1.prompts import prompt_file_table
 from seedbench_r1.runs.directory import merged_records
@@ -45,6 +45,11 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
         """Raise ConfigError if --shard was given too, or there are fewer GPUs than needed. Every suite runs on it."""
         if config.shard is not None:
             raise ConfigError("--data-parallel makes the shards itself. Fix: leave out --shard.")
+        if config.max_cost is not None and config.data_parallel > 1:
+            raise ConfigError(
+                "--max-cost holds for one process, and --data-parallel would spend it in each. "
+                "Fix: one process with a higher --concurrency."
+            )
         plan_shards([], config.data_parallel, gpus_per_shard=gpus_per_shard(config), environ=child_environment({}))
 
     def writers(self, plan: Plan) -> int:
@@ -77,6 +82,9 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
             raise FAULTS[code](
                 f"A shard ended with exit code {code}; its message stands above. Answers so far are saved."
             )
+        if code not in (0, IncompleteRun.exit_code) and not stop.is_set():
+            # A crash, or a kill for want of memory: nothing in the run says why its questions have no answer.
+            recorder.say(f"A shard ended with exit code {code}; what it said last stands above.")
 
 
 # Paths are in the settings file, which the environment would override

@@ -1,7 +1,7 @@
 """Our runner as a model of lmms-eval: `--model seedbench_r1 --model_args pretrained=PATH,backend=transformers,...`.
 
-Questions of SEED-Bench-R1 are answered by the same evaluate() as `seedbench-r1 eval`, into the same run directory, so a
-run of either continues the other and the numbers agree by construction. Other benchmarks' requests go to the backend
+Questions of SEED-Bench-R1 are answered by the same run_plan as with `seedbench-r1 eval`, into the same directory, so
+a run of either continues the other and the numbers agree by construction. Other benchmarks' requests go to the backend
 directly (other_tasks.py).
 """
 
@@ -72,7 +72,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
         Raises:
             ConfigError: several ranks, or settings that no single run can have.
-            DataError, ResourceError: as evaluate().
+            DataError, ResourceError: as plan and run_plan.
             IncompleteRun: some questions have no answer. lmms-eval cannot express that and would count them as wrong;
                 the answers that exist are saved, and the same command continues.
         """
@@ -99,7 +99,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
         return document
 
     def _answer(self, documents: list[Document], requests: list[Instance]) -> dict[str, RunRecord]:
-        """Run evaluate() on the questions of these documents."""
+        """Run the questions of these documents."""
         # A run directory has one protocol id, and so one setting for all questions.
         settings = [_sampling_options(request.args[2]) for request in requests]
         if any(other != settings[0] for other in settings):

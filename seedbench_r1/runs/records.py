@@ -211,4 +211,7 @@ def _damaged(path: Path, number: int, error: Exception) -> DataError:
 def _value(line: str) -> Any:  # noqa: ANN401  # JSON
     """json.loads, without its search for white space around the value: reports read a hundred thousand lines."""
     value, end = _DECODER.raw_decode(line)
-    return value if end == len(line) else json.loads(line)
+    value = value if end == len(line) else json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value

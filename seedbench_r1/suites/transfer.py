@@ -93,8 +93,8 @@ def parse_benchmarks(value: str | None) -> tuple[str, ...]:
     if value is None:
         return tuple(BENCHMARKS)
     # Names are taken without case, hyphens and spaces: VSI-Bench and vsibench are one.
-    known = {re.sub(r"[^a-z]", "", name.casefold()): key for key, name in BENCHMARKS.items()}
-    wanted = [re.sub(r"[^a-z]", "", name.casefold()) for name in value.split(",") if name.strip()]
+    known = {re.sub(r"[^a-z0-9]", "", name.casefold()): key for key, name in BENCHMARKS.items()}
+    wanted = [re.sub(r"[^a-z0-9]", "", name.casefold()) for name in value.split(",") if name.strip()]
     if not wanted or any(name not in known for name in wanted):
         raise ConfigError(f"--benchmarks {value!r} is not understood. Give one or more of {','.join(BENCHMARKS)}.")
     return tuple(key for name, key in known.items() if name in wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from seedbench_r1 import config
 from seedbench_r1.config import protocol_id, resolve_eval_config, settings
 from seedbench_r1.config_file import toml_lines
+from seedbench_r1.engines.plan import open_engine
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.judges.config import resolve_judge_config
 from seedbench_r1.suites import find_suite, resolve
@@ -174,3 +176,38 @@ def test_python_m_is_the_command(tmp_path):
 def test_unknown_engines_are_answered_with_the_list(tmp_path):
     with pytest.raises(ConfigError, match=r"--engine is 'slurm', .*: one of local, ray, lmms-eval\."):
         resolve_eval_config({"model": "m", "engine": "slurm"}, environ={}, working_dir=tmp_path)
+
+
+@pytest.mark.parametrize("shard", [(0, 4), (5, 4), [1], 3])
+def test_shards_that_do_not_exist_are_refused_in_every_form(shard):
+    with pytest.raises(ConfigError, match=r"--shard .* is not understood"):
+        evaluation(shard=shard)
+    assert evaluation(shard=[2, 4]).shard == (2, 4)
+
+
+def test_levels_may_be_a_list_or_a_text():
+    assert evaluation(levels=["l3", "L1"]).levels == evaluation(levels="L1,L3").levels == ("L1", "L3")
+    for levels in (["L9"], 3, [1]):
+        with pytest.raises(ConfigError, match=r"--levels .* is not understood"):
+            evaluation(levels=levels)
+
+
+def test_the_patch_grid_of_a_checkpoint_changes_no_protocol_s_name():
+    config = evaluation()
+    of_qwen3 = settings(replace(config, video=replace(config.video, size_multiple=32)))
+    assert resolve_eval_config(of_qwen3, environ={}).protocol == "standard"
+
+
+def test_a_limit_on_the_cost_is_not_multiplied_by_shards():
+    prices = {"price_in": 1.0, "price_out": 1.0, "max_cost": 5.0}
+    config = evaluation(backend="openai:m", model=None, data_parallel=4, **prices)
+    with pytest.raises(ConfigError, match="--max-cost holds for one process"):
+        open_engine(config).check(config, find_suite("seedbench-r1"))
+
+
+@pytest.mark.parametrize("setting", [{"dtype": "float16"}, {"batch_size": 4}, {"max_frames": 64}, {"workers": 9}])
+def test_what_a_model_of_lmms_eval_s_own_never_sees_is_refused(setting):
+    pytest.importorskip("lmms_eval")
+    config = evaluation(engine="lmms-eval", lmms_model="qwen2_5_vl", **setting)
+    with pytest.raises(ConfigError, match=f"--{next(iter(setting)).replace('_', '-')} does not reach lmms-eval's own"):
+        open_engine(config).check(config, find_suite("seedbench-r1"))

@@ -14,7 +14,7 @@ from seedbench_r1.files import FSYNC_EVERY_S
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.questions import load_annotations
 from seedbench_r1.runs.directory import RunDir, load_run, run_directory
-from seedbench_r1.runs.records import SCHEMA, record_from_json, record_line
+from seedbench_r1.runs.records import SCHEMA, read_lines, record_from_json, record_line
 from seedbench_r1.scoring import to_record
 from seedbench_r1.types import Failure, Generation, ModelInfo, RunManifest, SamplingConfig, VideoConfig
 from tests.rows import evaluation_row, write_rows
@@ -267,3 +267,10 @@ def test_the_run_directory_is_named_after_model_and_protocol(tmp_path):
         == tmp_path / "qwen2.5-vl-checkpoint-50--3f9a12c4"
     )
     assert run_directory(tmp_path, "x", "3f9a12c4", "mine") == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("line", ["null", "5", "[]"])
+def test_a_line_that_is_no_object_is_named(tmp_path, line):
+    (tmp_path / "records.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=r"records\.jsonl:1: not a valid line"):
+        list(read_lines(tmp_path / "records.jsonl", record_from_json))
