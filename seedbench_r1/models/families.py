@@ -1,4 +1,4 @@
-"""The model families, as data: what differs between them outside of transformers. To add one, add a line."""
+"""The model families of Qwen-VL's kind, as data: what differs between them outside of transformers."""
 
 from __future__ import annotations
 

@@ -85,7 +85,8 @@ def test_a_suite(copy, data_root, tmp_path, shards):
     carry_out("A suite", copy)
     script = write_script(tmp_path / "s.json", answer="<think>r</think><answer>A</answer>")
     options = ["--suite", "first-letter", "--backend", "fake", "--model", script, "--data-root", data_root]
-    value = evaluated(copy, *options, "--data-parallel", shards)
+    value = evaluated(copy, *options, "--levels", "L1", "--data-parallel", shards)
+    assert list(value["levels"]) == ["L1"]
     assert value["levels"]["L1"]["accuracy"] == 1.0
     assert "first-letter-" in value["run_dir"]
 
