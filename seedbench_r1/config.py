@@ -47,7 +47,6 @@ MISSING: Any = dataclasses.MISSING
 
 CUSTOM = "custom"  # what a protocol is called once an option departs from the named one
 
-
 MODEL, DATA, RUNTIME, OUTPUT = "Model", "Data", "Runtime", "Output"
 API, RAY, LMMS = "API (--backend openai:MODEL)", "Ray (--engine ray)", "lmms-eval"
 GROUPS = (MODEL, DATA, PIXELS, RUNTIME, API, RAY, LMMS, OUTPUT)  # in the order of --help

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
@@ -113,7 +114,9 @@ def own_model_args(config: EvalConfig, folder: Path) -> str:
         options["prompt_file"] = (folder / "prompt.toml").absolute()
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "prompt.toml", toml_lines(prompt_file_table(config.template)))
-    return join_model_args(options | {"runs_dir": folder.absolute(), "allow_missing": True})
+    # What is not said here is a default; the user's file, read already, must not decide it a second time.
+    said = {"config": os.devnull, "runs_dir": folder.absolute(), "allow_missing": True}
+    return join_model_args(options | said)
 
 
 class LmmsEngine(nullcontext["LmmsEngine"]):
@@ -138,6 +141,12 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
             )
         if config.lmms_model is None:
             raise ConfigError("lmms-eval needs both --engine lmms-eval and --lmms-model NAME, e.g. qwen2_5_vl.")
+        named = {pair.partition("=")[0] for pair in (config.lmms_model_args or "").split(",")}
+        if not loads_the_model(config) and (twice := sorted(named & {"pretrained", *TABLE})):
+            raise ConfigError(
+                f"--lmms-model-args names {twice[0]}, which is a setting of this run. "
+                f"Fix: --{'model' if twice[0] == 'pretrained' else TABLE[twice[0]].flag.removeprefix('--')} instead."
+            )
         if loads_the_model(config) and (ignored := _ignored(config)):
             raise ConfigError(
                 f"{ignored[0]} does not reach lmms-eval's own models, which choose pixels and batches themselves. "

@@ -29,7 +29,7 @@ from seedbench_r1.types import RunRecord, SamplingConfig
 # The tasks say what is asked, and lmms-eval carries it out
 _NOT_FOR_MODEL_ARGS = {"model", "data_root", "levels", "shard", "limit", "fresh", "suite", "engine", "data_parallel"}
 OPTIONS = {row.name for row in TABLE.values() if row.option.group not in (RAY, LMMS)} - _NOT_FOR_MODEL_ARGS
-OPTIONS |= EVAL_TABLE.also
+OPTIONS |= EVAL_TABLE.also | {"config"}
 _SHIPPED = SamplingConfig()  # the tasks' own generation_kwargs; tests/lmms compares the two
 
 
@@ -53,8 +53,11 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
                 f"--model seedbench_r1 {problem}. --model_args takes pretrained and the options of `seedbench-r1 eval` "
                 f"with underscores: {', '.join(sorted(OPTIONS))}."
             )
+        config = options.pop("config", None)
+        self._config_file = None if config is None else Path(str(config))
         # It adds this one too, asked or not, and only one of our backends has batches.
-        backend = options.get("backend") or read_config_file(None, Path(), EVAL_TABLE).get("backend", "transformers")
+        file = read_config_file(self._config_file, Path(), EVAL_TABLE)
+        backend = options.get("backend") or file.get("backend", "transformers")
         if backend != "transformers":
             options.pop("batch_size", None)
         if not isinstance(options.get("batch_size", 1), int):
@@ -87,7 +90,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
         if ours and len(ours) < len(requests):
             raise ConfigError("--tasks mixes seedbench_r1 with other benchmarks. Fix: one lmms-eval command for each.")
         if not ours:
-            return answer_other_tasks(requests, documents, self._options)
+            return answer_other_tasks(requests, documents, self._options, self._config_file)
         if any(request.repeats and int(request.repeats) > 1 for request in requests):
             raise ConfigError("--model seedbench_r1 answers each question once. Fix: leave out --repeats.")
         records = self._answer(ours, requests)
@@ -111,7 +114,8 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
         options = {**settings[0], **self._options, "data_root": Path(roots.pop())}
         if levels != ("custom",):
             options["levels"] = levels
-        planned = _restrict(plan(resolve_eval_config(options), command="lmms_eval --model seedbench_r1"), documents)
+        config = resolve_eval_config(options, config_file=self._config_file)
+        planned = _restrict(plan(config, command="lmms_eval --model seedbench_r1"), documents)
         with LocalEngine() as engine:
             run_plan(planned, engine)
         asked = {question.question_id for question in planned.questions}

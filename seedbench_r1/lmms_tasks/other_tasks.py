@@ -41,7 +41,7 @@ class TaskRequest:
 
 
 def answer_other_tasks(
-    requests: list[Instance], documents: list[Document], options: JsonObject
+    requests: list[Instance], documents: list[Document], options: JsonObject, config_file: Path | None = None
 ) -> list[GenerationResult]:
     """Answer the requests, in their order.
 
@@ -50,7 +50,7 @@ def answer_other_tasks(
         IncompleteRun: some have no answer; the others are saved, and the same command continues.
     """
     # One folder for each model; keys keep its benchmarks and settings separate.
-    config, fingerprint = _configure(options)
+    config, fingerprint = _configure(options, config_file)
     folder = run_directory(config.runs_dir, Path(config.model).name, "lmms-eval", None)
     folder.mkdir(parents=True, exist_ok=True)
     saved = folder / "answers.jsonl"
@@ -126,9 +126,9 @@ def _sampling(generation_kwargs: JsonObject) -> SamplingConfig:
     return replace(SamplingConfig(), **{"top_p": 1.0, **given, **({"temperature": 0.0} if greedy else {})})
 
 
-def _configure(options: JsonObject) -> tuple[EvalConfig, str]:
+def _configure(options: JsonObject, config_file: Path | None) -> tuple[EvalConfig, str]:
     """The resolved options, with pixels fitted to the model, and the model's fingerprint."""
-    config = resolve_eval_config({**options, "data_root": Path()})
+    config = resolve_eval_config({**options, "data_root": Path()}, config_file=config_file)
     # Each kind of model has its own sign of what it is.
     if config.backend == "fake":
         return config, file_sha256(Path(config.model))

@@ -187,6 +187,15 @@ def test_model_args_carry_what_lmms_eval_can_read(config, tmp_path):
     assert load_template(Path(args["prompt_file"])) == changed.template
 
 
+def test_the_settings_file_of_the_user_is_not_read_again_under_lmms_eval(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seedbench-r1.toml").write_text('dtype = "float16"\n')
+    args = dict(pair.split("=", 1) for pair in own_model_args(config, tmp_path / "run").split(","))
+    found = resolve_eval_config({"model": "m", "data_root": Path()}, environ={}, config_file=Path(args["config"]))
+    assert found.dtype == config.dtype == "auto"
+    assert resolve_eval_config({"model": "m", "data_root": Path()}, environ={}).dtype == "float16"
+
+
 def test_generated_tasks_hold_the_run_s_settings(config, questions, tmp_path):
     greedy = replace(config, sampling=SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=9))
     write_task(tmp_path / "t", "seedbench_r1_l1", questions[:2], greedy)
@@ -230,6 +239,9 @@ def test_lmms_eval_s_models_have_a_protocol_of_their_own(config):
 def test_what_lmms_eval_cannot_do_is_refused_by_name(config):
     with pytest.raises(ConfigError, match="--suite transfer does not run on --engine lmms-eval"):
         LmmsEngine(config).check(under_lmms_eval(config, "qwen2_5_vl"), find_suite("transfer"))
+    for args, flag in (("temperature=1.0", "--temperature"), ("pretrained=other", "--model")):
+        with pytest.raises(ConfigError, match=f"is a setting of this run. Fix: {flag} instead"):
+            plan(under_lmms_eval(config, "seedbench_r1", args))
     with pytest.raises(ConfigError, match="--lmms-model NAME"):
         plan(under_lmms_eval(config, None))
     given = {"model": "x", "data_root": config.data_root, "engine": "lmms-eval", "lmms_model": "m", "shard": (1, 2)}
