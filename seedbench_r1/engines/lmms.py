@@ -99,6 +99,14 @@ def _ignored(config: EvalConfig) -> list[str]:
     return [TABLE[name].flag for name in changed]
 
 
+def check_additions(args: str) -> None:
+    """Raise ConfigError if arguments of the user's for our model would override what the run says of itself."""
+    named = {pair.partition("=")[0] for pair in args.split(",")}
+    for name in sorted(named & {"pretrained", *TABLE}):
+        flag = "--model" if name == "pretrained" else TABLE[name].flag
+        raise ConfigError(f"--lmms-model-args names {name}, which is a setting of this run. Fix: {flag} instead.")
+
+
 def own_model_args(config: EvalConfig, folder: Path) -> str:
     """--model_args that make our model under lmms-eval do what `config` says, with its runs below `folder`.
 
@@ -141,12 +149,8 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
             )
         if config.lmms_model is None:
             raise ConfigError("lmms-eval needs both --engine lmms-eval and --lmms-model NAME, e.g. qwen2_5_vl.")
-        named = {pair.partition("=")[0] for pair in (config.lmms_model_args or "").split(",")}
-        if not loads_the_model(config) and (twice := sorted(named & {"pretrained", *TABLE})):
-            raise ConfigError(
-                f"--lmms-model-args names {twice[0]}, which is a setting of this run. "
-                f"Fix: --{'model' if twice[0] == 'pretrained' else TABLE[twice[0]].flag.removeprefix('--')} instead."
-            )
+        if not loads_the_model(config):
+            check_additions(config.lmms_model_args or "")
         if loads_the_model(config) and (ignored := _ignored(config)):
             raise ConfigError(
                 f"{ignored[0]} does not reach lmms-eval's own models, which choose pixels and batches themselves. "

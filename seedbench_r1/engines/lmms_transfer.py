@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.config import EvalConfig
-from seedbench_r1.engines.lmms import other_device, own_model_args
+from seedbench_r1.engines.lmms import check_additions, other_device, own_model_args
 from seedbench_r1.engines.lmms_process import (
     LmmsJob,
     LmmsModel,
@@ -94,12 +94,13 @@ def plan_transfer(
         command: for the record.
 
     Raises:
-        ConfigError: lmms-eval is not installed.
+        ConfigError: lmms-eval is not installed, or arguments of our model would override a setting.
     """
     version = lmms_eval_version()
     name = slug(model_name(config.model))
     path = run_directory(config.runs_dir, SUITE, name, config.run_name)
     if model.is_ours:
+        check_additions(model.args)
         plain = replace(config, template=DEFAULT_TEMPLATE)  # the tasks bring their own wording
         model = LmmsModel(model.name, ",".join(filter(None, [own_model_args(plain, path / "answers"), model.args])))
     header = {

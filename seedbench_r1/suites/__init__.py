@@ -25,6 +25,11 @@ def find_suite(name: str) -> Suite:
             from seedbench_r1.suites.transfer import TRANSFER
 
             return TRANSFER
+        case "transfer-lmms":
+            raise ConfigError(
+                "The suite transfer-lmms holds lmms-eval's own tasks, which only the command line runs: "
+                "seedbench-r1 eval --suite transfer-lmms."
+            )
         case _:
             raise ConfigError(f"No suite {name!r}. There are: {', '.join(SUITES)}, and transfer-lmms by lmms-eval.")
 

@@ -173,6 +173,11 @@ def test_python_m_is_the_command(tmp_path):
     assert done.stdout == cli("--version", cwd=tmp_path).stdout
 
 
+def test_the_suite_of_the_command_line_alone_says_so():
+    with pytest.raises(ConfigError, match="only the command line runs: seedbench-r1 eval --suite transfer-lmms"):
+        find_suite("transfer-lmms")
+
+
 def test_unknown_engines_are_answered_with_the_list(tmp_path):
     with pytest.raises(ConfigError, match=r"--engine is 'slurm', .*: one of local, ray, lmms-eval\."):
         resolve_eval_config({"model": "m", "engine": "slurm"}, environ={}, working_dir=tmp_path)
