@@ -134,6 +134,14 @@ def test_an_adapter_answers_as_with_transformers(adapter, adapted, qwen2_5_vl):
     assert one(qwen2_5_vl, asked, sampling).logprobs != pytest.approx(expected.logprobs, abs=1e-2)
 
 
+def holds_memory(process: psutil.Process) -> bool:
+    """False for one that has ended, also if whoever adopted it has not asked for its exit code yet."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_dead_engine_is_an_error_and_closing_leaves_nothing(qwen2_5_vl, adapted):
     """The last test of the adapter's engine: it is killed here."""
     mine = set(engine_processes())
@@ -148,7 +156,7 @@ def test_a_dead_engine_is_an_error_and_closing_leaves_nothing(qwen2_5_vl, adapte
     adapted.close()
     assert not os.path.exists(merged)
     _, alive = psutil.wait_procs(mine - set(engine_processes_of(qwen2_5_vl)), timeout=10)
-    assert not alive
+    assert not [process for process in alive if holds_memory(process)]
     assert isinstance(one(qwen2_5_vl, request("L1/0")), Generation)
 
 
