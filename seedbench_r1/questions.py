@@ -176,8 +176,24 @@ def _where_it_should_be(path: Path) -> str:
     )
 
 
-class _RowReader:
-    """Reads the fields of one row, and knows where it stands for the error message."""
+class RowReader:
+    """The fields of one row of any suite's file, and where it stands for the error message."""
+
+    where: str
+    row: dict[str, Any]
+
+    def fail(self, message: str) -> DataError:
+        return DataError(f"{self.where}: {message}")
+
+    def text(self, key: str) -> str:
+        value = self.row.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise self.fail(f"{key} is {value!r}, expected a text.")
+        return value
+
+
+class _RowReader(RowReader):
+    """A row of SEED-Bench-R1."""
 
     def __init__(self, path: Path, line: int, row: dict[str, Any]) -> None:
         self.where = f"{path}:{line}"
@@ -205,15 +221,6 @@ class _RowReader:
             progress=progress,
             source=self.source,
         )
-
-    def fail(self, message: str) -> DataError:
-        return DataError(f"{self.where}: {message}")
-
-    def text(self, key: str) -> str:
-        value = self.row.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.fail(f"{key} is {value!r}, expected a text.")
-        return value
 
     def name(self, key: str, default: str | None = None) -> str:
         """A relative path inside its folder."""

@@ -42,7 +42,7 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
         self._config = config
 
     def check(self, config: EvalConfig, suite: Suite) -> None:
-        """Raise ConfigError if --shard was given too, or there are fewer GPUs than needed. Every suite runs on it."""
+        """Raise ConfigError for --shard, for --max-cost, or if CUDA_VISIBLE_DEVICES names too few GPUs."""
         if config.shard is not None:
             raise ConfigError("--data-parallel makes the shards itself. Fix: leave out --shard.")
         if config.max_cost is not None and config.data_parallel > 1:

@@ -19,6 +19,7 @@ from seedbench_r1.config import EvalConfig, SuiteDefaults
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.parsing import first_block
 from seedbench_r1.prompts import WORDING_OF_KIND
+from seedbench_r1.questions import RowReader
 from seedbench_r1.suites.base import Questions, Suite
 from seedbench_r1.suites.kinds import read_number
 from seedbench_r1.types import Kind, Question, Source, Template
@@ -144,8 +145,8 @@ def _rows(path: Path) -> list[Any]:
     return value
 
 
-class _RowReader:
-    """Reads the fields of one row, and knows where it stands for the error message."""
+class _RowReader(RowReader):
+    """A row of Video-R1's evaluation files."""
 
     def __init__(self, path: Path, index: int, row: object) -> None:
         self.where = f"{path}: index {index}"
@@ -180,15 +181,6 @@ class _RowReader:
                 origin=self.row.get("data_source"),
             ),
         )
-
-    def fail(self, message: str) -> DataError:
-        return DataError(f"{self.where}: {message}")
-
-    def text(self, key: str) -> str:
-        value = self.row.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.fail(f"{key} is {value!r}, expected a text.")
-        return value
 
     def one_of(self, key: str, allowed: Sequence[str]) -> str:
         value = self.row.get(key)

@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 
+import psutil
+
 from seedbench_r1.runs.directory import load_run
 from tests.command import RUN, cli, cli_process
 from tests.small_benchmark import write_script
@@ -38,4 +40,19 @@ def test_a_signal_reaches_the_children_and_the_same_command_continues(data_root,
     (path,) = (tmp_path / "runs").iterdir()
     assert 3 <= len(load_run(path).records) < 28
     assert cli(*command, cwd=tmp_path).returncode == 0
+    assert len(load_run(path).records) == 28
+
+
+def test_a_killed_child_is_named_and_the_same_command_continues(data_root, tmp_path):
+    script = write_script(tmp_path / "s.json", seconds=0.3)
+    command = ["eval", "--backend", "fake", "--model", str(script), "--data-root", str(data_root)]
+    command += ["--runs-dir", str(tmp_path / "runs"), "--data-parallel", "2"]
+    process = subprocess.Popen([*RUN, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_records(tmp_path / "runs", 3)
+    psutil.Process(process.pid).children()[0].kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 5, stderr
+    assert "A shard ended with exit code 137" in stderr
+    assert cli(*command, cwd=tmp_path).returncode == 0
+    (path,) = (tmp_path / "runs").iterdir()
     assert len(load_run(path).records) == 28
