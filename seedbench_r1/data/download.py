@@ -169,7 +169,7 @@ class _Download:
 
     def _files(self, files: Sequence[HubFile], *, trust_size: bool, archives: Sequence[Archive] = ()) -> None:
         """Fetch the files that are not there or not right."""
-        with ThreadPoolExecutor(self.config.workers) as pool:
+        with _stoppable_pool(self.config.workers, threading.Event()) as pool:
             # Hashing releases the interpreter, so threads use several cores.
             right = list(pool.map(lambda file: self._is_right(file, trust_size), files))
         todo = [file for file, is_right in zip(files, right, strict=True) if not is_right]
@@ -236,23 +236,20 @@ class _Download:
     def _fetch(self, jobs: Sequence[tuple[HubFile, Path]], note: Callable[[HubFile, Path], None]) -> None:
         """Fetch several files at once. The first error, or Ctrl-C, stops the others; what arrived is kept."""
         stop = threading.Event()
-        with ThreadPoolExecutor(self.config.workers) as pool:
-            futures = {
-                pool.submit(fetch, self.repository, file, target, on_bytes=self._moved, stop=stop): (file, target)
-                for file, target in jobs
-            }
-            try:
+        try:
+            with _stoppable_pool(self.config.workers, stop) as pool:
+                futures = {
+                    pool.submit(fetch, self.repository, file, target, on_bytes=self._moved, stop=stop): (file, target)
+                    for file, target in jobs
+                }
                 for future in as_completed(futures):
                     future.result()
                     self.result.fetched += 1
                     note(*futures[future])
                     self._save()
-            # Ctrl-C too: the pool would otherwise fetch everything that was submitted.
-            except BaseException:
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._save(now=True)
-                raise
+        except BaseException:
+            self._save(now=True)
+            raise
 
     def _note_file(self, file: HubFile, target: Path) -> None:
         self.manifest.files[file.path] = FileEntry(file.size, file.content_id, target.stat().st_mtime_ns)
@@ -350,6 +347,21 @@ def require_space(data_root: Path, needed: int) -> None:
             f"({_HEADROOM:g} x {needed / 1e9:.2f} GB still to fetch and unpack). Nothing of it was fetched. "
             f"Fix: --to /big/disk, or fewer --levels."
         )
+
+
+@contextmanager
+def _stoppable_pool(workers: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """A pool that an error or Ctrl-C ends, also while jobs are being submitted: `stop` is set, what waits is dropped.
+
+    A plain `with` would first carry out everything that was submitted.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield pool
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _may_hold(archive: Archive, path: str) -> bool:

@@ -15,6 +15,7 @@ import threading
 import time
 import zipfile
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -605,6 +606,24 @@ def test_ctrl_c_ends_soon_with_130(hub, files, tmp_path):
     _, text = process.communicate(timeout=120)
     assert time.monotonic() - began < 25
     assert (process.returncode, "the same command continues" in text, "Traceback" in text) == (130, True, False)
+
+
+def test_ctrl_c_stops_while_downloads_are_being_submitted(hub, files, tmp_path, monkeypatch):
+    class InterruptedPool(ThreadPoolExecutor):
+        def submit(self, function, *args, **kwargs):
+            future = super().submit(function, *args, **kwargs)
+            if "stop" in kwargs and args[1].path == BIG:
+                wait_until(lambda: hub.body_bytes(BIG) > 10_000)
+                raise KeyboardInterrupt
+            return future
+
+    monkeypatch.setattr("seedbench_r1.data.download.ThreadPoolExecutor", InterruptedPool)
+    hub.add(REPO, files)
+    hub.bytes_per_s = 2e4  # the large clip alone would take 52 s
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path / "data", levels=("L1",))
+    assert time.monotonic() - began < 25
 
 
 def test_two_at_once_share_one_download(hub, files, tmp_path):
