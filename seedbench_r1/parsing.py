@@ -1,94 +1,341 @@
-"""Text -> ParsedResponse. The only place that knows <think> and <answer>; rewards and scores both call it.
+"""Text -> ParsedResponse. The only place that knows <think> and <answer>; rewards, scores and judges all call it.
 
-The rules, with every accepted and refused form, are in docs/scoring.md and tests/golden/parsing_cases.jsonl.
+The law, with every accepted and refused form, is in docs/scoring.md and tests/golden/parsing_cases.jsonl.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from seedbench_r1.types import LETTERS, ParsedResponse
 
-PARSER_VERSION = 1  # part of the protocol id: raise it whenever a text can be read differently
+PARSER_VERSION = 2  # part of the protocol id: raise it whenever a text can be read differently
+THINK = "<think>\n"  # what templates of thinking models open in the assistant's turn
 
-_FORMAT = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_STOPS = ".。!"
 
+# Emphasis, code and mathematics around a text: all linear, since no content holds its own mark.
 _STARS = re.compile(r"(\*{1,3})([^*]+)\1")
 _UNDERSCORES = re.compile(r"(?<!\w)(_{1,3})([^_]+)\1(?!\w)")
+_TICKS = re.compile(r"(`{1,3})([^`]+)\1")
+_DOLLARS = re.compile(r"(\${1,2})([^$]+)\1")
+_LATEX = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\s*\{([^{}]*)\}")
+_DISPLAY = re.compile(r"\\[\[(]([^\\]*)\\[\])]")
+_PAIRS = {"(": ")", "[": "]", "{": "}", "【": "】", "「": "」", "『": "』", '"': '"', "'": "'", "“": "”", "‘": "’"}
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # characters of no width
 
-_LEAD = r"(?:option\s+|answer:\s*|(?:the\s+)?answer\s+is\s+)?"
+# What may stand before a letter, and nothing else: possessive, so that a long row of them is read once.
+_LEAD = re.compile(
+    r"(?:(?:(?:so|therefore|thus|hence|the|my|final|correct|right|best|answer|option|choice|is)\b"
+    r"|所以|因此|我的|最终|正确|最佳|答案|选项|选择|应?为|应?是|[:,\-])\s*+)++",
+    re.IGNORECASE,
+)
+_NOUN = re.compile(r"answer|option|choice|答案|选项|选择", re.IGNORECASE)
+_ABBREVIATION = re.compile(r"[A-Za-z]\.[A-Za-z](?![A-Za-z])")
+_VERB = "(?i:is|are|was|seems|looks|can|could|may|might|would|should|has|does)"  # "(A) could be right" chooses nothing
+# "(A) is wrong" and "A: not yet" speak of an option without choosing it.
+_DENIED = re.compile(
+    r"(?:(?:is|was|seems|looks|would be|can be|may be)\s+)?(?:not|wrong|incorrect|false|unlikely|impossible|excluded)\b"
+    r"|(?:is|was|does|has|would|could|ca)n['’]t\b|不",
+    re.IGNORECASE,
+)
+_WORD = r"A-Za-z0-9_'’"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerField:
+    """The part of a response in which its answer is looked for."""
+
+    text: str
+    tagged: bool  # it stood in <answer>...</answer>
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    letter: str
+    firm: bool  # led in by words or alone: "Answer: B", "B"; not "B. wash the cup", which may be a list's line
 
 
 @dataclass(frozen=True, slots=True)
 class _Forms:
-    """The forms of rules 2 and 3 for letters from A to a last one."""
+    """The forms of a letter from A to a last one."""
 
-    bare: re.Pattern[str]
-    led: re.Pattern[str]
-    then_text: re.Pattern[str]
-    lone_capital: re.Pattern[str]
+    statement: re.Pattern[str]  # of a letter, then nothing, or a separator and a text
+    alone: re.Pattern[str]  # letters that stand alone in a text; "a" and "i" are words
 
 
 @lru_cache
 def _forms(last: str) -> _Forms:
-    one = f"(?-i:[A-{last}a-{last.lower()}])"  # ASCII letters only: ignoring case, the Kelvin sign would be a K
+    one = f"[A-{last}a-{last.lower()}]"
+    opening, closing = (re.escape("".join(marks)) for marks in (_PAIRS, _PAIRS.values()))
+    wrapped = rf"[{opening}]\s*+(?P<wrapped>{one})\s*+[{closing}](?!\s*+{_VERB}\b)(?P<after>.*)"
+    separator = r"(?:\s*+[.):,;、。!]|[^\S\n]*+\n|\s++[-–—]++(?=\s)|\s*+[–—]|\s*+(?=\())"
+    bare = rf"(?P<bare>{one})(?![{_WORD}])(?:\s*+$|{separator}(?P<text>.*))"
+    small = "".join(c for c in "abcdefghijklmnopqrstuvwxyz" if c <= last.lower() and c not in "ai")
     return _Forms(
-        bare=re.compile(rf"(?:\(({one})\)|({one}))[.:]?", re.IGNORECASE),
-        led=re.compile(rf"{_LEAD}(?:\(({one})\)|({one}))[.:]?", re.IGNORECASE),
-        then_text=re.compile(
-            rf"{_LEAD}(?:\(({one})\)|({one})(?:[).:]|[ \t\r]*\n))[.:]?(.*)", re.IGNORECASE | re.DOTALL
-        ),
-        lone_capital=re.compile(rf"\b[A-{last}]\b"),
+        statement=re.compile(f"{wrapped}|{bare}", re.DOTALL),
+        alone=re.compile(rf"(?<![{_WORD}])([A-{last}{small}])(?![{_WORD}])"),
     )
 
 
-def parse_response(text: str, options: Sequence[str] | None = None) -> ParsedResponse:
+def parse_response(text: str, options: Sequence[str] | None = None, *, opened: str = "") -> ParsedResponse:
     """Read one response.
 
     Args:
         text: the completion, untouched.
         options: the four option texts in the order shown; without them an answer given by its text is not read.
+        opened: what the prompt had opened in the assistant's turn, e.g. THINK.
 
     Returns:
         answer is None whenever the text does not commit to exactly one option.
     """
+    whole = opened + text
     return ParsedResponse(
-        reasoning=first_block(text, "think"),
-        answer=read_choice(text, options),
-        answer_text=first_block(text, "answer") or text.strip(),
-        format_ok=_format_ok(text),
+        reasoning=first_block(whole, "think"),
+        answer=read_choice(whole, options),
+        answer_text=strict_answer(text),
+        format_ok=_format_ok(whole),
     )
 
 
+def assumed_opening(text: str) -> str:
+    """What a prompt that is not known must have opened: THINK if the text closes thoughts that it did not open."""
+    end = text.find("</think>")
+    return THINK if end >= 0 and "<think>" not in text[:end] else ""
+
+
+def after_opening(response: str, opened: str) -> str:
+    """A written response as the continuation of a prompt that has opened its thoughts already."""
+    if not opened or not response.lstrip().startswith("<think>"):
+        return response
+    return response.lstrip()[len("<think>") :].lstrip()
+
+
 def read_choice(text: str, options: Sequence[str] | None = None, letters: Sequence[str] = LETTERS) -> str | None:
-    """The letter that a response commits to, by rules 1 to 3 with A to the last of `letters`; None if it does not.
+    """The letter that a response commits to, from A to the last of `letters`; None if it does not.
 
     Args:
-        text: the completion, untouched.
+        text: what the prompt had opened, then the completion.
         options: as many texts as there are letters, in the order shown.
         letters: "A", "B", ... without a gap, at most to "Z".
     """
-    content = first_block(text, "answer")
-    if content is None:
-        # Without a tag prose is not searched for letters: "A" is also a word.
-        return _letter(_forms(letters[-1]).bare.fullmatch(plain(text)))
-    return _read_content(content, options, letters)
+    field = answer_field(text)
+    if field is None:
+        return None
+    texts = _option_texts(tuple(options or ()), "".join(letters))
+    if field.tagged and len(field.text) == 1 and field.text in texts.letters:
+        return field.text
+    bare = plain(field.text)
+    lines = [bare] if field.tagged else [line for line in bare.split("\n") if line.strip()]
+    if len(lines) == 1:
+        return _read_field(lines[0], texts)
+    return _last_statement(lines, texts)
+
+
+def answer_field(text: str) -> AnswerField | None:
+    """Where the answer is looked for; None where it may have been cut off.
+
+    The first filled <answer>...</answer> after the last </think>, else the first anywhere, else what follows the last
+    </think>, else all of it. An answer tag that is opened after the thoughts and not closed, and thoughts that do not
+    end, leave nothing to read.
+    """
+    span = answer_block(text)
+    if span is not None:
+        return AnswerField(text[span[0] : span[1]].strip(), tagged=True)
+    start = _end_of_thoughts(text)
+    if _is_cut(text, start) or (start == 0 and "<think>" in text):
+        return None
+    return AnswerField(text[start:].strip(), tagged=False)
+
+
+def answer_block(text: str) -> tuple[int, int] | None:
+    """Character offsets of the unstripped content of the answer tag that counts, or None."""
+    start = _end_of_thoughts(text)
+    after = _filled_block(text, start)
+    if after is not None or start == 0 or _is_cut(text, start):
+        return after
+    return _filled_block(text, 0)
+
+
+def strict_answer(text: str) -> str:
+    """What the reference evaluator compares with the gold letter: the first answer tag's content, else everything.
+
+    GRPO-CARE's `eval_bench.py` at 03c3a7c.
+    """
+    return first_block(text, "answer") or text.strip()
 
 
 def first_block(text: str, tag: str) -> str | None:
     """The stripped content of the first <tag>...</tag>, or None. Linear in the length of the text."""
-    span = first_block_span(text, tag)
+    span = _block_span(text, tag)
     return None if span is None else text[span[0] : span[1]].strip()
 
 
-def first_block_span(text: str, tag: str) -> tuple[int, int] | None:
-    """Character offsets of the unstripped content of the first <tag>...</tag>, or None."""
+def plain(text: str) -> str:
+    """Compatibility characters folded (NFKC); without Markdown emphasis, mathematics, code marks and outer space."""
+    text = unicodedata.normalize("NFKC", text)
+    text = _STARS.sub(r"\2", text)
+    text = _UNDERSCORES.sub(r"\2", text)
+    text = _TICKS.sub(r"\2", text)
+    if "\\" in text:
+        # \boxed{\text{B}} is nested; deeper is not written.
+        text = _LATEX.sub(r"\1", _LATEX.sub(r"\1", text))
+        text = _DISPLAY.sub(r"\1", text)
+    text = _DOLLARS.sub(r"\2", text)
+    return text.strip().strip(_INVISIBLE).strip()
+
+
+def without_wrapping(text: str) -> str:
+    """Without brackets and quotes around the whole, and without one final stop."""
+    stopped = False
+    while True:
+        text = text.strip()
+        if len(text) > 1 and text[-1] in _STOPS and not stopped:
+            text, stopped = _without_stop(text), True
+        # "(A) or (B)" is no text in brackets.
+        elif len(text) > 2 and _PAIRS.get(text[0]) == text[-1] and not {text[0], text[-1]} & set(text[1:-1]):
+            text = text[1:-1]
+        else:
+            return text
+
+
+def lead_in(text: str) -> str:
+    """The words before a stated answer, "The correct answer is: "; empty if there are none."""
+    match = _LEAD.match(text)
+    return match.group() if match and _NOUN.search(match.group()) else ""
+
+
+def _read_field(text: str, texts: _Texts) -> str | None:
+    """The letter that a whole text is, names, or states."""
+    bare = without_wrapping(text)
+    # A letter is a letter before it is an option's text: options may be letters in another order.
+    if len(bare) == 1 and bare.isascii() and bare.upper() in texts.letters:
+        return bare.upper()
+    named = texts.equal_to(text)
+    # Two options of the same text name two letters, and so none.
+    if len(named) == 1:
+        return named[0]
+    statement = _statement(text, texts) or _statement(bare, texts)
+    return statement.letter if statement else None
+
+
+def _last_statement(lines: Sequence[str], texts: _Texts) -> str | None:
+    """The letter that the last line states, unless another line states another one."""
+    last = _statement(lines[-1], texts) if lines else None
+    if last is None:
+        return None
+    for line in lines[:-1]:
+        other = _statement(line, texts)
+        # Options that were copied before a firm statement are no statements of their own.
+        if other is not None and other.letter != last.letter and (other.firm or not last.firm):
+            return None
+    return last.letter
+
+
+def _statement(text: str, texts: _Texts) -> _Statement | None:
+    """The whole text as a statement: words that lead in, a letter, then nothing, or a text of no other option."""
+    text = text.strip()
+    lead = lead_in(text)
+    stated = text[len(lead) :]
+    match = _forms(texts.letters[-1]).statement.fullmatch(stated)
+    if match is None or _ABBREVIATION.match(stated):
+        return None
+    letter = (match.group("wrapped") or match.group("bare")).upper()
+    rest = (match.group("text") or match.group("after") or "").strip(" \t\r\n.:)-–—")
+    if rest and (_DENIED.match(rest) or texts.names_another(rest, letter)):
+        return None
+    return _Statement(letter, firm=bool(lead) or not rest)
+
+
+class _Texts:
+    """The option texts of one question, prepared for comparison."""
+
+    __slots__ = ("_folded", "_freed", "letters")
+
+    def __init__(self, options: Sequence[str], letters: str) -> None:
+        self.letters = letters
+        shown = [plain(option) for option in options]
+        if shown and len(shown) != len(letters):
+            raise ValueError(f"{len(shown)} options for the letters {letters}")
+        self._folded = [_fold(_without_stop(text)) for text in shown]
+        self._freed = [_fold(without_wrapping(text)) for text in shown]
+
+    def equal_to(self, text: str) -> list[str]:
+        """The letters of all options whose text is `text`, but for case, runs of space and a final stop."""
+        exact, freed = _fold(_without_stop(text)), _fold(without_wrapping(text))
+        pairs = list(zip(self.letters, self._folded, self._freed, strict=False))
+        return [letter for letter, folded, _ in pairs if folded == exact] or [
+            letter for letter, _, option in pairs if option == freed
+        ]
+
+    def names_another(self, text: str, letter: str) -> bool:
+        """Whether a text that follows a letter names another option, by its text or by its letter."""
+        named = self.equal_to(text)
+        if named:
+            return letter not in named
+        if self._folded:
+            own = self._freed[self.letters.index(letter)]
+            text = re.sub(_whole_words(own), " ", " ".join(text.split()), flags=re.IGNORECASE) if own else text
+            folded = text.casefold()
+            if any(option and option != own and option in folded and _stands(option, folded) for option in self._freed):
+                return True
+        alone = _forms(self.letters[-1]).alone.findall(text)
+        return any(other.upper() != letter for other in alone)
+
+
+@lru_cache(maxsize=4096)
+def _option_texts(options: tuple[str, ...], letters: str) -> _Texts:
+    return _Texts(options, letters)
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _without_stop(text: str) -> str:
+    text = text.strip()
+    return text[:-1] if len(text) > 1 and text[-1] in _STOPS else text
+
+
+def _whole_words(text: str) -> str:
+    return rf"(?<!\w){re.escape(text)}(?!\w)"
+
+
+def _stands(option: str, text: str) -> bool:
+    return re.search(_whole_words(option), text) is not None
+
+
+def _end_of_thoughts(text: str) -> int:
+    """Where the last </think> ends; 0 if there is none."""
+    end = text.rfind("</think>")
+    return 0 if end < 0 else end + len("</think>")
+
+
+def _is_cut(text: str, start: int) -> bool:
+    """Whether an answer tag is opened after `start` and not closed."""
+    return text.rfind("<answer>", start) > text.rfind("</answer>", start)
+
+
+def _filled_block(text: str, start: int) -> tuple[int, int] | None:
+    """The first answer tag from `start` on that holds more than space."""
+    return next((span for span in _blocks(text, "answer", start) if text[span[0] : span[1]].strip()), None)
+
+
+def _blocks(text: str, tag: str, start: int = 0) -> Iterator[tuple[int, int]]:
+    while (span := _block_span(text, tag, start)) is not None:
+        yield span
+        start = span[1]
+
+
+def _block_span(text: str, tag: str, start: int = 0) -> tuple[int, int] | None:
+    """Character offsets of the unstripped content of the first <tag>...</tag> from `start` on, or None."""
     opening, closing = f"<{tag}>", f"</{tag}>"
-    start = text.find(opening)
+    start = text.find(opening, start)
     if start < 0:
         return None
     start += len(opening)
@@ -96,55 +343,10 @@ def first_block_span(text: str, tag: str) -> tuple[int, int] | None:
     return None if end < 0 else (start, end)
 
 
-def _read_content(content: str, options: Sequence[str] | None, letters: Sequence[str]) -> str | None:
-    """Rules 1 to 3 on the content of the answer tag."""
-    forms = _forms(letters[-1])
-    bare = plain(content)
-    named = _options_named(bare, options, letters)
-    # Two options of the same text name two letters, and so none.
-    if len(named) == 1:
-        return named[0]
-    # The whole content must be the letter: fullmatch, never search.
-    letter = _letter(forms.led.fullmatch(bare))
-    if letter is not None:
-        return letter
-    match = forms.then_text.fullmatch(bare)
-    letter = _letter(match)
-    if match is None or letter is None:
-        return None
-    rest = match.group(3).strip()
-    named = _options_named(rest, options, letters)
-    if named:
-        return letter if letter in named else None
-    # "B. wash the cup, not A" commits to nothing.
-    contradicted = any(capital != letter for capital in forms.lone_capital.findall(rest))
-    return None if contradicted else letter
-
-
-def _options_named(text: str, options: Sequence[str] | None, letters: Sequence[str]) -> list[str]:
-    """The letters of all options whose text is `text`, ignoring case and one final full stop."""
-    if not options or not text:
-        return []
-    wanted = text.removesuffix(".").casefold()
-    return [
-        letter
-        for letter, option in zip(letters, options, strict=True)
-        if plain(option).removesuffix(".").casefold() == wanted
-    ]
-
-
-def _letter(match: re.Match[str] | None) -> str | None:
-    if match is None:
-        return None
-    found: str = match.group(1) or match.group(2)
-    return found.upper()
-
-
-def plain(text: str) -> str:
-    """Without outer space and Markdown emphasis."""
-    text = _STARS.sub(r"\2", text)
-    return _UNDERSCORES.sub(r"\2", text).strip()
-
-
 def _format_ok(text: str) -> bool:
-    return all(text.count(tag) == 1 for tag in _TAGS) and _FORMAT.fullmatch(text.strip()) is not None
+    """One think block, one answer block, and nothing else but space."""
+    text = text.strip()
+    if not text.startswith("<think>") or not text.endswith("</answer>") or any(text.count(tag) != 1 for tag in _TAGS):
+        return False
+    end, start = text.find("</think>"), text.find("<answer>")
+    return end < start and not text[end + len("</think>") : start].strip()

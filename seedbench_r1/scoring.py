@@ -24,7 +24,7 @@ from seedbench_r1.types import (
 )
 
 GroupOf = Callable[[Question], str | None]
-Parse = Callable[[str, Question], ParsedResponse]
+Parse = Callable[[str, Question, str], ParsedResponse]  # completion, question, what the prompt opened
 ScoreOf = Callable[[Question, ParsedResponse, FinishReason], Score]
 
 _LONGEST_LETTER = 40  # characters: a letter with parentheses, emphasis, a stop, or inside an answer tag
@@ -40,9 +40,9 @@ def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReaso
     )
 
 
-def parse_choice(text: str, question: Question) -> ParsedResponse:
+def parse_choice(text: str, question: Question, opened: str = "") -> ParsedResponse:
     """Read one response to a choice by the parsing law (docs/scoring.md)."""
-    return parse_response(text, question.options)
+    return parse_response(text, question.options, opened=opened)
 
 
 def to_record(
@@ -66,7 +66,7 @@ def to_record(
     # A failure has no score: counting it as wrong would hide that the machine failed, not the model.
     if isinstance(result, Failure):
         return record
-    parsed = parse(result.text, question)
+    parsed = parse(result.text, question, result.opened)
     return replace(record, generation=result, parsed=parsed, score=score(question, parsed, result.finish_reason))
 
 

@@ -170,6 +170,7 @@ class Generation:
     n_tokens: int | None  # generated, the end-of-text token not counted
     latency_s: float | None  # from handing the request to the model until its last token
     logprobs: tuple[float, ...] | None = None  # natural log, of token_ids, before temperature and filters
+    opened: str = ""  # what the prompt had opened in the assistant's turn, e.g. "<think>\n"; no part of the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ class Failure:
 class ParsedResponse:
     """What the model said, read by the parsing law (docs/scoring.md)."""
 
-    reasoning: str | None  # inside the first <think>...</think>, stripped; None: no such block
+    reasoning: str | None  # inside the first <think>...</think>, stripped, <think> of the prompt included; None: none
     answer: str | None  # a letter, a number as written, or the tag's text; None: nothing could be read
     answer_text: str  # content of the first answer tag, stripped; the whole output if no tag or an empty one
     format_ok: bool

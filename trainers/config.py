@@ -38,7 +38,8 @@ LORA_LR_FACTOR = 10.0  # x the full fine-tuning rate, unless --learning-rate is 
 # What a preset changes against TrainConfig's defaults.
 PRESETS: dict[str, dict[str, Any]] = {
     "care": {"algo": "care"},
-    "care-paper": {"algo": "care", "top_p": 0.95, "top_k": 50},  # script; 50 is the library's default of its time
+    # script; 50 is the library's default of its time
+    "care-paper": {"algo": "care", "top_p": 0.95, "top_k": 50, "rewards": "script"},
     "grpo": {  # SEED-Bench-R1's KL weight on a frozen reference; all else as care, so that the algorithm alone differs
         "algo": "grpo",
         "bonus": "none",
@@ -106,6 +107,13 @@ class TrainConfig:
     )
     # Rewards.
     format_weight: float = setting(1.0, "Of the format reward.", GROUP, owners=RL)  # paper, Algorithm 1
+    rewards: Literal["evaluation", "script"] = setting(
+        "evaluation",
+        "Who reads a rollout: the evaluation's parser, or the authors' training script's rules.",
+        GROUP,
+        choices=("evaluation", "script"),
+        owners=RL,
+    )
     bonus: Literal["care", "dense", "none"] = setting(
         "care", "Consistency bonus; dense: the paper's ablation.", GROUP, choices=("care", "dense", "none"), owners=RL
     )

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from seedbench_r1.parsing import first_block_span
+from seedbench_r1.parsing import answer_block
 
 TIE = 1e-6  # an fp32 mean of equal numbers can exceed each of them; without this, tied groups lose their bonus
 ACCURATE = 0.1  # gamma_acc of Algorithm 1: an accuracy reward above it counts as accurate
@@ -83,7 +83,7 @@ def answer_likelihood(
 
 
 def answer_span(tokenizer: Decoder, completion_ids: Sequence[int]) -> tuple[int, int] | None:
-    """[start, end) of the tokens that overlap the stripped content of the first <answer>...</answer>.
+    """[start, end) of the tokens that overlap the stripped content of the answer tag that the parser reads.
 
     None if the tag is absent, unclosed or empty: such a rollout has no likelihood and gains no bonus. Prefixes are
     decoded, so that merged tokens (">A") and tokens that hold parts of characters are located correctly.
@@ -94,7 +94,7 @@ def answer_span(tokenizer: Decoder, completion_ids: Sequence[int]) -> tuple[int,
     """
     ids = list(completion_ids)
     text = tokenizer.decode(ids)
-    block = first_block_span(text, "answer")
+    block = answer_block(text)
     if block is None:
         return None
     content = text[block[0] : block[1]]

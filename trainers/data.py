@@ -15,7 +15,7 @@ from seedbench_r1.errors import DataError
 from seedbench_r1.media.cache import media_loader
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
-from seedbench_r1.parsing import parse_response
+from seedbench_r1.parsing import after_opening, parse_response
 from seedbench_r1.prompts import build_request
 from seedbench_r1.questions import TrainingRow, load_training_rows, training_question
 from seedbench_r1.types import Failure, Media, Question, Request
@@ -228,14 +228,16 @@ class StepData:
             inputs = prepare_inputs(request, self._processor)
         except ValueError as error:
             return Failure("backend_error", str(error))
+        # A template that opens the thoughts writes the tag itself: a response must not open them again.
+        response = after_opening(drawn.response, self._processor.opened)
         if self._sft_limit is not None:
             # A response that does not fit is skipped, never cut: a cut one would teach to stop in mid-sentence.
-            length = len(self._processor.tokenizer(drawn.response, add_special_tokens=False)["input_ids"]) + 1
+            length = len(self._processor.tokenizer(response, add_special_tokens=False)["input_ids"]) + 1
             room = min(self._sft_limit, self._processor.context - len(inputs.input_ids))
             if length > room:
                 return Failure("backend_error", f"the response has {length} tokens, there is room for {room}")
         kept = request if self._keep_requests else None
-        return TrainingExample(drawn.question, drawn.response, drawn.epoch, inputs, kept)
+        return TrainingExample(drawn.question, response, drawn.epoch, inputs, kept)
 
 
 def _key(drawn: DrawnQuestion) -> MediaKey:

@@ -23,6 +23,7 @@ class Rollout:
     text: str  # without special tokens
     finish_reason: FinishReason
     logprobs: tuple[float, ...] | None = None  # of each token by the sampler, before temperature; None: not recorded
+    opened: str = ""  # what the prompt had opened before the text, e.g. "<think>\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class RolloutLine(TypedDict):
     question_id: str
     gold: str
     text: str
+    opened: str
     finish_reason: FinishReason
     tokens: int
     reward: float
@@ -92,6 +94,7 @@ def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:
             "question_id": question.question_id,
             "gold": question.gold,
             "text": rollout.text,
+            "opened": rollout.opened,
             "finish_reason": rollout.finish_reason,
             "tokens": len(rollout.token_ids),
             "reward": float(rewarded.reward[row]),

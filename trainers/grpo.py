@@ -97,7 +97,7 @@ def base_rewards(policy: Policy, group: Group, config: TrainConfig) -> RewardedG
     The consistency bonus compares the accurate rollouts that have an answer with one another, so that with fewer than
     two there is nothing to compare.
     """
-    rewards = [reward(group.example.question, r.text, r.finish_reason) for r in group.rollouts]
+    rewards = [reward(group.example.question, r, config.rewards) for r in group.rollouts]
     accuracy = torch.tensor([r.accuracy for r in rewards])
     well_formed = torch.tensor([r.format for r in rewards])
     accurate = accurate_rollouts(accuracy[None])[0].tolist()

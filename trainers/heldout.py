@@ -11,6 +11,7 @@ from seedbench_r1.questions import TrainingRow, choose_subset
 from seedbench_r1.types import SamplingConfig
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
+from trainers.groups import Rollout
 from trainers.policy import Policy
 from trainers.rewards import reward
 
@@ -52,7 +53,8 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
             prompts = [Prompt(question_id, example.inputs) for question_id, example in batch.items()]
             for completion in decode(model, policy.processor, prompts, sampling):
                 text = policy.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-                found = reward(batch[completion.question_id].question, text, completion.finish_reason)
+                rollout = Rollout((), text, completion.finish_reason, opened=policy.processor.opened)
+                found = reward(batch[completion.question_id].question, rollout)
                 results.append(HeldoutAnswer(found.accuracy, found.format))
     return results
 

@@ -11,7 +11,7 @@ from typing import TypedDict
 from seedbench_r1.files import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.runs.training_snapshot import METRICS, read_lines
-from trainers.groups import GroupReport
+from trainers.groups import GroupReport, RolloutLine
 from trainers.heldout import HeldoutMetrics
 from trainers.sft import ResponseLoss
 
@@ -121,7 +121,7 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "zero_std": _mean([float(not any(r["advantage"] for r in group.rollouts)) for group in reports]),
         "length": _mean([float(rollout["tokens"]) for rollout in rollouts]),
         "truncated": _mean([float(rollout["finish_reason"] == "length") for rollout in rollouts]),
-        "reasoning_words": statistics.median(_reasoning_words(rollout["text"]) for rollout in rollouts),
+        "reasoning_words": statistics.median(_reasoning_words(rollout) for rollout in rollouts),
         "kl": _mean([group.kl for group in reports if group.kl is not None]),
         "rollout_logprob_gap": _mean([m.gap for m in mismatches]),
         "rollout_ratio": _mean([m.ratio for m in mismatches]),
@@ -159,8 +159,8 @@ def collapse_warnings(history: Sequence[StepMetrics]) -> list[str]:
     return found
 
 
-def _reasoning_words(text: str) -> int:
-    return len((parse_response(text).reasoning or "").split())
+def _reasoning_words(rollout: RolloutLine) -> int:
+    return len((parse_response(rollout["text"], opened=rollout["opened"]).reasoning or "").split())
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,12 +1,19 @@
-"""Rewards of a rollout: the evaluation's own parser and score decide, so that training optimises what is measured."""
+"""Rewards of a rollout: by the evaluation's own parser and score, so that training optimises what is measured, or by
+the rules of the authors' script.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Literal
 
-from seedbench_r1.parsing import parse_response
+from seedbench_r1.parsing import first_block, parse_response
 from seedbench_r1.scoring import score
-from seedbench_r1.types import FinishReason, Question
+from seedbench_r1.types import Question
+from trainers.groups import Rollout
+
+_BETWEEN = re.compile(r"</think>\s*<answer>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +24,21 @@ class Reward:
     format: float  # 1.0 if the text is one think block, one answer block and nothing else
 
 
-def reward(question: Question, text: str, finish_reason: FinishReason = "stop") -> Reward:
+def reward(question: Question, rollout: Rollout, rules: Literal["evaluation", "script"] = "evaluation") -> Reward:
     """Accuracy and format reward of one completion."""
-    parsed = parse_response(text, question.options)
-    return Reward(float(score(question, parsed, finish_reason).correct), float(parsed.format_ok))
+    if rules == "script":
+        return script_reward(question, rollout.opened + rollout.text)
+    parsed = parse_response(rollout.text, question.options, opened=rollout.opened)
+    return Reward(float(score(question, parsed, rollout.finish_reason).correct), float(parsed.format_ok))
+
+
+def script_reward(question: Question, text: str) -> Reward:
+    """The rewards of GRPO-CARE's `grpo.py` at b0628fc.
+
+    Accurate: the stripped content of the first <answer>...</answer> is the gold letter. Well formed: the text begins
+    with <think>, ends with </answer>, and </think> and <answer> stand next to each other somewhere in between, whatever
+    else there is; space around the whole is not allowed.
+    """
+    inner = text[len("<think>") : -len("</answer>")]
+    well_formed = text.startswith("<think>") and text.endswith("</answer>") and _BETWEEN.search(inner) is not None
+    return Reward(float(first_block(text, "answer") == question.gold), float(well_formed))

@@ -92,7 +92,9 @@ class BuiltinSampler:
             text = processor.tokenizer.decode(ids, skip_special_tokens=True)
             # The loss is on the end token too: a policy learns when to stop. decode leaves it out of token_ids.
             ended = () if completion.end_token is None else (completion.end_token,)
-            found[completion.question_id, completion.k] = Rollout((*ids, *ended), text, completion.finish_reason)
+            found[completion.question_id, completion.k] = Rollout(
+                (*ids, *ended), text, completion.finish_reason, opened=processor.opened
+            )
         return [
             Group(example, tuple(found[example.question.question_id, k] for k in range(config.num_generations)))
             for example in batch

@@ -149,9 +149,10 @@ class VllmSampler:
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a rollout with {completion.finish_reason!r}")
         ids, ended = tuple(completion.token_ids), completion.finish_reason == "stop"
-        text = self._policy.processor.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+        processor = self._policy.processor
+        text = processor.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
         logprobs = tuple(entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True))
-        return Rollout(ids, text, "stop" if ended else "length", logprobs)
+        return Rollout(ids, text, "stop" if ended else "length", logprobs, processor.opened)
 
 
 def merged_parameters(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:

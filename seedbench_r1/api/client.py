@@ -290,8 +290,13 @@ def read_reply(text: str, latency_s: float) -> Reply:
         choice = value["choices"][0]
         message, usage = choice["message"], value["usage"]
         content = message["content"]
-        if content is None:  # a refusal, or the limit came while the model was still reasoning out of sight
+        if content is None:  # a refusal, or the limit came while the model was still reasoning
             content = message.get("refusal") or ""
+        # Servers that part thoughts from answers; vLLM calls the field `reasoning` since 0.12.
+        thoughts = message.get("reasoning_content") or message.get("reasoning")
+        if isinstance(thoughts, str) and thoughts:
+            cut = choice["finish_reason"] == "length" and not content
+            content = f"<think>{thoughts}{'' if cut else '</think>'}{content}"
         reply = Reply(
             text=content,
             finish_reason=choice["finish_reason"],

@@ -20,6 +20,7 @@ from seedbench_r1.backends.base import Result
 from seedbench_r1.config import OPENAI_BASE_URL, EvalConfig
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
+from seedbench_r1.parsing import assumed_opening
 from seedbench_r1.types import (
     ApiVideo,
     Failure,
@@ -263,6 +264,8 @@ def to_generation(reply: Reply, *, logprobs: bool = False) -> Generation | Failu
         n_tokens=reply.n_tokens,
         latency_s=reply.latency_s,
         logprobs=reply.logprobs if logprobs else None,
+        # The prompt was made by the server; what it opened shows only in what the model closes.
+        opened=assumed_opening(reply.text),
     )
 
 

@@ -143,6 +143,7 @@ class TransformersBackend:
                     n_tokens=len(completion.token_ids),
                     latency_s=time.perf_counter() - started,
                     logprobs=tuple(completion.logprobs) if sampling.logprobs else None,
+                    opened=self.processor.opened,
                 ),
             )
 

@@ -194,4 +194,5 @@ class VllmBackend:
             n_tokens=len(tokens),
             latency_s=time.perf_counter() - finished.started,
             logprobs=tuple(logprobs) if sampling.logprobs else None,
+            opened=self.processor.opened,
         )

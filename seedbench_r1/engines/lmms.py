@@ -34,7 +34,7 @@ from seedbench_r1.engines.lmms_process import (
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import write_text
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, model_name
-from seedbench_r1.parsing import PARSER_VERSION
+from seedbench_r1.parsing import PARSER_VERSION, assumed_opening
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, prompt_file_table
 from seedbench_r1.runs.directory import utc_now
 from seedbench_r1.runs.records import question_line
@@ -232,6 +232,7 @@ def _generation(sample: dict[str, Any], sampling: SamplingConfig) -> Generation 
         n_prompt_tokens=counts.get("input_tokens") or 0,
         n_tokens=n_tokens or 0,
         latency_s=0.0,
+        opened=assumed_opening(sample["raw_text"]),
     )
 
 

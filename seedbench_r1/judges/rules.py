@@ -7,9 +7,12 @@ by its text, without a negation in the same clause. No such sentence: undecided.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate, chain
 
-from seedbench_r1.types import LETTERS, Letter
+from seedbench_r1.types import LETTERS
 
 RULES_VERSION = 1  # part of the judge id
 
@@ -36,51 +39,97 @@ _LETTER_FORMS = (
 _CLAUSE_END = re.compile(r",|\bbut\b|\bwhile\b|\bwhereas\b|\band then\b")
 _ARTICLE = re.compile(r"\b(?:the|a|an)\b\s*")
 _SPACE = re.compile(r"\s+")
+_BLANKS = re.compile(r"[^\S\n]+")
 
 
 def settled_option(reasoning: str, options: Sequence[str]) -> str | None:
-    """The option that the reasoning settles on: its last unambiguous endorsement by letter or by text; None: none."""
+    """The option that the reasoning settles on: its last unambiguous endorsement by letter or by text; None: none.
+
+    Linear in the length of the reasoning: models that are caught in a loop write tens of thousands of characters.
+    """
     texts = [_plain(option) for option in options]
-    for sentence in reversed(_SENTENCE.split(reasoning.strip())):
-        mentions = _by_letter(sentence) + _by_text(sentence, texts)
-        named = {letter for letter, clause in mentions if not _NEGATION.search(clause)}
+    # Runs of space would be read again and again by the forms below.
+    for sentence in reversed(_SENTENCE.split(_BLANKS.sub(" ", reasoning).strip())):
+        named: set[str] = set()
+        for letter in chain(_by_letter(sentence), _by_text(sentence, texts)):
+            named.add(letter)
+            if len(named) > 1:
+                break
         if len(named) == 1:
             return named.pop()
     return None
 
 
-def _by_letter(sentence: str) -> list[tuple[Letter, str]]:
-    """(letter, its clause) for every letter that is meant as one."""
-    found = []
+class _Clauses:
+    """A sentence between commas, "but", "while" and the like, and where in it something is negated."""
+
+    def __init__(self, sentence: str) -> None:
+        self._sentence = sentence
+
+    @cached_property
+    def _bounds(self) -> tuple[list[int], list[int]]:
+        ends = [match.span() for match in _CLAUSE_END.finditer(self._sentence)]
+        return [0, *(end for _, end in ends)], [*(start for start, _ in ends), len(self._sentence)]
+
+    @cached_property
+    def _negations(self) -> list[tuple[int, int]]:
+        return [match.span() for match in _NEGATION.finditer(self._sentence)]
+
+    def negates(self, start: int, end: int) -> bool:
+        """Whether the clause around start..end, what is named itself left out, holds a negation."""
+        starts, ends = self._bounds
+        first, last = starts[bisect_right(starts, start) - 1], ends[bisect_left(ends, end)]
+        before = bisect_left(self._negations, (first,))
+        after = bisect_left(self._negations, (end,))
+        return any(
+            place < len(self._negations) and low <= self._negations[place][0] and self._negations[place][1] <= high
+            for place, low, high in ((before, first, start), (after, end, last))
+        )
+
+
+def _by_letter(sentence: str) -> Iterator[str]:
+    """Every letter that is meant as one and endorsed."""
+    clauses = _Clauses(sentence)
+    found: set[str] = set()
     for form in _LETTER_FORMS:
         for match in form.finditer(sentence):
-            letter = LETTERS["ABCD".index(match.group(1).upper())]
-            found.append((letter, _clause(sentence, match.start(1), match.end(1))))
-    return found
+            letter = match.group(1).upper()
+            if letter not in found and not clauses.negates(*match.span(1)):
+                found.add(letter)
+                yield letter
 
 
-def _by_text(sentence: str, texts: Sequence[str]) -> list[tuple[Letter, str]]:
-    """(letter, its clause) for every option text in the sentence, but for one inside a longer one."""
+def _by_text(sentence: str, texts: Sequence[str]) -> Iterator[str]:
+    """The letter of every option whose text is in the sentence, but for one inside a longer one, and endorsed."""
     plain = _plain(sentence)
-    found = []
-    found_at: list[tuple[int, int]] = []
+    clauses = _Clauses(plain)
+    longer: list[tuple[int, int]] = []  # where longer options stand
     # Longest first: "open the box lid" must not also count as "open the box".
     for place in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
         text = texts[place]
         # Options that are equal cannot be distinguished by their text.
         if not text or texts.count(text) > 1:
             continue
-        for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", plain):
-            if any(start <= match.start() and match.end() <= end for start, end in found_at):
-                continue
-            found_at.append(match.span())
-            found.append((LETTERS[place], _clause(plain, *match.span())))
-    return found
+        covered = _Cover(longer)
+        spans = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", plain)]
+        spans = [span for span in spans if not covered.contains(*span)]
+        longer += spans
+        if any(not clauses.negates(*span) for span in spans):
+            yield LETTERS[place]
 
 
-def _clause(sentence: str, start: int, end: int) -> str:
-    """The sentence around start..end, between commas, "but", "while" and the like; what is named itself left out."""
-    return _CLAUSE_END.split(sentence[:start])[-1] + " " + _CLAUSE_END.split(sentence[end:])[0]
+class _Cover:
+    """Spans of text, asked whether one of them contains another span."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        ordered = sorted(spans)
+        self._starts = [start for start, _ in ordered]
+        # The furthest end among all spans that start no later.
+        self._ends = list(accumulate((end for _, end in ordered), max))
+
+    def contains(self, start: int, end: int) -> bool:
+        place = bisect_right(self._starts, start) - 1
+        return place >= 0 and self._ends[place] >= end
 
 
 def _plain(text: str) -> str:

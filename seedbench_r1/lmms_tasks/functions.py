@@ -12,7 +12,7 @@ from PIL import Image
 from leaderboards.exports.lmms_results import sample_metrics
 from leaderboards.stats import design_effect
 from seedbench_r1.files import JsonObject
-from seedbench_r1.parsing import parse_response
+from seedbench_r1.parsing import assumed_opening, parse_response
 from seedbench_r1.prompts import build_messages
 from seedbench_r1.runs.records import question_from_json
 from seedbench_r1.scoring import score
@@ -67,7 +67,8 @@ def process_results(doc: Document, results: Sequence[str]) -> dict[str, object]:
     question = question_from_json(doc)
     # Our tasks ask once for each document.
     text = results[0]
-    parsed = parse_response(text, question.options)
+    # lmms-eval hands on the completion alone, not what the model's template opened.
+    parsed = parse_response(text, question.options, opened=assumed_opening(text))
     return sample_metrics(question, parsed, score(question, parsed)) | {"raw_text": text}
 
 

@@ -60,7 +60,9 @@ class QwenProcessor:
 
     layout: VisionLayout
     tokenizer: Any  # a transformers tokenizer
-    renderer: Any  # the object whose apply_chat_template holds the checkpoint's template
+    renderer: Any  # a transformers processor, or what has its apply_chat_template
+    chat_template: str | None  # what it is given; None: it has its own
+    opened: str  # what the template opens in the assistant's turn beyond its header, e.g. "<think>\n"
     context: int  # longest prompt plus completion, in tokens
     forbidden_ids: tuple[int, ...]  # vision tokens, which no completion may contain
 
@@ -111,13 +113,36 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
         video_std=tuple(video.image_std),
     )
     known = tokenizer.get_vocab()
+    # Qwen's own fine-tuning script saves a tokenizer, and with it the only copy of the template.
+    template = getattr(loaded, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    if not template:
+        raise ConfigError(
+            f"{model} has no chat template: neither chat_template.jinja, chat_template.json nor tokenizer_config.json "
+            f"holds one. Fix: copy the base model's chat_template.json there, or --processor BASE_MODEL."
+        )
     return QwenProcessor(
         layout=layout,
         tokenizer=tokenizer,
         renderer=loaded,
+        chat_template=template,
+        opened=opened_by_template(loaded, template),
         context=config.get_text_config().max_position_embeddings,
         forbidden_ids=tuple(known[mark] for mark in VISION_MARKS if mark in known),
     )
+
+
+def opened_by_template(renderer: Any, chat_template: str | None) -> str:  # noqa: ANN401  # untyped in transformers
+    """The thoughts that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty."""
+    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    asked, answering = (
+        renderer.apply_chat_template(
+            messages, chat_template=chat_template, tokenize=False, add_generation_prompt=generation
+        )
+        for generation in (False, True)
+    )
+    turn: str = answering[len(asked) :] if answering.startswith(asked) else answering.rpartition("?")[2]
+    place = turn.rfind("<think>")
+    return "" if place < 0 or "</think>" in turn[place:] else turn[place:]
 
 
 def frames_to_patches(
@@ -276,7 +301,9 @@ def render_prompt(request: Request, processor: QwenProcessor) -> str:
     Raises ValueError if the placeholders are not those of the request's media (a question's text may hold one too).
     """
     messages = [dict(message) for message in request.messages]
-    text: str = processor.renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text: str = processor.renderer.apply_chat_template(
+        messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+    )
     expected = (int(request.image is not None), int(request.frames is not None))
     found = (text.count("<|image_pad|>"), text.count("<|video_pad|>"))
     if found != expected:

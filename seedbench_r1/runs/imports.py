@@ -16,7 +16,7 @@ from pathlib import Path
 from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import JsonObject
-from seedbench_r1.parsing import PARSER_VERSION
+from seedbench_r1.parsing import PARSER_VERSION, assumed_opening
 from seedbench_r1.questions import annotation_path, file_sha256, load_annotations
 from seedbench_r1.runs.directory import RunDir, run_directory, utc_now
 from seedbench_r1.runs.records import SCHEMA
@@ -259,7 +259,8 @@ def _import_answer(run: RunDir, questions: dict[str, Question], answer: Imported
     if answer.question_id in run.records():
         report.duplicates.append(answer.question_id)
         return
-    generation = Generation(answer.text, (), "stop", n_prompt_tokens=None, n_tokens=None, latency_s=None)
+    unknown: dict[str, None] = dict.fromkeys(("n_prompt_tokens", "n_tokens", "latency_s"))
+    generation = Generation(answer.text, (), "stop", **unknown, opened=assumed_opening(answer.text))
     record = to_record(question, generation)
     run.append(record)
     report.imported += 1

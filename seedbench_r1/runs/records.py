@@ -48,6 +48,8 @@ def record_line(record: RunRecord) -> str:
     if record.generation is not None:
         for name in ("token_ids", "logprobs"):
             del value["generation"][name]
+        if not record.generation.opened:
+            del value["generation"]["opened"]
         if record.generation.latency_s is not None:
             value["generation"]["latency_s"] = round(record.generation.latency_s, 4)
     # `domain` is written even if null, for readers that take it for granted.

@@ -11,38 +11,52 @@ from fractions import Fraction
 
 import numpy as np
 
-from seedbench_r1.parsing import first_block, parse_response, plain, read_choice
+from seedbench_r1.parsing import answer_field, lead_in, parse_response, plain, read_choice, without_wrapping
 from seedbench_r1.scoring import outcome
 from seedbench_r1.types import FinishReason, Kind, ParsedResponse, Question, Score
 
-SCORER_VERSION = 1  # part of the protocol id: raise it whenever a response can get another score
+SCORER_VERSION = 2  # part of the protocol id: raise it whenever a response can get another score
 
 # VSI-Bench's thresholds (arXiv 2412.14171, section 3): 0.5, 0.55, ..., 0.95
 THRESHOLDS = tuple(Fraction(k, 20) for k in range(10, 20))
 
-_UNITS = (
-    r"%|°|degrees?|(?:square |cubic )?(?:m|cm|mm|km|met(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|"
-    r"kilomet(?:er|re)s?|ft|feet|foot|in|inch|inches)[²³]?|s|secs?|seconds?|mins?|minutes?|hours?|times?"
+_WORDS = re.findall(
+    r"\w+",
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty",
 )
-_DIGITS = r"[+-]?(?:(?:\d{1,3}(?:,\d{3}){1,12}|\d{1,40})(?:\.\d{1,40})?|\.\d{1,40})(?:e[+-]?\d{1,2})?"
-_NUMBER = re.compile(rf"({_DIGITS})(?:\s*(?:{_UNITS}))?\.?", re.IGNORECASE | re.ASCII)
+_OTHER_NUMBERS = re.findall(
+    r"\w+", "hundred thousand million billion k dozen half quarter point plus minus or and to st nd rd th"
+)
+_NO_NOUNS = frozenset([*_WORDS, *_OTHER_NUMBERS])
+_DIGITS = r"[+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3}){1,12}|[0-9]{1,40})(?:\.[0-9]{1,40})?|\.[0-9]{1,40})(?:e[+-]?[0-9]{1,2})?"
+# One unit or noun: "m", "sq. m", "square feet", "m^2", "m/s", "°C", "%", "chairs", "米"
+_UNIT = (
+    r"(?:%|°|[²³]|(?:(?:square|cubic|sq|cu)\.?\s)?°?[^\W\d_]{1,20}(?:\.|\^?[23²³])?"
+    r"(?:/[^\W\d_]{1,12}(?:\^?[23²³])?)?(?:\ssquared)?)"
+)
+_NUMBER = re.compile(
+    rf"(?:(?:~|≈|about|around|approximately|approx\.?|roughly)\s*)?[$€£¥]?\s?(?P<number>{_DIGITS}|(?:{'|'.join(_WORDS)})\b)"
+    rf"(?:\s?[€£¥]|\s*(?P<unit>{_UNIT}))?",
+    re.IGNORECASE,
+)
 
 
-def parse(text: str, question: Question) -> ParsedResponse:
+def parse(text: str, question: Question, opened: str = "") -> ParsedResponse:
     """Read one response: choices by the parsing law with as many letters as options, numbers by read_number.
 
-    Without an answer tag a choice must be a bare letter and a number a bare number; texts need the tag.
+    Without an answer tag a number must be the last line, bare or led in as a letter is; texts need the tag.
     """
-    common = parse_response(text)
-    content = first_block(text, "answer")
-    answer: str | None
+    common = parse_response(text, opened=opened)
+    whole = opened + text
     if question.kind == "choice":
-        answer = read_choice(text, question.options, question.letters)
-    elif question.kind in ("numerical", "regression"):
-        # A unit is allowed in the tag only: a sentence that happens to end in "5 m" is no answer.
-        answer = _number_text(text if content is None else content, units=content is not None)
-    else:
-        answer = content or None
+        return replace(common, answer=read_choice(whole, question.options, question.letters))
+    field = answer_field(whole)
+    answer: str | None = None
+    if field is not None and question.kind in ("numerical", "regression"):
+        answer = _number_text(field.text) if field.tagged else _number_of_last_line(field.text)
+    elif field is not None and field.tagged:
+        answer = field.text
     return replace(common, answer=answer)
 
 
@@ -71,22 +85,38 @@ def credit(kind: Kind, answer: str, gold: str) -> float:
     return mean_relative_accuracy(value, wanted)
 
 
-def read_number(text: str, *, units: bool = True) -> Fraction | None:
-    """The one number that a text consists of, exactly; None if it is anything else.
+def read_number(text: str) -> Fraction | None:
+    """The one number that a text states, exactly; None if it is anything else, two numbers among it.
 
-    Markdown emphasis, outer space, one final full stop and (with units) a unit behind it do not matter; commas may
-    only group thousands. Nothing is converted: "250 cm" is 250.
+    Led in or not ("The answer is 4"), in digits or words up to twenty, with one unit or noun behind it ("4 chairs"),
+    "~" or a currency before it. Commas may only group thousands. Nothing is converted: "250 cm" is 250.
     """
-    found = _number_text(text, units=units)
+    found = _number_text(text)
     return None if found is None else Fraction(Decimal(found.replace(",", "")))
 
 
-def _number_text(text: str, *, units: bool) -> str | None:
+def _number_text(text: str) -> str | None:
+    """The number in digits as written, commas included; a number word in digits."""
     bare = plain(text)
+    bare = without_wrapping(bare[len(lead_in(bare)) :])
     match = _NUMBER.fullmatch(bare)
-    if match is None or not (units or bare.removesuffix(".") == match.group(1)):
+    if match is None:
         return None
-    return match.group(1)
+    number, unit = match.group("number").lower(), (match.group("unit") or "").lower()
+    # "four five" holds two numbers; "4 million" and "4th" are other ones.
+    if unit in _NO_NOUNS:
+        return None
+    return str(_WORDS.index(number)) if number in _WORDS else match.group("number")
+
+
+def _number_of_last_line(text: str) -> str | None:
+    """Outside of a tag a unit needs words that lead in: a sentence may happen to end in a line "5 m"."""
+    lines = [line for line in plain(text).split("\n") if line.strip()]
+    if not lines:
+        return None
+    found = _number_text(lines[-1])
+    led = lead_in(lines[-1].strip())
+    return found if led or found == without_wrapping(lines[-1]) else None
 
 
 def mean_relative_accuracy(value: Fraction, gold: Fraction) -> float:

@@ -1,6 +1,8 @@
 """Bonus, likelihood, advantages, loss: hand-worked numbers, brute force in float64, and what must never happen."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from seedbench_r1.questions import load_annotations
 from tests.rows import evaluation_row, write_rows
 from trainers.advantages import group_advantages
 from trainers.consistency import accurate_rollouts, answer_likelihood, answer_span, consistency_bonus, dense_bonus
+from trainers.groups import Rollout
 from trainers.loss import policy_loss, token_kl
 from trainers.rewards import Reward, reward
 
@@ -129,11 +132,12 @@ def tokenizer(tmp_path_factory):
         ("<think>so</think><answer>A</answer>", "A"),
         ("<think>so</think><answer> B \n</answer><|im_end|>", "B"),
         ("<answer>wash the cup</answer> <answer>B</answer>", "wash the cup"),
-        ("<think><answer>C</answer></think><answer>B</answer>", "C"),
+        ("<think><answer>C</answer></think><answer>B</answer>", "B"),
+        ("<think>in <answer> </answer></think><answer>B</answer>", "B"),
         ("<answer>日本 ünï</answer>", "日本 ünï"),
     ],
 )
-def test_the_span_covers_the_stripped_content_of_the_first_tag(tokenizer, text, content):
+def test_the_span_covers_the_stripped_content_of_the_tag_that_is_read(tokenizer, text, content):
     ids = tokenizer(text)["input_ids"]
     start, end = answer_span(tokenizer, ids)
     covered = tokenizer.decode(ids[start:end])
@@ -232,11 +236,33 @@ def test_an_empty_rollout_adds_nothing_and_nothing_is_nan():
 )
 def test_rewards_are_the_evaluations_own(tmp_path, text, expected):
     (question,) = load_annotations(write_rows(tmp_path / "a.jsonl", [evaluation_row()]), tmp_path, "L1")
-    assert reward(question, text) == expected
+    assert reward(question, Rollout((), text, "stop")) == expected
+
+
+SCRIPT = [json.loads(line) for line in (Path(__file__).parent / "script_rewards.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", SCRIPT, ids=lambda case: case["text"])
+def test_script_rewards_are_the_authors(tmp_path, case):
+    """The expected values were computed with the two reward functions of GRPO-CARE at b0628fc."""
+    (question,) = load_annotations(
+        write_rows(tmp_path / "a.jsonl", [evaluation_row(golden_choice_idx="B")]), tmp_path, "L1"
+    )
+    found = reward(question, Rollout((), case["text"], "stop"), "script")
+    assert found == Reward(case["reference_accuracy"], case["reference_format"])
+
+
+def test_rewards_know_what_the_template_opened(tmp_path):
+    (question,) = load_annotations(write_rows(tmp_path / "a.jsonl", [evaluation_row()]), tmp_path, "L1")
+    text = f"so it is</think><answer>{question.gold}</answer>"
+    for rules in ("evaluation", "script"):
+        assert reward(question, Rollout((), text, "stop", opened="<think>\n"), rules) == Reward(1.0, 1.0)
+        assert reward(question, Rollout((), text, "stop"), rules) == Reward(1.0, 0.0)
 
 
 def test_an_option_whose_text_is_another_options_counts_by_its_letter_alone(tmp_path):
     rows = [evaluation_row(0, choice_a="cup", choice_b="cup", choice_c="jar", choice_d="box", golden_choice_idx="B")]
     (question,) = load_annotations(write_rows(tmp_path / "a.jsonl", rows), tmp_path, "L1")
     for answer, accuracy in (("B", 1.0), ("B. cup", 1.0), ("A", 0.0), ("cup", 0.0), ("jar", 0.0)):
-        assert reward(question, f"<think></think><answer>{answer}</answer>") == Reward(accuracy, 1.0)
+        rollout = Rollout((), f"<think></think><answer>{answer}</answer>", "stop")
+        assert reward(question, rollout) == Reward(accuracy, 1.0)

@@ -145,8 +145,8 @@ def test_gradients_are_clipped_and_a_broken_step_is_not_taken(tmp_path):
 
 
 def rollout(**changes):
-    base = {"text": "<think>a b c d</think><answer>A</answer>", "finish_reason": "stop", "tokens": 10, "reward": 1.0}
-    base |= {"accuracy": 0.0, "format": 1.0, "bonus": 0.0, "likelihood": None, "advantage": 0.0}
+    base = {"text": "<think>a b c d</think><answer>A</answer>", "opened": "", "finish_reason": "stop", "tokens": 10}
+    base |= {"reward": 1.0, "accuracy": 0.0, "format": 1.0, "bonus": 0.0, "likelihood": None, "advantage": 0.0}
     return base | changes
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_an_option_inside_a_longer_one_is_not_meant():
     options = ("open the drawer", "open the drawer slowly", "x", "y")
     assert settled_option("So open the drawer slowly.", options) == "B"
     assert settled_option("So open the drawer.", options) == "A"
+
+
+@pytest.mark.parametrize("unit", ["A or B ", "not A ", "wash the cup ", "option ", "(A)", "but ", "so ", " ", "A.\n"])
+def test_the_rules_judge_reads_a_loop_in_linear_time(unit):
+    """A model that is caught in a loop writes on to the limit; quadratic, 64,000 characters took 286 s."""
+    began = time.process_time()
+    settled_option("option" + unit * (64_000 // len(unit)) + "x", OPTIONS)
+    assert time.process_time() - began < 1.0
+
+
+def test_the_rules_judge_negates_within_the_clause_only():
+    assert settled_option("Not A, but B is right", OPTIONS) == "B"
+    assert settled_option("(A) was already done and (B) is not", OPTIONS) is None
+    assert settled_option("So not (A), (B)", OPTIONS) == "B"
 
 
 def test_the_rules_agree_with_the_truth_where_it_is_known(tmp_path):

@@ -67,12 +67,11 @@ def test_every_letter_up_to_the_last_is_read_and_none_beyond(n):
 def test_four_options_are_read_by_the_golden_table(case):
     options = case["options"] or [f"option {k}" for k in "1234"]
     expected = case["answer"] if case["options"] else parse_response(case["text"], options).answer
-    assert kinds.parse(case["text"], asked("choice", options=tuple(options))).answer == expected
+    question = asked("choice", options=tuple(options))
+    assert kinds.parse(case["text"], question, case.get("opened", "")).answer == expected
 
 
-@pytest.mark.parametrize(
-    "sign", ["\u0131", "\u0130", "\u212a"]
-)  # dotless i, dotted I, Kelvin: alike when case is ignored
+@pytest.mark.parametrize("sign", ["\u0131", "\u0130"])  # dotless i, dotted I: alike when case is ignored
 def test_look_alikes_of_letters_are_no_letters(sign):
     letters = "ABCDEFGHIJK"
     assert read_choice(tagged(sign), [str(k) for k in range(11)], letters) is None
@@ -100,16 +99,47 @@ def test_look_alikes_of_letters_are_no_letters(sign):
         ("", None),
         (".", None),
         ("-", None),
-        ("four", None),
+        ("four", 4),
+        ("Seventeen steps", 17),
+        ("twenty", 20),
+        ("twenty-one", None),
+        ("four five", None),
+        ("4 chairs", 4),
+        ("There are 4 chairs.", None),
+        ("The answer is 4 chairs.", 4),
+        ("4 chairs and tables", None),
+        ("4 (four)", None),
+        ("\\boxed{4}", 4),
+        ("$\\boxed{4}$", 4),
+        ("`4`", 4),
+        ("\uff14", 4),
+        ("4\u7c73", 4),
+        ("4 sq. m", 4),
+        ("4 m^2", 4),
+        ("4 m/s", 4),
+        ("3.5 \u00b0C", Fraction(7, 2)),
+        ("12.5 meters squared", Fraction(25, 2)),
+        ("4th", None),
+        ("4 thousand", None),
+        ("5k", None),
+        ("4 to 5", None),
+        ("4 x 5", None),
+        ("4.5.6", None),
+        ("1,00", None),
         ("3,5", None),
         ("1,2345", None),
         ("12,34", None),
         ("3..", None),
         ("3 or 4", None),
         ("3-4", None),
-        ("about 3", None),
+        ("about 3", 3),
+        ("~3", 3),
+        ("\u22483 m", 3),
         ("3 million", None),
-        ("$4", None),
+        ("$4", 4),
+        ("$4$", 4),
+        ("4\u20ac", 4),
+        ("$3 or $4", None),
         ("1/2", None),
         ("nan", None),
         ("inf", None),
@@ -122,11 +152,34 @@ def test_numbers(text, value):
     assert read_number(text) == value
 
 
-@given(st.text("0123456789.,+-e %m*", max_size=14))
-def test_what_is_read_as_a_number_without_a_unit_is_one_for_python_too(text):
-    value = read_number(text, units=False)
-    if value is not None:
-        assert float(value) == pytest.approx(float(text.replace(",", "").replace("*", "").strip().removesuffix(".")))
+@given(st.text("0123456789.,+-e *", max_size=14))
+def test_what_is_read_as_a_bare_number_is_one_for_python_too(text):
+    answer = kinds.parse(text, asked("regression")).answer
+    if answer is not None:
+        assert float(answer.replace(",", "")) == pytest.approx(
+            float(text.replace(",", "").replace("*", "").strip().removesuffix("."))
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>r</think>\n\n4", "4"),
+        ("<think>r</think>\nThere are some.\nThe answer is 4 chairs.", "4"),
+        ("<think>r</think>\nThe table is wide.\n5 m", None),
+        ("The answer is 4.", "4"),
+        ("There are 4", None),
+        ("<think>4", None),
+        ("<think>r</think><answer>4", None),
+    ],
+)
+def test_numbers_outside_of_a_tag(text, answer):
+    assert kinds.parse(text, asked("regression")).answer == answer
+
+
+def test_texts_are_read_from_the_tag_after_the_thoughts_only():
+    assert kinds.parse("r <answer>x</answer></think><answer>EXIT</answer>", asked("ocr"), "<think>\n").answer == "EXIT"
+    assert kinds.parse("<think>r</think>EXIT", asked("ocr")).answer is None
 
 
 @pytest.mark.parametrize(

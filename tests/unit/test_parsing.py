@@ -17,7 +17,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["text"][:40])
 def test_golden_table(case):
-    parsed = parse_response(case["text"], case["options"])
+    parsed = parse_response(case["text"], case["options"], opened=case.get("opened", ""))
     assert parsed.answer == case["answer"], case["source"]
     assert parsed.answer_text == case["answer_text"]
     assert parsed.format_ok is case["format_ok"]
@@ -25,8 +25,10 @@ def test_golden_table(case):
 
 
 def test_the_table_is_large_and_sourced():
-    assert len(CASES) >= 60
+    assert len(CASES) >= 220
     assert all(case["source"] for case in CASES)
+    assert sum(case["answer"] is None for case in CASES) >= 40
+    assert sum(not case["text"].isascii() for case in CASES) >= 30
 
 
 PIECES = st.lists(
