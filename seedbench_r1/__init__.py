@@ -28,7 +28,7 @@ _HOMES = {
         "seedbench_r1.types",
     ),
     "parse_response": "seedbench_r1.parsing",
-    "score": "seedbench_r1.scoring",
+    "score": "seedbench_r1.kinds",
     "choose_frames": "seedbench_r1.media.frames",
     **dict.fromkeys(("consistency_bonus", "answer_span", "answer_likelihood"), "trainers.consistency"),
     "group_advantages": "trainers.advantages",

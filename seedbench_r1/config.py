@@ -26,7 +26,6 @@ from seedbench_r1.options import (
     setting,
     settings_of,
 )
-from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
 from seedbench_r1.types import LEVELS, PIXELS, ApiVideo, SamplingConfig, Template, VideoConfig, to_json
 
@@ -173,16 +172,17 @@ def protocol_id(
     transport: Mapping[str, Any] | None = None,
     scorer: int | None = None,
 ) -> str:
-    """First 8 hex digits of the hash of all that can change a number, but for the model, the data and the seed.
+    """First 8 hex digits of the hash of all that can change an answer, but for the model, the data and the seed.
 
     transport: how pixels travel to an API model; None where they do not travel.
-    scorer: version of the transfer suite's scores; None for SEED-Bench-R1, whose parser says it all.
+    scorer: a number that the suite adds (Suite.scorer).
     """
     # What does not change the distribution of answers stays outside: the seed, and what is returned besides.
     sampled = to_json(sampling)
     for name in ("seed", "logprobs"):
         del sampled[name]
-    parts = {"template": to_json(template), "video": to_json(video), "sampling": sampled, "parser": PARSER_VERSION}
+    # The first parser's number for ever: answers are read anew whenever a run is, so that runs of all versions compare.
+    parts = {"template": to_json(template), "video": to_json(video), "sampling": sampled, "parser": 1}
     if transport is not None:
         parts["transport"] = dict(transport)
     if scorer is not None:

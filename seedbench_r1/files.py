@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError, ResourceError, SeedBenchError
+from seedbench_r1.typed_json import parse_json
 
 # At most this much is lost when the power goes; a killed process loses nothing.
 FSYNC_EVERY_S = 1.0
@@ -96,7 +97,7 @@ class AppendFile:
 def read_json_object(path: Path, kind: type[SeedBenchError]) -> JsonObject:
     """The JSON object in a file. Raises an error of the given kind if it cannot be read or holds something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise kind(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(value, dict):

@@ -13,9 +13,10 @@ from functools import lru_cache
 
 from seedbench_r1.types import LETTERS, ParsedResponse
 
-PARSER_VERSION = 2  # part of the protocol id: raise it whenever a text can be read differently
+PARSER_VERSION = 2  # raise it whenever a text can be read differently
 THINK = "<think>\n"  # what templates of thinking models open in the assistant's turn
 
+_AS_ASKED = re.compile(r"\s*+<think>([^<]*+)</think>\s*+<answer>\s*+([A-Z])\s*+</answer>\s*+")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _STOPS = ".。!"
 
@@ -83,21 +84,28 @@ def _forms(last: str) -> _Forms:
     )
 
 
-def parse_response(text: str, options: Sequence[str] | None = None, *, opened: str = "") -> ParsedResponse:
+def parse_response(
+    text: str, options: Sequence[str] | None = None, letters: Sequence[str] = LETTERS, *, opened: str = ""
+) -> ParsedResponse:
     """Read one response.
 
     Args:
         text: the completion, untouched.
-        options: the four option texts in the order shown; without them an answer given by its text is not read.
+        options: the option texts in the order shown; without them an answer given by its text is not read.
+        letters: those of the options: "A", "B", ... without a gap, at most to "Z".
         opened: what the prompt had opened in the assistant's turn, e.g. THINK.
 
     Returns:
         answer is None whenever the text does not commit to exactly one option.
     """
     whole = opened + text
+    plainly = _AS_ASKED.fullmatch(whole)
+    # Nearly all responses have this form, and reports read a hundred thousand.
+    if plainly is not None and (answer := plainly.group(2)) in letters:
+        return ParsedResponse(plainly.group(1).strip(), answer, answer, format_ok=True)
     return ParsedResponse(
         reasoning=first_block(whole, "think"),
-        answer=read_choice(whole, options),
+        answer=read_choice(whole, options, letters),
         answer_text=strict_answer(text),
         format_ok=_format_ok(whole),
     )

@@ -6,7 +6,6 @@ The schema is that of huggingface.co/datasets/TencentARC/SEED-Bench-R1 (docs/dat
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import DataError
+from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, ProgressStep, Question, Source
 
 ANNOTATION_FILES = {level: f"validation_{level}.jsonl" for level in LEVELS}
@@ -158,10 +158,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
+            row = parse_json(text)
+        except ValueError as error:
             hint = " This is a Git LFS pointer, not the file: fetch it." if text.startswith("version https") else ""
-            raise DataError(f"{path}:{number}: not valid JSON ({error.msg}).{hint}") from error
+            raise DataError(f"{path}:{number}: not valid JSON ({error}).{hint}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}.")
         yield number, row

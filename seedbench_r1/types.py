@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from seedbench_r1.options import setting
+from seedbench_r1.typed_json import Range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,9 @@ FinishReason = Literal["stop", "length"]
 FailureKind = Literal["media_error", "backend_error", "timeout"]
 Reader = Literal["decord", "pyav", "torchcodec"]
 ApiVideo = Literal["images", "video"]
+Count = Annotated[int, Range(0, 2**31 - 1)]
+Credit = Annotated[float, Range(0, 1)]
+Seconds = Annotated[float, Range(0, 1e9)]
 
 LETTERS: tuple[Letter, ...] = ("A", "B", "C", "D")
 LEVELS: tuple[str, ...] = ("L1", "L2", "L3")
@@ -166,9 +170,9 @@ class Generation:
     text: str
     token_ids: tuple[int, ...]  # without the end-of-text token; empty when read back from a run directory
     finish_reason: FinishReason
-    n_prompt_tokens: int | None  # None here and below: an imported answer whose source does not say
-    n_tokens: int | None  # generated, the end-of-text token not counted
-    latency_s: float | None  # from handing the request to the model until its last token
+    n_prompt_tokens: Count | None  # None here and below: an imported answer whose source does not say
+    n_tokens: Count | None  # generated, the end-of-text token not counted
+    latency_s: Seconds | None  # from handing the request to the model until its last token
     logprobs: tuple[float, ...] | None = None  # natural log, of token_ids, before temperature and filters
     opened: str = ""  # what the prompt had opened in the assistant's turn, e.g. "<think>\n"; no part of the text
 
@@ -196,8 +200,8 @@ class Score:
     """Judgement of one response against the annotation, by our rule and by the reference's. Credits are 0 to 1."""
 
     outcome: Outcome
-    credit: float  # 0 or 1 for choices and numbers, in between for OCR, free-form and regression
-    strict_credit: float  # by the reference evaluator's rule; a choice must equal the gold letter exactly
+    credit: Credit  # 0 or 1 for choices and numbers, in between for OCR, free-form and regression
+    strict_credit: Credit  # by the reference evaluator's rule; a choice must equal the gold letter exactly
 
     @property
     def correct(self) -> bool:
@@ -239,6 +243,10 @@ class RunRecord:
     def answered(self) -> bool:
         """True if the model produced a response, right or wrong."""
         return self.score is not None
+
+    def counts_over(self, earlier: RunRecord | None) -> bool:
+        """Whether this line counts after an earlier one: an answer beats a failure, otherwise the last one counts."""
+        return earlier is None or self.answered or not earlier.answered
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seedbench_r1.kinds import LAW
+from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
-from seedbench_r1.runs.records import SCHEMA
+from seedbench_r1.runs.records import SCHEMA, run_identity
 from seedbench_r1.runs.training_snapshot import Overlap, TrainingSnapshot, curves, write_snapshot
 from seedbench_r1.types import (
     DOMAINS,
@@ -151,7 +153,7 @@ def manifest(spec: RunSpec, benchmark: Benchmark) -> RunManifest:
         template=DEFAULT_TEMPLATE,
         video=dataclasses.replace(VideoConfig(), max_frames=spec.frames),
         sampling=SamplingConfig(seed=spec.seed),
-        parser_version=1,
+        parser_version=PARSER_VERSION,
         n_total=n_total,
         dataset_hash={level: f"{spec.data_version}{level.lower()}" * 16 for level in n_total},
         model=ModelInfo(
@@ -206,6 +208,7 @@ def snapshot(spec: RunSpec, n_questions: int) -> TrainingSnapshot:
 def _answers(
     spec: RunSpec, benchmark: Benchmark, chosen: list[tuple[int, dict[str, Any]]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    run = run_identity(manifest(spec, benchmark))
     source, luck = random.Random(spec.seed + 1), random.Random(spec.seed + 2)
     right = [luck.random() < 1 / (1 + math.exp(hard - spec.ability)) for hard in benchmark.difficulty]
     records, verdicts = [], []
@@ -213,11 +216,12 @@ def _answers(
         if number >= spec.answered * len(chosen):
             break
         record = {name: question[name] for name in ("question_id", "split", "domain", "cluster")}
+        written = {"run": run, "law": LAW}
         if source.random() < spec.failed:
-            records.append(record | {"failure": {"kind": "media_error", "message": "0 of 16 frames decoded"}})
+            records.append(record | {"failure": {"kind": "media_error", "message": "0 of 16 frames decoded"}} | written)
             continue
         answered = _answer(spec, source, question, right[place])
-        records.append(record | answered | {"reader": "decord"})
+        records.append(record | answered | {"reader": "decord"} | written)
         nothing = not answered["parsed"]["reasoning"] or answered["parsed"]["answer"] is None
         for judge in spec.judges:
             consistent = False if nothing else source.random() < spec.consistent

@@ -10,7 +10,6 @@ A folder is written under a temporary name and renamed, so that it is complete o
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_json
+from seedbench_r1.typed_json import parse_json
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.processes import Processes
@@ -76,7 +76,7 @@ def list_checkpoints(out: Path) -> list[Path]:
 def read_training(folder: Path) -> SavedTraining:
     """What training.json of a checkpoint says. Raises ConfigError if it is absent or unreadable."""
     try:
-        value = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        value = parse_json((folder / TRAINING).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} is no checkpoint to continue from: {error}. Fix: move it away.") from error
     if not isinstance(value, dict) or not {"step", "identity", "progress"} <= set(value):

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from seedbench_r1.kinds import score
 from seedbench_r1.parsing import first_block, parse_response
-from seedbench_r1.scoring import score
 from seedbench_r1.types import Question
 from trainers.groups import Rollout
 

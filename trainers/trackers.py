@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Protocol
 from seedbench_r1.config import environment_value, set_environment_defaults
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import write_json
+from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import to_json
 from trainers.config import TrainConfig
 from trainers.metrics import StepMetrics
@@ -195,7 +195,7 @@ def _run_id(out: Path, name: str) -> str:
     """The tracker's run id of this training: drawn once, then read from <out>/trackers.json."""
     path = out / RUN_IDS
     try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON. Fix: remove it; the trackers then begin a new run.") from error
     if name not in known:

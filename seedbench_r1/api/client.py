@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import FailureKind
 
 RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})  # the server's own trouble; the same again may succeed
@@ -283,7 +284,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
 def read_reply(text: str, latency_s: float) -> Reply:
     """The body of a chat completion. Raises ValueError, saying what is wrong with it."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
     try:
@@ -316,7 +317,7 @@ def read_reply(text: str, latency_s: float) -> Reply:
 def error_text(body: str) -> str:
     """The readable part of a server's error body, on one line."""
     try:
-        value = json.loads(body)
+        value = parse_json(body)
     except ValueError:
         return _shorten(body)
     inner = value.get("error", value) if isinstance(value, dict) else value

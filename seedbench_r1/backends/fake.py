@@ -6,7 +6,6 @@ Script file (JSON): {"default": TEXT, "answers": {QUESTION_ID: TEXT or {"failure
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from seedbench_r1.backends.base import Result
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.questions import file_sha256
+from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import Failure, Generation, ModelInfo, Request, SamplingConfig
 
 # Tests pass a function of their own; the command line reads a script file.
@@ -80,7 +80,7 @@ def script_info(path: Path) -> ModelInfo:
 def read_script(path: Path) -> Script:
     """The script file's object. Raises ConfigError."""
     try:
-        script: Script = json.loads(path.read_text(encoding="utf-8"))
+        script: Script = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"Script for the fake backend {path} cannot be read: {error}.") from error
     # A misspelt key would silently be the default answer for every question.

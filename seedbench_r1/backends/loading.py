@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor
+from seedbench_r1.typed_json import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,7 +54,7 @@ def load_model(
     except ImportError as error:
         raise ConfigError(f"{model} is a LoRA adapter, which needs peft. Fix: pip install 'peft>=0.17'") from error
     # The adapter's own note may be a path on the machine that trained it.
-    base = base_model or json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = base_model or parse_json(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"{adapter} names no base model. Fix: add --base-model FOLDER_OR_HUB_ID")
     try:

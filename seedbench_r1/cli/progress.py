@@ -13,7 +13,8 @@ from rich.text import Text
 
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
-from seedbench_r1.runs.directory import merged_records, utc_now
+from seedbench_r1.runs.answers import recorded
+from seedbench_r1.runs.directory import utc_now
 from seedbench_r1.types import Generation, RunRecord
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class EvalProgress:
         if self._plan.config.fresh or not (self._plan.path / "manifest.json").exists():
             return {}
         wanted = {question.question_id for question in self._plan.questions}
-        records = merged_records(self._plan.path)
+        records = recorded(self._plan.path)
         return {i: record for i, record in records.items() if i in wanted}
 
     def _header(self) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from seedbench_r1.errors import DataError
 from seedbench_r1.files import replacing
+from seedbench_r1.typed_json import from_json, parse_json
 from seedbench_r1.types import to_json
 
 MANIFEST = ".seedbench-download.json"
@@ -69,24 +70,15 @@ def read_data_manifest(data_root: Path) -> DataManifest:
     """
     path = data_root / MANIFEST
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema"] != SCHEMA:
-            raise ValueError(f"schema is {value['schema']!r}, expected {SCHEMA!r}")
-        # KeyError for an absent field: half a manifest is no manifest.
-        known = {f.name: value[f.name] for f in fields(DataManifest)}
-        return DataManifest(
-            **known
-            | {
-                "files": {name: FileEntry(**entry) for name, entry in known["files"].items()},
-                "archives": {name: ArchiveEntry(**entry) for name, entry in known["archives"].items()},
-                "media": {name: MediaEntry(**entry) for name, entry in known["media"].items()},
-            }
-        )
+        value = parse_json(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA!r}")
+        return from_json(DataManifest, value)
     except FileNotFoundError:
         return DataManifest()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise DataError(
-            f"{path} is not a download manifest ({type(error).__name__}: {error}). Fix: delete it and run "
+            f"{path} is not a download manifest ({error}). Fix: delete it and run "
             f"seedbench-r1 data download again; files that are there are checked, not fetched again."
         ) from error
 

@@ -34,10 +34,11 @@ from seedbench_r1.engines.lmms_process import (
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import write_text
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, model_name
-from seedbench_r1.parsing import PARSER_VERSION, assumed_opening
+from seedbench_r1.parsing import assumed_opening
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, prompt_file_table
 from seedbench_r1.runs.directory import utc_now
 from seedbench_r1.runs.records import question_line
+from seedbench_r1.scoring import to_record
 from seedbench_r1.suites.base import Suite
 from seedbench_r1.types import Failure, Generation, ModelInfo, Question, RunRecord, SamplingConfig, VideoConfig, to_json
 
@@ -176,7 +177,7 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
         for question in pending:
             if absent & {question.video, question.image}:
                 failure = Failure("media_error", "its media are absent; lmms-eval was not asked")
-                recorder.write(plan.suite.record(question, failure))
+                recorder.write(to_record(question, failure))
         if not asked or stop.is_set():
             return
         # A folder for each call: samples of an earlier call must not be counted again.
@@ -186,11 +187,11 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
         )
         run_job(job, stop=stop)
         if not stop.is_set():
-            for record in read_records(job, asked, plan.config.sampling, plan.suite):
+            for record in read_records(job, asked, plan.config.sampling):
                 recorder.write(record)
 
 
-def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig, suite: Suite) -> list[RunRecord]:
+def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig) -> list[RunRecord]:
     """One record for each question that was asked, from the samples files.
 
     Raises:
@@ -209,12 +210,12 @@ def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig, 
     for question in asked:
         found = samples[question.question_id]
         if len(found) == 1:
-            records.append(suite.record(question, _generation(found[0], sampling)))
+            records.append(to_record(question, _generation(found[0], sampling)))
             continue
         message = f"lmms-eval gave {len(found)} answers"
         if not found:
             message = f"lmms-eval gave no answer; its log ends with: {reason}; log: {job.log}"
-        records.append(suite.record(question, Failure("backend_error", message)))
+        records.append(to_record(question, Failure("backend_error", message)))
     return records
 
 
@@ -298,5 +299,5 @@ def _protocol_id(config: EvalConfig, model: LmmsModel, version: str) -> str:
     # Paths and devices change no answer.
     settings = sorted(pair for pair in model.args.split(",") if pair.partition("=")[0] not in _NO_SETTINGS)
     sampled = {name: value for name, value in to_json(config.sampling).items() if name not in ("seed", "logprobs")}
-    parts = [version, model.name, settings, to_json(config.template), sampled, PARSER_VERSION]
+    parts = [version, model.name, settings, to_json(config.template), sampled, 1]  # 1: see config.protocol_id
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.typed_json import parse_json
 
 TASK_FOLDER = Path(__file__).parents[1] / "lmms_tasks"
 OWN_MODEL = "seedbench_r1"  # lmms_tasks/manifest.py
@@ -125,9 +125,9 @@ def read_samples(job: LmmsJob, task: str) -> list[dict[str, Any]]:
             if not line:
                 continue
             try:
-                samples.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON ({error.msg}); lmms-eval wrote it.") from error
+                samples.append(parse_json(line))
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not valid JSON ({error}); lmms-eval wrote it.") from error
     return samples
 
 
@@ -140,7 +140,7 @@ def read_results(job: LmmsJob) -> dict[str, Any] | None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None if there is no such file. Raises DataError if it is something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:

@@ -14,6 +14,7 @@ from seedbench_r1.engines.base import DRAINING, Plan, Recorder
 from seedbench_r1.media.cache import media_loader
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.prompts import build_request
+from seedbench_r1.scoring import to_record
 from seedbench_r1.suites.base import Suite
 from seedbench_r1.types import Failure, Generation, Media, Question, Request, RunRecord
 
@@ -42,9 +43,7 @@ class LocalEngine(nullcontext["LocalEngine"]):
         """See engines.base.Engine. What was recorded before an exception is on disk."""
         # Opened in this thread, which outlives the run: decoders die with the thread that started them.
         with open_loader(plan.config) as loader:
-            answer_all(
-                pending, loader, self._open_backend, plan.config, suite=plan.suite, write=recorder.write, stop=stop
-            )
+            answer_all(pending, loader, self._open_backend, plan.config, write=recorder.write, stop=stop)
             if plan.config.frame_cache is not None:
                 recorder.run.event("frame_cache", **loader.cache_counts)
 
@@ -69,7 +68,6 @@ def answer_all(
     open_backend: Callable[[EvalConfig], Backend],
     config: EvalConfig,
     *,
-    suite: Suite,
     write: Callable[[RunRecord], None],
     stop: threading.Event,
 ) -> None:
@@ -81,7 +79,7 @@ def answer_all(
     def requests() -> Iterator[Request]:
         for question, media in loader.stream(pending, stop=stop):
             if isinstance(media, Failure):
-                write(suite.record(question, media))
+                write(to_record(question, media))
                 continue
             request = build_request(question, media, config.template)
             in_flight[question.question_id] = question, request
@@ -92,6 +90,6 @@ def answer_all(
         result: Generation | Failure
         for question_id, result in backend.generate(requests(), config.sampling):
             question, request = in_flight.pop(question_id)
-            write(suite.record(question, result, request))
+            write(to_record(question, result, request))
     finally:
         backend.close()

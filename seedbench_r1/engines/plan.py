@@ -18,6 +18,7 @@ from seedbench_r1.engines.local import LocalEngine
 from seedbench_r1.engines.shards import ShardsEngine
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import make_folder, write_text
+from seedbench_r1.kinds import SCORER_VERSION
 from seedbench_r1.media.decode import check_reader
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.parsing import PARSER_VERSION
@@ -109,7 +110,7 @@ def _manifest(
         backend=protocol.backend,
         dtype=config.dtype,
         seed=config.sampling.seed,
-        versions=_versions() | protocol.versions | ({} if suite.scorer is None else {"scorer": str(suite.scorer)}),
+        versions=_versions() | protocol.versions | ({} if suite.scorer is None else {"scorer": str(SCORER_VERSION)}),
         command=command,
         # Hashed: host names of clusters are nobody's business, but runs of one machine should be told apart.
         machine=hashlib.sha256(platform.node().encode()).hexdigest()[:12],

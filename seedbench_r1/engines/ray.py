@@ -25,6 +25,7 @@ from seedbench_r1.engines.ray_worker import Job, Worker, record_file
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.media.loader import PREFETCH_PER_WORKER
 from seedbench_r1.runs.records import read_lines, record_from_json
+from seedbench_r1.scoring import to_record
 from seedbench_r1.suites.base import Suite
 from seedbench_r1.types import Failure, Question, RunRecord
 
@@ -97,7 +98,7 @@ class RayEngine:
             ResourceError: from a worker's backend; the workers do not stay alive.
         """
         job = Job(_with_absolute_paths(plan.config), plan.path.absolute(), recorder.run.manifest, self._size.n)
-        with ActorPool(job, self._size, recorder, plan.suite) as pool:
+        with ActorPool(job, self._size, recorder) as pool:
             pool.answer(deque(question.with_absolute_paths() for question in pending), stop)
 
 
@@ -205,11 +206,10 @@ class _Actor:
 class ActorPool:
     """The workers of a run, and which questions they work on. A context manager."""
 
-    def __init__(self, job: Job, size: PoolSize, recorder: Recorder, suite: Suite) -> None:
+    def __init__(self, job: Job, size: PoolSize, recorder: Recorder) -> None:
         self._job = job
         self._size = size
         self._recorder = recorder
-        self._suite = suite
         self._window = window(job.config)
         self._pending: deque[Question] = deque()
         self._lost: Counter[str] = Counter()  # by question_id: workers that died with it in flight
@@ -322,7 +322,7 @@ class ActorPool:
             self._pending.append(question)
             return
         failure = Failure("backend_error", f"{MAX_LOST} workers died while they had this question in flight")
-        self._recorder.write(self._suite.record(question, failure))
+        self._recorder.write(to_record(question, failure))
 
     def _drain(self) -> None:
         """Nothing new is handed out; workers finish what their backends hold and give the rest back."""

@@ -18,7 +18,6 @@ from seedbench_r1.engines.local import answer_all, open_loader
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.runs.directory import RunDir, read_manifest
-from seedbench_r1.suites import find_suite
 from seedbench_r1.types import Failure, Media, Question, RunManifest, RunRecord
 
 LOCK_WAIT_S = 120.0  # a file server keeps a dead machine's locks for a while: NFS on Linux for 90 s
@@ -86,7 +85,6 @@ class Worker:
         job, config = self._job, self._job.config
         # Before the model is loaded: an unshared folder would show only after minutes.
         _check_shared(job)
-        suite = find_suite(config.suite)
         with self._open_run() as run, open_loader(config) as loader:
 
             def write(record: RunRecord) -> None:
@@ -94,7 +92,7 @@ class Worker:
                 self._keep_promise(record)
 
             source = _InboxLoader(loader, self._inbox)
-            answer_all(self._inbox, source, open_backend, config, suite=suite, write=write, stop=self._stop)
+            answer_all(self._inbox, source, open_backend, config, write=write, stop=self._stop)
 
     def _open_run(self) -> RunDir:
         deadline = time.monotonic() + self._lock_wait_s

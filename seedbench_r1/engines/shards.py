@@ -18,7 +18,7 @@ from seedbench_r1.engines.base import DRAINING, Plan, Recorder
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun, ResourceError
 from seedbench_r1.files import write_text
 from seedbench_r1.prompts import prompt_file_table
-from seedbench_r1.runs.directory import merged_records
+from seedbench_r1.runs.answers import recorded
 from seedbench_r1.suites.base import Suite
 from seedbench_r1.types import Question
 
@@ -115,7 +115,7 @@ def _watch(path: Path, known: dict[str, bool], recorder: Recorder, ended: thread
     """Show what the children write."""
     while True:
         last = ended.wait(LOOK_EVERY_S)
-        for record in merged_records(path).values():
+        for record in recorded(path).values():
             if known.get(record.question_id) != record.answered:
                 known[record.question_id] = record.answered
                 recorder.written_by_worker(record)

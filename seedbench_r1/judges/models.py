@@ -16,6 +16,7 @@ from seedbench_r1.backends.base import Backend
 from seedbench_r1.errors import ConfigError, JudgeUnavailable
 from seedbench_r1.judges.run import JudgeCase, majority
 from seedbench_r1.runs.verdicts import FAILED
+from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import LETTERS, Failure, Generation, Request, SamplingConfig, Verdict
 
 PROMPT_VERSION = 1
@@ -98,7 +99,7 @@ def read_verdict(text: str, case: JudgeCase) -> tuple[bool, str]:
         stripped = stripped.rpartition("</think>")[2].strip()
     fenced = _FENCE.fullmatch(stripped)
     try:
-        value = json.loads(fenced.group(1) if fenced else stripped)
+        value = parse_json(fenced.group(1) if fenced else stripped)
     except ValueError as error:
         raise UnreadableVerdict("not JSON") from error
     if not isinstance(value, dict) or set(value) != {"supports", "consistent", "reason"}:

@@ -23,7 +23,7 @@ from seedbench_r1.errors import ConfigError, IncompleteRun
 from seedbench_r1.files import JsonObject
 from seedbench_r1.lmms_tasks.functions import Document, given_sampling, to_document
 from seedbench_r1.lmms_tasks.other_tasks import answer_other_tasks
-from seedbench_r1.runs.directory import merged_records
+from seedbench_r1.runs.answers import recorded
 from seedbench_r1.types import RunRecord, SamplingConfig
 
 # The tasks say what is asked, and lmms-eval carries it out
@@ -120,7 +120,7 @@ class SeedBenchR1(lmms):  # type: ignore[misc]  # lmms-eval has no types
             run_plan(planned, engine)
         asked = {question.question_id for question in planned.questions}
         # Of earlier calls too: the run may hold more than was asked now.
-        records = {i: record for i, record in merged_records(planned.path).items() if i in asked}
+        records = {i: record for i, record in recorded(planned.path).items() if i in asked}
         left = [i for i in asked if i not in records or not records[i].answered]
         if left:
             raise IncompleteRun(

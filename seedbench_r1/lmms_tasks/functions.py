@@ -12,10 +12,10 @@ from PIL import Image
 from leaderboards.exports.lmms_results import sample_metrics
 from leaderboards.stats import design_effect
 from seedbench_r1.files import JsonObject
+from seedbench_r1.kinds import score
 from seedbench_r1.parsing import assumed_opening, parse_response
 from seedbench_r1.prompts import build_messages
 from seedbench_r1.runs.records import question_from_json
-from seedbench_r1.scoring import score
 from seedbench_r1.types import Question, Template, to_json
 
 Document = JsonObject  # of lmms-eval: a question, its messages and the data root

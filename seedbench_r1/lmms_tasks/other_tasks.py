@@ -25,6 +25,7 @@ from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import file_sha256
 from seedbench_r1.runs.directory import run_directory
+from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import Failure, Generation, Question, Request, SamplingConfig, to_json
 
 
@@ -214,7 +215,7 @@ def _read_answers(path: Path) -> dict[str, JsonObject]:
     if not path.exists():
         return {}
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return {answer["key"]: answer for answer in map(json.loads, filter(None, lines))}
+    return {answer["key"]: answer for answer in map(parse_json, filter(None, lines))}
 
 
 def _result(answer: JsonObject) -> GenerationResult:

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,18 +23,20 @@ from typing import TYPE_CHECKING
 
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import AppendFile, write_error, write_json, write_text
+from seedbench_r1.runs.answers import read_answers, record_files
 from seedbench_r1.runs.records import (
     SCHEMA,
-    SUITE_OF_SCHEMA,
+    WITHOUT_IDENTITY,
     manifest_from_json,
     question_from_json,
     question_line,
     read_lines,
-    record_from_json,
     record_line,
+    run_identity,
 )
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.scoring import by_domain, by_kind, summarise
+from seedbench_r1.typed_json import parse_json, shown
 from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary, Verdict, to_json
 
 if TYPE_CHECKING:
@@ -50,7 +52,9 @@ class Run:
     path: Path
     manifest: RunManifest
     questions: dict[str, Question]
-    records: dict[str, RunRecord]
+    records: dict[str, RunRecord]  # read and scored by the present law
+    rescored: int = 0  # answers that an earlier version had read
+    edited: tuple[str, ...] = ()  # questions whose record says otherwise than its text
 
     def summary(self) -> RunSummary:
         """Counts of the whole run, by split and by domain (for general benchmarks: by kind)."""
@@ -108,48 +112,34 @@ def load_run(path: Path, *, questions: dict[str, Question] | None = None) -> Run
         raise DataError(f"{path} is not a run directory (no manifest.json).")
     if questions is None:
         questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
-    return Run(path, manifest, questions, merged_records(path, questions))
+    for split, sizes in manifest.n_total.items():
+        n = sum(question.split == split for question in questions.values())
+        if n > sizes.get("all", n):
+            raise DataError(f"{path}: questions.jsonl holds {n} of {split}, manifest.json says {sizes['all']}. Edited?")
+    answers = read_answers(path, questions, manifest)
+    return Run(path, manifest, questions, answers.records, answers.rescored, tuple(answers.edited))
 
 
 def read_manifest(path: Path) -> RunManifest | None:
     """manifest.json of a run directory; None if there is none. Raises DataError if unreadable or not a run's."""
     file = path / "manifest.json"
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_text(encoding="utf-8"))
+        schema = value.get("schema") if isinstance(value, dict) else None
         # Older schemas are read, newer ones refused: what they mean is not known here.
-        if value["schema"] not in (SCHEMA, *SUITE_OF_SCHEMA):
+        if schema not in (SCHEMA, *WITHOUT_IDENTITY):
             raise DataError(
-                f"{file} has schema {value['schema']!r}, expected {SCHEMA!r}: it is not a run's, or a newer version "
-                f"wrote it (fix: upgrade)."
+                f"{file} has schema {shown(schema)}, expected {SCHEMA!r}: it is not a run's, or a newer version wrote "
+                f"it (fix: upgrade)."
             )
         return manifest_from_json(value)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise DataError(
-            f"{file} is not a valid manifest ({type(error).__name__}: {error}). Was it copied whole? "
+            f"{file} is not a valid manifest ({error}). Was it copied whole? "
             f"Fix: copy it again, or evaluate into a fresh directory (--run-name NAME)."
         ) from error
-
-
-def merged_records(path: Path, questions: Mapping[str, Question] | None = None) -> dict[str, RunRecord]:
-    """The record that counts for each question, from records.jsonl and all shards.
-
-    An answer beats a failure; among answers, and among failures, the last line counts. With `questions` given, a record
-    of another question is a DataError.
-    """
-    merged: dict[str, RunRecord] = {}
-    # Sorted, so that the same files give the same record on every machine.
-    for file in sorted(path.glob("records*.jsonl")):
-        for record in read_lines(file, record_from_json):
-            if questions is not None and record.question_id not in questions:
-                raise DataError(
-                    f"{file}: {record.question_id!r} is not in {path / 'questions.jsonl'}. Are these files of two runs?"
-                )
-            earlier = merged.get(record.question_id)
-            if earlier is None or record.answered or not earlier.answered:
-                merged[record.question_id] = record
-    return merged
 
 
 class RunDir:
@@ -160,7 +150,8 @@ class RunDir:
         self.manifest = manifest
         self.questions = questions
         self._file = file
-        self._records = merged_records(path, questions)
+        self._identity = run_identity(manifest)
+        self._records = read_answers(path, questions, manifest).records
 
     @classmethod
     def open(
@@ -230,15 +221,14 @@ class RunDir:
 
     def append(self, record: RunRecord) -> None:
         """Write one attempt: in the file when this returns, on the disk within a second. Raises ResourceError."""
-        self._file.append(record_line(record))
-        earlier = self._records.get(record.question_id)
-        if earlier is None or record.answered or not earlier.answered:
+        self._file.append(record_line(record, self._identity))
+        if record.counts_over(self._records.get(record.question_id)):
             self._records[record.question_id] = record
 
     def refresh(self) -> None:
         """Read again what other shards have written meanwhile."""
         self._file.sync()
-        self._records = merged_records(self.path, self.questions)
+        self._records = read_answers(self.path, self.questions, self.manifest).records
 
     def event(self, kind: str, **fields: object) -> None:
         """One line in events.jsonl."""
@@ -294,11 +284,17 @@ def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> 
         completed = existing.completed_utc if len(wanted) == len(known) else None
         manifest = dataclasses.replace(
             manifest,
+            schema=existing.schema,  # what wrote the first records
             created_utc=existing.created_utc,
             n_total=existing.n_total | manifest.n_total,
             dataset_hash=existing.dataset_hash | manifest.dataset_hash,
             weights_sha256=existing.weights_sha256,
             completed_utc=completed,
+        )
+    elif any(file.stat().st_size for file in record_files(path)):
+        raise ConfigError(
+            f"{path} holds answers but no manifest.json: which model gave them is not known. Nothing was changed. "
+            f"Fix: put the manifest back, --run-name NAME for another directory, or --fresh to set the answers aside."
         )
     write_text(path / "questions.jsonl", "".join(question_line(question) for question in wanted.values()))
     write_json(path / "manifest.json", to_json(manifest))

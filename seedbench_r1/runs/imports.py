@@ -7,7 +7,6 @@ claims is compared with it.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from seedbench_r1.questions import annotation_path, file_sha256, load_annotation
 from seedbench_r1.runs.directory import RunDir, run_directory, utc_now
 from seedbench_r1.runs.records import SCHEMA
 from seedbench_r1.scoring import split_sizes, summarise, to_record
+from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import (
     LEVELS,
     Generation,
@@ -89,7 +89,7 @@ def read_grpo_care(path: Path, level: str | None = None) -> ImportedFile:
     if level not in LEVELS:
         raise ConfigError(f"{path}: the name does not say L1, L2 or L3. Fix: --level L1.")
     try:
-        value = json.loads(_read_text(path))
+        value = parse_json(_read_text(path))
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}. Was it cut off?") from error
     results = value.get("results") if isinstance(value, dict) else None
@@ -134,7 +134,7 @@ def read_lmms_eval(path: Path, level: str | None = None) -> ImportedFile:
             continue
         where = f"{path}:{number}"
         try:
-            answers.append(_lmms_answer(json.loads(line), level, where))
+            answers.append(_lmms_answer(parse_json(line), level, where))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DataError(f"{where}: not a line of an lmms-eval samples file ({type(error).__name__}).") from error
     return ImportedFile(path, tuple(answers))

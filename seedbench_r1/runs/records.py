@@ -6,44 +6,35 @@ problem_type; a score had only the credits, under the names correct and strict_c
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.types import (
-    Failure,
-    Generation,
-    Kind,
-    ModelInfo,
-    ParsedResponse,
-    ProgressStep,
-    Question,
-    RunManifest,
-    RunRecord,
-    SamplingConfig,
-    Score,
-    Source,
-    Template,
-    VideoConfig,
-    to_json,
-)
+from seedbench_r1.files import JsonObject
+from seedbench_r1.kinds import LAW
+from seedbench_r1.typed_json import from_json
+from seedbench_r1.types import Generation, Kind, Question, RunManifest, RunRecord, Template, to_json
 
 T = TypeVar("T")
-SCHEMA = "sbr1.run/2"
+SCHEMA = "sbr1.run/3"
+WITHOUT_IDENTITY = ("sbr1.run/2", "sbr1.run/1", "sbr1.transfer/1")  # their records do not say which run they are of
 SUITE_OF_SCHEMA = {"sbr1.run/1": "seedbench-r1", "sbr1.transfer/1": "transfer"}  # version 0.1.0 named no suite
 # What Video-R1's files and version 0.1.0 call the kinds; the other names are the same
 KIND_OF_PROBLEM_TYPE: dict[str, Kind] = {"multiple choice": "choice", "OCR": "ocr"}
 
 _DECODER = json.JSONDecoder()
-_UNKNOWN: dict[str, Any] = {"n_prompt_tokens": None, "n_tokens": None, "latency_s": None}  # of imported answers
-_N_GENERATION = 5  # fields of a record line's generation: those, text and finish_reason
+# Of a generation, what is not stored, and what imported answers do not know.
+_NOT_STORED: JsonObject = {"token_ids": [], "n_prompt_tokens": None, "n_tokens": None, "latency_s": None}
 
 
-def record_line(record: RunRecord) -> str:
-    """One line of records.jsonl, newline included. Token ids and log-probabilities are not stored, their number is."""
+def record_line(record: RunRecord, run: str | None = None) -> str:
+    """One line of records.jsonl, newline included. Token ids and log-probabilities are not stored, their number is.
+
+    run: the run's identity (run_identity); with it goes the law that read and scored the answer.
+    """
     value = to_json(record)
     if record.generation is not None:
         for name in ("token_ids", "logprobs"):
@@ -54,64 +45,50 @@ def record_line(record: RunRecord) -> str:
             value["generation"]["latency_s"] = round(record.generation.latency_s, 4)
     # `domain` is written even if null, for readers that take it for granted.
     compact = {name: item for name, item in value.items() if item is not None or name in ("domain",)}
+    if run is not None:
+        compact |= {"run": run, "law": LAW}
     return _line(compact)
 
 
-def record_from_json(value: dict[str, Any]) -> RunRecord:
-    """The inverse of record_line. Raises KeyError, TypeError or ValueError if the value is not a record."""
-    generation = value.get("generation")
-    score = value.get("score")
-    failure = value.get("failure")
-    parsed = value.get("parsed")
+def record_from_json(value: JsonObject, *, scored: bool | None = None) -> RunRecord:
+    """The inverse of record_line. Raises ValueError if the value is not a record; the message names the field.
+
+    scored: whether the line held a score, where its caller has taken that out.
+    """
+    score, generation = value.get("score"), value.get("generation")
+    if scored is None:
+        scored = score is not None
     # Half a record would count as neither answered nor failed.
-    if (score is None) == (failure is None) or (score is None) != (generation is None):
+    if scored == (value.get("failure") is not None) or scored != (generation is not None):
         raise ValueError("a record holds either generation, parsed and score, or a failure")
-    split, cluster = _split_and_cluster(value)
-    return RunRecord(
-        question_id=value["question_id"],
-        split=split,
-        domain=value.get("domain"),
-        cluster=cluster,
-        generation=generation_from_json(generation) if generation else None,
-        parsed=_parsed_from_json(parsed) if parsed else None,
-        score=_score_from_json(score) if score else None,
-        failure=Failure(**failure) if failure else None,
-        reader=value.get("reader"),
-        reader_note=value.get("reader_note"),
-    )
-
-
-def generation_from_json(value: dict[str, Any]) -> Generation:
-    """The inverse of a record line's `generation`. Raises TypeError for unknown fields."""
-    # Imported answers know neither tokens nor time.
-    if len(value) < _N_GENERATION:
-        value = _UNKNOWN | value
-    return Generation(token_ids=(), **value)
-
-
-def _parsed_from_json(value: dict[str, Any]) -> ParsedResponse:
-    if not isinstance(value["answer"], str | None):
-        raise ValueError(f"parsed.answer is {value['answer']!r}")
-    return ParsedResponse(**value)
-
-
-def _score_from_json(value: dict[str, Any]) -> Score:
-    if value["outcome"] not in ("answered", "unparsed", "truncated"):
-        raise ValueError(f"score.outcome is {value['outcome']!r}")
+    value = _with_present_names(value)
+    if isinstance(generation, dict):
+        value["generation"] = _NOT_STORED | generation
     # Version 0.1.0 wrote booleans named correct and strict_correct.
-    if "credit" in value:
-        credit, strict = value["credit"], value["strict_credit"]
-    else:
-        credit, strict = value["correct"], value["strict_correct"]
-    if not (0 <= credit <= 1 and 0 <= strict <= 1):
-        raise ValueError("a credit is not between 0 and 1")
-    return Score(value["outcome"], float(credit), float(strict))
+    if isinstance(score, dict) and "credit" not in score:
+        credits = {"credit": score.get("correct"), "strict_credit": score.get("strict_correct")}
+        numbers = {name: float(known) if isinstance(known, bool) else known for name, known in credits.items()}
+        value["score"] = {"outcome": score.get("outcome")} | numbers
+    return from_json(RunRecord, value)
 
 
-def _split_and_cluster(value: Mapping[str, Any]) -> tuple[str, str]:
+def generation_from_json(value: JsonObject) -> Generation:
+    """The inverse of a record line's `generation`. Raises ValueError."""
+    return from_json(Generation, _NOT_STORED | value)
+
+
+def run_identity(manifest: RunManifest) -> str:
+    """12 hex digits that every record of a run carries: what was asked of which model, and how."""
+    parts = [manifest.suite, manifest.protocol_id, manifest.model.fingerprint, manifest.backend, manifest.dtype]
+    return hashlib.sha256(json.dumps([*parts, manifest.seed]).encode()).hexdigest()[:12]
+
+
+def _with_present_names(value: JsonObject) -> JsonObject:
+    """With the names that version 0.1.0 had for split and cluster."""
     if "split" in value:
-        return value["split"], value["cluster"]
-    return value["level"] if "level" in value else value["benchmark"], value["video_id"]
+        return dict(value)
+    split = value.get("level", value.get("benchmark"))
+    return {"domain": None} | value | {"split": split, "cluster": value.get("video_id")}
 
 
 def question_line(question: Question) -> str:
@@ -119,62 +96,41 @@ def question_line(question: Question) -> str:
     return _line(to_json(question))
 
 
-def question_from_json(value: dict[str, Any]) -> Question:
-    """The inverse of question_line. Raises KeyError or TypeError if the value is not a question."""
-    split, cluster = _split_and_cluster(value)
-    source = value.get("source")
-    return Question(
-        question_id=value["question_id"],
-        split=split,
-        text=value["text"],
-        options=tuple(value["options"]),
-        gold=value["gold"],
-        video=_path(value["video"]),
-        image=_path(value["image"]),
-        cluster=cluster,
-        domain=value.get("domain"),
-        task_goal=value.get("task_goal"),
-        kind=value["kind"] if "kind" in value else _kind(value.get("problem_type", "choice")),
-        progress=tuple(ProgressStep(**step) for step in value.get("progress", ())),
-        source=Source(**source) if source else None,
-    )
+def question_from_json(value: JsonObject) -> Question:
+    """The inverse of question_line. Raises ValueError if the value is not a question; the message names the field."""
+    value = _with_present_names(value)
+    if "kind" not in value:
+        problem_type = value.get("problem_type", "choice")
+        value["kind"] = KIND_OF_PROBLEM_TYPE.get(problem_type, problem_type)
+    question = from_json(Question, value)
+    if question.kind == "choice" and question.gold not in tuple(question.letters):
+        raise ValueError(f"gold is {question.gold!r}, expected a letter from A to {question.letters[-1:] or 'none'}")
+    return question
 
 
-def _path(value: str | None) -> Path | None:
-    return None if value is None else Path(value)
+def template_from_json(value: object) -> Template:
+    """The inverse of Template.as_json. Raises ValueError if the value is not a template."""
+    if isinstance(value, dict) and "wording" not in value:
+        names = ("with_video", "without_video")
+        value = {"wording": {name: value.get(name) for name in names}, "system": value.get("system")}
+    return from_json(Template, value)
 
 
-def _kind(problem_type: str) -> Kind:
-    return KIND_OF_PROBLEM_TYPE.get(problem_type) or cast(Kind, problem_type)
+def manifest_from_json(value: JsonObject) -> RunManifest:
+    """The inverse of to_json(manifest). Raises ValueError if the value is not a manifest; the message names the field.
 
-
-def template_from_json(value: Mapping[str, Any]) -> Template:
-    """The inverse of Template.as_json. Raises KeyError or TypeError if the value is not a template."""
-    if "wording" in value:
-        return Template(dict(value["wording"]), value.get("system"))
-    return Template({name: value[name] for name in ("with_video", "without_video")}, value.get("system"))
-
-
-def manifest_from_json(value: dict[str, Any]) -> RunManifest:
-    """The inverse of to_json(manifest). Raises KeyError or TypeError if the value is not a manifest."""
-    fields = {field.name for field in dataclasses.fields(RunManifest)}
-    # Unknown fields are of a later version of the same schema, which may add but not change.
-    known = {name: item for name, item in value.items() if name in fields}
-    if "suite" not in known:
-        known["suite"] = SUITE_OF_SCHEMA[value["schema"]]
-        sizes = value["n_total"]
-        known["n_total"] = {
+    Unknown fields are of a later version of the same schema, which may add but not change.
+    """
+    value = dict(value)
+    if "suite" not in value:
+        value["suite"] = SUITE_OF_SCHEMA.get(value.get("schema", ""))
+        sizes = from_json(dict[str, dict[str, int]], value.get("n_total"))
+        value["n_total"] = {
             split: {KIND_OF_PROBLEM_TYPE.get(name, name): n for name, n in sizes[split].items()} for split in sizes
         }
-    return RunManifest(
-        **known
-        | {
-            "template": template_from_json(value["template"]),
-            "video": VideoConfig(**value["video"]),
-            "sampling": SamplingConfig(**value["sampling"]),
-            "model": ModelInfo(**value["model"]),
-        }
-    )
+    template = template_from_json(value.get("template"))
+    value["template"] = {"wording": dict(template.wording), "system": template.system}
+    return from_json(RunManifest, value)
 
 
 def read_lines(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
@@ -195,7 +151,7 @@ def read_lines(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             yield build(_value(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise _damaged(path, number, error) from error
 
 
@@ -205,15 +161,18 @@ def _line(value: object) -> str:
 
 def _damaged(path: Path, number: int, error: Exception) -> DataError:
     return DataError(
-        f"{path}:{number}: not a valid line ({type(error).__name__}: {error}). The file was edited or its disk "
-        f"is damaged. Fix: delete that line; its question will be asked again."
+        f"{path}:{number}: not a valid line ({error}). The file was edited, copied from another run, or its disk is "
+        f"damaged. Fix: delete that line; its question will be asked again."
     )
 
 
 def _value(line: str) -> Any:  # noqa: ANN401  # JSON
     """json.loads, without its search for white space around the value: reports read a hundred thousand lines."""
-    value, end = _DECODER.raw_decode(line)
-    value = value if end == len(line) else json.loads(line)
+    try:
+        value, end = _DECODER.raw_decode(line)
+        value = value if end == len(line) else json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value

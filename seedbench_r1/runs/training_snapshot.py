@@ -18,6 +18,7 @@ from seedbench_r1.errors import DataError
 from seedbench_r1.files import JsonObject, read_json_object, write_json
 from seedbench_r1.models.checkpoint import TRAINING
 from seedbench_r1.questions import file_sha256
+from seedbench_r1.typed_json import from_json, parse_json, shown
 from seedbench_r1.types import Question, to_json
 
 FILE = "training_snapshot.json"
@@ -159,14 +160,12 @@ def load_snapshot(run_path: Path) -> TrainingSnapshot | None:
     if not path.is_file():
         return None
     value = read_json_object(path, DataError)
+    if value.get("schema") != SCHEMA:
+        raise DataError(f"{path} has schema {shown(value.get('schema'))}, expected {SCHEMA!r}. Fix: upgrade.")
     try:
-        if value["schema"] != SCHEMA:
-            raise DataError(f"{path} has schema {value['schema']!r}, expected {SCHEMA!r}. Fix: upgrade.")
-        found = {name: tuple((float(x), float(y)) for x, y in points) for name, points in value["curves"].items()}
-        overlap = None if value["overlap"] is None else Overlap(**value["overlap"])
-        return TrainingSnapshot(str(value["training_id"]), value["step"], found, overlap)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is not a training snapshot ({type(error).__name__}: {error}).") from error
+        return from_json(TrainingSnapshot, value)
+    except ValueError as error:
+        raise DataError(f"{path} is not a training snapshot ({error}).") from error
 
 
 def _lineage(checkpoint: Path) -> Iterator[JsonObject]:
@@ -225,7 +224,7 @@ def read_lines(path: Path) -> list[JsonObject]:
     lines = []
     for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
         try:
-            lines.append(dict(json.loads(text)))
+            lines.append(dict(parse_json(text)))
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}:{number}: not valid JSON. Fix: remove that line.") from error
     return lines

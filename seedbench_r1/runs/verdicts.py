@@ -7,6 +7,7 @@ from pathlib import Path
 
 from seedbench_r1.files import JsonObject
 from seedbench_r1.runs.records import read_lines
+from seedbench_r1.typed_json import from_json, shown
 from seedbench_r1.types import Verdict, to_json
 
 NO_REASONING = "no reasoning was given"
@@ -26,12 +27,10 @@ def verdict_line(question_id: str, verdict: Verdict) -> str:
 
 
 def verdict_from_json(value: JsonObject) -> tuple[str, Verdict]:
-    """The inverse of verdict_line. Raises KeyError, TypeError or ValueError if the value is not a verdict."""
-    if value["consistent"] not in (True, False, None):
-        raise ValueError(f"consistent is {value['consistent']!r}")
-    return value["question_id"], Verdict(
-        value["consistent"], value["reason"], value["judge_id"], tuple(value.get("votes", ()))
-    )
+    """The inverse of verdict_line. Raises ValueError if the value is not a verdict; the message names the field."""
+    if not isinstance(value.get("question_id"), str):
+        raise ValueError(f"question_id is {shown(value.get('question_id'))}")
+    return value["question_id"], from_json(Verdict, value)
 
 
 def load_verdicts(run_path: Path) -> dict[str, dict[str, Verdict]]:

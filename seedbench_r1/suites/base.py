@@ -8,13 +8,9 @@ from pathlib import Path
 
 from seedbench_r1 import scoring
 from seedbench_r1.config import EvalConfig, SuiteDefaults
-from seedbench_r1.scoring import GroupOf, Parse, ScoreOf
+from seedbench_r1.scoring import GroupOf
 from seedbench_r1.types import (
-    Failure,
-    Generation,
-    Media,
     Question,
-    Request,
     RunRecord,
     RunSummary,
 )
@@ -39,19 +35,11 @@ class Suite:
     name: str
     defaults: SuiteDefaults  # named protocols, wording
     load: Callable[[EvalConfig], Questions]  # raises DataError
-    parse: Parse
-    score: ScoreOf
     group_of: GroupOf  # what divides a split in tables
-    scorer: int | None  # version of the scores, part of the protocol id; None: the parser's version says it all
+    scorer: int | None  # hashed into the protocol ids of some suites since version 0.1.0
     path_prefix: str  # before the protocol id in the run directory's name
     splits_option: str  # which leaves questions out
     where_media_go: str  # the fix for absent files
-
-    def record(
-        self, question: Question, result: Generation | Failure, media: Request | Media | None = None
-    ) -> RunRecord:
-        """Parse and score a result: see scoring.to_record."""
-        return scoring.to_record(question, result, media, parse=self.parse, score=self.score)
 
     def split_sizes(self, questions: Questions) -> dict[str, dict[str, int]]:
         """split -> {"all": N, group: N}."""

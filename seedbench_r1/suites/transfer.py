@@ -6,22 +6,21 @@ An error names file and index.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
 from typing import Any, cast
 
-import seedbench_r1.suites.kinds as kinds
 from seedbench_r1 import scoring
 from seedbench_r1.config import EvalConfig, SuiteDefaults
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.kinds import read_number
 from seedbench_r1.parsing import first_block
 from seedbench_r1.prompts import WORDING_OF_KIND
 from seedbench_r1.questions import RowReader
 from seedbench_r1.suites.base import Questions, Suite
-from seedbench_r1.suites.kinds import read_number
+from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import Kind, Question, Source, Template
 
 KIND_OF = {name: kind for kind, name in WORDING_OF_KIND.items()}  # problem_type of a row -> kind
@@ -130,7 +129,7 @@ def load_transfer_file(path: Path, data_root: Path, benchmark: str) -> list[Ques
 
 def _rows(path: Path) -> list[Any]:
     try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+        value = parse_json(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(
             f"No evaluation file at {path}. Fix: --transfer-files DIR, where DIR holds Video-R1's eval_*.json, or "
@@ -138,7 +137,7 @@ def _rows(path: Path) -> list[Any]:
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}). Is it a Git LFS pointer or a half download?") from error
     if not isinstance(value, list):
         raise DataError(f"{path}: expected a JSON list of questions, found {type(value).__name__}.")
@@ -238,10 +237,8 @@ TRANSFER = Suite(
     name="transfer",
     defaults=SuiteDefaults(PROTOCOLS, DEFAULT_TEMPLATE),
     load=load,
-    parse=kinds.parse,
-    score=kinds.score,
     group_of=scoring.by_kind,
-    scorer=kinds.SCORER_VERSION,
+    scorer=1,
     path_prefix="transfer-",
     splits_option="--benchmarks",
     where_media_go="put them where the evaluation files' paths lead from --data-root (docs/transfer.md)",

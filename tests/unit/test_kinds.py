@@ -13,11 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seedbench_r1 import kinds
 from seedbench_r1.cli.transfer_results import mean_of_kinds, transfer_values
-from seedbench_r1.parsing import parse_response, read_choice
-from seedbench_r1.scoring import by_kind, summarise
-from seedbench_r1.suites import kinds
-from seedbench_r1.suites.kinds import (
+from seedbench_r1.kinds import (
     credit,
     mean_relative_accuracy,
     read_number,
@@ -26,6 +24,8 @@ from seedbench_r1.suites.kinds import (
     rouge_mean,
     word_error_rate,
 )
+from seedbench_r1.parsing import parse_response, read_choice
+from seedbench_r1.scoring import by_kind, summarise
 from seedbench_r1.types import Generation, ParsedResponse, Question, RunRecord, Score
 from tests.unit.test_parsing import CASES
 

@@ -14,7 +14,7 @@ from leaderboards.provenance import shareable
 from leaderboards.stats import Proportion, design_effect, wilson_interval
 from seedbench_r1.cli.judge_results import print_consistency, run_json
 from seedbench_r1.runs.directory import load_run
-from seedbench_r1.runs.records import record_line
+from seedbench_r1.runs.records import record_line, run_identity
 from seedbench_r1.runs.verdicts import load_verdicts, verdict_line
 from seedbench_r1.scoring import summarise
 from seedbench_r1.types import DOMAINS, LEVELS
@@ -203,6 +203,9 @@ def test_the_synthetic_runs_are_written_as_the_real_ones_are(tmp_path):
     spec = RunSpec("x", unparsed=0.1, truncated=0.1, failed=0.1)
     path = write_run(tmp_path, spec, make_benchmark())
     run = load_run(path)
-    assert "".join(record_line(record) for record in run.records.values()) == (path / "records.jsonl").read_text()
+    assert (
+        "".join(record_line(record, run_identity(run.manifest)) for record in run.records.values())
+        == (path / "records.jsonl").read_text()
+    )
     lines = [verdict_line(question_id, verdict) for question_id, verdict in load_verdicts(path)[RULES].items()]
     assert "".join(lines) == (path / "verdicts.jsonl").read_text()

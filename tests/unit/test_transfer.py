@@ -17,10 +17,10 @@ from seedbench_r1.config import protocol_id
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.kinds import SCORER_VERSION
 from seedbench_r1.prompts import WORDING_OF_KIND, build_messages, build_prompt, load_template
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.suites import resolve, transfer
-from seedbench_r1.suites.kinds import SCORER_VERSION
 from seedbench_r1.suites.transfer import BENCHMARKS, DEFAULT_TEMPLATE, load_transfer_file, parse_benchmarks
 from seedbench_r1.types import Failure, SamplingConfig
 from tests.command import RUN, cli, cli_process
@@ -239,7 +239,7 @@ def test_the_protocol_is_the_papers(transfer_root, tmp_path):
     planned = plan(config)
     assert planned.path.name == f"fake-script--transfer-{planned.manifest.protocol_id}"
     parts = (config.template, config.video, config.sampling)
-    assert planned.manifest.protocol_id == protocol_id(*parts, scorer=SCORER_VERSION) != protocol_id(*parts)
+    assert planned.manifest.protocol_id == protocol_id(*parts, scorer=1) != protocol_id(*parts)
     assert planned.manifest.versions["scorer"] == str(SCORER_VERSION)
     fewer = configure(transfer_root, tmp_path, max_frames=16)
     assert (fewer.protocol, fewer.video.max_frames) == ("custom", 16)

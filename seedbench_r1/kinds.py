@@ -11,11 +11,18 @@ from fractions import Fraction
 
 import numpy as np
 
-from seedbench_r1.parsing import answer_field, lead_in, parse_response, plain, read_choice, without_wrapping
-from seedbench_r1.scoring import outcome
-from seedbench_r1.types import FinishReason, Kind, ParsedResponse, Question, Score
+from seedbench_r1.parsing import (
+    PARSER_VERSION,
+    answer_field,
+    lead_in,
+    parse_response,
+    plain,
+    without_wrapping,
+)
+from seedbench_r1.types import FinishReason, Kind, Outcome, ParsedResponse, Question, Score
 
-SCORER_VERSION = 2  # part of the protocol id: raise it whenever a response can get another score
+SCORER_VERSION = 2  # raise it whenever a number or a text can be read differently or get another score
+LAW = f"{PARSER_VERSION}.{SCORER_VERSION}"  # kept with each record: what read and scored it
 
 # VSI-Bench's thresholds (arXiv 2412.14171, section 3): 0.5, 0.55, ..., 0.95
 THRESHOLDS = tuple(Fraction(k, 20) for k in range(10, 20))
@@ -47,11 +54,10 @@ def parse(text: str, question: Question, opened: str = "") -> ParsedResponse:
 
     Without an answer tag a number must be the last line, bare or led in as a letter is; texts need the tag.
     """
-    common = parse_response(text, opened=opened)
-    whole = opened + text
     if question.kind == "choice":
-        return replace(common, answer=read_choice(whole, question.options, question.letters))
-    field = answer_field(whole)
+        return parse_response(text, question.options, question.letters, opened=opened)
+    common = parse_response(text, opened=opened)
+    field = answer_field(opened + text)
     answer: str | None = None
     if field is not None and question.kind in ("numerical", "regression"):
         answer = _number_text(field.text) if field.tagged else _number_of_last_line(field.text)
@@ -67,6 +73,16 @@ def score(question: Question, parsed: ParsedResponse, finish_reason: FinishReaso
         credit=0.0 if parsed.answer is None else credit(question.kind, parsed.answer, question.gold),
         strict_credit=reference_credit(question.kind, parsed.answer_text, question.gold),
     )
+
+
+def outcome(parsed: ParsedResponse, finish_reason: FinishReason) -> Outcome:
+    """A response that was cut at the length limit but whose answer was read counts as answered; cut and unread is
+    "truncated". Both "unparsed" and "truncated" are wrong.
+    """
+    # The answer stands in the text even if the length limit cut what came after.
+    if parsed.answer is not None:
+        return "answered"
+    return "truncated" if finish_reason == "length" else "unparsed"
 
 
 def credit(kind: Kind, answer: str, gold: str) -> float:
