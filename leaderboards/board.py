@@ -98,6 +98,7 @@ def build_board(
     judge: str | None = None,
     include_published: bool = True,
     force_mixed: bool = False,
+    rank_unparsed: bool = False,
 ) -> Board:
     """Read run directories and compare them.
 
@@ -108,6 +109,7 @@ def build_board(
         judge: a judge id, or its beginning if only one starts so; by default the judge that judged most runs.
         include_published: add the papers' rows.
         force_mixed: rank and test rows of different protocols together.
+        rank_unparsed: rank a run however many of its answers could not be read.
 
     Raises:
         ConfigError: the metric or the baseline does not exist, or the judge judged none of the runs.
@@ -125,7 +127,8 @@ def build_board(
         bank = build_bank(loaded.run for loaded in runs.values())
         only = judge is not None
         read = {run_id: measure(run_id, loaded, judge_id, bank, only=only) for run_id, loaded in runs.items()}
-        board = _unranked(read, bank, wanted, reference, judge_id, force_mixed=force_mixed)
+        rows = [build_row(measured, bank, rank_unparsed=rank_unparsed) for measured in read.values()]
+        board = _unranked(rows, read, bank, wanted, reference, judge_id, force_mixed=force_mixed)
         # A training snapshot that cannot be read costs its curve alone.
         problems = [f"No training curve of {name}: {item.problem}" for name, item in runs.items() if item.problem]
         warnings = (*board.warnings, *_warnings(board, left_out), *problems)
@@ -135,6 +138,7 @@ def build_board(
 
 
 def _unranked(
+    rows: list[LeaderboardRow],
     read: dict[str, Measured],
     bank: QuestionBank,
     metric: Metric,
@@ -144,7 +148,6 @@ def _unranked(
     force_mixed: bool,
 ) -> Board:
     """The board with its rows in order and all tests, without ranks and deltas."""
-    rows = [build_row(measured, bank) for measured in read.values()]
     rows.sort(key=lambda row: _descending(score_of(row, metric, judge_id)))
     protocols = _ranked_protocols(rows, metric, baseline, judge_id, force_mixed=force_mixed)
     compared = comparable(rows, protocols)
@@ -194,12 +197,12 @@ def _unranked(
 
 
 def comparable(rows: Iterable[LeaderboardRow], protocols: Container[str]) -> list[LeaderboardRow]:
-    """Complete rows of these protocol ids: only these are ranked, tested against each other and drawn in one chart.
+    """Rows of these protocol ids that are fit: only these are ranked, tested against each other and drawn in one chart.
 
     A SUBSET has other questions, another protocol has other frames or another prompt: drawn together they would invite
     a comparison that no test supports.
     """
-    return [row for row in rows if row.status == "complete" and row.protocol_id in protocols]
+    return [row for row in rows if row.fit and row.protocol_id in protocols]
 
 
 def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBank, *, only: bool) -> Measured:
@@ -241,7 +244,7 @@ def _ranked_protocols(
         if row.run_id == baseline:
             return {row.protocol_id}
     # Else the protocol of most runs that could be ranked; of equals the first, which holds the best score.
-    fit = [row.status == "complete" and not math.isnan(score_of(row, metric, judge_id)) for row in rows]
+    fit = [row.fit and not math.isnan(score_of(row, metric, judge_id)) for row in rows]
     sizes: dict[str, int] = {}
     for row, fits in zip(rows, fit, strict=True):
         sizes[row.protocol_id] = sizes.get(row.protocol_id, 0) + fits

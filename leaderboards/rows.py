@@ -15,6 +15,8 @@ from seedbench_r1.types import DOMAINS, LEVELS, RunManifest
 
 SHOWN_UNPARSED = 0.02  # share of unparsed answers from which a row is flagged
 SHOWN_UNJUDGED = 0.01  # share of missing verdicts from which a row is flagged
+RANKED_UNPARSED = 0.2  # largest share of unparsed answers of a ranked row: beyond it, the wording is what differs
+NO_REASONING = 0.95  # share of responses without reasoning from which there is no consistency to speak of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class LeaderboardRow:
     selected_from_k: int | None
     provenance: dict[str, str]  # name -> text, for display: no secrets, no home folder
     flags: tuple[str, ...] = ()
+    withheld: bool = False  # complete, and not to be ranked or compared all the same: a flag says why
     rank_lo: int | None = None  # rank_lo, rank_hi, tier: None unless ranked
     rank_hi: int | None = None
     tier: str | None = None
@@ -119,6 +122,11 @@ class LeaderboardRow:
     def coverage(self) -> float:
         """answered / n."""
         return self.answered / self.n if self.n else math.nan
+
+    @property
+    def fit(self) -> bool:
+        """True if the row may be ranked, tested and drawn with others of its protocol."""
+        return self.status == "complete" and not self.withheld
 
     @property
     def ranked(self) -> bool:
@@ -149,15 +157,20 @@ class LeaderboardRow:
         return "*" * sum(delta.p_adjusted < limit for limit in (0.05, 0.01, 0.001))
 
 
-def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
-    """Count a run and put intervals around its shares. Rank, tier and deltas need the other runs: `build_board`."""
+def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = False) -> LeaderboardRow:
+    """Count a run and put intervals around its shares. Rank, tier and deltas need the other runs: `build_board`.
+
+    rank_unparsed: a row may be ranked however many of its answers could not be read.
+    """
     manifest, table = measured.run.manifest, measured.outcomes
     groups = [name for name in bank.groups if (bank.group(name) & table.selected).any()]
     complete = [name for name in groups if not (bank.group(name) & table.selected & ~table.responded).any()]
     accuracy = {name: share(table.correct, bank.group(name) & table.responded, bank) for name in complete}
-    rated = [name for name in complete if (bank.group(name) & table.judged).any()]
+    rated = [name for name in complete if has_consistency(table, bank.group(name))]
     levels = [name for name in groups if name not in DOMAINS]
     total = sum(manifest.n_total.get(level, {}).get("all", 0) for level in levels)
+    answered, unparsed = int(table.responded.sum()), int((table.outcome == UNPARSED).sum())
+    unreadable = unparsed > RANKED_UNPARSED * answered and not rank_unparsed
     return LeaderboardRow(
         run_id=measured.run_id,
         model=manifest.model.name,
@@ -167,7 +180,7 @@ def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
         protocol=manifest.protocol,
         protocol_id=manifest.protocol_id,
         status=_status(measured, total),
-        answered=int(table.responded.sum()),
+        answered=answered,
         n=total,
         frames=manifest.video.max_frames,
         accuracy=accuracy,
@@ -177,7 +190,7 @@ def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
         quadrants={name: quadrants_of(table, bank.group(name)) for name in rated if name in levels},
         shares=further_shares(measured, bank, complete, rated),
         gap=_gap(accuracy),
-        unparsed=int((table.outcome == UNPARSED).sum()),
+        unparsed=unparsed,
         truncated=int((table.outcome == TRUNCATED).sum()),
         errors=int((table.outcome == FAILED).sum()),
         judge_id=measured.judge_id,
@@ -190,7 +203,14 @@ def build_row(measured: Measured, bank: QuestionBank) -> LeaderboardRow:
         selected_from_k=manifest.model.selected_from_k,
         provenance=provenance_of(measured),
         flags=_flags(measured, bank, total),
+        withheld=unreadable or bool(measured.run.edited) or manifest.mixed_weights is not None,
     )
+
+
+def has_consistency(table: Outcomes, group: Bools) -> bool:
+    """Whether a group was judged, and had reasoning to judge: none at all is not a consistency of 0 %."""
+    answered = group & table.responded
+    return bool((answered & table.judged).any()) and (answered & table.bare).sum() < NO_REASONING * answered.sum()
 
 
 def further_shares(
@@ -302,6 +322,14 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
     judged = int((table.judged & table.responded).sum())
     if judged and 1 - judged / answered > SHOWN_UNJUDGED:
         flags.append(f"JUDGED {100 * judged / answered:.1f}%")
+    if answered and (table.responded & table.bare).sum() >= NO_REASONING * answered:
+        flags.append("NO REASONING")
+    if measured.run.edited:
+        flags.append(f"EDITED {len(measured.run.edited)}")
+    if manifest.mixed_weights is not None:
+        flags.append("MIXED WEIGHTS")
+    if measured.run.rescored:
+        flags.append("RESCORED")
     if _is_dirty(manifest):
         flags.append("DIRTY")
     if (manifest.model.selected_from_k or 1) > 1:

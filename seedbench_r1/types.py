@@ -289,6 +289,7 @@ class RunManifest:
     completed_utc: str | None = None
     transport: dict[str, Any] | None = None  # how pixels travel to an API model; part of the protocol id
     suite: str = "seedbench-r1"
+    mixed_weights: str | None = None  # a weight file whose bytes were not the same in all calls that gave answers
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ def _row(board: Board, place: int, columns: tuple[Column, ...], scales: dict[str
 
 
 # Flags of rows that must not be compared; the others are remarks.
-_AGAINST = ("INCOMPLETE", "SUBSET", "ERRORS", "PROTOCOL", "JUDGE≠", "CONTAM", "IMPOSSIBLE")
+_AGAINST = ("INCOMPLETE", "SUBSET", "ERRORS", "PROTOCOL", "JUDGE≠", "CONTAM", "IMPOSSIBLE", "EDITED", "MIXED")
 
 
 def _cell(board: Board, row: LeaderboardRow, place: int, key: str, scales: dict[str, _Scale]) -> CellView:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from leaderboards.outcomes import build_bank, outcomes_of
-from leaderboards.rows import Quadrants, consistency_of, quadrants_of, sound_of
+from leaderboards.rows import Quadrants, consistency_of, has_consistency, quadrants_of, sound_of
 from leaderboards.stats import Proportion
 from seedbench_r1.cli import console
 from seedbench_r1.scoring import reasoning_profile
@@ -66,11 +66,14 @@ class JudgedLevel:
     consistency: Proportion
     sound: Proportion  # correct and consistent
     quadrants: Quadrants
+    has_reasoning: bool  # False: nearly no response holds any, so that the rate says nothing
 
     @property
     def cell(self) -> str:
         """ "82.4 [80.8, 83.9]": the rate in percent, clustered by video; "-" if nothing was judged."""
         rate = self.consistency
+        if rate.n and not self.has_reasoning:
+            return "no reasoning"
         return f"{100 * rate.value:.1f} [{100 * rate.lo:.1f}, {100 * rate.hi:.1f}]" if rate.n else "-"
 
 
@@ -88,6 +91,7 @@ def judged_levels(run: Run, verdicts: dict[str, Verdict]) -> dict[str, JudgedLev
             consistency=consistency_of(table, group, bank),
             sound=sound_of(table, group, bank),
             quadrants=quadrants_of(table, group),
+            has_reasoning=has_consistency(table, group),
         )
         for level, group in groups.items()
     }

@@ -67,6 +67,9 @@ def build_command(
     force_mixed: Annotated[
         bool, typer.Option(rich_help_panel=SHOW, help="Rank runs of different protocols together.")
     ] = False,
+    rank_unparsed: Annotated[
+        bool, typer.Option(rich_help_panel=SHOW, help="Rank runs of which more than 20 % could not be read too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs and write the page, tables and charts. Exit 5 if some runs were left out, 4 if all were."""
@@ -84,6 +87,7 @@ def build_command(
             judge=judge,
             include_published=published or include_reported,
             force_mixed=force_mixed,
+            rank_unparsed=rank_unparsed,
         )
         written, page = _write(
             board, out, csv_path, include_reported=include_reported, predictions=predictions, page=(detail, max_bytes)
