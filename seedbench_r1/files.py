@@ -18,6 +18,9 @@ from seedbench_r1.typed_json import parse_json
 # At most this much is lost when the power goes; a killed process loses nothing.
 FSYNC_EVERY_S = 1.0
 
+# Half of a surrogate pair, which servers send that cut UTF-16, has no UTF-8. This writes it as JSON does: \ud83d.
+_UNPAIRED = "backslashreplace"
+
 JsonObject = dict[str, Any]  # as the json module reads and writes it
 
 
@@ -55,7 +58,7 @@ class AppendFile:
 
     def append(self, line: str) -> None:
         """Write a line that ends with its newline: in the file when this returns. Raises ResourceError."""
-        data = line.encode("utf-8")
+        data = line.encode("utf-8", _UNPAIRED)
         with self._guard:
             # A disk that is full takes part of a line without an error.
             end = os.fstat(self._descriptor).st_size
@@ -112,7 +115,11 @@ def write_json(path: Path, value: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name, fsync, rename: readers see the old file or the new one. Raises ResourceError."""
-    with writing(path), replacing(path) as temporary_path, temporary_path.open("w", encoding="utf-8") as stream:
+    with (
+        writing(path),
+        replacing(path) as temporary_path,
+        temporary_path.open("w", encoding="utf-8", errors=_UNPAIRED) as stream,
+    ):
         stream.write(text)
         stream.flush()
         # Without it a power cut can leave the new name with no content.

@@ -235,7 +235,7 @@ class RunDir:
         # Events are for people: nothing is ever read back from them.
         line = json.dumps({"time": utc_now(), "event": kind, **to_json(fields)}, ensure_ascii=False) + "\n"
         try:
-            with (self.path / "events.jsonl").open("a", encoding="utf-8") as stream:
+            with (self.path / "events.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(line)
         except OSError as error:
             raise write_error(self.path, error) from error

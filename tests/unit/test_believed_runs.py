@@ -1,0 +1,248 @@
+"""A run directory is believed only as far as it can be checked: ordinary accidents, and edits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leaderboards.board import build_board
+from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.files import AppendFile
+from seedbench_r1.kinds import LAW
+from seedbench_r1.questions import load_annotations
+from seedbench_r1.runs.directory import RunDir, load_run, read_manifest
+from seedbench_r1.runs.records import read_lines, run_identity
+from seedbench_r1.scoring import to_record
+from seedbench_r1.typed_json import from_json
+from seedbench_r1.types import Generation, RunManifest, RunRecord, to_json
+from tests.rows import evaluation_row, write_rows
+from tests.synthetic_runs import RunSpec, make_benchmark, write_run, write_runs
+from tests.unit.test_runs import manifest
+
+
+@pytest.fixture
+def questions(tmp_path):
+    return load_annotations(write_rows(tmp_path / "a.jsonl", [evaluation_row(i) for i in range(4)]), tmp_path, "L1")
+
+
+def written(path: Path, questions, text="<think>r</think><answer>A</answer>", **changes) -> Path:
+    with RunDir.open(path, manifest(**changes), questions) as run:
+        for question in questions:
+            run.append(to_record(question, Generation(text, (), "stop", 1, 1, 0.1)))
+    return path
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()]
+
+
+def write_lines(path: Path, lines: list[dict]) -> None:
+    (path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_records_without_a_manifest_are_not_adopted(tmp_path, questions):
+    path = written(tmp_path / "run", questions)
+    (path / "manifest.json").unlink()
+    before = (path / "records.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="no manifest"):
+        RunDir.open(path, manifest(), questions)
+    assert (path / "records.jsonl").read_bytes() == before
+    assert not (path / "manifest.json").exists()
+    with RunDir.open(path, manifest(), questions, fresh=True) as run:
+        assert len(run.pending(questions)) == 4
+    assert [file.read_bytes() for file in path.glob("old-*/records.jsonl")] == [before]
+
+
+def test_only_files_that_this_program_names_are_merged(tmp_path, questions):
+    path = written(tmp_path / "run", questions)
+    wrong = (path / "records.jsonl").read_text().replace("<answer>A", "<answer>B")
+    for name in ("records_backup.jsonl", "records (copy).jsonl", "records.jsonl.bak", "records.old.jsonl"):
+        (path / name).write_text(wrong)
+    assert {record.parsed.answer for record in load_run(path).records.values()} == {"A"}
+    (path / "records.1-of-2.jsonl").write_text(wrong)
+    assert {record.parsed.answer for record in load_run(path).records.values()} == {"A"}  # records.jsonl comes last
+
+
+def test_another_runs_records_are_refused_with_their_line(tmp_path, questions):
+    path, other = written(tmp_path / "run", questions), written(tmp_path / "other", questions, seed=1)
+    with (path / "records.jsonl").open("a") as stream:
+        stream.write((other / "records.jsonl").read_text())
+    with pytest.raises(DataError, match=r"records.jsonl:5: .*belongs to run"):
+        load_run(path)
+    with pytest.raises(DataError, match=r"records.jsonl:5: .*belongs to run"):
+        RunDir.open(path, manifest(), questions)
+    lines = lines_of(written(tmp_path / "third", questions))
+    del lines[1]["run"]
+    write_lines(tmp_path / "third", lines)
+    with pytest.raises(DataError, match=r"records.jsonl:2: .*'of no name'"):
+        load_run(tmp_path / "third")
+
+
+@pytest.mark.parametrize("change", ["protocol_id", "backend", "dtype", "seed", "fingerprint", "suite"])
+def test_a_runs_identity_is_what_was_asked_of_which_model_and_how(change):
+    ours = manifest()
+    if change == "fingerprint":
+        other = replace(ours, model=replace(ours.model, fingerprint="0" * 16))
+    else:
+        other = replace(ours, **{change: 7 if change == "seed" else "other"})
+    assert run_identity(other) != run_identity(ours) == run_identity(replace(ours, command="x", versions={"a": "b"}))
+
+
+def test_answers_are_read_from_their_text_anew(tmp_path, questions):
+    """Of an earlier law: read again, and marked."""
+    path = written(tmp_path / "run", questions, text="<think>r</think>\n\nThe answer is A.")
+    lines = lines_of(path)
+    for line in lines:
+        line["law"] = "1.1"
+        line["parsed"]["answer"] = None
+        line["score"] = {"outcome": "unparsed", "credit": 0.0, "strict_credit": 0.0}
+    write_lines(path, lines)
+    run = load_run(path)
+    assert {record.parsed.answer for record in run.records.values()} == {"A"}
+    assert (run.rescored, run.edited) == (4, ())
+
+
+EDITS = {
+    "credit": lambda line: line["score"].update(credit=1.0 - line["score"]["credit"]),
+    "strict_credit": lambda line: line["score"].update(strict_credit=1.0 - line["score"]["strict_credit"]),
+    "answer": lambda line: line["parsed"].update(answer="D" if line["parsed"]["answer"] != "D" else "C"),
+    "outcome": lambda line: line["score"].update(outcome="unparsed"),
+    "text": lambda line: line["generation"].update(text="<think>r</think><answer>D</answer>"),
+    "no score fields": lambda line: line.update(score={}),
+    "words for numbers": lambda line: line["score"].update(credit="yes"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_record_is_counted_by_its_text_and_the_run_is_not_ranked(tmp_path, edit):
+    benchmark = make_benchmark()
+    paths = write_runs(tmp_path, [RunSpec("a", ability=1.0), RunSpec("b", seed=1)], benchmark)
+    lines = lines_of(paths[0])
+    edit(lines[0])
+    write_lines(paths[0], lines)
+    board = build_board(paths, include_published=False, metric="l1.accuracy")
+    row = {row.run_id: row for row in board.rows}["a"]
+    assert "EDITED 1" in row.flags
+    assert not row.ranked
+    assert {row.run_id: row for row in board.rows}["b"].ranked
+    texts = {line["question_id"]: line["generation"]["text"] for line in lines}
+    gold = {question["question_id"]: question["gold"] for question in benchmark.questions}
+    right = sum(f"<answer>{gold[i]}</answer>" in text for i, text in texts.items() if i.startswith("L1/"))
+    assert row.accuracy["L1"].k == right
+
+
+def test_edited_gold_letters_are_found_too(tmp_path):
+    (path,) = write_runs(tmp_path, [RunSpec("a")], make_benchmark())
+    questions = [json.loads(line) for line in (path / "questions.jsonl").read_text().splitlines()]
+    (path / "questions.jsonl").write_text("".join(json.dumps(q | {"gold": "A"}) + "\n" for q in questions))
+    (row,) = build_board([path], include_published=False).rows
+    assert any(flag.startswith("EDITED") for flag in row.flags)
+    assert not row.ranked
+
+
+def test_more_than_a_fifth_unparsed_is_shown_and_ranked_on_request_only(tmp_path):
+    path = write_run(tmp_path, RunSpec("a", unparsed=0.4), make_benchmark())
+    (row,) = build_board([path], include_published=False).rows
+    assert (row.ranked, row.status) == (False, "complete")
+    assert any(flag.startswith("UNPARSED") for flag in row.flags)
+    (row,) = build_board([path], include_published=False, rank_unparsed=True).rows
+    assert row.ranked
+
+
+def test_no_reasoning_is_not_a_consistency_of_nothing(tmp_path):
+    path = write_run(tmp_path, RunSpec("a", bare=1.0, judges=("rules/v1",)), make_benchmark())
+    (row,) = build_board([path], include_published=False).rows
+    assert "NO REASONING" in row.flags
+    assert row.consistency == {}
+
+
+JUNK = [None, True, -1, 2**31, 1e400, float("nan"), "", "x", [], ["L1/1"], {}, {"a": 1}]
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """The paths of all values in a JSON object."""
+    if not isinstance(value, dict):
+        return [path]
+    return [path] * bool(path) + [place for name, item in value.items() for place in places(item, (*path, name))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_one_bad_run_is_left_out_and_costs_no_other(data, tmp_path_factory):
+    """Any value of any file of a run directory replaced by junk: read, or left out with its reason, never more."""
+    folder = tmp_path_factory.mktemp("junk")
+    good, bad = write_runs(folder, [RunSpec("good"), RunSpec("bad", seed=1, judges=("rules/v1",))], make_benchmark())
+    name = data.draw(st.sampled_from(["manifest.json", "records.jsonl", "questions.jsonl", "verdicts.jsonl"]))
+    text = (bad / name).read_text()
+    values = [json.loads(text)] if name == "manifest.json" else [json.loads(line) for line in text.splitlines()]
+    value = values[data.draw(st.integers(0, min(3, len(values) - 1)))]
+    *parents, last = data.draw(st.sampled_from(places(value)))
+    target = value
+    for parent in parents:
+        target = target[parent]
+    if data.draw(st.booleans()):
+        target[last] = data.draw(st.sampled_from(JUNK))
+    else:
+        del target[last]
+    (bad / name).write_text("".join(json.dumps(value) + "\n" for value in values))
+    board = build_board([good, bad], include_published=False, metric="l1.accuracy")
+    assert "good" in {row.run_id for row in board.rows}
+    assert len(board.rows) + len(board.left_out) == 2
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("records.jsonl", b"[" * 100_000),
+        ("records.jsonl", b'{"question_id": ' + b"[" * 100_000),
+        ("records.jsonl", b"\x00" * 300),
+        ("verdicts.jsonl", b"[" * 100_000),
+        ("questions.jsonl", b"{" * 100_000),
+        ("manifest.json", b"[" * 100_000),
+        ("manifest.json", b"null"),
+        ("training_snapshot.json", b"[" * 100_000),
+    ],
+)
+def test_deep_and_empty_json_costs_its_own_run_alone(tmp_path, name, content):
+    good, bad = write_runs(tmp_path, [RunSpec("good"), RunSpec("bad", seed=1)], make_benchmark())
+    (bad / name).write_bytes(content + b"\n")
+    board = build_board([good, bad], include_published=False, metric="l1.accuracy")
+    assert "good" in {row.run_id for row in board.rows}
+
+
+def test_half_a_surrogate_pair_is_recorded_like_any_text(tmp_path, questions):
+    path = written(tmp_path / "run", questions, text="<think>\ud83d</think><answer>A</answer>")
+    assert {record.parsed.answer for record in load_run(path).records.values()} == {"A"}
+    assert {record.parsed.reasoning for record in load_run(path).records.values()} == {"\ud83d"}
+    file = AppendFile(tmp_path, "x.jsonl")
+    file.append(json.dumps({"a": "\udfff and \U0001f600"}, ensure_ascii=False) + "\n")
+    file.close()
+    assert list(read_lines(tmp_path / "x.jsonl", dict)) == [{"a": "\udfff and \U0001f600"}]
+
+
+def test_json_becomes_what_it_was(questions):
+    record = to_record(questions[0], Generation("<answer>A</answer>", (1, 2), "stop", 5, 2, 0.25, opened="<think>\n"))
+    assert from_json(RunRecord, to_json(record)) == record
+    ours = manifest(transport={"a": [1, {"b": None}]})
+    assert from_json(RunManifest, to_json(ours) | {"template": to_json_template(ours)}) == ours
+    with pytest.raises(ValueError, match=r"generation.n_tokens is -2, expected 0 to"):
+        from_json(RunRecord, to_json(replace(record, generation=replace(record.generation, n_tokens=-2))))
+    value = to_json(ours) | {"template": to_json_template(ours), "n_total": {"L1": {"all": True}}}
+    with pytest.raises(ValueError, match=r"n_total.L1.all is True, expected a whole number"):
+        from_json(RunManifest, value)
+
+
+def to_json_template(ours: RunManifest) -> dict:
+    return {"wording": dict(ours.template.wording), "system": ours.template.system}
+
+
+def test_every_record_says_its_run_and_its_law(tmp_path, questions):
+    path = written(tmp_path / "run", questions)
+    assert {(line["run"], line["law"]) for line in lines_of(path)} == {(run_identity(read_manifest(path)), LAW)}
