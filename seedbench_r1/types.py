@@ -261,6 +261,7 @@ class ModelInfo:
     step: int | None = None
     architecture: str | None = None
     selected_from_k: int | None = None  # this checkpoint was picked as the best of k
+    files: dict[str, str] = field(default_factory=dict)  # template, tokenizer, processor ...: name -> sha256[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +287,7 @@ class RunManifest:
     created_utc: str
     updated_utc: str
     weights_sha256: str | None = None  # hash of sorted (file, sha256); None until the run is complete
+    weight_files: dict[str, str] = field(default_factory=dict)  # name -> sha256; empty until every byte was read once
     completed_utc: str | None = None
     transport: dict[str, Any] | None = None  # how pixels travel to an API model; part of the protocol id
     suite: str = "seedbench-r1"

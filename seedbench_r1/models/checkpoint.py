@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from seedbench_r1.data.hub import named_errors
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import JsonObject, read_json_object
 from seedbench_r1.models.families import FAMILIES
+from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes
 from seedbench_r1.types import ModelInfo
 
 TRAINING = "training.json"  # what a training says of a checkpoint it wrote
-_MIB = 1 << 20
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -30,6 +29,14 @@ class Checkpoint:
     size_multiple: int  # pixels: both sides of every frame are multiples of it
     weight_bytes: int
     config: JsonObject  # config.json of the model, or of the adapter's base
+
+    @property
+    def weights(self) -> dict[str, Path]:
+        """Every weight file by its name in manifests, the base's after the adapter's, as "base/...". Sorted."""
+        found = {path.name: path for path in _weight_files(self.folder)}
+        if self.base_folder is not None:
+            found |= {f"base/{path.name}": path for path in _weight_files(self.base_folder)}
+        return found
 
 
 def inspect_model(
@@ -78,6 +85,7 @@ def inspect_model(
         step=training.get("step"),
         architecture=architecture,
         selected_from_k=training.get("selected_from_k"),
+        files=small_file_hashes({"": folder} | ({"base/": base_folder} if base_folder else {})),
     )
     return Checkpoint(
         info=info,
@@ -98,32 +106,6 @@ def model_name(model: str) -> str:
     ):
         return "/".join(parts[-2:])
     return parts[-1] if parts else "model"
-
-
-def fingerprint(weights: list[Path]) -> str:
-    """16 hex digits over names, sizes, and the first and last MiB of each weight file."""
-    digest = hashlib.sha256()
-    for path in weights:
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}\n".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(_MIB))
-            # All bytes would take minutes to read; they are hashed later, in the background (weights_sha256).
-            stream.seek(max(0, size - _MIB))
-            digest.update(stream.read(_MIB))
-    return digest.hexdigest()[:16]
-
-
-def weights_sha256(checkpoint: Checkpoint) -> str:
-    """sha256 over the sorted (file name, sha256) pairs of all weight files. Reads every byte: run it in a thread."""
-    weights = _weight_files(checkpoint.folder)
-    if checkpoint.base_folder is not None:
-        weights += _weight_files(checkpoint.base_folder)
-    total = hashlib.sha256()
-    for path in weights:
-        with path.open("rb") as stream:
-            total.update(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def _resolve(model: str, revision: str | None) -> Path:

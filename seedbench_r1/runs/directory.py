@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import AppendFile, write_error, write_json, write_text
+from seedbench_r1.models.fingerprint import weights_sha256
 from seedbench_r1.runs.answers import read_answers, record_files
 from seedbench_r1.runs.records import (
     SCHEMA,
@@ -240,15 +241,43 @@ class RunDir:
         except OSError as error:
             raise write_error(self.path, error) from error
 
-    def finish(self, summary: RunSummary, weights_sha256: str | None) -> None:
-        """Write summary.json, and mark the manifest complete if the run is."""
+    def note_weights(self, hashes: dict[str, str]) -> None:
+        """Keep the weights' hashes; note it if they are not those that an earlier call, or another shard, has kept."""
+        with _exclusive(self.path / ".manifest.lock"):
+            known = read_manifest(self.path) or self.manifest
+            names = _changed(known.weight_files, hashes)
+            # A version that kept one hash of all of them.
+            if hashes and not known.weight_files and known.weights_sha256 not in (None, weights_sha256(hashes)):
+                names = list(hashes)
+            self.manifest = dataclasses.replace(
+                known,
+                weight_files=known.weight_files or hashes,
+                mixed_weights=known.mixed_weights or (names[0] if names else None),
+            )
+            if self.manifest != known:
+                write_json(self.path / "manifest.json", to_json(self.manifest))
+
+    def finish(self, summary: RunSummary, hashes: dict[str, str]) -> None:
+        """Write summary.json, and mark the manifest complete if the run is.
+
+        Raises ConfigError for a run whose weights were not the same in all calls: it is never complete.
+        """
         write_json(self.path / "summary.json", to_json(summary))
         # The manifest says complete only of a run that is.
         if summary.status == "incomplete":
             return
+        self.note_weights(hashes)
+        if self.manifest.mixed_weights is not None:
+            raise ConfigError(
+                f"{self.path}: {self.manifest.mixed_weights} had other bytes in one call of this run than in another: "
+                f"its answers come from two models. It is not complete and is never ranked. Fix: --fresh."
+            )
         with _exclusive(self.path / ".manifest.lock"):
             self.manifest = dataclasses.replace(
-                self.manifest, weights_sha256=weights_sha256, completed_utc=utc_now(), updated_utc=utc_now()
+                self.manifest,
+                weights_sha256=weights_sha256(hashes) if hashes else None,
+                completed_utc=utc_now(),
+                updated_utc=utc_now(),
             )
             write_json(self.path / "manifest.json", to_json(self.manifest))
 
@@ -289,6 +318,8 @@ def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> 
             n_total=existing.n_total | manifest.n_total,
             dataset_hash=existing.dataset_hash | manifest.dataset_hash,
             weights_sha256=existing.weights_sha256,
+            weight_files=existing.weight_files,
+            mixed_weights=existing.mixed_weights,
             completed_utc=completed,
         )
     elif any(file.stat().st_size for file in record_files(path)):
@@ -309,6 +340,8 @@ def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> 
         differing.append(f"protocol_id: {existing.protocol_id} there, {new.protocol_id} now")
     if existing.model.fingerprint != new.model.fingerprint:
         differing.append(f"model fingerprint: {existing.model.fingerprint} there, {new.model.fingerprint} now")
+    for name in _changed(existing.model.files, new.model.files) + _changed(existing.weight_files, new.weight_files):
+        differing.append(f"{name} of the model has changed")
     for key in _FIXED:
         there, now = getattr(existing, key), getattr(new, key)
         if key == "dataset_hash":
@@ -322,6 +355,13 @@ def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> 
             f"{path} holds another run. Differing: {'; '.join(differing)}. Nothing was changed. "
             f"Fix: --run-name NAME opens another directory, --fresh starts this one anew."
         )
+
+
+def _changed(there: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The files that differ; none where one side has not kept any."""
+    if not there or not now:
+        return []
+    return [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
 
 
 def _set_aside(path: Path, file: AppendFile) -> None:

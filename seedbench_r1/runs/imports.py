@@ -203,7 +203,7 @@ def import_files(
         for answer in answers:
             _import_answer(run, questions, answer, report)
         report.summary = summarise(run.records(), questions.values(), manifest.n_total)
-        run.finish(report.summary, None)
+        run.finish(report.summary, {})
         for level, group in every.items():
             missing = [q.question_id for q in group if q.question_id not in run.records()]
             if missing:

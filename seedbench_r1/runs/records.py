@@ -79,8 +79,9 @@ def generation_from_json(value: JsonObject) -> Generation:
 
 def run_identity(manifest: RunManifest) -> str:
     """12 hex digits that every record of a run carries: what was asked of which model, and how."""
-    parts = [manifest.suite, manifest.protocol_id, manifest.model.fingerprint, manifest.backend, manifest.dtype]
-    return hashlib.sha256(json.dumps([*parts, manifest.seed]).encode()).hexdigest()[:12]
+    model = [manifest.model.fingerprint, sorted(manifest.model.files.items())]
+    parts = [manifest.suite, manifest.protocol_id, model, manifest.backend, manifest.dtype, manifest.seed]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def _with_present_names(value: JsonObject) -> JsonObject:

@@ -1,5 +1,6 @@
 """`--engine lmms-eval` and the transfer suite: what lmms-eval answers becomes our run."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.engines.lmms_process import LmmsModel
 from seedbench_r1.engines.lmms_transfer import plan_transfer, run_transfer
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.models.checkpoint import inspect_model, weights_sha256
+from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
 from tests.command import RUN
@@ -46,7 +47,9 @@ def test_the_engine_with_a_chat_model_of_lmms_eval(data_root, tiny, tmp_path):
     assert all(record.answered and 1 <= record.generation.n_tokens <= 5 for record in theirs.records.values())
     assert theirs.manifest.protocol == "lmms-eval"
     assert theirs.manifest.model.fingerprint == inspect_model(str(tiny)).info.fingerprint
-    assert theirs.manifest.weights_sha256 == weights_sha256(inspect_model(str(tiny)))
+    weights = inspect_model(str(tiny)).weights
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in weights.items()}
+    assert theirs.manifest.weight_files == digests
 
 
 def test_a_model_without_chat_interface_is_refused_and_the_run_is_incomplete(data_root, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leaderboards.board import build_board
+from seedbench_r1.backends.fake import FakeBackend
+from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.demo.models import shipped_model
+from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import AppendFile
 from seedbench_r1.kinds import LAW
+from seedbench_r1.models.fingerprint import WeightHashes
 from seedbench_r1.questions import load_annotations
 from seedbench_r1.runs.directory import RunDir, load_run, read_manifest
 from seedbench_r1.runs.records import read_lines, run_identity
 from seedbench_r1.scoring import to_record
 from seedbench_r1.typed_json import from_json
 from seedbench_r1.types import Generation, RunManifest, RunRecord, to_json
+from tests.evaluation import evaluate
 from tests.rows import evaluation_row, write_rows
+from tests.small_benchmark import ANSWER
 from tests.synthetic_runs import RunSpec, make_benchmark, write_run, write_runs
 from tests.unit.test_runs import manifest
 
@@ -246,3 +255,110 @@ def to_json_template(ours: RunManifest) -> dict:
 def test_every_record_says_its_run_and_its_law(tmp_path, questions):
     path = written(tmp_path / "run", questions)
     assert {(line["run"], line["law"]) for line in lines_of(path)} == {(run_identity(read_manifest(path)), LAW)}
+
+
+# ---- the fingerprint is the model
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A checkpoint of 4 MiB: its middle is neither in the first nor in the last one."""
+    return Path(shutil.copytree(shipped_model("sft"), tmp_path / "model"))
+
+
+def asked(model: Path, data_root: Path, tmp_path: Path, **changes):
+    given = {"model": str(model), "data_root": data_root, "runs_dir": tmp_path / "runs", "run_name": "r"} | changes
+    return plan(resolve_eval_config(given, environ={}, working_dir=tmp_path))
+
+
+def answered_by_script(planned):
+    return evaluate(planned, lambda _: FakeBackend(lambda request, sampling: ANSWER.format("A")))
+
+
+def zero_the_middle(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[3 << 19 : 3 << 20] = bytes(3 << 19)
+    file.write_bytes(data)
+
+
+def damage(model: Path, name: str) -> None:
+    if name == "model.safetensors":
+        zero_the_middle(model / name)
+    elif name == "tokenizer.model":
+        (model / name).write_text("new")
+    else:
+        (model / name).write_text((model / name).read_text() + " ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "processor_config.json",
+        "config.json",
+        "tokenizer.model",
+    ],
+)
+def test_a_file_of_the_model_that_changes_under_a_run_is_named(model, data_root, tmp_path, name):
+    first = answered_by_script(asked(model, data_root, tmp_path, levels=("L1",)))
+    assert first.summary.status == "complete"
+    damage(model, name)
+    before = (tmp_path / "runs" / "r" / "records.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=rf"Differing: {name} of the model has changed"):
+        answered_by_script(asked(model, data_root, tmp_path))
+    assert (tmp_path / "runs" / "r" / "records.jsonl").read_bytes() == before
+
+
+def test_a_copy_of_the_same_bytes_continues(model, data_root, tmp_path):
+    answered_by_script(asked(model, data_root, tmp_path, levels=("L1",)))
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    for file in copy.iterdir():
+        os.utime(file, ns=(1, 1))
+    (copy / "training.json").unlink(missing_ok=True)  # says nothing to the model
+    assert answered_by_script(asked(copy, data_root, tmp_path)).summary.status == "complete"
+
+
+def test_weights_that_change_before_they_are_known_leave_no_complete_run(model, data_root, tmp_path):
+    """As two shards on two machines with different copies: the second one's bytes are compared when they are read."""
+    first = asked(model, data_root, tmp_path, shard=(1, 2))
+    answered_by_script(first)
+    second = asked(model, data_root, tmp_path, shard=(2, 2))
+    manifest = json.loads((first.path / "manifest.json").read_text())
+    known = manifest.pop("weight_files")
+    (first.path / "manifest.json").write_text(json.dumps(manifest))
+    zero_the_middle(model / "model.safetensors")
+
+    with RunDir.open(second.path, second.manifest, second.questions, shard=(2, 2)) as run:
+        run.note_weights(known)
+        for question in run.pending(second.questions, shard=(2, 2)):
+            run.append(to_record(question, Generation(ANSWER.format("A"), (), "stop", 1, 1, 0.1)))
+        hashes = WeightHashes(second.checkpoint.weights, tmp_path / "hashes.json").start().wait()
+        summary = second.suite.summarise(load_run(first.path).records, run.questions.values(), run.manifest.n_total)
+        assert summary.status == "complete"
+        with pytest.raises(ConfigError, match=r"model.safetensors had other bytes"):
+            run.finish(summary, hashes)
+    assert read_manifest(first.path).completed_utc is None
+    (row,) = build_board([first.path], include_published=False).rows
+    assert "MIXED WEIGHTS" in row.flags
+    assert not row.ranked
+
+
+def test_weights_are_read_once_and_again_when_they_change(model, tmp_path):
+    file = model / "model.safetensors"
+    cache = tmp_path / "hashes.json"
+    wanted = {"model.safetensors": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert WeightHashes({"model.safetensors": file}, cache).start().wait() == wanted
+    entry = json.loads(cache.read_text())
+    (path,) = entry
+    cache.write_text(json.dumps({path: [*entry[path][:-1], "kept"]}))
+    assert WeightHashes({"model.safetensors": file}, cache).start().wait() == {"model.safetensors": "kept"}
+    os.utime(file, ns=(1, 1))
+    assert WeightHashes({"model.safetensors": file}, cache).start().wait() == wanted
+    cache.write_text("[" * 100_000)
+    assert WeightHashes({"model.safetensors": file}, cache).start().wait() == wanted
+    with pytest.raises(ConfigError, match="could not be read to their end"):
+        WeightHashes({"gone": model / "gone.safetensors"}, cache).start().wait()
