@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from seedbench_r1.backends.adapters import merge_adapter_into
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor
 from seedbench_r1.typed_json import parse_json
@@ -49,10 +50,6 @@ def load_model(
     adapter = Path(model) / "adapter_config.json"
     if not adapter.is_file():
         return _load_full(model, revision, dtype, device)
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError(f"{model} is a LoRA adapter, which needs peft. Fix: pip install 'peft>=0.17'") from error
     # The adapter's own note may be a path on the machine that trained it.
     base = base_model or parse_json(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
@@ -64,8 +61,7 @@ def load_model(
             f"The base model {base} of the LoRA adapter {model} cannot be loaded. Fix: add --base-model "
             f"FOLDER_OR_HUB_ID. ({error})"
         ) from error
-    # Merged once, so that answering costs no more than without an adapter, and the vision tower's part counts too.
-    merged: Any = peft.PeftModel.from_pretrained(loaded, model).merge_and_unload()
+    merged: Any = merge_adapter_into(loaded, Path(model))
     return merged.eval(), processor
 
 
