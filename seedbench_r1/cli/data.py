@@ -6,13 +6,18 @@ import json
 import signal
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
+from seedbench_r1.cli import console
 from seedbench_r1.cli.prepare import prepare_command
+from seedbench_r1.config import configured_data_root, find_data_root
+from seedbench_r1.config_file import parse_levels
 from seedbench_r1.errors import DataError, Interrupted
+from seedbench_r1.questions import load_questions
+from seedbench_r1.types import Reader, VideoConfig, to_json
 
 if TYPE_CHECKING:
     from seedbench_r1.data.status import LevelStatus
@@ -46,9 +51,7 @@ def download_command(
     as_json: AsJson = False,
 ) -> None:
     """Fetch annotations and media from the hub, check every size and hash, unpack archives. Call again to continue."""
-    from seedbench_r1.config import configured_data_root
     from seedbench_r1.data.download import REPO_ID, DownloadConfig, download
-    from seedbench_r1.types import to_json
 
     # Modules are imported inside commands: `--help` must not wait for the hub's client.
     config = DownloadConfig(
@@ -68,7 +71,6 @@ def download_command(
     if as_json:
         typer.echo(json.dumps({"schema": "sbr1.download/1", "status": "complete", **to_json(result), "exit_code": 0}))
         return
-    from seedbench_r1.cli import console
 
     console.out().print(
         f"{', '.join(result.levels)} complete in {result.data_root}: {result.fetched} files fetched "
@@ -80,7 +82,6 @@ def download_command(
 
 def _download_levels(value: str) -> tuple[str, ...]:
     """As parse_levels, and `train`."""
-    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.download import TRAIN
 
     names = [name for name in value.split(",") if name.strip()]
@@ -97,8 +98,6 @@ class DownloadProgress:
     def __init__(self) -> None:
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-        from seedbench_r1.cli import console
-
         self._console = console.err()
         # Worker threads report bytes; the bar and the counts are shared.
         self._guard = threading.Lock()
@@ -114,15 +113,11 @@ class DownloadProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        from seedbench_r1.cli import console
-
         self._console.print(console.printable(text), soft_wrap=True)
 
     def expect(self, n_bytes: int) -> None:
@@ -148,10 +143,7 @@ class DownloadProgress:
 @app.command("status")
 def status_command(*, data_root: Root = None, levels: Levels = "L1,L2,L3", as_json: AsJson = False) -> None:
     """Count annotations and media files of each level. Exit 4 if something is absent."""
-    from seedbench_r1.config import find_data_root
-    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.status import data_status, download_left
-    from seedbench_r1.types import to_json
 
     root = find_data_root(data_root)
     # The table comes even if something is absent: the error only says what to type.
@@ -192,10 +184,6 @@ def _is_image(path: Path) -> bool:
 
 
 def _print_status(root: Path, levels: list[LevelStatus]) -> None:
-    from rich.table import Table
-
-    from seedbench_r1.cli import console
-
     table = Table(box=None, header_style="bold")
     table.add_column("level")
     for name in ("questions", "videos", "images", "missing", "short", "MB"):
@@ -240,13 +228,8 @@ def verify_command(
     from dataclasses import replace
     from typing import cast
 
-    from seedbench_r1.cli import console
-    from seedbench_r1.config import find_data_root
-    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.status import verify
     from seedbench_r1.media.decode import check_reader
-    from seedbench_r1.questions import load_questions
-    from seedbench_r1.types import Reader, VideoConfig, to_json
 
     if decode_sample:
         # Before hours of checking, not after.

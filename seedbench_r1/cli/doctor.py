@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from seedbench_r1.cli import console
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import to_json
 
 
 def doctor_command(
@@ -22,9 +24,7 @@ def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Check packages, GPUs, data and disk; each failing line says what to type. Exit 3 if one fails."""
-    from seedbench_r1.cli import console
     from seedbench_r1.cli.checks import examine
-    from seedbench_r1.types import to_json
 
     marks = {"pass": console.glyph("✓", "ok"), "warn": "!", "fail": console.glyph("✗", "x")}
     findings = []

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seedbench_r1.cli import console
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.runs.directory import utc_now
 
 if TYPE_CHECKING:
     from leaderboards.exports.common import Exported
@@ -49,7 +51,6 @@ def every_eval_ever_command(
     from leaderboards.exports.common import check_model_id
     from leaderboards.exports.every_eval_ever import RELATIONSHIPS, Source, every_eval_ever_files, reported_files
     from leaderboards.published import load_published
-    from seedbench_r1.runs.directory import utc_now
 
     # Before any run is read.
     if relationship not in RELATIONSHIPS:
@@ -139,7 +140,6 @@ def _export(
         value = {"schema": "sbr1.export/1", "status": "ok", "written": [str(path) for path in written], "exit_code": 0}
         typer.echo(json.dumps(value, ensure_ascii=False))
         return
-    from seedbench_r1.cli import console
 
     screen = console.out()
     for path in written:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seedbench_r1.cli import console
+from seedbench_r1.config import find_data_root
 from seedbench_r1.errors import IncompleteRun
+from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
     from seedbench_r1.runs.imports import ImportReport
@@ -46,9 +49,7 @@ def _add_command(source: str) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     ) -> None:
         # Imported when needed: `--help` stays quick.
-        from seedbench_r1.config import find_data_root
         from seedbench_r1.runs import imports
-        from seedbench_r1.types import to_json
 
         # All files are read before anything is written: a bad one leaves no half a run.
         read = [imports.READERS[source](path, level) for path in files]
@@ -79,8 +80,6 @@ for _source in HELP:
 
 
 def _print(report: ImportReport, source: str) -> None:
-    from seedbench_r1.cli import console
-
     screen = console.out()
     for level, group in report.summary.splits.items():
         screen.print(

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.table import Table
 
+from seedbench_r1.cli import console
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
+from seedbench_r1.files import make_folder
+from seedbench_r1.runs.directory import utc_now
+from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from leaderboards.board import Board
     from leaderboards.draw.page import HtmlReport
     from leaderboards.draw.page_payload import Detail
@@ -108,7 +111,6 @@ def diff_command(
     """Compare two runs on the questions both have answered: counts, difference A - B, tests."""
     from leaderboards.board import build_board
     from leaderboards.versus import compare_runs
-    from seedbench_r1.types import to_json
 
     # Every test of a run against itself is trivially 1.
     if first.resolve() == second.resolve():
@@ -154,8 +156,6 @@ def _write(
     from leaderboards.draw.page import write_html
     from leaderboards.draw.svg import write_charts
     from leaderboards.methods import write_meta
-    from seedbench_r1.files import make_folder
-    from seedbench_r1.runs.directory import utc_now
 
     # Before the first file: an unusable folder must not leave half of the output.
     for folder in {out.parent, (csv_path or out).parent}:
@@ -228,8 +228,6 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     from rich.cells import cell_len
     from rich.measure import Measurement
 
-    from seedbench_r1.cli import console
-
     screen, omitted = console.out(), []
     # The narrow table first; the wide one replaces it only where it fits.
     table = _table_of_runs(board, [board.metric])
@@ -257,10 +255,6 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
 
 
 def _table_of_runs(board: Board, metrics: list[Metric]) -> Table:
-    from rich.table import Table
-
-    from seedbench_r1.cli import console
-
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for name in ("tier", "rank"):
         table.add_column(name, no_wrap=True)
@@ -299,16 +293,10 @@ def _difference(board: Board, row: LeaderboardRow) -> str:
 
 
 def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComparison, ...], *, listed: bool) -> None:
-    from rich.table import Table
-
-    from seedbench_r1.cli import console
-
     screen = console.out()
     screen.print(f"A  {console.printable(pair[0])}\nB  {console.printable(pair[1])}\n", soft_wrap=True)
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("level", no_wrap=True)
-    for name in ("n", "both", "A", "B", "none", "A - B, points", "p", "McNemar", "mid-p"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("n", "both", "A", "B", "none", "A - B, points", "p", "McNemar", "mid-p")
+    table = console.table(["level"], numbers, padding=(0, 1, 0, 0))
     for item in comparisons:
         d = item.difference
         table.add_row(

@@ -33,9 +33,8 @@ def print_result(planned: Plan, result: EvalResult) -> None:
         print_transfer(planned, result)
     else:
         screen.print(level_table(run, result))
-        dot = console.glyph("·", "|")
         n_clusters = len({question.cluster for question in run.questions.values()})
-        note = f" 95 % intervals, clustered by video ({n_clusters} videos) {dot} consistency not judged"
+        note = f" 95 % intervals, clustered by video ({n_clusters} videos) {console.dot()} consistency not judged"
         screen.print(note, soft_wrap=True)
     if result.summary.status == "incomplete":
         screen.print(
@@ -51,10 +50,7 @@ def print_result(planned: Plan, result: EvalResult) -> None:
 
 def level_table(run: Run, result: EvalResult) -> Table:
     """Levels, then L3's domains, as counts and percentages."""
-    table = Table(box=None, pad_edge=True, header_style="bold")
-    table.add_column("level", no_wrap=True)
-    for name in ("n", "accuracy %", "unparsed", "truncated", "failed"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = console.table(["level"], ("n", "accuracy %", "unparsed", "truncated", "failed"))
     groups: list[tuple[str, GroupSummary, list[RunRecord]]] = []
     for split, group in result.summary.splits.items():
         groups.append((split, group, [r for r in run.records.values() if r.split == split]))
