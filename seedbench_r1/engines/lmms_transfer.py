@@ -19,13 +19,12 @@ from seedbench_r1.engines.lmms_process import (
     LmmsModel,
     last_words,
     lmms_eval_version,
-    read_json,
     read_results,
     read_samples,
     run_job,
 )
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import write_json
+from seedbench_r1.files import read_json_object, write_json
 from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.runs.directory import run_directory, slug, utc_now
@@ -190,9 +189,9 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 def _earlier(planned: TransferPlan) -> dict[str, TransferResult]:
     file = planned.path / "summary.json"
-    value = read_json(file)
-    if value is None:
+    if not file.exists():
         return {}
+    value = read_json_object(file, DataError)
     fixed = ("schema", "model", "lmms_model", "lmms_model_args", "limit", "versions")
     differing = [name for name in fixed if value.get(name) != planned.header[name]]
     if differing:
