@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.options import plain_option
 from seedbench_r1.cli.prepare import prepare_command
 from seedbench_r1.config import configured_data_root, find_data_root
 from seedbench_r1.config_file import parse_levels
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Fetch the data set, and look at it on disk.", no_args_is_help=True)
 app.command("prepare")(prepare_command)
 
-Root = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder of annotations/, videos/, images/.", show_default=False)
-]
+Root = Annotated[Path | None, plain_option("--data-root", help="Folder of annotations/, videos/, images/.")]
 Levels = Annotated[str, typer.Option(help="Levels to look at.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
@@ -36,8 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 def download_command(
     *,
     to: Annotated[
-        Path | None,
-        typer.Option("--to", help="Data root to fill; default: the configured one, else ./data.", show_default=False),
+        Path | None, plain_option("--to", help="Data root to fill; default: the configured one, else ./data.")
     ] = None,
     only_missing: Annotated[
         bool, typer.Option("--only-missing", help="Leave media alone that are there and not too short.")
@@ -45,7 +43,7 @@ def download_command(
     levels: Annotated[str, typer.Option(help="Levels to fetch; `train` adds the training set.")] = "L1,L2,L3",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit of the data set.")] = "main",
     repo_id: Annotated[
-        str | None, typer.Option("--repo-id", help="ORG/NAME; default: the authors' repository.", show_default=False)
+        str | None, plain_option("--repo-id", help="ORG/NAME; default: the authors' repository.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Files fetched at once.", min=1)] = 8,
     as_json: AsJson = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.options import plain_option
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.directory import utc_now
 
@@ -19,11 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Runs in other projects' formats. Files only: nothing is pushed.", no_args_is_help=True)
 
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write into; made if absent.", show_default=False)]
-Judge = Annotated[
-    str | None,
-    typer.Option(help="Judge id, or its beginning. Default: the one with most verdicts.", show_default=False),
-]
+Out = Annotated[Path, plain_option("--out", help="Folder to write into; made if absent.")]
+Judge = Annotated[str | None, plain_option(help="Judge id, or its beginning. Default: the one with most verdicts.")]
 AllowIncomplete = Annotated[
     bool, typer.Option("--allow-incomplete", help="Also INCOMPLETE and SUBSET runs; the files say so.")
 ]
@@ -35,9 +33,7 @@ def every_eval_ever_command(
     runs: Runs,
     *,
     out: Out,
-    model_id: Annotated[
-        str | None, typer.Option(help="ORG/NAME of the model, for one run. Default: see docs.", show_default=False)
-    ] = None,
+    model_id: Annotated[str | None, plain_option(help="ORG/NAME of the model, for one run. Default: see docs.")] = None,
     organization: Annotated[str, typer.Option(help="Who evaluated.")] = "unknown",
     relationship: Annotated[
         str, typer.Option(help="To the model: first_party, third_party, collaborative, other.")
@@ -73,12 +69,8 @@ def hub_command(
     runs: Runs,
     *,
     out: Out,
-    dataset: Annotated[
-        str | None, typer.Option(help="Hub id of the data set. Default: SEED-Bench-R1's.", show_default=False)
-    ] = None,
-    source_url: Annotated[
-        str | None, typer.Option(help="Where the evaluation is published.", show_default=False)
-    ] = None,
+    dataset: Annotated[str | None, plain_option(help="Hub id of the data set. Default: SEED-Bench-R1's.")] = None,
+    source_url: Annotated[str | None, plain_option(help="Where the evaluation is published.")] = None,
     judge: Judge = None,
     allow_incomplete: AllowIncomplete = False,
     as_json: AsJson = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Tables, charts and a page from runs; two runs compared.", no_args_is_help=True)
 
-SHOW, WRITE = "What is shown", "What is written"
+# Options of two panels of --help.
+show_option = functools.partial(typer.Option, rich_help_panel="What is shown")
+write_option = functools.partial(typer.Option, rich_help_panel="What is written")
 DETAILS = ("auto", "none", "full")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FOLDED_NAME = 20  # columns of the terminal to which a run's name may be folded to make room for a second measure
@@ -41,35 +44,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 def build_command(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", rich_help_panel=WRITE, help="The page; everything else goes beside it.")
-    ] = Path("leaderboard.html"),
-    csv_path: Annotated[
-        Path | None, typer.Option("--csv", rich_help_panel=WRITE, help="The wide table. Default: beside the page.")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(rich_help_panel=SHOW, help="A run: directory, name, or model. Others are compared.")
-    ] = None,
-    metric: Annotated[
-        str, typer.Option(rich_help_panel=SHOW, help="LEVEL.MEASURE: accuracy, sound or consistency.")
-    ] = "l3.accuracy",
-    judge: Annotated[
-        str | None, typer.Option(rich_help_panel=SHOW, help="Judge id. Default: the one that judged most runs.")
-    ] = None,
-    detail: Annotated[
-        str, typer.Option(rich_help_panel=WRITE, help="Reasoning in the page: auto, none, full.")
-    ] = "auto",
-    max_size: Annotated[str, typer.Option(rich_help_panel=WRITE, help="Of the page.")] = "10MB",
-    published: Annotated[
-        bool, typer.Option("--published/--no-published", rich_help_panel=SHOW, help="The papers' rows in the page.")
-    ] = True,
-    include_reported: Annotated[
-        bool, typer.Option(rich_help_panel=SHOW, help="The papers' rows in the other files too.")
-    ] = False,
-    predictions: Annotated[bool, typer.Option(rich_help_panel=WRITE, help="Also predictions.csv.")] = False,
-    force_mixed: Annotated[
-        bool, typer.Option(rich_help_panel=SHOW, help="Rank runs of different protocols together.")
-    ] = False,
+    out: Annotated[Path, write_option("--out", "-o", help="The page; everything else goes beside it.")] = Path(
+        "leaderboard.html"
+    ),
+    csv_path: Annotated[Path | None, write_option("--csv", help="The wide table. Default: beside the page.")] = None,
+    baseline: Annotated[str | None, show_option(help="A run: directory, name, or model. Others are compared.")] = None,
+    metric: Annotated[str, show_option(help="LEVEL.MEASURE: accuracy, sound or consistency.")] = "l3.accuracy",
+    judge: Annotated[str | None, show_option(help="Judge id. Default: the one that judged most runs.")] = None,
+    detail: Annotated[str, write_option(help="Reasoning in the page: auto, none, full.")] = "auto",
+    max_size: Annotated[str, write_option(help="Of the page.")] = "10MB",
+    published: Annotated[bool, show_option("--published/--no-published", help="The papers' rows in the page.")] = True,
+    include_reported: Annotated[bool, show_option(help="The papers' rows in the other files too.")] = False,
+    predictions: Annotated[bool, write_option(help="Also predictions.csv.")] = False,
+    force_mixed: Annotated[bool, show_option(help="Rank runs of different protocols together.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs and write the page, tables and charts. Exit 5 if some runs were left out, 4 if all were."""

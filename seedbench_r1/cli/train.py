@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from seedbench_r1.cli import console
-from seedbench_r1.cli.options import AsJson, DryRun, Given, PrintConfig, Quiet, with_settings
+from seedbench_r1.cli.options import AsJson, DryRun, Given, PrintConfig, Quiet, output_option, with_settings
 from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import Interrupted
 from seedbench_r1.options import in_groups
@@ -26,15 +26,9 @@ _Mean = Literal["reward", "accuracy", "bonus", "zero_std", "length", "truncated"
 DRAINING = "Stopping: this step is finished and saved. Once more stops at once."
 
 ReportTo = Annotated[
-    str | None,
-    typer.Option(
-        "--report-to", rich_help_panel="Output", help="tensorboard, wandb, trackio, joined by commas; by default none."
-    ),
+    str | None, output_option("--report-to", help="tensorboard, wandb, trackio, joined by commas; by default none.")
 ]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", rich_help_panel="Output", help="TOML with these options in its table train."),
-]
+ConfigFile = Annotated[Path | None, output_option("--config", help="TOML with these options in its table train.")]
 
 
 @with_settings(in_groups(TABLE, GROUPS))
