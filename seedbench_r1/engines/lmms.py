@@ -135,9 +135,8 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
 
     stop_message = "Stopping: lmms-eval saves nothing before its end, so the answers of this call are lost."
 
-    def __init__(self, config: EvalConfig) -> None:
+    def __init__(self) -> None:
         super().__init__(self)
-        self._config = config
 
     def check(self, config: EvalConfig, suite: Suite) -> None:
         """Raise ConfigError if lmms-eval is not installed, no model of it was named, or the suite is not ours alone."""
