@@ -111,6 +111,7 @@ def _json_line(values: Mapping[str, object]) -> str:
 def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
     """GRPO's part of a line, of the groups of all processes."""
     rollouts = [rollout for group in reports for rollout in group.rollouts]
+    reasonings = [parse_response(rollout["text"]).reasoning for rollout in rollouts]
     mismatches = [group.mismatch for group in reports if group.mismatch is not None]
     return {
         "reward": _mean([rollout["reward"] for rollout in rollouts]),
@@ -121,7 +122,7 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "zero_std": _mean([float(not any(r["advantage"] for r in group.rollouts)) for group in reports]),
         "length": _mean([float(rollout["tokens"]) for rollout in rollouts]),
         "truncated": _mean([float(rollout["finish_reason"] == "length") for rollout in rollouts]),
-        "reasoning_words": statistics.median(_reasoning_words(rollout["text"]) for rollout in rollouts),
+        "reasoning_words": statistics.median(len((reasoning or "").split()) for reasoning in reasonings),
         "kl": _mean([group.kl for group in reports if group.kl is not None]),
         "rollout_logprob_gap": _mean([m.gap for m in mismatches]),
         "rollout_ratio": _mean([m.ratio for m in mismatches]),
@@ -157,10 +158,6 @@ def collapse_warnings(history: Sequence[StepMetrics]) -> list[str]:
     if words <= SHORT_WORDS:
         found.append(f"reasoning has shrunk to {words:g} words")
     return found
-
-
-def _reasoning_words(text: str) -> int:
-    return len((parse_response(text).reasoning or "").split())
 
 
 def _mean(values: Sequence[float]) -> float | None:

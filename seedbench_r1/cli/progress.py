@@ -13,7 +13,7 @@ from rich.text import Text
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
 from seedbench_r1.runs.directory import merged_records, utc_now
-from seedbench_r1.types import Generation, RunRecord
+from seedbench_r1.types import RunRecord
 
 if TYPE_CHECKING:
     from seedbench_r1.engines.base import Plan
@@ -33,6 +33,8 @@ class EvalProgress:
         self._records: dict[str, RunRecord] = self._earlier()
         self._started = time.monotonic()
         self._new = self._new_tokens = 0
+        price_in, price_out = planned.config.price_in, planned.config.price_out
+        self._prices = None if price_in is None or price_out is None else (price_in, price_out)
         self._cost = 0.0  # of this call, in the currency of the prices
         self._pace = console.LinePace()
         self._live: Live | None = None
@@ -58,7 +60,8 @@ class EvalProgress:
             self._new += 1
             if record.generation is not None:
                 self._new_tokens += record.generation.n_tokens or 0
-                self._cost += self._price(record.generation)
+                tokens = (record.generation.n_prompt_tokens or 0, record.generation.n_tokens or 0)
+                self._cost += token_cost(*tokens, *self._prices) if self._prices else 0.0
             if self._quiet or self._live is not None:
                 return
             # In a log file a line now and then.
@@ -106,19 +109,9 @@ class EvalProgress:
         accuracy = sum(r.score.credit for r in records if r.score) / done if done else float("nan")
         errors = sum(not record.answered for record in self._records.values())
         rate, eta = self._speed()
-        paid = f" cost={self._cost:.4f}" if self._priced() else ""
+        paid = f" cost={self._cost:.4f}" if self._prices else ""
         counts = f"{done}/{total} acc={accuracy:.3f} err={errors}"
         return f"{utc_now()} eval {level} {counts} qps={rate:.2f} eta={eta:.0f}s{paid}"
-
-    def _priced(self) -> bool:
-        return self._plan.config.price_in is not None and self._plan.config.price_out is not None
-
-    def _price(self, generation: Generation) -> float:
-        config = self._plan.config
-        if config.price_in is None or config.price_out is None:
-            return 0.0
-        tokens = (generation.n_prompt_tokens or 0, generation.n_tokens or 0)
-        return token_cost(*tokens, config.price_in, config.price_out)
 
     def _speed(self) -> tuple[float, float]:
         """Questions per second since the start, and seconds left at that speed."""
@@ -144,7 +137,7 @@ class EvalProgress:
             f" {100 * done / max(1, len(self._plan.questions)):.0f} % {console.dot()} {rate:.2f} q/s {console.dot()} "
             f"{self._new_tokens / seconds:.0f} tok/s {console.dot()} ETA {left} {console.dot()} errors {errors}"
         )
-        if self._priced():
+        if self._prices:
             limit = self._plan.config.max_cost
             status += f" {console.dot()} cost {self._cost:.2f}" + (f" of {limit:g}" if limit is not None else "")
         return Group(*rows, Text(status))
