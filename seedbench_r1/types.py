@@ -158,6 +158,11 @@ class Request:
     reader: str | None = None
     reader_note: str | None = None
 
+    @classmethod
+    def of(cls, question_id: str, messages: tuple[dict[str, Any], ...], media: Media) -> Request:
+        """Messages and the pixels beside them, which have the same names in Media."""
+        return cls(question_id, messages, **{f.name: getattr(media, f.name) for f in dataclasses.fields(media)})
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -198,9 +198,7 @@ def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tup
         if isinstance(media, Failure):
             failures.append((request.name, media))
             continue
-        # A Request has the fields of Media under the same names.
-        pixels = {field.name: getattr(media, field.name) for field in fields(media)}
-        yield Request(question_id=request.key, messages=request.messages, **pixels)
+        yield Request.of(request.key, request.messages, media)
 
 
 def _answer_line(key: str, name: str, generation: Generation) -> str:
