@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
-from seedbench_r1.cli.options import Given, with_settings
+from seedbench_r1.cli.options import Given, PlainJson, RunPaths, with_settings
 from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import ConfigError, Interrupted
 from seedbench_r1.interface import check_judgeable, open_judge
@@ -42,14 +42,12 @@ app = typer.Typer(
 )
 
 DRAINING = "Stopping: verdicts in flight are finished and saved. Once more stops at once."
-Runs = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML with these options in its table judge.")]
 
 
 @app.command("run")
 @with_settings(in_groups(TABLE, GROUPS))
-def judge_command(given: Given, runs: Runs, *, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
+def judge_command(given: Given, runs: RunPaths, *, config_file: ConfigFile = None, as_json: PlainJson = False) -> None:
     """Judge runs. The same command continues. It never falls back to another judge: exit 6 if there is none."""
     config = resolve_judge_config(given, config_file=config_file)
     # All runs are read before the judge is opened: a wrong path must not cost a request.
@@ -69,7 +67,7 @@ def judge_command(given: Given, runs: Runs, *, config_file: ConfigFile = None, a
 
 @app.command("calibrate")
 def calibrate_command(
-    runs: Runs,
+    runs: RunPaths,
     out: Annotated[Path, typer.Option("--out", "-o", help="The sheet to fill in.")] = Path("labels.csv"),
     n: Annotated[int, typer.Option("--n", min=2, help="Rows.")] = 200,
     strategy: Annotated[str, typer.Option(help="by-verdict (half judged yes, half no) or random.")] = "by-verdict",
@@ -95,10 +93,10 @@ def calibrate_command(
 @app.command("agreement")
 def agreement_command(
     labels: Annotated[Path, typer.Argument(help="The sheet, filled in.", show_default=False)],
-    runs: Runs,
+    runs: RunPaths,
     *,
     judge_id: Annotated[str | None, typer.Option("--judge-id", help="If several judged.", show_default=False)] = None,
-    as_json: AsJson = False,
+    as_json: PlainJson = False,
 ) -> None:
     """Compare a judge with human labels: kappa, sensitivity, specificity, and the rate they imply."""
     from seedbench_r1.cli.judge_agreement import agreement_json, print_agreement

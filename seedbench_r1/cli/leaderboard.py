@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.options import PlainJson, RunPaths
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.files import make_folder
 from seedbench_r1.runs.directory import utc_now
@@ -37,12 +38,11 @@ write_option = functools.partial(typer.Option, rich_help_panel="What is written"
 DETAILS = ("auto", "none", "full")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FOLDED_NAME = 20  # columns of the terminal to which a run's name may be folded to make room for a second measure
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @app.command("build")
 def build_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    runs: RunPaths,
     *,
     out: Annotated[Path, write_option("--out", "-o", help="The page; everything else goes beside it.")] = Path(
         "leaderboard.html"
@@ -57,7 +57,7 @@ def build_command(
     include_reported: Annotated[bool, show_option(help="The papers' rows in the other files too.")] = False,
     predictions: Annotated[bool, write_option(help="Also predictions.csv.")] = False,
     force_mixed: Annotated[bool, show_option(help="Rank runs of different protocols together.")] = False,
-    as_json: AsJson = False,
+    as_json: PlainJson = False,
 ) -> None:
     """Compare runs and write the page, tables and charts. Exit 5 if some runs were left out, 4 if all were."""
     from leaderboards.board import build_board
@@ -93,7 +93,7 @@ def diff_command(
     second: Annotated[Path, typer.Argument(metavar="B", help="Run directory.", show_default=False)],
     *,
     listed: Annotated[bool, typer.Option("--list", help="Also the questions that only one has right.")] = False,
-    as_json: AsJson = False,
+    as_json: PlainJson = False,
 ) -> None:
     """Compare two runs on the questions both have answered: counts, difference A - B, tests."""
     from leaderboards.board import build_board
@@ -242,9 +242,7 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
 
 
 def _table_of_runs(board: Board, metrics: list[Metric]) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("tier", "rank"):
-        table.add_column(name, no_wrap=True)
+    table = console.table(("tier", "rank"), ())
     table.add_column("run", overflow="fold")
     compared = [] if board.baseline is None else [f"{board.metric.level} vs baseline"]
     for name in [f"{metric} %" for metric in metrics] + compared:

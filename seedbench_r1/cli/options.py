@@ -23,6 +23,8 @@ ConfigFile = Annotated[Path | None, output_option("--config", help="TOML file, b
 PrintConfig = Annotated[bool, output_option("--print-config", help="Print the resolved settings and stop.")]
 DryRun = Annotated[bool, output_option("--dry-run", help="Check everything, load no model, and stop.")]
 AsJson = Annotated[bool, output_option("--json", help="One JSON object on stdout.")]
+PlainJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+RunPaths = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
 Quiet = Annotated[bool, output_option("--quiet", help="No progress.")]
 
 
