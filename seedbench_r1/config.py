@@ -17,15 +17,7 @@ from typing import Any
 
 from seedbench_r1.config_file import CONFIG_FILE, READERS, ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.options import (
-    Option,
-    Setting,
-    check_values,
-    refuse_needless,
-    refuse_strangers,
-    setting,
-    settings_of,
-)
+from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
 from seedbench_r1.types import LEVELS, PIXELS, ApiVideo, SamplingConfig, Template, VideoConfig, to_json

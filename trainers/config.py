@@ -16,15 +16,7 @@ from typing import Any, Literal
 from seedbench_r1.config import MISSING, check_video, find_data_root
 from seedbench_r1.config_file import ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.options import (
-    Option,
-    Setting,
-    check_values,
-    refuse_needless,
-    refuse_strangers,
-    setting,
-    settings_of,
-)
+from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
 from seedbench_r1.types import Template, VideoConfig, to_json
 
