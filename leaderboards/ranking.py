@@ -8,19 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from leaderboards import stats
 from leaderboards.outcomes import Bools, Measured, QuestionBank
 from leaderboards.rows import Delta
-from leaderboards.stats import (
-    benjamini_hochberg,
-    cluster_bootstrap,
-    holm,
-    paired_interval,
-    pairwise_tests,
-    rank_intervals,
-    sign_flip_test,
-    sign_flip_tests,
-    tiers,
-)
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import DOMAINS, LEVELS
 
@@ -95,7 +85,7 @@ def level_tests(
         common = np.logical_and.reduce([valued for _, valued in pairs]) & group
         if common.sum() < SHARED * max(int((valued & group).sum()) for _, valued in pairs):
             return None
-        found = pairwise_tests(np.stack([hits[common] for hits, _ in pairs]), bank.video[common])
+        found = stats.pairwise_tests(np.stack([hits[common] for hits, _ in pairs]), bank.video[common])
         # Rows that are not compared keep their nan.
         places = [all_ids.index(measured.run_id) for measured in compared]
         grid = np.ix_(places, places)
@@ -110,8 +100,8 @@ def rank(tests: LevelTests, scores: Mapping[str, float]) -> tuple[dict[str, tupl
     places = [tests.run_ids.index(run_id) for run_id in run_ids]
     grid = np.ix_(places, places)
     differences, adjusted = tests.differences[grid], tests.p_holm[grid]
-    letters = tiers([scores[run_id] for run_id in run_ids], differences, adjusted)
-    ranks = rank_intervals(differences, adjusted)
+    letters = stats.tiers([scores[run_id] for run_id in run_ids], differences, adjusted)
+    ranks = stats.rank_intervals(differences, adjusted)
     return dict(zip(run_ids, ranks, strict=True)), dict(zip(run_ids, letters, strict=True))
 
 
@@ -124,7 +114,8 @@ def bootstrap_intervals(compared: Sequence[Measured], level: str, bank: Question
     whole = [measured for measured in compared if not (group & ~measured.outcomes.responded).any()]
     if not whole:
         return {}
-    lo, hi = cluster_bootstrap(np.stack([measured.outcomes.correct[group] for measured in whole]), bank.video[group])
+    correct = np.stack([measured.outcomes.correct[group] for measured in whole])
+    lo, hi = stats.cluster_bootstrap(correct, bank.video[group])
     return {measured.run_id: (float(lo[i]), float(hi[i])) for i, measured in enumerate(whole)}
 
 
@@ -147,7 +138,7 @@ def deltas(
     # One family a level: everything that is compared with this baseline on it.
     # Nobody knows beforehand at which cell a reader will look: all cells are one family.
     tested = [(run_id, delta.p) for run_id, delta in found.items() if delta.p is not None]
-    for (run_id, _), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
+    for (run_id, _), adjusted in zip(tested, stats.holm([p for _, p in tested]), strict=True):
         found[run_id] = replace(found[run_id], p_adjusted=float(adjusted))
     return found
 
@@ -169,7 +160,7 @@ def domain_deltas(baseline: Measured, others: Sequence[Measured], bank: Question
     tested = [
         (r, d, delta.p) for r, by_domain in found.items() for d, delta in by_domain.items() if delta.p is not None
     ]
-    for (run_id, domain, _), adjusted in zip(tested, benjamini_hochberg([p for _, _, p in tested]), strict=True):
+    for (run_id, domain, _), adjusted in zip(tested, stats.benjamini_hochberg([p for _, _, p in tested]), strict=True):
         found[run_id][domain] = replace(found[run_id][domain], p_adjusted=float(adjusted))
     return found
 
@@ -182,7 +173,7 @@ def _p_together(baseline: Measured, others: Sequence[Measured], group: Bools, ba
         return {}
     ours = baseline.outcomes.correct[group].astype(np.float64)
     differences = np.stack([measured.outcomes.correct[group] - ours for measured in whole[1:]])
-    p = sign_flip_tests(differences, bank.video[group])
+    p = stats.sign_flip_tests(differences, bank.video[group])
     return {measured.run_id: float(value) for measured, value in zip(whole[1:], p, strict=True)}
 
 
@@ -199,11 +190,11 @@ def compare(
     if n == 0:
         return None
     differences = ours.correct[common].astype(np.float64) - theirs.correct[common]
-    interval = paired_interval(differences, bank.video[common])
+    interval = stats.paired_interval(differences, bank.video[common])
     p = known_p
     # Both sides count: a run of 50 questions shares all of them with a run of 4,676.
     if p is None and all(n >= SHARED * int((table.selected & group).sum()) for table in (ours, theirs)):
-        p = sign_flip_test(differences, bank.video[common])
+        p = stats.sign_flip_test(differences, bank.video[common])
     # A t interval may leave the range that a difference of shares cannot.
     lo, hi = (float(end) for end in np.clip((interval.lo, interval.hi), -1.0, 1.0))
     return Delta(interval.mean, lo, hi, interval.se, n, interval.n_clusters, p, p_adjusted=None)

@@ -11,7 +11,7 @@ from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, 
 from leaderboards.provenance import provenance_of
 from leaderboards.stats import FEW_CLUSTERS, Proportion, gap_interval, interval
 from seedbench_r1.prompts import template_sha
-from seedbench_r1.types import DOMAINS, LEVELS, RunManifest
+from seedbench_r1.types import DOMAINS, LEVELS
 
 SHOWN_UNPARSED = 0.02  # share of unparsed answers from which a row is flagged
 SHOWN_UNJUDGED = 0.01  # share of missing verdicts from which a row is flagged
@@ -330,7 +330,7 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
         flags.append("MIXED WEIGHTS")
     if measured.run.rescored:
         flags.append("RESCORED")
-    if _is_dirty(manifest):
+    if "dirty" in manifest.versions.get("commit", ""):  # the toolkit's working tree had uncommitted changes
         flags.append("DIRTY")
     if (manifest.model.selected_from_k or 1) > 1:
         flags.append(f"SELECTED 1/{manifest.model.selected_from_k}")
@@ -342,8 +342,3 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
     ):
         flags.append("FEW VIDEOS")
     return tuple(flags)
-
-
-def _is_dirty(manifest: RunManifest) -> bool:
-    """True if the toolkit's working tree had uncommitted changes."""
-    return "dirty" in manifest.versions.get("commit", "")

@@ -17,15 +17,7 @@ from typing import Any
 
 from seedbench_r1.config_file import CONFIG_FILE, READERS, ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.options import (
-    Option,
-    Setting,
-    check_values,
-    refuse_needless,
-    refuse_strangers,
-    setting,
-    settings_of,
-)
+from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
 from seedbench_r1.types import LEVELS, PIXELS, ApiVideo, SamplingConfig, Template, VideoConfig, to_json
 
@@ -123,11 +115,7 @@ class EvalConfig:
     base_url: str | None = setting(None, "Server, e.g. http://localhost:8000/v1.", API, owners=_OPENAI)
     concurrency: int = setting(16, "Requests in flight.", API, at_least=1, owners=_OPENAI)
     api_video: ApiVideo = setting(
-        "images",
-        "Frames as images, or as one video in vLLM's form (another protocol id).",
-        API,
-        choices=("images", "video"),
-        owners=_OPENAI,
+        "images", "Frames as images, or as one video in vLLM's form (another protocol id).", API, owners=_OPENAI
     )
     api_timeout_s: float = setting(120.0, "Seconds for one try.", API, flag="--api-timeout", above=0, owners=_OPENAI)
     api_tries: int = setting(6, "Tries before a question counts as failed.", API, at_least=1, owners=_OPENAI)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.options import typed
 from seedbench_r1.runs.directory import Run, load_run
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ def evaluate(
     from seedbench_r1.config import TABLE
     from seedbench_r1.engines.plan import open_engine, plan
     from seedbench_r1.engines.run import run_plan
-    from seedbench_r1.options import typed
     from seedbench_r1.suites import resolve
 
     given = typed(settings, TABLE)
@@ -83,7 +83,6 @@ def judge(
     """
     from seedbench_r1.judges.config import TABLE, resolve_judge_config
     from seedbench_r1.judges.run import judge_run
-    from seedbench_r1.options import typed
 
     # `judge` is the name of this function, so the setting comes as `name`.
     config = resolve_judge_config({**typed(settings, TABLE), "judge": name})
@@ -187,7 +186,6 @@ def train(
     Raises:
         ConfigError, DataError, ResourceError: as the command (docs/cli.md, exit codes 3, 4 and 7).
     """
-    from seedbench_r1.options import typed
     from trainers.config import TABLE, resolve_train_config
     from trainers.loop import train as train_plan
     from trainers.plan import plan_training

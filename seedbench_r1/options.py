@@ -32,7 +32,7 @@ class Option:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # of a Literal they follow from the type
     owners: tuple[str, ...] = ()  # "backend vllm", "engine ray", ...: refused unless one of them is chosen; empty: all
     needs: str | None = None  # another setting without which this one does nothing
     negatable: bool = False  # --flag/--no-flag
@@ -91,19 +91,19 @@ def settings_of(*classes: type) -> dict[str, Setting]:
     for cls in classes:
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
-            if OPTION in field.metadata:
-                found[field.name] = Setting(
-                    field.name, _plain_type(hints[field.name]), field.default, field.metadata[OPTION]
-                )
+            if option := field.metadata.get(OPTION):
+                kind, choices = _type_and_choices(hints[field.name])
+                option = dataclasses.replace(option, choices=choices) if choices else option
+                found[field.name] = Setting(field.name, kind, field.default, option)
     return found
 
 
-def _plain_type(hint: Any) -> Any:  # noqa: ANN401  # a type form
-    """int | None -> int; Literal["a", "b"] -> str; tuple[str, ...] -> tuple."""
+def _type_and_choices(hint: Any) -> tuple[Any, tuple[str, ...]]:  # noqa: ANN401  # a type form
+    """int | None -> int; tuple[str, ...] -> tuple; Literal["a", "b"] -> str, of which only these are allowed."""
     if isinstance(hint, types.UnionType):
         hint = next(part for part in hint.__args__ if part is not type(None))
     origin = typing.get_origin(hint)
-    return str if origin is Literal else origin or hint
+    return (str, typing.get_args(hint)) if origin is Literal else (origin or hint, ())
 
 
 def typed(values: Mapping[str, Any], table: Mapping[str, Setting]) -> dict[str, Any]:

@@ -85,17 +85,7 @@ def build_messages(question: Question, template: Template) -> tuple[dict[str, An
 
 def build_request(question: Question, media: Media, template: Template) -> Request:
     """A question and its pixels as a backend wants them."""
-    return Request(
-        question_id=question.question_id,
-        messages=build_messages(question, template),
-        frames=media.frames,
-        frame_indices=media.frame_indices,
-        native_fps=media.native_fps,
-        n_total=media.n_total,
-        image=media.image,
-        reader=media.reader,
-        reader_note=media.reader_note,
-    )
+    return Request.of(question.question_id, build_messages(question, template), media)
 
 
 def template_sha(template: Template) -> str:

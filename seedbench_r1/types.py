@@ -104,7 +104,7 @@ class VideoConfig:
     image_min_pixels: int = setting(4 * 28 * 28, "Of the current view.", PIXELS, above=0)
     image_max_pixels: int = setting(256 * 28 * 28, "Of the current view.", PIXELS, above=0)
     size_multiple: int = 28  # patch size x merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL
-    reader: Reader = setting("decord", "What decodes clips.", PIXELS, choices=("decord", "pyav", "torchcodec"))
+    reader: Reader = setting("decord", "What decodes clips.", PIXELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,11 @@ class Request:
     image: np.ndarray | None  # (H, W, 3) uint8
     reader: str | None = None
     reader_note: str | None = None
+
+    @classmethod
+    def of(cls, question_id: str, messages: tuple[dict[str, Any], ...], media: Media) -> Request:
+        """Messages and the pixels beside them, which have the same names in Media."""
+        return cls(question_id, messages, **{f.name: getattr(media, f.name) for f in dataclasses.fields(media)})
 
 
 @dataclass(frozen=True, slots=True)

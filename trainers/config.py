@@ -16,15 +16,7 @@ from typing import Any, Literal
 from seedbench_r1.config import MISSING, check_video, find_data_root
 from seedbench_r1.config_file import ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.options import (
-    Option,
-    Setting,
-    check_values,
-    refuse_needless,
-    refuse_strangers,
-    setting,
-    settings_of,
-)
+from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
 from seedbench_r1.types import Template, VideoConfig, to_json
 
@@ -72,7 +64,7 @@ class TrainConfig:
     model: str = setting(MISSING, "Checkpoint folder or hub id to start from.", MODEL)
     data: Path = setting(MISSING, "Data root: annotations/, videos/, images/.", DATA)
     out: Path = setting(MISSING, "Where checkpoints and metrics go.", OUTPUT)
-    algo: Algo = setting(MISSING, "The algorithm.", MODEL, choices=("care", "grpo", "sft"))
+    algo: Algo = setting(MISSING, "The algorithm.", MODEL)
     preset: str = setting(MISSING, "Named settings; by default --algo's own.", MODEL, choices=tuple(PRESETS))
     video: VideoConfig = field(default_factory=VideoConfig)
     template: Template = DEFAULT_TEMPLATE
@@ -93,17 +85,13 @@ class TrainConfig:
         4, "Questions whose rollouts grow together.", RUNTIME, at_least=1, owners=RL
     )
     rollouts: Literal["builtin", "vllm"] = setting(
-        "builtin", "The sampler; vllm: an engine in the same process.", RUNTIME, choices=("builtin", "vllm"), owners=RL
+        "builtin", "The sampler; vllm: an engine in the same process.", RUNTIME, owners=RL
     )
     gpu_memory_utilization: float = setting(  # ours
         0.3, "Share of each GPU while vLLM samples.", RUNTIME, above=0, at_most=1, owners=("rollouts vllm",)
     )
     decode_cache: Literal["auto", "dynamic", "static"] = setting(  # static: on CUDA one recorded graph
-        "auto",
-        "Of the rollouts; auto: static on CUDA.",
-        RUNTIME,
-        choices=("auto", "dynamic", "static"),
-        owners=("rollouts builtin",),
+        "auto", "Of the rollouts; auto: static on CUDA.", RUNTIME, owners=("rollouts builtin",)
     )
     # Rewards.
     format_weight: float = setting(1.0, "Of the format reward.", GROUP, owners=RL)  # paper, Algorithm 1
@@ -115,7 +103,7 @@ class TrainConfig:
         owners=RL,
     )
     bonus: Literal["care", "dense", "none"] = setting(
-        "care", "Consistency bonus; dense: the paper's ablation.", GROUP, choices=("care", "dense", "none"), owners=RL
+        "care", "Consistency bonus; dense: the paper's ablation.", GROUP, owners=RL
     )
     bonus_weight: float = setting(0.5, "Lambda of Algorithm 1.", GROUP, owners=CARE)  # script
     # Paper 0.01; the SEED-Bench-R1 script leaves it unset, which is 0
@@ -124,12 +112,10 @@ class TrainConfig:
         0.95, "Likelihoods count up to this (gamma_p).", GROUP, above=0, at_most=1, owners=CARE
     )
     likelihood_mean: Literal["geometric", "arithmetic"] = setting(  # script; the paper's equation is arithmetic
-        "geometric", "Over the answer's tokens.", GROUP, choices=("geometric", "arithmetic"), owners=CARE
+        "geometric", "Over the answer's tokens.", GROUP, owners=CARE
     )
     # Reference model.
-    reference: Literal["ema", "frozen", "none"] = setting(
-        "ema", "The reference model.", LOSS, choices=("ema", "frozen", "none"), owners=RL
-    )
+    reference: Literal["ema", "frozen", "none"] = setting("ema", "The reference model.", LOSS, owners=RL)
     ema_decay: float = setting(  # alpha of Algorithm 1; script
         0.995, "Of the reference.", LOSS, at_least=0, at_most=1, owners=("reference ema",)
     )
@@ -139,19 +125,19 @@ class TrainConfig:
     # Loss.
     beta: float = setting(0.0, "Weight of the KL penalty.", LOSS, at_least=0, owners=RL)  # script
     kl_on: Literal["all", "accurate"] = setting(
-        "all", "Rollouts; accurate: the paper's KL-EMA-HA ablation.", LOSS, choices=("all", "accurate"), needs="beta"
+        "all", "Rollouts; accurate: the paper's KL-EMA-HA ablation.", LOSS, needs="beta"
     )
     # Optimiser.
     learning_rate: float = setting(1e-6, "At its highest; LoRA ten times as much.", OPTIMISER, above=0)  # script
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = setting(  # script
-        "cosine", "Over all steps.", OPTIMISER, choices=("cosine", "linear", "constant")
+        "cosine", "Over all steps.", OPTIMISER
     )
     warmup_ratio: float = setting(0.0, "Share of all steps.", OPTIMISER, at_least=0, below=1)  # script
     # Script; not on biases and norms, as in the Hugging Face trainer that it runs on
     weight_decay: float = setting(0.01, "Of AdamW.", OPTIMISER, at_least=0)
     max_grad_norm: float = setting(5.0, "Gradients are clipped to it.", OPTIMISER, above=0)  # script
     optimizer_device: Literal["auto", "cpu"] = setting(
-        "auto", "cpu: fp32 weights and moments in main memory.", OPTIMISER, choices=("auto", "cpu")
+        "auto", "cpu: fp32 weights and moments in main memory.", OPTIMISER
     )
     fsdp: bool = setting(
         False, "Spread weights, gradients and moments over the processes (FSDP2).", OPTIMISER, negatable=True
@@ -179,9 +165,7 @@ class TrainConfig:
     group_chunk: int | None = setting(
         None, "Rollouts per pass when memory is short; the same numbers.", RUNTIME, at_least=1, owners=RL
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "auto: bfloat16 on CUDA, else float32.", MODEL, choices=("auto", "float32", "bfloat16")
-    )
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bfloat16 on CUDA, else float32.", MODEL)
     device: str = setting("auto", "auto, cuda, cuda:1, cpu.", MODEL)
     # Running.
     seed: int = setting(  # the Hugging Face trainer's default, which the script keeps

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
-from types import TracebackType
 
 from seedbench_r1.errors import DataError
 from seedbench_r1.media.cache import media_loader
@@ -154,9 +153,7 @@ class StepData:
         self._loader.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loader.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypedDict
 
 from seedbench_r1.backends.decoding import Prompt, decode
@@ -13,15 +12,7 @@ from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.groups import Rollout
 from trainers.policy import Policy
-from trainers.rewards import reward
-
-
-@dataclass(frozen=True, slots=True)
-class HeldoutAnswer:
-    """The rewards of one held-out question, answered greedily."""
-
-    accuracy: float
-    format: float
+from trainers.rewards import Reward, reward
 
 
 class HeldoutMetrics(TypedDict):
@@ -41,8 +32,8 @@ def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[list[T
     return [row for row in rows if row.question.question_id not in chosen], held
 
 
-def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config: TrainConfig) -> list[HeldoutAnswer]:
-    """One greedy completion per example, scored as the evaluation scores it."""
+def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config: TrainConfig) -> list[Reward]:
+    """One greedy completion per example, scored as the evaluation scores it: the rewards."""
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=config.max_completion_length)
     results = []
     # As many rows at once as rollouts are sampled with, so that the cache needs no more memory.
@@ -55,11 +46,11 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
                 text = policy.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
                 rollout = Rollout((), text, completion.finish_reason, opened=policy.processor.opened)
                 found = reward(batch[completion.question_id].question, rollout)
-                results.append(HeldoutAnswer(found.accuracy, found.format))
+                results.append(found)
     return results
 
 
-def heldout_metrics(answers: Sequence[HeldoutAnswer]) -> HeldoutMetrics:
+def heldout_metrics(answers: Sequence[Reward]) -> HeldoutMetrics:
     """Shares over the answers of all processes."""
     n = len(answers)
     accuracy = sum(answer.accuracy for answer in answers) / n if n else None

@@ -11,7 +11,7 @@ from typing import TypedDict
 from seedbench_r1.files import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.runs.training_snapshot import METRICS, read_lines
-from trainers.groups import GroupReport, RolloutLine
+from trainers.groups import GroupReport
 from trainers.heldout import HeldoutMetrics
 from trainers.sft import ResponseLoss
 
@@ -111,6 +111,7 @@ def _json_line(values: Mapping[str, object]) -> str:
 def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
     """GRPO's part of a line, of the groups of all processes."""
     rollouts = [rollout for group in reports for rollout in group.rollouts]
+    reasonings = [parse_response(r["text"], opened=r["opened"]).reasoning for r in rollouts]
     mismatches = [group.mismatch for group in reports if group.mismatch is not None]
     return {
         "reward": _mean([rollout["reward"] for rollout in rollouts]),
@@ -121,7 +122,7 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "zero_std": _mean([float(not any(r["advantage"] for r in group.rollouts)) for group in reports]),
         "length": _mean([float(rollout["tokens"]) for rollout in rollouts]),
         "truncated": _mean([float(rollout["finish_reason"] == "length") for rollout in rollouts]),
-        "reasoning_words": statistics.median(_reasoning_words(rollout) for rollout in rollouts),
+        "reasoning_words": statistics.median(len((reasoning or "").split()) for reasoning in reasonings),
         "kl": _mean([group.kl for group in reports if group.kl is not None]),
         "rollout_logprob_gap": _mean([m.gap for m in mismatches]),
         "rollout_ratio": _mean([m.ratio for m in mismatches]),
@@ -157,10 +158,6 @@ def collapse_warnings(history: Sequence[StepMetrics]) -> list[str]:
     if words <= SHORT_WORDS:
         found.append(f"reasoning has shrunk to {words:g} words")
     return found
-
-
-def _reasoning_words(rollout: RolloutLine) -> int:
-    return len((parse_response(rollout["text"], opened=rollout["opened"]).reasoning or "").split())
 
 
 def _mean(values: Sequence[float]) -> float | None:

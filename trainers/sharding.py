@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
 
@@ -44,8 +45,6 @@ def shard_policy(model: PreTrainedModel, device: torch.device, world_size: int) 
 
     Every process calls it with the same weights. Afterwards the model takes passes and gradients; it cannot be copied.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-
     # Empty parameters in the copy's memo: the shell is made without a second copy of the weights.
     shell = copy.deepcopy(model, {id(p): torch.nn.Parameter(p.new_empty(0), False) for p in model.parameters()})
     shell.train(False)
@@ -57,7 +56,6 @@ def shard_policy(model: PreTrainedModel, device: torch.device, world_size: int) 
 def shard(model: PreTrainedModel, mesh: DeviceMesh, *, shard_dtype: torch.dtype) -> None:
     """Shard a Qwen-VL model in place: shards of `shard_dtype`, passes in the dtype that the model has now."""
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-    from torch.distributed.tensor import DTensor
 
     # Inputs are not cast: a layer's rotary angles may be float32 on purpose.
     precision = MixedPrecisionPolicy(model.dtype, torch.float32, cast_forward_inputs=False)
@@ -94,15 +92,11 @@ def gathered(shards: Shards, model: torch.nn.Module) -> Iterator[PreTrainedModel
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered from all processes, which all must call it; any other tensor as it is."""
-    from torch.distributed.tensor import DTensor
-
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_shard(tensor: Tensor) -> Tensor:
     """This process's shard of a sharded tensor, in the same memory; any other tensor is its own shard."""
-    from torch.distributed.tensor import DTensor
-
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
@@ -123,9 +117,6 @@ def load_shards(folder: Path, tensors: Mapping[str, object]) -> None:
 
 def as_sharded(shards: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The shards that each process holds in main memory, as sharded tensors laid out as `like`; memory is shared."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor
-
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     found: dict[str, Tensor] = {}
     with torch.no_grad():

@@ -10,10 +10,10 @@ import contextlib
 import importlib
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 from seedbench_r1.config import environment_value, set_environment_defaults
 from seedbench_r1.errors import ConfigError
@@ -43,14 +43,12 @@ NAMES = {
 HELD_OUT = "eval/heldout/"  # "eval/l1/..." are the benchmark's levels, which training never looks at
 
 
-class Tracker(Protocol):
+@dataclass(frozen=True, slots=True)
+class Tracker:
     """Receives the numbers of each step."""
 
-    def observe(self, metrics: StepMetrics) -> None:
-        """Add a step, given its line of metrics.jsonl."""
-
-    def close(self) -> None:
-        """Write what is buffered."""
+    observe: Callable[[StepMetrics], None]  # add a step, given its line of metrics.jsonl
+    close: Callable[[], None]  # write what is buffered
 
 
 def parse_trackers(value: str | None) -> tuple[str, ...]:
@@ -101,84 +99,62 @@ def scalars(metrics: Mapping[str, object], prefix: str = "") -> dict[str, float]
     return found
 
 
-class TensorBoard:
+def open_tensorboard(out: Path, step: int) -> Tracker:
     """Writes into <out>/tensorboard. Curves of steps after `step` are dropped when a training continues."""
+    # purge_step hides curves of steps that will be taken again.
+    writer = _import("tensorboard").SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
-    def __init__(self, out: Path, step: int) -> None:
-        writer = _import("tensorboard").SummaryWriter
-        # purge_step hides curves of steps that will be taken again.
-        self._writer = writer(str(out / "tensorboard"), purge_step=step + 1)
-
-    def observe(self, metrics: StepMetrics) -> None:
-        """Add a step."""
+    def observe(metrics: StepMetrics) -> None:
         for name, value in tracked(metrics).items():
-            self._writer.add_scalar(name, value, metrics["step"])
+            writer.add_scalar(name, value, metrics["step"])
 
-    def close(self) -> None:
-        """Write what is buffered."""
-        self._writer.close()
+    return Tracker(observe, writer.close)
 
 
-class Wandb:
-    """A run of Weights & Biases, its files in <out>/wandb unless WANDB_DIR is set."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        wandb = _import("wandb")
-        config.out.mkdir(parents=True, exist_ok=True)
-        set_environment_defaults({"WANDB_PROJECT": PROJECT, "WANDB_DIR": str(config.out)})
-        try:
-            self._run = wandb.init(
-                id=_run_id(config.out, "wandb"),
-                resume="allow",
-                name=config.out.resolve().name,
-                config=to_json(config),
-                settings=wandb.Settings(console="off", silent=True),  # the terminal is ours
-            )
-        except wandb.errors.Error as error:
-            raise ConfigError(
-                f"--report-to wandb: {error}. Fix: wandb login, or export WANDB_MODE=offline to keep the run here and "
-                f"send it later with wandb sync."
-            ) from error
-
-    def observe(self, metrics: StepMetrics) -> None:
-        """Add a step."""
-        self._run.log(tracked(metrics), step=metrics["step"])
-
-    def close(self) -> None:
-        """Write what is buffered; send it unless offline."""
-        self._run.finish()
+def open_wandb(config: TrainConfig) -> Tracker:
+    """A run of Weights & Biases, its files in <out>/wandb unless WANDB_DIR is set. Closing sends it unless offline."""
+    wandb = _import("wandb")
+    config.out.mkdir(parents=True, exist_ok=True)
+    set_environment_defaults({"WANDB_PROJECT": PROJECT, "WANDB_DIR": str(config.out)})
+    try:
+        run = wandb.init(
+            id=_run_id(config.out, "wandb"),
+            resume="allow",
+            name=config.out.resolve().name,
+            config=to_json(config),
+            settings=wandb.Settings(console="off", silent=True),  # the terminal is ours
+        )
+    except wandb.errors.Error as error:
+        raise ConfigError(
+            f"--report-to wandb: {error}. Fix: wandb login, or export WANDB_MODE=offline to keep the run here and "
+            f"send it later with wandb sync."
+        ) from error
+    return Tracker(lambda metrics: run.log(tracked(metrics), step=metrics["step"]), run.finish)
 
 
-class Trackio:
+def open_trackio(config: TrainConfig) -> Tracker:
     """A run of Trackio: a local database, or wherever TRACKIO_SPACE_ID or TRACKIO_SERVER_URL point."""
+    trackio = _import("trackio")
+    config.out.mkdir(parents=True, exist_ok=True)
+    name = f"{config.out.resolve().name}-{_run_id(config.out, 'trackio')}"
+    project = environment_value("TRACKIO_PROJECT", PROJECT)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints; standard output is for results
+            run = trackio.init(project=project, name=name, config=to_json(config), resume="allow", embed=False)
+    except ValueError as error:
+        raise ConfigError(f"--report-to trackio: {error} Fix: correct the variable that it names.") from error
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._trackio = trackio = _import("trackio")
-        config.out.mkdir(parents=True, exist_ok=True)
-        name = f"{config.out.resolve().name}-{_run_id(config.out, 'trackio')}"
-        project = environment_value("TRACKIO_PROJECT", PROJECT)
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # it prints; standard output is for results
-                self._run = trackio.init(
-                    project=project, name=name, config=to_json(config), resume="allow", embed=False
-                )
-        except ValueError as error:
-            raise ConfigError(f"--report-to trackio: {error} Fix: correct the variable that it names.") from error
-
-    def observe(self, metrics: StepMetrics) -> None:
-        """Add a step."""
-        self._run.log(tracked(metrics), step=metrics["step"])
-
-    def close(self) -> None:
-        """Write what is buffered."""
+    def close() -> None:
         with contextlib.redirect_stdout(sys.stderr):
-            self._trackio.finish()  # not the run's own, which would be called again when the process ends
+            trackio.finish()  # not the run's own, which would be called again when the process ends
+
+    return Tracker(lambda metrics: run.log(tracked(metrics), step=metrics["step"]), close)
 
 
 def _open(name: str, config: TrainConfig, step: int) -> Tracker:
     if name == "tensorboard":
-        return TensorBoard(config.out, step)
-    return Wandb(config) if name == "wandb" else Trackio(config)
+        return open_tensorboard(config.out, step)
+    return open_wandb(config) if name == "wandb" else open_trackio(config)
 
 
 def _import(name: str) -> ModuleType:

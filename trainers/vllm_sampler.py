@@ -12,13 +12,7 @@ from torch import Tensor
 from seedbench_r1.backends.decoding import end_token_ids
 from seedbench_r1.backends.loading import resolve_device
 from seedbench_r1.backends.vllm_colocated import ColocatedEngine, out_of_memory
-from seedbench_r1.backends.vllm_engine import (
-    LOWEST_TEMPERATURE,
-    EngineOptions,
-    check_vllm,
-    render,
-    sampling_params,
-)
+from seedbench_r1.backends.vllm_engine import LOWEST_TEMPERATURE, EngineOptions, check_vllm, render, sampling_params
 from seedbench_r1.errors import ConfigError, ResourceError
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample

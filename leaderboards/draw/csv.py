@@ -15,7 +15,7 @@ from typing import TypeVar
 from leaderboards.board import Board
 from leaderboards.outcomes import NO_LETTER, NO_VERDICT, OUTCOME_NAMES, UNKNOWN, Measured, QuestionBank
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Delta, LeaderboardRow
+from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
 from seedbench_r1.types import DOMAINS, LETTERS
@@ -235,12 +235,7 @@ T = TypeVar("T")
 
 def _of(values: Callable[[LeaderboardRow], Mapping[str, T]], group: str, show: Callable[[T], str]) -> Show:
     """What is shown of a row's value for a level or domain; empty where it has none."""
-
-    def text(row: LeaderboardRow, _: str | None) -> str:
-        found = values(row)
-        return show(found[group]) if group in found else ""
-
-    return text
+    return lambda row, _: show(values(row)[group]) if group in values(row) else ""
 
 
 def _shares(name: str, values: Callable[[LeaderboardRow], Mapping[str, Proportion]], group: str) -> dict[str, Show]:
@@ -256,21 +251,9 @@ def _accuracy_columns() -> dict[str, Show]:
     found: dict[str, Show] = {}
     # Each with its own n: domains and levels have different numbers of questions.
     for prefix, group in CELLS.items():
-        found |= _shares(f"{prefix}_acc", _accuracy, group)
-        found[f"{prefix}_n"] = _of(_accuracy, group, lambda cell: str(cell.n))
+        found |= _shares(f"{prefix}_acc", lambda row: row.accuracy, group)
+        found[f"{prefix}_n"] = _of(lambda row: row.accuracy, group, lambda cell: str(cell.n))
     return found
-
-
-def _accuracy(row: LeaderboardRow) -> Mapping[str, Proportion]:
-    return row.accuracy
-
-
-def _consistency(row: LeaderboardRow) -> Mapping[str, Proportion]:
-    return row.consistency
-
-
-def _deltas(row: LeaderboardRow) -> Mapping[str, Delta]:
-    return row.deltas
 
 
 # leaderboard.csv, column by column. A new column is one line at the end: the order is an API.
@@ -286,9 +269,9 @@ WIDE_COLUMNS: dict[str, Show] = {
     "coverage": lambda row, _: percent(row.coverage),
     "frames": lambda row, _: str(row.frames),
     **_accuracy_columns(),
-    **_shares("l1_cons", _consistency, "L1"),
-    **_shares("l2_cons", _consistency, "L2"),
-    **_shares("l3_cons", _consistency, "L3"),
+    **_shares("l1_cons", lambda row: row.consistency, "L1"),
+    **_shares("l2_cons", lambda row: row.consistency, "L2"),
+    **_shares("l3_cons", lambda row: row.consistency, "L3"),
     "l3_sound": _of(lambda row: row.sound, "L3", lambda cell: percent(cell.value)),
     "gap_l1_l3": lambda row, _: percent(row.gap.value) if row.gap else "",
     "gap_lo": lambda row, _: percent(row.gap.lo) if row.gap else "",
@@ -297,11 +280,11 @@ WIDE_COLUMNS: dict[str, Show] = {
     "rank_hi": lambda row, _: _whole(row.rank_hi),
     "tier": lambda row, _: row.tier or "",
     "baseline": lambda row, baseline: safe_text(baseline or ""),
-    "d_l3": _of(_deltas, "L3", lambda delta: percent(delta.value)),
-    "d_l3_lo": _of(_deltas, "L3", lambda delta: percent(delta.lo)),
-    "d_l3_hi": _of(_deltas, "L3", lambda delta: percent(delta.hi)),
-    "p_l3": _of(_deltas, "L3", lambda delta: p_value(delta.p)),
-    "p_l3_holm": _of(_deltas, "L3", lambda delta: p_value(delta.p_adjusted)),
+    "d_l3": _of(lambda row: row.deltas, "L3", lambda delta: percent(delta.value)),
+    "d_l3_lo": _of(lambda row: row.deltas, "L3", lambda delta: percent(delta.lo)),
+    "d_l3_hi": _of(lambda row: row.deltas, "L3", lambda delta: percent(delta.hi)),
+    "p_l3": _of(lambda row: row.deltas, "L3", lambda delta: p_value(delta.p)),
+    "p_l3_holm": _of(lambda row: row.deltas, "L3", lambda delta: p_value(delta.p_adjusted)),
     "unparsed": lambda row, _: str(row.unparsed),
     "truncated": lambda row, _: str(row.truncated),
     "errors": lambda row, _: str(row.errors),

@@ -6,15 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from leaderboards.board import Board
-from leaderboards.draw.paper_table import (
-    COLUMNS,
-    DASH,
-    comparable_consistency,
-    is_bold,
-    printed,
-    reported_label,
-    row_label,
-)
+from leaderboards.draw import paper_table
+from leaderboards.draw.paper_table import COLUMNS, DASH
 from leaderboards.methods import methods
 from leaderboards.published import PublishedRow
 from leaderboards.rows import LeaderboardRow
@@ -44,11 +37,11 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
 
 
 def _measured(board: Board, row: LeaderboardRow) -> str:
-    cells = [row.rank or DASH, row.tier or DASH, _escape(row_label(row))]
+    cells = [row.rank or DASH, row.tier or DASH, _escape(paper_table.row_label(row))]
     for name in COLUMNS:
         text = _accuracy(row, name)
-        cells.append(f"**{text}**" if is_bold(board, row, name) else text)
-    cells.append(_plus_minus(comparable_consistency(board, row)))
+        cells.append(f"**{text}**" if paper_table.is_bold(board, row, name) else text)
+    cells.append(_plus_minus(paper_table.comparable_consistency(board, row)))
     if board.baseline is not None:
         cells.append("baseline" if row.run_id == board.baseline else _difference(row))
     return markdown_row([*cells, _escape(", ".join(row.flags)) or DASH])
@@ -56,9 +49,10 @@ def _measured(board: Board, row: LeaderboardRow) -> str:
 
 def _reported(row: PublishedRow, *, empty: int) -> str:
     """A paper's row; `empty` columns between its accuracies and its flags are not compared with anything."""
-    name = f"*{_escape(reported_label(row))}* †"
+    name = f"*{_escape(paper_table.reported_label(row))}* †"
     flags = _escape(", ".join((*row.flags, f"{row.source}, {row.table}")))
-    return markdown_row([DASH, DASH, name, *(printed(row, column) for column in COLUMNS), *[DASH] * empty, flags])
+    numbers = [paper_table.printed(row, column) for column in COLUMNS]
+    return markdown_row([DASH, DASH, name, *numbers, *[DASH] * empty, flags])
 
 
 def _accuracy(row: LeaderboardRow, name: str) -> str:

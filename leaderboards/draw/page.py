@@ -17,15 +17,7 @@ from markupsafe import Markup
 from leaderboards.board import Board
 from leaderboards.draw.charts import QUADRANT_PARTS, consistency_chart, level_chart
 from leaderboards.draw.page_figures import gap_rows, quadrant_bars, scatter_view, slope_view
-from leaderboards.draw.page_payload import (
-    Detail,
-    DetailShare,
-    allocate,
-    bank_layer,
-    outcome_bytes,
-    pack,
-    pack_json,
-)
+from leaderboards.draw.page_payload import Detail, DetailShare, allocate, bank_layer, outcome_bytes, pack, pack_json
 from leaderboards.draw.page_table import table_view
 from leaderboards.draw.page_training import training_section
 from leaderboards.methods import methods

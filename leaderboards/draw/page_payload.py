@@ -75,21 +75,24 @@ def outcome_bytes(table: Outcomes) -> bytes:
 
 def bank_layer(bank: QuestionBank) -> dict[str, object]:
     """The question bank as columns. The goal is cut out of the question's text, so that wordings repeat."""
-    goals, wordings, groups = _Numbering(), _Numbering(), _Numbering()
+    # Text -> its number, in the order of first appearance.
+    goals: dict[str, int] = {}
+    wordings: dict[str, int] = {}
+    levels: dict[str, int] = {}
     videos = dict(zip(bank.video.tolist(), (question.cluster for question in bank.questions), strict=True))
     return {
         "ids": [question.question_id for question in bank.questions],
-        "wording": [wordings.number(_wording(question)) for question in bank.questions],
-        "goal": [goals.number(question.task_goal or "") for question in bank.questions],
-        "level": [groups.number(question.split) for question in bank.questions],
+        "wording": [_number(wordings, _wording(question)) for question in bank.questions],
+        "goal": [_number(goals, question.task_goal or "") for question in bank.questions],
+        "level": [_number(levels, question.split) for question in bank.questions],
         "domain": [DOMAINS.index(q.domain) if q.domain in DOMAINS else -1 for q in bank.questions],
         "video": bank.video.tolist(),
         "gold": "".join(question.gold for question in bank.questions),
         "options": [question.options for question in bank.questions],
         "progress": ["\n".join(step.narration for step in question.progress) for question in bank.questions],
-        "goals": goals.names,
-        "wordings": wordings.names,
-        "levels": groups.names,
+        "goals": list(goals),
+        "wordings": list(wordings),
+        "levels": list(levels),
         "domains": DOMAINS,
         "videos": [videos[code] for code in range(len(videos))],
     }
@@ -202,16 +205,6 @@ def _wording(question: Question) -> str:
     return question.text.replace(question.task_goal, "\u0001") if question.task_goal else question.text
 
 
-class _Numbering:
-    """Distinct texts in the order of their first appearance."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._numbers: dict[str, int] = {}
-
-    def number(self, name: str) -> int:
-        """The place of a text; a new one goes last."""
-        if name not in self._numbers:
-            self._numbers[name] = len(self.names)
-            self.names.append(name)
-        return self._numbers[name]
+def _number(known: dict[str, int], text: str) -> int:
+    """The number of a text; a new one goes last."""
+    return known.setdefault(text, len(known))

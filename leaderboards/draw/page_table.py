@@ -155,19 +155,15 @@ def _scales(board: Board) -> dict[str, _Scale]:
         "gap": _spanning([0.0] + [end for row in rows if row.gap for end in (row.gap.lo, row.gap.hi)]),
     }
     for name in board.bank.groups:
-        sizes = [abs(end) for row in rows for end in _ends(_delta(row, name)) if not math.isnan(end)]
+        ends = [end for row in rows if (d := _delta(row, name)) for end in (d.value, d.lo, d.hi)]
         # Symmetric about 0: a whisker left of the middle is a loss, whatever the column.
-        half = max(sizes, default=0.01) or 0.01
+        half = max((abs(end) for end in ends if not math.isnan(end)), default=0.01) or 0.01
         scales[f"d_{name}"] = _Scale(-half, half)
     return scales
 
 
 def _delta(row: LeaderboardRow, group: str) -> Delta | None:
     return row.deltas.get(group) or row.domain_deltas.get(group)
-
-
-def _ends(delta: Delta | None) -> tuple[float, ...]:
-    return () if delta is None else (delta.value, delta.lo, delta.hi)
 
 
 def _spanning(ends: list[float]) -> _Scale:

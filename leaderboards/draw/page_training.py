@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from leaderboards.board import Board
 from leaderboards.draw.charts import Panel, drawn_trainings, step_chart, training_chart
 from leaderboards.draw.numbers import DASH, backbone, interval_text, percent, short
+from leaderboards.draw.page_figures import Point
 from leaderboards.draw.page_scales import Scale, Tick, round_scale
 from leaderboards.trainings import Training
 from seedbench_r1.runs.training_snapshot import Points
@@ -15,16 +16,6 @@ from seedbench_r1.runs.training_snapshot import Points
 WIDTH, HEIGHT = 340.0, 190.0  # of one panel, in drawing units
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 332.0, 8.0, 162.0
 FINE = 10  # curves are drawn in tenths of a unit, as whole numbers: half the bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StepMark:
-    """One evaluated checkpoint: its accuracy with its interval."""
-
-    x: float
-    y: float
-    y_lo: float
-    y_hi: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +27,7 @@ class Line:
     name: str
     path: str  # the curve, smoothed; of marks, their connection
     faint: str  # the curve as it is; "" where that is the same
-    marks: tuple[StepMark, ...] = ()
+    marks: tuple[Point, ...] = ()  # evaluated checkpoints: accuracy with its interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +118,7 @@ def _step_panel(panel: Panel) -> PlacedPanel:
     lines, texts = [], []
     for series in panel.series:
         marks = tuple(
-            StepMark(round(x(step.value), 1), *(round(y(100 * end), 1) for end in (share.value, share.hi, share.lo)))
+            Point(round(x(step.value), 1), *(round(y(100 * end), 1) for end in (share.value, share.hi, share.lo)))
             for step, share in series.marks
         )
         path = _path([(step.value, 100 * share.value) for step, share in series.marks], x, y)

@@ -21,18 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from leaderboards.board import Board
-from leaderboards.draw.charts import (
-    QUADRANT_PARTS,
-    BarChart,
-    Chart,
-    Series,
-    Span,
-    consistency_chart,
-    level_chart,
-    quadrant_chart,
-    step_chart,
-    training_chart,
-)
+from leaderboards.draw import charts
 from seedbench_r1.files import make_folder, write_error, write_text
 
 FEATURED = 12  # lines that a reader can still follow in one chart
@@ -80,12 +69,12 @@ _SETTINGS: dict[Any, Any] = {
 def write_charts(board: Board, folder: Path) -> list[Path]:
     """Write those charts that the board has numbers for; the files, SVG and PDF by turns. Raises ResourceError."""
     # The metric's level only: a file a level would be a folder that nobody looks through.
-    described: tuple[Chart | BarChart | None, ...] = (
-        level_chart(board, at_most=FEATURED),
-        consistency_chart(board, at_most=FEATURED),
-        quadrant_chart(board, board.metric.level, at_most=FEATURED),
-        step_chart(board),
-        training_chart(board, at_most=FEATURED),
+    described: tuple[charts.Chart | charts.BarChart | None, ...] = (
+        charts.level_chart(board, at_most=FEATURED),
+        charts.consistency_chart(board, at_most=FEATURED),
+        charts.quadrant_chart(board, board.metric.level, at_most=FEATURED),
+        charts.step_chart(board),
+        charts.training_chart(board, at_most=FEATURED),
     )
     written = []
     for chart in described:
@@ -106,15 +95,15 @@ def write_charts(board: Board, folder: Path) -> list[Path]:
     return written
 
 
-def draw(chart: Chart | BarChart) -> Figure:
+def draw(chart: charts.Chart | charts.BarChart) -> Figure:
     """The chart as a figure, not yet laid out."""
-    if isinstance(chart, BarChart):
+    if isinstance(chart, charts.BarChart):
         return _bars(chart)
     draw_lines = {"levels": _levels, "consistency": _consistency, "steps": _steps, "training": _training}
     return draw_lines[chart.name](chart)
 
 
-def _levels(chart: Chart) -> Figure:
+def _levels(chart: charts.Chart) -> Figure:
     (panel,) = chart.panels
     figure, axes = _canvas(6.5, 4.0)
     labels = []
@@ -132,7 +121,7 @@ def _levels(chart: Chart) -> Figure:
     return figure
 
 
-def _consistency(chart: Chart) -> Figure:
+def _consistency(chart: charts.Chart) -> Figure:
     (panel,) = chart.panels
     figure, axes = _canvas(6.5, 4.4)
     for series in panel.series:
@@ -155,10 +144,10 @@ def _consistency(chart: Chart) -> Figure:
     return figure
 
 
-def _bars(chart: BarChart) -> Figure:
+def _bars(chart: charts.BarChart) -> Figure:
     figure, axes = _canvas(6.5, 1.1 + 0.3 * len(chart.bars))
     left = [0.0] * len(chart.bars)
-    for part in QUADRANT_PARTS:
+    for part in charts.QUADRANT_PARTS:
         shares = [bar.share(part) for bar in chart.bars]
         # A legend entry for what no run has would only take room.
         if any(shares):
@@ -185,7 +174,7 @@ def _bars(chart: BarChart) -> Figure:
     return figure
 
 
-def _steps(chart: Chart) -> Figure:
+def _steps(chart: charts.Chart) -> Figure:
     figure = _figure(6.5, 2.6)
     panels = figure.subplots(1, len(chart.panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(panels, chart.panels, strict=True):
@@ -203,7 +192,7 @@ def _steps(chart: Chart) -> Figure:
     return figure
 
 
-def _training(chart: Chart) -> Figure:
+def _training(chart: charts.Chart) -> Figure:
     columns = min(3, len(chart.panels))
     lines = math.ceil(len(chart.panels) / columns)
     figure = _figure(6.5, 0.2 + 1.75 * lines)
@@ -230,7 +219,7 @@ def _labels_of(panels: Iterable[Axes]) -> dict[str, Artist]:
     return {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
 
 
-def _curve(axes: Axes, series: Series) -> None:
+def _curve(axes: Axes, series: charts.Series) -> None:
     colour = _colour(series.key)
     if series.recorded:
         axes.plot(*zip(*series.recorded, strict=True), color=colour, linewidth=0.5, alpha=0.3)
@@ -238,7 +227,7 @@ def _curve(axes: Axes, series: Series) -> None:
     axes.plot(at, values, color=colour, linewidth=1.2, linestyle=_style(series.key), label=series.name)
 
 
-def _line(axes: Axes, series: Series, at: Sequence[float]) -> None:
+def _line(axes: Axes, series: charts.Series, at: Sequence[float]) -> None:
     axes.errorbar(
         at,
         [100 * mark.y.value for mark in series.marks],
@@ -253,7 +242,7 @@ def _line(axes: Axes, series: Series, at: Sequence[float]) -> None:
     )
 
 
-def _errors(spans: Sequence[Span]) -> tuple[list[float], list[float]]:
+def _errors(spans: Sequence[charts.Span]) -> tuple[list[float], list[float]]:
     """Lengths below and above, in percent."""
     # Rounding may put an end a hair on the wrong side of its value, which matplotlib refuses.
     below = [max(0.0, 100 * (span.value - span.lo)) for span in spans]

@@ -142,16 +142,12 @@ def _model_info(exported: Exported, model: str) -> dict[str, object]:
         "dtype": manifest.dtype,
         "machine_hash": manifest.machine,
     }
-    availability = {
-        "deployment_type": UNKNOWN if served else "self_deployed",
-        "model_availability": UNKNOWN,  # of weights on a disk nobody can say whether they are public
-    }
     return {
         "name": manifest.model.name,
         "id": model,
         "developer": model.partition("/")[0],
         "inference_engine": engine,
-        "additional_details": _strings(known) | availability,
+        "additional_details": _strings(known) | _availability(here=not served),
     }
 
 
@@ -223,10 +219,7 @@ def _judge(judge_id: str) -> dict[str, object]:
     judge = {
         "name": name,
         "id": name,
-        "additional_details": {
-            "deployment_type": "self_deployed" if kind == "local" else UNKNOWN,
-            "model_availability": UNKNOWN,
-        },
+        "additional_details": _availability(here=kind == "local"),
     }
     prompt = "Not stored with the verdicts. The judge id ends in a hash over the wording, the votes and the sampling."
     return details | {"llm_scoring": {"judges": [{"model_info": judge}], "input_prompt": prompt}}
@@ -297,8 +290,7 @@ def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, object]:
             "name": f"{row.method}, {row.base_model}" if row.base_model else row.method,
             "id": model,
             "developer": "reported",
-            "additional_details": _strings({"base_model": row.base_model})
-            | {"deployment_type": UNKNOWN, "model_availability": UNKNOWN},
+            "additional_details": _strings({"base_model": row.base_model}) | _availability(here=False),
         },
         "evaluation_results": [_reported_result(group, cell) for group, cell in row.accuracy.items()],
     }
@@ -330,6 +322,11 @@ def _path(*identity: str, model: str) -> Path:
     developer, _, name = model.partition("/")
     # Version 4 by form only: the bits come from a hash.
     return Path("data", COLLECTION, developer, name, f"{uuid.UUID(bytes=digest[:16], version=4)}.json")
+
+
+def _availability(*, here: bool) -> dict[str, str]:
+    # Of weights on a disk nobody can say whether they are public.
+    return {"deployment_type": "self_deployed" if here else UNKNOWN, "model_availability": UNKNOWN}
 
 
 def _strings(values: Mapping[str, object]) -> dict[str, str]:

@@ -192,12 +192,8 @@ def _sample(
         "resps": [generation.text],
         "filtered_resps": generation.text,
         # Over the question as it was asked, so that another version of the data has another hash.
-        "doc_hash": _sha(json_line(to_json(question))),
+        "doc_hash": hashlib.sha256(json_line(to_json(question)).encode()).hexdigest(),
         **sample_metrics(question, parsed, score),
         "raw_text": generation.text,
     }
     return line if verdict is None else line | {"reasoning_consistency": verdict.consistent}
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,4 +1,4 @@
-"""The console script. Commands import what they need when they run, so that --help is immediate."""
+"""The console script. Commands import what is slow when they run, so that --help is immediate."""
 
 from __future__ import annotations
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import time
 import unicodedata
+from collections.abc import Iterable
 
 from rich.console import Console
+from rich.padding import PaddingDimensions
+from rich.table import Table
 
 # A log that is read afterwards: enough lines to see a stall, few enough to scroll.
 LINE_EVERY_S = 60.0
@@ -39,6 +42,21 @@ def glyph(fancy: str, plain: str) -> str:
     except UnicodeEncodeError:
         return plain
     return fancy
+
+
+def dot() -> str:
+    """What stands between the parts of a line."""
+    return glyph("·", "|")
+
+
+def table(texts: Iterable[str], numbers: Iterable[str], *, padding: PaddingDimensions = (0, 1)) -> Table:
+    """A table without lines: columns of texts, then of numbers; no cell is wrapped."""
+    made = Table(box=None, padding=padding, header_style="bold")
+    for name in texts:
+        made.add_column(name, no_wrap=True)
+    for name in numbers:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
 
 
 class LinePace:

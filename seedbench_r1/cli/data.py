@@ -6,13 +6,19 @@ import json
 import signal
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
+from seedbench_r1.cli import console
+from seedbench_r1.cli.options import plain_option
 from seedbench_r1.cli.prepare import prepare_command
+from seedbench_r1.config import configured_data_root, find_data_root
+from seedbench_r1.config_file import parse_levels
 from seedbench_r1.errors import DataError, Interrupted
+from seedbench_r1.questions import load_questions
+from seedbench_r1.types import Reader, VideoConfig, to_json
 
 if TYPE_CHECKING:
     from seedbench_r1.data.status import LevelStatus
@@ -20,9 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Fetch the data set, and look at it on disk.", no_args_is_help=True)
 app.command("prepare")(prepare_command)
 
-Root = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder of annotations/, videos/, images/.", show_default=False)
-]
+Root = Annotated[Path | None, plain_option("--data-root", help="Folder of annotations/, videos/, images/.")]
 Levels = Annotated[str, typer.Option(help="Levels to look at.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
@@ -31,8 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 def download_command(
     *,
     to: Annotated[
-        Path | None,
-        typer.Option("--to", help="Data root to fill; default: the configured one, else ./data.", show_default=False),
+        Path | None, plain_option("--to", help="Data root to fill; default: the configured one, else ./data.")
     ] = None,
     only_missing: Annotated[
         bool, typer.Option("--only-missing", help="Leave media alone that are there and not too short.")
@@ -40,15 +43,13 @@ def download_command(
     levels: Annotated[str, typer.Option(help="Levels to fetch; `train` adds the training set.")] = "L1,L2,L3",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit of the data set.")] = "main",
     repo_id: Annotated[
-        str | None, typer.Option("--repo-id", help="ORG/NAME; default: the authors' repository.", show_default=False)
+        str | None, plain_option("--repo-id", help="ORG/NAME; default: the authors' repository.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Files fetched at once.", min=1)] = 8,
     as_json: AsJson = False,
 ) -> None:
     """Fetch annotations and media from the hub, check every size and hash, unpack archives. Call again to continue."""
-    from seedbench_r1.config import configured_data_root
     from seedbench_r1.data.download import REPO_ID, DownloadConfig, download
-    from seedbench_r1.types import to_json
 
     # Modules are imported inside commands: `--help` must not wait for the hub's client.
     config = DownloadConfig(
@@ -68,7 +69,6 @@ def download_command(
     if as_json:
         typer.echo(json.dumps({"schema": "sbr1.download/1", "status": "complete", **to_json(result), "exit_code": 0}))
         return
-    from seedbench_r1.cli import console
 
     console.out().print(
         f"{', '.join(result.levels)} complete in {result.data_root}: {result.fetched} files fetched "
@@ -80,7 +80,6 @@ def download_command(
 
 def _download_levels(value: str) -> tuple[str, ...]:
     """As parse_levels, and `train`."""
-    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.download import TRAIN
 
     names = [name for name in value.split(",") if name.strip()]
@@ -97,8 +96,6 @@ class DownloadProgress:
     def __init__(self) -> None:
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-        from seedbench_r1.cli import console
-
         self._console = console.err()
         # Worker threads report bytes; the bar and the counts are shared.
         self._guard = threading.Lock()
@@ -114,15 +111,11 @@ class DownloadProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        from seedbench_r1.cli import console
-
         self._console.print(console.printable(text), soft_wrap=True)
 
     def expect(self, n_bytes: int) -> None:
@@ -148,10 +141,7 @@ class DownloadProgress:
 @app.command("status")
 def status_command(*, data_root: Root = None, levels: Levels = "L1,L2,L3", as_json: AsJson = False) -> None:
     """Count annotations and media files of each level. Exit 4 if something is absent."""
-    from seedbench_r1.config import find_data_root
-    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.status import data_status, download_left
-    from seedbench_r1.types import to_json
 
     root = find_data_root(data_root)
     # The table comes even if something is absent: the error only says what to type.
@@ -192,10 +182,6 @@ def _is_image(path: Path) -> bool:
 
 
 def _print_status(root: Path, levels: list[LevelStatus]) -> None:
-    from rich.table import Table
-
-    from seedbench_r1.cli import console
-
     table = Table(box=None, header_style="bold")
     table.add_column("level")
     for name in ("questions", "videos", "images", "missing", "short", "MB"):
@@ -240,13 +226,8 @@ def verify_command(
     from dataclasses import replace
     from typing import cast
 
-    from seedbench_r1.cli import console
-    from seedbench_r1.config import find_data_root
-    from seedbench_r1.config_file import parse_levels
     from seedbench_r1.data.status import verify
     from seedbench_r1.media.decode import check_reader
-    from seedbench_r1.questions import load_questions
-    from seedbench_r1.types import Reader, VideoConfig, to_json
 
     if decode_sample:
         # Before hours of checking, not after.

@@ -10,8 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from seedbench_r1.cli import console
 from seedbench_r1.cli.experiment import experiment_command
 from seedbench_r1.cli.miniature import generate_command, model_command
+from seedbench_r1.config import resolve_eval_config
+from seedbench_r1.demo.models import SHIPPED, shipped_model
+from seedbench_r1.judges.run import judge_run
+from seedbench_r1.runs.directory import load_run
+from seedbench_r1.types import LEVELS
 
 QUESTIONS = 80  # of each level
 # Shown with the table, so that nobody quotes these numbers for real models.
@@ -42,11 +48,8 @@ def demo_command(
         return
     import torch
 
-    from seedbench_r1.cli import console
     from seedbench_r1.demo.dataset_writer import write_benchmark
-    from seedbench_r1.demo.models import SHIPPED, shipped_model
     from seedbench_r1.demo.settings import CLIP, write_settings
-    from seedbench_r1.types import LEVELS
 
     screen = console.err()
     if fresh and folder.exists():
@@ -67,9 +70,7 @@ def demo_command(
 
 def _evaluate(folder: Path, model: Path, name: str, seed: int) -> Path:
     """A run directory, complete."""
-    from seedbench_r1.cli import console
     from seedbench_r1.cli.eval import run_and_report
-    from seedbench_r1.config import resolve_eval_config
     from seedbench_r1.engines.plan import plan
 
     options: dict[str, Any] = {
@@ -95,11 +96,8 @@ def _report(folder: Path, runs: list[Path]) -> None:
     from leaderboards.board import build_board
     from leaderboards.draw.csv import write_wide_csv
     from leaderboards.draw.page import write_html
-    from seedbench_r1.cli import console
     from seedbench_r1.cli.leaderboard import print_board
     from seedbench_r1.demo.exact_judge import ExactJudge
-    from seedbench_r1.judges.run import judge_run
-    from seedbench_r1.runs.directory import load_run
 
     for path in runs:
         judge_run(load_run(path), ExactJudge())

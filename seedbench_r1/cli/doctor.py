@@ -9,22 +9,21 @@ from typing import Annotated
 
 import typer
 
+from seedbench_r1.cli import console
+from seedbench_r1.cli.options import plain_option
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import to_json
 
 
 def doctor_command(
     *,
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="Data set to look at.", show_default=False)
-    ] = None,
+    data_root: Annotated[Path | None, plain_option("--data-root", help="Data set to look at.")] = None,
     runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where runs will be written.")] = Path("runs"),
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Check packages, GPUs, data and disk; each failing line says what to type. Exit 3 if one fails."""
-    from seedbench_r1.cli import console
     from seedbench_r1.cli.checks import examine
-    from seedbench_r1.types import to_json
 
     marks = {"pass": console.glyph("✓", "ok"), "warn": "!", "fail": console.glyph("✗", "x")}
     findings = []

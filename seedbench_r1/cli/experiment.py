@@ -13,7 +13,11 @@ from typing import Annotated
 
 import typer
 
+from seedbench_r1.cli import console
+from seedbench_r1.config import child_environment
+from seedbench_r1.demo.models import newest_checkpoint, shipped_model
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import make_folder, write_text
 
 DATA_SEED = 2  # other rows than those that the supervised start has seen, or on which the recipe was chosen
 
@@ -53,8 +57,6 @@ def experiment_command(
 
     Any subset can be run or run again: the same command continues where it stopped.
     """
-    from seedbench_r1.cli import console
-    from seedbench_r1.demo.models import shipped_model
     from seedbench_r1.demo.settings import CONFIG
 
     names, numbers = _chosen(variants, seeds)
@@ -127,10 +129,6 @@ def _attempt(job: Job, out: Path, jobs: int) -> str | None:
 
 def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> None:
     """Run a command of ours with its output in `log`. Raises CalledProcessError."""
-    from seedbench_r1.config import child_environment
-    from seedbench_r1.demo.models import newest_checkpoint
-    from seedbench_r1.files import make_folder
-
     make_folder(log.parent)
     # Looked up when the command runs: the training that writes the checkpoint comes before it.
     words = list(command)
@@ -154,7 +152,6 @@ def _print_table(out: Path, variants: list[str], seeds: list[int]) -> None:
     """The experiment's tables on standard output and in experiment.md."""
     from seedbench_r1.demo import rollout_log
     from seedbench_r1.demo.comparison import markdown, measure
-    from seedbench_r1.files import write_text
 
     measured = {"start": [measure(out / "runs" / "start")]}
     for variant in variants:

@@ -9,33 +9,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seedbench_r1.cli import console
+from seedbench_r1.cli.options import PlainJson, RunPaths, plain_option
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.runs.directory import utc_now
 
 if TYPE_CHECKING:
     from leaderboards.exports.common import Exported
 
 app = typer.Typer(help="Runs in other projects' formats. Files only: nothing is pushed.", no_args_is_help=True)
 
-Runs = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write into; made if absent.", show_default=False)]
-Judge = Annotated[
-    str | None,
-    typer.Option(help="Judge id, or its beginning. Default: the one with most verdicts.", show_default=False),
-]
+Out = Annotated[Path, plain_option("--out", help="Folder to write into; made if absent.")]
+Judge = Annotated[str | None, plain_option(help="Judge id, or its beginning. Default: the one with most verdicts.")]
 AllowIncomplete = Annotated[
     bool, typer.Option("--allow-incomplete", help="Also INCOMPLETE and SUBSET runs; the files say so.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @app.command("every-eval-ever")
 def every_eval_ever_command(
-    runs: Runs,
+    runs: RunPaths,
     *,
     out: Out,
-    model_id: Annotated[
-        str | None, typer.Option(help="ORG/NAME of the model, for one run. Default: see docs.", show_default=False)
-    ] = None,
+    model_id: Annotated[str | None, plain_option(help="ORG/NAME of the model, for one run. Default: see docs.")] = None,
     organization: Annotated[str, typer.Option(help="Who evaluated.")] = "unknown",
     relationship: Annotated[
         str, typer.Option(help="To the model: first_party, third_party, collaborative, other.")
@@ -43,13 +39,12 @@ def every_eval_ever_command(
     judge: Judge = None,
     include_reported: Annotated[bool, typer.Option(help="The papers' rows too, as documentation.")] = False,
     allow_incomplete: AllowIncomplete = False,
-    as_json: AsJson = False,
+    as_json: PlainJson = False,
 ) -> None:
     """Every Eval Ever: an aggregate JSON and a line per question, as its data store lays them out."""
     from leaderboards.exports.common import check_model_id
     from leaderboards.exports.every_eval_ever import RELATIONSHIPS, Source, every_eval_ever_files, reported_files
     from leaderboards.published import load_published
-    from seedbench_r1.runs.directory import utc_now
 
     # Before any run is read.
     if relationship not in RELATIONSHIPS:
@@ -69,18 +64,14 @@ def every_eval_ever_command(
 
 @app.command("hub")
 def hub_command(
-    runs: Runs,
+    runs: RunPaths,
     *,
     out: Out,
-    dataset: Annotated[
-        str | None, typer.Option(help="Hub id of the data set. Default: SEED-Bench-R1's.", show_default=False)
-    ] = None,
-    source_url: Annotated[
-        str | None, typer.Option(help="Where the evaluation is published.", show_default=False)
-    ] = None,
+    dataset: Annotated[str | None, plain_option(help="Hub id of the data set. Default: SEED-Bench-R1's.")] = None,
+    source_url: Annotated[str | None, plain_option(help="Where the evaluation is published.")] = None,
     judge: Judge = None,
     allow_incomplete: AllowIncomplete = False,
-    as_json: AsJson = False,
+    as_json: PlainJson = False,
 ) -> None:
     """.eval_results/*.yaml for a model repository on the Hub. You upload it yourself."""
     from leaderboards.exports.hub_results import hub_files
@@ -93,12 +84,12 @@ def hub_command(
 
 @app.command("lmms-eval")
 def lmms_eval_command(
-    runs: Runs,
+    runs: RunPaths,
     *,
     out: Out,
     judge: Judge = None,
     allow_incomplete: AllowIncomplete = False,
-    as_json: AsJson = False,
+    as_json: PlainJson = False,
 ) -> None:
     """lmms-eval's <date>_results.json and <date>_samples_<task>.jsonl; `import lmms-eval` reads them back."""
     from leaderboards.exports.lmms_results import lmms_files
@@ -139,7 +130,6 @@ def _export(
         value = {"schema": "sbr1.export/1", "status": "ok", "written": [str(path) for path in written], "exit_code": 0}
         typer.echo(json.dumps(value, ensure_ascii=False))
         return
-    from seedbench_r1.cli import console
 
     screen = console.out()
     for path in written:

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seedbench_r1.cli import console
+from seedbench_r1.cli.options import plain_option
+from seedbench_r1.config import find_data_root
 from seedbench_r1.errors import IncompleteRun
+from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
     from seedbench_r1.runs.imports import ImportReport
@@ -30,25 +34,15 @@ def _add_command(source: str) -> None:
     def command(
         files: Annotated[list[Path], typer.Argument(help="Result files, one or more levels.", show_default=False)],
         *,
-        data_root: Annotated[
-            Path | None, typer.Option("--data-root", help="Its annotations give N.", show_default=False)
-        ] = None,
-        level: Annotated[
-            str | None, typer.Option("--level", help="If the file's name does not say.", show_default=False)
-        ] = None,
-        model_name: Annotated[
-            str | None, typer.Option("--model-name", help="Default: the file's folder.", show_default=False)
-        ] = None,
-        run_name: Annotated[
-            str | None, typer.Option("--run-name", help="Name of the run directory.", show_default=False)
-        ] = None,
+        data_root: Annotated[Path | None, plain_option("--data-root", help="Its annotations give N.")] = None,
+        level: Annotated[str | None, plain_option("--level", help="If the file's name does not say.")] = None,
+        model_name: Annotated[str | None, plain_option("--model-name", help="Default: the file's folder.")] = None,
+        run_name: Annotated[str | None, plain_option("--run-name", help="Name of the run directory.")] = None,
         runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where run directories go.")] = Path("runs"),
         as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     ) -> None:
         # Imported when needed: `--help` stays quick.
-        from seedbench_r1.config import find_data_root
         from seedbench_r1.runs import imports
-        from seedbench_r1.types import to_json
 
         # All files are read before anything is written: a bad one leaves no half a run.
         read = [imports.READERS[source](path, level) for path in files]
@@ -79,8 +73,6 @@ for _source in HELP:
 
 
 def _print(report: ImportReport, source: str) -> None:
-    from seedbench_r1.cli import console
-
     screen = console.out()
     for level, group in report.summary.splits.items():
         screen.print(

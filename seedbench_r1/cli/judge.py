@@ -9,18 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from seedbench_r1.cli.options import Given, with_settings
+from seedbench_r1.api.cost_limit import token_cost
+from seedbench_r1.cli import console
+from seedbench_r1.cli.options import Given, PlainJson, RunPaths, with_settings
+from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import ConfigError, Interrupted
-from seedbench_r1.judges.config import GROUPS, TABLE
+from seedbench_r1.interface import check_judgeable, open_judge
+from seedbench_r1.judges.config import GROUPS, TABLE, resolve_judge_config
+from seedbench_r1.judges.run import Judge, judge_case, judge_run, pending_records
 from seedbench_r1.options import in_groups
+from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.verdicts import load_verdicts
+from seedbench_r1.scoring import lacks_reasoning
+from seedbench_r1.types import Verdict
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
 
     from seedbench_r1.judges.models import JudgeSettings
-    from seedbench_r1.judges.run import Judge
-    from seedbench_r1.runs.directory import Run
-    from seedbench_r1.types import Verdict
 
 
 # Judging is what the command is mostly called for, so it needs no second word.
@@ -36,20 +42,13 @@ app = typer.Typer(
 )
 
 DRAINING = "Stopping: verdicts in flight are finished and saved. Once more stops at once."
-Runs = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML with these options in its table judge.")]
 
 
 @app.command("run")
 @with_settings(in_groups(TABLE, GROUPS))
-def judge_command(given: Given, runs: Runs, *, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
+def judge_command(given: Given, runs: RunPaths, *, config_file: ConfigFile = None, as_json: PlainJson = False) -> None:
     """Judge runs. The same command continues. It never falls back to another judge: exit 6 if there is none."""
-    from seedbench_r1.cli import console
-    from seedbench_r1.interface import check_judgeable, open_judge
-    from seedbench_r1.judges.config import resolve_judge_config
-    from seedbench_r1.runs.directory import load_run
-
     config = resolve_judge_config(given, config_file=config_file)
     # All runs are read before the judge is opened: a wrong path must not cost a request.
     loaded = [check_judgeable(load_run(path)) for path in runs]
@@ -68,7 +67,7 @@ def judge_command(given: Given, runs: Runs, *, config_file: ConfigFile = None, a
 
 @app.command("calibrate")
 def calibrate_command(
-    runs: Runs,
+    runs: RunPaths,
     out: Annotated[Path, typer.Option("--out", "-o", help="The sheet to fill in.")] = Path("labels.csv"),
     n: Annotated[int, typer.Option("--n", min=2, help="Rows.")] = 200,
     strategy: Annotated[str, typer.Option(help="by-verdict (half judged yes, half no) or random.")] = "by-verdict",
@@ -76,7 +75,6 @@ def calibrate_command(
     seed: Annotated[int, typer.Option(help="Of the choice of rows.")] = 0,
 ) -> None:
     """Write a blinded sheet for human labels: no run name, no gold answer, no verdict."""
-    from seedbench_r1.cli import console
     from seedbench_r1.judges.calibration import calibration_sheet, write_sheet
 
     if strategy not in ("by-verdict", "random"):
@@ -95,10 +93,10 @@ def calibrate_command(
 @app.command("agreement")
 def agreement_command(
     labels: Annotated[Path, typer.Argument(help="The sheet, filled in.", show_default=False)],
-    runs: Runs,
+    runs: RunPaths,
     *,
     judge_id: Annotated[str | None, typer.Option("--judge-id", help="If several judged.", show_default=False)] = None,
-    as_json: AsJson = False,
+    as_json: PlainJson = False,
 ) -> None:
     """Compare a judge with human labels: kappa, sensitivity, specificity, and the rate they imply."""
     from seedbench_r1.cli.judge_agreement import agreement_json, print_agreement
@@ -117,10 +115,6 @@ def agreement_command(
 
 def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[dict[str, Verdict]], str]:
     """Runs, one judge's verdicts on each, and which judge. Raises ConfigError unless there is exactly one to take."""
-    from seedbench_r1.interface import check_judgeable
-    from seedbench_r1.runs.directory import load_run
-    from seedbench_r1.runs.verdicts import load_verdicts
-
     loaded = [check_judgeable(load_run(path)) for path in paths]
     by_judge = [load_verdicts(run.path) for run in loaded]
     known = sorted({name for judges in by_judge for name in judges})
@@ -135,11 +129,7 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
 
 def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, float] | None) -> list[str]:
     """Lines for the user before the first request: how many, how large, how dear. 4 characters count as a token."""
-    from seedbench_r1.api.cost_limit import token_cost
     from seedbench_r1.judges.models import build_judge_prompt
-    from seedbench_r1.judges.run import judge_case, pending_records
-    from seedbench_r1.runs.verdicts import load_verdicts
-    from seedbench_r1.scoring import lacks_reasoning
 
     sizes = []
     for run in runs:
@@ -158,12 +148,10 @@ def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, floa
 
 
 def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> None:
-    from seedbench_r1.cli import console
     from seedbench_r1.cli.judge_results import JudgeProgress, print_consistency, run_json
-    from seedbench_r1.cli.signals import draining_signals
-    from seedbench_r1.judges.run import judge_run
 
-    with draining_signals(DRAINING) as (stop, received), JudgeProgress(run, judge.judge_id, quiet=as_json) as progress:
+    progress = JudgeProgress(run, judge.judge_id, quiet=as_json)
+    with draining_signals(DRAINING) as (stop, received):
         verdicts: dict[str, Verdict] = judge_run(run, judge, limit=limit, stop=stop, observe=progress.observe)
     if as_json:
         typer.echo(json.dumps(run_json(run, judge.judge_id, verdicts)))

@@ -5,45 +5,32 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING
 
-from rich.table import Table
+from rich.console import Console
 
 from leaderboards.outcomes import build_bank, outcomes_of
 from leaderboards.rows import Quadrants, consistency_of, has_consistency, quadrants_of, sound_of
 from leaderboards.stats import Proportion
 from seedbench_r1.cli import console
+from seedbench_r1.judges.run import flip_rate
+from seedbench_r1.runs.directory import Run
 from seedbench_r1.scoring import reasoning_profile
 from seedbench_r1.types import Verdict
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from seedbench_r1.runs.directory import Run
 
 LINE_EVERY_S = 5.0
 
 
 class JudgeProgress:
-    """A line on standard error every few seconds. A context manager."""
+    """A line on standard error every few seconds."""
 
     def __init__(self, run: Run, judge_id: str, *, quiet: bool = False) -> None:
-        self._run, self._judge_id, self._quiet = run, judge_id, quiet
+        self._quiet = quiet
         self._console = console.err()
-        self._total = sum(record.answered for record in run.records.values())
         self._seen = self._consistent = self._judged = 0
         self._last = time.monotonic()
-
-    def __enter__(self) -> JudgeProgress:
-        if not self._quiet:
-            self._console.print(f"judge {self._judge_id} on {self._run.path}: {self._total} answers", soft_wrap=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+        if not quiet:
+            total = sum(record.answered for record in run.records.values())
+            self._console.print(f"judge {judge_id} on {run.path}: {total} answers", soft_wrap=True)
 
     def observe(self, question_id: str, verdict: Verdict) -> None:
         """Take note of a verdict that was just written."""
@@ -100,12 +87,9 @@ def judged_levels(run: Run, verdicts: dict[str, Verdict]) -> dict[str, JudgedLev
 def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> None:
     """Rates with intervals, the four quadrants, and the marks of collapsed reasoning."""
     from seedbench_r1.demo.exact_judge import ExactJudge
-    from seedbench_r1.judges.run import flip_rate
 
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("level", no_wrap=True)
-    for name in ("judged", "consistent %", "right+", "right-", "wrong+", "wrong-", "none", "missing"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("judged", "consistent %", "right+", "right-", "wrong+", "wrong-", "none", "missing")
+    table = console.table(["level"], numbers, padding=(0, 1, 0, 0))
     for name, level in judged_levels(run, verdicts).items():
         q = level.quadrants
         # The counts of a row add up to the level's answers: none of them overlap.
@@ -132,8 +116,6 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
 
 def run_json(run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> dict[str, object]:
     """The JSON object of --json: counts and fractions; null where there is no number."""
-    from seedbench_r1.judges.run import flip_rate
-
     flipped, voted = flip_rate(verdicts.values())
     profile = reasoning_profile(run.records.values())
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -12,12 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.table import Table
 
+from seedbench_r1.cli import console
+from seedbench_r1.cli.options import PlainJson, RunPaths
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
+from seedbench_r1.files import make_folder
+from seedbench_r1.runs.directory import utc_now
+from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from leaderboards.board import Board
     from leaderboards.draw.page import HtmlReport
     from leaderboards.draw.page_payload import Detail
@@ -27,50 +32,33 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Tables, charts and a page from runs; two runs compared.", no_args_is_help=True)
 
-SHOW, WRITE = "What is shown", "What is written"
+# Options of two panels of --help.
+show_option = functools.partial(typer.Option, rich_help_panel="What is shown")
+write_option = functools.partial(typer.Option, rich_help_panel="What is written")
 DETAILS = ("auto", "none", "full")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FOLDED_NAME = 20  # columns of the terminal to which a run's name may be folded to make room for a second measure
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @app.command("build")
 def build_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    runs: RunPaths,
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", rich_help_panel=WRITE, help="The page; everything else goes beside it.")
-    ] = Path("leaderboard.html"),
-    csv_path: Annotated[
-        Path | None, typer.Option("--csv", rich_help_panel=WRITE, help="The wide table. Default: beside the page.")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(rich_help_panel=SHOW, help="A run: directory, name, or model. Others are compared.")
-    ] = None,
-    metric: Annotated[
-        str, typer.Option(rich_help_panel=SHOW, help="LEVEL.MEASURE: accuracy, sound or consistency.")
-    ] = "l3.accuracy",
-    judge: Annotated[
-        str | None, typer.Option(rich_help_panel=SHOW, help="Judge id. Default: the one that judged most runs.")
-    ] = None,
-    detail: Annotated[
-        str, typer.Option(rich_help_panel=WRITE, help="Reasoning in the page: auto, none, full.")
-    ] = "auto",
-    max_size: Annotated[str, typer.Option(rich_help_panel=WRITE, help="Of the page.")] = "10MB",
-    published: Annotated[
-        bool, typer.Option("--published/--no-published", rich_help_panel=SHOW, help="The papers' rows in the page.")
-    ] = True,
-    include_reported: Annotated[
-        bool, typer.Option(rich_help_panel=SHOW, help="The papers' rows in the other files too.")
-    ] = False,
-    predictions: Annotated[bool, typer.Option(rich_help_panel=WRITE, help="Also predictions.csv.")] = False,
-    force_mixed: Annotated[
-        bool, typer.Option(rich_help_panel=SHOW, help="Rank runs of different protocols together.")
-    ] = False,
-    rank_unparsed: Annotated[
-        bool, typer.Option(rich_help_panel=SHOW, help="Rank runs of which more than 20 % could not be read too.")
-    ] = False,
-    as_json: AsJson = False,
+    out: Annotated[Path, write_option("--out", "-o", help="The page; everything else goes beside it.")] = Path(
+        "leaderboard.html"
+    ),
+    csv_path: Annotated[Path | None, write_option("--csv", help="The wide table. Default: beside the page.")] = None,
+    baseline: Annotated[str | None, show_option(help="A run: directory, name, or model. Others are compared.")] = None,
+    metric: Annotated[str, show_option(help="LEVEL.MEASURE: accuracy, sound or consistency.")] = "l3.accuracy",
+    judge: Annotated[str | None, show_option(help="Judge id. Default: the one that judged most runs.")] = None,
+    detail: Annotated[str, write_option(help="Reasoning in the page: auto, none, full.")] = "auto",
+    max_size: Annotated[str, write_option(help="Of the page.")] = "10MB",
+    published: Annotated[bool, show_option("--published/--no-published", help="The papers' rows in the page.")] = True,
+    include_reported: Annotated[bool, show_option(help="The papers' rows in the other files too.")] = False,
+    predictions: Annotated[bool, write_option(help="Also predictions.csv.")] = False,
+    force_mixed: Annotated[bool, show_option(help="Rank runs of different protocols together.")] = False,
+    rank_unparsed: Annotated[bool, show_option(help="Rank runs of which over 20 % could not be read too.")] = False,
+    as_json: PlainJson = False,
 ) -> None:
     """Compare runs and write the page, tables and charts. Exit 5 if some runs were left out, 4 if all were."""
     from leaderboards.board import build_board
@@ -107,12 +95,11 @@ def diff_command(
     second: Annotated[Path, typer.Argument(metavar="B", help="Run directory.", show_default=False)],
     *,
     listed: Annotated[bool, typer.Option("--list", help="Also the questions that only one has right.")] = False,
-    as_json: AsJson = False,
+    as_json: PlainJson = False,
 ) -> None:
     """Compare two runs on the questions both have answered: counts, difference A - B, tests."""
     from leaderboards.board import build_board
     from leaderboards.versus import compare_runs
-    from seedbench_r1.types import to_json
 
     # Every test of a run against itself is trivially 1.
     if first.resolve() == second.resolve():
@@ -158,8 +145,6 @@ def _write(
     from leaderboards.draw.page import write_html
     from leaderboards.draw.svg import write_charts
     from leaderboards.methods import write_meta
-    from seedbench_r1.files import make_folder
-    from seedbench_r1.runs.directory import utc_now
 
     # Before the first file: an unusable folder must not leave half of the output.
     for folder in {out.parent, (csv_path or out).parent}:
@@ -232,8 +217,6 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     from rich.cells import cell_len
     from rich.measure import Measurement
 
-    from seedbench_r1.cli import console
-
     screen, omitted = console.out(), []
     # The narrow table first; the wide one replaces it only where it fits.
     table = _table_of_runs(board, [board.metric])
@@ -261,13 +244,7 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
 
 
 def _table_of_runs(board: Board, metrics: list[Metric]) -> Table:
-    from rich.table import Table
-
-    from seedbench_r1.cli import console
-
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("tier", "rank"):
-        table.add_column(name, no_wrap=True)
+    table = console.table(("tier", "rank"), ())
     table.add_column("run", overflow="fold")
     compared = [] if board.baseline is None else [f"{board.metric.level} vs baseline"]
     for name in [f"{metric} %" for metric in metrics] + compared:
@@ -303,16 +280,10 @@ def _difference(board: Board, row: LeaderboardRow) -> str:
 
 
 def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComparison, ...], *, listed: bool) -> None:
-    from rich.table import Table
-
-    from seedbench_r1.cli import console
-
     screen = console.out()
     screen.print(f"A  {console.printable(pair[0])}\nB  {console.printable(pair[1])}\n", soft_wrap=True)
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("level", no_wrap=True)
-    for name in ("n", "both", "A", "B", "none", "A - B, points", "p", "McNemar", "mid-p"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("n", "both", "A", "B", "none", "A - B, points", "p", "McNemar", "mid-p")
+    table = console.table(["level"], numbers, padding=(0, 1, 0, 0))
     for item in comparisons:
         d = item.difference
         table.add_row(

@@ -7,11 +7,14 @@ import shlex
 from typing import TYPE_CHECKING
 
 import typer
+from rich.table import Table
 
+from seedbench_r1.cli import console
+from seedbench_r1.cli.signals import draining_signals
+from seedbench_r1.config import EvalConfig
 from seedbench_r1.errors import IncompleteRun, Interrupted
 
 if TYPE_CHECKING:
-    from seedbench_r1.config import EvalConfig
     from seedbench_r1.engines.lmms_transfer import TransferPlan, TransferResult
 
 SUITE = "transfer-lmms"
@@ -26,8 +29,6 @@ def lmms_path_command() -> None:
 
 def run_benchmarks(config: EvalConfig, command: str, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
     """`eval --suite transfer-lmms`: lmms-eval's own tasks, one process each."""
-    from seedbench_r1.cli import console
-    from seedbench_r1.cli.signals import draining_signals
     from seedbench_r1.engines.lmms import LmmsEngine
     from seedbench_r1.engines.lmms_process import OWN_MODEL, LmmsModel
     from seedbench_r1.engines.lmms_transfer import plan_transfer, run_transfer
@@ -71,9 +72,6 @@ def _finish(planned: TransferPlan, results: dict[str, TransferResult], signal_nu
 
 
 def _print(planned: TransferPlan, results: dict[str, TransferResult]) -> None:
-    from rich.table import Table
-
-    from seedbench_r1.cli import console
     from seedbench_r1.engines.lmms_transfer import NOTE
 
     table = Table(box=None, pad_edge=True, header_style="bold")

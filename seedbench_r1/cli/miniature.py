@@ -7,7 +7,10 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from seedbench_r1.cli import console
+from seedbench_r1.demo.models import copy_shipped_model
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import LEVELS
 
 
 def generate_command(
@@ -27,10 +30,8 @@ def generate_command(
     seed: Annotated[int, typer.Option(help="Another seed, other questions.")] = 0,
 ) -> None:
     """Write a miniature benchmark: clips, images, L1 to L3, training rows and traces in the benchmark's own format."""
-    from seedbench_r1.cli import console
     from seedbench_r1.demo.dataset_writer import write_benchmark
     from seedbench_r1.demo.settings import CLIP, write_settings
-    from seedbench_r1.types import LEVELS
 
     # Named here by their options; write_benchmark names its arguments.
     if questions < 1:
@@ -64,8 +65,6 @@ def model_command(
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
     """Write a Qwen2.5-VL of a million parameters whose tokenizer knows the miniature's words; untrained by default."""
-    from seedbench_r1.cli import console
-    from seedbench_r1.demo.models import copy_shipped_model
     from seedbench_r1.demo.tiny_model import write_miniature_model
 
     # Never over a checkpoint: it may be the result of a training.

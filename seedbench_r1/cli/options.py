@@ -15,18 +15,17 @@ from seedbench_r1.options import Setting
 
 Given = dict[str, object]  # name -> value, of the options that were given
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", rich_help_panel="Output", help="TOML file, by default ./seedbench-r1.toml."),
-]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", rich_help_panel="Output", help="Print the resolved settings and stop.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", rich_help_panel="Output", help="Check everything, load no model, and stop.")
-]
-AsJson = Annotated[bool, typer.Option("--json", rich_help_panel="Output", help="One JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel="Output", help="No progress.")]
+# Options of the panel "Output", and options that show no default, or say it in their help.
+output_option = functools.partial(typer.Option, rich_help_panel="Output")
+plain_option = functools.partial(typer.Option, show_default=False)
+
+ConfigFile = Annotated[Path | None, output_option("--config", help="TOML file, by default ./seedbench-r1.toml.")]
+PrintConfig = Annotated[bool, output_option("--print-config", help="Print the resolved settings and stop.")]
+DryRun = Annotated[bool, output_option("--dry-run", help="Check everything, load no model, and stop.")]
+AsJson = Annotated[bool, output_option("--json", help="One JSON object on stdout.")]
+PlainJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+RunPaths = Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)]
+Quiet = Annotated[bool, output_option("--quiet", help="No progress.")]
 
 
 def with_settings(rows: Iterable[Setting]) -> Callable[[Callable[..., None]], Callable[..., None]]:

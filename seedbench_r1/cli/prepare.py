@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from seedbench_r1.cli import console
 from seedbench_r1.cli.options import AsJson, ConfigFile, Given, with_settings
-from seedbench_r1.config import GROUPS, TABLE, EvalConfig
+from seedbench_r1.config import EVAL_TABLE, GROUPS, TABLE, EvalConfig, resolve_eval_config
+from seedbench_r1.config_file import read_config_file
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.options import in_groups, settings_of
-from seedbench_r1.types import VideoConfig
+from seedbench_r1.questions import load_questions
+from seedbench_r1.types import Failure, Media, Question, VideoConfig
 
 if TYPE_CHECKING:
     from collections import Counter
-
-    from seedbench_r1.types import Failure, Media, Question
 
 # Of eval's settings, those that decide which pixels are decoded, and how
 _NAMES = ("model", "base_model", "revision", "data_root", "levels", "frame_cache", "frame_cache_gb", "workers")
@@ -31,8 +32,6 @@ def prepare_command(given: Given, *, config: ConfigFile = None, as_json: AsJson 
 
     Give the pixel options that the runs will be given, and --model: its patch grid decides the sizes of Qwen3-VL.
     """
-    from seedbench_r1.questions import load_questions
-
     resolved = _resolve(given, config)
     questions = load_questions(resolved.data_root, resolved.levels)
     bad, counts = _fill(questions, resolved)
@@ -47,9 +46,6 @@ def prepare_command(given: Given, *, config: ConfigFile = None, as_json: AsJson 
 
 def _resolve(given: Given, config_file: Path | None) -> EvalConfig:
     """The settings that `eval` would use, with the model's own patch grid if a model is known."""
-    from seedbench_r1.config import EVAL_TABLE, resolve_eval_config
-    from seedbench_r1.config_file import read_config_file
-
     file = read_config_file(config_file, Path(), EVAL_TABLE)
     model = given.get("model")
     # Other backends have no folder whose patch grid could be read.
@@ -73,7 +69,6 @@ def _fill(questions: list[Question], config: EvalConfig) -> tuple[dict[str, str]
     """Decode what is not there yet. Returns what is wrong with whose media, and what the cache did how often."""
     from seedbench_r1.media.cache import media_loader
     from seedbench_r1.media.loader import FrameLoader
-    from seedbench_r1.types import Failure
 
     load = media_loader(config.frame_cache, config.frame_cache_gb)
     bad: dict[str, str] = {}
@@ -96,8 +91,6 @@ def _with_progress(
     """The stream, with a bar on a terminal, and a line now and then elsewhere, on standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from seedbench_r1.cli import console
-
     screen = console.err()
     live = console.is_live(screen)
     pace = console.LinePace()
@@ -113,8 +106,6 @@ def _with_progress(
 
 
 def _print_result(n_questions: int, bad: dict[str, str], counts: Counter[str], config: EvalConfig) -> None:
-    from seedbench_r1.cli import console
-
     screen = console.out()
     for question_id, message in bad.items():
         screen.print(console.printable(f"{question_id}: {message}"), soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -15,14 +14,11 @@ from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
 from seedbench_r1.runs.answers import recorded
 from seedbench_r1.runs.directory import utc_now
-from seedbench_r1.types import Generation, RunRecord
+from seedbench_r1.types import RunRecord
 
 if TYPE_CHECKING:
     from seedbench_r1.engines.base import Plan
 
-LINE_EVERY_S = 60.0
-LINE_EVERY_SHARE = 0.05
-LINE_AT_MOST_S = 1.0
 BAR_WIDTH = 24
 
 
@@ -38,8 +34,10 @@ class EvalProgress:
         self._records: dict[str, RunRecord] = self._earlier()
         self._started = time.monotonic()
         self._new = self._new_tokens = 0
+        price_in, price_out = planned.config.price_in, planned.config.price_out
+        self._prices = None if price_in is None or price_out is None else (price_in, price_out)
         self._cost = 0.0  # of this call, in the currency of the prices
-        self._last_line = (self._started, 0)
+        self._pace = console.LinePace()
         self._live: Live | None = None
 
     def __enter__(self) -> EvalProgress:
@@ -52,9 +50,7 @@ class EvalProgress:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -65,15 +61,12 @@ class EvalProgress:
             self._new += 1
             if record.generation is not None:
                 self._new_tokens += record.generation.n_tokens or 0
-                self._cost += self._price(record.generation)
+                tokens = (record.generation.n_prompt_tokens or 0, record.generation.n_tokens or 0)
+                self._cost += token_cost(*tokens, *self._prices) if self._prices else 0.0
             if self._quiet or self._live is not None:
                 return
-            now = time.monotonic()
-            since, count = self._last_line
-            share = (self._new - count) / max(1, len(self._plan.questions))
-            # In a log file: after 5 % of the questions or a minute, but never faster than one a second.
-            if now - since >= LINE_EVERY_S or (share >= LINE_EVERY_SHARE and now - since >= LINE_AT_MOST_S):
-                self._last_line = (now, self._new)
+            # In a log file a line now and then.
+            if self._pace.speed_if_due(self._new, len(self._plan.questions)) is not None:
                 self._console.print(self._line(record.split), soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -92,7 +85,7 @@ class EvalProgress:
     def _header(self) -> list[str]:
         manifest, config = self._plan.manifest, self._plan.config
         lines = [
-            f"seedbench-r1 eval {_dot()} {manifest.model.name} {_dot()} protocol {manifest.protocol_id} "
+            f"seedbench-r1 eval {console.dot()} {manifest.model.name} {console.dot()} protocol {manifest.protocol_id} "
             f"({config.protocol}: {config.video.max_frames} frames, T={config.sampling.temperature:g}, "
             f"{config.sampling.max_new_tokens} new tokens)"
         ]
@@ -117,19 +110,9 @@ class EvalProgress:
         accuracy = sum(r.score.credit for r in records if r.score) / done if done else float("nan")
         errors = sum(not record.answered for record in self._records.values())
         rate, eta = self._speed()
-        paid = f" cost={self._cost:.4f}" if self._priced() else ""
+        paid = f" cost={self._cost:.4f}" if self._prices else ""
         counts = f"{done}/{total} acc={accuracy:.3f} err={errors}"
         return f"{utc_now()} eval {level} {counts} qps={rate:.2f} eta={eta:.0f}s{paid}"
-
-    def _priced(self) -> bool:
-        return self._plan.config.price_in is not None and self._plan.config.price_out is not None
-
-    def _price(self, generation: Generation) -> float:
-        config = self._plan.config
-        if config.price_in is None or config.price_out is None:
-            return 0.0
-        tokens = (generation.n_prompt_tokens or 0, generation.n_tokens or 0)
-        return token_cost(*tokens, config.price_in, config.price_out)
 
     def _speed(self) -> tuple[float, float]:
         """Questions per second since the start, and seconds left at that speed."""
@@ -152,12 +135,12 @@ class EvalProgress:
         # NaN before the first answer.
         left = "unknown" if eta != eta else time.strftime("%H:%M:%S", time.gmtime(eta))
         status = (
-            f" {100 * done / max(1, len(self._plan.questions)):.0f} % {_dot()} {rate:.2f} q/s {_dot()} "
-            f"{self._new_tokens / seconds:.0f} tok/s {_dot()} ETA {left} {_dot()} errors {errors}"
+            f" {100 * done / max(1, len(self._plan.questions)):.0f} % {console.dot()} {rate:.2f} q/s {console.dot()} "
+            f"{self._new_tokens / seconds:.0f} tok/s {console.dot()} ETA {left} {console.dot()} errors {errors}"
         )
-        if self._priced():
+        if self._prices:
             limit = self._plan.config.max_cost
-            status += f" {_dot()} cost {self._cost:.2f}" + (f" of {limit:g}" if limit is not None else "")
+            status += f" {console.dot()} cost {self._cost:.2f}" + (f" of {limit:g}" if limit is not None else "")
         return Group(*rows, Text(status))
 
     def _bar(self, level: str) -> Text:
@@ -176,7 +159,3 @@ class EvalProgress:
         share = share_of(records)
         bounds = f"[{100 * share.lo:.1f}, {100 * share.hi:.1f}]"
         return Text(f"{text}  running acc {100 * share.k / share.n:.1f} {bounds}  unparsed {unparsed}")
-
-
-def _dot() -> str:
-    return console.glyph("·", "|")

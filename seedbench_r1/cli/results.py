@@ -33,9 +33,8 @@ def print_result(planned: Plan, result: EvalResult) -> None:
         print_transfer(planned, result)
     else:
         screen.print(level_table(run, result))
-        dot = console.glyph("·", "|")
         n_clusters = len({question.cluster for question in run.questions.values()})
-        note = f" 95 % intervals, clustered by video ({n_clusters} videos) {dot} consistency not judged"
+        note = f" 95 % intervals, clustered by video ({n_clusters} videos) {console.dot()} consistency not judged"
         screen.print(note, soft_wrap=True)
     if result.summary.status == "incomplete":
         screen.print(
@@ -51,26 +50,16 @@ def print_result(planned: Plan, result: EvalResult) -> None:
 
 def level_table(run: Run, result: EvalResult) -> Table:
     """Levels, then L3's domains, as counts and percentages."""
-    table = Table(box=None, pad_edge=True, header_style="bold")
-    table.add_column("level", no_wrap=True)
-    for name in ("n", "accuracy %", "unparsed", "truncated", "failed"):
-        table.add_column(name, justify="right", no_wrap=True)
-    groups: list[tuple[str, GroupSummary, list[RunRecord]]] = []
-    for split, group in result.summary.splits.items():
-        groups.append((split, group, [r for r in run.records.values() if r.split == split]))
+    table = console.table(["level"], ("n", "accuracy %", "unparsed", "truncated", "failed"))
+    every = run.records.values()
+    groups = [(name, group, [r for r in every if r.split == name]) for name, group in result.summary.splits.items()]
     # Domains stand indented below the levels: they divide L3 and do not add to it.
-    for domain, group in _domains(result.summary).items():
-        groups.append((f"  {domain}", group, [r for r in run.records.values() if r.domain == domain]))
+    for name, group in _domains(result.summary).items():
+        groups.append((f"  {name}", group, [r for r in every if r.domain == name]))
     for name, group, records in groups:
         shown = f"{group.selected}" if group.selected == group.n else f"{group.selected} of {group.n}"
-        table.add_row(
-            name,
-            shown,
-            accuracy_cell(group, records),
-            str(group.unparsed),
-            str(group.truncated),
-            str(group.failed),
-        )
+        counts = map(str, (group.unparsed, group.truncated, group.failed))
+        table.add_row(name, shown, accuracy_cell(group, records), *counts)
     return table
 
 

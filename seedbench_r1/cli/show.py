@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from seedbench_r1.cli import console
 from seedbench_r1.errors import ConfigError
-
-if TYPE_CHECKING:
-    from seedbench_r1.runs.directory import Run
-    from seedbench_r1.types import Question, RunRecord, Score
+from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.types import Question, RunRecord, Score, to_json
 
 
 def show_command(
@@ -23,10 +22,6 @@ def show_command(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Print one question with options, reasoning, answer and score; or list what failed."""
-    from seedbench_r1.cli import console
-    from seedbench_r1.runs.directory import load_run
-    from seedbench_r1.types import to_json
-
     # The run directory alone: no annotations, no checkpoint, no media are needed.
     loaded = load_run(run)
     if failed:
@@ -47,9 +42,6 @@ def show_command(
 
 
 def _list_failures(run: Run, *, as_json: bool) -> None:
-    from seedbench_r1.cli import console
-    from seedbench_r1.types import to_json
-
     failures = [(record, record.failure) for record in run.records.values() if record.failure is not None]
     if as_json:
         typer.echo(json.dumps(to_json([record for record, _ in failures]), ensure_ascii=False))

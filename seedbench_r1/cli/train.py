@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from seedbench_r1.cli.options import AsJson, DryRun, Given, PrintConfig, Quiet, with_settings
+from seedbench_r1.cli import console
+from seedbench_r1.cli.options import AsJson, DryRun, Given, PrintConfig, Quiet, output_option, with_settings
+from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import Interrupted
 from seedbench_r1.options import in_groups
-from trainers.config import GROUPS, TABLE
+from seedbench_r1.types import to_json
+from trainers.config import GROUPS, TABLE, resolve_train_config
 
 if TYPE_CHECKING:
     from trainers.loop import TrainResult
@@ -23,15 +26,9 @@ _Mean = Literal["reward", "accuracy", "bonus", "zero_std", "length", "truncated"
 DRAINING = "Stopping: this step is finished and saved. Once more stops at once."
 
 ReportTo = Annotated[
-    str | None,
-    typer.Option(
-        "--report-to", rich_help_panel="Output", help="tensorboard, wandb, trackio, joined by commas; by default none."
-    ),
+    str | None, output_option("--report-to", help="tensorboard, wandb, trackio, joined by commas; by default none.")
 ]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", rich_help_panel="Output", help="TOML with these options in its table train."),
-]
+ConfigFile = Annotated[Path | None, output_option("--config", help="TOML with these options in its table train.")]
 
 
 @with_settings(in_groups(TABLE, GROUPS))
@@ -49,10 +46,6 @@ def train_command(
 
     Exit codes: 0 done, 3 configuration, 4 data, 7 memory or disk, 130/143 interrupted after a checkpoint.
     """
-    from seedbench_r1.cli import console
-    from seedbench_r1.cli.signals import draining_signals
-    from seedbench_r1.types import to_json
-    from trainers.config import resolve_train_config
     from trainers.trackers import open_trackers, parse_trackers
 
     # Refused before the model is read: a wrong name here would cost an hour there.
@@ -99,8 +92,6 @@ class TrainProgress:
     """What is going to happen, and then a few lines every logging_steps steps, on standard error."""
 
     def __init__(self, planned: TrainPlan, *, quiet: bool) -> None:
-        from seedbench_r1.cli import console
-
         self._plan, self._quiet, self._screen = planned, quiet, console.err()
         self._since: list[StepMetrics] = []
         self._history: list[StepMetrics] = []
@@ -138,7 +129,7 @@ class TrainProgress:
         """The numbers are means over the steps since the last lines."""
         per_step = sum(self._seconds) / len(self._seconds)
         left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self._plan.n_steps - metrics["step"])))
-        dot = _dot()
+        dot = console.dot()
         first = (
             f"train {self._plan.config.preset} {dot} step {metrics['step']}/{self._plan.n_steps} {dot} "
             f"{per_step:.2f} s/step {dot} ETA {left}"
@@ -170,7 +161,7 @@ class TrainProgress:
         # Shares of wall time over the steps since the last lines; together less than 100 %.
         whole = max(1e-9, sum(step["seconds"]["step"] for step in self._since))
         share = {n: 100 * sum(s["seconds"][n] for s in self._since) / whole for n in metrics["seconds"]}
-        memory = f"GPU mem peak {metrics['memory_gb']:.1f} GB {_dot()} " if "memory_gb" in metrics else ""
+        memory = f"GPU mem peak {metrics['memory_gb']:.1f} GB {console.dot()} " if "memory_gb" in metrics else ""
         return (
             f"{memory}gen {share['rollouts']:.0f} % / reference {share['reference']:.0f} % / "
             f"fwd-bwd {share['policy']:.0f} % / io {share['io']:.0f} %"
@@ -188,7 +179,7 @@ def header(planned: TrainPlan) -> list[str]:
     from trainers.data import contradicting_rows
     from trainers.estimate import estimate
 
-    config, dot = planned.config, _dot()
+    config, dot = planned.config, console.dot()
     guess = estimate(config, planned.checkpoint, planned.questions_per_process, planned.world_size)
     rollouts = ""
     if config.algo != "sft":
@@ -214,8 +205,6 @@ def header(planned: TrainPlan) -> list[str]:
 
 
 def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
-    from seedbench_r1.cli import console
-    from seedbench_r1.types import to_json
     from trainers.estimate import estimate
 
     config = planned.config
@@ -254,20 +243,12 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
 
 
 def _print_result(result: TrainResult, *, as_json: bool) -> None:
-    from seedbench_r1.cli import console
-
     if as_json:
         content: dict[str, Any] = {"schema": "sbr1.train/1", "status": "complete" if result.finished else "interrupted"}
         content |= {"step": result.step, "steps": result.n_steps, "replaced": result.replaced}
         typer.echo(json.dumps(content | {"checkpoint": str(result.checkpoint) if result.checkpoint else None}))
         return
     screen = console.out()
-    screen.print(f" step {result.step} of {result.n_steps} {_dot()} {result.replaced} questions replaced")
+    screen.print(f" step {result.step} of {result.n_steps} {console.dot()} {result.replaced} questions replaced")
     screen.print(f" saved {result.checkpoint}", soft_wrap=True)
     screen.print(f" next: seedbench-r1 eval --model {result.checkpoint}", soft_wrap=True)
-
-
-def _dot() -> str:
-    from seedbench_r1.cli import console
-
-    return console.glyph("·", "|")

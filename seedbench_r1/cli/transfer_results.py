@@ -36,10 +36,7 @@ def print_transfer(planned: Plan, result: EvalResult) -> None:
 
 def transfer_table(summary: RunSummary) -> Table:
     """Rows: our score, the reference's rule, and counts. Columns: the benchmarks, in the order of Table 4."""
-    table = Table(box=None, pad_edge=True, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in BENCHMARKS.values():
-        table.add_column(name, justify="right", no_wrap=True)
+    table = console.table([""], BENCHMARKS.values())
     rows: dict[str, Callable[[GroupSummary], str]] = {
         "score %": _score_cell,
         "reference rule %": lambda group: _percent(group.strict_accuracy if group.is_complete else None),

@@ -14,17 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from seedbench_r1.data import hub
 from seedbench_r1.data.archives import SOURCES, Archive, find_archives, unpack
-from seedbench_r1.data.hub import (
-    HubFile,
-    Repository,
-    bytes_present,
-    disk_error,
-    fetch,
-    matches,
-    open_repository,
-    partial_path,
-)
+from seedbench_r1.data.hub import HubFile, Repository
 from seedbench_r1.data.manifest import (
     ArchiveEntry,
     DataManifest,
@@ -101,11 +93,11 @@ def download(config: DownloadConfig, observer: Observer) -> DownloadResult:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root, observer):
-            repository = open_repository(config.repo_id, config.revision)
+            repository = hub.open_repository(config.repo_id, config.revision)
             observer.say(f"{config.repo_id} at {repository.commit[:12]}, {len(repository.files)} files -> {root}")
             return _Download(config, repository, observer).run()
     except OSError as error:
-        raise disk_error(error) from error
+        raise hub.disk_error(error) from error
 
 
 class _Download:
@@ -198,7 +190,7 @@ class _Download:
         known = entry is not None and entry.content_id == file.content_id and entry.mtime_ns == changed
         if known or trust_size:
             return True
-        if not matches(target, file):
+        if not hub.matches(target, file):
             return False
         with self._guard:
             self.manifest.files[file.path] = FileEntry(file.size, file.content_id, changed)
@@ -207,7 +199,7 @@ class _Download:
     def _archive(self, archive: Archive) -> None:
         """Fetch the archive's parts, unpack them, remove them."""
         paths = [self._work_path(part) for part in archive.parts]
-        todo = [(part, path) for part, path in zip(archive.parts, paths, strict=True) if not matches(path, part)]
+        todo = [(part, path) for part, path in zip(archive.parts, paths, strict=True) if not hub.matches(path, part)]
         self._fetch(todo, lambda file, path: None)
         self.observer.say(f"unpacking {archive.name}")
         written = 0
@@ -218,7 +210,7 @@ class _Download:
             # The later archive would silently replace clips of the earlier one.
             if other is not None and other.archive != archive.name and other.size != size:
                 raise DataError(f"{archive.name} and {other.archive} hold different files for {path}.")
-            if self.config.only_missing and bytes_present(self.root / path) == size:
+            if self.config.only_missing and hub.bytes_present(self.root / path) == size:
                 return False
             written += 1
             return True
@@ -239,8 +231,7 @@ class _Download:
         try:
             with _stoppable_pool(self.config.workers, stop) as pool:
                 futures = {
-                    pool.submit(fetch, self.repository, file, target, on_bytes=self._moved, stop=stop): (file, target)
-                    for file, target in jobs
+                    pool.submit(hub.fetch, self.repository, *job, on_bytes=self._moved, stop=stop): job for job in jobs
                 }
                 for future in as_completed(futures):
                     future.result()
@@ -321,8 +312,9 @@ def place_media(
 
 def bytes_to_fetch(file: HubFile, target: Path) -> int:
     """The file's bytes, less those that an earlier call left in its partial file."""
-    have = file.size if target.exists() and target.parent.name == WORK else bytes_present(partial_path(target, file))
-    return max(file.size - have, 0)
+    if target.exists() and target.parent.name == WORK:
+        return 0
+    return max(file.size - hub.bytes_present(hub.partial_path(target, file)), 0)
 
 
 def needed_space(

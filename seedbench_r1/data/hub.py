@@ -97,35 +97,26 @@ def named_errors(subject: str) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """Why the hub did not give what was asked, and what to type."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants, errors
 
     # It says only that the cache has nothing; the cause says why the hub was not reached.
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     match error:
-        case OfflineModeIsEnabled() | LocalEntryNotFoundError():
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             return "HF_HUB_OFFLINE is set and it is not in the cache. Fix: unset HF_HUB_OFFLINE."
-        case GatedRepoError():
+        case errors.GatedRepoError():
             return "access is granted on request. Fix: accept the terms on its page, then export HF_TOKEN=..."
-        case RepositoryNotFoundError():
+        case errors.RepositoryNotFoundError():
             return "the hub knows no such name, or it is private. Fix: check the name; if private, export HF_TOKEN=..."
-        case RevisionNotFoundError():
+        case errors.RevisionNotFoundError():
             return "there is no such revision. Fix: give an existing branch, tag or commit."
-        case RemoteEntryNotFoundError():
+        case errors.RemoteEntryNotFoundError():
             return "the hub lists the file but does not have it (404)."
-        case HfHubHTTPError() if error.response.status_code in (401, 403):
+        case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
             code = error.response.status_code
             return f"the hub refused ({code}). Fix: export HF_TOKEN=... with a token that may read it."
-        case HfHubHTTPError():
+        case errors.HfHubHTTPError():
             return f"the hub answered {error.response.status_code}. Fix: the same command again, later."
     cause = str(error).partition("\n")[0] or type(error).__name__
     return f"no connection to {constants.ENDPOINT} ({cause}). Fix: check the network; the same command continues."

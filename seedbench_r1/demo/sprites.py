@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from PIL import Image, ImageDraw
@@ -89,7 +89,8 @@ class Pen:
         self._draw.arc((x0, y0, x1, y1), start, end, fill=colour, width=max(1, round(width * self._unit)))
 
 
-# Items, one function each; `state` as in world.Item.states. `tint` turns the hue a little, from room to room.
+# Items, one function each, named as in the world. `state` as in world.Item.states.
+# `tint` turns the hue a little, from room to room.
 def _cup(pen: Pen, state: int, tint: float) -> None:
     # A wider dark arc below a narrower one in colour makes an outlined handle.
     pen.arc(INK, 12, (56, 42, 94, 82), -80, 80)
@@ -258,20 +259,8 @@ def _shirt(pen: Pen, state: int, tint: float) -> None:
             pen.oval(WHITE, 46, y, 54, y + 8)
 
 
-_DRAWINGS: dict[str, Callable[[Pen, int, float], None]] = {
-    "cup": _cup,
-    "basket": _basket,
-    "box": _box,
-    "book": _book,
-    "umbrella": _umbrella,
-    "lamp": _lamp,
-    "radio": _radio,
-    "candle": _candle,
-    "flag": _flag,
-    "mat": _mat,
-    "blocks": _blocks,
-    "shirt": _shirt,
-}
+_ITEMS = (_cup, _basket, _box, _book, _umbrella, _lamp, _radio, _candle, _flag, _mat, _blocks, _shirt)
+_DRAWINGS = {draw.__name__.removeprefix("_"): draw for draw in _ITEMS}
 
 
 # Every frame of a clip shows the same few sprites.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.models.checkpoint import Checkpoint
@@ -73,8 +73,8 @@ class Recorder:
         self.observe(record)
 
 
-class Engine(Protocol):
-    """How a plan is carried out. A context manager: what it needs is started on entering, after everything was checked.
+class Engine(AbstractContextManager["Engine"], Protocol):
+    """How a plan is carried out. What it needs is started on entering, after everything was checked.
 
     To add one: a file, a line in engines/plan.py:open_engine, its name in config.ENGINES.
     """
@@ -98,9 +98,3 @@ class Engine(Protocol):
         When `stop` is set, nothing new is begun; what is in flight is finished and recorded.
         """
         ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...

@@ -19,18 +19,9 @@ from typing import Any
 
 from seedbench_r1.config import LMMS_PATH_ARGUMENTS, TABLE, EvalConfig, lmms_checkpoint, settings
 from seedbench_r1.config_file import toml_lines
+from seedbench_r1.engines import lmms_process
 from seedbench_r1.engines.base import Plan, Recorder, RunProtocol
-from seedbench_r1.engines.lmms_process import (
-    OWN_MODEL,
-    TASK_FOLDER,
-    LmmsJob,
-    LmmsModel,
-    join_model_args,
-    last_words,
-    lmms_eval_version,
-    read_samples,
-    run_job,
-)
+from seedbench_r1.engines.lmms_process import OWN_MODEL, TASK_FOLDER, LmmsJob, LmmsModel
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import write_text
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, model_name
@@ -68,7 +59,7 @@ def identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
 
 def protocol_of(config: EvalConfig) -> RunProtocol:
     """lmms-eval's own models choose frames and pixels themselves: their runs compare with no others."""
-    version = lmms_eval_version()
+    version = lmms_process.lmms_eval_version()
     named = RunProtocol("lmms-eval", _protocol_id(config, lmms_model(config), version), "")
     return under_lmms_eval(named, config.lmms_model or "")
 
@@ -79,7 +70,7 @@ def under_lmms_eval(protocol: RunProtocol, model: str = OWN_MODEL) -> RunProtoco
         protocol,
         backend=f"lmms-eval:{model}",
         model_suffix=f"-lmms-{model}",
-        versions={"lmms-eval": lmms_eval_version()},
+        versions={"lmms-eval": lmms_process.lmms_eval_version()},
     )
 
 
@@ -125,7 +116,7 @@ def own_model_args(config: EvalConfig, folder: Path) -> str:
         write_text(folder / "prompt.toml", toml_lines(prompt_file_table(config.template)))
     # What is not said here is a default; the user's file, read already, must not decide it a second time.
     said = {"config": os.devnull, "runs_dir": folder.absolute(), "allow_missing": True}
-    return join_model_args(options | said)
+    return lmms_process.join_model_args(options | said)
 
 
 class LmmsEngine(nullcontext["LmmsEngine"]):
@@ -136,13 +127,12 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
 
     stop_message = "Stopping: lmms-eval saves nothing before its end, so the answers of this call are lost."
 
-    def __init__(self, config: EvalConfig) -> None:
+    def __init__(self) -> None:
         super().__init__(self)
-        self._config = config
 
     def check(self, config: EvalConfig, suite: Suite) -> None:
         """Raise ConfigError if lmms-eval is not installed, no model of it was named, or the suite is not ours alone."""
-        lmms_eval_version()
+        lmms_process.lmms_eval_version()
         if suite.name != "seedbench-r1":
             raise ConfigError(
                 f"--suite {suite.name} does not run on --engine lmms-eval, whose tasks ask otherwise. "
@@ -185,7 +175,7 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
         recorder.say(
             f"lmms-eval answers {len(asked):,} questions and saves nothing before its end; messages: {job.log}"
         )
-        run_job(job, stop=stop)
+        lmms_process.run_job(job, stop=stop)
         if not stop.is_set():
             for record in read_records(job, asked, plan.config.sampling):
                 recorder.write(record)
@@ -200,12 +190,12 @@ def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig) 
     samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
     known = {question.question_id for question in asked}
     for task in job.tasks:
-        for sample in read_samples(job, task):
+        for sample in lmms_process.read_samples(job, task):
             if sample.get("question_id") not in known or not isinstance(sample.get("raw_text"), str):
                 raise DataError(f"{job.out}: task {task} holds {sample.get('question_id')!r}, which was not asked.")
             samples[sample["question_id"]].append(sample)
     # The log's end is what tells the user why, so it goes into each failure.
-    reason = last_words(job.log) if len(samples) < len(asked) else ""
+    reason = lmms_process.last_words(job.log) if len(samples) < len(asked) else ""
     records = []
     for question in asked:
         found = samples[question.question_id]

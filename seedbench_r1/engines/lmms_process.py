@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.files import read_json_object
 from seedbench_r1.typed_json import parse_json
 
 TASK_FOLDER = Path(__file__).parents[1] / "lmms_tasks"
@@ -134,29 +135,14 @@ def read_samples(job: LmmsJob, task: str) -> list[dict[str, Any]]:
 def read_results(job: LmmsJob) -> dict[str, Any] | None:
     """lmms-eval's results file, or None if it wrote none. Raises DataError if it is not JSON."""
     files = sorted(job.out.rglob("*_results.json"))
-    return read_json(files[-1]) if files else None
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None if there is no such file. Raises DataError if it is something else."""
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is not a JSON object.")
-    return value
+    return read_json_object(files[-1], DataError) if files else None
 
 
 def last_words(log: Path) -> str:
     """What the log says of the end: lmms-eval's own error line, else its last line."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     reasons = [line for line in lines if "Error during evaluation:" in line]
-    chosen = _without_advice(reasons[-1]) if reasons else lines[-1] if lines else "(nothing)"
+    chosen = lines[-1] if lines else "(nothing)"
+    if reasons:  # without the advice that follows them
+        chosen = reasons[-1].partition("Error during evaluation:")[2].partition(". Please set `--verbosity")[0].strip()
     return chosen if len(chosen) <= 600 else chosen[:600] + " ..."
-
-
-def _without_advice(line: str) -> str:
-    return line.partition("Error during evaluation:")[2].partition(". Please set `--verbosity")[0].strip()

@@ -13,19 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.config import EvalConfig
+from seedbench_r1.engines import lmms_process
 from seedbench_r1.engines.lmms import check_additions, other_device, own_model_args
-from seedbench_r1.engines.lmms_process import (
-    LmmsJob,
-    LmmsModel,
-    last_words,
-    lmms_eval_version,
-    read_json,
-    read_results,
-    read_samples,
-    run_job,
-)
+from seedbench_r1.engines.lmms_process import LmmsJob, LmmsModel
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import write_json
+from seedbench_r1.files import read_json_object, write_json
 from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.runs.directory import run_directory, slug, utc_now
@@ -96,7 +88,7 @@ def plan_transfer(
     Raises:
         ConfigError: lmms-eval is not installed, or arguments of our model would override a setting.
     """
-    version = lmms_eval_version()
+    version = lmms_process.lmms_eval_version()
     name = slug(model_name(config.model))
     path = run_directory(config.runs_dir, SUITE, name, config.run_name)
     if model.is_ours:
@@ -137,7 +129,7 @@ def run_transfer(
             continue
         job = planned.job(task)
         say(f"{task}: running; messages: {job.log}")
-        run_job(job, stop=stop)
+        lmms_process.run_job(job, stop=stop)
         if not stop.is_set():
             results[task] = read_transfer(job)
             _write(planned, results)
@@ -147,13 +139,13 @@ def run_transfer(
 def read_transfer(job: LmmsJob) -> TransferResult:
     """Count a benchmark's samples and take its metrics from the results file."""
     (task,) = job.tasks
-    value = read_results(job)
+    value = lmms_process.read_results(job)
     if value is None:
-        return TransferResult(task, "incomplete", 0, None, reason=f"{last_words(job.log)}; log: {job.log}")
+        return TransferResult(task, "incomplete", 0, None, reason=f"{lmms_process.last_words(job.log)}; log: {job.log}")
     sizes = value["n-samples"]
     expected = sum(size["original"] for size in sizes.values())
     wanted = {name: size["effective"] for name, size in sizes.items()}
-    counted = {name: _distinct(read_samples(job, name), job, name) for name in sizes}
+    counted = {name: _distinct(lmms_process.read_samples(job, name), job, name) for name in sizes}
     n = sum(counted.values())
     short = sorted(name for name in sizes if counted[name] != wanted[name])
     if short:
@@ -190,9 +182,9 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 def _earlier(planned: TransferPlan) -> dict[str, TransferResult]:
     file = planned.path / "summary.json"
-    value = read_json(file)
-    if value is None:
+    if not file.exists():
         return {}
+    value = read_json_object(file, DataError)
     fixed = ("schema", "model", "lmms_model", "lmms_model_args", "limit", "versions")
     differing = [name for name in fixed if value.get(name) != planned.header[name]]
     if differing:

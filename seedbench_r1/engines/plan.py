@@ -34,7 +34,7 @@ def open_engine(config: EvalConfig) -> Engine:
     """The engine of a run, not yet started. Raises ConfigError with the list for an unknown one."""
     match config.engine:
         case "local" if config.data_parallel > 1:
-            return ShardsEngine(config)
+            return ShardsEngine()
         case "local":
             return LocalEngine()
         case "ray":
@@ -42,7 +42,7 @@ def open_engine(config: EvalConfig) -> Engine:
 
             return RayEngine(config)
         case "lmms-eval":
-            return lmms.LmmsEngine(config)
+            return lmms.LmmsEngine()
         case _:
             raise ConfigError(f"No engine {config.engine!r}. There are: {', '.join(ENGINES)}.")
 

@@ -154,7 +154,9 @@ def size_pool(config: EvalConfig, n_workers: int | None, resources: dict[str, fl
     """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     on_gpu = config.backend != "fake" and config.device != "cpu" and (gpus > 0 or config.device == "cuda")
-    each = gpus_per_worker(config) if on_gpu else 0
+    each = 0  # GPUs that share one copy of the model
+    if on_gpu:
+        each = config.tensor_parallel if config.backend == "vllm" else 1
     room = min(cpus, gpus // each) if each else cpus
     n = n_workers if n_workers is not None else (max(1, room) if each else 1)
     if n < 1:
@@ -165,11 +167,6 @@ def size_pool(config: EvalConfig, n_workers: int | None, resources: dict[str, fl
             f"Fix: --ray-workers {room}" + ("" if room else ", after more machines have joined it.")
         )
     return PoolSize(n, each)
-
-
-def gpus_per_worker(config: EvalConfig) -> int:
-    """GPUs that share one copy of the model."""
-    return config.tensor_parallel if config.backend == "vllm" else 1
 
 
 def window(config: EvalConfig) -> int:

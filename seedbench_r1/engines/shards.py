@@ -37,9 +37,8 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
 
     stop_message = DRAINING
 
-    def __init__(self, config: EvalConfig) -> None:
+    def __init__(self) -> None:
         super().__init__(self)
-        self._config = config
 
     def check(self, config: EvalConfig, suite: Suite) -> None:
         """Raise ConfigError for --shard, for --max-cost, or if CUDA_VISIBLE_DEVICES names too few GPUs."""

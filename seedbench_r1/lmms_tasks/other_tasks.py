@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -18,6 +18,7 @@ from PIL import Image
 
 from seedbench_r1.backends import open_backend
 from seedbench_r1.config import EvalConfig, resolve_eval_config
+from seedbench_r1.engines.plan import fit_size_multiple
 from seedbench_r1.errors import ConfigError, IncompleteRun
 from seedbench_r1.files import JsonObject
 from seedbench_r1.lmms_tasks.functions import Document, given_sampling
@@ -136,9 +137,7 @@ def _configure(options: JsonObject, config_file: Path | None) -> tuple[EvalConfi
     if config.backend == "openai":
         return config, f"{config.model} {config.base_url}"
     checkpoint = inspect_model(config.model, base_model=config.base_model, revision=config.revision)
-    if config.video.size_multiple % checkpoint.size_multiple:
-        config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
-    return config, checkpoint.info.fingerprint
+    return fit_size_multiple(config, checkpoint), checkpoint.info.fingerprint
 
 
 def _key(request: TaskRequest, config: EvalConfig, fingerprint: str) -> str:
@@ -200,9 +199,7 @@ def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tup
         if isinstance(media, Failure):
             failures.append((request.name, media))
             continue
-        # A Request has the fields of Media under the same names.
-        pixels = {field.name: getattr(media, field.name) for field in fields(media)}
-        yield Request(question_id=request.key, messages=request.messages, **pixels)
+        yield Request.of(request.key, request.messages, media)
 
 
 def _answer_line(key: str, name: str, generation: Generation) -> str:

@@ -34,6 +34,7 @@ EDGE_BYTES = 64 * 1024  # of a media file's beginning and end that are hashed
 STALE_S = 600.0  # an unfinished file this old belongs to a writer that was killed
 _PREFIX = struct.Struct("<8sII")  # magic, bytes of the JSON header, CRC-32 of that number and of all that follows
 _MAGIC = b"SBR1FRMS"
+_KEPT = ("native_fps", "n_total", "reader", "reader_note")  # of Media, as they are
 _NO_SPACE = "an entry of {size:.1f} MB is more than a sixteenth of --frame-cache-gb, so it is not kept"
 
 
@@ -177,10 +178,7 @@ def read_entry(path: Path, key: str) -> Media:
         frames=frames.reshape(header["frames_shape"]) if header["frames_shape"] else None,
         image=image.reshape(header["image_shape"]) if image.size else None,
         frame_indices=tuple(header["frame_indices"]),
-        native_fps=header["native_fps"],
-        n_total=header["n_total"],
-        reader=header["reader"],
-        reader_note=header["reader_note"],
+        **{name: header[name] for name in _KEPT},
     )
 
 
@@ -213,10 +211,7 @@ def _pieces(key: str, media: Media) -> list[bytes | memoryview]:
         "frames_shape": None if media.frames is None else media.frames.shape,
         "image_shape": (0, 0, 3) if media.image is None else media.image.shape,
         "frame_indices": media.frame_indices,
-        "native_fps": media.native_fps,
-        "n_total": media.n_total,
-        "reader": media.reader,
-        "reader_note": media.reader_note,
+        **{name: getattr(media, name) for name in _KEPT},
     }
     header = json.dumps(fields).encode()
     arrays = [np.ascontiguousarray(pixels) for pixels in (media.frames, media.image) if pixels is not None]

@@ -10,7 +10,7 @@ import importlib.util
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -118,49 +118,31 @@ def probe_clip(path: Path) -> ClipInfo:
     import av
 
     try:
-        scan = _scan(path)
-        _refuse_truncated(path, scan)
+        clip, wholeness = _scan(path)
+        _refuse_truncated(path, clip, wholeness)
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: cannot be read as a video ({error.strerror or error}). Download it again") from error
-    if scan.rotation is None:
+    if not wholeness.decodable:
         raise MediaError(f"{path}: 0 frames can be decoded")
-    fps = scan.fps or (scan.n_shown / scan.duration_s if scan.duration_s else 0.0)
+    duration_s = wholeness.duration_s
+    fps = clip.native_fps or (clip.n_frames / duration_s if duration_s else 0.0)
     if not fps:
         raise MediaError(f"{path}: the file does not say how long its frames last, so its frame rate is unknown")
-    return ClipInfo(
-        n_frames=scan.n_shown,
-        native_fps=fps,
-        width=scan.width,
-        height=scan.height,
-        container=scan.container,
-        rotation=scan.rotation,
-        open_gop=scan.open_gop,
-        hidden=scan.n_packets - scan.n_shown,
-        timestamps=scan.timestamps,
-        clean_start=scan.clean_start,
-    )
+    return replace(clip, native_fps=fps)
 
 
-@dataclass(slots=True)
-class _Scan:
-    """One pass over the packets of the first video stream."""
+@dataclass(frozen=True, slots=True)
+class _Wholeness:
+    """What tells whether a file is complete, besides its ClipInfo."""
 
-    container: str
-    width: int
-    height: int
-    fps: float  # 0: unknown
-    n_declared: int  # 0: the container does not say
+    n_declared: int  # frames; 0: the container does not say
     duration_s: float  # of the container; 0: it does not say
-    rotation: int | None = None  # of the first frame; None: no frame can be decoded
-    n_packets: int = 0
-    n_shown: int = 0
-    open_gop: bool = False
-    timestamps: bool = True
-    clean_start: bool = True
-    cut_packet: bool = False  # the last packet is shorter than declared
+    cut_packet: bool  # the last packet is shorter than declared
+    decodable: bool  # a first frame can be decoded
 
 
-def _scan(path: Path, **options: str) -> _Scan:
+def _scan(path: Path, **options: str) -> tuple[ClipInfo, _Wholeness]:
+    """One pass over the packets of the first video stream. native_fps 0: unknown."""
     import av
 
     with av.open(str(path), options=options) as container:
@@ -170,47 +152,48 @@ def _scan(path: Path, **options: str) -> _Scan:
         context = stream.codec_context
         if context is None:
             raise MediaError(f"{path}: nothing can decode its video stream (damaged header or unknown codec)")
-        scan = _Scan(
-            container=container.format.name,
-            width=context.width,
-            height=context.height,
-            fps=float(stream.average_rate or 0),
-            n_declared=stream.frames,
-            duration_s=(container.duration or 0) / av.time_base,
-        )
+        # As the container says: decoding may change them.
+        width, height, fps = context.width, context.height, float(stream.average_rate or 0)
+        n_declared, duration_s, name = stream.frames, (container.duration or 0) / av.time_base, container.format.name
         context.thread_count = 1
+        rotation = None  # of the first frame
+        n_packets = n_shown = 0
+        open_gop = cut_packet = False
+        timestamps = clean_start = True
         first_pts = keyframe_pts = None  # of the first keyframe, and of the last one so far in file order
         for packet in container.demux(stream):
-            if scan.rotation is None:
-                scan.rotation = next((frame.rotation for frame in context.decode(packet)), None)
+            if rotation is None:
+                rotation = next((frame.rotation for frame in context.decode(packet)), None)
             if not packet.size and packet.dts is None:
                 continue  # the empty packet that ends a stream
-            scan.n_packets += 1
-            scan.n_shown += bool(packet.size) and not packet.is_discard
-            scan.cut_packet = packet.is_corrupt
+            n_packets += 1
+            n_shown += bool(packet.size) and not packet.is_discard
+            cut_packet = packet.is_corrupt
             pts = packet.pts
             if pts is None:
-                scan.timestamps = False
+                timestamps = False
             elif packet.is_keyframe:
                 keyframe_pts = pts
                 first_pts = pts if first_pts is None else first_pts
             elif keyframe_pts is None or pts < keyframe_pts:
-                scan.open_gop = scan.open_gop or keyframe_pts is not None
-                scan.clean_start = scan.clean_start and keyframe_pts != first_pts
-    return scan
+                open_gop = open_gop or keyframe_pts is not None
+                clean_start = clean_start and keyframe_pts != first_pts
+    hidden = n_packets - n_shown
+    clip = ClipInfo(n_shown, fps, width, height, name, rotation or 0, open_gop, hidden, timestamps, clean_start)
+    return clip, _Wholeness(n_declared, duration_s, cut_packet, decodable=rotation is not None)
 
 
-def _refuse_truncated(path: Path, scan: _Scan) -> None:
-    n_found = scan.n_packets
-    if n_found < scan.n_declared and "mp4" in scan.container:
-        n_found = _scan(path, ignore_editlist="1").n_packets  # an edit list may leave out frames that are there
-    n_declared = scan.n_declared
+def _refuse_truncated(path: Path, clip: ClipInfo, wholeness: _Wholeness) -> None:
+    n_found, n_declared = clip.n_frames + clip.hidden, wholeness.n_declared
+    if n_found < n_declared and "mp4" in clip.container:
+        every, _ = _scan(path, ignore_editlist="1")  # an edit list may leave out frames that are there
+        n_found = every.n_frames + every.hidden
     n_bytes, n_declared_bytes = path.stat().st_size, _declared_bytes(path)
     if n_bytes < n_declared_bytes:
-        n_declared = max(n_declared, round(scan.duration_s * scan.fps))
-    if n_found >= n_declared and n_bytes >= n_declared_bytes and not scan.cut_packet:
+        n_declared = max(n_declared, round(wholeness.duration_s * clip.native_fps))
+    if n_found >= n_declared and n_bytes >= n_declared_bytes and not wholeness.cut_packet:
         return
-    n_complete = n_found - scan.cut_packet
+    n_complete = n_found - wholeness.cut_packet
     if n_declared > n_complete:
         found = f"{n_complete} of {n_declared} frames"
     elif n_declared_bytes > n_bytes:

@@ -238,7 +238,7 @@ def test_lmms_eval_s_models_have_a_protocol_of_their_own(config):
 
 def test_what_lmms_eval_cannot_do_is_refused_by_name(config):
     with pytest.raises(ConfigError, match="--suite transfer does not run on --engine lmms-eval"):
-        LmmsEngine(config).check(under_lmms_eval(config, "qwen2_5_vl"), find_suite("transfer"))
+        LmmsEngine().check(under_lmms_eval(config, "qwen2_5_vl"), find_suite("transfer"))
     for args, flag in (("temperature=1.0", "--temperature"), ("pretrained=other", "--model")):
         with pytest.raises(ConfigError, match=f"is a setting of this run. Fix: {flag} instead"):
             plan(under_lmms_eval(config, "seedbench_r1", args))

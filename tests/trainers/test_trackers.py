@@ -13,7 +13,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.test_loop import SMALL, command
 from tests.trainers.toy import toy_config
-from trainers.trackers import NAMES, TRACKERS, Wandb, open_trackers, parse_trackers, tracked
+from trainers.trackers import NAMES, TRACKERS, open_trackers, open_wandb, parse_trackers, tracked
 
 LINE = {
     "step": 3,
@@ -182,4 +182,4 @@ def test_wandb_without_a_login_is_refused(config, monkeypatch, tmp_path):
     monkeypatch.setattr(wandb, "init", refuse)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     with pytest.raises(ConfigError, match=r"No API key .*WANDB_MODE=offline"):
-        Wandb(config)
+        open_wandb(config)
