@@ -115,7 +115,7 @@ def test_a_column_of_the_csv(copy, data_root, tmp_path):
 
 def test_an_answer_form(copy):
     read = "import sys; from seedbench_r1.parsing import parse_response; print(parse_response(sys.argv[1]).answer)"
-    form = "<think>r</think><answer>Final answer: B</answer>"
+    form = "<think>r</think><answer>My pick is B</answer>"
     assert python(copy, read, form).stdout == "None\n"
     carry_out("An answer form that the parser misses", copy)
     assert python(copy, read, form).stdout == "B\n"
