@@ -31,8 +31,9 @@ demo: install
 
 # Two at a time, as many as a small machine has cores; a file's tests stay together, since they share what they make.
 # In the folders' order: trainers, which take longest, before the many small ones, so that neither core waits at the end.
+# Bytecode is kept, whatever the environment says: hundreds of processes import the same modules.
 test: install-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # One thread each: torch with several on models this small is many times slower.
 test-slow: install-dev

@@ -1,6 +1,7 @@
 """The command line for tests: run in this process as a rule, in one of its own where the process is what is tested.
 
-An `eval` in a process of its own costs a second of CPU time for imports alone.
+An `eval` in a process of its own costs a second of CPU time for imports alone; where these are not what is tested, it
+is forked from a process that has done them (tests.forked).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 from seedbench_r1.cli.app import main
+from tests import forked
 
 NAME = "seedbench-r1"
 RUN = [sys.executable, "-c", f"import sys; from seedbench_r1.cli.app import main; sys.argv[0] = {NAME!r}; main()"]
@@ -52,6 +54,11 @@ def cli_process(*arguments: object, cwd: Path, **environment: str) -> Done:
     command = [*RUN, *map(str, arguments)]
     env = _environment(environment)
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=300, check=False)
+
+
+def cli_forked(*arguments: object, cwd: Path, **environment: str) -> Done:
+    """Run a command in a process that has imported what `eval` needs."""
+    return forked.COMMANDS.run(arguments, cwd=cwd, env=_environment(environment))
 
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:

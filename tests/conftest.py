@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 os.environ.pop("HF_HUB_OFFLINE", None)  # the hub of these tests is on loopback; read once, on import
+# Tiny models, and two workers on two cores: a second thread of torch or NumPy only waits for the first. Read on import.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the commands that tests interrupt would ignore it, too
 

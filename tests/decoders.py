@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.engines import local
-from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.media.frames import load_media
+from seedbench_r1.media.loader import FrameLoader, Load
+from seedbench_r1.types import VideoConfig
 
 
 class SharedLoader:
@@ -53,3 +57,45 @@ def sharing() -> Iterator[None]:
             yield
         finally:
             loader.close()
+
+
+class _Lent(contextlib.nullcontext["_Lent"]):
+    """A loader that stays open. What a training decoded ahead, and did not use, is given up as elsewhere."""
+
+    def __init__(self, loader: FrameLoader) -> None:
+        super().__init__(self)
+        self.stream, self.cache_counts = loader.stream, loader.cache_counts
+
+    def close(self) -> None:
+        """The next training may want it."""
+
+
+class _TrainingLoaders:
+    """In place of trainers.data.FrameLoader: the last training's, if this one wants the same."""
+
+    def __init__(self, open_loaders: contextlib.ExitStack) -> None:
+        self._key: object = None
+        self._open = open_loaders
+
+    def __call__(self, config: VideoConfig, *, workers: int, timeout_s: float, load: Load = load_media) -> _Lent:
+        what: Any = load
+        if isinstance(load, functools.partial):
+            what = (load.func, load.args, tuple(sorted(load.keywords.items())))
+        key = (config, workers, timeout_s, what)
+        if key != self._key:
+            self._open.close()
+            self._loader = self._open.enter_context(
+                FrameLoader(config, workers=workers, timeout_s=timeout_s, load=load)
+            )
+            self._key = key
+        return _Lent(self._loader)
+
+
+@contextlib.contextmanager
+def sharing_in_trainings() -> Iterator[None]:
+    """Trainings in this process share their decoding workers."""
+    import trainers.data
+
+    with contextlib.ExitStack() as open_loaders, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers.data, "FrameLoader", _TrainingLoaders(open_loaders))
+        yield

@@ -1,7 +1,6 @@
-"""lmms-eval in processes of its own, 6 s each to start."""
+"""What lmms-eval's processes need around them, and a script for their model."""
 
 import os
-import subprocess
 
 from seedbench_r1.questions import load_questions
 from tests.small_benchmark import write_script
@@ -30,12 +29,10 @@ def surroundings(cwd):
     return {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(cwd / "hf"), "PYTHONPATH": path}
 
 
-def run(words, cwd, **environment):
-    offline = surroundings(cwd)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SBR1_")} | offline | environment
-    return subprocess.run(
-        list(map(str, words)), cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False
-    )
+def environment(cwd, **changes):
+    """Of a process of lmms-eval's, without what this one was told about our settings."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SBR1_")}
+    return own | surroundings(cwd) | changes
 
 
 def uneven_script(path, data_root):

@@ -151,9 +151,7 @@ def test_only_a_question_that_is_there_exactly_once_is_answered(questions, tmp_p
     empty = {"question_id": asked[4].question_id, "raw_text": "", "token_counts": [None]}
     silent = {"question_id": asked[5].question_id, "raw_text": "", "token_counts": [{"output_tokens": 0}]}
     write_samples(mine, "seedbench_r1_l1", [sample[0], sample[1], sample[1], cut, empty, silent])
-    right, twice, absent, truncated, nothing, unparsed = read_records(
-        mine, asked, SamplingConfig(max_new_tokens=5), find_suite("seedbench-r1")
-    )
+    right, twice, absent, truncated, nothing, unparsed = read_records(mine, asked, SamplingConfig(max_new_tokens=5))
     assert (right.score.correct, right.generation.n_prompt_tokens, right.generation.n_tokens) == (True, 7, 3)
     assert "2 answers" in twice.failure.message
     assert "log ends with: no memory;" in absent.failure.message
@@ -166,7 +164,7 @@ def test_only_a_question_that_is_there_exactly_once_is_answered(questions, tmp_p
 def test_a_sample_that_was_not_asked_for_is_an_error(questions, tmp_path, row):
     write_samples(job(tmp_path), "seedbench_r1_l1", [row])
     with pytest.raises(DataError, match="not asked"):
-        read_records(job(tmp_path), questions[:1], SamplingConfig(), find_suite("seedbench-r1"))
+        read_records(job(tmp_path), questions[:1], SamplingConfig())
 
 
 def test_model_args_carry_what_lmms_eval_can_read(config, tmp_path):

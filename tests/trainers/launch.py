@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from typer.testing import CliRunner
 
 from seedbench_r1.cli.app import app
 from seedbench_r1.runs.training_snapshot import read_lines
+from tests.decoders import sharing_in_trainings
+from tests.forked import Forked, Server
 from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import read_training
 from trainers.config import TrainConfig
@@ -41,27 +44,26 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
 
 
-def processes(commands: list[list[str]]) -> list[subprocess.Popen]:
-    """One process per command, each with its rank, as torchrun and accelerate launch start them."""
+def ranks(n: int) -> list[dict[str, str]]:
+    """What torchrun and accelerate launch tell each of n processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        subprocess.Popen(
-            words,
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for rank, words in enumerate(commands)
-    ]
+    shared = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
 
 
-def finish(children: list[subprocess.Popen], *, timeout_s: float = 500) -> None:
+def processes(commands: list[list[str]]) -> list[subprocess.Popen]:
+    """One process per command, each with its rank."""
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    told = zip(commands, ranks(len(commands)), strict=True)
+    return [subprocess.Popen(words, env=environment(**ranked), **streams) for words, ranked in told]
+
+
+def finish(children: Sequence[subprocess.Popen | Forked], *, timeout_s: float = 500) -> None:
     """Wait for their end, which must be a good one."""
     try:
-        errors = [child.communicate(timeout=timeout_s)[1].decode() for child in children]
+        errors = [child.communicate(timeout=timeout_s)[1] for child in children]
     finally:
         for child in children:
             child.kill()
@@ -88,31 +90,40 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
     assert read_training(one).progress == read_training(other).progress
 
 
-def trainings(options: list[dict[str, Any]]) -> list[str]:
-    """The command line of one process that trains with each of the toy configurations, one after the other."""
-    code = "import sys; from tests.trainers.launch import train_all; train_all(sys.argv[1])"
-    return [sys.executable, "-c", code, json.dumps(options, default=str)]
+def trainings(options: list[dict[str, Any]], n: int) -> list[Forked]:
+    """n processes, as torchrun starts them, that train with each of the toy configurations, one after the other."""
+    modules = ["tests.trainers.launch", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "torch._dynamo"]
+    server = Server("train", "tests.trainers.launch:train_all", modules)
+    words, quiet = [json.dumps(options, default=str)], {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    children = [server.popen(words, env=environment(**ranked), **quiet) for ranked in ranks(n)]
+    server.close()
+    return children
 
 
-def train_all(options: str) -> None:
-    """What `trainings` runs.
+def train_all() -> None:
+    """What a process of `trainings` runs.
 
     Options besides the configuration's: stop_after, the step after which the training is stopped as by a signal;
     command_line, to run the command instead, whose standard output each process writes to <out>/stdout-<rank>.
     """
     torch.set_num_threads(1)
-    for one in json.loads(options):
-        places = {name: Path(one.pop(name)) for name in ("model", "data", "out")}
-        by_command = one.pop("command_line", False)
-        last, stop = one.pop("stop_after", None), threading.Event()
-        config = toy_config(**places, algo=one.pop("algo"), **one)
-        if by_command:
-            done = CliRunner().invoke(app, command(config, "--json")[3:], catch_exceptions=False)
-            (config.out / f"stdout-{os.environ['RANK']}").write_text(done.stdout)
-            continue
+    with sharing_in_trainings():
+        for one in json.loads(sys.argv[1]):
+            _train(one)
 
-        def observe(line: StepMetrics, last: int | None = last, stop: threading.Event = stop) -> None:
-            if line["step"] == last:
-                stop.set()
 
-        plan_and_train(config, stop=stop, observe=observe)
+def _train(one: dict[str, Any]) -> None:
+    places = {name: Path(one.pop(name)) for name in ("model", "data", "out")}
+    by_command = one.pop("command_line", False)
+    last, stop = one.pop("stop_after", None), threading.Event()
+    config = toy_config(**places, algo=one.pop("algo"), **one)
+    if by_command:
+        done = CliRunner().invoke(app, command(config, "--json")[3:], catch_exceptions=False)
+        (config.out / f"stdout-{os.environ['RANK']}").write_text(done.stdout)
+        return
+
+    def observe(line: StepMetrics) -> None:
+        if line["step"] == last:
+            stop.set()
+
+    plan_and_train(config, stop=stop, observe=observe)

@@ -62,7 +62,7 @@ def trained(toy, tmp_path_factory) -> Trained:
             options += [again | {"stop_after": 1}, again]
     shared = COMMAND | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
     options.append(shared | {"out": made.two / "command", "command_line": True})
-    children = processes([trainings(options)] * 2)
+    children = trainings(options, 2)
     for name, settings in (KINDS | {"command": COMMAND}).items():
         plan_and_train(toy_config(toy.sft, toy.data, made.one / name, **settings, gradient_accumulation_steps=4))
     finish(children)
@@ -238,7 +238,7 @@ def test_a_kill_costs_the_steps_since_the_last_checkpoint_in_any_number_of_proce
 @pytest.mark.slow
 def test_another_folder_in_another_process_is_refused_by_all(toy, tmp_path):
     children = processes([long_command(toy, tmp_path / str(rank), 2) for rank in range(2)])
-    errors = [child.communicate(timeout=300)[1].decode() for child in children]
+    errors = [child.communicate(timeout=300)[1] for child in children]
     assert [child.returncode for child in children] == [7, 7], errors
     assert all("not the same folder in all processes" in error for error in errors)
     assert list_checkpoints(tmp_path / "0") == list_checkpoints(tmp_path / "1") == []

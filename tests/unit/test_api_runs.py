@@ -16,7 +16,8 @@ from seedbench_r1.backends.openai import api_model
 from seedbench_r1.config import api_key, resolve_eval_config
 from seedbench_r1.errors import ConfigError
 from tests.api_server import ANSWER, ApiServer, error, ok
-from tests.command import RUN, cli
+from tests.command import cli
+from tests.forked import COMMANDS
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("shared_decoders")
@@ -159,8 +160,9 @@ def test_the_first_signal_drains_and_the_second_ends(data_root, tmp_path, signal
         command = ["eval", "--backend", "openai:tiny", "--base-url", server.url, "--data-root", data_root]
         command += ["--concurrency", "3", "--run-name", "run", "--workers", "1"]
         environment = os.environ | {"OPENAI_API_KEY": KEY}
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen([*RUN, *map(str, command)], cwd=tmp_path, env=environment, **pipes) as process:
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        process = COMMANDS.popen(command, cwd=tmp_path, env=environment, **pipes)
+        with process.stderr:
             wait_until(lambda: len(server.seen) == 3)
             process.send_signal(signal.SIGINT)
             # the second follows once the first has been answered: two that arrive together count as one

@@ -12,7 +12,7 @@ import pytest
 
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.questions import load_questions
-from tests.command import RUN, cli, cli_process
+from tests.command import RUN, cli, cli_forked, cli_process
 from tests.small_benchmark import copy_of, write_script
 
 pytestmark = pytest.mark.usefixtures("shared_decoders")
@@ -76,7 +76,7 @@ def test_show_prints_a_question_and_obeys_no_control_character(data_root, tmp_pa
     script = write_script(tmp_path / "script.json", **{first: hostile})
     cli("eval", "--backend", "fake", "--model", script, "--data-root", data_root, cwd=tmp_path)
     (run,) = (tmp_path / "runs").iterdir()
-    shown = cli_process("show", run, "--question", first, cwd=tmp_path)
+    shown = cli_forked("show", run, "--question", first, cwd=tmp_path)
     assert shown.returncode == 0
     assert "\x1b" not in shown.stdout
     assert "\x07" not in shown.stdout
@@ -182,8 +182,8 @@ def test_an_unwritable_runs_folder(fake, tmp_path):
 
 
 def test_data_status_and_verify(data_root, tmp_path):
-    assert cli_process("data", "status", "--data-root", data_root, cwd=tmp_path).returncode == 0
-    done = cli_process("data", "verify", "--data-root", data_root, "--decode-sample", 3, "--exact-frames", cwd=tmp_path)
+    assert cli_forked("data", "status", "--data-root", data_root, cwd=tmp_path).returncode == 0
+    done = cli_forked("data", "verify", "--data-root", data_root, "--decode-sample", 3, "--exact-frames", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     root = copy_of(data_root, tmp_path / "copy")
     videos = sorted({q.video for q in load_questions(root) if q.video})

@@ -9,14 +9,16 @@ import subprocess
 import psutil
 
 from seedbench_r1.runs.directory import load_run
-from tests.command import RUN, cli, cli_process
+from tests.command import cli, cli_forked
+from tests.forked import COMMANDS
 from tests.small_benchmark import write_script
 from tests.waiting import wait_for_records
 
 
 def test_two_processes_fill_one_run_and_the_whole_is_counted(data_root, tmp_path):
     command = ["eval", "--backend", "fake", "--model", write_script(tmp_path / "s.json"), "--data-root", data_root]
-    done = cli_process(*command, "--data-parallel", 2, "--json", cwd=tmp_path)
+    command += ["--workers", 1]
+    done = cli_forked(*command, "--data-parallel", 2, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
     assert value["status"] == "complete"
@@ -31,8 +33,8 @@ def test_two_processes_fill_one_run_and_the_whole_is_counted(data_root, tmp_path
 def test_a_signal_reaches_the_children_and_the_same_command_continues(data_root, tmp_path):
     script = write_script(tmp_path / "s.json", seconds=0.3)
     command = ["eval", "--backend", "fake", "--model", str(script), "--data-root", str(data_root)]
-    command += ["--runs-dir", str(tmp_path / "runs"), "--data-parallel", "2"]
-    process = subprocess.Popen([*RUN, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command += ["--runs-dir", str(tmp_path / "runs"), "--data-parallel", "2", "--workers", "1"]
+    process = COMMANDS.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_for_records(tmp_path / "runs", 3)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
@@ -46,8 +48,8 @@ def test_a_signal_reaches_the_children_and_the_same_command_continues(data_root,
 def test_a_killed_child_is_named_and_the_same_command_continues(data_root, tmp_path):
     script = write_script(tmp_path / "s.json", seconds=0.3)
     command = ["eval", "--backend", "fake", "--model", str(script), "--data-root", str(data_root)]
-    command += ["--runs-dir", str(tmp_path / "runs"), "--data-parallel", "2"]
-    process = subprocess.Popen([*RUN, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command += ["--runs-dir", str(tmp_path / "runs"), "--data-parallel", "2", "--workers", "1"]
+    process = COMMANDS.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_for_records(tmp_path / "runs", 3)
     psutil.Process(process.pid).children()[0].kill()
     _, stderr = process.communicate(timeout=120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import resource
 
-from tests.command import cli_process
+from tests.command import cli, cli_process
 
 
 def test_the_demo_goes_the_whole_way(tmp_path):
@@ -28,5 +28,5 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     page = (tmp_path / "demo-out" / "leaderboard.html").read_text(encoding="utf-8")
     assert all(name in page for name in rows)
     answered = {path: path.read_bytes() for path in (tmp_path / "demo-out" / "runs").glob("*/records.jsonl")}
-    assert cli_process("demo", cwd=tmp_path).returncode == 0
+    assert cli("demo", cwd=tmp_path).returncode == 0
     assert {path: path.read_bytes() for path in answered} == answered

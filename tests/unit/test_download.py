@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -26,13 +25,13 @@ from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import load_questions
+from tests.forked import COMMANDS
 from tests.hub_emulator import Fault, Hub, emulated_hub, sha256
 from tests.waiting import wait_until
 
 REPO = "datasets/TencentARC/SEED-Bench-R1"
 BIG = "videos/EpicKitchens/3.mp4"
 BIG_BYTES = random.Random(0).randbytes(1 << 20)
-RUN = [sys.executable, "-c", "from seedbench_r1.cli.app import main; main()", "data"]
 LEVEL_FILES = {level: f"annotations/validation_{level}.jsonl" for level in ("L1", "L2", "L3")}
 
 
@@ -529,15 +528,8 @@ def test_checkpoints_that_the_hub_does_not_give(hub, checkpoint, monkeypatch):
 
 
 def data_command(hub: Hub, home: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*RUN, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=home,
-        env=hub.environment(home / "hf") | environment,
-        timeout=120,
-        check=False,
-    )
+    env = hub.environment(home / "hf") | environment
+    return COMMANDS.run(["data", *arguments], cwd=home, env=env, timeout=120)
 
 
 def test_the_command_and_its_exit_codes(hub, files, tmp_path):
@@ -577,8 +569,8 @@ def test_status_after_a_partial_download(hub, files, tmp_path):
 def test_killed_in_the_middle_of_a_file_the_next_call_continues(hub, files, tmp_path):
     hub.add(REPO, files)
     hub.bytes_per_s = 4e5
-    command = [*RUN, "download", "--to", str(tmp_path / "data"), "--levels", "L1"]
-    process = subprocess.Popen(command, env=hub.environment(tmp_path / "hf"), stderr=subprocess.DEVNULL)
+    command = ["data", "download", "--to", str(tmp_path / "data"), "--levels", "L1"]
+    process = COMMANDS.popen(command, env=hub.environment(tmp_path / "hf"), stderr=subprocess.DEVNULL)
     folder = (tmp_path / "data" / BIG).parent
     wait_until(lambda: any(path.stat().st_size > 300_000 for path in folder.glob(".3.mp4.*.part")))
     os.kill(process.pid, signal.SIGKILL)
@@ -598,8 +590,8 @@ def test_killed_in_the_middle_of_a_file_the_next_call_continues(hub, files, tmp_
 def test_ctrl_c_ends_soon_with_130(hub, files, tmp_path):
     hub.add(REPO, files)
     hub.bytes_per_s = 2e4  # the large clip alone would take 52 s
-    command = [*RUN, "download", "--to", str(tmp_path / "data"), "--levels", "L1"]
-    process = subprocess.Popen(command, env=hub.environment(tmp_path / "hf"), stderr=subprocess.PIPE, text=True)
+    command = ["data", "download", "--to", str(tmp_path / "data"), "--levels", "L1"]
+    process = COMMANDS.popen(command, env=hub.environment(tmp_path / "hf"), stderr=subprocess.PIPE)
     wait_until(lambda: hub.body_bytes(BIG) > 10_000)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
@@ -629,11 +621,8 @@ def test_ctrl_c_stops_while_downloads_are_being_submitted(hub, files, tmp_path, 
 def test_two_at_once_share_one_download(hub, files, tmp_path):
     hub.add(REPO, files)
     hub.bytes_per_s = 2e4  # the large clip alone would take 52 s: time for the other to start
-    command = [*RUN, "download", "--to", str(tmp_path / "data"), "--levels", "L1"]
-    both = [
-        subprocess.Popen(command, env=hub.environment(tmp_path / "hf"), stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    command = ["data", "download", "--to", str(tmp_path / "data"), "--levels", "L1"]
+    both = [COMMANDS.popen(command, env=hub.environment(tmp_path / "hf"), stderr=subprocess.PIPE) for _ in range(2)]
     texts = ["", ""]
 
     def read(number: int) -> None:

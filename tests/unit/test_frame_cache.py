@@ -37,6 +37,7 @@ from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.types import Media, Question, VideoConfig
 from tests.evaluation import evaluate
+from tests.forked import Forked, Server
 from tests.media import OPEN, make_clip, make_image
 from tests.small_benchmark import copy_of, write_script
 
@@ -292,14 +293,15 @@ def test_warnings_are_few_and_counts_complete(tmp_path: Path, caplog: pytest.Log
 # ---------------------------------------------------------------- many processes, and kills
 
 
-def hammer(folder: str, image: str, end: str, seed: int) -> None:
+def hammer() -> None:
     """Runs in a process of its own: read, write and evict, and compare every answer with the truth.
 
     Until there is a file `end`, and a hundred times at least.
     """
+    folder, image, end, seed = sys.argv[1:]
     truth = {config.image_max_pixels: load_image(Path(image), config) for config in SIZES}
     cache = FrameCache(Path(folder), 16 * 400_000)  # two or three entries a part: constant eviction
-    rng = random.Random(seed)
+    rng = random.Random(int(seed))
     print("ready", flush=True)
     for turn in itertools.count():
         if turn >= 100 and Path(end).exists():
@@ -314,9 +316,10 @@ def hammer(folder: str, image: str, end: str, seed: int) -> None:
 def test_kills_at_any_moment_leave_only_whole_entries(cache: FrameCache, image: Path, tmp_path: Path) -> None:
     rng, end = random.Random(0), tmp_path / "end"
 
-    def start(seed: int) -> subprocess.Popen[str]:
-        command = in_a_process(f"hammer({str(cache.folder)!r}, {str(image)!r}, {str(end)!r}, {seed})")
-        return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = Server("hammer", f"{__name__}:hammer", [__name__])
+
+    def start(seed: int) -> Forked:
+        return server.popen([cache.folder, image, end, seed], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     survivor = start(0)
     for round_ in range(1, 5):
@@ -331,6 +334,7 @@ def test_kills_at_any_moment_leave_only_whole_entries(cache: FrameCache, image: 
             assert errors == ""
     end.touch()
     _, errors = survivor.communicate()
+    server.close()
     assert survivor.returncode == 0, errors
     left = entries(cache)
     assert len(left) > 10
@@ -358,7 +362,7 @@ def test_records_are_the_same_with_and_without_it(data_root: Path, tmp_path: Pat
 
     def records(name: str, **more: object) -> dict[str, object]:
         options = {"model": str(script), "backend": "fake", "data_root": root, "runs_dir": tmp_path / name, **more}
-        planned = plan(resolve_eval_config(options, environ={}, working_dir=tmp_path))
+        planned = plan(resolve_eval_config(options | {"workers": 1}, environ={}, working_dir=tmp_path))
         from seedbench_r1.backends import open_backend
 
         assert evaluate(planned, open_backend).summary.status == "complete"

@@ -13,7 +13,7 @@ from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.verdicts import load_verdicts
 from tests.api_server import ApiServer, Reaction, error, ok
-from tests.command import cli, cli_process
+from tests.command import cli, cli_forked
 from tests.small_benchmark import write_script
 
 KEY = "sk-very-secret-key"
@@ -28,7 +28,7 @@ def answered(data_root, tmp_path_factory) -> Path:
         for q in load_questions(data_root)
     }
     script = write_script(folder / "script.json", **answers)
-    done = cli("eval", "--backend", "fake", "--model", script, "--data-root", data_root, cwd=folder)
+    done = cli("eval", "--backend", "fake", "--model", script, "--data-root", data_root, "--workers", 1, cwd=folder)
     assert done.returncode == 0
     (path,) = (folder / "runs").iterdir()
     return path
@@ -174,13 +174,13 @@ def test_the_cost_is_estimated_first_and_kept(run):
 
 def test_rules_calibrate_and_agreement_from_the_command_line(run):
     cwd = run.parent.parent
-    done = cli_process("judge", run, "--json", cwd=cwd)
+    done = cli_forked("judge", run, "--json", cwd=cwd)
     assert json.loads(done.stdout)["levels"]["all"]["reasoning_consistency"] == 1.0
     done = cli("judge", run, cwd=cwd, COLUMNS="80")
     head = next(line for line in done.stdout.splitlines() if "consistent %" in line)
     assert head.split()[-3:] == ["wrong-", "none", "missing"]  # whole in 80 columns
     calibrate = ["judge", "calibrate", run, "--strategy", "random", "-o", "l.csv"]
-    assert cli_process(*calibrate, "--n", 10, cwd=cwd).returncode == 0
+    assert cli_forked(*calibrate, "--n", 10, cwd=cwd).returncode == 0
     assert cli(*calibrate, cwd=cwd).returncode == 3
     rows = list(csv.DictReader((cwd / "l.csv").open()))
     assert len(rows) == 10
@@ -192,7 +192,7 @@ def test_rules_calibrate_and_agreement_from_the_command_line(run):
     value = json.loads(cli("judge", "agreement", "l.csv", run, "--json", cwd=cwd).stdout)
     assert value["table"] == {"yy": 8, "yn": 2, "ny": 0, "nn": 0}
     assert value["base_rate"] == 0.8
-    shown = cli_process("judge", "agreement", "l.csv", run, cwd=cwd)
+    shown = cli_forked("judge", "agreement", "l.csv", run, cwd=cwd)
     assert shown.returncode == 0, shown.stderr
     assert "sensitivity" in shown.stdout
 

@@ -39,7 +39,8 @@ def arm(tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def fake(data_root, tmp_path) -> list[object]:
-    return ["eval", "--backend", "fake", "--model", write_script(tmp_path / "script.json"), "--data-root", data_root]
+    source = ["--model", write_script(tmp_path / "script.json"), "--data-root", data_root]
+    return ["eval", "--backend", "fake", *source, "--workers", "1"]
 
 
 @pytest.fixture

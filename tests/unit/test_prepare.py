@@ -12,7 +12,8 @@ import pytest
 
 from seedbench_r1.media.cache import read_entry
 from seedbench_r1.questions import load_questions
-from tests.command import RUN, cli, cli_process
+from tests.command import cli, cli_forked
+from tests.forked import COMMANDS
 from tests.small_benchmark import copy_of, write_script
 
 
@@ -32,7 +33,7 @@ def counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
 
 def test_a_run_with_the_same_settings_decodes_nothing(data_root, tmp_path):
     settings = ["--max-frames", "4", "--reader", "pyav"]
-    done = cli_process(*prepare(data_root, tmp_path / "cache", *settings), cwd=tmp_path)
+    done = cli_forked(*prepare(data_root, tmp_path / "cache", *settings), cwd=tmp_path)
     n = len(load_questions(data_root))
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
@@ -51,27 +52,27 @@ def test_bad_media_are_named_and_the_rest_is_stored(data_root, tmp_path):
     content = bad.video.read_bytes()
     users = {q.question_id for q in load_questions(root) if q.video == bad.video}
     bad.video.write_bytes(content[: len(content) // 2])
-    done = cli(*prepare(root, tmp_path / "cache"), cwd=tmp_path)
+    done = cli(*prepare(root, tmp_path / "cache", "--workers", "1"), cwd=tmp_path)
     assert done.returncode == 4
     assert f"{bad.question_id}: {bad.video}" in done.stdout
     assert f"The media of {len(users)} of" in done.stderr
     bad.video.write_bytes(content)
-    again = cli(*prepare(root, tmp_path / "cache", "--json"), cwd=tmp_path)
+    again = cli(*prepare(root, tmp_path / "cache", "--json", "--workers", "1"), cwd=tmp_path)
     assert again.returncode == 0
     assert counts(again)["written"] <= len(users)
     assert sum(counts(again).values()) == len(load_questions(root))
 
 
 def test_killed_at_once_it_goes_on_where_it_was(data_root, tmp_path):
-    command = [*RUN, *map(str, prepare(data_root, tmp_path / "cache", "--workers", "1"))]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = prepare(data_root, tmp_path / "cache", "--workers", "1")
+    first = COMMANDS.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while len(stored := list((tmp_path / "cache").glob("*/*.frames"))) < 3 and time.monotonic() < end:
         time.sleep(0.01)
     first.kill()
     first.wait()
     assert len(stored) >= 3
-    again = cli(*prepare(data_root, tmp_path / "cache", "--json"), cwd=tmp_path)
+    again = cli(*prepare(data_root, tmp_path / "cache", "--json", "--workers", "1"), cwd=tmp_path)
     assert counts(again)["read"] >= len(stored)
     assert sum(counts(again).values()) == len(load_questions(data_root))
 

@@ -23,8 +23,9 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.suites import find_suite
-from tests.command import RUN, cli
+from tests.command import cli
 from tests.evaluation import evaluate
+from tests.forked import COMMANDS, Forked
 from tests.small_benchmark import ANSWER, copy_of, write_script
 
 EVAL = ["eval", "--engine", "ray"]
@@ -60,12 +61,12 @@ def command(data_root: Path, script: Path, address: str, *extra: str) -> list[st
     return [*EVAL, *EASY, "--ray-workers", "2", "--ray-address", address, *source, *extra]
 
 
-def start(arguments: list[str], cwd: Path) -> subprocess.Popen:
-    return subprocess.Popen([*RUN, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(arguments: list[str], cwd: Path) -> Forked:
+    return COMMANDS.popen(arguments, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+    return COMMANDS.run(arguments, cwd=cwd, timeout=240)
 
 
 def undisturbed(data_root: Path, script: Path, folder: Path) -> tuple[dict, dict]:

@@ -17,7 +17,7 @@ from tests.tiny_models import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-CODE = shutil.ignore_patterns("checkpoints", "__pycache__")
+CODE = shutil.ignore_patterns("checkpoints")  # with its bytecode: what a recipe leaves alone is not compiled anew
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def python(code: Path, script: str, *arguments: object) -> subprocess.CompletedP
 def evaluated(code: Path, *options: object) -> dict:
     """`eval --json` in the copy."""
     main = "from seedbench_r1.cli.app import main; main()"
-    done = python(code, main, "eval", *options, "--json", "--runs-dir", code / "runs")
+    done = python(code, main, "eval", *options, "--workers", 1, "--json", "--runs-dir", code / "runs")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

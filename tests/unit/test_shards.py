@@ -70,6 +70,7 @@ def test_a_failing_child_stops_no_other(tmp_path):
 def evaluation(data_root, folder, seconds):
     script = write_script(folder / "script.json", seconds=seconds)
     options = ["eval", "--quiet", "--data-root", str(data_root), "--runs-dir", str(folder / "runs")]
+    options += ["--workers", "1"]
     return [*RUN, *options, "--backend", "fake", "--model", str(script)]
 
 

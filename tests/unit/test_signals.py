@@ -10,8 +10,8 @@ import time
 import pytest
 
 from seedbench_r1.runs.directory import load_run
-from tests.command import RUN
-from tests.unit.test_kill import eval_command, fake
+from tests.forked import COMMANDS, Forked
+from tests.unit.test_kill import eval_command, fake, finish
 from tests.waiting import wait_for_records, wait_until
 
 # The same with the fake backend's waits announced by a file, named by the last argument
@@ -29,14 +29,8 @@ main()
 """
 
 
-def start(command: list[str], program: list[str] = RUN, *more: str) -> subprocess.Popen:
-    return subprocess.Popen([*program, *command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finish(command: list[str]) -> None:
-    """Run to the end; it must succeed."""
-    done = subprocess.run([*RUN, *command], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+def start(command: list[str]) -> Forked:
+    return COMMANDS.popen([*command, "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -53,12 +47,13 @@ def test_a_signal_drains_saves_and_says_how_to_go_on(data_root, tmp_path, number
     loaded = load_run(path)
     assert 3 <= len(loaded.records) < len(loaded.questions)
     assert all(record.answered for record in loaded.records.values())
-    finish(command)
+    finish(COMMANDS, command)
 
 
 def test_a_second_signal_stops_at_once(data_root, tmp_path):
     command = eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=60.0))
-    process = start(command, [sys.executable, "-c", ANNOUNCED], str(tmp_path / "answering"))
+    program = [sys.executable, "-c", ANNOUNCED, *command, "--workers", "1", str(tmp_path / "answering")]
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_until((tmp_path / "answering").exists)
     process.send_signal(signal.SIGINT)
     assert any("Once more stops at once" in line for line in process.stderr)  # two that arrive together count as one
@@ -74,7 +69,7 @@ def test_a_second_process_is_refused(data_root, tmp_path):
     command = eval_command(data_root, tmp_path / "runs", *fake(data_root, tmp_path, seconds=0.5))
     first = start(command)
     wait_for_records(tmp_path / "runs", 1)
-    second = subprocess.run([*RUN, *command], capture_output=True, text=True, timeout=120, check=False)
+    second = COMMANDS.run(command, timeout=120)
     assert second.returncode == 3
     assert f"pid {first.pid}" in second.stderr
     first.kill()

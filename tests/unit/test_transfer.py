@@ -23,8 +23,9 @@ from seedbench_r1.runs.directory import load_run
 from seedbench_r1.suites import resolve, transfer
 from seedbench_r1.suites.transfer import BENCHMARKS, DEFAULT_TEMPLATE, load_transfer_file, parse_benchmarks
 from seedbench_r1.types import Failure, SamplingConfig
-from tests.command import RUN, cli, cli_process
+from tests.command import cli, cli_forked
 from tests.evaluation import evaluate
+from tests.forked import COMMANDS
 from tests.media import truncate
 from tests.small_transfer import CLIP, IMAGE, choice_row, default_files, row_of, write_transfer
 from tests.waiting import wait_for_records
@@ -446,7 +447,7 @@ def test_a_bad_clip_exits_5_and_show_says_why(tmp_path):
 def test_resume_after_a_kill_and_a_signal_equals_an_undisturbed_run(transfer_root, tmp_path):
     arguments = [*command(transfer_root, tmp_path, seconds=0.25), "--quiet"]
     for number, wanted in ((signal.SIGKILL, 2), (signal.SIGINT, 6)):
-        process = subprocess.Popen([*RUN, *map(str, arguments)], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=-3)
+        process = COMMANDS.popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for_records(tmp_path / "runs", wanted)
         process.send_signal(number)
         assert process.wait(timeout=120) == (-9 if number == signal.SIGKILL else 130)
@@ -460,7 +461,7 @@ def test_resume_after_a_kill_and_a_signal_equals_an_undisturbed_run(transfer_roo
 
 
 def test_two_processes_at_once_are_one_run(transfer_root, tmp_path):
-    done = cli_process(*command(transfer_root, tmp_path), "--data-parallel", "2", cwd=tmp_path)
+    done = cli_forked(*command(transfer_root, tmp_path), "--data-parallel", "2", "--workers", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "runs").iterdir()
     check_summary(path)
