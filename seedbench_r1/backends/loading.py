@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from seedbench_r1.backends.adapters import merge_adapter_into
 from seedbench_r1.errors import ConfigError, ResourceError
@@ -83,7 +84,8 @@ def _load_full(
             device_map={"": device},
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        # ImportError: of what a quantised checkpoint needs.
         raise ConfigError(f"Cannot load the weights of {model}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise ResourceError(

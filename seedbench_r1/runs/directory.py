@@ -134,7 +134,7 @@ def read_manifest(path: Path) -> RunManifest | None:
                 f"it (fix: upgrade)."
             )
         return manifest_from_json(value)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise DataError(
