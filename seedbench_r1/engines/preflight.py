@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,13 +13,15 @@ from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.prompts import build_request, wording_name
 from seedbench_r1.types import Media, Question, VideoConfig
 
+log = logging.getLogger(__name__)
+
 
 def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterable[Question]) -> None:
     """Render the first question of each kind, with blank frames, as the backend will.
 
     Raises:
         ConfigError: the processor's files are absent or another model's, the template cannot render the messages, or
-            a prompt with all its frames leaves no room in the model's context.
+            the shortest prompt leaves no room in the model's context.
     """
     # Imported here: torch and transformers take seconds, and runs without a checkpoint need neither.
     from seedbench_r1.models.qwen_vl import load_processor, prompt_token_ids
@@ -39,12 +42,17 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
                 f"The chat template of {config.model} cannot render {question.question_id}: {error}. Nothing was "
                 f"decoded. Fix: --processor BASE_MODEL, or mend the template."
             ) from error
-        n_tokens = n_text + _most_vision_tokens(question, config.video)
-        if n_tokens >= processor.context:
+        least, most = (n_text + n for n in _vision_tokens(question, config.video))
+        if least >= processor.context:
             raise ConfigError(
-                f"A prompt such as {question.question_id}'s takes up to {n_tokens} tokens ({config.video.max_frames} "
-                f"frames of {config.video.max_pixels} pixels); {config.model} holds {processor.context}. Nothing was "
-                f"decoded. Fix: a smaller --max-frames or --max-pixels (another protocol id)."
+                f"A prompt such as {question.question_id}'s takes at least {least} tokens ({config.video.min_frames} "
+                f"frames of {config.video.min_pixels} pixels); {config.model} holds {processor.context}. Nothing was "
+                f"decoded. Fix: smaller --min-frames and --min-pixels (another protocol id)."
+            )
+        if most >= processor.context:
+            log.warning(
+                "A prompt of %d frames takes up to %d tokens, and %s holds %d: questions on long clips may fail",
+                *(config.video.max_frames, most, config.model, processor.context),
             )
 
 
@@ -56,8 +64,15 @@ def _blank(question: Question, video: VideoConfig) -> Media:
     return Media(frames, () if frames is None else (0, 1), 1.0, 2, image, None)
 
 
-def _most_vision_tokens(question: Question, video: VideoConfig) -> int:
-    """Of frames and image at their largest: two frames make a temporal patch, size_multiple^2 pixels a token."""
+def _vision_tokens(question: Question, video: VideoConfig) -> tuple[int, int]:
+    """Of frames and image, at least and at most: two frames make a temporal patch, size_multiple^2 pixels a token."""
     cell = video.size_multiple**2
-    frames = 0 if question.video is None else -(-video.max_frames // 2) * (video.max_pixels // cell)
-    return frames + (0 if question.image is None else video.image_max_pixels // cell)
+    bounds = (
+        (video.min_frames, video.min_pixels, video.image_min_pixels),
+        (video.max_frames, video.max_pixels, video.image_max_pixels),
+    )
+    least, most = (
+        (question.video is not None) * -(-n // 2) * (pixels // cell) + (question.image is not None) * (image // cell)
+        for n, pixels, image in bounds
+    )
+    return least, most

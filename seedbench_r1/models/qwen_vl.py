@@ -166,12 +166,15 @@ def _first_line(error: Exception) -> str:
 def opened_by_template(renderer: Any, chat_template: str | None) -> str:  # noqa: ANN401  # untyped in transformers
     """The thoughts that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    asked, answering = (
-        renderer.apply_chat_template(
-            messages, chat_template=chat_template, tokenize=False, add_generation_prompt=generation
+    options = {"chat_template": chat_template, "tokenize": False}
+    try:
+        asked, answering = (
+            renderer.apply_chat_template(messages, add_generation_prompt=generation, **options)
+            for generation in (False, True)
         )
-        for generation in (False, True)
-    )
+    # Templates are programs, and raise what they like.
+    except Exception as error:
+        raise ConfigError(f"The chat template cannot render: {error}. Fix: --processor BASE_MODEL.") from error
     turn: str = answering[len(asked) :] if answering.startswith(asked) else answering.rpartition("?")[2]
     place = turn.rfind("<think>")
     return "" if place < 0 or "</think>" in turn[place:] else turn[place:]

@@ -347,3 +347,18 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"lacks 1 weights.*layers\.1\.self_attn\.v_proj"):
         TransformersBackend(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error_that_says_so(tmp_path, temperature, value):
+    make_tiny(tmp_path, "qwen2_5_vl")
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    weights[next(name for name in weights if name.endswith("model.norm.weight"))][0] = value
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    backend = TransformersBackend(str(tmp_path), device="cpu")
+    sampling = SamplingConfig(temperature=temperature, top_p=0.9, max_new_tokens=4, logprobs=True)
+    for results in answers(backend, [request("L1/1"), request("L1/2")], sampling).values():
+        (failure,) = results
+        assert failure.kind == "backend_error"
+        assert "the model's logits are not finite" in failure.message
