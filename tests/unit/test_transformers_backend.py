@@ -362,3 +362,26 @@ def test_logits_that_are_not_finite_are_an_error_that_says_so(tmp_path, temperat
         (failure,) = results
         assert failure.kind == "backend_error"
         assert "the model's logits are not finite" in failure.message
+
+
+def change_weights(folder, change):
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    change(weights)
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_weights_without_a_place_and_of_another_size(tmp_path, caplog):
+    make_tiny(tmp_path, "qwen2_5_vl")
+    change_weights(tmp_path, lambda weights: weights.update({"v_head.weight": torch.zeros(2)}))
+    assert TransformersBackend(str(tmp_path), device="cpu").model is not None
+    assert "1 tensors of" in caplog.text
+    assert "v_head.weight" in caplog.text
+    change_weights(tmp_path, lambda weights: weights.update({"model.layers.0.q_proj.lora_A.weight": torch.zeros(2)}))
+    with pytest.raises(ConfigError, match=r"adapter that was not merged, first \S+lora_A"):
+        TransformersBackend(str(tmp_path), device="cpu")
+    make_tiny(tmp_path, "qwen2_5_vl")
+    change_weights(
+        tmp_path, lambda weights: weights.update({n: v[:-1].clone() for n, v in weights.items() if "norm.weight" in n})
+    )
+    with pytest.raises(ConfigError, match="Cannot load the weights"):
+        TransformersBackend(str(tmp_path), device="cpu")
