@@ -72,8 +72,16 @@ def test_files_and_functions_that_the_docs_name_exist():
         assert path.exists(), path
         nodes = [ast.parse(path.read_text(encoding="utf-8"))] if symbol else []
         for name in symbol.split(".") if symbol else ():
-            nodes = [node for node in nodes[0].body if getattr(node, "name", None) == name]
+            nodes = [node for node in nodes[0].body if name in defined_names(node)]
             assert nodes, f"{path} has no {symbol}"
+
+
+def defined_names(node: ast.stmt) -> set[str]:
+    """What a statement defines: a function, a class, constants."""
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return {target.id for target in targets if isinstance(target, ast.Name)}
+    return {getattr(node, "name", "")}
 
 
 def test_one_version():

@@ -92,11 +92,19 @@ def test_a_suite(copy, data_root, tmp_path, shards):
 
 
 def test_a_model_family(copy, data_root, tmp_path):
-    model = shutil.copytree(tiny_checkpoint("qwen2_5_vl"), tmp_path / "model")
+    """With a checkpoint of the real class, made of the tiny Qwen3-VL's settings."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    model = shutil.copytree(tiny_checkpoint("qwen3_vl"), tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"architectures": ["MyVLForConditionalGeneration"]}))
+    config["text_config"] |= {"model_type": "qwen3_vl_moe_text", "num_experts": 4, "num_experts_per_tok": 2}
+    config["text_config"] |= {"moe_intermediate_size": 16}
+    config["vision_config"]["model_type"] = "qwen3_vl_moe"
+    for name in ("model_type", "architectures"):
+        del config[name]
+    Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**config)).save_pretrained(model)
     inspect = "import sys; from seedbench_r1.models.checkpoint import inspect_model; print(inspect_model(sys.argv[1]))"
-    assert "supported are" in python(copy, inspect, model).stderr
+    assert "is a 'qwen3_vl_moe' model" in python(copy, inspect, model).stderr
     carry_out("A model family", copy)
     options = ["--model", model, "--data-root", data_root, "--device", "cpu", "--max-new-tokens", 2, "--limit", 2]
     assert evaluated(copy, *options)["status"] == "subset"
