@@ -285,7 +285,9 @@ def _name_api_model(settings: dict[str, Any], given: Mapping[str, Any]) -> None:
         return
     if colon and model and given.get("model") not in (None, model):
         raise ConfigError(f"--backend openai:{model} names the model already. Fix: leave --model out.")
-    settings["backend"], settings["model"] = "openai", model or given.get("model")
+    # A checkpoint in the file is not what an --backend openai on the command line means.
+    named = given.get("model") if "backend" in given else settings.get("model")
+    settings["backend"], settings["model"] = "openai", model or named
     if not settings["model"]:
         raise ConfigError("--backend openai names no model. Fix: --backend openai:MODEL.")
 

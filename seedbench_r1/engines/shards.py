@@ -49,7 +49,15 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
                 "--max-cost holds for one process, and --data-parallel would spend it in each. "
                 "Fix: one process with a higher --concurrency."
             )
-        plan_shards([], config.data_parallel, gpus_per_shard=gpus_per_shard(config), environ=child_environment({}))
+        each, environ = gpus_per_shard(config), child_environment({})
+        plan_shards([], config.data_parallel, gpus_per_shard=each, environ=environ)
+        # Without the variable the devices are numbered, and a number that is not there would leave a shard to the CPU.
+        present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        if each and "CUDA_VISIBLE_DEVICES" not in environ and config.data_parallel * each > present:
+            raise ConfigError(
+                f"--data-parallel {config.data_parallel} with {each} GPUs each needs {config.data_parallel * each}; this "
+                f"machine has {present}. Fix: --data-parallel {max(1, present // each)}"
+            )
 
     def writers(self, plan: Plan) -> int:
         """One for each shard."""
@@ -146,7 +154,8 @@ def plan_shards(command: Sequence[str], n: int, *, gpus_per_shard: int, environ:
     if len(devices) < needed:
         raise ConfigError(
             f"--data-parallel {n} with {gpus_per_shard} GPUs each needs {needed}; CUDA_VISIBLE_DEVICES names "
-            f"{len(devices)} ({','.join(devices) or 'none'}). Fix: --data-parallel {len(devices) // gpus_per_shard}"
+            f"{len(devices)} ({','.join(devices) or 'none'}). "
+            f"Fix: --data-parallel {len(devices) // gpus_per_shard or '1 --device cpu'}"
         )
     shards = []
     for i in range(n):

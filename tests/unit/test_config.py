@@ -136,3 +136,13 @@ def test_a_bad_prompt_file_is_named(tmp_path, text, message):
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_template(tmp_path / "p.toml")
+
+
+def test_an_api_model_in_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('backend = "openai"\nmodel = "gpt-x"\ndata_root = "d"\n')
+    found = resolve_eval_config({}, config_file=file, environ={})
+    assert (found.backend, found.model) == ("openai", "gpt-x")
+    file.write_text('model = "ckpt/care"\ndata_root = "d"\n')
+    with pytest.raises(ConfigError, match="names no model"):
+        resolve_eval_config({"backend": "openai"}, config_file=file, environ={})

@@ -41,7 +41,11 @@ def test_devices_are_divided(n, each, visible, expected):
 
 @pytest.mark.parametrize(
     ("n", "each", "visible", "message"),
-    [(4, 2, "0,1,2", "needs 8.*names 3.*data-parallel 1"), (1, 1, "", "names 0"), (0, 1, None, "at least 1")],
+    [
+        (4, 2, "0,1,2", "needs 8.*names 3.*data-parallel 1"),
+        (1, 1, "", "names 0.*Fix: --data-parallel 1 --device cpu"),
+        (0, 1, None, "at least 1"),
+    ],
 )
 def test_too_few_devices(n, each, visible, message):
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
