@@ -55,8 +55,8 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
         present = len(list(Path("/dev").glob("nvidia[0-9]*")))
         if each and "CUDA_VISIBLE_DEVICES" not in environ and config.data_parallel * each > present:
             raise ConfigError(
-                f"--data-parallel {config.data_parallel} with {each} GPUs each needs {config.data_parallel * each}; this "
-                f"machine has {present}. Fix: --data-parallel {max(1, present // each)}"
+                f"--data-parallel {config.data_parallel} with {each} GPUs each needs {config.data_parallel * each}; "
+                f"this machine has {present}. Fix: --data-parallel {max(1, present // each)}"
             )
 
     def writers(self, plan: Plan) -> int:
