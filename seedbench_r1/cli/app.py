@@ -14,6 +14,7 @@ import typer
 
 from seedbench_r1 import __version__
 from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms_benchmarks, show, train
+from seedbench_r1.cli.console import printable
 from seedbench_r1.errors import SeedBenchError, refuse_to_start_in_a_worker
 
 app = typer.Typer(
@@ -85,7 +86,8 @@ def _report(error: BaseException, message: str, code: int) -> None:
         print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
     if "-vv" in sys.argv:
         traceback.print_exception(error)
-    print(message, file=sys.stderr)
+    # A message quotes file names, ids and what servers have said.
+    print(printable(message), file=sys.stderr)
     sys.stderr.flush()
     raise SystemExit(code) from error
 

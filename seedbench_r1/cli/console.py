@@ -6,10 +6,12 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 from rich.padding import PaddingDimensions
 from rich.table import Table
+from rich.text import Text
 
 # A log that is read afterwards: enough lines to see a stall, few enough to scroll.
 LINE_EVERY_S = 60.0
@@ -19,15 +21,24 @@ LINE_AT_MOST_S = 1.0
 _SHOWN = {"\n", "\t"}
 
 
+class _Screen(Console):
+    """A console on which every text is `printable`, in tables too. Markup off: square brackets in answers are text."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401  # rich's own, handed on
+        return super().render_str(printable(text), **options)
+
+
 def out() -> Console:
     """For results."""
-    # Markup off: square brackets in questions and answers are text.
-    return Console(highlight=False, markup=False, emoji=False)
+    return _Screen()
 
 
 def err() -> Console:
     """For progress, warnings and errors."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return _Screen(stderr=True)
 
 
 def is_live(console: Console) -> bool:

@@ -116,7 +116,7 @@ class DownloadProgress:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(console.printable(text), soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def expect(self, n_bytes: int) -> None:
         with self._guard:
@@ -251,7 +251,7 @@ def verify_command(
             asked = f"{problem.question_ids[0]}" + (f" and {n} more" if (n := len(problem.question_ids) - 1) else "")
             # Decoding errors name the file already.
             text = problem.message if str(problem.path) in problem.message else f"{problem.path}: {problem.message}"
-            console.out().print(console.printable(f"{text} ({asked})"), soft_wrap=True)
+            console.out().print(f"{text} ({asked})", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps({"schema": "sbr1.verify/1", "checked": len(questions), "problems": to_json(found)}))
     if found:

@@ -133,5 +133,5 @@ def _export(
 
     screen = console.out()
     for path in written:
-        screen.print(f" {console.printable(str(path))}", soft_wrap=True)
+        screen.print(f" {path}", soft_wrap=True)
     screen.print(f" {len(runs)} runs, {len(written)} files", soft_wrap=True)

@@ -84,13 +84,12 @@ def _print(report: ImportReport, source: str) -> None:
     if source == "grpo-care":
         screen.print(f" the files claim {report.claimed_correct} correct", soft_wrap=True)
         if report.claim_differs:
-            some = console.printable(", ".join(report.claim_differs[:5]))
+            some = ", ".join(report.claim_differs[:5])
             screen.print(
                 f" {len(report.claim_differs)} claims differ from the strict rule, e.g. {some}", soft_wrap=True
             )
-    # Ids come from a file of others: control characters are escaped before they reach a terminal.
     if report.duplicates:
-        some = console.printable(", ".join(report.duplicates[:5]))
+        some = ", ".join(report.duplicates[:5])
         screen.print(f" {len(report.duplicates)} answers are repeated (the first counts), e.g. {some}", soft_wrap=True)
     for level, ids in report.gaps.items():
         screen.print(f" {level}: {len(ids)} questions without an answer, e.g. {', '.join(ids[:5])}", soft_wrap=True)

@@ -234,9 +234,9 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     for row in board.rows:
         # Below the table, which has no room for them in 80 columns.
         if row.flags:
-            screen.print(f" {console.printable(row.run_id)}: {console.printable(', '.join(row.flags))}", soft_wrap=True)
+            screen.print(f" {row.run_id}: {', '.join(row.flags)}", soft_wrap=True)
     for warning in (*board.warnings, *omitted):
-        screen.print(f" ! {console.printable(warning)}", soft_wrap=True)
+        screen.print(f" ! {warning}", soft_wrap=True)
     counts = f" {board.n_measured} measured, {board.n_ranked} ranked, {board.n_incomplete} incomplete"
     screen.print(f"{counts}, {board.n_reported} reported by papers", soft_wrap=True)
     screen.print(f" page: {written[0]} ({page.path.stat().st_size / 1e6:.2f} MB; {page.allocation})", soft_wrap=True)
@@ -252,7 +252,7 @@ def _table_of_runs(board: Board, metrics: list[Metric]) -> Table:
     for row in board.rows:
         values = [_value(row, metric) for metric in metrics]
         values += [] if board.baseline is None else [_difference(board, row)]
-        table.add_row(row.tier or "-", row.rank or "-", console.printable(row.run_id), *values)
+        table.add_row(row.tier or "-", row.rank or "-", row.run_id, *values)
     return table
 
 
@@ -281,7 +281,7 @@ def _difference(board: Board, row: LeaderboardRow) -> str:
 
 def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComparison, ...], *, listed: bool) -> None:
     screen = console.out()
-    screen.print(f"A  {console.printable(pair[0])}\nB  {console.printable(pair[1])}\n", soft_wrap=True)
+    screen.print(f"A  {pair[0]}\nB  {pair[1]}\n", soft_wrap=True)
     numbers = ("n", "both", "A", "B", "none", "A - B, points", "p", "McNemar", "mid-p")
     table = console.table(["level"], numbers, padding=(0, 1, 0, 0))
     for item in comparisons:
@@ -303,7 +303,7 @@ def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelCom
     if any(item.difference.p is None for item in comparisons):
         screen.print(" no test: fewer than 95 % of a run's questions were answered by both.", soft_wrap=True)
     for warning in board.warnings:
-        screen.print(f" ! {console.printable(warning)}", soft_wrap=True)
+        screen.print(f" ! {warning}", soft_wrap=True)
     n_discordant = sum(len(item.discordant) for item in comparisons)
     if not listed:
         screen.print(f" {n_discordant} questions differ; --list names them.", soft_wrap=True)
@@ -311,4 +311,4 @@ def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelCom
     for item in comparisons:
         for question in item.discordant:
             shown = f"gold {question.gold}  A {question.first or '-'}  B {question.second or '-'}"
-            screen.print(f" {console.printable(question.question_id)}  {shown}", soft_wrap=True)
+            screen.print(f" {question.question_id}  {shown}", soft_wrap=True)

@@ -108,9 +108,9 @@ def _with_progress(
 def _print_result(n_questions: int, bad: dict[str, str], counts: Counter[str], config: EvalConfig) -> None:
     screen = console.out()
     for question_id, message in bad.items():
-        screen.print(console.printable(f"{question_id}: {message}"), soft_wrap=True)
+        screen.print(f"{question_id}: {message}", soft_wrap=True)
     text = f"{n_questions} questions: {counts['read']} were in {config.frame_cache}, {counts['written']} decoded"
-    screen.print(console.printable(f"{text} and stored, {len(bad)} bad"), soft_wrap=True)
+    screen.print(f"{text} and stored, {len(bad)} bad", soft_wrap=True)
     # Entries pushed out others: the run that follows will decode some again.
     if counts["evicted"]:
         console.err().print(

@@ -149,7 +149,8 @@ class EvalProgress:
         done, total, records = self._counts(level)
         filled = round(BAR_WIDTH * done / max(1, total))
         bar = console.glyph("━", "#") * filled + console.glyph("╌", "-") * (BAR_WIDTH - filled)
-        text = f" {level:<6} {bar} {done:>5}/{total:<5}"
+        # A Text is drawn as it is.
+        text = f" {console.printable(level):<6} {bar} {done:>5}/{total:<5}"
         if not done:
             return Text(text + "  waiting")
         unparsed = sum(r.score.outcome != "answered" for r in records if r.score)

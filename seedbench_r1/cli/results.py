@@ -133,7 +133,7 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
     for question in shown.values():
         kind = f" ({question.kind})" if planned.suite.name == "transfer" else ""
         screen.print(f"prompt of {question.question_id}{kind}:\n")
-        screen.print(console.printable(build_prompt(question, planned.config.template)), soft_wrap=True)
+        screen.print(build_prompt(question, planned.config.template), soft_wrap=True)
     screen.print("")
     for name, value in estimate.items():
         screen.print(f" {name.replace('_', ' '):<26} {value}", soft_wrap=True)

@@ -38,7 +38,7 @@ def show_command(
         typer.echo(json.dumps(to_json({"question": loaded.questions[question], "record": record}), ensure_ascii=False))
         return
     for line in describe(loaded.questions[question], record):
-        console.out().print(console.printable(line), soft_wrap=True)
+        console.out().print(line, soft_wrap=True)
 
 
 def _list_failures(run: Run, *, as_json: bool) -> None:
@@ -48,7 +48,7 @@ def _list_failures(run: Run, *, as_json: bool) -> None:
         return
     for record, failure in failures:
         line = f"{record.question_id}  {failure.kind}  {failure.message}"
-        console.out().print(console.printable(line), soft_wrap=True)
+        console.out().print(line, soft_wrap=True)
     # Counts go to standard error, so that the list alone can be piped.
     console.err().print(f"{len(failures)} failed, {len(run.questions) - len(run.records)} not asked yet")
 
