@@ -77,5 +77,7 @@ def carry_out(planned: Plan, *, quiet: bool) -> tuple[EvalResult, int]:
         draining_signals(engine.stop_message) as (stop, received),  # inside: Ray sets a handler of its own
         EvalProgress(planned, quiet=quiet) as progress,
     ):
-        result = run_plan(planned, engine, stop=stop, observe=progress.observe, say=progress.say)
+        result = run_plan(
+            planned, engine, stop=stop, observe=progress.observe, say=progress.say, opened=progress.opened
+        )
     return result, received[0] if received else 0
