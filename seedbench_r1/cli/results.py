@@ -13,6 +13,7 @@ from seedbench_r1.cli.transfer_results import print_transfer, transfer_values
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.prompts import build_prompt
 from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import GroupSummary, Question, RunRecord, RunSummary, to_json
 
 if TYPE_CHECKING:
@@ -29,32 +30,37 @@ def print_result(planned: Plan, result: EvalResult) -> None:
     """The closing block: a table with intervals, and what to type next."""
     run = load_run(planned.path)
     screen = console.out()
-    if planned.suite.name == "transfer":
-        print_transfer(planned, result)
-    else:
-        screen.print(level_table(run, result))
-        n_clusters = len({question.cluster for question in run.questions.values()})
-        note = f" 95 % intervals, clustered by video ({n_clusters} videos) {console.dot()} consistency not judged"
-        screen.print(note, soft_wrap=True)
-    if result.summary.status == "incomplete":
-        screen.print(
-            f" INCOMPLETE: {result.summary.pending} questions have no answer; not to be ranked", soft_wrap=True
-        )
-    if result.summary.status == "subset":
-        screen.print(" SUBSET: --limit was given; not to be ranked")
+    print_summary(run, result.summary)
     screen.print(f" saved {planned.path / 'summary.json'}", soft_wrap=True)
     example = next(iter(run.records), None)
     if example is not None:
         screen.print(f" next: seedbench-r1 show {planned.path} --question {example}", soft_wrap=True)
 
 
-def level_table(run: Run, result: EvalResult) -> Table:
+def print_summary(run: Run, summary: RunSummary) -> None:
+    """The table of a run's scores, and what the reader must know of it."""
+    screen = console.out()
+    if run.manifest.suite == "transfer":
+        print_transfer(summary, run.manifest.video)
+    else:
+        screen.print(level_table(run, summary))
+        n_clusters = len({question.cluster for question in run.questions.values()})
+        # Verdicts have a table of their own.
+        judged = "" if load_verdicts(run.path) else f" {console.dot()} consistency not judged"
+        screen.print(f" 95 % intervals, clustered by video ({n_clusters} videos){judged}", soft_wrap=True)
+    if summary.status == "incomplete":
+        screen.print(f" INCOMPLETE: {summary.pending} questions have no answer; not to be ranked", soft_wrap=True)
+    if summary.status == "subset":
+        screen.print(" SUBSET: --limit was given; not to be ranked")
+
+
+def level_table(run: Run, summary: RunSummary) -> Table:
     """Levels, then L3's domains, as counts and percentages."""
     table = console.table(["level"], ("n", "accuracy %", "unparsed", "truncated", "failed"))
     every = run.records.values()
-    groups = [(name, group, [r for r in every if r.split == name]) for name, group in result.summary.splits.items()]
+    groups = [(name, group, [r for r in every if r.split == name]) for name, group in summary.splits.items()]
     # Domains stand indented below the levels: they divide L3 and do not add to it.
-    for name, group in _domains(result.summary).items():
+    for name, group in _domains(summary).items():
         groups.append((f"  {name}", group, [r for r in every if r.domain == name]))
     for name, group, records in groups:
         shown = f"{group.selected}" if group.selected == group.n else f"{group.selected} of {group.n}"
@@ -101,11 +107,17 @@ def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
         "protocol_id": planned.manifest.protocol_id,
     }
     if planned.suite.name == "transfer":
-        value |= {"schema": "sbr1.transfer-eval/1", **transfer_values(result.summary)}
-    else:
-        value |= {"status": result.summary.status, "levels": _level_values(run, result.summary)}
-        value["domains"] = to_json(_domains(result.summary))
+        value["schema"] = "sbr1.transfer-eval/1"
+    value |= summary_values(run, result.summary)
     return json.dumps(value | {"errors": failures, "exit_code": exit_code}, ensure_ascii=False)
+
+
+def summary_values(run: Run, summary: RunSummary) -> dict[str, object]:
+    """What print_summary shows, for --json. Fractions, not percentages; null where there is no number."""
+    if run.manifest.suite == "transfer":
+        return transfer_values(summary)
+    levels = _level_values(run, summary)
+    return {"status": summary.status, "levels": levels, "domains": to_json(_domains(summary))}
 
 
 def _level_values(run: Run, summary: RunSummary) -> dict[str, object]:
