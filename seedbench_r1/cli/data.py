@@ -12,11 +12,12 @@ import typer
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import plain_option
 from seedbench_r1.cli.prepare import prepare_command
 from seedbench_r1.config import configured_data_root, find_data_root
 from seedbench_r1.config_file import parse_levels
-from seedbench_r1.errors import DataError, Interrupted
+from seedbench_r1.errors import ConfigError, DataError, Interrupted
 from seedbench_r1.questions import load_questions
 from seedbench_r1.types import Reader, VideoConfig, to_json
 
@@ -160,7 +161,8 @@ def status_command(*, data_root: Root = None, levels: Levels = "L1,L2,L3", as_js
     other = f" Or evaluate complete levels only: --levels {','.join(complete)}." if complete else ""
     problems.append(f"Fix: seedbench-r1 data download --only-missing --to {root}{left}.{other}")
     # One line for each problem, the fix last, where the eye stops.
-    raise DataError("\n".join(problems))
+    with data_root_explained({"data_root": data_root}):
+        raise DataError("\n".join(problems))
 
 
 def _level_problems(level: LevelStatus) -> list[str]:
@@ -217,7 +219,9 @@ def verify_command(
     exact_frames: Annotated[
         bool, typer.Option("--exact-frames", help="Also compare decord's frames with a sequential PyAV decode.")
     ] = False,
-    reader: Annotated[str, typer.Option(help="For --decode-sample: decord, pyav, torchcodec.")] = "decord",
+    reader: Annotated[
+        str | None, plain_option(help="For --decode-sample: decord, pyav, torchcodec. Default: decord.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Checking processes.", min=1)] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one file.", min=0.1)] = 60.0,
     as_json: AsJson = False,
@@ -229,13 +233,17 @@ def verify_command(
     from seedbench_r1.data.status import verify
     from seedbench_r1.media.decode import check_reader
 
+    if reader is not None and not decode_sample:
+        raise ConfigError("--reader does nothing without --decode-sample. Fix: give both, or none.")
+    reader = reader or "decord"
     if decode_sample:
         # Before hours of checking, not after.
         check_reader(reader)
     if exact_frames:
         check_reader("decord")
     root = find_data_root(data_root)
-    questions = load_questions(root, parse_levels(levels))
+    with data_root_explained({"data_root": data_root}):
+        questions = load_questions(root, parse_levels(levels))
     found = []
     for problem in verify(
         questions,

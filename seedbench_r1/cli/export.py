@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths, plain_option
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.directory import utc_now
@@ -113,6 +114,7 @@ def _export(
     from leaderboards.exports.common import load_exported, write_new
     from leaderboards.loading import gc_paused
 
+    refuse_folders_of_runs(runs)
     # Two runs of one model may want the same file: refused, since one would silently win.
     owners: dict[Path, Path] = {}
     files: dict[Path, str] = dict(more or {})

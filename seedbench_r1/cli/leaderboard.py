@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.files import make_folder
@@ -67,6 +68,7 @@ def build_command(
     if detail not in DETAILS:
         raise ConfigError(f"--detail {detail!r} is unknown. Fix: one of {', '.join(DETAILS)}.")
     max_bytes = parse_size(max_size)
+    refuse_folders_of_runs(runs)
     with gc_paused():
         board = build_board(
             runs,
@@ -101,6 +103,7 @@ def diff_command(
     from leaderboards.board import build_board
     from leaderboards.versus import compare_runs
 
+    refuse_folders_of_runs([first, second], several=False)
     # Every test of a run against itself is trivially 1.
     if first.resolve() == second.resolve():
         raise ConfigError(f"{first} and {second} are the same directory.")
@@ -124,9 +127,10 @@ def diff_command(
 def parse_size(text: str) -> int:
     """ "10MB" -> 10,000,000 bytes. Raises ConfigError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?B)?\s*", text, re.IGNORECASE | re.ASCII)
-    if match is None:
-        raise ConfigError(f"--max-size {text!r} is not a size. Fix: a number and KB, MB or GB, such as 10MB.")
-    return int(float(match[1]) * UNITS[(match[2] or "").upper()])
+    size = 0 if match is None else int(float(match[1]) * UNITS[(match[2] or "").upper()])
+    if size < 1:
+        raise ConfigError(f"--max-size {text!r} is not a size. Fix: a number above 0 and KB, MB or GB, such as 10MB.")
+    return size
 
 
 def _write(

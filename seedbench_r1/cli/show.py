@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.verdicts import load_verdicts
@@ -24,6 +25,7 @@ def show_command(
 ) -> None:
     """Print a run's result; one question with options, reasoning, answer, score and verdicts; or list what failed."""
     # The run directory alone: no annotations, no checkpoint, no media are needed.
+    refuse_folders_of_runs([run], several=False)
     loaded = load_run(run)
     if failed:
         _list_failures(loaded, as_json=as_json)
