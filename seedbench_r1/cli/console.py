@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -92,8 +93,17 @@ class LinePace:
 
 def printable(text: str) -> str:
     """Untrusted text for a terminal: control and format characters are shown as escapes, not obeyed."""
+    return _escaped(text, lambda char: f"\\x{ord(char):02x}" if char < "\x7f" else json.dumps(char)[1:-1])
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """JSON that stays readable, and moves no terminal: control and format characters as JSON writes them."""
+    return _escaped(json.dumps(value, ensure_ascii=False, indent=indent), lambda char: json.dumps(char)[1:-1])
+
+
+def _escaped(text: str, escape: Callable[[str], str]) -> str:
     return "".join(
-        char if char in _SHOWN or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else f"\\x{ord(char):02x}"
+        char if char in _SHOWN or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else escape(char)
         for char in text
     )
 

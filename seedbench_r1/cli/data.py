@@ -88,7 +88,7 @@ def _download_levels(value: str) -> tuple[str, ...]:
     # "train" is no level of the benchmark, so parse_levels does not know it.
     training = (TRAIN,) if len(levels) < len(names) else ()
     # An empty value is parse_levels' to refuse; `train` alone needs no level.
-    return (parse_levels(levels) if levels or not training else ()) + training
+    return (parse_levels(",".join(levels)) if levels or not training else ()) + training
 
 
 class DownloadProgress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,7 +129,7 @@ def _export(
     written = write_new(files)
     if as_json:
         value = {"schema": "sbr1.export/1", "status": "ok", "written": [str(path) for path in written], "exit_code": 0}
-        typer.echo(json.dumps(value, ensure_ascii=False))
+        typer.echo(console.json_text(value))
         return
 
     screen = console.out()

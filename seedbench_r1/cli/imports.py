@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -62,7 +61,7 @@ def _add_command(source: str) -> None:
                 command=shlex.join(["seedbench-r1", *sys.argv[1:]]),
             )
         if as_json:
-            typer.echo(json.dumps({"schema": "sbr1.import/1", **to_json(report)}, ensure_ascii=False))
+            typer.echo(console.json_text({"schema": "sbr1.import/1", **to_json(report)}))
         else:
             _print(report, source)
         # Reported after the run directory exists, so that it can be looked at.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import re
 import shlex
@@ -83,7 +82,7 @@ def build_command(
             board, out, csv_path, include_reported=include_reported, predictions=predictions, page=(detail, max_bytes)
         )
     if as_json:
-        typer.echo(json.dumps(build_json(board, written), ensure_ascii=False))
+        typer.echo(console.json_text(build_json(board, written)))
     else:
         print_board(board, written, page)
     if board.left_out:
@@ -119,7 +118,7 @@ def diff_command(
         raise DataError(f"{first} and {second} have answered no question in common.")
     if as_json:
         value = {"schema": "sbr1.leaderboard-diff/1", "a": pair[0], "b": pair[1], "levels": to_json(comparisons)}
-        typer.echo(json.dumps(without_nan(value), ensure_ascii=False))
+        typer.echo(console.json_text(without_nan(value)))
     else:
         _print_diff(board, pair, comparisons, listed=listed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 def print_config(config: EvalConfig) -> None:
     """Every resolved setting as JSON on standard output."""
-    console.out().print(json.dumps(to_json(config), indent=1, ensure_ascii=False), soft_wrap=True)
+    print(console.json_text(to_json(config), indent=1))
 
 
 def print_result(planned: Plan, result: EvalResult) -> None:
@@ -109,7 +108,7 @@ def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     if planned.suite.name == "transfer":
         value["schema"] = "sbr1.transfer-eval/1"
     value |= summary_values(run, result.summary)
-    return json.dumps(value | {"errors": failures, "exit_code": exit_code}, ensure_ascii=False)
+    return console.json_text(value | {"errors": failures, "exit_code": exit_code})
 
 
 def summary_values(run: Run, summary: RunSummary) -> dict[str, object]:
@@ -137,7 +136,7 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
     estimate = estimate_run(planned)
     screen = console.out()
     if as_json:
-        print(json.dumps({"schema": "sbr1.dry-run/1", **estimate}, ensure_ascii=False))
+        print(console.json_text({"schema": "sbr1.dry-run/1", **estimate}))
         return
     shown: dict[str, Question] = {}
     for question in planned.questions:  # the first of each kind

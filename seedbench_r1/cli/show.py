@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +41,7 @@ def show_command(
     verdicts = [judges[judge_id][question] for judge_id in sorted(judges) if question in judges[judge_id]]
     if as_json:
         value = {"question": loaded.questions[question], "record": record, "verdicts": verdicts}
-        typer.echo(json.dumps(to_json(value), ensure_ascii=False))
+        typer.echo(console.json_text(to_json(value)))
         return
     for line in [*describe(loaded.questions[question], record), *map(_verdict_line, verdicts)]:
         console.out().print(line, soft_wrap=True)
@@ -65,7 +64,7 @@ def _print_run(run: Run, *, as_json: bool) -> None:
             **summary_values(run, summary),
             "judges": [run_json(run, name, verdicts) for name, verdicts in judged.items()],
         }
-        typer.echo(json.dumps(value, ensure_ascii=False))
+        typer.echo(console.json_text(value))
         return
     screen = console.out()
     protocol = f"protocol {manifest.protocol_id} ({manifest.protocol})"
@@ -90,7 +89,7 @@ def _verdict_line(verdict: Verdict) -> str:
 def _list_failures(run: Run, *, as_json: bool) -> None:
     failures = [(record, record.failure) for record in run.records.values() if record.failure is not None]
     if as_json:
-        typer.echo(json.dumps(to_json([record for record, _ in failures]), ensure_ascii=False))
+        typer.echo(console.json_text(to_json([record for record, _ in failures])))
         return
     for record, failure in failures:
         line = f"{record.question_id}  {failure.kind}  {failure.message}"

@@ -107,7 +107,17 @@ def test_a_table_and_a_bar_show_control_characters_as_text(capsys):
     cells = console.table(["id"], ())
     cells.add_row("\x1b[31mL1/1\x9b")
     console.out().print(cells)
-    assert capsys.readouterr().out.split() == ["id", r"\x1b[31mL1/1\x9b"]
+    assert capsys.readouterr().out.split() == ["id", r"\x1b[31mL1/1\u009b"]
+
+
+def test_json_is_readable_and_moves_no_terminal():
+    value = {"名": "ä 💡", "moved": "\x1b[2J\x7f\x9b\u202e\ud83d\U000e0001\n"}
+    text = console.json_text(value)
+    assert json.loads(text) == value
+    assert text.startswith('{"名": "ä 💡", ')
+    assert text.isprintable()
+    # What is escaped once is not escaped again.
+    assert console.printable(text) == text
 
 
 def test_no_data_root(tmp_path):
