@@ -14,14 +14,16 @@ from seedbench_r1.errors import DataError
 
 
 def refuse_folders_of_runs(paths: Sequence[Path], *, several: bool = True) -> None:
-    """Raise DataError, with the line to type, for a file, or a folder of run directories that is none itself.
+    """Raise DataError, with the line to type, for a folder of run directories that is none itself; also for a file.
 
     several: the command takes more than one run.
     """
     for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} does not exist.")
         if path.is_file():
             raise DataError(f"{path} is a file. Fix: give the run's directory, such as {path.parent}.")
-        if not path.is_dir() or (path / "manifest.json").exists():
+        if (path / "manifest.json").exists():
             continue
         runs = sorted(item for item in path.iterdir() if (item / "manifest.json").is_file())
         if runs:

@@ -151,7 +151,8 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
         judge_id = known[0]
     if judge_id is None or judge_id not in known:
         listed = ", ".join(known) or "none; run `judge` first"
-        raise ConfigError(f"Say which judge with --judge-id. These runs were judged by: {listed}.")
+        what = "Say which judge with --judge-id." if judge_id is None else f"No verdicts of {judge_id!r}."
+        raise ConfigError(f"{what} These runs were judged by: {listed}.")
     return loaded, [judges.get(judge_id, {}) for judges in by_judge], judge_id
 
 

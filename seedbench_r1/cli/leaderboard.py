@@ -67,7 +67,9 @@ def build_command(
     if detail not in DETAILS:
         raise ConfigError(f"--detail {detail!r} is unknown. Fix: one of {', '.join(DETAILS)}.")
     max_bytes = parse_size(max_size)
-    refuse_folders_of_runs(runs)
+    # Beside one run, what is none is left out and named: it must not cost the board.
+    if not any((run / "manifest.json").is_file() for run in runs):
+        refuse_folders_of_runs([run for run in runs if run.is_dir()])
     with gc_paused():
         board = build_board(
             runs,

@@ -32,9 +32,10 @@ def show_command(
     if question is None:
         _print_run(loaded, as_json=as_json)
         return
-    # Three ids show how they are written.
     if question not in loaded.questions:
-        some = ", ".join(list(loaded.questions)[:3])
+        # The first of each level shows how ids are written.
+        firsts = {q.split: question_id for question_id, q in reversed(loaded.questions.items())}
+        some = ", ".join(reversed(firsts.values()))
         raise ConfigError(f"No question {question!r} in {run}. It holds {len(loaded.questions)}, e.g. {some}.")
     record = loaded.records.get(question)
     judges = load_verdicts(loaded.path)

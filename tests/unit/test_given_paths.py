@@ -38,6 +38,15 @@ def test_a_folder_of_runs_is_answered_with_the_command_to_type(folder, command, 
     assert done.stderr.rstrip().endswith(f"seedbench-r1 {fix}")
 
 
+def test_what_lies_beside_a_run_is_left_out_of_the_board_and_costs_nothing(folder):
+    (folder / "my runs" / "notes.txt").write_text("")
+    shutil.copytree(folder / "my runs" / "base", folder / "my runs" / "old" / "base")
+    done = cli("leaderboard", "build", *sorted((folder / "my runs").glob("[!.]*")), "--no-published", cwd=folder)
+    assert done.returncode == 5
+    assert "2 measured" in done.stdout
+    assert "2 of 4 runs were left out" in done.stderr
+
+
 def test_a_file_of_a_run_is_answered_with_its_folder(folder):
     done = cli("show", "my runs/base/manifest.json", cwd=folder)
     assert (done.returncode, done.stderr.strip()) == (
@@ -75,6 +84,8 @@ def test_judge_shows_its_options_takes_them_first_and_explains_judge_id(folder):
     )
     sheet = cli("judge", "calibrate", "my runs/base", "--judge", "rules/v1", "--n", "4", cwd=folder)
     assert sheet.returncode == 0, sheet.stderr
+    unknown = cli("judge", "calibrate", "my runs/base", "--judge-id", "nobody", cwd=folder)
+    assert "No verdicts of 'nobody'. These runs were judged by: rules/v1." in unknown.stderr
     absent = cli("judge", "agreement", "none.csv", "my runs/base", cwd=folder)
     assert "none.csv" in absent.stderr
 
