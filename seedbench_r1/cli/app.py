@@ -37,6 +37,13 @@ app.add_typer(imports.app, name="import", rich_help_panel="Data")
 app.add_typer(export.app, name="export", rich_help_panel="Data")
 
 
+class _Printable(logging.Formatter):
+    """Warnings name files, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -55,7 +62,9 @@ def common(
 ) -> None:
     """Options before the command."""
     level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def main() -> None:
@@ -85,7 +94,7 @@ def _report(error: BaseException, message: str, code: int) -> None:
     if "--json" in sys.argv:
         print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
     if "-vv" in sys.argv:
-        traceback.print_exception(error)
+        print(printable("".join(traceback.format_exception(error))), file=sys.stderr)
     # A message quotes file names, ids and what servers have said.
     print(printable(message), file=sys.stderr)
     sys.stderr.flush()

@@ -96,14 +96,22 @@ def test_no_name_and_no_error_moves_the_terminal(data_root, tmp_path):
         cli("show", tmp_path / "runs" / f"run{escape}", "--question", f"L1/{escape}", cwd=tmp_path),
         cli("data", "status", "--data-root", tmp_path / escape, cwd=tmp_path),
         cli("judge", tmp_path / "runs" / f"run{escape}", cwd=tmp_path),
+        cli("-vv", "judge", tmp_path / f"absent{escape}", cwd=tmp_path),
     ]
-    assert [done.returncode for done in outputs] == [0, 3, 0, 3, 4, 0]
+    assert "Traceback" in outputs[-1].stderr
+    assert [done.returncode for done in outputs] == [0, 3, 0, 3, 4, 0, 4]
     for done in outputs:
         assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout + done.stderr), done.args
         assert "\\x1b[2J" in done.stdout + done.stderr, done.args
 
 
-def test_a_table_and_a_bar_show_control_characters_as_text(capsys):
+def test_a_warning_of_a_library_moves_no_terminal():
+    script = "import logging; from seedbench_r1.cli.app import common; common(); logging.warning('a\\x1b[2J')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr == "WARNING root: a\\x1b[2J\n"
+
+
+def test_a_table_shows_control_characters_as_text(capsys):
     cells = console.table(["id"], ())
     cells.add_row("\x1b[31mL1/1\x9b")
     console.out().print(cells)
