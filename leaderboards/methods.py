@@ -25,7 +25,8 @@ def methods(board: Board) -> list[str]:
         "that failed leave the run INCOMPLETE, and its accuracy lies between the two bounds shown.",
         f"Intervals are 95 % Wilson intervals at n / design effect, clustered by source video ({videos} videos on "
         f"this board; CR1 variance); with fewer than {FEW_CLUSTERS} videos Student's t replaces the normal quantile.",
-        "Differences are paired on the questions both runs have answered: CR1 t interval by video; p from the cluster "
+        "Differences are paired on the questions both runs have answered: CR1 t interval by video (if all videos agree "
+        "or there is one only, the exact bounds of as many videos without another value); p from the cluster "
         f"sign-flip test (9,999 draws, seed {SEED}; all patterns up to {EXACT_CLUSTERS} videos), refused below 95 % "
         "shared questions.",
         f"Ranks and tiers follow from {board.metric}: Holm over all pairs of ranked runs, alpha {ALPHA}. Rank a-b: "

@@ -66,7 +66,7 @@ class Delta:
     """Accuracy minus the baseline's on the questions that both have answered, with its 95 % interval. Fractions."""
 
     value: float
-    lo: float  # paired, CR1 by video, Student's t; nan for a single video
+    lo: float  # paired, CR1 by video, Student's t; exact where videos show no spread: stats.paired_interval
     hi: float
     se: float
     n: int  # questions that both have answered

@@ -55,6 +55,12 @@ def load_annotations(path: Path, data_root: Path, level: str) -> list[Question]:
 
 def load_training_rows(path: Path, data_root: Path) -> list[TrainingRow]:
     """Read one training file (`training_6k.jsonl`, `training_with_cot_6k.jsonl`). Raises DataError."""
+    # The options of `eval`, which the message for annotations names, say nothing to one who trains.
+    if not path.exists():
+        raise DataError(
+            f"No training file at {path}. Fix: point --data at the dataset folder (seedbench-r1 data download --levels "
+            f"train fetches its rows), or --train-file at a file of your own."
+        )
     rows = []
     for row, question in _unique(path, "train", data_root, training=True):
         rows.append(

@@ -83,30 +83,56 @@ def _rows(values: npt.ArrayLike) -> Floats:
 
 
 def paired_interval(differences: Values, clusters: Clusters) -> PairedDifference:
-    """Mean of (n,) differences with the CR1 standard error and Student's t with G - 1 degrees of freedom.
+    """Mean of (n,) differences in [-1, 1], its CR1 standard error and its 95 % interval.
 
-    E. Miller, arXiv 2411.00640, section on paired differences. The interval is nan for fewer than two clusters, and
-    has no width when all clusters agree exactly. Raises ValueError for NaN or lengths that differ.
+    The interval is Student's t with G - 1 degrees of freedom (E. Miller, arXiv 2411.00640, section on paired
+    differences). When all clusters agree exactly, se is 0; for a single one it is nan. Neither says how far the mean
+    may be off, and the interval is that of `_interval_without_spread`. No values: nan. Raises ValueError for NaN or
+    lengths that differ.
     """
     errors = standard_errors(differences, clusters)
-    # Always Student's t: with many clusters it is the normal quantile.
-    half = t_quantile(errors.n_clusters - 1) * errors.cr1 if errors.n_clusters > 1 else NAN
-    return PairedDifference(
-        errors.mean, errors.mean - half, errors.mean + half, errors.cr1, errors.n, errors.n_clusters
-    )
+    if errors.cr1 > 0:
+        # Always Student's t: with many clusters it is the normal quantile.
+        half = t_quantile(errors.n_clusters - 1) * errors.cr1
+        lo, hi = errors.mean - half, errors.mean + half
+    else:
+        lo, hi = _interval_without_spread(errors.mean, clusters, errors.n)
+    return PairedDifference(errors.mean, lo, hi, errors.cr1, errors.n, errors.n_clusters)
+
+
+def _interval_without_spread(mean: float, clusters: Clusters, n: int) -> tuple[float, float]:
+    """Exact 95 % interval of a mean of values in [-1, 1] when each of G clusters shows this same mean.
+
+    With q = 0.025 ** (1 / G): if more than a share 1 - q of all clusters were at -1 (or at 1) instead, G clusters
+    without one of them would be drawn in fewer than 2.5 % of samples. At a mean of 0 these are the Clopper-Pearson
+    bounds for 0 of G; at 1 the interval reaches down to 0 just where the sign-flip test reaches p = 0.05. Clusters of
+    unequal size count as (sum of sizes)^2 / (sum of squared sizes). No values: nan.
+    """
+    if n == 0:
+        return NAN, NAN
+    codes, _ = cluster_codes(clusters, n)
+    sizes = np.bincount(codes).astype(np.float64)
+    q = 0.025 ** (float(sizes @ sizes) / n**2)
+    return q * mean - (1 - q), q * mean + (1 - q)
 
 
 def difference_of_gaps(near: PairedDifference, far: PairedDifference) -> PairedDifference:
     """near - far: how much more one model loses from one level to another than the other model does.
 
     Both are paired differences of the same two models, on levels that share no question: se^2 is the sum of the two.
-    The quantile is normal, or Student's t of the level with fewer clusters when that has fewer than 30.
+    The quantile is normal, or Student's t of the level with fewer clusters when that has fewer than 30. Where a level
+    shows no spread, its se says nothing, and the two intervals are added in squares (as in `gap_interval`).
     """
     # The levels share no question, so their errors are independent.
     mean, se = near.mean - far.mean, math.hypot(near.se, far.se)
+    n, n_clusters = near.n + far.n, near.n_clusters + far.n_clusters
+    if near.se == 0 or far.se == 0:
+        lo = mean - math.hypot(near.mean - near.lo, far.hi - far.mean)
+        hi = mean + math.hypot(near.hi - near.mean, far.mean - far.lo)
+        return PairedDifference(mean, lo, hi, se, n, n_clusters)
     fewest = min(near.n_clusters, far.n_clusters)
     half = (Z if fewest >= FEW_CLUSTERS else t_quantile(fewest - 1)) * se
-    return PairedDifference(mean, mean - half, mean + half, se, near.n + far.n, near.n_clusters + far.n_clusters)
+    return PairedDifference(mean, mean - half, mean + half, se, n, n_clusters)
 
 
 def mcnemar(b: int, c: int) -> McNemar:

@@ -14,6 +14,7 @@ import typer
 
 from seedbench_r1 import __version__
 from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms_benchmarks, show, train
+from seedbench_r1.cli.console import printable
 from seedbench_r1.errors import SeedBenchError, refuse_to_start_in_a_worker
 
 app = typer.Typer(
@@ -36,6 +37,13 @@ app.add_typer(imports.app, name="import", rich_help_panel="Data")
 app.add_typer(export.app, name="export", rich_help_panel="Data")
 
 
+class _Printable(logging.Formatter):
+    """Warnings name files, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -54,7 +62,9 @@ def common(
 ) -> None:
     """Options before the command."""
     level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def main() -> None:
@@ -84,8 +94,9 @@ def _report(error: BaseException, message: str, code: int) -> None:
     if "--json" in sys.argv:
         print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
     if "-vv" in sys.argv:
-        traceback.print_exception(error)
-    print(message, file=sys.stderr)
+        print(printable("".join(traceback.format_exception(error))), file=sys.stderr)
+    # A message quotes file names, ids and what servers have said.
+    print(printable(message), file=sys.stderr)
     sys.stderr.flush()
     raise SystemExit(code) from error
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from rich.console import Console
 from rich.padding import PaddingDimensions
 from rich.table import Table
+from rich.text import Text
 
 # A log that is read afterwards: enough lines to see a stall, few enough to scroll.
 LINE_EVERY_S = 60.0
@@ -19,15 +22,24 @@ LINE_AT_MOST_S = 1.0
 _SHOWN = {"\n", "\t"}
 
 
+class _Screen(Console):
+    """A console on which every text is `printable`, in tables too. Markup off: square brackets in answers are text."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401  # rich's own, handed on
+        return super().render_str(printable(text), **options)
+
+
 def out() -> Console:
     """For results."""
-    # Markup off: square brackets in questions and answers are text.
-    return Console(highlight=False, markup=False, emoji=False)
+    return _Screen()
 
 
 def err() -> Console:
     """For progress, warnings and errors."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return _Screen(stderr=True)
 
 
 def is_live(console: Console) -> bool:
@@ -81,8 +93,17 @@ class LinePace:
 
 def printable(text: str) -> str:
     """Untrusted text for a terminal: control and format characters are shown as escapes, not obeyed."""
+    return _escaped(text, lambda char: f"\\x{ord(char):02x}" if char < "\x7f" else json.dumps(char)[1:-1])
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """JSON that stays readable, and moves no terminal: control and format characters as JSON writes them."""
+    return _escaped(json.dumps(value, ensure_ascii=False, indent=indent), lambda char: json.dumps(char)[1:-1])
+
+
+def _escaped(text: str, escape: Callable[[str], str]) -> str:
     return "".join(
-        char if char in _SHOWN or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else f"\\x{ord(char):02x}"
+        char if char in _SHOWN or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else escape(char)
         for char in text
     )
 

@@ -12,11 +12,12 @@ import typer
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import plain_option
 from seedbench_r1.cli.prepare import prepare_command
 from seedbench_r1.config import configured_data_root, find_data_root
 from seedbench_r1.config_file import parse_levels
-from seedbench_r1.errors import DataError, Interrupted
+from seedbench_r1.errors import ConfigError, DataError, Interrupted
 from seedbench_r1.questions import load_questions
 from seedbench_r1.types import Reader, VideoConfig, to_json
 
@@ -87,7 +88,7 @@ def _download_levels(value: str) -> tuple[str, ...]:
     # "train" is no level of the benchmark, so parse_levels does not know it.
     training = (TRAIN,) if len(levels) < len(names) else ()
     # An empty value is parse_levels' to refuse; `train` alone needs no level.
-    return (parse_levels(levels) if levels or not training else ()) + training
+    return (parse_levels(",".join(levels)) if levels or not training else ()) + training
 
 
 class DownloadProgress:
@@ -116,7 +117,7 @@ class DownloadProgress:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(console.printable(text), soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def expect(self, n_bytes: int) -> None:
         with self._guard:
@@ -160,7 +161,8 @@ def status_command(*, data_root: Root = None, levels: Levels = "L1,L2,L3", as_js
     other = f" Or evaluate complete levels only: --levels {','.join(complete)}." if complete else ""
     problems.append(f"Fix: seedbench-r1 data download --only-missing --to {root}{left}.{other}")
     # One line for each problem, the fix last, where the eye stops.
-    raise DataError("\n".join(problems))
+    with data_root_explained({"data_root": data_root}):
+        raise DataError("\n".join(problems))
 
 
 def _level_problems(level: LevelStatus) -> list[str]:
@@ -217,7 +219,9 @@ def verify_command(
     exact_frames: Annotated[
         bool, typer.Option("--exact-frames", help="Also compare decord's frames with a sequential PyAV decode.")
     ] = False,
-    reader: Annotated[str, typer.Option(help="For --decode-sample: decord, pyav, torchcodec.")] = "decord",
+    reader: Annotated[
+        str | None, plain_option(help="For --decode-sample: decord, pyav, torchcodec. Default: decord.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Checking processes.", min=1)] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one file.", min=0.1)] = 60.0,
     as_json: AsJson = False,
@@ -229,13 +233,17 @@ def verify_command(
     from seedbench_r1.data.status import verify
     from seedbench_r1.media.decode import check_reader
 
+    if reader is not None and not decode_sample:
+        raise ConfigError("--reader does nothing without --decode-sample. Fix: give both, or none.")
+    reader = reader or "decord"
     if decode_sample:
         # Before hours of checking, not after.
         check_reader(reader)
     if exact_frames:
         check_reader("decord")
     root = find_data_root(data_root)
-    questions = load_questions(root, parse_levels(levels))
+    with data_root_explained({"data_root": data_root}):
+        questions = load_questions(root, parse_levels(levels))
     found = []
     for problem in verify(
         questions,
@@ -251,7 +259,7 @@ def verify_command(
             asked = f"{problem.question_ids[0]}" + (f" and {n} more" if (n := len(problem.question_ids) - 1) else "")
             # Decoding errors name the file already.
             text = problem.message if str(problem.path) in problem.message else f"{problem.path}: {problem.message}"
-            console.out().print(console.printable(f"{text} ({asked})"), soft_wrap=True)
+            console.out().print(f"{text} ({asked})", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps({"schema": "sbr1.verify/1", "checked": len(questions), "problems": to_json(found)}))
     if found:

@@ -31,7 +31,7 @@ def doctor_command(
         findings.append(finding)
         if not as_json:
             fix = f"   fix: {finding.fix}" if finding.fix and finding.status != "pass" else ""
-            console.out().print(console.printable(f" {marks[finding.status]} {finding.text}{fix}"), soft_wrap=True)
+            console.out().print(f" {marks[finding.status]} {finding.text}{fix}", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps({"schema": "sbr1.doctor/1", "findings": to_json(findings)}))
     bad = [finding for finding in findings if finding.status == "fail" or (strict and finding.status == "warn")]

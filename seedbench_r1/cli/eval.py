@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import AsJson, ConfigFile, DryRun, Given, PrintConfig, Quiet, with_settings
 from seedbench_r1.config import GROUPS, TABLE
 from seedbench_r1.options import in_groups
@@ -42,7 +43,8 @@ def evaluate_command(
     if resolved.suite == lmms_benchmarks.SUITE:
         lmms_benchmarks.run_benchmarks(resolved, command, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
-    planned = plan(resolved, command=command)
+    with data_root_explained(given, config):
+        planned = plan(resolved, command=command)
     if dry_run:
         results.print_dry_run(planned, as_json=as_json)
         return
@@ -77,5 +79,7 @@ def carry_out(planned: Plan, *, quiet: bool) -> tuple[EvalResult, int]:
         draining_signals(engine.stop_message) as (stop, received),  # inside: Ray sets a handler of its own
         EvalProgress(planned, quiet=quiet) as progress,
     ):
-        result = run_plan(planned, engine, stop=stop, observe=progress.observe, say=progress.say)
+        result = run_plan(
+            planned, engine, stop=stop, observe=progress.observe, say=progress.say, opened=progress.opened
+        )
     return result, received[0] if received else 0

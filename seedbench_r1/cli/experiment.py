@@ -48,10 +48,10 @@ def experiment_command(
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from. Default: the supervised one in the package.")
     ] = None,
-    questions: Annotated[int, typer.Option(help="Of each level.")] = 300,
-    rows: Annotated[int, typer.Option(help="Training rows, and as many traces.")] = 2400,
-    steps: Annotated[int | None, typer.Option(help="Of each training; default: the recipe's.")] = None,
-    jobs: Annotated[int, typer.Option(help="Trainings at once, each with its share of the cores.")] = 2,
+    questions: Annotated[int, typer.Option(help="Of each level.", min=1)] = 300,
+    rows: Annotated[int, typer.Option(help="Training rows, and as many traces.", min=1)] = 2400,
+    steps: Annotated[int | None, typer.Option(help="Of each training; default: the recipe's.", min=1)] = None,
+    jobs: Annotated[int, typer.Option(help="Trainings at once, each with its share of the cores.", min=1)] = 2,
 ) -> None:
     """Train every variant from one start with every seed; evaluate, judge and compare them.
 

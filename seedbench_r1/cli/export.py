@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths, plain_option
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.directory import utc_now
@@ -113,6 +113,7 @@ def _export(
     from leaderboards.exports.common import load_exported, write_new
     from leaderboards.loading import gc_paused
 
+    refuse_folders_of_runs(runs)
     # Two runs of one model may want the same file: refused, since one would silently win.
     owners: dict[Path, Path] = {}
     files: dict[Path, str] = dict(more or {})
@@ -128,10 +129,10 @@ def _export(
     written = write_new(files)
     if as_json:
         value = {"schema": "sbr1.export/1", "status": "ok", "written": [str(path) for path in written], "exit_code": 0}
-        typer.echo(json.dumps(value, ensure_ascii=False))
+        typer.echo(console.json_text(value))
         return
 
     screen = console.out()
     for path in written:
-        screen.print(f" {console.printable(str(path))}", soft_wrap=True)
+        screen.print(f" {path}", soft_wrap=True)
     screen.print(f" {len(runs)} runs, {len(written)} files", soft_wrap=True)

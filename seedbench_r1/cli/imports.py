@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import plain_option
 from seedbench_r1.config import find_data_root
-from seedbench_r1.errors import IncompleteRun
+from seedbench_r1.errors import DataError, IncompleteRun
 from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
@@ -44,20 +44,24 @@ def _add_command(source: str) -> None:
         # Imported when needed: `--help` stays quick.
         from seedbench_r1.runs import imports
 
+        for path in files:
+            if not path.is_file():
+                raise DataError(f"{path} is {'a folder' if path.is_dir() else 'not there'}. Fix: give a result file.")
         # All files are read before anything is written: a bad one leaves no half a run.
         read = [imports.READERS[source](path, level) for path in files]
-        report = imports.import_files(
-            read,
-            find_data_root(data_root),
-            runs_dir,
-            source=source,
-            # The file's own name says the benchmark; its folder usually says the model.
-            model_name=model_name or files[0].absolute().parent.name,
-            run_name=run_name,
-            command=shlex.join(["seedbench-r1", *sys.argv[1:]]),
-        )
+        with data_root_explained({"data_root": data_root}):
+            report = imports.import_files(
+                read,
+                find_data_root(data_root),
+                runs_dir,
+                source=source,
+                # The file's own name says the benchmark; its folder usually says the model.
+                model_name=model_name or files[0].absolute().parent.name,
+                run_name=run_name,
+                command=shlex.join(["seedbench-r1", *sys.argv[1:]]),
+            )
         if as_json:
-            typer.echo(json.dumps({"schema": "sbr1.import/1", **to_json(report)}, ensure_ascii=False))
+            typer.echo(console.json_text({"schema": "sbr1.import/1", **to_json(report)}))
         else:
             _print(report, source)
         # Reported after the run directory exists, so that it can be looked at.
@@ -84,13 +88,12 @@ def _print(report: ImportReport, source: str) -> None:
     if source == "grpo-care":
         screen.print(f" the files claim {report.claimed_correct} correct", soft_wrap=True)
         if report.claim_differs:
-            some = console.printable(", ".join(report.claim_differs[:5]))
+            some = ", ".join(report.claim_differs[:5])
             screen.print(
                 f" {len(report.claim_differs)} claims differ from the strict rule, e.g. {some}", soft_wrap=True
             )
-    # Ids come from a file of others: control characters are escaped before they reach a terminal.
     if report.duplicates:
-        some = console.printable(", ".join(report.duplicates[:5]))
+        some = ", ".join(report.duplicates[:5])
         screen.print(f" {len(report.duplicates)} answers are repeated (the first counts), e.g. {some}", soft_wrap=True)
     for level, ids in report.gaps.items():
         screen.print(f" {level}: {len(ids)} questions without an answer, e.g. {', '.join(ids[:5])}", soft_wrap=True)

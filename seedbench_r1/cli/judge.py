@@ -11,11 +11,12 @@ from typer.core import TyperGroup
 
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
-from seedbench_r1.cli.options import Given, PlainJson, RunPaths, with_settings
+from seedbench_r1.cli.given_paths import refuse_folders_of_runs
+from seedbench_r1.cli.options import Given, PlainJson, RunPaths, plain_option, with_settings
 from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import ConfigError, Interrupted
 from seedbench_r1.interface import check_judgeable, open_judge
-from seedbench_r1.judges.config import GROUPS, TABLE, resolve_judge_config
+from seedbench_r1.judges.config import GROUPS, JUDGES, TABLE, resolve_judge_config
 from seedbench_r1.judges.run import Judge, judge_case, judge_run, pending_records
 from seedbench_r1.options import in_groups
 from seedbench_r1.runs.directory import Run, load_run
@@ -24,33 +25,57 @@ from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import Verdict
 
 if TYPE_CHECKING:
-    from typer._click import Command, Context
+    from typer._click import Context, HelpFormatter
 
     from seedbench_r1.judges.models import JudgeSettings
 
 
 # Judging is what the command is mostly called for, so it needs no second word.
 class _RunByDefault(TyperGroup):
-    """`judge RUN...` means `judge run RUN...`."""
+    """`judge RUN...` means `judge run RUN...`, options first too; `judge --help` shows the options of both."""
 
-    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
-        return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        implied = args and args[0] not in self.commands and args[0] not in ctx.help_option_names
+        return super().parse_args(ctx, ["run", *args] if implied else args)
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        super().format_help(ctx, formatter)
+        run = self.commands["run"]
+        run.format_help(type(ctx)(run, info_name="run", parent=ctx), formatter)
 
 
 app = typer.Typer(
-    help="Does the reasoning support the answer? `judge RUN...` judges runs.", cls=_RunByDefault, no_args_is_help=True
+    help="Does the reasoning support the answer? `judge RUN...` judges runs, with the options of `run` below.",
+    cls=_RunByDefault,
+    no_args_is_help=True,
 )
 
 DRAINING = "Stopping: verdicts in flight are finished and saved. Once more stops at once."
+# As `leaderboard` and `export` call it, too.
+JudgeId = Annotated[str | None, plain_option("--judge-id", "--judge", help="If several judged: one judge's id.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML with these options in its table judge.")]
 
 
 @app.command("run")
 @with_settings(in_groups(TABLE, GROUPS))
-def judge_command(given: Given, runs: RunPaths, *, config_file: ConfigFile = None, as_json: PlainJson = False) -> None:
+def judge_command(
+    given: Given,
+    runs: RunPaths,
+    *,
+    config_file: ConfigFile = None,
+    as_json: PlainJson = False,
+    judge_id: Annotated[str | None, typer.Option("--judge-id", hidden=True)] = None,
+) -> None:
     """Judge runs. The same command continues. It never falls back to another judge: exit 6 if there is none."""
+    # Known here only to be explained: a judge's id follows from its settings.
+    if judge_id is not None:
+        raise ConfigError(
+            f"--judge-id {judge_id} names verdicts that exist, for `judge calibrate` and `judge agreement`. "
+            f"Fix: say which judge to ask: --judge {', '.join(JUDGES)}."
+        )
     config = resolve_judge_config(given, config_file=config_file)
     # All runs are read before the judge is opened: a wrong path must not cost a request.
+    refuse_folders_of_runs(runs)
     loaded = [check_judgeable(load_run(path)) for path in runs]
 
     def announce(settings: JudgeSettings) -> None:
@@ -71,7 +96,7 @@ def calibrate_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The sheet to fill in.")] = Path("labels.csv"),
     n: Annotated[int, typer.Option("--n", min=2, help="Rows.")] = 200,
     strategy: Annotated[str, typer.Option(help="by-verdict (half judged yes, half no) or random.")] = "by-verdict",
-    judge_id: Annotated[str | None, typer.Option("--judge-id", help="If several judged.", show_default=False)] = None,
+    judge_id: JudgeId = None,
     seed: Annotated[int, typer.Option(help="Of the choice of rows.")] = 0,
 ) -> None:
     """Write a blinded sheet for human labels: no run name, no gold answer, no verdict."""
@@ -95,15 +120,17 @@ def agreement_command(
     labels: Annotated[Path, typer.Argument(help="The sheet, filled in.", show_default=False)],
     runs: RunPaths,
     *,
-    judge_id: Annotated[str | None, typer.Option("--judge-id", help="If several judged.", show_default=False)] = None,
+    judge_id: JudgeId = None,
     as_json: PlainJson = False,
 ) -> None:
     """Compare a judge with human labels: kappa, sensitivity, specificity, and the rate they imply."""
     from seedbench_r1.cli.judge_agreement import agreement_json, print_agreement
     from seedbench_r1.judges.calibration import agreement, read_labels
 
+    # Before the runs: a path that was mistyped should be what is named.
+    read = read_labels(labels)
     loaded, verdicts, chosen = _judged(runs, judge_id)
-    found = agreement(loaded, verdicts, read_labels(labels))
+    found = agreement(loaded, verdicts, read)
     # Kappa of no rows is no number.
     if not found.n:
         raise ConfigError(f"{labels} holds no labels yet ({found.unlabelled} empty rows).")
@@ -115,6 +142,7 @@ def agreement_command(
 
 def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[dict[str, Verdict]], str]:
     """Runs, one judge's verdicts on each, and which judge. Raises ConfigError unless there is exactly one to take."""
+    refuse_folders_of_runs(paths)
     loaded = [check_judgeable(load_run(path)) for path in paths]
     by_judge = [load_verdicts(run.path) for run in loaded]
     known = sorted({name for judges in by_judge for name in judges})
@@ -123,7 +151,8 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
         judge_id = known[0]
     if judge_id is None or judge_id not in known:
         listed = ", ".join(known) or "none; run `judge` first"
-        raise ConfigError(f"Say which judge with --judge-id. These runs were judged by: {listed}.")
+        what = "Say which judge with --judge-id." if judge_id is None else f"No verdicts of {judge_id!r}."
+        raise ConfigError(f"{what} These runs were judged by: {listed}.")
     return loaded, [judges.get(judge_id, {}) for judges in by_judge], judge_id
 
 

@@ -85,7 +85,7 @@ def judged_levels(run: Run, verdicts: dict[str, Verdict]) -> dict[str, JudgedLev
 
 
 def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> None:
-    """Rates with intervals, the four quadrants, and the marks of collapsed reasoning."""
+    """Whose they are, rates with intervals, the four quadrants, and the marks of collapsed reasoning."""
     from seedbench_r1.demo.exact_judge import ExactJudge
 
     numbers = ("judged", "consistent %", "right+", "right-", "wrong+", "wrong-", "none", "missing")
@@ -95,6 +95,8 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
         # The counts of a row add up to the level's answers: none of them overlap.
         four = (q.correct_consistent, q.correct_inconsistent, q.wrong_consistent, q.wrong_inconsistent)
         table.add_row(name, str(level.consistency.n), level.cell, *map(str, (*four, q.no_reasoning, q.undecided)))
+    # Of several runs in one file each table must say whose it is.
+    screen.print(f"{run.path}, judged by {judge_id}", soft_wrap=True)
     screen.print(table)
     screen.print(" right/wrong: the answer; +/-: consistent or not")
     screen.print(" none: no reasoning or no answer, judged not consistent")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import re
 import shlex
@@ -16,6 +15,7 @@ import typer
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.files import make_folder
@@ -67,6 +67,9 @@ def build_command(
     if detail not in DETAILS:
         raise ConfigError(f"--detail {detail!r} is unknown. Fix: one of {', '.join(DETAILS)}.")
     max_bytes = parse_size(max_size)
+    # Beside one run, what is none is left out and named: it must not cost the board.
+    if not any((run / "manifest.json").is_file() for run in runs):
+        refuse_folders_of_runs([run for run in runs if run.is_dir()])
     with gc_paused():
         board = build_board(
             runs,
@@ -81,7 +84,7 @@ def build_command(
             board, out, csv_path, include_reported=include_reported, predictions=predictions, page=(detail, max_bytes)
         )
     if as_json:
-        typer.echo(json.dumps(build_json(board, written), ensure_ascii=False))
+        typer.echo(console.json_text(build_json(board, written)))
     else:
         print_board(board, written, page)
     if board.left_out:
@@ -101,6 +104,7 @@ def diff_command(
     from leaderboards.board import build_board
     from leaderboards.versus import compare_runs
 
+    refuse_folders_of_runs([first, second], several=False)
     # Every test of a run against itself is trivially 1.
     if first.resolve() == second.resolve():
         raise ConfigError(f"{first} and {second} are the same directory.")
@@ -116,7 +120,7 @@ def diff_command(
         raise DataError(f"{first} and {second} have answered no question in common.")
     if as_json:
         value = {"schema": "sbr1.leaderboard-diff/1", "a": pair[0], "b": pair[1], "levels": to_json(comparisons)}
-        typer.echo(json.dumps(without_nan(value), ensure_ascii=False))
+        typer.echo(console.json_text(without_nan(value)))
     else:
         _print_diff(board, pair, comparisons, listed=listed)
 
@@ -124,9 +128,10 @@ def diff_command(
 def parse_size(text: str) -> int:
     """ "10MB" -> 10,000,000 bytes. Raises ConfigError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?B)?\s*", text, re.IGNORECASE | re.ASCII)
-    if match is None:
-        raise ConfigError(f"--max-size {text!r} is not a size. Fix: a number and KB, MB or GB, such as 10MB.")
-    return int(float(match[1]) * UNITS[(match[2] or "").upper()])
+    size = 0 if match is None else int(float(match[1]) * UNITS[(match[2] or "").upper()])
+    if size < 1:
+        raise ConfigError(f"--max-size {text!r} is not a size. Fix: a number above 0 and KB, MB or GB, such as 10MB.")
+    return size
 
 
 def _write(
@@ -234,9 +239,9 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     for row in board.rows:
         # Below the table, which has no room for them in 80 columns.
         if row.flags:
-            screen.print(f" {console.printable(row.run_id)}: {console.printable(', '.join(row.flags))}", soft_wrap=True)
+            screen.print(f" {row.run_id}: {', '.join(row.flags)}", soft_wrap=True)
     for warning in (*board.warnings, *omitted):
-        screen.print(f" ! {console.printable(warning)}", soft_wrap=True)
+        screen.print(f" ! {warning}", soft_wrap=True)
     counts = f" {board.n_measured} measured, {board.n_ranked} ranked, {board.n_incomplete} incomplete"
     screen.print(f"{counts}, {board.n_reported} reported by papers", soft_wrap=True)
     screen.print(f" page: {written[0]} ({page.path.stat().st_size / 1e6:.2f} MB; {page.allocation})", soft_wrap=True)
@@ -252,7 +257,7 @@ def _table_of_runs(board: Board, metrics: list[Metric]) -> Table:
     for row in board.rows:
         values = [_value(row, metric) for metric in metrics]
         values += [] if board.baseline is None else [_difference(board, row)]
-        table.add_row(row.tier or "-", row.rank or "-", console.printable(row.run_id), *values)
+        table.add_row(row.tier or "-", row.rank or "-", row.run_id, *values)
     return table
 
 
@@ -281,7 +286,7 @@ def _difference(board: Board, row: LeaderboardRow) -> str:
 
 def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComparison, ...], *, listed: bool) -> None:
     screen = console.out()
-    screen.print(f"A  {console.printable(pair[0])}\nB  {console.printable(pair[1])}\n", soft_wrap=True)
+    screen.print(f"A  {pair[0]}\nB  {pair[1]}\n", soft_wrap=True)
     numbers = ("n", "both", "A", "B", "none", "A - B, points", "p", "McNemar", "mid-p")
     table = console.table(["level"], numbers, padding=(0, 1, 0, 0))
     for item in comparisons:
@@ -303,7 +308,7 @@ def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelCom
     if any(item.difference.p is None for item in comparisons):
         screen.print(" no test: fewer than 95 % of a run's questions were answered by both.", soft_wrap=True)
     for warning in board.warnings:
-        screen.print(f" ! {console.printable(warning)}", soft_wrap=True)
+        screen.print(f" ! {warning}", soft_wrap=True)
     n_discordant = sum(len(item.discordant) for item in comparisons)
     if not listed:
         screen.print(f" {n_discordant} questions differ; --list names them.", soft_wrap=True)
@@ -311,4 +316,4 @@ def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelCom
     for item in comparisons:
         for question in item.discordant:
             shown = f"gold {question.gold}  A {question.first or '-'}  B {question.second or '-'}"
-            screen.print(f" {console.printable(question.question_id)}  {shown}", soft_wrap=True)
+            screen.print(f" {question.question_id}  {shown}", soft_wrap=True)

@@ -15,16 +15,17 @@ from seedbench_r1.types import LEVELS
 
 def generate_command(
     out: Annotated[Path, typer.Option("--out", help="Data root to write.")] = Path("miniature"),
-    questions: Annotated[int, typer.Option(help="Of each level.")] = 200,
-    train: Annotated[int, typer.Option(help="Rows of training_6k.jsonl.")] = 4000,
+    questions: Annotated[int, typer.Option(help="Of each level.", min=1)] = 200,
+    train: Annotated[int, typer.Option(help="Rows of training_6k.jsonl.", min=0)] = 4000,
     traces: Annotated[
-        int, typer.Option(help="Rows of training_with_cot_6k.jsonl, the first ones of the former.")
+        int, typer.Option(help="Rows of training_with_cot_6k.jsonl, the first ones of the former.", min=0)
     ] = 8000,
     inconsistent: Annotated[
-        float, typer.Option(help="Share of the traces that conclude a wrong action and answer the right one.")
+        float,
+        typer.Option(help="Share of the traces that conclude a wrong action and answer the right one.", min=0, max=1),
     ] = 0.25,
     wrong: Annotated[
-        float, typer.Option(help="Share of the traces that conclude a wrong action and answer it.")
+        float, typer.Option(help="Share of the traces that conclude a wrong action and answer it.", min=0, max=1)
     ] = 0.25,
     blank: Annotated[str | None, typer.Option(help="clip or image: leave this medium grey.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, other questions.")] = 0,
@@ -33,9 +34,6 @@ def generate_command(
     from seedbench_r1.demo.dataset_writer import write_benchmark
     from seedbench_r1.demo.settings import CLIP, write_settings
 
-    # Named here by their options; write_benchmark names its arguments.
-    if questions < 1:
-        raise ConfigError(f"--questions is {questions}, expected at least 1.")
     if blank not in (None, "clip", "image"):
         raise ConfigError(f"--blank is {blank!r}, expected clip or image.")
     write_benchmark(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import AsJson, ConfigFile, Given, with_settings
 from seedbench_r1.config import EVAL_TABLE, GROUPS, TABLE, EvalConfig, resolve_eval_config
 from seedbench_r1.config_file import read_config_file
@@ -33,7 +34,8 @@ def prepare_command(given: Given, *, config: ConfigFile = None, as_json: AsJson 
     Give the pixel options that the runs will be given, and --model: its patch grid decides the sizes of Qwen3-VL.
     """
     resolved = _resolve(given, config)
-    questions = load_questions(resolved.data_root, resolved.levels)
+    with data_root_explained(given, config):
+        questions = load_questions(resolved.data_root, resolved.levels)
     bad, counts = _fill(questions, resolved)
     if as_json:
         done = {"schema": "sbr1.prepare/1", "questions": len(questions), "cache": dict(counts)}
@@ -108,9 +110,9 @@ def _with_progress(
 def _print_result(n_questions: int, bad: dict[str, str], counts: Counter[str], config: EvalConfig) -> None:
     screen = console.out()
     for question_id, message in bad.items():
-        screen.print(console.printable(f"{question_id}: {message}"), soft_wrap=True)
+        screen.print(f"{question_id}: {message}", soft_wrap=True)
     text = f"{n_questions} questions: {counts['read']} were in {config.frame_cache}, {counts['written']} decoded"
-    screen.print(console.printable(f"{text} and stored, {len(bad)} bad"), soft_wrap=True)
+    screen.print(f"{text} and stored, {len(bad)} bad", soft_wrap=True)
     # Entries pushed out others: the run that follows will decode some again.
     if counts["evicted"]:
         console.err().print(

@@ -12,14 +12,59 @@ from rich.text import Text
 
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
-from seedbench_r1.runs.answers import recorded
 from seedbench_r1.runs.directory import utc_now
-from seedbench_r1.types import RunRecord
+from seedbench_r1.types import Question, RunRecord
 
 if TYPE_CHECKING:
+    from seedbench_r1.config import EvalConfig
     from seedbench_r1.engines.base import Plan
 
-BAR_WIDTH = 24
+BAR_WIDTH = 14  # the line fits into 80 columns with it
+BURST_S = 1.0  # answers within so many seconds of the first one are of one batch
+DAY_S = 86_400
+
+
+class Speed:
+    """How fast questions are answered, from the first answer on: loading a model is no part of it."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None  # the first answers' time, seconds of a monotonic clock
+        self._first = self._last = 0.0
+        self._questions = self._tokens = 0  # after the first answers
+
+    def note(self, now: float, *, answered: bool, tokens: int) -> None:
+        """Count a record that was written now."""
+        if self._since is None:
+            if answered:
+                self._first = self._since = now
+        # A batch comes at once, and was begun before the clock was: it starts the clock and is not counted.
+        elif not self._questions and now - self._first < BURST_S:
+            self._since = now
+        else:
+            self._last = now
+            self._questions += 1
+            self._tokens += tokens
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is an answer."""
+        return self._since is not None
+
+    def rates(self) -> tuple[float, float] | None:
+        """Questions and new tokens per second; None until something came after the first answers."""
+        if self._since is None or not self._questions:
+            return None
+        seconds = max(1e-9, self._last - self._since)
+        return self._questions / seconds, self._tokens / seconds
+
+    def seconds_left(self, now: float, questions: int) -> float | None:
+        """For so many questions; None while there is no rate."""
+        rates = self.rates()
+        if rates is None or self._since is None:
+            return None
+        # Counted down between batches; when they stay out for longer than usual, slower than before.
+        left = questions / rates[0] - (now - self._last)
+        return left if left > 0 else questions * (now - self._since) / self._questions
 
 
 class EvalProgress:
@@ -30,10 +75,10 @@ class EvalProgress:
         self._quiet = quiet
         self._console = console.err()
         self._guard = threading.Lock()
-        # The bars begin where the last call ended.
-        self._records: dict[str, RunRecord] = self._earlier()
-        self._started = time.monotonic()
-        self._new = self._new_tokens = 0
+        self._records: dict[str, RunRecord] = {}  # of the plan's questions, earlier calls' too
+        self._pending: set[str] = set()  # of this call and shard
+        self._speed = Speed()
+        self._new = 0
         price_in, price_out = planned.config.price_in, planned.config.price_out
         self._prices = None if price_in is None or price_out is None else (price_in, price_out)
         self._cost = 0.0  # of this call, in the currency of the prices
@@ -41,26 +86,38 @@ class EvalProgress:
         self._live: Live | None = None
 
     def __enter__(self) -> EvalProgress:
-        if self._quiet:
-            return self
-        for line in self._header():
-            self._console.print(line, soft_wrap=True)
-        if console.is_live(self._console):
-            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._picture)
-            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
+    def opened(self, records: dict[str, RunRecord], pending: list[Question]) -> None:
+        """Begin to show: the run is open, so that nothing is said of one that is refused."""
+        # The bars begin where the last call ended.
+        wanted = {question.question_id for question in self._plan.questions}
+        self._records = {i: record for i, record in records.items() if i in wanted}
+        self._pending = {question.question_id for question in pending}
+        self._pace.restart(0)
+        if self._quiet:
+            return
+        for line in self._header():
+            self._console.print(line, soft_wrap=True)
+        if console.is_live(self._console):
+            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._picture)
+            self._live.start()
+        elif pending:
+            self._console.print(_before_answers(self._plan.config), soft_wrap=True)
+
     def observe(self, record: RunRecord) -> None:
         """Take note of a record that was just written."""
         with self._guard:
             self._records[record.question_id] = record
+            self._pending.discard(record.question_id)
             self._new += 1
+            new_tokens = record.generation.n_tokens or 0 if record.generation is not None else 0
+            self._speed.note(time.monotonic(), answered=record.answered, tokens=new_tokens)
             if record.generation is not None:
-                self._new_tokens += record.generation.n_tokens or 0
                 tokens = (record.generation.n_prompt_tokens or 0, record.generation.n_tokens or 0)
                 self._cost += token_cost(*tokens, *self._prices) if self._prices else 0.0
             if self._quiet or self._live is not None:
@@ -74,14 +131,6 @@ class EvalProgress:
         if not self._quiet:
             self._console.print(text, soft_wrap=True)
 
-    def _earlier(self) -> dict[str, RunRecord]:
-        """Records of earlier calls; none if the run starts anew."""
-        if self._plan.config.fresh or not (self._plan.path / "manifest.json").exists():
-            return {}
-        wanted = {question.question_id for question in self._plan.questions}
-        records = recorded(self._plan.path)
-        return {i: record for i, record in records.items() if i in wanted}
-
     def _header(self) -> list[str]:
         manifest, config = self._plan.manifest, self._plan.config
         lines = [
@@ -92,8 +141,9 @@ class EvalProgress:
         done = sum(record.answered for record in self._records.values())
         failed = len(self._records) - done
         if self._records:
+            part = f", {len(self._pending):,} asked in this shard" if config.shard is not None else ""
             again = f", {failed} errors will be retried" if failed and config.retry_errors else ""
-            lines.append(f"resuming {self._plan.path}: {done:,} of {len(self._plan.questions):,} done{again}")
+            lines.append(f"resuming {self._plan.path}: {done:,} of {len(self._plan.questions):,} done{again}{part}")
         else:
             lines.append(f"writing {self._plan.path}")
         if self._plan.missing:
@@ -109,35 +159,32 @@ class EvalProgress:
         done, total, records = self._counts(level)
         accuracy = sum(r.score.credit for r in records if r.score) / done if done else float("nan")
         errors = sum(not record.answered for record in self._records.values())
-        rate, eta = self._speed()
+        rates, left = self._speed.rates(), self._speed.seconds_left(time.monotonic(), len(self._pending))
+        speed = "eta=unknown" if rates is None or left is None else f"qps={rates[0]:.2f} eta={left:.0f}s"
         paid = f" cost={self._cost:.4f}" if self._prices else ""
-        counts = f"{done}/{total} acc={accuracy:.3f} err={errors}"
-        return f"{utc_now()} eval {level} {counts} qps={rate:.2f} eta={eta:.0f}s{paid}"
+        return f"{utc_now()} eval {level} {done}/{total} acc={accuracy:.3f} err={errors} {speed}{paid}"
 
-    def _speed(self) -> tuple[float, float]:
-        """Questions per second since the start, and seconds left at that speed."""
-        rate = self._new / max(1e-9, time.monotonic() - self._started)
-        i, n = self._plan.config.shard or (1, 1)
-        mine = sum(place % n == i - 1 for place in range(len(self._plan.questions)))
-        answered = sum(record.answered for record in self._records.values())
-        # A shard does not see what the others have answered, only what it has written itself.
-        left = max(0, mine - (answered if n == 1 else self._new))
-        return rate, left / rate if rate else float("nan")
+    def _status(self) -> str:
+        """Speed and time left, or what happens before they are known."""
+        rates, left = self._speed.rates(), self._speed.seconds_left(time.monotonic(), len(self._pending))
+        if rates is not None and left is not None:
+            clock = time.strftime("%H:%M:%S", time.gmtime(left)) if left < DAY_S else f"{left / DAY_S:.1f} days"
+            return console.dot().join((f"{rates[0]:.2f} q/s ", f" {rates[1]:.0f} tok/s ", f" ETA {clock}"))
+        if not self._pending:
+            return "nothing left to ask"
+        if self._speed.begun:
+            return "first answers, ETA unknown yet"
+        return "waiting for the first answer" if self._new else f"{_before_answers(self._plan.config)}, no answer yet"
 
     def _picture(self) -> RenderableType:
         with self._guard:
             levels = list(dict.fromkeys(question.split for question in self._plan.questions))
             rows = [self._bar(level) for level in levels]
-            rate, eta = self._speed()
+            status = self._status()
             done = sum(record.answered for record in self._records.values())
             errors = len(self._records) - done
-            seconds = max(1e-9, time.monotonic() - self._started)
-        # NaN before the first answer.
-        left = "unknown" if eta != eta else time.strftime("%H:%M:%S", time.gmtime(eta))
-        status = (
-            f" {100 * done / max(1, len(self._plan.questions)):.0f} % {console.dot()} {rate:.2f} q/s {console.dot()} "
-            f"{self._new_tokens / seconds:.0f} tok/s {console.dot()} ETA {left} {console.dot()} errors {errors}"
-        )
+        share = f"{100 * done / max(1, len(self._plan.questions)):.0f} %"
+        status = f" {share} {console.dot()} {status} {console.dot()} errors {errors}"
         if self._prices:
             limit = self._plan.config.max_cost
             status += f" {console.dot()} cost {self._cost:.2f}" + (f" of {limit:g}" if limit is not None else "")
@@ -149,7 +196,8 @@ class EvalProgress:
         done, total, records = self._counts(level)
         filled = round(BAR_WIDTH * done / max(1, total))
         bar = console.glyph("━", "#") * filled + console.glyph("╌", "-") * (BAR_WIDTH - filled)
-        text = f" {level:<6} {bar} {done:>5}/{total:<5}"
+        # A Text is drawn as it is.
+        text = f" {console.printable(level):<6} {bar} {done:>5}/{total:<5}"
         if not done:
             return Text(text + "  waiting")
         unparsed = sum(r.score.outcome != "answered" for r in records if r.score)
@@ -159,3 +207,14 @@ class EvalProgress:
         share = share_of(records)
         bounds = f"[{100 * share.lo:.1f}, {100 * share.hi:.1f}]"
         return Text(f"{text}  running acc {100 * share.k / share.n:.1f} {bounds}  unparsed {unparsed}")
+
+
+def _before_answers(config: EvalConfig) -> str:
+    """What takes the time before the first answer."""
+    if config.engine == "ray":
+        return "Ray's workers load the model"
+    if config.engine == "lmms-eval":
+        return "lmms-eval starts and loads the model"
+    if config.backend in ("openai", "fake"):
+        return "asking"
+    return "loading the model" + (f" in {config.data_parallel} processes" if config.data_parallel > 1 else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from seedbench_r1.cli.transfer_results import print_transfer, transfer_values
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.prompts import build_prompt
 from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import GroupSummary, Question, RunRecord, RunSummary, to_json
 
 if TYPE_CHECKING:
@@ -22,39 +22,44 @@ if TYPE_CHECKING:
 
 def print_config(config: EvalConfig) -> None:
     """Every resolved setting as JSON on standard output."""
-    console.out().print(json.dumps(to_json(config), indent=1, ensure_ascii=False), soft_wrap=True)
+    print(console.json_text(to_json(config), indent=1))
 
 
 def print_result(planned: Plan, result: EvalResult) -> None:
     """The closing block: a table with intervals, and what to type next."""
     run = load_run(planned.path)
     screen = console.out()
-    if planned.suite.name == "transfer":
-        print_transfer(planned, result)
-    else:
-        screen.print(level_table(run, result))
-        n_clusters = len({question.cluster for question in run.questions.values()})
-        note = f" 95 % intervals, clustered by video ({n_clusters} videos) {console.dot()} consistency not judged"
-        screen.print(note, soft_wrap=True)
-    if result.summary.status == "incomplete":
-        screen.print(
-            f" INCOMPLETE: {result.summary.pending} questions have no answer; not to be ranked", soft_wrap=True
-        )
-    if result.summary.status == "subset":
-        screen.print(" SUBSET: --limit was given; not to be ranked")
+    print_summary(run, result.summary)
     screen.print(f" saved {planned.path / 'summary.json'}", soft_wrap=True)
     example = next(iter(run.records), None)
     if example is not None:
         screen.print(f" next: seedbench-r1 show {planned.path} --question {example}", soft_wrap=True)
 
 
-def level_table(run: Run, result: EvalResult) -> Table:
+def print_summary(run: Run, summary: RunSummary) -> None:
+    """The table of a run's scores, and what the reader must know of it."""
+    screen = console.out()
+    if run.manifest.suite == "transfer":
+        print_transfer(summary, run.manifest.video)
+    else:
+        screen.print(level_table(run, summary))
+        n_clusters = len({question.cluster for question in run.questions.values()})
+        # Verdicts have a table of their own.
+        judged = "" if load_verdicts(run.path) else f" {console.dot()} consistency not judged"
+        screen.print(f" 95 % intervals, clustered by video ({n_clusters} videos){judged}", soft_wrap=True)
+    if summary.status == "incomplete":
+        screen.print(f" INCOMPLETE: {summary.pending} questions have no answer; not to be ranked", soft_wrap=True)
+    if summary.status == "subset":
+        screen.print(" SUBSET: --limit was given; not to be ranked")
+
+
+def level_table(run: Run, summary: RunSummary) -> Table:
     """Levels, then L3's domains, as counts and percentages."""
     table = console.table(["level"], ("n", "accuracy %", "unparsed", "truncated", "failed"))
     every = run.records.values()
-    groups = [(name, group, [r for r in every if r.split == name]) for name, group in result.summary.splits.items()]
+    groups = [(name, group, [r for r in every if r.split == name]) for name, group in summary.splits.items()]
     # Domains stand indented below the levels: they divide L3 and do not add to it.
-    for name, group in _domains(result.summary).items():
+    for name, group in _domains(summary).items():
         groups.append((f"  {name}", group, [r for r in every if r.domain == name]))
     for name, group, records in groups:
         shown = f"{group.selected}" if group.selected == group.n else f"{group.selected} of {group.n}"
@@ -101,11 +106,17 @@ def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
         "protocol_id": planned.manifest.protocol_id,
     }
     if planned.suite.name == "transfer":
-        value |= {"schema": "sbr1.transfer-eval/1", **transfer_values(result.summary)}
-    else:
-        value |= {"status": result.summary.status, "levels": _level_values(run, result.summary)}
-        value["domains"] = to_json(_domains(result.summary))
-    return json.dumps(value | {"errors": failures, "exit_code": exit_code}, ensure_ascii=False)
+        value["schema"] = "sbr1.transfer-eval/1"
+    value |= summary_values(run, result.summary)
+    return console.json_text(value | {"errors": failures, "exit_code": exit_code})
+
+
+def summary_values(run: Run, summary: RunSummary) -> dict[str, object]:
+    """What print_summary shows, for --json. Fractions, not percentages; null where there is no number."""
+    if run.manifest.suite == "transfer":
+        return transfer_values(summary)
+    levels = _level_values(run, summary)
+    return {"status": summary.status, "levels": levels, "domains": to_json(_domains(summary))}
 
 
 def _level_values(run: Run, summary: RunSummary) -> dict[str, object]:
@@ -125,7 +136,7 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
     estimate = estimate_run(planned)
     screen = console.out()
     if as_json:
-        print(json.dumps({"schema": "sbr1.dry-run/1", **estimate}, ensure_ascii=False))
+        print(console.json_text({"schema": "sbr1.dry-run/1", **estimate}))
         return
     shown: dict[str, Question] = {}
     for question in planned.questions:  # the first of each kind
@@ -133,7 +144,7 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
     for question in shown.values():
         kind = f" ({question.kind})" if planned.suite.name == "transfer" else ""
         screen.print(f"prompt of {question.question_id}{kind}:\n")
-        screen.print(console.printable(build_prompt(question, planned.config.template)), soft_wrap=True)
+        screen.print(build_prompt(question, planned.config.template), soft_wrap=True)
     screen.print("")
     for name, value in estimate.items():
         screen.print(f" {name.replace('_', ' '):<26} {value}", soft_wrap=True)

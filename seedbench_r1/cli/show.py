@@ -1,17 +1,18 @@
-"""seedbench-r1 show: one question with its answer, or the failures of a run."""
+"""seedbench-r1 show: the result of a run, one question with its answer and verdicts, or what failed."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.directory import Run, load_run
-from seedbench_r1.types import Question, RunRecord, Score, to_json
+from seedbench_r1.runs.verdicts import load_verdicts
+from seedbench_r1.types import Question, RunRecord, Score, Verdict, to_json
 
 
 def show_command(
@@ -21,34 +22,79 @@ def show_command(
     failed: Annotated[bool, typer.Option("--failed", help="List the questions whose last attempt failed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Print one question with options, reasoning, answer and score; or list what failed."""
+    """Print a run's result; one question with options, reasoning, answer, score and verdicts; or list what failed."""
     # The run directory alone: no annotations, no checkpoint, no media are needed.
+    refuse_folders_of_runs([run], several=False)
     loaded = load_run(run)
     if failed:
         _list_failures(loaded, as_json=as_json)
         return
     if question is None:
-        raise ConfigError("Say which question: --question L1/115; or --failed.")
-    # Three ids show how they are written.
+        _print_run(loaded, as_json=as_json)
+        return
     if question not in loaded.questions:
-        some = ", ".join(list(loaded.questions)[:3])
+        # The first of each level shows how ids are written.
+        firsts = {q.split: question_id for question_id, q in reversed(loaded.questions.items())}
+        some = ", ".join(reversed(firsts.values()))
         raise ConfigError(f"No question {question!r} in {run}. It holds {len(loaded.questions)}, e.g. {some}.")
     record = loaded.records.get(question)
+    judges = load_verdicts(loaded.path)
+    verdicts = [judges[judge_id][question] for judge_id in sorted(judges) if question in judges[judge_id]]
     if as_json:
-        typer.echo(json.dumps(to_json({"question": loaded.questions[question], "record": record}), ensure_ascii=False))
+        value = {"question": loaded.questions[question], "record": record, "verdicts": verdicts}
+        typer.echo(console.json_text(to_json(value)))
         return
-    for line in describe(loaded.questions[question], record):
-        console.out().print(console.printable(line), soft_wrap=True)
+    for line in [*describe(loaded.questions[question], record), *map(_verdict_line, verdicts)]:
+        console.out().print(line, soft_wrap=True)
+
+
+def _print_run(run: Run, *, as_json: bool) -> None:
+    """What `eval` printed at its end, and what each judge's `judge` did."""
+    from seedbench_r1.cli.judge_results import print_consistency, run_json
+    from seedbench_r1.cli.results import print_summary, summary_values
+
+    manifest, summary, judges = run.manifest, run.summary(), load_verdicts(run.path)
+    # General benchmarks are not judged.
+    judged = {name: judges[name] for name in sorted(judges) if manifest.suite != "transfer"}
+    if as_json:
+        value = {
+            "schema": "sbr1.show/1",
+            "run_dir": str(run.path),
+            "model": manifest.model.name,
+            "protocol_id": manifest.protocol_id,
+            **summary_values(run, summary),
+            "judges": [run_json(run, name, verdicts) for name, verdicts in judged.items()],
+        }
+        typer.echo(console.json_text(value))
+        return
+    screen = console.out()
+    protocol = f"protocol {manifest.protocol_id} ({manifest.protocol})"
+    screen.print(f"{run.path} {console.dot()} {manifest.model.name} {console.dot()} {protocol}", soft_wrap=True)
+    print_summary(run, summary)
+    for name, verdicts in judged.items():
+        screen.print("")
+        print_consistency(screen, run, name, verdicts)
+    n_failed = sum(split.failed for split in summary.splits.values())
+    failed = f" {console.dot()} the {n_failed} that failed: --failed" if n_failed else ""
+    example = next(iter(run.records), "ID")
+    screen.print(f" next: seedbench-r1 show {run.path} --question {example}{failed}", soft_wrap=True)
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    """ "verdict   not consistent, by rules/v1: the reasoning concludes B"."""
+    said = {True: "consistent", False: "not consistent", None: "no verdict"}[verdict.consistent]
+    votes = f", votes {sum(verdict.votes)} of {len(verdict.votes)} yes" if verdict.votes else ""
+    return f"verdict   {said}{votes}, by {verdict.judge_id}: {verdict.reason}"
 
 
 def _list_failures(run: Run, *, as_json: bool) -> None:
     failures = [(record, record.failure) for record in run.records.values() if record.failure is not None]
     if as_json:
-        typer.echo(json.dumps(to_json([record for record, _ in failures]), ensure_ascii=False))
+        typer.echo(console.json_text(to_json([record for record, _ in failures])))
         return
     for record, failure in failures:
         line = f"{record.question_id}  {failure.kind}  {failure.message}"
-        console.out().print(console.printable(line), soft_wrap=True)
+        console.out().print(line, soft_wrap=True)
     # Counts go to standard error, so that the list alone can be piped.
     console.err().print(f"{len(failures)} failed, {len(run.questions) - len(run.records)} not asked yet")
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from seedbench_r1.cli import console
 from seedbench_r1.suites.transfer import BENCHMARKS
-from seedbench_r1.types import GroupSummary, RunSummary, to_json
-
-if TYPE_CHECKING:
-    from seedbench_r1.engines.base import EvalResult, Plan
+from seedbench_r1.types import GroupSummary, RunSummary, VideoConfig, to_json
 
 
-def print_transfer(planned: Plan, result: EvalResult) -> None:
-    """The closing block: one column for each benchmark of Table 4, then scores by kind of question."""
-    summary = result.summary
+def print_transfer(summary: RunSummary, video: VideoConfig) -> None:
+    """One column for each benchmark of Table 4, then scores by kind of question."""
     screen = console.out()
     table = transfer_table(summary)
     wide = screen.measure(table, options=screen.options.update(width=400)).maximum
@@ -26,7 +21,6 @@ def print_transfer(planned: Plan, result: EvalResult) -> None:
     screen.print(table)
     for line in kind_lines(summary):
         screen.print(line, soft_wrap=True)
-    video = planned.config.video
     screen.print(
         f" transfer: own prompt, {video.max_frames} frames of at most {video.max_pixels:,} pixels; "
         f"not to be mixed with SEED-Bench-R1 results",

@@ -11,7 +11,7 @@ from seedbench_r1.errors import DataError, SeedBenchError
 from seedbench_r1.models.fingerprint import WeightHashes
 from seedbench_r1.runs.directory import RunDir, read_manifest
 from seedbench_r1.runs.training_snapshot import take_snapshot, write_snapshot
-from seedbench_r1.types import RunManifest
+from seedbench_r1.types import Question, RunManifest, RunRecord
 
 HASHES = ".weights-sha256.json"  # of the runs' folder: hashes of weight files by path, size and time of change
 
@@ -23,6 +23,7 @@ def run_plan(
     stop: threading.Event | None = None,
     observe: Observe = lambda record: None,
     say: Callable[[str], None] = lambda line: None,
+    opened: Callable[[dict[str, RunRecord], list[Question]], None] = lambda records, pending: None,
 ) -> EvalResult:
     """Answer every pending question of a run. Calling it again continues the run.
 
@@ -32,6 +33,7 @@ def run_plan(
         stop: when set, nothing new is begun; what is in flight is finished and saved.
         observe: called with every record right after it was written.
         say: called with lines for the user.
+        opened: called once the directory is open, with its records so far and what is asked in this call.
 
     Raises:
         ConfigError, ResourceError: as RunDir.open, and from the engine. What was answered before is on disk.
@@ -48,6 +50,7 @@ def run_plan(
     with RunDir.open(plan.path, manifest, plan.questions, shard=shard, fresh=fresh) as run:
         mine = config.shard  # shard 0 of n is no part of the questions
         pending = run.pending(plan.questions, shard=mine, retry_errors=config.retry_errors)
+        opened(run.records(), pending)
         run.event("start", pending=len(pending), command=plan.manifest.command, shard=mine, workers=writers)
         # Noted as soon as they are known: a kill must not lose what the next call has to compare with.
         noting = threading.Thread(target=_note_weights, args=(run, weights), name="weights", daemon=True)

@@ -77,6 +77,15 @@ def test_random_answers(call, n_clusters):
     assert found["p"] == sign_flip_test(differences, clusters)
 
 
+@pytest.mark.parametrize("clusters", [[0], [0, 0, 0, 1], list(range(12))])
+@pytest.mark.parametrize("value", [0, 1, -1])
+def test_equal_differences(call, clusters, value):
+    differences = [value] * len(clusters)
+    found = call("(() => { const i = pairedInterval(a[0], a[1]); return [i.lo, i.hi]; })()", differences, clusters)
+    expected = paired_interval(differences, clusters)
+    assert found == pytest.approx([expected.lo, expected.hi], abs=1e-12)
+
+
 def test_random_counts(call):
     numbers = np.random.default_rng(0)
     for b, c in [(0, 0), (0, 1), (7, 7), (300, 250), *numbers.integers(0, 900, (20, 2)).tolist()]:

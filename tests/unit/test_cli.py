@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from seedbench_r1.cli import console
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.questions import load_questions
 from tests.command import RUN, cli, cli_forked, cli_process
@@ -82,6 +83,49 @@ def test_show_prints_a_question_and_obeys_no_control_character(data_root, tmp_pa
     assert "\x07" not in shown.stdout
     assert "\\x1b[2J[red]gone[/red]\\x07" in shown.stdout
     assert cli("show", run, "--question", "L1/none", cwd=tmp_path).returncode == 3
+
+
+def test_no_name_and_no_error_moves_the_terminal(data_root, tmp_path):
+    escape = "\x1b]0;title\x07\x1b[2J\u202e"
+    script = write_script(tmp_path / f"script{escape}.json")
+    fake = ("eval", "--backend", "fake", "--data-root", data_root, "--levels", "L1", "--run-name", f"run{escape}")
+    outputs = [
+        cli(*fake, "--model", script, cwd=tmp_path),
+        cli(*fake, "--model", tmp_path / f"absent{escape}", cwd=tmp_path),
+        cli("leaderboard", "build", tmp_path / "runs" / f"run{escape}", cwd=tmp_path),
+        cli("show", tmp_path / "runs" / f"run{escape}", "--question", f"L1/{escape}", cwd=tmp_path),
+        cli("data", "status", "--data-root", tmp_path / escape, cwd=tmp_path),
+        cli("judge", tmp_path / "runs" / f"run{escape}", cwd=tmp_path),
+        cli("-vv", "judge", tmp_path / f"absent{escape}", cwd=tmp_path),
+    ]
+    assert "Traceback" in outputs[-1].stderr
+    assert [done.returncode for done in outputs] == [0, 3, 0, 3, 4, 0, 4]
+    for done in outputs:
+        assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout + done.stderr), done.args
+        assert "\\x1b[2J" in done.stdout + done.stderr, done.args
+
+
+def test_a_warning_of_a_library_moves_no_terminal():
+    script = "import logging; from seedbench_r1.cli.app import common; common(); logging.warning('a\\x1b[2J')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr == "WARNING root: a\\x1b[2J\n"
+
+
+def test_a_table_shows_control_characters_as_text(capsys):
+    cells = console.table(["id"], ())
+    cells.add_row("\x1b[31mL1/1\x9b")
+    console.out().print(cells)
+    assert capsys.readouterr().out.split() == ["id", r"\x1b[31mL1/1\u009b"]
+
+
+def test_json_is_readable_and_moves_no_terminal():
+    value = {"名": "ä 💡", "moved": "\x1b[2J\x7f\x9b\u202e\ud83d\U000e0001\n"}
+    text = console.json_text(value)
+    assert json.loads(text) == value
+    assert text.startswith('{"名": "ä 💡", ')
+    assert text.isprintable()
+    # What is escaped once is not escaped again.
+    assert console.printable(text) == text
 
 
 def test_no_data_root(tmp_path):

@@ -230,3 +230,23 @@ def test_diff_of_what_cannot_be_compared(on_disk, tmp_path):
     mixed = run("diff", base, on_disk.folder / "frames-32")
     assert mixed.exit_code == 0
     assert "differences may come from the protocol" in mixed.stdout
+
+
+def test_runs_that_never_differ_or_always_do_have_an_interval_in_every_output(tmp_path):
+    benchmark = make_benchmark({"L3": 12})
+    levels = {"levels": ("L3",), "bare": 0.0}
+    for name, ability in (("base", 99), ("same", 99), ("lost", -99)):
+        write_run(tmp_path, RunSpec(name, ability=ability, **levels), benchmark)
+    done = cli("leaderboard", "build", "base", "same", "lost", "--baseline", "base", cwd=tmp_path)
+    videos = len({question["cluster"] for question in benchmark.questions})
+    assert videos == 10
+    # 10 of 12 questions have a video of their own: worth 144 / 16 = 9 videos; 0.025 ** (1 / 9) = 0.6637.
+    texts = done.stdout, (tmp_path / "leaderboard.md").read_text()
+    assert "+0.0 [-33.6, +33.6]" in texts[0]
+    assert "-100.0 [-100.0, -32.7]" in texts[0]
+    assert "[-33.6, 33.6]" in texts[1]
+    with (tmp_path / "leaderboard_long.csv").open() as stream:
+        lines = [row for row in csv.DictReader(stream) if row["run_id"] == "same" and row["diff_lo"]]
+    assert {row["test"].split("; ")[1] for row in lines} == {"interval exact: no spread between videos"}
+    shown = cli("leaderboard", "diff", "base", "same", cwd=tmp_path).stdout
+    assert "+0.0 [-33.6, +33.6]" in shown

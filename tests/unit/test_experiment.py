@@ -60,7 +60,7 @@ def test_the_table_names_every_variant_and_its_seeds():
     # one in 2 and 3, of which 1 and 1 answer right
     details = "60.0 | 40.0 | 10.0 | 40.0 | 100.0 | 10.0"
     assert f"| care | 66.7 66.7 | 100.0 100.0 | 0.0 0.0 | 100.0 80.0 | {details} |" in singles
-    assert "| care | +0.0 [+0.0, +0.0], p = 1.000" in gains
+    assert "| care | +0.0 [-87.1, +87.1], p = 1.000" in gains  # two videos of 2 and 1 questions: worth 1.8
     assert "start" not in gains
 
 

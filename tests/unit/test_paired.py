@@ -29,10 +29,43 @@ def test_paired_interval_by_hand():
     half = 3.182446305284263 * 0.14657549  # t with 3 degrees of freedom
     assert (result.mean, result.n, result.n_clusters) == (0.375, 8, 4)
     assert (result.lo, result.hi) == pytest.approx((0.375 - half, 0.375 + half), abs=1e-7)
-    assert math.isnan(stats.paired_interval([1, 0], ["a", "a"]).lo)
-    assert math.isnan(stats.paired_interval([], []).mean)
-    same = stats.paired_interval([0, 0, 0], ["a", "b", "b"])
-    assert (same.mean, same.lo, same.hi) == (0, 0, 0)
+    nothing = stats.paired_interval([], [])
+    assert all(math.isnan(number) for number in (nothing.mean, nothing.lo, nothing.hi))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 12, 14, 400])
+def test_equal_differences_have_the_exact_interval_of_as_many_videos(n):
+    videos = list(range(n))
+    never = stats.paired_interval([0] * n, videos)
+    most = scipy_stats.binomtest(0, n).proportion_ci(0.95, "exact").high  # of 0 in n
+    assert (never.lo, never.hi) == pytest.approx((-most, most), abs=1e-12)
+    always = stats.paired_interval([1] * n, videos)
+    least = scipy_stats.binomtest(n, n).proportion_ci(0.95, "exact").low  # the others could be lost
+    assert (always.lo, always.hi) == pytest.approx((2 * least - 1, 1), abs=1e-12)
+    turned = stats.paired_interval([-1] * n, videos)
+    assert (turned.lo, turned.hi) == pytest.approx((-always.hi, -always.lo), abs=1e-12)
+    # The interval leaves zero out exactly where the test rejects it.
+    assert (always.lo > 0) == (stats.sign_flip_test([1] * n, videos) < 0.05) == (n >= 6)
+
+
+def test_questions_of_one_video_say_little_of_the_next_video():
+    one = stats.paired_interval([1, 0, 0, 1], ["a"] * 4)
+    assert (one.lo, one.hi) == pytest.approx((0.5 * 0.025 - 0.975, 0.5 * 0.025 + 0.975))
+    # Sizes 3 and 1 are worth 16 / 10 videos.
+    unequal = stats.paired_interval([0] * 4, ["a", "a", "a", "b"])
+    assert unequal.hi == pytest.approx(1 - 0.025 ** (10 / 16))
+    # Both videos have the mean 1 / 2 though questions differ: no spread between them either.
+    halves = stats.paired_interval([1, 0, 0, 1], ["a", "a", "b", "b"])
+    assert (halves.se, halves.lo) == (0, pytest.approx(0.5 * 0.025**0.5 - (1 - 0.025**0.5)))
+
+
+@pytest.mark.parametrize(("at", "n"), [(0.0, 12), (1.0, 12), (0.0, 100)])
+def test_the_interval_without_spread_covers_what_is_likely(at, n):
+    # A share of all videos lies at the far end; that n videos show none of them has the probability (1 - share) ** n.
+    found = stats.paired_interval([at] * n, list(range(n)))
+    for share in np.linspace(0, 1, 201):
+        truth = (1 - share) * at + share * (-1.0 if at else 1.0)
+        assert (found.lo <= truth <= found.hi) == ((1 - share) ** n >= 0.025)
 
 
 def test_difference_of_gaps_by_hand():
@@ -43,6 +76,11 @@ def test_difference_of_gaps_by_hand():
     assert (result.lo, result.hi) == pytest.approx((-0.04 - 0.0979982, -0.04 + 0.0979982), abs=1e-7)
     few = stats.difference_of_gaps(stats.PairedDifference(0.05, NAN, NAN, 0.03, 50, 4), far_level)
     assert few.hi == pytest.approx(-0.04 + 3.182446305284263 * 0.05)
+    # A level on which nothing was seen to differ has bounds, and they count: 0.2 and 0.1 below, 0.2 and 0.3 above.
+    unseen = stats.difference_of_gaps(
+        stats.PairedDifference(0, -0.2, 0.2, 0, 14, 14), stats.PairedDifference(0.5, 0.2, 0.6, 0.03, 50, 40)
+    )
+    assert (unseen.lo, unseen.hi) == pytest.approx((-0.5 - 0.05**0.5, -0.5 + 0.13**0.5))
     enough = stats.PairedDifference(0.05, NAN, NAN, 0.03, 50, 30)
     assert stats.difference_of_gaps(enough, enough).hi == pytest.approx(1.959963984540054 * 0.03 * 2**0.5)
 

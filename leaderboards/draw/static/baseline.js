@@ -43,7 +43,12 @@ function fillDistance(cell, test, run, half, isBase, isDomain) {
 // The difference of two gaps: paired within each level, the levels independent of one another.
 function gapDifference(near, far) {
   if (!near || !far || isNaN(near.se) || isNaN(far.se)) return null;
-  const fewest = Math.min(near.nClusters, far.nClusters), mean = near.mean - far.mean;
+  const mean = near.mean - far.mean;
+  if (near.se === 0 || far.se === 0) { // no spread: the intervals are added in squares
+    const below = Math.hypot(near.mean - near.lo, far.hi - far.mean), above = Math.hypot(near.hi - near.mean, far.mean - far.lo);
+    return {mean, lo: mean - below, hi: mean + above};
+  }
+  const fewest = Math.min(near.nClusters, far.nClusters);
   const half = (fewest >= FEW_CLUSTERS ? Z : tQuantile(fewest - 1)) * Math.hypot(near.se, far.se);
   return {mean, lo: mean - half, hi: mean + half};
 }

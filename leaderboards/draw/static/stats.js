@@ -69,10 +69,19 @@ function standardErrors(values, clusters) {
   return {mean, se: g > 1 ? Math.sqrt(between * g / (g - 1)) / n : NaN, n, nClusters: g};
 }
 
+// Student's t; where no spread between clusters is seen, the exact interval of as many clusters with this same mean.
 function pairedInterval(differences, clusters) {
-  const errors = standardErrors(differences, clusters);
-  const half = errors.nClusters > 1 ? tQuantile(errors.nClusters - 1) * errors.se : NaN;
-  return {...errors, lo: errors.mean - half, hi: errors.mean + half};
+  const errors = standardErrors(differences, clusters), {mean, n} = errors;
+  if (errors.se > 0) {
+    const half = tQuantile(errors.nClusters - 1) * errors.se;
+    return {...errors, lo: mean - half, hi: mean + half};
+  }
+  const sizes = new Map();
+  for (const cluster of clusters) sizes.set(cluster, (sizes.get(cluster) || 0) + 1);
+  let squares = 0;
+  for (const size of sizes.values()) squares += size * size;
+  const q = 0.025 ** (squares / n ** 2);
+  return {...errors, lo: q * mean - (1 - q), hi: q * mean + (1 - q)};
 }
 
 // PCG64 (XSL-RR), raw 64-bit words. The 128-bit state and increment are hexadecimal.
