@@ -28,7 +28,9 @@ DRAINING = "Stopping: this step is finished and saved. Once more stops at once."
 ReportTo = Annotated[
     str | None, output_option("--report-to", help="tensorboard, wandb, trackio, joined by commas; by default none.")
 ]
-ConfigFile = Annotated[Path | None, output_option("--config", help="TOML with these options in its table train.")]
+# The backslash keeps the brackets: Rich takes [train] for a style.
+_CONFIG_HELP = "TOML with these options under \\[train]."
+ConfigFile = Annotated[Path | None, output_option("--config", help=_CONFIG_HELP)]
 
 
 @with_settings(in_groups(TABLE, GROUPS))
