@@ -1,7 +1,7 @@
 """Checkpoints: a folder that `eval` takes as a model and that training continues from, bit for bit.
 
     out/checkpoint-100/                weights, config and processor files in the Hugging Face layout
-        training.json                  algorithm, base model, step, configuration, identity
+        training.json                  algorithm, base model, step, configuration, identity, hashes of the weights
         resume/                        optimiser, average, random states: state.pt, or under --fsdp sharded/, with each
                                        process's shards, and random.pt
 
@@ -26,14 +26,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_json
 from seedbench_r1.typed_json import parse_json
+from trainers.config import FORMER
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.sharding import as_sharded, load_shards, save_shards
+from trainers.weights import RANDOM, RESUME, SHARDED, STATE, check_hashes, check_state, weight_hashes
 
-TRAINING, RESUME = "training.json", "resume"
-STATE, SHARDED, RANDOM = "state.pt", "sharded", "random.pt"  # in RESUME
+TRAINING = "training.json"
 SPACE_FACTOR = 1.2  # free space over need before a checkpoint is begun; ours
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -65,6 +66,7 @@ class SavedTraining:
     step: int
     progress: Progress
     identity: dict[str, object]  # what a continuation must share
+    weights: dict[str, dict[str, int | str]]  # file -> size and sha256; empty: written before they were kept
 
 
 def list_checkpoints(out: Path) -> list[Path]:
@@ -81,12 +83,15 @@ def read_training(folder: Path) -> SavedTraining:
         raise ConfigError(f"{folder} is no checkpoint to continue from: {error}. Fix: move it away.") from error
     if not isinstance(value, dict) or not {"step", "identity", "progress"} <= set(value):
         raise ConfigError(f"{folder / TRAINING} was not written by `train`. Fix: move the folder away.")
-    return SavedTraining(folder, value["step"], Progress(**value["progress"]), value["identity"])
+    if folder.name != f"checkpoint-{value['step']}":
+        raise ConfigError(f"{folder / TRAINING} is of step {value['step']}, its folder is not. Fix: move it away.")
+    progress = Progress(**value["progress"])
+    return SavedTraining(folder, value["step"], progress, value["identity"], value.get("weights") or {})
 
 
 def check_same_run(saved: SavedTraining, identity: Mapping[str, object]) -> None:
     """Raises ConfigError with the differing keys if the checkpoint belongs to another configuration."""
-    stored = saved.identity
+    stored = {**{name: value for name, value in FORMER.items() if name in identity}, **saved.identity}
     differing = [
         f"{key}: {stored.get(key)!r} there, {identity.get(key)!r} here"
         for key in sorted(set(stored) | set(identity))
@@ -99,10 +104,19 @@ def check_same_run(saved: SavedTraining, identity: Mapping[str, object]) -> None
         )
 
 
-def check_resumable(folder: Path, *, sharded: bool) -> None:
-    """Raises ConfigError if the folder's resume/ is absent or of the other kind: written with or without --fsdp."""
+def check_resumable(saved: SavedTraining, *, sharded: bool) -> None:
+    """Raises ConfigError, naming the file, for a checkpoint from which a training cannot be continued as it was.
+
+    Its resume/ is absent, of the other kind (written with or without --fsdp) or of another step, or its weights are not
+    the bytes that were saved. Reads every byte of the weights, and loads nothing.
+    """
+    folder = saved.folder
     wanted, other = (SHARDED, STATE) if sharded else (STATE, SHARDED)
     if (folder / RESUME / wanted).exists():
+        check_state(folder, saved.step, sharded=sharded)
+        # With --fsdp the weights, too, are read from resume/.
+        if not sharded:
+            check_hashes(folder, saved.weights)
         return
     if (folder / RESUME / other).exists():
         raise ConfigError(
@@ -135,7 +149,7 @@ def save_checkpoint(
 
     def write_tensors() -> None:
         if state.policy.shards is not None:
-            save_shards(temporary / RESUME / SHARDED, _sharded_tensors(state))
+            save_shards(temporary / RESUME / SHARDED, _sharded_tensors(state), progress.step)
         state.policy.save(temporary, writes=main)
 
     # Each stage is collective: a disk error in one process must stop all of them before the next. The others than
@@ -172,13 +186,14 @@ def _prepare(out: Path, folder: Path, temporary: Path, state: TrainingState) -> 
 
 def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mapping[str, object]) -> None:
     """Write what process 0 alone writes, and give the folder its name."""
-    random = _random_states()
+    step = content["step"]
+    random = {**_random_states(), "step": step}
     if state.policy.shards is not None:
         torch.save(random, temporary / RESUME / RANDOM)
     else:
         kept = {"optimizer": state.optimizer.state(), "average": state.reference.average, "random": random}
-        torch.save(kept, temporary / RESUME / STATE)
-    write_json(temporary / TRAINING, content)
+        torch.save(kept | {"step": step}, temporary / RESUME / STATE)
+    write_json(temporary / TRAINING, {**content, "weights": weight_hashes(temporary)})
     # Before the rename: after a power failure, a folder that has its name must have its content too.
     _sync(temporary)
     if folder.exists():
@@ -188,8 +203,7 @@ def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mappi
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Restore everything as it was when the folder was written. Raises ConfigError if a part is absent."""
-    check_resumable(folder, sharded=state.policy.shards is not None)
+    """Restore everything as it was when the folder, which has been checked, was written."""
     if state.policy.shards is not None:
         load_shards(folder / RESUME / SHARDED, _sharded_tensors(state))
         state.reference.write_average_to_copy()

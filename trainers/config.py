@@ -230,6 +230,9 @@ RESUME_MUTABLE = {
     "train_file",  # likewise
 }
 
+# Settings that are younger than the first checkpoints: what those that do not name them were trained with.
+FORMER = {"rewards": "evaluation"}
+
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 TABLE = settings_of(TrainConfig) | {
     name: replace(row, option=replace(row.option, group=DATA)) for name, row in settings_of(VideoConfig).items()

@@ -30,6 +30,7 @@ from trainers.samplers import Sampler, open_sampler
 from trainers.sft import sft_step
 from trainers.sharding import shard_policy
 from trainers.shared_prefix import shared_prefix_attention
+from trainers.weights import check_finite
 
 Observe = Callable[[StepMetrics], None]
 
@@ -76,6 +77,7 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
         progress = Progress()
         if plan.resume is not None:
             load_checkpoint(plan.resume.folder, state)
+            check_finite(state.policy.model, str(plan.resume.folder), plan.resume.folder.glob("*.safetensors"))
             progress = plan.resume.progress
         log = StepLog(config.out, progress.step) if processes.is_main else None
         if log is not None:
@@ -162,6 +164,7 @@ def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) ->
     """The base model, its optimiser, reference and sampler, as at step 0."""
     config = plan.config
     policy = load_policy(config, plan.checkpoint, processes.device)
+    check_finite(policy.model, plan.checkpoint.info.path, plan.checkpoint.weights.values())
     # On for the whole training: gradient checkpointing computes the layers again in the backward pass.
     if config.shared_prefix:
         stack.enter_context(shared_prefix_attention(policy.model))
