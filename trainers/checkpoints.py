@@ -27,12 +27,13 @@ from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_json
 from seedbench_r1.typed_json import parse_json
 from trainers.config import FORMER
+from trainers.errors import TrainingEnded
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.sharding import as_sharded, load_shards, save_shards
-from trainers.weights import RANDOM, RESUME, SHARDED, STATE, check_hashes, check_state, weight_hashes
+from trainers.weights import RANDOM, RESUME, SHARDED, STATE, check_hashes, check_state, first_not_finite, weight_hashes
 
 TRAINING = "training.json"
 SPACE_FACTOR = 1.2  # free space over need before a checkpoint is begun; ours
@@ -133,12 +134,21 @@ def save_checkpoint(
     description: Mapping[str, object],  # of the training, for training.json
     *,
     keep: int | None,
+    last_good: int | None = None,
     processes: Processes,
 ) -> Path:
     """Write out/checkpoint-<step> and delete the oldest beyond `keep`. Returns the folder. Every process calls it.
 
-    Raises ResourceError, in all processes, if the disk is too full; checkpoints written before stay as they are.
+    The newest of step `last_good` or before stays, too. Raises, in all processes, ResourceError if the disk is too full
+    and TrainingEnded if weights are not finite; checkpoints written before stay as they are.
     """
+    # Every process looks at its own shards, and all must leave alike.
+    broken = processes.gather([name for name in [first_not_finite(state.policy.trainable().items())] if name])
+    if broken:
+        raise TrainingEnded(
+            f"checkpoint-{progress.step} was not written: {broken[0]} holds NaN or infinity. {_last_good(out)}. Fix: a "
+            f"lower --learning-rate and another --out."
+        )
     folder, main = out / f"checkpoint-{progress.step}", processes.is_main
     temporary = out / f".{folder.name}.unfinished"
     content = {**description, "step": progress.step, "progress": asdict(progress)}
@@ -168,9 +178,16 @@ def save_checkpoint(
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     # Only after the new one is complete.
+    kept = newest_until(out, last_good) if last_good is not None else None
     for old in list_checkpoints(out)[: -keep if keep else 0] if main else []:
-        shutil.rmtree(old)
+        if old != kept:
+            shutil.rmtree(old)
     return folder
+
+
+def newest_until(out: Path, step: int) -> Path | None:
+    """The newest checkpoint of this step or an earlier one."""
+    return next((path for path in reversed(list_checkpoints(out)) if int(path.name.split("-")[1]) <= step), None)
 
 
 def _prepare(out: Path, folder: Path, temporary: Path, state: TrainingState) -> None:
@@ -243,13 +260,17 @@ def _with_disk_errors(stage: Callable[[], None], out: Path, folder: Path) -> Non
 
 
 def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
-    kept, free = list_checkpoints(out), shutil.disk_usage(out).free
-    last = f"last good checkpoint: {kept[-1].name}" if kept else "there is no earlier checkpoint"
+    free, last = shutil.disk_usage(out).free, _last_good(out)
     return ResourceError(
         f"{folder} cannot be written ({why}; {free / 1e9:.1f} GB free). Training stopped at step "
         f"{folder.name.split('-')[1]}; {last}. Nothing of the new one was left. "
         f"Fix: free some space or lower --save-total-limit, and run the same command again; or another --out."
     )
+
+
+def _last_good(out: Path) -> str:
+    kept = list_checkpoints(out)
+    return f"last good checkpoint: {kept[-1].name}" if kept else "there is no earlier checkpoint"
 
 
 def _reason(error: BaseException) -> str:

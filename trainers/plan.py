@@ -8,6 +8,7 @@ from pathlib import Path
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.questions import TrainingRow, file_sha256
+from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
 from trainers.config import TrainConfig, resume_identity, total_steps
 from trainers.data import read_rows
@@ -49,6 +50,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
         DataError: invalid rows, or absent media unless config.allow_missing.
         ConfigError: no such model, or one that was cut off; no such sampler; config.out holds checkpoints of another
             configuration, or whose files are not those that were saved; or one process is to shard.
+        TrainingEnded: an alarm has ended the training in config.out, and it is not to keep going.
     """
     check_sampler(config, world_size=world_size)
     if config.fsdp and world_size == 1:
@@ -76,6 +78,8 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
         # A finished training may have lost its resume/ folder: nothing will be continued from it.
         if resume.step < n_steps:
             check_resumable(resume, sharded=config.fsdp)
+    if resume is None or resume.step < n_steps:
+        refuse_ended(config)
     return TrainPlan(
         config=config,
         rows=rows,

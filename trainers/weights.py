@@ -1,10 +1,11 @@
-"""Weight files and weights that are not what they should be: cut off, of another step, changed, or not finite."""
+"""Weight files, weights and logits that are not what they should be: cut off, of another step, changed, not finite."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,10 +15,17 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import read_json_object
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.questions import file_sha256
+from trainers.errors import TrainingEnded
 from trainers.sharding import local_shard, saved_steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+T = TypeVar("T")
 
 RESUME = "resume"  # of a checkpoint folder: what evaluation does not need
 STATE, SHARDED, RANDOM = "state.pt", "sharded", "random.pt"  # in RESUME
+LARGEST_LOGIT = 1e30  # larger ones overflow when they are divided by a temperature; ours
 _AGAIN = "Fix: copy or download it again."
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
@@ -78,6 +86,38 @@ def _not_finite_in(path: Path) -> str | None:
     with safe_open(path, framework="pt") as file:
         found = first_not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 - no mapping
     return found and f"{found} in {path}"
+
+
+def finite_only(model: PreTrainedModel, completions: Iterable[T]) -> Iterator[T]:
+    """Completions while they are drawn, as they are. Raises TrainingEnded after the last if logits were not finite."""
+    seen = torch.zeros((), dtype=torch.bool, device=model.device)
+
+    def watch(_module: object, _inputs: object, logits: Tensor) -> Tensor:
+        usable = logits.abs() < LARGEST_LOGIT
+        # Kept on the device: asking for it here would wait for the device, and cannot be recorded as a graph.
+        seen.logical_or_(~usable.all())
+        # A token drawn from NaN is none of the vocabulary, and ends the process in the embedding.
+        return torch.where(usable, logits, 0.0)
+
+    output_layer: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    handle = output_layer.register_forward_hook(watch)
+    try:
+        yield from completions
+    finally:
+        handle.remove()
+    if bool(seen):
+        raise logits_not_finite(model)
+
+
+def logits_not_finite(model: torch.nn.Module) -> TrainingEnded:
+    """The error for a policy whose logits hold NaN or infinity."""
+    name = first_not_finite(model.named_parameters())
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    why = f"{name} holds NaN or infinity" if name else f"every weight is finite, so values overflow in {dtype}"
+    return TrainingEnded(
+        f"The model's logits are not finite while rollouts are sampled: {why}. Training stopped; the last checkpoint "
+        f"is complete. Fix: a lower --learning-rate and another --out, another --model, or --dtype float32."
+    )
 
 
 def weight_hashes(folder: Path) -> dict[str, dict[str, int | str]]:

@@ -198,6 +198,7 @@ def test_metrics_by_hand():
         "zero_std": 0.5,
         "length": 12.5,
         "truncated": 0.25,
+        "reasoning": 0.75,  # "x" has none
         "reasoning_words": 4.0,
         "kl": 0.1,
         "rollout_logprob_gap": None,
