@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,7 @@ from seedbench_r1.cli.app import app
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.launch import command, metrics_of, processes
-from tests.trainers.toy import plan_and_train, toy_config
+from tests.trainers.toy import plan_and_train, policy_of, toy_config
 from trainers.alarms import ALARM, END_AFTER, SAY_EVERY, Alarms
 from trainers.checkpoints import list_checkpoints
 from trainers.errors import TrainingEnded
@@ -128,6 +129,22 @@ def test_logits_that_overflow_are_named_before_a_token_is_drawn_from_them(toy, t
             TrainingEnded, match=r"logits are not finite .* every weight is finite, .*overflow in float32"
         ):
             plan_and_train(config)
+
+
+def test_what_vllm_gives_without_a_finite_probability_is_not_trained_on(toy, monkeypatch):
+    from trainers import vllm_sampler
+
+    monkeypatch.setattr(vllm_sampler, "ColocatedEngine", lambda *given, **options: None)
+    config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
+    sampler = vllm_sampler.VllmSampler(policy_of(config), config, world_size=1)
+
+    def completion(*logprobs):
+        entries = [{5: SimpleNamespace(logprob=value)} for value in logprobs]
+        return SimpleNamespace(finish_reason="length", token_ids=[5] * len(entries), logprobs=entries)
+
+    assert sampler._rollout(completion(-1.0, -2.0)).logprobs == (-1.0, -2.0)
+    with pytest.raises(TrainingEnded, match="logits are not finite"):
+        sampler._rollout(completion(-1.0, float("nan")))
 
 
 def test_weights_that_a_step_has_broken_are_not_written(toy, tmp_path, monkeypatch):
