@@ -67,6 +67,9 @@ class EvalConfig:
     data_root: Path = setting(MISSING, "Folder of annotations/, videos/, images/.", DATA, env="SBR1_DATA_ROOT")
     base_model: str | None = setting(None, "Base of a LoRA adapter that does not name it.", MODEL, owners=_LOADED)
     revision: str | None = setting(None, "Branch, tag or commit of a hub id.", MODEL, owners=_LOADED)
+    processor: str | None = setting(
+        None, "Folder or hub id of tokenizer, chat template and processor files.", MODEL, owners=_LOADED
+    )
     backend: str = setting("transformers", "transformers, vllm, openai:MODEL or fake.", MODEL)
     dtype: str = setting("auto", "Of the weights.", MODEL, choices=DTYPES, owners=(*_LOADED, *_LMMS))
     device: str = setting("auto", "auto, cuda, cuda:1, cpu.", MODEL, owners=("backend transformers", *_LMMS))

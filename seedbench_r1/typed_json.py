@@ -16,6 +16,9 @@ T = TypeVar("T")
 Convert = Callable[[Any], Any]
 
 
+_ABSENT = object()
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """Of a number, in Annotated: both ends belong to it."""
@@ -164,10 +167,12 @@ def _dataclass_converter(kind: type) -> Convert:
         found, name = {}, ""
         try:
             for name, simple, convert_field, needed in fields:  # the name is for the message
-                if name in value:
-                    item = value[name]
-                    # Most values of a file are as they should be, and need no call.
-                    found[name] = item if type(item) in simple else convert_field(item)
+                item = value.get(name, _ABSENT)
+                # Most values of a file are as they should be, and need no call.
+                if type(item) in simple:
+                    found[name] = item
+                elif item is not _ABSENT:
+                    found[name] = convert_field(item)
                 elif needed:
                     raise ValueError("is absent")
         except ValueError as error:

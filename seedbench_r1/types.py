@@ -266,6 +266,7 @@ class ModelInfo:
     step: int | None = None
     architecture: str | None = None
     selected_from_k: int | None = None  # this checkpoint was picked as the best of k
+    quantisation: str | None = None  # "gptq-4bit"; None: none
     files: dict[str, str] = field(default_factory=dict)  # template, tokenizer, processor ...: name -> sha256[:16]
 
 

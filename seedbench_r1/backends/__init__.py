@@ -9,8 +9,10 @@ from seedbench_r1.backends.base import Backend
 from seedbench_r1.config import EvalConfig, api_key
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
+from seedbench_r1.models.weights import check_quantisation
 from seedbench_r1.types import ModelInfo
 
+VIEWS = ".models"  # of the runs' folder: checkpoints with another's processor, as folders of links
 BACKENDS = ("transformers", "vllm", "openai:MODEL", "fake")
 
 
@@ -36,7 +38,15 @@ def identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
             check_vllm()
         case name if name not in BACKENDS:
             raise ConfigError(f"No backend {name!r}. There are: {', '.join(BACKENDS)}.")
-    checkpoint = inspect_model(config.model, base_model=config.base_model, revision=config.revision)
+    checkpoint = inspect_model(
+        config.model,
+        base_model=config.base_model,
+        revision=config.revision,
+        processor=config.processor,
+        views=config.runs_dir / VIEWS,
+    )
+    if config.backend == "transformers":
+        check_quantisation(config.model, checkpoint.config)
     return checkpoint, checkpoint.info
 
 

@@ -13,6 +13,20 @@ Result = tuple[str, Generation | Failure]  # with the question's id
 REQUEST_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError)
 
 
+NAN_TEXT = 32  # signs: so many "!" and nothing else are no answer
+
+
+def nan_failure(text: str) -> Failure | None:
+    """The failure that a text of nothing but "!" stands for; None for any other.
+
+    An engine that does not look at its logits takes token 0 where all are NaN: "!" in the vocabularies of the Qwen
+    models, up to the length limit.
+    """
+    if len(text) < NAN_TEXT or text.strip("!"):
+        return None
+    return Failure("backend_error", f'the answer is {len(text)} times "!": the model\'s logits are not finite (NaN)')
+
+
 class Backend(Protocol):
     """Turns a lazy stream of requests into a stream of results.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from seedbench_r1.backends.caches import DecodeCache, RowCache, open_cache
-from seedbench_r1.backends.sampling import next_tokens, row_generator
+from seedbench_r1.backends.sampling import NOT_FINITE, NonFiniteLogits, next_tokens, row_generator
 from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, normalise_patches
 from seedbench_r1.types import FinishReason, SamplingConfig
 
@@ -160,6 +160,8 @@ def decode(
         generators = [completion.generator for completion in rows.completions]
         tokens, logprobs = next_tokens(logits, sampling, generators, forbidden_ids=forbidden, seen=rows.seen)
         values = tokens.tolist()
+        if NOT_FINITE in values:
+            raise NonFiniteLogits
         chosen = [None] * len(values) if logprobs is None else logprobs.tolist()
         going = []
         for place, completion in enumerate(rows.completions):

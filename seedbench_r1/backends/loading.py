@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from seedbench_r1.backends.adapters import merge_adapter_into
 from seedbench_r1.errors import ConfigError, ResourceError
@@ -14,6 +16,8 @@ from seedbench_r1.typed_json import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
 
 # What --dtype takes; transformers understands the word "auto" itself.
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,14 +87,22 @@ def _load_full(
             device_map={"": device},
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot load the weights of {model}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"{model} does not fit into the memory of {device}. "
             "Fix: free the GPU, or --backend vllm --tensor-parallel 2"
         ) from error
-    absent = sorted(report["missing_keys"])
+    # ImportError: of what a quantised checkpoint needs. RuntimeError: of sizes that are not config.json's.
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(f"Cannot load the weights of {model}: {error}") from error
+    absent, left = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if absent:  # transformers would go on with random weights in their place
         raise ConfigError(f"The checkpoint {model} lacks {len(absent)} weights of its architecture, first {absent[0]}")
+    if unmerged := [name for name in left if "lora_" in name]:
+        raise ConfigError(
+            f"The checkpoint {model} holds an adapter that was not merged, first {unmerged[0]}. Fix: save it merged "
+            f"(merge_and_unload), or as an adapter folder."
+        )
+    if left:
+        log.warning("%d tensors of %s have no place in the model, first %s", len(left), model, left[0])
     return loaded.eval(), processor

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from seedbench_r1.api.client import ChatClient, Reply, RequestFailed
 from seedbench_r1.api.cost_limit import CostLimit
 from seedbench_r1.api.worker_pool import in_parallel
-from seedbench_r1.backends.base import Result
+from seedbench_r1.backends.base import Result, nan_failure
 from seedbench_r1.config import OPENAI_BASE_URL, EvalConfig
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
@@ -256,7 +256,7 @@ def to_generation(reply: Reply, *, logprobs: bool = False) -> Generation | Failu
         return Failure("backend_error", f"the server ended the answer with finish_reason {reply.finish_reason!r}")
     if logprobs and reply.logprobs is None:
         return Failure("backend_error", "the server gave no log-probabilities")
-    return Generation(
+    return nan_failure(reply.text) or Generation(
         text=reply.text,
         token_ids=(),
         finish_reason=FINISH[reply.finish_reason],

@@ -13,6 +13,18 @@ import torch
 
 from seedbench_r1.types import SamplingConfig
 
+NOT_FINITE = -1
+
+
+class NonFiniteLogits(ArithmeticError):
+    """The model computes NaN or infinity: broken weights, or an overflow of its dtype."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's logits are not finite: its weights hold NaN or infinity (a broken merge, an overflow in "
+            "training), or its dtype overflows (try --dtype bfloat16 or float32)"
+        )
+
 
 def row_generator(seed: int, question_id: str, k: int) -> random.Random:
     """The source of randomness of the k-th completion of a question. Python hashes the string with SHA-512."""
@@ -30,9 +42,12 @@ def next_tokens(
     """Draw one token per row, and its log-probability if sampling.logprobs.
 
     The log-probability is that of the raw logits in float32. Then, in the order of transformers and vLLM: repetition
-    penalty, forbidden tokens, temperature (0: the first largest logit), top_k, top_p.
+    penalty, forbidden tokens, temperature (0: the first largest logit), top_k, top_p. NOT_FINITE stands for the token
+    of a row whose logits hold NaN or +infinity.
     """
     raw = logits.to(torch.float32)
+    # Told by the token, since every step waits for the tokens anyway: another look at the device would be another wait.
+    finite = raw.amax(dim=1).isfinite()  # a NaN anywhere is the largest value
     scores = penalise_repetition(raw, seen, sampling.repetition_penalty) if seen is not None else raw
     if forbidden_ids is not None:
         scores = scores.index_fill(1, forbidden_ids, float("-inf"))
@@ -40,10 +55,11 @@ def next_tokens(
         tokens = scores.argmax(dim=1)
     else:
         uniform = torch.tensor([generator.random() for generator in generators], dtype=torch.float64)
-        tokens = draw(scores, sampling, uniform.to(scores.device))
+        tokens = draw(scores.masked_fill(~finite[:, None], 0.0), sampling, uniform.to(scores.device))
+    tokens = tokens.masked_fill(~finite, NOT_FINITE)
     if not sampling.logprobs:
         return tokens, None
-    return tokens, raw.log_softmax(dim=1).gather(1, tokens[:, None]).squeeze(1)
+    return tokens, raw.log_softmax(dim=1).gather(1, tokens[:, None].clamp(min=0)).squeeze(1)
 
 
 def penalise_repetition(scores: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:

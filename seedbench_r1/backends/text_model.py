@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from seedbench_r1.backends.base import Result
 from seedbench_r1.backends.batching import ready_batches
@@ -43,9 +44,13 @@ class TextModelBackend:
             kind: Any = transformers.AutoModelForCausalLM
             if getattr(config, "vision_config", None) is not None:
                 kind = transformers.AutoModelForImageTextToText
-            self.model: Any = kind.from_pretrained(model, dtype=dtype).to(self.device).eval()
-        except (OSError, ValueError) as error:
+            loaded, report = kind.from_pretrained(model, dtype=dtype, output_loading_info=True)
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise ConfigError(f"Cannot load a text model from {model}: {str(error).splitlines()[0]}") from error
+        if report["missing_keys"]:  # transformers would go on with random weights in their place
+            absent = sorted(report["missing_keys"])
+            raise ConfigError(f"{model} lacks {len(absent)} weights of its architecture, first {absent[0]}")
+        self.model: Any = loaded.to(self.device).eval()
         if self.tokenizer.chat_template is None:
             raise ConfigError(f"{model} has no chat template, so it cannot be asked anything. Use an instruct model.")
         # Padding is masked; many tokenizers of causal models have no token for it.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedbench_r1.backends.base import REQUEST_ERRORS, Result
+from seedbench_r1.backends.base import REQUEST_ERRORS, Result, nan_failure
 from seedbench_r1.backends.loading import DTYPES
 from seedbench_r1.backends.vllm_engine import (
     EngineOptions,
@@ -186,8 +186,9 @@ class VllmBackend:
         logprobs = [entry[token].logprob for token, entry in zip(tokens, completion.logprobs or (), strict=False)]
         if reason == "stop":  # no stop strings are set, so that the last token is the end token
             tokens, logprobs = tokens[:-1], logprobs[:-1]
-        return Generation(
-            text=self.processor.tokenizer.decode(tokens, skip_special_tokens=True),
+        text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        return nan_failure(text) or Generation(
+            text=text,
             token_ids=tuple(tokens),
             finish_reason=reason,
             n_prompt_tokens=len(output.prompt_token_ids),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leaderboards.draw.markdown import markdown_row
 from seedbench_r1.demo.traces import concluded_action
-from seedbench_r1.parsing import first_block
+from seedbench_r1.parsing import answer_block
 from seedbench_r1.typed_json import parse_json
 
 PARTS = 3  # of a training, by steps
@@ -25,9 +25,10 @@ def below_cap(training: Path) -> dict[str, list[Counts]]:
     steps = max((rollout["step"] for rollout in rollouts), default=0)
     found: dict[str, list[Counts]] = {}
     for rollout in rollouts:
-        answer = first_block(rollout["text"], "answer")
-        if rollout["accuracy"] < 1 or rollout["likelihood"] is None or answer is None:
+        block = answer_block(rollout["text"])
+        if rollout["accuracy"] < 1 or rollout["likelihood"] is None or block is None:
             continue
+        answer = rollout["text"][block[0] : block[1]].strip()
         concluded = concluded_action(rollout["text"])
         kind = "nothing" if concluded is None else "the answer" if concluded == answer else "another action"
         counts = found.setdefault(kind, [(0, 0)] * PARTS)

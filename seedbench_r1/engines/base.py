@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from seedbench_r1.config import EvalConfig
+from seedbench_r1.errors import IncompleteRun
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.runs.directory import RunDir
 from seedbench_r1.suites.base import Suite
@@ -55,6 +57,34 @@ class EvalResult:
     stopped: bool  # a stop was asked for before the questions ran out
 
 
+@dataclass(slots=True)
+class FailuresInARow:
+    """Tells a fault of the whole run from faults of single questions."""
+
+    run: str  # its directory, for the message
+    limit: int = 20
+    message: str = ""  # of the latest backend error, without its numbers
+    n: int = 0
+    succeeded: bool = False  # a question was answered since the start of the call
+
+    def add(self, record: RunRecord) -> None:
+        """Raise IncompleteRun if the limit is reached: the same backend error in a row, and not one answer."""
+        if record.answered:
+            self.succeeded = True
+        # A bad clip is its own fault, and says nothing about the model.
+        if record.failure is None or record.failure.kind != "backend_error" or self.succeeded:
+            return
+        message = re.sub(r"\d+", "#", record.failure.message.replace(record.question_id, ""))
+        self.n = self.n + 1 if message == self.message else 1
+        self.message = message
+        if self.n >= self.limit:
+            raise IncompleteRun(
+                f"Stopped: {self.n} questions in a row ended in the same backend error, and none was answered: "
+                f"{record.failure.message.rstrip('.')}. Fix that and run the same command again: they are asked again. "
+                f"All of them: seedbench-r1 show {self.run} --failed"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Recorder:
     """Where an engine leaves its records. May be called from any thread."""
@@ -62,11 +92,13 @@ class Recorder:
     run: RunDir
     observe: Observe
     say: Callable[[str], None]  # a line for the user
+    failures: FailuresInARow
 
     def write(self, record: RunRecord) -> None:
-        """Keep a record: in the file when this returns. Raises ResourceError."""
+        """Keep a record: in the file when this returns. Raises ResourceError, IncompleteRun: see FailuresInARow."""
         self.run.append(record)
         self.observe(record)
+        self.failures.add(record)
 
     def written_by_worker(self, record: RunRecord) -> None:
         """Take note of a record that a worker process has put into a file of its own."""

@@ -15,6 +15,7 @@ from seedbench_r1.config import ENGINES, EvalConfig, protocol_id
 from seedbench_r1.engines import lmms
 from seedbench_r1.engines.base import Engine, Plan, RunProtocol
 from seedbench_r1.engines.local import LocalEngine
+from seedbench_r1.engines.preflight import check_prompts
 from seedbench_r1.engines.shards import ShardsEngine
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import make_folder, write_text
@@ -70,6 +71,9 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
         if checkpoint is not None:
             config = _loadable(fit_size_multiple(config, checkpoint), checkpoint)
         protocol = _protocol(config, suite)
+    # What no later question can mend is found out now, not once for each of them.
+    if checkpoint is not None and not lmms.loads_the_model(config):
+        check_prompts(config, checkpoint, questions.all())
     manifest = _manifest(config, suite, questions, info, protocol, command)
     path = run_directory(
         config.runs_dir, info.name + protocol.model_suffix, protocol.path_prefix + protocol.protocol_id, config.run_name
@@ -130,7 +134,7 @@ def fit_size_multiple(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
 def _loadable(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
     """With the folders that were inspected: what is loaded is what was fingerprinted, also for hub ids."""
     base = str(checkpoint.base_folder) if checkpoint.base_folder is not None else None
-    return replace(config, model=str(checkpoint.folder), base_model=base, revision=None)
+    return replace(config, model=str(checkpoint.folder), base_model=base, revision=None, processor=None)
 
 
 def _missing_error(

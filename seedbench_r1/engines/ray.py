@@ -288,6 +288,7 @@ class ActorPool:
         if record is not None:
             actor.deaths = 0
             self._recorder.written_by_worker(record)
+            self._recorder.failures.add(record)
 
     def _replace(self, actor: _Actor) -> None:
         """A worker died: what it had written counts, the rest of its questions goes to others, a successor starts."""

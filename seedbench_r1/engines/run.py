@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from seedbench_r1.engines.base import Engine, EvalResult, Observe, Plan, Recorder
+from seedbench_r1.engines.base import Engine, EvalResult, FailuresInARow, Observe, Plan, Recorder
 from seedbench_r1.errors import DataError, SeedBenchError
 from seedbench_r1.models.fingerprint import WeightHashes
 from seedbench_r1.runs.directory import RunDir, read_manifest
@@ -53,7 +53,7 @@ def run_plan(
         noting = threading.Thread(target=_note_weights, args=(run, weights), name="weights", daemon=True)
         noting.start()
         if pending:
-            engine.answer(plan, pending, Recorder(run, observe, say), stop=stop)
+            engine.answer(plan, pending, Recorder(run, observe, say, FailuresInARow(str(plan.path))), stop=stop)
         # A stop does not wait for gigabytes to be read.
         if not stop.is_set():
             noting.join()

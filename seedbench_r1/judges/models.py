@@ -54,12 +54,14 @@ class JudgeSettings:
     temperature: float = 0.0  # of a single vote; several votes need more than 0 to differ
     max_tokens: int = 300
     server: str | None = None  # base URL, for a model name may mean anything behind another server
+    model: str | None = None  # hash of a local judge's files, template and tokeniser among them
 
     @property
     def judge_id(self) -> str:
-        """name / prompt version - hash of prompt, votes, temperature, limit and server."""
+        """name / prompt version - hash of prompt, votes, temperature, limit, server and a local judge's files."""
         # A list, so that no two settings can run together into the same text.
-        parts = json.dumps([self.prompt, self.votes, self.temperature, self.max_tokens, self.server])
+        known = [self.prompt, self.votes, self.temperature, self.max_tokens, self.server]
+        parts = json.dumps(known if self.model is None else [*known, self.model])
         return f"{self.name}/v{PROMPT_VERSION}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
 
 

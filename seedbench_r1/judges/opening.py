@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from seedbench_r1.judges.config import JudgeConfig
 from seedbench_r1.judges.models import ApiJudge, JudgeSettings, LocalJudge, check_prompt, default_prompt
 from seedbench_r1.judges.run import Judge, RulesJudge
 from seedbench_r1.models.checkpoint import model_name
+from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes
+from seedbench_r1.models.locate import find_folder
+from seedbench_r1.models.weights import check_weights
 
 Announce = Callable[[JudgeSettings], None]
 
@@ -70,9 +75,15 @@ def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
 def _open_local_judge(config: JudgeConfig) -> Judge:
     from seedbench_r1.backends.text_model import TextModelBackend
 
-    # Named without its path, so that verdicts of one checkpoint agree on all machines.
-    settings = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=_prompt(config.prompt_file))
-    return LocalJudge(TextModelBackend(config.model, batch_size=config.batch_size), settings)
+    prompt = _prompt(config.prompt_file)
+    folder = find_folder(config.model, None)
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"{config.model} is an adapter. Fix: merge it into its base, and judge with the result.")
+    # Named without its path, so that verdicts of one checkpoint agree on all machines, and of two checkpoints do not.
+    bytes_of = json.dumps([fingerprint(check_weights(folder)), small_file_hashes({"": folder})])
+    digest = hashlib.sha256(bytes_of.encode()).hexdigest()[:16]
+    settings = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=prompt, model=digest)
+    return LocalJudge(TextModelBackend(str(folder), batch_size=config.batch_size), settings)
 
 
 def _prompt(path: Path | None) -> str:

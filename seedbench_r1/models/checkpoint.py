@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from seedbench_r1.data.hub import named_errors
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import JsonObject, read_json_object
-from seedbench_r1.models.families import FAMILIES
+from seedbench_r1.models.families import FAMILIES, Family
 from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes
+from seedbench_r1.models.locate import find_folder, with_processor
+from seedbench_r1.models.weights import check_weights, quantisation, weight_files
 from seedbench_r1.types import ModelInfo
 
 TRAINING = "training.json"  # what a training says of a checkpoint it wrote
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,59 +31,63 @@ class Checkpoint:
     @property
     def weights(self) -> dict[str, Path]:
         """Every weight file by its name in manifests, the base's after the adapter's, as "base/...". Sorted."""
-        found = {path.name: path for path in _weight_files(self.folder)}
+        found = {path.name: path for path in weight_files(self.folder)}
         if self.base_folder is not None:
-            found |= {f"base/{path.name}": path for path in _weight_files(self.base_folder)}
+            found |= {f"base/{path.name}": path for path in weight_files(self.base_folder)}
         return found
 
 
 def inspect_model(
-    model: str, *, base_model: str | None = None, revision: str | None = None, any_architecture: bool = False
+    model: str,
+    *,
+    base_model: str | None = None,
+    revision: str | None = None,
+    processor: str | None = None,
+    views: Path | None = None,
+    any_architecture: bool = False,
 ) -> Checkpoint:
     """Find a checkpoint and read its small files.
 
     Args:
-        model: a folder, or a hub id `org/name` (fetched into the hub's cache if it is not there yet).
+        model: a folder, or a hub id `org/name` or `org/name/folder/inside`, which is fetched into the hub's cache.
         base_model: folder or hub id of an adapter's base; by default the adapter's own config names it.
         revision: branch, tag or commit of a hub id.
+        processor: folder or hub id whose tokeniser, template and processor files are used instead of the model's own.
+        views: where a folder with these is made (locate.with_processor).
         any_architecture: another program will load it, so that it need not be of a known family.
 
     Raises:
-        ConfigError: no such model, no weights, an unknown architecture, or an adapter without its base.
+        ConfigError: no such model, weights that are absent or not whole, an unknown family, or an adapter without its
+            base.
     """
     # A revision is of the model asked for, not of the base that its adapter names.
-    folder = _resolve(model, revision)
-    base_folder = None
-    if (folder / "adapter_config.json").is_file():
-        base = base_model or _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        if not base:
-            raise ConfigError(f"{model} is a LoRA adapter that does not name its base. Fix: add --base-model.")
-        try:
-            base_folder = _resolve(base, None)
-        except ConfigError as error:
-            raise ConfigError(f"{model} is a LoRA adapter of {base}. {error} Fix: add --base-model.") from error
+    folder = find_folder(model, revision)
+    base_model, base_folder = _find_base(model, folder, base_model)
+    if processor is not None and views is not None:
+        # An adapter's processor is its base's.
+        if base_folder is not None:
+            base_folder = with_processor(base_folder, processor, views)
+        else:
+            folder = with_processor(folder, processor, views)
     config = _read_json((base_folder or folder) / "config.json")
-    architecture = (config.get("architectures") or ["unknown"])[0]
-    supported = sorted(family.architecture for family in FAMILIES)
-    if architecture not in supported and not any_architecture:
-        names = ", ".join(supported)
-        raise ConfigError(f"{model} is a {architecture}; supported are {names}.")
+    family = next((family for family in FAMILIES if family.model_type == config.get("model_type")), None)
+    if family is None and not any_architecture:
+        raise ConfigError(_unsupported_message(model, config))
     # An adapter alone is half the weights: its base is part of the fingerprint.
-    weights = _weight_files(folder) + (_weight_files(base_folder) if base_folder else [])
-    if not _weight_files(folder):
-        raise ConfigError(f"No weight files (*.safetensors) in {folder}. Is the copy or download complete?")
+    weights = check_weights(folder) + (check_weights(base_folder) if base_folder else [])
     training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
     info = ModelInfo(
         # As the user typed it: the cache's own path says less and differs between machines.
         path=model if revision is None else f"{model}@{revision}",
         name=model_name(model),
         fingerprint=fingerprint(weights),
-        base_model=training.get("base_model") or (str(base_model) if base_model else None),
-        algorithm=training.get("algorithm"),
-        step=training.get("step"),
-        architecture=architecture,
-        selected_from_k=training.get("selected_from_k"),
+        base_model=_text(training.get("base_model")) or base_model,
+        algorithm=_text(training.get("algorithm")),
+        step=_number(training.get("step")),
+        architecture=_architecture(config, family),
+        selected_from_k=_number(training.get("selected_from_k")),
         files=small_file_hashes({"": folder} | ({"base/": base_folder} if base_folder else {})),
+        quantisation=quantisation(config),
     )
     return Checkpoint(
         info=info,
@@ -97,6 +99,45 @@ def inspect_model(
     )
 
 
+def _find_base(model: str, folder: Path, base_model: str | None) -> tuple[str | None, Path | None]:
+    """The name and the folder of an adapter's base; the name as given and None for what is no adapter."""
+    if not (folder / "adapter_config.json").is_file():
+        return base_model, None
+    base = base_model or _text(_read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
+    if not base:
+        raise ConfigError(f"{model} is a LoRA adapter that does not name its base. Fix: add --base-model.")
+    try:
+        return base, find_folder(base, None)
+    except ConfigError as error:
+        raise ConfigError(f"{model} is a LoRA adapter of {base}. {error} Fix: add --base-model.") from error
+
+
+def _architecture(config: JsonObject, family: Family | None) -> str:
+    """The class that config.json names; a trainer's wrapper, or nothing, stands for the family's own."""
+    named = config.get("architectures")
+    if isinstance(named, list) and named and isinstance(named[0], str):
+        return named[0]
+    return family.architecture if family is not None else "unknown"
+
+
+def _unsupported_message(model: str, config: JsonObject) -> str:
+    names = ", ".join(family.model_type for family in FAMILIES)
+    return (
+        f"{model} is a {config.get('model_type')!r} model ({_architecture(config, None)}); our backends load {names}. "
+        f"Fix: --engine lmms-eval --lmms-model NAME if lmms-eval has it (which then chooses the frames), or serve it "
+        f"(vllm serve {model}) and --backend openai:{model} --base-url http://localhost:8000/v1."
+    )
+
+
+def _text(value: object) -> str | None:
+    """A field of a file that another tool may have written under the same name."""
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> int | None:
+    return value if type(value) is int else None
+
+
 def model_name(model: str) -> str:
     """A short name: the last part, and its parent's too if the last part alone says little."""
     parts = [part for part in re.split(r"[/\\]", model.rstrip("/\\")) if part not in ("", ".", "..")]
@@ -106,44 +147,6 @@ def model_name(model: str) -> str:
     ):
         return "/".join(parts[-2:])
     return parts[-1] if parts else "model"
-
-
-def _resolve(model: str, revision: str | None) -> Path:
-    folder = Path(model).expanduser()
-    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-        return folder
-    if folder.exists() or not _HUB_ID.fullmatch(model):
-        raise ConfigError(_no_model_message(folder))
-    from huggingface_hub import snapshot_download
-
-    # The snapshot folder in the hub's cache; a commit that is there in full is not requested again.
-    # No *.bin: a repository that has both forms would be fetched twice.
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-    with named_errors(f"No folder {model}, and the hub did not give {model} at revision {revision or 'main'}"):
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-
-
-def _no_model_message(folder: Path) -> str:
-    parent = folder.parent if folder.parent.is_dir() else None
-    siblings = [p.name for p in parent.iterdir() if (p / "config.json").is_file()] if parent else []
-    close = difflib.get_close_matches(folder.name, siblings, n=1, cutoff=0.6)
-    inside = sorted(p.name for p in folder.iterdir() if (p / "config.json").is_file()) if folder.is_dir() else []
-    hint = f" Did you mean {folder.parent / close[0]}?" if close else ""
-    if inside:
-        hint = f" It holds {len(inside)} checkpoints, e.g. {folder / inside[-1]}."
-    return (
-        f"No model at {folder} (no config.json).{hint} For a Hub id use org/name. "
-        f"A LoRA adapter folder needs its adapter_config.json."
-    )
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Sorted weight files; optimiser state and the like do not count."""
-    found = [path for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES]
-    # A folder may hold both forms of the same weights: loaders take safetensors.
-    safetensors = [path for path in found if path.suffix == ".safetensors"]
-    named = safetensors or [path for path in found if path.name.startswith(("pytorch_model", "adapter_model"))]
-    return sorted(named, key=lambda path: path.name)
 
 
 def _size_multiple(config: JsonObject) -> int:

@@ -13,11 +13,8 @@ from seedbench_r1.files import read_json_object, write_json
 _MIB = 1 << 20
 _SHOWN = 16  # hex digits of a small file's sha256
 
-# What turns a question into tokens and tokens into an answer, besides the weights
-_SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
+# What turns a question into tokens, and tokens into text
+PROCESSOR_FILES = (
     "chat_template.json",
     "chat_template.jinja",
     "additional_chat_templates/*.jinja",
@@ -32,6 +29,7 @@ _SMALL_FILES = (
     "vocab.json",
     "merges.txt",
 )
+_SMALL_FILES = ("config.json", "generation_config.json", "adapter_config.json", *PROCESSOR_FILES)
 
 
 def small_file_hashes(folders: Mapping[str, Path]) -> dict[str, str]:

@@ -84,7 +84,9 @@ class ModelInputs:
 def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
     """Read tokeniser, chat template and pixel statistics of a checkpoint folder or hub id.
 
-    Raises ConfigError if nothing can be loaded from there or the architecture is not a Qwen-VL one.
+    Raises:
+        ConfigError: nothing can be loaded from there, the family is not a Qwen-VL one, the tokeniser is another
+            model's, or there is no chat template.
     """
     import transformers
 
@@ -92,13 +94,12 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
         raise ConfigError(f"No model at {model} (no config.json). For a Hub id use org/name.")
     try:
         config = transformers.AutoConfig.from_pretrained(model, revision=revision)
-        family = family_of(config.model_type, model)
-        processors: Any = transformers.AutoProcessor  # untyped there
-        loaded = processors.from_pretrained(model, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot load a model configuration and processor from {model}: {error}") from error
-    vision = config.vision_config
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"Cannot read the configuration of {model}: {error}") from error
+    family = family_of(config.model_type, model)
+    loaded = _open_processor(model, revision)
     image, video, tokenizer = loaded.image_processor, loaded.video_processor, loaded.tokenizer
+    vision = config.vision_config
     layout = VisionLayout(
         family=family.model_type,
         patch=vision.patch_size,
@@ -113,6 +114,7 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
         video_std=tuple(video.image_std),
     )
     known = tokenizer.get_vocab()
+    _check_marks(model, known, layout)
     # Qwen's own fine-tuning script saves a tokenizer, and with it the only copy of the template.
     template = getattr(loaded, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     if not template:
@@ -131,15 +133,48 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
     )
 
 
+def _open_processor(model: str, revision: str | None) -> Any:  # noqa: ANN401  # untyped in transformers
+    import transformers
+
+    processors: Any = transformers.AutoProcessor
+    try:
+        loaded = processors.from_pretrained(model, revision=revision)
+        _ = loaded.image_processor, loaded.video_processor, loaded.tokenizer
+    # transformers raises whatever its parts raise for files that are absent, old or damaged.
+    except Exception as error:
+        raise ConfigError(
+            f"Cannot load tokenizer and processor from {model}: {_first_line(error)}. Fix: copy tokenizer*, "
+            f"*processor_config.json and chat_template.* of the base model there, or --processor BASE_MODEL."
+        ) from error
+    return loaded
+
+
+def _check_marks(model: str, vocabulary: dict[str, int], layout: VisionLayout) -> None:
+    """A tokeniser of another model, or an empty one, would tokenise all the same."""
+    for mark, wanted in (("<|image_pad|>", layout.image_token_id), ("<|video_pad|>", layout.video_token_id)):
+        if vocabulary.get(mark) != wanted:
+            raise ConfigError(
+                f"The tokenizer of {model} is not the model's: {mark} is {vocabulary.get(mark, 'no token')} there, "
+                f"{wanted} in config.json. Fix: copy the base model's tokenizer* there, or --processor BASE_MODEL."
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+
+
 def opened_by_template(renderer: Any, chat_template: str | None) -> str:  # noqa: ANN401  # untyped in transformers
     """The thoughts that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    asked, answering = (
-        renderer.apply_chat_template(
-            messages, chat_template=chat_template, tokenize=False, add_generation_prompt=generation
+    options = {"chat_template": chat_template, "tokenize": False}
+    try:
+        asked, answering = (
+            renderer.apply_chat_template(messages, add_generation_prompt=generation, **options)
+            for generation in (False, True)
         )
-        for generation in (False, True)
-    )
+    # Templates are programs, and raise what they like.
+    except Exception as error:
+        raise ConfigError(f"The chat template cannot render: {error}. Fix: --processor BASE_MODEL.") from error
     turn: str = answering[len(asked) :] if answering.startswith(asked) else answering.rpartition("?")[2]
     place = turn.rfind("<think>")
     return "" if place < 0 or "</think>" in turn[place:] else turn[place:]

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def read_manifest(path: Path) -> RunManifest | None:
                 f"it (fix: upgrade)."
             )
         return manifest_from_json(value)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise DataError(
@@ -369,8 +370,7 @@ def _set_aside(path: Path, file: AppendFile) -> None:
     old = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.stat().st_size]
     if not old:
         return
-    target = path / f"old-{utc_now().replace(':', '')}-{os.getpid()}"
-    target.mkdir()
+    target = Path(tempfile.mkdtemp(prefix=f"old-{utc_now().replace(':', '')}-", dir=path))
     for item in old:
         # The open and locked file keeps its inode, so it is copied and emptied, not moved.
         if item == file.path:

@@ -53,6 +53,7 @@ def record_line(record: RunRecord, run: str | None = None) -> str:
 def record_from_json(value: JsonObject, *, scored: bool | None = None) -> RunRecord:
     """The inverse of record_line. Raises ValueError if the value is not a record; the message names the field.
 
+    value: of a line that was just read; it is completed in place.
     scored: whether the line held a score, where its caller has taken that out.
     """
     score, generation = value.get("score"), value.get("generation")
@@ -63,7 +64,8 @@ def record_from_json(value: JsonObject, *, scored: bool | None = None) -> RunRec
         raise ValueError("a record holds either generation, parsed and score, or a failure")
     value = _with_present_names(value)
     if isinstance(generation, dict):
-        value["generation"] = _NOT_STORED | generation
+        for name, absent in _NOT_STORED.items():
+            generation.setdefault(name, absent)
     # Version 0.1.0 wrote booleans named correct and strict_correct.
     if isinstance(score, dict) and "credit" not in score:
         credits = {"credit": score.get("correct"), "strict_credit": score.get("strict_correct")}
@@ -87,7 +89,7 @@ def run_identity(manifest: RunManifest) -> str:
 def _with_present_names(value: JsonObject) -> JsonObject:
     """With the names that version 0.1.0 had for split and cluster."""
     if "split" in value:
-        return dict(value)
+        return value
     split = value.get("level", value.get("benchmark"))
     return {"domain": None} | value | {"split": split, "cluster": value.get("video_id")}
 
@@ -102,7 +104,7 @@ def question_from_json(value: JsonObject) -> Question:
     value = _with_present_names(value)
     if "kind" not in value:
         problem_type = value.get("problem_type", "choice")
-        value["kind"] = KIND_OF_PROBLEM_TYPE.get(problem_type, problem_type)
+        value = value | {"kind": KIND_OF_PROBLEM_TYPE.get(problem_type, problem_type)}
     question = from_json(Question, value)
     if question.kind == "choice" and question.gold not in tuple(question.letters):
         raise ValueError(f"gold is {question.gold!r}, expected a letter from A to {question.letters[-1:] or 'none'}")

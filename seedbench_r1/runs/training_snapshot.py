@@ -76,13 +76,21 @@ def take_snapshot(
     Raises:
         DataError: a file of the training is damaged; the message names it.
     """
+    try:
+        return _take(checkpoint, list(questions), dataset_hash)
+    # Files of other tools bear these names too, with anything in them.
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{checkpoint}: what it says of its training cannot be read ({error}).") from error
+
+
+def _take(checkpoint: Path, questions: Sequence[Question], dataset_hash: Mapping[str, str]) -> TrainingSnapshot | None:
     if (checkpoint / TRAINING).is_file():
-        training = read_json_object(checkpoint / TRAINING, DataError)
+        training = _read_training(checkpoint / TRAINING)
         step = training.get("step")
         # Lines after this checkpoint belong to later ones of the same training.
         lines = [line for line in read_lines(checkpoint.parent / METRICS) if _until(line, step)]
         identity = training.get("identity") or lines[:1]
-        overlap = find_overlap(checkpoint, list(questions), dataset_hash)
+        overlap = find_overlap(checkpoint, questions, dataset_hash)
         return TrainingSnapshot(_hash(identity), step, curves(lines), overlap)
     if (checkpoint / STATE).is_file():
         state = read_json_object(checkpoint / STATE, DataError)
@@ -168,13 +176,22 @@ def load_snapshot(run_path: Path) -> TrainingSnapshot | None:
         raise DataError(f"{path} is not a training snapshot ({error}).") from error
 
 
+def _read_training(path: Path) -> JsonObject:
+    """training.json of our own `train`; another tool's file of this name is a DataError."""
+    training = read_json_object(path, DataError)
+    objects = all(isinstance(training.get(name), dict | None) for name in ("identity", "config"))
+    if not objects or not isinstance(training.get("step"), int | None):
+        raise DataError(f"{path} was not written by `seedbench-r1 train`.")
+    return training
+
+
 def _lineage(checkpoint: Path) -> Iterator[JsonObject]:
     """training.json of a checkpoint, then of the one it was trained from, as far as they are on this machine."""
     visited: set[Path] = set()
     while (checkpoint / TRAINING).is_file() and checkpoint.resolve() not in visited:
         # A training.json that was copied may name its own folder.
         visited.add(checkpoint.resolve())
-        training = read_json_object(checkpoint / TRAINING, DataError)
+        training = _read_training(checkpoint / TRAINING)
         yield training
         checkpoint = Path(str((training.get("config") or {}).get("model", "")))
 

@@ -640,3 +640,46 @@ def test_two_at_once_share_one_download(hub, files, tmp_path):
     assert sum("another download" in text for text in texts) == 1
     assert on_disk(tmp_path / "data") == wanted_of(files, "L1")
     assert hub.body_bytes(BIG) == len(BIG_BYTES)
+
+
+INSIDE = ("Margin0-SEED-Bench-R1/checkpoint-1500", "Margin0.01-Video-R1/checkpoint-1000")
+
+
+@pytest.fixture
+def repository(hub, checkpoint):
+    """Checkpoints in folders of one repository, as TencentARC/GRPO-CARE has them."""
+    files = {f"{folder}/{name}": data for folder in INSIDE for name, data in checkpoint.items()}
+    hub.add("models/someone/care", files | {"README.md": b"x", "lora/adapter_config.json": b"{}"})
+    return hub
+
+
+def test_a_checkpoint_inside_of_a_repository(repository, checkpoint):
+    found = inspect_model(f"someone/care/{INSIDE[0]}")
+    assert found.info.name == INSIDE[0]
+    assert (found.folder / "model.safetensors").read_bytes() == checkpoint["model.safetensors"]
+    assert not (found.folder.parents[1] / INSIDE[1]).exists()
+    assert inspect_model(f"someone/care/{INSIDE[0]}/").info.fingerprint == found.info.fingerprint
+
+
+@pytest.mark.parametrize("asked", ["someone/care", "someone/care/Margin0-SEED-Bench-R1", "someone/care/gone"])
+def test_a_repository_is_listed_before_anything_is_fetched(repository, asked):
+    with pytest.raises(ConfigError, match=rf"3 in folders. Nothing was fetched. Fix: --model someone/care/{INSIDE[0]}"):
+        inspect_model(asked)
+    assert not [sent for sent in repository.sent if "/resolve/" in sent.path or sent.path.endswith(".safetensors")]
+
+
+def test_a_repository_without_a_model(hub):
+    hub.add("models/someone/notes", {"README.md": b"x"})
+    with pytest.raises(ConfigError, match="holds no model"):
+        inspect_model("someone/notes")
+
+
+def test_a_processor_from_the_hub_costs_no_weights(hub, checkpoint, tmp_path):
+    hub.add(MODEL, checkpoint)
+    local = tmp_path / "local"
+    local.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (local / name).write_bytes(checkpoint[name])
+    found = inspect_model(str(local), processor="someone/tiny-care", views=tmp_path / "views")
+    assert (found.folder / "tokenizer.json").read_bytes() == checkpoint["tokenizer.json"]
+    assert not [sent for sent in hub.sent if sent.path.endswith("model.safetensors") and sent.method == "GET"]

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.engines.plan import plan
-from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.media.frames import load_media
 from seedbench_r1.questions import load_questions
 from seedbench_r1.runs.directory import load_run
@@ -243,3 +244,41 @@ def test_the_model_is_not_loaded_when_nothing_is_pending(data_root, tmp_path):
         raise AssertionError("loaded")
 
     assert evaluate(plan(config), must_not_load).summary.status == "complete"
+
+
+def failing(message, n=None):
+    """A backend all of whose answers, or the first n, are failures."""
+    asked = []
+
+    def answer(request, _):
+        asked.append(request.question_id)
+        text = message(request, len(asked)) if callable(message) else message
+        return Failure("backend_error", text) if n is None or len(asked) <= n else "<answer>A</answer>"
+
+    return answer, asked
+
+
+def test_a_run_that_cannot_succeed_stops_and_says_why(data_root, tmp_path):
+    config = configure(data_root, tmp_path)
+    answer, asked = failing(lambda request, k: f"the engine of {request.question_id} lost {k} tokens.")
+    with pytest.raises(IncompleteRun, match=r"20 questions in a row .* the engine of L\S+ lost 20 tokens. Fix that"):
+        run(config, answer=answer)
+    assert len(asked) == 20
+    records = load_run(plan(config).path).records
+    assert len(records) == 20
+    # Mended, the same command asks them again.
+    assert run(config).summary.status == "complete"
+
+
+def test_single_faults_do_not_stop_a_run(data_root, tmp_path):
+    config = configure(data_root, tmp_path)
+    for message, n in (("x", 19), (lambda request, k: "odd" if k % 2 else "even", None)):
+        answer, asked = failing(message, n)
+        assert run(replace(config, fresh=True), answer=answer).summary.status == "incomplete"
+        assert len(asked) == 28
+    answered = iter(range(100))
+    some = run(
+        replace(config, fresh=True),
+        answer=lambda request, _: "<answer>A</answer>" if not next(answered) else Failure("backend_error", "x"),
+    )
+    assert (some.unanswered, some.failed) == (27, 27)

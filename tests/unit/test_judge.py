@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from leaderboards.rows import Quadrants
 from seedbench_r1.backends.fake import FakeBackend
@@ -14,6 +15,7 @@ from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.judges.calibration import agreement, calibration_sheet, read_labels, write_sheet
+from seedbench_r1.judges.config import resolve_judge_config
 from seedbench_r1.judges.models import (
     JudgeSettings,
     LocalJudge,
@@ -22,6 +24,7 @@ from seedbench_r1.judges.models import (
     default_prompt,
     read_verdict,
 )
+from seedbench_r1.judges.opening import open_judge
 from seedbench_r1.judges.rules import settled_option
 from seedbench_r1.judges.run import JudgeCase, RulesJudge, blinded_id, flip_rate, judge_run, majority
 from seedbench_r1.questions import load_questions, load_training_rows
@@ -294,3 +297,26 @@ def test_a_wrong_label_names_the_line(tmp_path):
     (tmp_path / "l.csv").write_text("row_id,supports_answer\nabc,maybe\n")
     with pytest.raises(DataError, match=r"l\.csv:2.*'maybe'"):
         read_labels(tmp_path / "l.csv")
+
+
+def test_a_local_judge_is_known_by_its_files(tmp_path):
+    """Two checkpoints of one name, or one whose template was edited, are two judges."""
+    model = write_tiny_checkpoint(tmp_path / "judge", vocabulary_texts=["a few words"], seed=0)
+    ids = [open_judge(resolve_judge_config({"judge": f"local:{model}"})).judge_id]
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    ids.append(open_judge(resolve_judge_config({"judge": f"local:{model}"})).judge_id)
+    other = write_tiny_checkpoint(tmp_path / "elsewhere" / "judge", vocabulary_texts=["a few words"], seed=1)
+    ids.append(open_judge(resolve_judge_config({"judge": f"local:{other}"})).judge_id)
+    assert len(set(ids)) == 3
+    assert all(found.startswith("local:judge/v") for found in ids)
+
+
+def test_a_local_judge_that_lacks_weights_is_refused(tmp_path):
+    model = write_tiny_checkpoint(tmp_path / "judge", vocabulary_texts=["a few words"], seed=0)
+    weights = safetensors.torch.load_file(model / "model.safetensors")
+    gone = next(name for name in weights if "layers.0.self_attn.v_proj.weight" in name)
+    kept = {name: value for name, value in weights.items() if name != gone}
+    safetensors.torch.save_file(kept, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks 1 weights.*v_proj"):
+        open_judge(resolve_judge_config({"judge": f"local:{model}"}))

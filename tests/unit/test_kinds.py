@@ -451,3 +451,14 @@ def test_choices_and_regression_are_merged_question_by_question(tmp_path):
     assert values["problem_types"]["vsibench"]["regression"]["mean"] == pytest.approx(1.6 / 3)
     sizes = {"vsibench": {"all": 6, "choice": 3, "regression": 3}}
     assert summarise(records, questions[:5], sizes, by_kind).status == "subset"
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"), [("C", "C"), ("A", "A"), ("E", "E"), ("(c)", "C"), ("C. D", "C"), ("C. A", None)]
+)
+def test_options_that_are_letters_in_another_order(said, answer):
+    """Video-R1's VideoMMMU file, problem 4: a letter is a letter before it is an option's text."""
+    question = asked("choice", "C", options=("C", "B", "D", "E", "A"))
+    parsed = kinds.parse(tagged(said), question)
+    assert parsed.answer == answer
+    assert kinds.score(question, parsed).correct is (answer == "C")

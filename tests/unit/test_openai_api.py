@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import threading
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seedbench_r1.api.client import ChatClient, Reply
+from seedbench_r1.api.client import ChatClient, Reply, read_reply
 from seedbench_r1.api.cost_limit import CostLimit, token_cost
 from seedbench_r1.backends import openai as openai_api
 from seedbench_r1.backends.openai import OpenAIBackend, chat_messages, completion_seed, to_generation
@@ -357,3 +358,27 @@ def test_failures_and_several_completions_leave_the_account_even(backend):
         )
     assert len(results) == 12
     assert cost_limit.spent == pytest.approx(12.0)  # six answers of 2
+
+
+def test_nothing_but_the_token_of_nan_logits_is_no_answer():
+    reply = Reply("!" * 1024, "length", 5, 1024, 0.1, None)
+    assert "not finite" in to_generation(reply).message
+    for text in ("!" * 31, "!" * 40 + " B", "Stop!"):
+        assert to_generation(dataclasses.replace(reply, text=text)).text == text
+
+
+def test_thoughts_in_a_field_of_their_own_are_read():
+    """As vLLM and DeepSeek's servers part them; and as servers that know no such field leave them."""
+    message = {"role": "assistant", "content": "<answer>B</answer>"}
+    for name in ("reasoning_content", "reasoning"):
+        body = {"choices": [{"message": message | {name: "The cup is dirty."}, "finish_reason": "stop"}]}
+        body |= {"usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+        found = to_generation(read_reply(json.dumps(body), 0.1))
+        assert (found.text, found.opened) == ("<think>The cup is dirty.</think><answer>B</answer>", "")
+    body["choices"][0] = {"message": {"content": None, "reasoning": "The cup"}, "finish_reason": "length"}
+    assert to_generation(read_reply(json.dumps(body), 0.1)).text == "<think>The cup"
+    body["choices"][0] = {"message": {"content": "The cup.</think>\n\nB"}, "finish_reason": "stop"}
+    found = to_generation(read_reply(json.dumps(body), 0.1))
+    assert (found.text, found.opened) == ("The cup.</think>\n\nB", "<think>\n")
+    with pytest.raises(ValueError, match="not JSON: nested too deeply"):
+        read_reply("[" * 100_000, 0.1)

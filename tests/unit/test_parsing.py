@@ -1,6 +1,7 @@
 """Every accepted and refused form is a row of the golden table; here are the table and what holds for any text."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,38 @@ def test_any_text_is_read_without_an_error(pieces):
     assert parsed.answer in {None, "A", "B", "C", "D"}
 
 
-@pytest.mark.timeout(10)
-@pytest.mark.parametrize("unit", ["*", "_", "**_", "<answer>", "<think>", "(A", "answer is ", "\n"])
+UNITS = ["*", "_", "**_", "$", "`", "\\text{", "(", "<answer>", "<think>", "</think>", "</answer>", "<answer></answer>"]
+UNITS += [
+    "(A",
+    "answer is ",
+    "The answer is ",
+    "so the ",
+    "\n",
+    " ",
+    "A\n",
+    "A. ",
+    "B, ",
+    "B. wash the cup\n",
+    "\u7b54\u6848",
+    "\u200b",
+]
+FORMS = ["{}", "<answer>{}</answer>", "<think>r</think>\n{}", "<think>{}</think><answer>B</answer>", "B. {}"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
 def test_long_output_is_read_in_linear_time(unit):
-    parse_response(f"<answer>{unit * 20_000}</answer>", None)
+    """64,000 characters take some 50 ms at most; what is quadratic takes minutes."""
+    for form in FORMS:
+        text = form.format(unit * (64_000 // len(unit)))
+        began = time.process_time()
+        parse_response(text, ["open the fridge", "wash the cup", "close the drawer", "Add water."])
+        assert time.process_time() - began < 2.0, form
+
+
+def test_nothing_but_the_text_and_its_opening_counts():
+    """Reading twice, or with options in another container, is reading once."""
+    for case in CASES:
+        options, opened = case["options"], case.get("opened", "")
+        first = parse_response(case["text"], options, opened=opened)
+        assert parse_response(case["text"], options and tuple(options), opened=opened) == first
+        assert parse_response(opened + case["text"], options).answer == first.answer

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from seedbench_r1.media.cache import read_entry
 from seedbench_r1.questions import load_questions
@@ -85,7 +86,7 @@ def test_the_model_s_patch_grid_decides_the_sizes(data_root, tmp_path):
         "vision_config": {"patch_size": 16, "spatial_merge_size": 2},
     }
     (model / "config.json").write_text(json.dumps(config))
-    (model / "model.safetensors").write_bytes(b"weights")
+    save_file({"weights": np.zeros(1)}, model / "model.safetensors")
     done = cli(*prepare(data_root, tmp_path / "cache", "--levels", "L1", "--model", model), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shapes = {

@@ -347,3 +347,41 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"lacks 1 weights.*layers\.1\.self_attn\.v_proj"):
         TransformersBackend(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error_that_says_so(tmp_path, temperature, value):
+    make_tiny(tmp_path, "qwen2_5_vl")
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    weights[next(name for name in weights if name.endswith("model.norm.weight"))][0] = value
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    backend = TransformersBackend(str(tmp_path), device="cpu")
+    sampling = SamplingConfig(temperature=temperature, top_p=0.9, max_new_tokens=4, logprobs=True)
+    for results in answers(backend, [request("L1/1"), request("L1/2")], sampling).values():
+        (failure,) = results
+        assert failure.kind == "backend_error"
+        assert "the model's logits are not finite" in failure.message
+
+
+def change_weights(folder, change):
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    change(weights)
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_weights_without_a_place_and_of_another_size(tmp_path, caplog):
+    make_tiny(tmp_path, "qwen2_5_vl")
+    change_weights(tmp_path, lambda weights: weights.update({"v_head.weight": torch.zeros(2)}))
+    assert TransformersBackend(str(tmp_path), device="cpu").model is not None
+    assert "1 tensors of" in caplog.text
+    assert "v_head.weight" in caplog.text
+    change_weights(tmp_path, lambda weights: weights.update({"model.layers.0.q_proj.lora_A.weight": torch.zeros(2)}))
+    with pytest.raises(ConfigError, match=r"adapter that was not merged, first \S+lora_A"):
+        TransformersBackend(str(tmp_path), device="cpu")
+    make_tiny(tmp_path, "qwen2_5_vl")
+    change_weights(
+        tmp_path, lambda weights: weights.update({n: v[:-1].clone() for n, v in weights.items() if "norm.weight" in n})
+    )
+    with pytest.raises(ConfigError, match="Cannot load the weights"):
+        TransformersBackend(str(tmp_path), device="cpu")

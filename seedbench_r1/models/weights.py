@@ -1,0 +1,110 @@
+"""A checkpoint's weight files, looked at without loading them: which there are, and whether they are whole."""
+
+from __future__ import annotations
+
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import JsonObject, read_json_object
+from seedbench_r1.models.locate import training_shards
+from seedbench_r1.typed_json import parse_json
+
+_SUFFIXES = (".safetensors", ".bin", ".pt")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_POINTER = 200  # bytes: what git leaves in place of a file that it keeps elsewhere
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+
+# What transformers needs for a quantisation, by the name in config.json: package as imported, and as installed
+_QUANTISED_BY = {
+    "gptq": ("gptqmodel", "gptqmodel"),
+    "awq": ("gptqmodel", "gptqmodel"),
+    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Sorted weight files; optimiser state and the like do not count."""
+    found = [path for path in folder.iterdir() if path.suffix in _SUFFIXES]
+    # A folder may hold both forms of the same weights: loaders take safetensors.
+    safetensors = [path for path in found if path.suffix == ".safetensors"]
+    named = safetensors or [path for path in found if path.name.startswith(("pytorch_model", "adapter_model"))]
+    return sorted(named, key=lambda path: path.name)
+
+
+def check_weights(folder: Path) -> list[Path]:
+    """The weight files of a folder, each of them whole.
+
+    Raises:
+        ConfigError: there are none, a shard of the index is absent, or a file is shorter than its own header says.
+    """
+    found = weight_files(folder)
+    if not found:
+        shards = training_shards(folder)
+        if shards is not None:
+            raise ConfigError(f"{folder} holds no weights of a model, but {shards}")
+        raise ConfigError(f"No weight files (*.safetensors) in {folder}. Was it copied or downloaded whole?")
+    for name in _INDEXES:
+        if (folder / name).is_file() and found[0].suffix == Path(name.removesuffix(".index.json")).suffix:
+            _check_index(folder / name)
+    for path in found:
+        _check_whole(path)
+    return found
+
+
+def _check_index(path: Path) -> None:
+    shards = read_json_object(path, ConfigError).get("weight_map")
+    if not isinstance(shards, dict):
+        raise ConfigError(f"{path} has no weight_map. Fix: copy or download it again.")
+    names = sorted({str(name) for name in shards.values()})
+    absent = [name for name in names if not (path.parent / name).is_file()]
+    if absent:
+        raise ConfigError(
+            f"{path.parent} was not copied whole: {len(absent)} of {len(names)} weight files are absent, first "
+            f"{absent[0]}. Fix: copy or download it again; what is there is kept."
+        )
+
+
+def _check_whole(path: Path) -> None:
+    size = path.stat().st_size
+    if path.suffix != ".safetensors":
+        if not zipfile.is_zipfile(path):
+            raise ConfigError(f"{path} is cut off or no weight file ({size} bytes). Fix: copy or download it again.")
+        return
+    with path.open("rb") as stream:
+        n_header = int.from_bytes(stream.read(8), "little")
+        header = stream.read(n_header) if n_header < _LONGEST_HEADER else b""
+    try:
+        tensors = parse_json(header)
+        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+        wanted = 8 + n_header + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        what = "a Git LFS pointer, not the file" if size < _POINTER else "cut off, or no safetensors file"
+        raise ConfigError(f"{path} is {what} ({size} bytes). Fix: copy or download it again.") from error
+    if size != wanted:
+        raise ConfigError(f"{path} is not whole: {size} of {wanted} bytes. Fix: copy or download it again.")
+
+
+def quantisation(config: JsonObject) -> str | None:
+    """How a checkpoint is quantised, by the name in its config.json; None if it is not."""
+    settings = config.get("quantization_config")
+    if not isinstance(settings, dict):
+        return None
+    method = str(settings.get("quant_method", "unknown"))
+    return f"{method}-{settings['bits']}bit" if isinstance(settings.get("bits"), int) else method
+
+
+def check_quantisation(model: str, config: JsonObject) -> None:
+    """Raise ConfigError if transformers lacks what this checkpoint's quantisation needs."""
+    method = (quantisation(config) or "").partition("-")[0]
+    method = "compressed-tensors" if method == "compressed" else method
+    if not method:
+        return
+    package, name = _QUANTISED_BY.get(method, (None, None))
+    if package is not None and find_spec(package) is None:
+        raise ConfigError(
+            f"{model} is quantised ({method}), for which transformers needs {name}. Fix: pip install {name}, or "
+            f"--backend vllm, which brings its own, or the checkpoint that was not quantised."
+        )
