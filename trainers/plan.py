@@ -14,7 +14,7 @@ from trainers.config import TrainConfig, resume_identity, total_steps
 from trainers.data import read_rows
 from trainers.heldout import split_rows
 from trainers.samplers import check_sampler
-from trainers.weights import check_complete
+from trainers.weights import check_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
             "--no-python seedbench-r1 train ..., or without --fsdp."
         )
     checkpoint = inspect_model(config.model)
-    check_complete(checkpoint)
+    check_tokenizer(checkpoint)
     # Qwen3-VL's patches are larger than the other families'; frames must come in whole ones.
     if config.video.size_multiple % checkpoint.size_multiple:
         config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from seedbench_r1.backends.sampling import NonFiniteLogits
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.files import read_json_object
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.questions import file_sha256
 from trainers.errors import TrainingEnded
@@ -25,37 +25,14 @@ T = TypeVar("T")
 
 RESUME = "resume"  # of a checkpoint folder: what evaluation does not need
 STATE, SHARDED, RANDOM = "state.pt", "sharded", "random.pt"  # in RESUME
-LARGEST_LOGIT = 1e30  # larger ones overflow when they are divided by a temperature; ours
-_AGAIN = "Fix: copy or download it again."
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
-def check_complete(checkpoint: Checkpoint) -> None:
-    """Raise ConfigError for a model folder that was cut off or half copied, by its files' headers. Loads no weights."""
+def check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raise ConfigError for a folder that was half copied: without its tokeniser transformers makes an empty one."""
     folder = checkpoint.base_folder or checkpoint.folder
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        named = read_json_object(index, ConfigError).get("weight_map")
-        absent = sorted({str(name) for name in named.values()} - {p.name for p in folder.iterdir()}) if named else []
-        if absent:
-            raise ConfigError(
-                f"{folder} lacks {len(absent)} of the files that {index.name} names, e.g. {absent[0]}. {_AGAIN}"
-            )
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise ConfigError(f"{folder} has no tokenizer ({', '.join(_TOKENIZERS)}). {_AGAIN}")
-    for path in checkpoint.weights.values():
-        check_safetensors(path)
-
-
-def check_safetensors(path: Path) -> None:
-    """Raise ConfigError if the file is not as long as its own header says."""
-    if path.suffix != ".safetensors":
-        return
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path} was cut off or damaged ({error}). {_AGAIN}") from error
+        raise ConfigError(f"{folder} has no tokenizer ({', '.join(_TOKENIZERS)}). Fix: copy or download it again.")
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
@@ -89,24 +66,11 @@ def _not_finite_in(path: Path) -> str | None:
 
 
 def finite_only(model: PreTrainedModel, completions: Iterable[T]) -> Iterator[T]:
-    """Completions while they are drawn, as they are. Raises TrainingEnded after the last if logits were not finite."""
-    seen = torch.zeros((), dtype=torch.bool, device=model.device)
-
-    def watch(_module: object, _inputs: object, logits: Tensor) -> Tensor:
-        usable = logits.abs() < LARGEST_LOGIT
-        # Kept on the device: asking for it here would wait for the device, and cannot be recorded as a graph.
-        seen.logical_or_(~usable.all())
-        # A token drawn from NaN is none of the vocabulary, and ends the process in the embedding.
-        return torch.where(usable, logits, 0.0)
-
-    output_layer: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    handle = output_layer.register_forward_hook(watch)
+    """Completions while they are drawn, as they are. Raises TrainingEnded if the model's logits are not finite."""
     try:
         yield from completions
-    finally:
-        handle.remove()
-    if bool(seen):
-        raise logits_not_finite(model)
+    except NonFiniteLogits as error:
+        raise logits_not_finite(model) from error
 
 
 def logits_not_finite(model: torch.nn.Module) -> TrainingEnded:
