@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from seedbench_r1.errors import DataError
@@ -18,16 +20,21 @@ from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, ProgressStep, Question,
 
 ANNOTATION_FILES = {level: f"validation_{level}.jsonl" for level in LEVELS}
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
+RESPONSE_WITHOUT_CHOICES = (
+    "a response without choices: its letter belongs to options that are neither in choice_a to choice_d nor in its "
+    "prompt, as lines from 'A. ' on. Fix: give the row its choices and golden_choice_idx, or take its response out."
+)
+_OPTION_LINE = re.compile(r"\s*\(?(?P<letter>[A-Z])[.):]\s*(?P<text>\S.*?)\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One row of a training file. Its options are drawn anew for every epoch: see training_question."""
+    """One row of a training file. Its options are drawn anew for every epoch, unless it brings them."""
 
     question: Question  # options are placeholders (the answer and the first three negatives) unless fixed_options
     answer: str
     negatives: tuple[str, ...]
-    fixed_options: bool  # the row brings its own choices and gold letter
+    fixed_options: bool  # the row brings its own options, in choice_a to choice_d or in its prompt
     response: str | None  # chain of thought and answer, in the CoT file only
     prompt: tuple[dict[str, Any], ...] | None  # chat messages, in the CoT file only
 
@@ -68,9 +75,9 @@ def load_training_rows(path: Path, data_root: Path) -> list[TrainingRow]:
                 question=question,
                 answer=question.gold_text,
                 negatives=distinct_negatives(row.get("negative_answers"), question.gold_text),
-                fixed_options="golden_choice_idx" in row,
+                fixed_options=own_options(row) is not None,
                 response=row.get("response"),
-                prompt=tuple(row["prompt"]) if row.get("prompt") else None,
+                prompt=tuple(row["prompt"]) if isinstance(row.get("prompt"), list) and row["prompt"] else None,
             )
         )
     return rows
@@ -137,7 +144,7 @@ def file_sha256(path: Path) -> str:
 
 def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Iterator[tuple[dict[str, Any], Question]]:
     seen: dict[str, int] = {}
-    for line, row in _rows(path):
+    for line, row in _rows(path, training=training):
         question = _RowReader(path, line, row).question(level, data_root, training=training)
         first = seen.setdefault(question.question_id, line)
         # Answers are found by id again: a second row of the same id would be answered by the first.
@@ -148,12 +155,13 @@ def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Itera
         raise DataError(f"{path} holds no questions. Fix: fetch the file again (seedbench-r1 data status).")
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, *, training: bool) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         # Not splitlines(): option texts may hold U+2028, which it takes for a line's end.
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError as error:
-        raise DataError(f"No annotation file at {path}. {_where_it_should_be(path)}") from error
+        what = "training file" if training else "annotation file"
+        raise DataError(f"No {what} at {path}. {_where_it_should_be(path, training=training)}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -173,7 +181,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _where_it_should_be(path: Path) -> str:
+def _where_it_should_be(path: Path, *, training: bool) -> str:
+    if training:
+        return "Fix: seedbench-r1 data download, or check the path given with --data or --train-file."
     if path.name not in ANNOTATION_FILES.values():
         return "Fix: check the path given with --annotations."
     return (
@@ -275,23 +285,73 @@ class _RowReader(RowReader):
         )
 
     def options(self, *, training: bool) -> tuple[tuple[str, ...], str]:
-        if training and "golden_choice_idx" not in self.row:
+        own = own_options(self.row) if training else None
+        if training and own is None and "golden_choice_idx" not in self.row:
             return self.drawn_options()
-        a, b, c, d = (self.text(key) for key in _CHOICES)
-        gold = self.row.get("golden_choice_idx")
-        if gold not in LETTERS:
-            raise self.fail(f"golden_choice_idx is {gold!r}, expected A, B, C or D.")
-        return (a, b, c, d), str(gold)
+        options = own or tuple(self.text(key) for key in _CHOICES)
+        if training and "golden_choice_idx" not in self.row:
+            return options, self.letter_of_answer(options)
+        gold, letters = self.row.get("golden_choice_idx"), ascii_uppercase[: len(options)]
+        if not isinstance(gold, str) or gold not in tuple(letters):
+            raise self.fail(f"golden_choice_idx is {gold!r}, expected {', '.join(letters[:-1])} or {letters[-1]}.")
+        return options, gold
+
+    def letter_of_answer(self, options: tuple[str, ...]) -> str:
+        answer = " ".join(self.text("answer").split())
+        letters = [
+            letter for letter, text in zip(ascii_uppercase, options, strict=False) if " ".join(text.split()) == answer
+        ]
+        if len(letters) != 1:
+            raise self.fail(f"the answer {answer!r} is {len(letters)} of the row's own options {list(options)}, not 1.")
+        return letters[0]
 
     def drawn_options(self) -> tuple[tuple[str, ...], str]:
         answer = self.text("answer")
         negatives = distinct_negatives(self.row.get("negative_answers"), answer)
         if len(negatives) < 3:
+            if self.row.get("response"):
+                raise self.fail(RESPONSE_WITHOUT_CHOICES)
             raise self.fail(
                 f"negative_answers is {self.row.get('negative_answers')!r}, expected a list of at least 3 different "
                 f"texts besides the answer."
             )
         return (answer, negatives[0], negatives[1], negatives[2]), "A"
+
+
+def own_options(row: dict[str, Any]) -> tuple[str, ...] | None:
+    """The options that a training row brings: its choices, else those in its prompt if a response speaks of them.
+
+    None for a row whose options are to be drawn, and for a response to options that cannot be read.
+    """
+    choices = tuple(row[key] for key in _CHOICES if isinstance(row.get(key), str) and row[key].strip())
+    if len(choices) == len(_CHOICES):
+        return choices
+    return _options_in_prompt(row.get("prompt")) if row.get("response") and not choices else None
+
+
+def _options_in_prompt(prompt: object) -> tuple[str, ...] | None:
+    """The texts behind "A. ", "B. " and so on of a prompt in chat messages or as a text, one option a line.
+
+    None unless there is exactly one such list, of two options or more, with nothing between its lines.
+    """
+    messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    # A system message may show a list as an example.
+    contents = [m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [{"text": content}])]
+    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    lists: list[list[str]] = []
+    going = False  # whether the line before belongs to the last list
+    for line in filter(str.strip, "\n".join(texts).split("\n")):
+        found = _OPTION_LINE.fullmatch(line)
+        place = ascii_uppercase.index(found["letter"]) if found else -1
+        if found and place == 0:
+            lists.append([])
+        going = found is not None and (place == 0 or (going and place == len(lists[-1])))
+        if found and going:
+            lists[-1].append(found["text"])
+        elif found:
+            return None  # a letter out of its order: which list is meant cannot be known
+    return tuple(lists[0]) if len(lists) == 1 and len(lists[0]) > 1 else None
 
 
 def _locate(data_root: Path, kind: str, source: str, basename: str) -> Path:

@@ -1,7 +1,7 @@
 """Checkpoints: a folder that `eval` takes as a model and that training continues from, bit for bit.
 
     out/checkpoint-100/                weights, config and processor files in the Hugging Face layout
-        training.json                  algorithm, base model, step, configuration, identity
+        training.json                  algorithm, base model, step, configuration, identity, hashes of the weights
         resume/                        optimiser, average, random states: state.pt, or under --fsdp sharded/, with each
                                        process's shards, and random.pt
 
@@ -26,14 +26,16 @@ from torch.distributed.checkpoint.api import CheckpointException
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_json
 from seedbench_r1.typed_json import parse_json
+from trainers.config import FORMER
+from trainers.errors import TrainingEnded
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.sharding import as_sharded, load_shards, save_shards
+from trainers.weights import RANDOM, RESUME, SHARDED, STATE, check_hashes, check_state, first_not_finite, weight_hashes
 
-TRAINING, RESUME = "training.json", "resume"
-STATE, SHARDED, RANDOM = "state.pt", "sharded", "random.pt"  # in RESUME
+TRAINING = "training.json"
 SPACE_FACTOR = 1.2  # free space over need before a checkpoint is begun; ours
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -65,6 +67,7 @@ class SavedTraining:
     step: int
     progress: Progress
     identity: dict[str, object]  # what a continuation must share
+    weights: dict[str, dict[str, int | str]]  # file -> size and sha256; empty: written before they were kept
 
 
 def list_checkpoints(out: Path) -> list[Path]:
@@ -81,12 +84,15 @@ def read_training(folder: Path) -> SavedTraining:
         raise ConfigError(f"{folder} is no checkpoint to continue from: {error}. Fix: move it away.") from error
     if not isinstance(value, dict) or not {"step", "identity", "progress"} <= set(value):
         raise ConfigError(f"{folder / TRAINING} was not written by `train`. Fix: move the folder away.")
-    return SavedTraining(folder, value["step"], Progress(**value["progress"]), value["identity"])
+    if folder.name != f"checkpoint-{value['step']}":
+        raise ConfigError(f"{folder / TRAINING} is of step {value['step']}, its folder is not. Fix: move it away.")
+    progress = Progress(**value["progress"])
+    return SavedTraining(folder, value["step"], progress, value["identity"], value.get("weights") or {})
 
 
 def check_same_run(saved: SavedTraining, identity: Mapping[str, object]) -> None:
     """Raises ConfigError with the differing keys if the checkpoint belongs to another configuration."""
-    stored = saved.identity
+    stored = {**{name: value for name, value in FORMER.items() if name in identity}, **saved.identity}
     differing = [
         f"{key}: {stored.get(key)!r} there, {identity.get(key)!r} here"
         for key in sorted(set(stored) | set(identity))
@@ -99,10 +105,19 @@ def check_same_run(saved: SavedTraining, identity: Mapping[str, object]) -> None
         )
 
 
-def check_resumable(folder: Path, *, sharded: bool) -> None:
-    """Raises ConfigError if the folder's resume/ is absent or of the other kind: written with or without --fsdp."""
+def check_resumable(saved: SavedTraining, *, sharded: bool) -> None:
+    """Raises ConfigError, naming the file, for a checkpoint from which a training cannot be continued as it was.
+
+    Its resume/ is absent, of the other kind (written with or without --fsdp) or of another step, or its weights are not
+    the bytes that were saved. Reads every byte of the weights, and loads nothing.
+    """
+    folder = saved.folder
     wanted, other = (SHARDED, STATE) if sharded else (STATE, SHARDED)
     if (folder / RESUME / wanted).exists():
+        check_state(folder, saved.step, sharded=sharded)
+        # With --fsdp the weights, too, are read from resume/.
+        if not sharded:
+            check_hashes(folder, saved.weights)
         return
     if (folder / RESUME / other).exists():
         raise ConfigError(
@@ -119,12 +134,21 @@ def save_checkpoint(
     description: Mapping[str, object],  # of the training, for training.json
     *,
     keep: int | None,
+    last_good: int | None = None,
     processes: Processes,
 ) -> Path:
     """Write out/checkpoint-<step> and delete the oldest beyond `keep`. Returns the folder. Every process calls it.
 
-    Raises ResourceError, in all processes, if the disk is too full; checkpoints written before stay as they are.
+    The newest of step `last_good` or before stays, too. Raises, in all processes, ResourceError if the disk is too full
+    and TrainingEnded if weights are not finite; checkpoints written before stay as they are.
     """
+    # Every process looks at its own shards, and all must leave alike.
+    broken = processes.gather([name for name in [first_not_finite(state.policy.trainable().items())] if name])
+    if broken:
+        raise TrainingEnded(
+            f"checkpoint-{progress.step} was not written: {broken[0]} holds NaN or infinity. {_last_good(out)}. Fix: a "
+            f"lower --learning-rate and another --out."
+        )
     folder, main = out / f"checkpoint-{progress.step}", processes.is_main
     temporary = out / f".{folder.name}.unfinished"
     content = {**description, "step": progress.step, "progress": asdict(progress)}
@@ -135,7 +159,7 @@ def save_checkpoint(
 
     def write_tensors() -> None:
         if state.policy.shards is not None:
-            save_shards(temporary / RESUME / SHARDED, _sharded_tensors(state))
+            save_shards(temporary / RESUME / SHARDED, _sharded_tensors(state), progress.step)
         state.policy.save(temporary, writes=main)
 
     # Each stage is collective: a disk error in one process must stop all of them before the next. The others than
@@ -154,9 +178,16 @@ def save_checkpoint(
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     # Only after the new one is complete.
+    kept = newest_until(out, last_good) if last_good is not None else None
     for old in list_checkpoints(out)[: -keep if keep else 0] if main else []:
-        shutil.rmtree(old)
+        if old != kept:
+            shutil.rmtree(old)
     return folder
+
+
+def newest_until(out: Path, step: int) -> Path | None:
+    """The newest checkpoint of this step or an earlier one."""
+    return next((path for path in reversed(list_checkpoints(out)) if int(path.name.split("-")[1]) <= step), None)
 
 
 def _prepare(out: Path, folder: Path, temporary: Path, state: TrainingState) -> None:
@@ -172,13 +203,14 @@ def _prepare(out: Path, folder: Path, temporary: Path, state: TrainingState) -> 
 
 def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mapping[str, object]) -> None:
     """Write what process 0 alone writes, and give the folder its name."""
-    random = _random_states()
+    step = content["step"]
+    random = {**_random_states(), "step": step}
     if state.policy.shards is not None:
         torch.save(random, temporary / RESUME / RANDOM)
     else:
         kept = {"optimizer": state.optimizer.state(), "average": state.reference.average, "random": random}
-        torch.save(kept, temporary / RESUME / STATE)
-    write_json(temporary / TRAINING, content)
+        torch.save(kept | {"step": step}, temporary / RESUME / STATE)
+    write_json(temporary / TRAINING, {**content, "weights": weight_hashes(temporary)})
     # Before the rename: after a power failure, a folder that has its name must have its content too.
     _sync(temporary)
     if folder.exists():
@@ -188,8 +220,7 @@ def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mappi
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Restore everything as it was when the folder was written. Raises ConfigError if a part is absent."""
-    check_resumable(folder, sharded=state.policy.shards is not None)
+    """Restore everything as it was when the folder, which has been checked, was written."""
     if state.policy.shards is not None:
         load_shards(folder / RESUME / SHARDED, _sharded_tensors(state))
         state.reference.write_average_to_copy()
@@ -229,13 +260,17 @@ def _with_disk_errors(stage: Callable[[], None], out: Path, folder: Path) -> Non
 
 
 def _disk_error(out: Path, folder: Path, why: str) -> ResourceError:
-    kept, free = list_checkpoints(out), shutil.disk_usage(out).free
-    last = f"last good checkpoint: {kept[-1].name}" if kept else "there is no earlier checkpoint"
+    free, last = shutil.disk_usage(out).free, _last_good(out)
     return ResourceError(
         f"{folder} cannot be written ({why}; {free / 1e9:.1f} GB free). Training stopped at step "
         f"{folder.name.split('-')[1]}; {last}. Nothing of the new one was left. "
         f"Fix: free some space or lower --save-total-limit, and run the same command again; or another --out."
     )
+
+
+def _last_good(out: Path) -> str:
+    kept = list_checkpoints(out)
+    return f"last good checkpoint: {kept[-1].name}" if kept else "there is no earlier checkpoint"
 
 
 def _reason(error: BaseException) -> str:

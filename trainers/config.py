@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -182,6 +183,12 @@ class TrainConfig:
     logging_steps: int = setting(  # metrics.jsonl has every step
         10, "Steps between lines shown.", OUTPUT, at_least=1
     )
+    keep_going: bool = setting(
+        False,
+        "Go on after 50 steps in a row without a finite gradient, format, reasoning or a true sampler.",
+        OUTPUT,
+        negatable=True,
+    )
     eval_every: int = setting(
         0, "Steps between evaluations on questions held out of the rows; 0: none.", OUTPUT, at_least=0
     )
@@ -225,10 +232,14 @@ RESUME_MUTABLE = {
     "save_steps",
     "save_total_limit",
     "logging_steps",
+    "keep_going",
     "rollout_log_steps",
     "model",  # its bytes are compared instead
     "train_file",  # likewise
 }
+
+# Settings that are younger than the first checkpoints: what those that do not name them were trained with.
+FORMER = {"rewards": "evaluation"}
 
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 TABLE = settings_of(TrainConfig) | {
@@ -300,6 +311,10 @@ def validate(config: TrainConfig) -> TrainConfig:
     """Check types, ranges and what goes together; return the config. Raises ConfigError naming the option."""
     check_values({name: getattr(config, name) for name in settings_of(TrainConfig)}, TABLE)
     check_video(config.video)
+    for name in TABLE:
+        value = getattr(config.video if name in _VIDEO else config, name, None)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{TABLE[name].flag} is {value}, which is out of range: a finite number.")
     if config.max_steps == 0:
         raise ConfigError("--max-steps is 0, which is out of range: at least 1, or -1 for epochs.")
     _check_combinations(config)

@@ -16,7 +16,7 @@ from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
 from seedbench_r1.parsing import after_opening, parse_response
 from seedbench_r1.prompts import build_request
-from seedbench_r1.questions import TrainingRow, load_training_rows, training_question
+from seedbench_r1.questions import RESPONSE_WITHOUT_CHOICES, TrainingRow, load_training_rows, training_question
 from seedbench_r1.types import Failure, Media, Question, Request
 from trainers.config import TrainConfig
 
@@ -87,8 +87,15 @@ class QuestionStream:
 
 
 def read_rows(config: TrainConfig) -> list[TrainingRow]:
-    """The training rows. Raises DataError for invalid rows, and for absent media unless config.allow_missing."""
+    """The training rows. Raises DataError for invalid rows, and for absent media unless config.allow_missing.
+
+    For SFT a response must come with the options that it speaks of: other options would make its letter wrong.
+    """
     rows = load_training_rows(config.questions_file, config.data)
+    lost = next((row for row in rows if row.response is not None and not row.fixed_options), None)
+    if config.algo == "sft" and lost is not None:
+        line = lost.question.source.line if lost.question.source else "?"
+        raise DataError(f"{config.questions_file}:{line}: {RESPONSE_WITHOUT_CHOICES} Nothing was trained.")
     paths = {path for row in rows for path in (row.question.video, row.question.image) if path is not None}
     missing = sorted(path for path in paths if not path.exists())
     if missing and not config.allow_missing:
@@ -106,7 +113,7 @@ def contradicting_rows(rows: Sequence[TrainingRow]) -> list[str]:
         # Without fixed options the letters are drawn per epoch, so a response cannot name the gold one.
         if row.response is None or not row.fixed_options:
             continue
-        if parse_response(row.response, row.question.options).answer != row.question.gold:
+        if parse_response(row.response, row.question.options, row.question.letters).answer != row.question.gold:
             found.append(row.question.question_id)
     return found
 

@@ -58,9 +58,11 @@ class SamplerMismatch:
 
 
 class RolloutLine(TypedDict):
-    """A rollout in rollouts.jsonl, which adds the step."""
+    """A rollout in rollouts.jsonl, which adds the step. Complete in itself: nothing has to be looked up to read it."""
 
     question_id: str
+    question: str
+    options: list[str]  # in the order shown; the first is A
     gold: str
     text: str
     opened: str
@@ -92,6 +94,8 @@ def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:
     return [
         {
             "question_id": question.question_id,
+            "question": question.text,
+            "options": list(question.options),
             "gold": question.gold,
             "text": rollout.text,
             "opened": rollout.opened,

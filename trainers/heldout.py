@@ -13,6 +13,7 @@ from trainers.data import TrainingExample
 from trainers.groups import Rollout
 from trainers.policy import Policy
 from trainers.rewards import Reward, reward
+from trainers.weights import finite_only
 
 
 class HeldoutMetrics(TypedDict):
@@ -42,7 +43,7 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
         for start in range(0, len(examples), size):
             batch = {example.question.question_id: example for example in examples[start : start + size]}
             prompts = [Prompt(question_id, example.inputs) for question_id, example in batch.items()]
-            for completion in decode(model, policy.processor, prompts, sampling):
+            for completion in finite_only(model, decode(model, policy.processor, prompts, sampling)):
                 text = policy.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
                 rollout = Rollout((), text, completion.finish_reason, opened=policy.processor.opened)
                 found = reward(batch[completion.question_id].question, rollout)

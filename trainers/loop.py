@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.runs.training_snapshot import METRICS, read_lines
 from seedbench_r1.types import to_json
-from trainers.checkpoints import Progress, TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
+from trainers.alarms import ALARM, Alarms, end_training
+from trainers.checkpoints import (
+    Progress,
+    TrainingState,
+    list_checkpoints,
+    load_checkpoint,
+    newest_until,
+    save_checkpoint,
+)
 from trainers.config import TrainConfig
 from trainers.data import QuestionStream, StepData, TrainingExample
 from trainers.groups import GroupReport
 from trainers.grpo import Seconds, grpo_step
 from trainers.heldout import answer_greedily, heldout_metrics
-from trainers.metrics import StepLog, StepMetrics, grpo_metrics, sft_metrics
+from trainers.metrics import StepLog, StepMetrics, finite, grpo_metrics, sft_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import TrainPlan
 from trainers.policy import Policy, load_policy
@@ -30,6 +39,7 @@ from trainers.samplers import Sampler, open_sampler
 from trainers.sft import sft_step
 from trainers.sharding import shard_policy
 from trainers.shared_prefix import shared_prefix_attention
+from trainers.weights import check_finite
 
 Observe = Callable[[StepMetrics], None]
 
@@ -62,7 +72,8 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
 
     Raises:
         ConfigError: as load_policy, the plan is out of date, or another process trains into the same folder.
-        DataError: no question can be used. ResourceError: memory or disk ran out; the last checkpoint is complete.
+        DataError: no question can be used. ResourceError: memory or disk ran out. TrainingEnded: nothing is learned any
+            more (trainers.alarms). The last checkpoint is complete.
     """
     config, stop = plan.config, stop or threading.Event()
     processes = Processes(config.device)
@@ -76,10 +87,9 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
         progress = Progress()
         if plan.resume is not None:
             load_checkpoint(plan.resume.folder, state)
+            check_finite(state.policy.model, str(plan.resume.folder), plan.resume.folder.glob("*.safetensors"))
             progress = plan.resume.progress
-        log = StepLog(config.out, progress.step) if processes.is_main else None
-        if log is not None:
-            stack.callback(log.close)
+        log, alarms = _open_log(plan, processes, progress.step, stack)
         data = stack.enter_context(_open_data(plan, processes, state.policy, progress))
         heldout = data.heldout_examples(plan.heldout)
         saved = progress.step
@@ -90,15 +100,48 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
             state.reference.update(progress.step, state.optimizer.weights)
             if config.eval_every and progress.step % config.eval_every == 0:
                 metrics["heldout"] = heldout_metrics(processes.gather(answer_greedily(state.policy, heldout, config)))
-            if log is not None:
-                log.write(metrics, _sampled_rollouts(config, progress.step, groups))
-                if observe is not None:
-                    observe(metrics)
+            _report(plan, log, alarms, metrics, groups, observe)
             if progress.step % config.save_steps == 0 or progress.step == plan.n_steps:
-                saved = _save(plan, state, progress, processes)
+                saved = _save(plan, state, progress, processes, alarms.last_good)
         if saved < progress.step:
-            _save(plan, state, progress, processes)
+            _save(plan, state, progress, processes, alarms.last_good)
     return _result(plan, progress)
+
+
+def _open_log(
+    plan: TrainPlan, processes: Processes, step: int, stack: contextlib.ExitStack
+) -> tuple[StepLog | None, Alarms]:
+    """Process 0's log, and in every process the alarms as they stood after `step`."""
+    config, log, past = plan.config, None, list[StepMetrics]()
+    if processes.is_main:
+        log = StepLog(config.out, step)
+        stack.callback(log.close)
+        past = [cast(StepMetrics, line) for line in read_lines(config.out / METRICS)]
+        if config.keep_going:
+            (config.out / ALARM).unlink(missing_ok=True)
+    # From process 0: --out need not be the same folder everywhere before a checkpoint is written.
+    return log, Alarms(config, processes.gather(past))
+
+
+def _report(
+    plan: TrainPlan,
+    log: StepLog | None,
+    alarms: Alarms,
+    metrics: StepMetrics,
+    groups: list[GroupReport],
+    observe: Observe | None,
+) -> None:
+    """Write and show a step. Raises TrainingEnded if alarms have gone on for too long."""
+    if said := alarms.count(metrics):
+        metrics["alarms"] = said
+    if log is not None:
+        log.write(metrics, _sampled_rollouts(plan.config, metrics["step"], groups))
+        if observe is not None:
+            observe(metrics)
+    # The same numbers in every process, so that all leave here or none.
+    if (why := alarms.end(plan.n_steps)) is not None:
+        kept = newest_until(plan.config.out, alarms.last_good or 0)
+        raise end_training(plan.config.out, metrics["step"], why, kept, writes=log is not None)
 
 
 def _check_up_to_date(plan: TrainPlan, processes: Processes) -> None:
@@ -131,14 +174,13 @@ def _step(
     # The order of the keys is that of the lines in metrics.jsonl.
     metrics: StepMetrics = {"step": step + 1, "epoch": round(data.position / len(plan.rows), 6)}
     metrics.update(numbers)
-    metrics["grad_norm"] = norm if math.isfinite(norm) else None
-    metrics["lr"], metrics["replaced"] = rate, data.replaced
+    metrics["grad_norm"], metrics["lr"], metrics["replaced"] = norm, rate, data.replaced
     if skipped:
         metrics["unusable"] = [{"question_id": entry.question_id, "reason": entry.reason} for entry in skipped]
     metrics["seconds"] = _rounded_seconds(start, loaded, seconds)
     if torch.cuda.is_available():
         metrics["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return metrics, groups
+    return finite(metrics), groups
 
 
 def _open_data(plan: TrainPlan, processes: Processes, policy: Policy, progress: Progress) -> StepData:
@@ -162,6 +204,7 @@ def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) ->
     """The base model, its optimiser, reference and sampler, as at step 0."""
     config = plan.config
     policy = load_policy(config, plan.checkpoint, processes.device)
+    check_finite(policy.model, plan.checkpoint.info.path, plan.checkpoint.weights.values())
     # On for the whole training: gradient checkpointing computes the layers again in the backward pass.
     if config.shared_prefix:
         stack.enter_context(shared_prefix_attention(policy.model))
@@ -205,7 +248,9 @@ def _compute_gradients(
     return metrics, reports, mine.seconds
 
 
-def _save(plan: TrainPlan, state: TrainingState, progress: Progress, processes: Processes) -> int:
+def _save(
+    plan: TrainPlan, state: TrainingState, progress: Progress, processes: Processes, last_good: int | None
+) -> int:
     """Write a checkpoint. Returns its step."""
     description = {
         "schema": "sbr1.training/1",
@@ -216,7 +261,7 @@ def _save(plan: TrainPlan, state: TrainingState, progress: Progress, processes: 
         "identity": plan.identity,
     }
     keep = plan.config.save_total_limit
-    save_checkpoint(plan.config.out, state, progress, description, keep=keep, processes=processes)
+    save_checkpoint(plan.config.out, state, progress, description, keep=keep, last_good=last_good, processes=processes)
     return progress.step
 
 

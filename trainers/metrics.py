@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar, cast
 
 from seedbench_r1.files import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
@@ -14,6 +15,8 @@ from seedbench_r1.runs.training_snapshot import METRICS, read_lines
 from trainers.groups import GroupReport
 from trainers.heldout import HeldoutMetrics
 from trainers.sft import ResponseLoss
+
+T = TypeVar("T")
 
 ROLLOUTS = "rollouts.jsonl"
 
@@ -44,6 +47,7 @@ class StepMetrics(TypedDict, total=False):
     likelihood: float | None  # of the answers that the reference scored
     zero_std: float | None  # share of groups whose advantages are all 0
     truncated: float | None  # share of rollouts
+    reasoning: float | None  # share of rollouts that have any
     reasoning_words: float  # median
     kl: float | None
     rollout_logprob_gap: float | None
@@ -64,6 +68,7 @@ class StepMetrics(TypedDict, total=False):
     seconds: dict[str, float]
     memory_gb: float  # peak of process 0's GPU
     heldout: HeldoutMetrics
+    alarms: list[str]  # what was said after this step; absent: nothing
 
 
 class StepLog:
@@ -105,7 +110,19 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
 
 def _json_line(values: Mapping[str, object]) -> str:
-    return json.dumps(values, ensure_ascii=False) + "\n"
+    return json.dumps(finite(values), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def finite(value: T) -> T:
+    """JSON values with None in the place of NaN and infinities, for which JSON has no words."""
+    made: object = value
+    if isinstance(value, Mapping):
+        made = {name: finite(part) for name, part in value.items()}
+    elif isinstance(value, list):
+        made = [finite(part) for part in value]
+    elif isinstance(value, float) and not math.isfinite(value):
+        made = None
+    return cast(T, made)
 
 
 def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
@@ -122,6 +139,7 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "zero_std": _mean([float(not any(r["advantage"] for r in group.rollouts)) for group in reports]),
         "length": _mean([float(rollout["tokens"]) for rollout in rollouts]),
         "truncated": _mean([float(rollout["finish_reason"] == "length") for rollout in rollouts]),
+        "reasoning": _mean([float(bool((reasoning or "").strip())) for reasoning in reasonings]),
         "reasoning_words": statistics.median(len((reasoning or "").split()) for reasoning in reasonings),
         "kl": _mean([group.kl for group in reports if group.kl is not None]),
         "rollout_logprob_gap": _mean([m.gap for m in mismatches]),

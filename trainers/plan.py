@@ -8,11 +8,13 @@ from pathlib import Path
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.questions import TrainingRow, file_sha256
+from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
 from trainers.config import TrainConfig, resume_identity, total_steps
 from trainers.data import read_rows
 from trainers.heldout import split_rows
 from trainers.samplers import check_sampler
+from trainers.weights import check_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
 
     Raises:
         DataError: invalid rows, or absent media unless config.allow_missing.
-        ConfigError: no such model, no such sampler, config.out holds checkpoints of another configuration, or one
-            process is to shard.
+        ConfigError: no such model, or one that was cut off; no such sampler; config.out holds checkpoints of another
+            configuration, or whose files are not those that were saved; or one process is to shard.
+        TrainingEnded: an alarm has ended the training in config.out, and it is not to keep going.
     """
     check_sampler(config, world_size=world_size)
     if config.fsdp and world_size == 1:
@@ -56,6 +59,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
             "--no-python seedbench-r1 train ..., or without --fsdp."
         )
     checkpoint = inspect_model(config.model)
+    check_tokenizer(checkpoint)
     # Qwen3-VL's patches are larger than the other families'; frames must come in whole ones.
     if config.video.size_multiple % checkpoint.size_multiple:
         config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
@@ -73,7 +77,9 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
         check_same_run(resume, identity)
         # A finished training may have lost its resume/ folder: nothing will be continued from it.
         if resume.step < n_steps:
-            check_resumable(resume.folder, sharded=config.fsdp)
+            check_resumable(resume, sharded=config.fsdp)
+    if resume is None or resume.step < n_steps:
+        refuse_ended(config)
     return TrainPlan(
         config=config,
         rows=rows,

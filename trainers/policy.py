@@ -76,7 +76,8 @@ class Policy:
 
     def _write(self, folder: Path, model: PreTrainedModel) -> None:
         if self.adapter is not None:
-            self.adapter.save_pretrained(str(folder))
+            # Embeddings are never adapted; to find that out, peft would ask the hub about a base that has an id there.
+            self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
             return
         model.save_pretrained(folder)
@@ -129,14 +130,15 @@ def _add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     except ImportError as error:
         raise ConfigError("--lora needs peft. Fix, in the checkout: pip install '.[train]'") from error
     torch.manual_seed(config.seed)  # of the adapters' initial values, which must be the same in all processes
+    base = str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model
     options = peft.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=0.0,  # dropout would make two passes over the same tokens differ
         target_modules=LORA_LAYERS,
-        base_model_name_or_path=str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model,
     )
     wrapped = peft.get_peft_model(model, options)
-    # get_peft_model has replaced it by the name that transformers recorded when it loaded the model.
-    wrapped.peft_config["default"].base_model_name_or_path = options.base_model_name_or_path
+    # Only now: get_peft_model writes into the same object the name under which transformers loaded the model, which may
+    # be relative to this folder.
+    wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped

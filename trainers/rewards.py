@@ -28,7 +28,7 @@ def reward(question: Question, rollout: Rollout, rules: Literal["evaluation", "s
     """Accuracy and format reward of one completion."""
     if rules == "script":
         return script_reward(question, rollout.opened + rollout.text)
-    parsed = parse_response(rollout.text, question.options, opened=rollout.opened)
+    parsed = parse_response(rollout.text, question.options, question.letters, opened=rollout.opened)
     return Reward(float(score(question, parsed, rollout.finish_reason).correct), float(parsed.format_ok))
 
 

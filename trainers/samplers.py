@@ -18,6 +18,7 @@ from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
 from trainers.policy import Policy
 from trainers.vllm_sampler import VllmSampler, check_vllm_sampler
+from trainers.weights import finite_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,8 +87,9 @@ class BuiltinSampler:
         prompts = [Prompt(example.question.question_id, example.inputs) for example in batch]
         found: dict[tuple[str, int], Rollout] = {}
         sampling = rollout_sampling(config, batch[0].epoch)
-        # Completions arrive as they end, so they are put in order by question and index.
-        for completion in decode(model, processor, prompts, sampling, cache=config.decode_cache):
+        completions = finite_only(model, decode(model, processor, prompts, sampling, cache=config.decode_cache))
+        # They arrive as they end, so they are put in order by question and index.
+        for completion in completions:
             ids = completion.token_ids
             text = processor.tokenizer.decode(ids, skip_special_tokens=True)
             # The loss is on the end token too: a policy learns when to stop. decode leaves it out of token_ids.

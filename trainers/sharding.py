@@ -12,6 +12,7 @@ beforehand (`Processes.max_over_ranks`), and one with fewer makes idle passes, w
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+STEP = "step"  # among the tensors of a sharded checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +105,13 @@ def local_shard(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def save_shards(folder: Path, tensors: Mapping[str, object]) -> None:
+def save_shards(folder: Path, tensors: Mapping[str, object], step: int) -> None:
     """Write nested dicts of sharded tensors, each process its own shards. Raises CheckpointException in all alike."""
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    save(dict(tensors), checkpoint_id=folder)
+    # Under a name of its own, so that every process writes the step into its own file.
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    save({**tensors, STEP: {str(rank): torch.tensor(step)}}, checkpoint_id=folder)
 
 
 def load_shards(folder: Path, tensors: Mapping[str, object]) -> None:
@@ -113,6 +119,33 @@ def load_shards(folder: Path, tensors: Mapping[str, object]) -> None:
     from torch.distributed.checkpoint.state_dict_loader import load
 
     load(dict(tensors), checkpoint_id=folder)
+
+
+def saved_steps(folder: Path) -> dict[Path, int]:
+    """File -> step, of every file that `save_shards` wrote; without those of versions that did not keep it.
+
+    Raises ValueError if a file is absent, was cut off or cannot be read. Reads the steps alone.
+    """
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    try:
+        metadata = FileSystemReader(folder).read_metadata()
+    except Exception as error:  # a pickle, which raises what it likes
+        raise ValueError(f"its .metadata cannot be read: {error}") from error
+    files: dict[str, Path] = {}
+    for index, place in (metadata.storage_data or {}).items():
+        path = folder / place.relative_path
+        size = path.stat().st_size if path.is_file() else 0
+        if size < place.offset + place.length:
+            raise ValueError(f"{path.name} has {size:,} bytes, at least {place.offset + place.length:,} were saved")
+        if index.fqn.startswith(f"{STEP}."):
+            files[index.fqn.removeprefix(f"{STEP}.")] = path
+    steps = {rank: torch.tensor(0) for rank in files}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that one process alone reads them, which is meant
+        load({STEP: steps}, checkpoint_id=folder, no_dist=True)
+    return {files[rank]: int(step) for rank, step in steps.items()}
 
 
 def as_sharded(shards: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,12 +90,12 @@ def tracked(metrics: StepMetrics) -> dict[str, float]:
 
 
 def scalars(metrics: Mapping[str, object], prefix: str = "") -> dict[str, float]:
-    """Numbers by name, nested ones as "seconds/io"; other values are left out."""
+    """Finite numbers by name, nested ones as "seconds/io"; other values are left out."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             found |= scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
+        elif isinstance(value, int | float) and math.isfinite(value):
             found[prefix + name] = float(value)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
 from trainers.policy import Policy
+from trainers.weights import logits_not_finite
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -146,6 +148,8 @@ class VllmSampler:
         processor = self._policy.processor
         text = processor.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
         logprobs = tuple(entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True))
+        if not all(map(math.isfinite, logprobs)):
+            raise logits_not_finite(self._policy.model)
         return Rollout(ids, text, "stop" if ended else "length", logprobs, processor.opened)
 
 

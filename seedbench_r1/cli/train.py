@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,13 +21,17 @@ if TYPE_CHECKING:
     from trainers.metrics import StepMetrics
     from trainers.plan import TrainPlan
 
-_Mean = Literal["reward", "accuracy", "bonus", "zero_std", "length", "truncated", "kl", "rollout_logprob_gap", "loss"]
+_Mean = Literal[
+    "reward", "accuracy", "format", "bonus", "zero_std", "length", "truncated", "kl", "rollout_logprob_gap", "loss"
+]
 DRAINING = "Stopping: this step is finished and saved. Once more stops at once."
 
 ReportTo = Annotated[
     str | None, output_option("--report-to", help="tensorboard, wandb, trackio, joined by commas; by default none.")
 ]
-ConfigFile = Annotated[Path | None, output_option("--config", help="TOML with these options in its table train.")]
+# The backslash keeps the brackets: Rich takes [train] for a style.
+_CONFIG_HELP = "TOML with these options under \\[train]."
+ConfigFile = Annotated[Path | None, output_option("--config", help=_CONFIG_HELP)]
 
 
 @with_settings(in_groups(TABLE, GROUPS))
@@ -44,7 +47,8 @@ def train_command(
 ) -> None:
     """Train a checkpoint by SFT, GRPO or GRPO-CARE. The same command again continues an interrupted training.
 
-    Exit codes: 0 done, 3 configuration, 4 data, 7 memory or disk, 130/143 interrupted after a checkpoint.
+    Exit codes: 0 done, 3 configuration, 4 data, 7 memory, disk, or nothing is learned, 130/143 interrupted after a
+    checkpoint.
     """
     from trainers.trackers import open_trackers, parse_trackers
 
@@ -89,14 +93,14 @@ def train_command(
 
 
 class TrainProgress:
-    """What is going to happen, and then a few lines every logging_steps steps, on standard error."""
+    """What is going to happen, then the first step's line and one every logging_steps steps, on standard error."""
 
     def __init__(self, planned: TrainPlan, *, quiet: bool) -> None:
         self._plan, self._quiet, self._screen = planned, quiet, console.err()
         self._since: list[StepMetrics] = []
         self._history: list[StepMetrics] = []
-        self._seconds: list[float] = []
         self._reward: float | None = None
+        self._begun = False
 
     def begin(self) -> None:
         """Say what will be done."""
@@ -108,64 +112,69 @@ class TrainProgress:
         """Take note of a step."""
         from trainers.metrics import WINDOW, collapse_warnings
 
+        if self._quiet:
+            return
         self._since.append(metrics)
         # Collapse shows over a window, not in one step.
         self._history = [*self._history, metrics][-WINDOW:]
-        self._seconds = [*self._seconds, metrics["seconds"]["step"]][-WINDOW:]
-        if "heldout" in metrics and not self._quiet:
+        if "heldout" in metrics:
             held = metrics["heldout"]
             share = "none usable" if held["accuracy"] is None else f"{100 * held['accuracy']:.1f} %"
             self._screen.print(f" step {metrics['step']}: accuracy on {held['n']} held-out questions {share}")
-        last = metrics["step"] == self._plan.n_steps
-        if self._quiet or not (last or metrics["step"] % self._plan.config.logging_steps == 0):
+        for alarm in metrics.get("alarms", ()):
+            self._screen.print(f" warn: {alarm}", soft_wrap=True)
+        # The first one at once: it says whether anything works, and how long the rest will take.
+        due = not self._begun or metrics["step"] % self._plan.config.logging_steps == 0
+        if not due and metrics["step"] != self._plan.n_steps:
             return
-        for line in self._lines(metrics):
-            self._screen.print(line, soft_wrap=True)
+        self._screen.print(self._line(metrics), soft_wrap=True)
         for warning in collapse_warnings(self._history):
             self._screen.print(f" warn: {warning}", soft_wrap=True)
-        self._since = []
+        self._since, self._begun = [], True
 
-    def _lines(self, metrics: StepMetrics) -> list[str]:
-        """The numbers are means over the steps since the last lines."""
-        per_step = sum(self._seconds) / len(self._seconds)
-        left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self._plan.n_steps - metrics["step"])))
-        dot = console.dot()
-        first = (
-            f"train {self._plan.config.preset} {dot} step {metrics['step']}/{self._plan.n_steps} {dot} "
-            f"{per_step:.2f} s/step {dot} ETA {left}"
-        )
-        if metrics["replaced"]:
-            first += f" {dot} replaced {metrics['replaced']}"
-        rate = f"lr {metrics['lr']:.2g}"
-        # SFT has no rewards.
-        if "reward" not in metrics:
-            return [first, f" loss {self._mean('loss'):.4f} {dot} len {self._mean('length'):.0f} tok {dot} {rate}"]
-        reward = self._mean("reward")
-        change = "" if self._reward is None else f" ({reward - self._reward:+.2f})"
-        self._reward = reward
-        kl = "off" if metrics["kl"] is None else f"{self._mean('kl'):.2g}"
+    def _line(self, metrics: StepMetrics) -> str:
+        """The numbers are means over the steps since the last line; the time left, over the last 20 steps."""
+        # The first step of a process is slower than the others: kernels are chosen, workers start.
+        steps = self._history[1:] if len(self._history) > 1 else self._history
+        per_step = sum(step["seconds"]["step"] for step in steps) / len(steps)
+        left = int(per_step * (self._plan.n_steps - metrics["step"]))
         parts = [
-            f"reward {reward:.2f}{change}",
-            f"acc {self._mean('accuracy'):.2f}",
-            f"consist-bonus {self._mean('bonus'):.2f}",
-            f"zero-std groups {100 * self._mean('zero_std'):.0f} %",
-            f"len {self._mean('length'):.0f} tok (clip {100 * self._mean('truncated'):.0f} %)",
-            f"kl {kl}",
-            rate,
+            f"step {metrics['step']}/{self._plan.n_steps}",
+            f"{per_step:.2f} s/step",
+            f"left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}",  # days as hours
         ]
-        if metrics["rollout_logprob_gap"] is not None:
+        # SFT has no rewards.
+        if "reward" in metrics:
+            reward = self._mean("reward")
+            change = "" if self._reward is None else f" ({reward - self._reward:+.2f})"
+            self._reward = reward
+            parts += [
+                f"reward {reward:.2f}{change}",
+                f"acc {self._mean('accuracy'):.2f}",
+                f"format {self._mean('format'):.2f}",
+                f"bonus {self._mean('bonus'):.2f}",
+                f"no spread {100 * self._mean('zero_std'):.0f} %",
+                f"len {self._mean('length'):.0f} (cut {100 * self._mean('truncated'):.0f} %)",
+            ]
+        else:
+            parts += [f"loss {self._mean('loss'):.4f}", f"len {self._mean('length'):.0f}"]
+        if metrics.get("kl") is not None:
+            parts.append(f"kl {self._mean('kl'):.2g}")
+        if metrics.get("rollout_logprob_gap") is not None:
             parts.append(f"sampler gap {self._mean('rollout_logprob_gap'):.2g}")
-        return [first, " " + f" {dot} ".join(parts), " " + self._time_shares(metrics)]
+        parts.append(f"lr {metrics['lr']:.2g}")
+        if metrics["replaced"]:
+            parts.append(f"replaced {metrics['replaced']}")
+        if "memory_gb" in metrics:
+            parts.append(f"GPU peak {metrics['memory_gb']:.1f} GB")
+        return f" {console.dot()} ".join([*parts, self._time_shares(metrics)])
 
     def _time_shares(self, metrics: StepMetrics) -> str:
-        # Shares of wall time over the steps since the last lines; together less than 100 %.
+        """Where the wall time since the last line went, what there was of it; together less than 100 %."""
         whole = max(1e-9, sum(step["seconds"]["step"] for step in self._since))
         share = {n: 100 * sum(s["seconds"][n] for s in self._since) / whole for n in metrics["seconds"]}
-        memory = f"GPU mem peak {metrics['memory_gb']:.1f} GB {console.dot()} " if "memory_gb" in metrics else ""
-        return (
-            f"{memory}gen {share['rollouts']:.0f} % / reference {share['reference']:.0f} % / "
-            f"fwd-bwd {share['policy']:.0f} % / io {share['io']:.0f} %"
-        )
+        words = {"rollouts": "rollouts", "reference": "reference", "policy": "policy", "io": "media"}
+        return " ".join(f"{word} {share[name]:.0f} %" for name, word in words.items() if share[name])
 
     def _mean(self, name: _Mean) -> float:
         values = [value for step in self._since if (value := step[name]) is not None]

@@ -105,6 +105,35 @@ def test_responses_that_contradict_their_gold_letter_are_named(tmp_path):
     assert contradicting_rows(loaded) == ["train/1", "train/2"]
 
 
+def test_no_response_teaches_a_letter_of_other_options_than_those_shown(tmp_path):
+    """Rows in the form of the chat files: options in the prompt alone, a letter in the response."""
+    rows = []
+    for number in range(40):
+        options = [f"wrong {number}-{k}" for k in range(3)]
+        options.insert(number % 4, f"right {number}")
+        text = "Which action comes next?\n" + "\n".join(map(". ".join, zip("ABCD", options, strict=True)))
+        rows.append(
+            training_row(
+                number,
+                answer=f"right {number}",
+                negative_answers=[f"wrong {number}-{k}" for k in range(5)],
+                task_progress_metadata=[],
+                prompt=[{"role": "user", "content": [{"type": "text", "text": text}]}],
+                response=f"<think>right {number} fits.</think><answer>{'ABCD'[number % 4]}</answer>",
+            )
+        )
+    path = write_rows(tmp_path / "annotations" / "training_with_cot_6k.jsonl", rows)
+    config = resolved(tmp_path, algo="sft", allow_missing=True)
+    for drawn in QuestionStream(read_rows(config), 42).take(200):  # five epochs
+        assert drawn.response.split("<answer>")[1][0] == drawn.question.gold
+        assert drawn.question.options[drawn.question.letters.index(drawn.question.gold)].startswith("right")
+    write_rows(path, [*rows[:6], rows[6] | {"prompt": [{"role": "user", "content": "Which action comes next?"}]}])
+    with pytest.raises(DataError, match=r"training_with_cot_6k\.jsonl:7: a response without choices.*Nothing was"):
+        read_rows(config)
+    # Rewards come from options that are drawn: no response is taught there.
+    assert len(read_rows(resolved(tmp_path, algo="care", train_file=path, allow_missing=True))) == 7
+
+
 def test_learning_rates_by_hand(tmp_path):
     config = resolved(tmp_path, algo="care", learning_rate=1.0, warmup_ratio=0.2)
     rates = [learning_rate(config, step, 10) for step in range(10)]
@@ -169,6 +198,7 @@ def test_metrics_by_hand():
         "zero_std": 0.5,
         "length": 12.5,
         "truncated": 0.25,
+        "reasoning": 0.75,  # "x" has none
         "reasoning_words": 4.0,
         "kl": 0.1,
         "rollout_logprob_gap": None,
@@ -241,6 +271,11 @@ def test_the_command_line_says_what_it_would_do(toy, tmp_path):
     assert not (tmp_path / "o").exists()
     refused = runner.invoke(app, ["train", "--model", str(toy.raw)])
     assert isinstance(refused.exception, ConfigError)
+    # Rich would take [train] for a style, and print nothing.
+    assert (
+        "TOML with these options under [train]."
+        in runner.invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).stdout
+    )
 
 
 def test_rows_are_read_from_where_the_config_says(toy):

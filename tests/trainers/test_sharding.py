@@ -179,7 +179,7 @@ def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
         plan_training(config(begun["sharded"]), world_size=2)
     with pytest.raises(ConfigError, match=r"was written without --fsdp"):
         plan_training(config(begun["two"], fsdp=True), world_size=2)
-    shutil.rmtree(begun["two"] / "checkpoint-3" / "resume")
+    shutil.rmtree(begun["two"] / "checkpoint-2" / "resume")
     with pytest.raises(ConfigError, match=r"has no resume/state.pt to continue from"):
         plan_training(config(begun["two"]), world_size=2)
 
@@ -195,7 +195,7 @@ def test_a_finished_training_may_have_lost_what_a_continuation_needs(toy, traine
 def unfinished(folder: Path, copy: Path) -> Path:
     """A copy of a finished training whose checkpoint says that a step is missing."""
     shutil.copytree(folder, copy)
-    path = copy / "checkpoint-3" / "training.json"
+    path = (copy / "checkpoint-3").rename(copy / "checkpoint-2") / "training.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 2}))
     return copy
 

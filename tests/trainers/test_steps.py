@@ -1,12 +1,15 @@
 """One step taken apart: what is computed, what is left out, and that leaving it out changes nothing."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from seedbench_r1.backends.loading import load_model
+from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.prompts import build_request
 from seedbench_r1.types import Media
 from tests.trainers.toy import TEMPLATE, policy_of, toy_config
@@ -16,7 +19,7 @@ from trainers.data import TrainingExample, read_rows
 from trainers.groups import Group, GroupReport, RewardedGroup, Rollout
 from trainers.optimizer import Optimizer
 from trainers.plan import plan_training
-from trainers.policy import Policy
+from trainers.policy import Policy, load_policy
 from trainers.reference import Reference
 from trainers.samplers import BuiltinSampler
 from trainers.sft import response_tokens, sft_step
@@ -276,6 +279,18 @@ def test_an_adapter_is_saved_alone_and_loads_as_evaluation_does(toy, tmp_path):
     with torch.no_grad():
         expected = plain_logprobs(policy.model, inputs, ids)
         torch.testing.assert_close(plain_logprobs(merged, inputs, ids), expected, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_names_its_base_so_that_it_is_found_from_anywhere(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(toy.sft.parent)
+    relative = toy_config(Path(toy.sft.name), toy.data, tmp_path / "none", "care", lora=True)
+    policy_of(relative).save(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(toy.sft)
+    # A hub id stays one: the folder of the cache is this machine's own.
+    named = dataclasses.replace(relative, model="org/name")
+    load_policy(named, inspect_model(str(toy.sft)), CPU).save(tmp_path / "named")
+    stored = json.loads((tmp_path / "named" / "adapter_config.json").read_text())
+    assert stored["base_model_name_or_path"] == "org/name"
 
 
 def test_sft_differentiates_the_mean_over_all_response_tokens(toy, policy):

@@ -133,6 +133,74 @@ def test_a_training_row_with_choices_keeps_them(tmp_path):
     assert training_question(row, seed=0, epoch=5).options[0] == "boil water"
 
 
+def cot_row(number: int, options: list[str], **changes) -> dict:
+    """A row in the form of a chat file: the options stand in its prompt alone, and its response names one by letter."""
+    text = "What next?\n" + "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDE", options, strict=False))
+    prompt = [{"role": "user", "content": [{"type": "image", "image": "x.png"}, {"type": "text", "text": text}]}]
+    letter = "ABCDE"[options.index("boil water")]
+    return training_row(number, prompt=prompt, response=f"<answer>{letter}</answer>") | changes
+
+
+def test_a_response_keeps_the_options_of_its_own_prompt(tmp_path):
+    orders = [
+        ["dry it", "boil water", "wash the cup", "x"],
+        ["a", "b", "c", "boil water"],
+        ["boil water", "n", "m", "o"],
+    ]
+    path = write_rows(tmp_path / "t.jsonl", [cot_row(i, options) for i, options in enumerate(orders)])
+    rows = load_training_rows(path, tmp_path)
+    for epoch in range(3):
+        drawn = [training_question(row, seed=epoch, epoch=epoch) for row in rows]
+        assert [list(question.options) for question in drawn] == orders
+        assert [question.gold for question in drawn] == ["B", "D", "A"]
+    # Rows without a response teach no letter: their options are drawn.
+    (free,) = load_training_rows(write_rows(path, [cot_row(1, orders[0], response=None)]), tmp_path)
+    assert not free.fixed_options
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options"),
+    [
+        ("Q\nA. p\nB. boil water", ("p", "boil water")),
+        ("Q\n(A) p\n\n(B) boil water\n(C) r\nThink first.", ("p", "boil water", "r")),
+        ("Q\r\nA) p\r\n B) boil water \r\n", ("p", "boil water")),
+        ("Q A. p B. boil water", None),  # on one line: where an option ends cannot be known
+        ("Q\nA. p\nC. boil water", None),
+        ("Q\nA. p\nand more\nB. boil water", None),
+        ("As in\nA. p\nB. q\nanswer\nA. r\nB. boil water", None),  # two lists
+        ("Q\nA. boil water", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_options_are_read_from_a_prompt_or_not_at_all(tmp_path, prompt, options):
+    messages = [{"role": "system", "content": "A. no\nB. no"}, {"role": "user", "content": prompt}]
+    for form in (messages, prompt):
+        path = write_rows(tmp_path / "t.jsonl", [training_row(1, prompt=form, response="<answer>B</answer>")])
+        (row,) = load_training_rows(path, tmp_path)
+        assert row.fixed_options == (options is not None)
+        if options:
+            assert (row.question.options, row.question.gold) == (options, "B")
+
+
+def test_a_row_whose_answer_is_not_one_of_its_own_options_is_refused(tmp_path):
+    for options in (["a", "b", "c", "d"], ["boil water", "b", "c", "boil water"]):
+        row = cot_row(1, ["boil water"]) | {
+            "prompt": "\n".join(f"{x}. {y}" for x, y in zip("ABCD", options, strict=True))
+        }
+        with pytest.raises(DataError, match=r"t\.jsonl:1: the answer 'boil water' is [02] of the row's own options"):
+            load_training_rows(write_rows(tmp_path / "t.jsonl", [row]), tmp_path)
+    bare = training_row(1, response="<answer>A</answer>", negative_answers=[])
+    with pytest.raises(DataError, match=r"t\.jsonl:1: a response without choices"):
+        load_training_rows(write_rows(tmp_path / "t.jsonl", [bare]), tmp_path)
+
+
+def test_an_absent_training_file_is_named_as_one(tmp_path):
+    with pytest.raises(DataError, match=r"No training file at .*t\.jsonl\. .*--data or --train-file") as seen:
+        load_training_rows(tmp_path / "t.jsonl", tmp_path)
+    assert "--annotations" not in str(seen.value)
+
+
 def test_a_subset_is_stratified_seeded_and_grows(tmp_path):
     for level, n in (("L1", 50), ("L2", 20), ("L3", 3)):
         rows = [evaluation_row(i, domain="Work") for i in range(n)]
