@@ -57,7 +57,9 @@ def _poison(path: Path) -> None:
     lines = [json.loads(line) for line in (path / "records.jsonl").read_text(encoding="utf-8").splitlines()]
     for record in lines:
         if record["question_id"] == HOSTILE_QUESTION:
-            record["parsed"] |= {"reasoning": HOSTILE + record["parsed"]["reasoning"], "answer_text": HOSTILE}
+            text = record["generation"]["text"]
+            record["generation"]["text"] = text.replace("<think>", f"<think>{HOSTILE}", 1)
+            record["parsed"]["reasoning"] = HOSTILE + record["parsed"]["reasoning"]
     (path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     manifest["model"]["name"] = 'care<img src=x onerror="window.harmed=1">'
