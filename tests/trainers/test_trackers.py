@@ -13,6 +13,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.test_loop import SMALL, command
 from tests.trainers.toy import toy_config
+from tests.waiting import wait_until
 from trainers.trackers import NAMES, TRACKERS, open_trackers, open_wandb, parse_trackers, tracked
 
 LINE = {
@@ -114,6 +115,8 @@ def test_wandb_gets_every_number_and_a_continuation_in_the_same_run(config, monk
     for step in (1, 2):
         with open_trackers(["wandb"], config, step - 1) as (run,):
             run.observe(LINE | {"step": step})
+    # wandb's own process writes the file, and may still do so when a run has been finished.
+    wait_until(lambda: len(wandb_records(config.out)[1]) == 2)
     ids, history = wandb_records(config.out)
     run_id = json.loads((config.out / "trackers.json").read_text())["wandb"]
     assert set(ids) == {("ours", run_id)}
