@@ -96,9 +96,13 @@ class Recorder:
 
     def write(self, record: RunRecord) -> None:
         """Keep a record: in the file when this returns. Raises ResourceError, IncompleteRun: see FailuresInARow."""
+        self.keep(record)
+        self.failures.add(record)
+
+    def keep(self, record: RunRecord) -> None:
+        """As write, for questions that were all asked already: nothing is saved by stopping."""
         self.run.append(record)
         self.observe(record)
-        self.failures.add(record)
 
     def written_by_worker(self, record: RunRecord) -> None:
         """Take note of a record that a worker process has put into a file of its own."""

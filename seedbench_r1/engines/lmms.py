@@ -177,11 +177,8 @@ class LmmsEngine(nullcontext["LmmsEngine"]):
         )
         lmms_process.run_job(job, stop=stop)
         if not stop.is_set():
-            # All at once, answers first: failures in a row say nothing before the answers are known.
-            for record in sorted(
-                read_records(job, asked, plan.config.sampling), key=lambda record: not record.answered
-            ):
-                recorder.write(record)
+            for record in read_records(job, asked, plan.config.sampling):
+                recorder.keep(record)
 
 
 def read_records(job: LmmsJob, asked: list[Question], sampling: SamplingConfig) -> list[RunRecord]:

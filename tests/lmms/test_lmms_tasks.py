@@ -7,8 +7,10 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from leaderboards.exports.lmms_results import DOMAIN_METRICS, LEVEL_METRICS
 from seedbench_r1.config import lmms_checkpoint, resolve_eval_config
@@ -252,7 +254,7 @@ def test_a_checkpoint_that_lmms_eval_loads_is_known_like_any_other(config, tmp_p
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"architectures": ["OtherForConditionalGeneration"]}))
-    (folder / "model.safetensors").write_bytes(b"weights")
+    save_file({"weights": np.zeros(1)}, folder / "model.safetensors")
     (folder / "training.json").write_text(json.dumps({"algorithm": "care", "step": 30}))
     planned = plan(under_lmms_eval(config, "other_model", f"pretrained={folder}"))
     assert planned.checkpoint.folder == folder

@@ -196,7 +196,7 @@ def test_a_row_whose_answer_is_not_one_of_its_own_options_is_refused(tmp_path):
 
 
 def test_an_absent_training_file_is_named_as_one(tmp_path):
-    with pytest.raises(DataError, match=r"No training file at .*t\.jsonl\. .*--data or --train-file") as seen:
+    with pytest.raises(DataError, match=r"No training file at .*t\.jsonl\. .*--data .*--train-file") as seen:
         load_training_rows(tmp_path / "t.jsonl", tmp_path)
     assert "--annotations" not in str(seen.value)
 
