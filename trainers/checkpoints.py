@@ -92,7 +92,8 @@ def read_training(folder: Path) -> SavedTraining:
 
 def check_same_run(saved: SavedTraining, identity: Mapping[str, object]) -> None:
     """Raises ConfigError with the differing keys if the checkpoint belongs to another configuration."""
-    stored = {**{name: value for name, value in FORMER.items() if name in identity}, **saved.identity}
+    former = {**FORMER, "model_files": identity.get("model_files")}  # not compared where they were not kept
+    stored = {**{name: value for name, value in former.items() if name in identity}, **saved.identity}
     differing = [
         f"{key}: {stored.get(key)!r} there, {identity.get(key)!r} here"
         for key in sorted(set(stored) | set(identity))

@@ -151,6 +151,7 @@ class TrainConfig:
     num_train_epochs: float = setting(1.0, "Over the rows.", OPTIMISER, above=0)  # script
     max_steps: int = setting(-1, "Instead of epochs, if positive.", OPTIMISER, at_least=-1)
     # Model.
+    processor: str | None = setting(None, "Folder or hub id of tokenizer, chat template and processor files.", MODEL)
     lora: bool = setting(False, "Train adapters on the language model's linear layers.", MODEL, negatable=True)
     lora_r: int = setting(64, "Rank.", MODEL, at_least=1, needs="lora")  # ours
     lora_alpha: int = setting(64, "Scale.", MODEL, at_least=1, needs="lora")  # ours
@@ -235,6 +236,7 @@ RESUME_MUTABLE = {
     "keep_going",
     "rollout_log_steps",
     "model",  # its bytes are compared instead
+    "processor",  # likewise
     "train_file",  # likewise
 }
 

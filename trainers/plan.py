@@ -58,7 +58,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
             "--fsdp spreads the weights over processes, and there is one. Fix: torchrun --nproc-per-node GPUS "
             "--no-python seedbench-r1 train ..., or without --fsdp."
         )
-    checkpoint = inspect_model(config.model)
+    checkpoint = inspect_model(config.model, processor=config.processor, views=config.out / ".models")
     check_tokenizer(checkpoint)
     # Qwen3-VL's patches are larger than the other families'; frames must come in whole ones.
     if config.video.size_multiple % checkpoint.size_multiple:
@@ -71,6 +71,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
         "steps": n_steps,
         "data_sha256": data_sha256,
         "model_fingerprint": checkpoint.info.fingerprint,
+        "model_files": checkpoint.info.files,
     }
     resume = newest_checkpoint(config.out)
     if resume is not None:

@@ -143,3 +143,15 @@ def split(folder: Path) -> Path:
         save_file({name: weights[name] for name in weights if places[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return folder / "part-2.safetensors"
+
+
+def test_a_template_that_changed_since_the_start_is_refused(toy, out, tmp_path):
+    model = shutil.copytree(toy.sft, tmp_path / "model")
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(ConfigError, match="model_files"):
+        plan_training(toy_config(model, toy.data, out, "grpo", **STEPS))
+    # The former files from elsewhere are the former files.
+    assert plan_training(toy_config(model, toy.data, out, "grpo", **STEPS, processor=str(toy.sft))).done == 2
+    change_json(out / "checkpoint-2" / "training.json", lambda content: content["identity"].pop("model_files"))
+    assert plan_training(toy_config(model, toy.data, out, "grpo", **STEPS)).done == 2
