@@ -38,13 +38,18 @@ _LEAD = re.compile(
 )
 _NOUN = re.compile(r"answer|option|choice|答案|选项|选择", re.IGNORECASE)
 _ABBREVIATION = re.compile(r"[A-Za-z]\.[A-Za-z](?![A-Za-z])")
-_VERB = "(?i:is|are|was|seems|looks|can|could|may|might|would|should|has|does)"  # "(A) could be right" chooses nothing
+_VERB = re.compile(
+    r"(?:is|are|was|seems|looks|can|could|may|might|would|should|has|does)\b", re.IGNORECASE
+)  # "(A) could be right" chooses nothing
 # "(A) is wrong" and "A: not yet" speak of an option without choosing it.
 _DENIED = re.compile(
-    r"(?:(?:is|was|seems|looks|would be|can be|may be)\s+)?(?:not|wrong|incorrect|false|unlikely|impossible|excluded)\b"
-    r"|(?:is|was|does|has|would|could|ca)n['’]t\b|不",
+    r"\(?\s*(?:(?:this|it|that|which)\s+)?(?:(?:is|was|seems|looks|would be|can be|may be|has been)\s+)?"
+    r"(?:not|no|none|never|wrong|incorrect|false|unlikely|impossible|excluded|eliminated|rejected|ruled out|cannot|or)"
+    r"\b"
+    r"|however\b|(?:is|was|does|has|would|could|ca)n['’]t\b|\(?(?:不|错|非|没|排除)",
     re.IGNORECASE,
 )
+_AFTER_A = "(?:is|was|or|and|would|can|could|may|might|seems|looks|has|does|fits|makes|shows)"
 _WORD = r"A-Za-z0-9_'’"
 
 
@@ -74,13 +79,14 @@ class _Forms:
 def _forms(last: str) -> _Forms:
     one = f"[A-{last}a-{last.lower()}]"
     opening, closing = (re.escape("".join(marks)) for marks in (_PAIRS, _PAIRS.values()))
-    wrapped = rf"[{opening}]\s*+(?P<wrapped>{one})\s*+[{closing}](?!\s*+{_VERB}\b)(?P<after>.*)"
+    wrapped = rf"[{opening}]\s*+(?P<wrapped>{one})\s*+[{closing}](?P<after>.*)"
     separator = r"(?:\s*+[.):,;、。!]|[^\S\n]*+\n|\s++[-–—]++(?=\s)|\s*+[–—]|\s*+(?=\())"
     bare = rf"(?P<bare>{one})(?![{_WORD}])(?:\s*+$|{separator}(?P<text>.*))"
     small = "".join(c for c in "abcdefghijklmnopqrstuvwxyz" if c <= last.lower() and c not in "ai")
     return _Forms(
         statement=re.compile(f"{wrapped}|{bare}", re.DOTALL),
-        alone=re.compile(rf"(?<![{_WORD}])([A-{last}{small}])(?![{_WORD}])"),
+        # "A cup" has an article, "A is" a letter.
+        alone=re.compile(rf"(?<![{_WORD}])(?!A\s+(?!{_AFTER_A}\b)[a-z])([A-{last}{small}])(?![{_WORD}])"),
     )
 
 
@@ -136,21 +142,20 @@ def read_choice(text: str, options: Sequence[str] | None = None, letters: Sequen
     if field is None:
         return None
     texts = _option_texts(tuple(options or ()), "".join(letters))
-    if field.tagged and len(field.text) == 1 and field.text in texts.letters:
-        return field.text
     bare = plain(field.text)
     lines = [bare] if field.tagged else [line for line in bare.split("\n") if line.strip()]
-    if len(lines) == 1:
-        return _read_field(lines[0], texts)
-    return _last_statement(lines, texts)
+    if len(lines) != 1:
+        return _last_statement(lines, texts)
+    letter = _read_field(lines[0], texts)
+    return None if field.tagged and _contradicted(text, letter, texts) else letter
 
 
 def answer_field(text: str) -> AnswerField | None:
     """Where the answer is looked for; None where it may have been cut off.
 
-    The first filled <answer>...</answer> after the last </think>, else the first anywhere, else what follows the last
-    </think>, else all of it. An answer tag that is opened after the thoughts and not closed, and thoughts that do not
-    end, leave nothing to read.
+    The first filled <answer>...</answer> after the last </think>; else what follows the last </think>; else, if nothing
+    does, or there are no thoughts, the first filled answer tag; else all of it. An answer tag that is opened after the
+    thoughts and not closed, and thoughts that do not end, leave nothing to read.
     """
     span = answer_block(text)
     if span is not None:
@@ -164,9 +169,13 @@ def answer_field(text: str) -> AnswerField | None:
 def answer_block(text: str) -> tuple[int, int] | None:
     """Character offsets of the unstripped content of the answer tag that counts, or None."""
     start = _end_of_thoughts(text)
-    after = _filled_block(text, start)
-    if after is not None or start == 0 or _is_cut(text, start):
-        return after
+    found = _filled_block(text, start)
+    if start == 0:
+        # Thoughts that go on behind the tag have not ended: the tag was named in them, not given as the answer.
+        ended = found is None or "<think>" not in text or not text[found[1] :].removeprefix("</answer>").strip()
+        return found if ended else None
+    if found is not None or text[start:].strip():
+        return found
     return _filled_block(text, 0)
 
 
@@ -232,6 +241,16 @@ def _read_field(text: str, texts: _Texts) -> str | None:
     return statement.letter if statement else None
 
 
+def _contradicted(text: str, letter: str | None, texts: _Texts) -> bool:
+    """Whether the last line behind the answer tag states another letter: the tag then only showed the form."""
+    span = answer_block(text)
+    behind = text[span[1] :].removeprefix("</answer>").strip() if span is not None else ""
+    if not behind or "<answer>" in behind:
+        return False
+    other = _statement(plain(behind).split("\n")[-1], texts)
+    return other is not None and other.firm and other.letter != letter
+
+
 def _last_statement(lines: Sequence[str], texts: _Texts) -> str | None:
     """The letter that the last line states, unless another line states another one."""
     last = _statement(lines[-1], texts) if lines else None
@@ -254,7 +273,20 @@ def _statement(text: str, texts: _Texts) -> _Statement | None:
     if match is None or _ABBREVIATION.match(stated):
         return None
     letter = (match.group("wrapped") or match.group("bare")).upper()
-    rest = (match.group("text") or match.group("after") or "").strip(" \t\r\n.:)-–—")
+    said = (match.group("text") or match.group("after") or "").strip()
+    if not said:
+        return _Statement(letter, firm=True)
+    rest = said.strip(" \t\r\n.:)-–—")
+    named = texts.equal_to(said) or texts.equal_to(rest)
+    # An option may be called "-3" or "False": its own text is no denial, and keeps its signs.
+    if named:
+        return _Statement(letter, firm=bool(lead)) if letter in named else None
+    if match.group("wrapped") and _VERB.match(rest):
+        return None
+    # "A (person) washes" and "I, as a model" are words, not letters.
+    word = said.startswith("(") and not said.rstrip(_STOPS).endswith(")")
+    if word or (letter == "I" and not lead and stated[1:2] == ","):
+        return None
     if rest and (_DENIED.match(rest) or texts.names_another(rest, letter)):
         return None
     return _Statement(letter, firm=bool(lead) or not rest)
@@ -283,15 +315,17 @@ class _Texts:
 
     def names_another(self, text: str, letter: str) -> bool:
         """Whether a text that follows a letter names another option, by its text or by its letter."""
-        named = self.equal_to(text)
-        if named:
-            return letter not in named
+        if len(text) == 1 and text.upper() in self.letters:
+            return text.upper() != letter
         if self._folded:
             own = self._freed[self.letters.index(letter)]
-            text = re.sub(_whole_words(own), " ", " ".join(text.split()), flags=re.IGNORECASE) if own else text
-            folded = text.casefold()
-            if any(option and option != own and option in folded and _stands(option, folded) for option in self._freed):
-                return True
+            folded = " ".join(text.split()).casefold()
+            without = re.sub(_whole_words(own), " ", folded) if own else folded
+            for option in self._freed:
+                # An option inside of the own one is named with it; one that contains the own one is another.
+                if option and option != own and _stands(option, without if option in own else folded):
+                    return True
+            text = re.sub(_whole_words(own), " ", text, flags=re.IGNORECASE) if own else text
         alone = _forms(self.letters[-1]).alone.findall(text)
         return any(other.upper() != letter for other in alone)
 
@@ -311,11 +345,13 @@ def _without_stop(text: str) -> str:
 
 
 def _whole_words(text: str) -> str:
-    return rf"(?<!\w){re.escape(text)}(?!\w)"
+    """A pattern of the text; words of Latin letters do not go on at its ends, which Chinese has no sign for."""
+    before = r"(?<![\w])" if text[:1].isascii() else ""
+    return before + re.escape(text) + (r"(?![\w])" if text[-1:].isascii() else "")
 
 
 def _stands(option: str, text: str) -> bool:
-    return re.search(_whole_words(option), text) is not None
+    return option in text and re.search(_whole_words(option), text) is not None
 
 
 def _end_of_thoughts(text: str) -> int:

@@ -462,3 +462,16 @@ def test_options_that_are_letters_in_another_order(said, answer):
     parsed = kinds.parse(tagged(said), question)
     assert parsed.answer == answer
     assert kinds.score(question, parsed).correct is (answer == "C")
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("I, as an AI language model, cannot watch videos.", None),
+        ("I", "I"),
+        ("I. gold", "I"),
+        ("The answer is I.", "I"),
+    ],
+)
+def test_with_nine_options_i_is_a_letter_and_a_pronoun(said, answer):
+    assert kinds.parse(tagged(said), asked("choice", options=TEXTS[:9])).answer == answer
