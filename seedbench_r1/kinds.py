@@ -31,7 +31,9 @@ _WORDS = re.findall(
     "eighteen nineteen twenty",
 )
 _OTHER_NUMBERS = re.findall(
-    r"\w+", "hundred thousand million billion k dozen half quarter point plus minus or and to st nd rd th"
+    r"\w+",
+    "hundred thousand million billion trillion lakh crore dozen hundreds thousands millions billions trillions dozens "
+    "k bn mn half quarter halves quarters point plus minus or and to st nd rd th 十 百 千 万 亿 半 个半",
 )
 _NO_NOUNS = frozenset([*_WORDS, *_OTHER_NUMBERS])
 _DIGITS = r"[+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3}){1,12}|[0-9]{1,40})(?:\.[0-9]{1,40})?|\.[0-9]{1,40})(?:e[+-]?[0-9]{1,2})?"
@@ -40,8 +42,10 @@ _UNIT = (
     r"(?:%|°|[²³]|(?:(?:square|cubic|sq|cu)\.?\s)?°?[^\W\d_]{1,20}(?:\.|\^?[23²³])?"
     r"(?:/[^\W\d_]{1,12}(?:\^?[23²³])?)?(?:\ssquared)?)"
 )
+# Powers would be folded into digits: 4² is no 42.
+_SIGNS = str.maketrans({"−": "-"} | {power: f"^{n}" for n, power in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
 _NUMBER = re.compile(
-    rf"(?:(?:~|≈|about|around|approximately|approx\.?|roughly)\s*)?[$€£¥]?\s?(?P<number>{_DIGITS}|(?:{'|'.join(_WORDS)})\b)"
+    rf"(?:(?:~|≈|about|around|approximately|approx\.?|roughly|大约|大概|约)\s*)?[$€£¥]?\s?(?P<number>{_DIGITS}|(?:{'|'.join(_WORDS)})\b)"
     rf"(?:\s?[€£¥]|\s*(?P<unit>{_UNIT}))?",
     re.IGNORECASE,
 )
@@ -111,14 +115,14 @@ def read_number(text: str) -> Fraction | None:
 
 def _number_text(text: str) -> str | None:
     """The number in digits as written, commas included; a number word in digits."""
-    bare = plain(text)
+    bare = plain(text.translate(_SIGNS).replace("\\%", "%"))
     bare = without_wrapping(bare[len(lead_in(bare)) :])
     match = _NUMBER.fullmatch(bare)
     if match is None:
         return None
     number, unit = match.group("number").lower(), (match.group("unit") or "").lower()
     # "four five" holds two numbers; "4 million" and "4th" are other ones.
-    if unit in _NO_NOUNS:
+    if unit.rstrip(".") in _NO_NOUNS or (unit[:1] in "十百千万亿半" and unit):
         return None
     return str(_WORDS.index(number)) if number in _WORDS else match.group("number")
 

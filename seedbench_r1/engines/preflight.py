@@ -10,7 +10,7 @@ import numpy as np
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import Checkpoint
-from seedbench_r1.prompts import build_request, wording_name
+from seedbench_r1.prompts import build_prompt, build_request, wording_name
 from seedbench_r1.types import Media, Question, VideoConfig
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
             the shortest prompt leaves no room in the model's context.
     """
     # Imported here: torch and transformers take seconds, and runs without a checkpoint need neither.
-    from seedbench_r1.models.qwen_vl import load_processor, prompt_token_ids
+    from seedbench_r1.models.qwen_vl import load_processor, prompt_token_ids, render_prompt
 
     folder = str(checkpoint.base_folder or checkpoint.folder)
     processor = load_processor(folder)
@@ -35,6 +35,7 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
     for question in first.values():
         request = build_request(question, _blank(question, config.video), config.template)
         try:
+            rendered = render_prompt(request, processor)
             n_text = len(prompt_token_ids(request, processor))
         # Templates are programs, and raise what they like.
         except Exception as error:
@@ -42,6 +43,12 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
                 f"The chat template of {config.model} cannot render {question.question_id}: {error}. Nothing was "
                 f"decoded. Fix: --processor BASE_MODEL, or mend the template."
             ) from error
+        asked = build_prompt(question, config.template)
+        if "".join(asked.split()) not in "".join(rendered.split()):
+            raise ConfigError(
+                f"The chat template of {config.model} leaves out what {question.question_id} asks: its text is not in "
+                f"the prompt. Fix: --processor BASE_MODEL, or mend the template."
+            )
         least, most = (n_text + n for n in _vision_tokens(question, config.video))
         if least >= processor.context:
             raise ConfigError(

@@ -13,7 +13,7 @@ from seedbench_r1.judges.config import JudgeConfig
 from seedbench_r1.judges.models import ApiJudge, JudgeSettings, LocalJudge, check_prompt, default_prompt
 from seedbench_r1.judges.run import Judge, RulesJudge
 from seedbench_r1.models.checkpoint import model_name
-from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes
+from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes, weight_samples
 from seedbench_r1.models.locate import find_folder
 from seedbench_r1.models.weights import check_weights
 
@@ -80,7 +80,9 @@ def _open_local_judge(config: JudgeConfig) -> Judge:
     if (folder / "adapter_config.json").is_file():
         raise ConfigError(f"{config.model} is an adapter. Fix: merge it into its base, and judge with the result.")
     # Named without its path, so that verdicts of one checkpoint agree on all machines, and of two checkpoints do not.
-    bytes_of = json.dumps([fingerprint(check_weights(folder)), small_file_hashes({"": folder})])
+    weights = check_weights(folder)
+    samples = weight_samples({path.name: path for path in weights})
+    bytes_of = json.dumps([fingerprint(weights), small_file_hashes({"": folder}) | samples])
     digest = hashlib.sha256(bytes_of.encode()).hexdigest()[:16]
     settings = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=prompt, model=digest)
     return LocalJudge(TextModelBackend(str(folder), batch_size=config.batch_size), settings)

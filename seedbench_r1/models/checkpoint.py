@@ -9,7 +9,7 @@ from pathlib import Path
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import JsonObject, read_json_object
 from seedbench_r1.models.families import FAMILIES, Family
-from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes
+from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes, weight_samples
 from seedbench_r1.models.locate import find_folder, with_processor
 from seedbench_r1.models.weights import check_weights, quantisation, weight_files
 from seedbench_r1.types import ModelInfo
@@ -31,10 +31,7 @@ class Checkpoint:
     @property
     def weights(self) -> dict[str, Path]:
         """Every weight file by its name in manifests, the base's after the adapter's, as "base/...". Sorted."""
-        found = {path.name: path for path in weight_files(self.folder)}
-        if self.base_folder is not None:
-            found |= {f"base/{path.name}": path for path in weight_files(self.base_folder)}
-        return found
+        return _named_weights(self.folder, self.base_folder)
 
 
 def inspect_model(
@@ -86,7 +83,8 @@ def inspect_model(
         step=_number(training.get("step")),
         architecture=_architecture(config, family),
         selected_from_k=_number(training.get("selected_from_k")),
-        files=small_file_hashes({"": folder} | ({"base/": base_folder} if base_folder else {})),
+        files=small_file_hashes({"": folder} | ({"base/": base_folder} if base_folder else {}))
+        | weight_samples(_named_weights(folder, base_folder)),
         quantisation=quantisation(config),
     )
     return Checkpoint(
@@ -97,6 +95,13 @@ def inspect_model(
         weight_bytes=sum(path.stat().st_size for path in weights),
         config=config,
     )
+
+
+def _named_weights(folder: Path, base_folder: Path | None) -> dict[str, Path]:
+    found = {path.name: path for path in weight_files(folder)}
+    if base_folder is not None:
+        found |= {f"base/{path.name}": path for path in weight_files(base_folder)}
+    return found
 
 
 def _find_base(model: str, folder: Path, base_model: str | None) -> tuple[str | None, Path | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from seedbench_r1.errors import ConfigError, ResourceError, SeedBenchError
 from seedbench_r1.files import read_json_object, write_json
 
 _MIB = 1 << 20
+_SAMPLES, _BLOCK = 256, 4096  # bytes of one block
 _SHOWN = 16  # hex digits of a small file's sha256
 
 # What turns a question into tokens, and tokens into text
@@ -43,6 +45,22 @@ def small_file_hashes(folders: Mapping[str, Path]) -> dict[str, str]:
     return found
 
 
+def weight_samples(weights: Mapping[str, Path]) -> dict[str, str]:
+    """Of every weight file, as "<name>:samples", a hash of 256 blocks of 4 KiB spread evenly over it.
+
+    Two merges of one base may share their first and last MiB, where nothing was trained, but not what lies between.
+    """
+    found = {}
+    for name, path in weights.items():
+        size, digest = path.stat().st_size, hashlib.sha256()
+        with path.open("rb") as stream:
+            for place in range(_SAMPLES):
+                stream.seek(place * max(0, size - _BLOCK) // (_SAMPLES - 1))
+                digest.update(stream.read(_BLOCK))
+        found[f"{name}:samples"] = digest.hexdigest()[:_SHOWN]
+    return found
+
+
 def fingerprint(weights: list[Path]) -> str:
     """16 hex digits over names, sizes, and the first and last MiB of each weight file."""
     digest = hashlib.sha256()
@@ -63,8 +81,13 @@ def weights_sha256(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def _stamp(status: os.stat_result) -> list[int]:
+    """What changes when a file does: a copy may keep its time of change, but no file its inode's."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
 class WeightHashes:
-    """sha256 of every weight file, every byte read, and kept in a file by path, size and time of change.
+    """sha256 of every weight file, every byte read, and kept in a file by path, size, times of change and inode.
 
     Args:
         weights: name in manifests -> file.
@@ -98,14 +121,14 @@ class WeightHashes:
 
     def _sha256(self, path: Path) -> str:
         status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
+        stamp = _stamp(status)
         known = self._read().get(str(path.resolve()))
         if isinstance(known, list) and known[:-1] == stamp:
             return str(known[-1])
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         # Changed while it was read: the hash belongs to neither state.
-        if [path.stat().st_size, path.stat().st_mtime_ns] == stamp:
+        if _stamp(path.stat()) == stamp:
             self._keep(str(path.resolve()), [*stamp, digest])
         return digest
 

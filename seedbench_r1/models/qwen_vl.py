@@ -142,8 +142,9 @@ def _open_processor(model: str, revision: str | None) -> Any:  # noqa: ANN401  #
         _ = loaded.image_processor, loaded.video_processor, loaded.tokenizer
     # transformers raises whatever its parts raise for files that are absent, old or damaged.
     except Exception as error:
+        first_line = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
         raise ConfigError(
-            f"Cannot load tokenizer and processor from {model}: {_first_line(error)}. Fix: copy tokenizer*, "
+            f"Cannot load tokenizer and processor from {model}: {first_line}. Fix: copy tokenizer*, "
             f"*processor_config.json and chat_template.* of the base model there, or --processor BASE_MODEL."
         ) from error
     return loaded
@@ -159,12 +160,8 @@ def _check_marks(model: str, vocabulary: dict[str, int], layout: VisionLayout) -
             )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
-
-
 def opened_by_template(renderer: Any, chat_template: str | None) -> str:  # noqa: ANN401  # untyped in transformers
-    """The thoughts that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty."""
+    """The tag that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
     options = {"chat_template": chat_template, "tokenize": False}
     try:
@@ -175,9 +172,16 @@ def opened_by_template(renderer: Any, chat_template: str | None) -> str:  # noqa
     # Templates are programs, and raise what they like.
     except Exception as error:
         raise ConfigError(f"The chat template cannot render: {error}. Fix: --processor BASE_MODEL.") from error
+    if answering == asked:
+        raise ConfigError(
+            "The chat template does not open the assistant's turn (add_generation_prompt). Fix: --processor BASE_MODEL."
+        )
     turn: str = answering[len(asked) :] if answering.startswith(asked) else answering.rpartition("?")[2]
-    place = turn.rfind("<think>")
-    return "" if place < 0 or "</think>" in turn[place:] else turn[place:]
+    for tag in ("think", "answer"):
+        place = turn.rfind(f"<{tag}>")
+        if place >= 0 and f"</{tag}>" not in turn[place:]:
+            return turn[place:]
+    return ""
 
 
 def frames_to_patches(

@@ -14,6 +14,7 @@ from seedbench_r1.scoring import reread
 from seedbench_r1.typed_json import shown
 from seedbench_r1.types import Question, RunManifest, RunRecord
 
+KNOWN_LAWS = ("1.1", LAW)  # those that this version can tell from newer ones
 _NAME = re.compile(r"records(?:\.\d+-of-\d+)?\.jsonl")
 
 
@@ -57,13 +58,18 @@ def read_answers(path: Path, questions: Mapping[str, Question], manifest: RunMan
         question = questions.get(record.question_id)
         if question is None:
             raise ValueError(f"{record.question_id!r} is not in questions.jsonl. Are these files of two runs?")
-        if (record.split, record.cluster) != (question.split, question.cluster):
-            raise ValueError(f"split and cluster of {record.question_id!r} are not those of questions.jsonl")
+        said, known = ((part.split, part.cluster, part.domain) for part in (record, question))
+        if said != known:
+            raise ValueError(f"split, cluster or domain of {record.question_id!r} are not those of questions.jsonl")
         record = reread(record, question)
         if record.answered:
-            if value.get("law") != LAW:
+            law = value.get("law")
+            if law is not None and law not in KNOWN_LAWS:
+                raise ValueError(f"a newer version read it (law {shown(law)}). Fix: upgrade")
+            if law != LAW:
                 found.rescored += 1
-            elif not _says(record, stored):
+            # Of an earlier law, too, the same answer has the same score: else the gold letter has changed since.
+            if not (_says(record, stored) if law == LAW else _scores_alike(record, stored)):
                 edited.add(record.question_id)
         return record
 
@@ -83,6 +89,16 @@ def _says(record: RunRecord, stored: JsonObject) -> bool:
     read = {"reasoning": parsed.reasoning, "answer": parsed.answer, "answer_text": parsed.answer_text}
     scored = {"outcome": score.outcome, "credit": score.credit, "strict_credit": score.strict_credit}
     return said == read | {"format_ok": parsed.format_ok} and stored.get("score") == scored
+
+
+def _scores_alike(record: RunRecord, stored: JsonObject) -> bool:
+    """False if an earlier law read the same answer, and gave it another score."""
+    parsed, score = stored.get("parsed"), stored.get("score")
+    if record.parsed is None or record.score is None or not isinstance(parsed, dict) or not isinstance(score, dict):
+        return False
+    # Version 0.1.0 called the credit `correct`.
+    credit = score.get("credit", score.get("correct"))
+    return parsed.get("answer") != record.parsed.answer or credit == record.score.credit
 
 
 def recorded(path: Path) -> dict[str, RunRecord]:

@@ -341,8 +341,9 @@ def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> 
         differing.append(f"protocol_id: {existing.protocol_id} there, {new.protocol_id} now")
     if existing.model.fingerprint != new.model.fingerprint:
         differing.append(f"model fingerprint: {existing.model.fingerprint} there, {new.model.fingerprint} now")
-    for name in _changed(existing.model.files, new.model.files) + _changed(existing.weight_files, new.weight_files):
-        differing.append(f"{name} of the model has changed")
+    changed = _changed(existing.model.files, new.model.files) + _changed(existing.weight_files, new.weight_files)
+    names = dict.fromkeys(name.removesuffix(":samples") for name in changed)
+    differing += [f"{name} of the model has changed" for name in names]
     for key in _FIXED:
         there, now = getattr(existing, key), getattr(new, key)
         if key == "dataset_hash":

@@ -117,6 +117,28 @@ def test_answers_are_read_from_their_text_anew(tmp_path, questions):
     assert (run.rescored, run.edited) == (4, ())
 
 
+def test_a_changed_gold_letter_shows_under_an_earlier_law_too(tmp_path, questions):
+    path = written(tmp_path / "run", questions)
+    lines = lines_of(path)
+    write_lines(path, [line | {"law": "1.1"} for line in lines])
+    assert load_run(path).edited == ()
+    asked = [json.loads(line) for line in (path / "questions.jsonl").read_text().splitlines()]
+    asked[1]["gold"] = "B" if asked[1]["gold"] == "A" else "A"
+    (path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in asked))
+    assert load_run(path).edited == (asked[1]["question_id"],)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"law": "9.9"}, "newer version"), ({"domain": "Work"}, "cluster or domain")]
+)
+def test_what_a_record_cannot_say(tmp_path, questions, change, message):
+    path = written(tmp_path / "run", questions)
+    lines = lines_of(path)
+    write_lines(path, [*lines[:2], lines[2] | change])
+    with pytest.raises(DataError, match=rf"records.jsonl:3: .*{message}"):
+        load_run(path)
+
+
 EDITS = {
     "credit": lambda line: line["score"].update(credit=1.0 - line["score"]["credit"]),
     "strict_credit": lambda line: line["score"].update(strict_credit=1.0 - line["score"]["strict_credit"]),
@@ -362,3 +384,26 @@ def test_weights_are_read_once_and_again_when_they_change(model, tmp_path):
     assert WeightHashes({"model.safetensors": file}, cache).start().wait() == wanted
     with pytest.raises(ConfigError, match="could not be read to their end"):
         WeightHashes({"gone": model / "gone.safetensors"}, cache).start().wait()
+
+
+def test_two_merges_that_share_their_ends_are_two_models(model, data_root, tmp_path):
+    """As with adapters that train neither the head, which stands first in a file, nor the vision tower, the last."""
+    first = asked(model, data_root, tmp_path, run_name="a")
+    zero_the_middle(model / "model.safetensors")
+    second = asked(model, data_root, tmp_path, run_name="b")
+    assert first.manifest.model.fingerprint == second.manifest.model.fingerprint
+    assert run_identity(first.manifest) != run_identity(second.manifest)
+    answered_by_script(first)
+    answered_by_script(second)
+    shutil.copy(second.path / "records.jsonl", first.path / "records.jsonl")
+    with pytest.raises(DataError, match="belongs to run"):
+        load_run(first.path)
+
+
+def test_a_file_that_was_replaced_with_its_times_is_read_again(model, tmp_path):
+    file, cache = model / "model.safetensors", tmp_path / "hashes.json"
+    before = WeightHashes({"m": file}, cache).start().wait()
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    zero_the_middle(file)
+    os.utime(file, ns=times)
+    assert WeightHashes({"m": file}, cache).start().wait() != before

@@ -89,8 +89,23 @@ COPIES = {
         "chat template .*cannot render",
     ),
     "template without media": (
-        lambda m: (m / "chat_template.jinja").write_text("{{ messages[0]['role'] }}"),
+        lambda m: (m / "chat_template.jinja").write_text("user{% if add_generation_prompt %}assistant{% endif %}"),
         r"cannot render L1/\d+: the prompt has 0 image and 0 video placeholders",
+    ),
+    "template without the question": (
+        lambda m: (m / "chat_template.jinja").write_text(
+            (m / "chat_template.jinja")
+            .read_text()
+            .replace("part.text", "part.text[:20]")
+            .replace("['text']", "['text'][:20]")
+        ),
+        r"leaves out what L1/\d+ asks",
+    ),
+    "template without an assistant": (
+        lambda m: (m / "chat_template.jinja").write_text(
+            (m / "chat_template.jinja").read_text().replace("add_generation_prompt", "false")
+        ),
+        "does not open the assistant's turn",
     ),
     "old tokenizer": (
         lambda m: (m / "tokenizer.json").write_bytes((tiny_checkpoint("qwen2_5_vl") / "tokenizer.json").read_bytes()),

@@ -36,6 +36,7 @@ def with_opening(folder: Path, opening: str) -> Path:
         ("<think>\n", "<think>\n"),
         ("<think>\n\n</think>\n\n", ""),  # Qwen3.5 without thinking: opened and closed
         ("Sure. <think>\n", "<think>\n"),
+        ("<think>\n\n</think>\n\n<answer>", "<answer>"),
     ],
 )
 def test_what_a_template_opens_is_known(tmp_path, opening, opened):
