@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, Verdict
@@ -116,7 +117,7 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     if not run.records:
         raise DataError(f"{path} has no answers yet. Fix: run the same `eval` command again.")
     known[lines] = run.questions
-    return Loaded(run, load_verdicts(path), *_snapshot(path))
+    return Loaded(run, load_verdicts(path, run_identity(run.manifest)), *_snapshot(path))
 
 
 def _snapshot(path: Path) -> tuple[TrainingSnapshot | None, str]:

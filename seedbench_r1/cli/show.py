@@ -11,6 +11,7 @@ from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, RunRecord, Score, Verdict, to_json
 
@@ -38,7 +39,7 @@ def show_command(
         some = ", ".join(reversed(firsts.values()))
         raise ConfigError(f"No question {question!r} in {run}. It holds {len(loaded.questions)}, e.g. {some}.")
     record = loaded.records.get(question)
-    judges = load_verdicts(loaded.path)
+    judges = load_verdicts(loaded.path, run_identity(loaded.manifest))
     verdicts = [judges[judge_id][question] for judge_id in sorted(judges) if question in judges[judge_id]]
     if as_json:
         value = {"question": loaded.questions[question], "record": record, "verdicts": verdicts}
@@ -53,7 +54,8 @@ def _print_run(run: Run, *, as_json: bool) -> None:
     from seedbench_r1.cli.judge_results import print_consistency, run_json
     from seedbench_r1.cli.results import print_summary, summary_values
 
-    manifest, summary, judges = run.manifest, run.summary(), load_verdicts(run.path)
+    manifest, summary = run.manifest, run.summary()
+    judges = load_verdicts(run.path, run_identity(manifest))
     # General benchmarks are not judged.
     judged = {name: judges[name] for name in sorted(judges) if manifest.suite != "transfer"}
     if as_json:

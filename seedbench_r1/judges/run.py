@@ -16,6 +16,7 @@ from typing import Protocol
 from seedbench_r1.files import AppendFile
 from seedbench_r1.judges.rules import RULES_VERSION, settled_option
 from seedbench_r1.runs.directory import Run
+from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.verdicts import FILE, NO_ANSWER, NO_REASONING, UNDECIDED, is_settled, load_verdicts, verdict_line
 from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import RunRecord, Verdict
@@ -88,7 +89,7 @@ def judge_run(
         ConfigError: another process judges the same run. JudgeUnavailable: from the judge. ResourceError: disk.
     """
     # Verdicts of other judges stand in the same file and are left alone.
-    known = load_verdicts(run.path).get(judge.judge_id, {})
+    known = load_verdicts(run.path, run_identity(run.manifest)).get(judge.judge_id, {})
     # Read once at the start: nobody else writes while we hold the file's lock.
     waiting = pending_records(run, known)
     stop = stop or threading.Event()
@@ -96,7 +97,7 @@ def judge_run(
 
     # One line for each verdict as it comes, so that a kill loses only what is in flight.
     def write(question_id: str, verdict: Verdict) -> None:
-        file.append(verdict_line(question_id, verdict))
+        file.append(verdict_line(question_id, verdict, run_identity(run.manifest)))
         known[question_id] = verdict
         if observe is not None:
             observe(question_id, verdict)

@@ -79,7 +79,7 @@ class Run:
         """
         import pandas as pd
 
-        judges = load_verdicts(self.path)
+        judges = load_verdicts(self.path, run_identity(self.manifest))
         # Of several judges none is the obvious one.
         if judge_id is None and len(judges) == 1:
             judge_id = next(iter(judges))

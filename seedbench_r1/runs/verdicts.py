@@ -18,9 +18,9 @@ FAILED = "failed: "  # followed by why; such verdicts are asked for again
 FILE = "verdicts.jsonl"
 
 
-def verdict_line(question_id: str, verdict: Verdict) -> str:
-    """One line of verdicts.jsonl, newline included."""
-    value = {"question_id": question_id} | to_json(verdict)
+def verdict_line(question_id: str, verdict: Verdict, run: str | None = None) -> str:
+    """One line of verdicts.jsonl, newline included. run: the identity of the run that was judged."""
+    value = {"question_id": question_id} | to_json(verdict) | ({} if run is None else {"run": run})
     if not verdict.votes:
         del value["votes"]
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
@@ -33,10 +33,25 @@ def verdict_from_json(value: JsonObject) -> tuple[str, Verdict]:
     return value["question_id"], from_json(Verdict, value)
 
 
-def load_verdicts(run_path: Path) -> dict[str, dict[str, Verdict]]:
-    """judge_id -> question_id -> verdict; {} if the run was never judged. Raises DataError for a damaged line."""
+def load_verdicts(run_path: Path, run: str | None = None) -> dict[str, dict[str, Verdict]]:
+    """judge_id -> question_id -> verdict; {} if the run was never judged.
+
+    Args:
+        run_path: the run's directory.
+        run: its identity (records.run_identity), which a verdict must not contradict; None: not compared.
+
+    Raises:
+        DataError: a damaged line, or one of another run.
+    """
     judges: dict[str, dict[str, Verdict]] = {}
-    for question_id, verdict in read_lines(run_path / FILE, verdict_from_json):
+
+    def build(value: JsonObject) -> tuple[str, Verdict]:
+        # Versions before 0.2.0 wrote no identity.
+        if run is not None and value.get("run", run) != run:
+            raise ValueError(f"it judges run {shown(value.get('run'))}; this one is {run!r}")
+        return verdict_from_json(value)
+
+    for question_id, verdict in read_lines(run_path / FILE, build):
         judges.setdefault(verdict.judge_id, {})[question_id] = verdict
     return judges
 

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 
+from leaderboards.board import build_board
 from leaderboards.rows import Quadrants
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.cli.judge_results import judged_levels
@@ -32,6 +34,7 @@ from seedbench_r1.runs.directory import RunDir, load_run
 from seedbench_r1.runs.verdicts import FAILED, NO_ANSWER, NO_REASONING, load_verdicts
 from seedbench_r1.scoring import reasoning_profile, to_record
 from seedbench_r1.types import Generation, Verdict
+from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 from tests.unit.test_runs import manifest
 
 OPTIONS = ("boil water", "open the fridge", "wash the cup", "close the drawer")
@@ -320,3 +323,15 @@ def test_a_local_judge_that_lacks_weights_is_refused(tmp_path):
     safetensors.torch.save_file(kept, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(ConfigError, match=r"lacks 1 weights.*v_proj"):
         open_judge(resolve_judge_config({"judge": f"local:{model}"}))
+
+
+def test_verdicts_of_another_run_are_refused(tmp_path):
+    """A copied verdicts.jsonl would give one run the other's consistency."""
+    first, second = write_runs(tmp_path, [RunSpec("a", judges=()), RunSpec("b", seed=1, judges=())], make_benchmark())
+    for path in (first, second):
+        judge_run(load_run(path), RulesJudge())
+    shutil.copy(first / "verdicts.jsonl", second / "verdicts.jsonl")
+    with pytest.raises(DataError, match=r"verdicts.jsonl:1: .*judges run"):
+        judge_run(load_run(second), RulesJudge())
+    board = build_board([first, second], include_published=False, metric="l1.accuracy")
+    assert [item.path for item in board.left_out] == [second]
