@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from seedbench_r1.backends.decoding import Prompt, decode
+from seedbench_r1.models.completions import completion_text
 from seedbench_r1.questions import TrainingRow, choose_subset
 from seedbench_r1.types import SamplingConfig
 from trainers.config import TrainConfig
@@ -44,7 +45,7 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
             batch = {example.question.question_id: example for example in examples[start : start + size]}
             prompts = [Prompt(question_id, example.inputs) for question_id, example in batch.items()]
             for completion in finite_only(model, decode(model, policy.processor, prompts, sampling)):
-                text = policy.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+                text = completion_text(policy.processor.tokenizer, completion.token_ids)
                 rollout = Rollout((), text, completion.finish_reason, opened=policy.processor.opened)
                 found = reward(batch[completion.question_id].question, rollout)
                 results.append(found)

@@ -13,6 +13,7 @@ import torch
 
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.errors import ResourceError
+from seedbench_r1.models.completions import completion_text
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
@@ -91,7 +92,7 @@ class BuiltinSampler:
         # They arrive as they end, so they are put in order by question and index.
         for completion in completions:
             ids = completion.token_ids
-            text = processor.tokenizer.decode(ids, skip_special_tokens=True)
+            text = completion_text(processor.tokenizer, ids)
             # The loss is on the end token too: a policy learns when to stop. decode leaves it out of token_ids.
             ended = () if completion.end_token is None else (completion.end_token,)
             found[completion.question_id, completion.k] = Rollout(

@@ -15,6 +15,7 @@ from seedbench_r1.backends.loading import resolve_device
 from seedbench_r1.backends.vllm_colocated import ColocatedEngine, out_of_memory
 from seedbench_r1.backends.vllm_engine import LOWEST_TEMPERATURE, EngineOptions, check_vllm, render, sampling_params
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.models.completions import completion_text
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
@@ -146,7 +147,7 @@ class VllmSampler:
             raise RuntimeError(f"vLLM ended a rollout with {completion.finish_reason!r}")
         ids, ended = tuple(completion.token_ids), completion.finish_reason == "stop"
         processor = self._policy.processor
-        text = processor.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+        text = completion_text(processor.tokenizer, ids[:-1] if ended else ids)
         logprobs = tuple(entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True))
         if not all(map(math.isfinite, logprobs)):
             raise logits_not_finite(self._policy.model)

@@ -16,6 +16,7 @@ from seedbench_r1.backends.batching import ready_batches
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.backends.loading import load_model, resolve_device
 from seedbench_r1.errors import ResourceError
+from seedbench_r1.models.completions import completion_text
 from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
 from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 
@@ -131,7 +132,7 @@ class TransformersBackend:
         started = time.perf_counter()
         prompts = [Prompt(item.question_id, item.inputs) for item in piece if isinstance(item.inputs, ModelInputs)]
         for completion in decode(self.model, self.processor, prompts, sampling):
-            text = self.processor.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            text = completion_text(self.processor.tokenizer, completion.token_ids)
             yield (
                 completion.question_id,
                 completion.k,

@@ -29,6 +29,7 @@ from seedbench_r1.backends.vllm_engine import (
 )
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import inspect_model
+from seedbench_r1.models.completions import completion_text
 from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor, prepare_inputs
 from seedbench_r1.prefetch import Prefetch
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
@@ -186,7 +187,7 @@ class VllmBackend:
         logprobs = [entry[token].logprob for token, entry in zip(tokens, completion.logprobs or (), strict=False)]
         if reason == "stop":  # no stop strings are set, so that the last token is the end token
             tokens, logprobs = tokens[:-1], logprobs[:-1]
-        text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        text = completion_text(self.processor.tokenizer, tokens)
         return nan_failure(text) or Generation(
             text=text,
             token_ids=tuple(tokens),

@@ -10,6 +10,7 @@ import pytest
 from seedbench_r1.backends.transformers import TransformersBackend
 from seedbench_r1.demo.models import shipped_model
 from seedbench_r1.kinds import parse
+from seedbench_r1.models.completions import TAGS, completion_text
 from seedbench_r1.models.qwen_vl import load_processor
 from seedbench_r1.scoring import to_record
 from seedbench_r1.types import Question, SamplingConfig
@@ -63,3 +64,16 @@ def test_an_answer_carries_what_was_opened_and_is_read_with_it(tmp_path):
         question, generation.__class__("so </think><answer>A</answer>", (), "stop", 1, 1, 0.1, None, "<think>")
     )
     assert (closed.parsed.reasoning, closed.parsed.format_ok, closed.score.correct) == ("so", True, True)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_tags_that_are_special_tokens_stay_in_the_text(tmp_path, special):
+    """R1 recipes add them to the tokeniser so; other special tokens are left out as ever."""
+    from transformers import AddedToken
+
+    tokenizer = load_processor(str(with_opening(tmp_path / "model", ""))).tokenizer
+    tokenizer.add_tokens([AddedToken(tag, special=special) for tag in TAGS], special_tokens=special)
+    text = "<think>The lamp is lit.</think><answer>B</answer>"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert completion_text(tokenizer, [*ids, end]) == text
