@@ -327,6 +327,9 @@ def _warnings(board: Board, left_out: Sequence[LeftOut]) -> list[str]:
         warnings.append(
             f"Judged by another judge, so not comparable in consistency: {others} of {len(board.rows)} rows."
         )
+    edited = [row.run_id for row in board.rows if board.measured[row.run_id].run.edited]
+    if edited:
+        warnings.append(f"Edited after they were written, so not to be believed: {', '.join(edited)}.")
     if left_out:
         warnings.append(f"Left out, because they cannot be used: {', '.join(i.path.name for i in left_out)}.")
     return warnings

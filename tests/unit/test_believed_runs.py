@@ -160,6 +160,7 @@ def test_an_edited_record_is_counted_by_its_text_and_the_run_is_not_ranked(tmp_p
     board = build_board(paths, include_published=False, metric="l1.accuracy")
     row = {row.run_id: row for row in board.rows}["a"]
     assert "EDITED 1" in row.flags
+    assert any("Edited after they were written" in warning and "a" in warning for warning in board.warnings)
     assert not row.ranked
     assert {row.run_id: row for row in board.rows}["b"].ranked
     texts = {line["question_id"]: line["generation"]["text"] for line in lines}
