@@ -32,6 +32,9 @@ _LORA = re.compile(
 # Settings of peft that change which weights there are in ways that are not rebuilt here
 _REFUSED = ("layer_replication", "target_parameters", "trainable_token_indices", "megatron_config")
 
+# How LoRA may begin. "pissa" and "olora" change the base, in a way that can be computed again.
+_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
+
 # Beginnings of module names, as they were and are: those of transformers < 4.52, of >= 4.52, and of text models
 _BEGINNINGS = (
     ("model.language_model.", "model.language_model."),
@@ -55,7 +58,6 @@ class _Adapter:
     config: JsonObject
     lora: dict[str, torch.Tensor] = field(default_factory=dict)  # module + "." + part -> tensor
     saved: dict[str, torch.Tensor] = field(default_factory=dict)  # parameter -> its whole new value
-    stored_as: dict[str, str] = field(default_factory=dict)  # module -> its name in the file
 
 
 def merge_adapter_into(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -99,18 +101,26 @@ def _read(folder: Path, model: PreTrainedModel) -> _Adapter:
     adapter = _Adapter(folder, config)
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
     names = set()
+    keys: dict[str, str] = {}  # place in the model -> name in the file
     for key, tensor in _tensors(folder).items():
         stored = key.removeprefix("base_model.model.")
+        if ".original_module." in stored:  # the base's own, beside what was trained in its stead
+            continue
         match = _LORA.fullmatch(stored)
         if match is None:
-            # A module that was trained as a whole (modules_to_save), or its bias.
-            stored = re.sub(r"\.(?:modules_to_save\.\w+|base_layer|original_module)\.(weight|bias)$", r".\1", stored)
-            adapter.saved[_place(folder, key, stored, parameters)] = tensor
-            continue
-        names.add(match["adapter"])
-        module = _place(folder, key, match["module"], modules)
-        adapter.stored_as[module] = match["module"]
-        adapter.lora[f"{module}.{match['part']}{match['kind'] or ''}"] = tensor
+            # A module that was trained as a whole (modules_to_save), its bias, or embeddings that peft adds.
+            stored = re.sub(r"\.modules_to_save(?:\.\w+(?=\.))?\.|\.base_layer\.(?=\w+$)", ".", stored)
+            place = _place(folder, key, stored, parameters)
+            adapter.saved[place] = tensor
+        else:
+            names.add(match["adapter"])
+            module = _place(folder, key, match["module"], modules)
+            place = f"{module}.{match['part']}{match['kind'] or ''}"
+            adapter.lora[place] = tensor
+        if keys.setdefault(place, key) != key and len(names) <= 1:
+            raise ConfigError(
+                f"{folder} holds two tensors for {place}: {keys[place]} and {key}. Fix: save one adapter alone."
+            )
     if len(names) > 1:
         raise ConfigError(
             f"{folder} holds several adapters ({', '.join(map(str, names))}). Fix: save one of them alone."
@@ -133,6 +143,13 @@ def _check_kind(folder: Path, config: JsonObject) -> None:
         raise ConfigError(
             f"{folder / CONFIG} sets {(used + unknown)[0]}, which is not merged here. Fix: merge the adapter with the "
             f"version of peft that wrote it, and evaluate the merged model."
+        )
+    start = config.get("init_lora_weights", True)
+    if start not in _STARTS:
+        raise ConfigError(
+            f"{folder / CONFIG} sets init_lora_weights {start!r}: what was taken from the base's weights cannot be "
+            f"computed again exactly. Fix: convert it to plain LoRA where it was trained (save_pretrained with "
+            f"path_initial_model_for_weight_conversion), or merge it with the tool that trained it."
         )
 
 
@@ -247,7 +264,7 @@ def _exact(adapter: _Adapter, modules: list[str]) -> JsonObject:
         "modules_to_save": None,
         "bias": "none",
         "rank_pattern": {re.escape(module): tensor.shape[0] for module, tensor in first.items()},
-        "alpha_pattern": {re.escape(module): scale(adapter.stored_as[module]) for module in modules},
+        "alpha_pattern": {re.escape(module): scale(module) for module in modules},
     }
 
 
@@ -255,9 +272,10 @@ _FIRST = ("lora_A.weight", "lora_embedding_A")  # their first size is the rank
 
 
 def _by_pattern(patterns: Mapping[str, float], default: float) -> Callable[[str], float]:
-    def value(name: str) -> float:
-        found = (number for pattern, number in patterns.items() if re.match(rf"(?:.*\.)?(?:{pattern})$", name))
-        return next(found, default)
+    def value(module: str) -> float:
+        names = _names_of_any_time(module)
+        regex = {pattern: re.compile(rf"(?:.*\.)?(?:{pattern})$") for pattern in patterns}
+        return next((patterns[pattern] for pattern in patterns if any(map(regex[pattern].match, names))), default)
 
     return value
 
@@ -268,8 +286,8 @@ def _put_saved(adapter: _Adapter, model: PreTrainedModel) -> None:
     biases = adapter.config.get("bias", "none") != "none"
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in adapter.saved.items():
-        module = name.rpartition(".")[0]
-        if not (_matches(wanted, module) or any(f".{part}." in f".{name}" for part in wanted) or biases):
+        of_bias = biases and name.endswith(".bias")
+        if not (any(f".{part}." in f".{name}" for part in wanted) or of_bias):
             raise ConfigError(f"{adapter.folder}: the adapter holds {name}, which its {CONFIG} does not name.")
         if parameters[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)} there, {tuple(parameters[name].shape)} in the base model"

@@ -190,6 +190,45 @@ def test_modules_that_were_trained_as_a_whole_replace_the_bases(base, weights, t
     assert_equal(load(tmp_path / "merged"), expected)
 
 
+def test_a_whole_module_may_be_there_with_its_original_and_not_twice(base, weights, tmp_path):
+    folder = save_adapter(tmp_path / "adapter", base, modules_to_save=["lm_head"])
+    tensors = tensors_of(folder)
+    head = next(name for name in tensors if "lm_head" in name)
+    trained = tensors.pop(head)
+    rest = merged_by_hand(weights, folder, 3.0)
+    first = "base_model.model.lm_head.modules_to_save.default.weight"
+    write_tensors(
+        folder, tensors | {first: trained, "base_model.model.lm_head.original_module.weight": trained.clone() + 1}
+    )
+    assert_equal(load(folder), rest | {"lm_head.weight": trained.double()})
+    second = first.replace("default", "second")
+    write_tensors(folder, tensors | {first: trained, second: trained + 1})
+    with pytest.raises(ConfigError, match=rf"two tensors for lm_head.weight: {first} and {second}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_what_was_taken_from_the_base_is_taken_again(base, tmp_path, start):
+    """B A of an untrained PiSSA or OLoRA adapter is what its base lacks: merged, it is the base."""
+    wrapped = peft.get_peft_model(
+        load(base), peft.LoraConfig(r=4, lora_alpha=12, target_modules=LANGUAGE, init_lora_weights=start)
+    )
+    wrapped.peft_config["default"].base_model_name_or_path = str(base.resolve())
+    wrapped.save_pretrained(tmp_path / "adapter")
+    change_config(tmp_path / "adapter", init_lora_weights=start)
+    assert_equal(load(tmp_path / "adapter"), {name: value.double() for name, value in load(base).state_dict().items()})
+
+
+@pytest.mark.parametrize("pattern", [r"model.layers.\d+.self_attn.v_proj", r"model.language_model.layers.\d+.*v_proj"])
+@pytest.mark.parametrize("layout", [LAYOUTS["today"], before_4_52], ids=["today", "transformers 4.51"])
+def test_patterns_of_scale_hold_whichever_names_they_were_written_against(base, weights, tmp_path, pattern, layout):
+    folder = save_adapter(tmp_path / "adapter", base)
+    expected = merged_by_hand(weights, folder, {"q_proj": 12 / 4, "v_proj": 10 / 4})
+    write_tensors(folder, {layout(name): value for name, value in tensors_of(folder).items()})
+    change_config(folder, alpha_pattern={pattern: 10})
+    assert_equal(load(folder), expected)
+
+
 def test_weights_as_a_bin_file(base, weights, tmp_path):
     folder = save_adapter(tmp_path / "adapter", base)
     expected = merged_by_hand(weights, folder, 3.0)
@@ -232,7 +271,32 @@ def truncated(folder: Path) -> None:
     (folder / "adapter_model.safetensors").write_bytes(data[: len(data) // 2])
 
 
+def copied_as(folder: Path, suffix: str, other: str, *, n: int = 1) -> None:
+    """A second tensor of the first name with this ending, under another name."""
+    tensors = tensors_of(folder)
+    name = next(name for name in tensors if name.endswith(suffix))
+    write_tensors(folder, tensors | {name.replace(*other.split(">")): tensors[name] + n})
+
+
+def with_norm(folder: Path) -> None:
+    norm = "base_model.model.model.language_model.norm.weight"
+    write_tensors(folder, tensors_of(folder) | {norm: torch.ones(64)})
+    change_config(folder, bias="all")
+
+
 WRONG = {
+    **{
+        f"begun as {start}": (
+            lambda folder, start=start: change_config(folder, init_lora_weights=start),
+            rf"init_lora_weights '{start}'.*path_initial_model_for_weight_conversion",
+        )
+        for start in ("pissa_niter_4", "lora_ga", "corda", "loftq", "a_new_one")
+    },
+    "old and new names": (
+        lambda folder: copied_as(folder, "q_proj.lora_A.weight", "model.language_model.>model."),
+        r"two tensors for \S+q_proj.lora_A.weight: \S+ and \S+",
+    ),
+    "a norm with the biases": (with_norm, "holds model.language_model.norm.weight, which its adapter_config.json does"),
     "half": (half, r"targets model.language_model.layers.1.self_attn.q_proj, and its file holds no tensor"),
     "one matrix gone": (one_matrix_gone, r"layers.1.self_attn.q_proj is not complete"),
     "strange names": (strange_names, r"tensor \S+qq_proj\S+ has no place in the base model"),
