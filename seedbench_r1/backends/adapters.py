@@ -34,6 +34,7 @@ _REFUSED = ("layer_replication", "target_parameters", "trainable_token_indices",
 
 # How LoRA may begin. "pissa" and "olora" change the base, in a way that can be computed again.
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
+_CHANGE_THE_BASE = ("pissa", "olora")
 
 # Beginnings of module names, as they were and are: those of transformers < 4.52, of >= 4.52, and of text models
 _BEGINNINGS = (
@@ -74,14 +75,15 @@ def merge_adapter_into(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     adapter = _read(folder, model)
     modules = sorted({_LORA.fullmatch(name)["module"] for name in adapter.lora})  # type: ignore[index]
     _check_all_are_there(adapter, modules, model)
-    _put_saved(adapter, model)
+    residual = _put_saved(adapter, modules, model)
+    _untie(adapter, modules, model)
     if not modules:
         return model
     known = {name: value for name, value in adapter.config.items() if name in peft.LoraConfig.__dataclass_fields__}
     settings: JsonObject = known | _exact(adapter, modules) | {"inference_mode": True}
     config = peft.LoraConfig(**settings)
     wrapped: Any = peft.get_peft_model(model, config)
-    tensors = {f"base_model.model.{name}": tensor for name, tensor in adapter.lora.items()}
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in (adapter.lora | residual).items()}
     try:
         result: Any = peft.set_peft_model_state_dict(wrapped, tensors)
     except RuntimeError as error:  # torch's, of sizes that do not fit
@@ -223,8 +225,7 @@ def _targeted(config: JsonObject, model: PreTrainedModel) -> list[str]:
         wanted = {numbers} if isinstance(numbers, int) else set(numbers)
         patterns = config.get("layers_pattern") or ["layers", "blocks", "h", "layer"]
         chosen = [name for name in chosen if _layer_number(name, patterns) in wanted]
-    saved = config.get("modules_to_save") or []
-    return [name for name in chosen if not _matches(saved, name)]
+    return [name for name in chosen if not _is_inside(config.get("modules_to_save") or [], name)]
 
 
 def _can_be_adapted(module: torch.nn.Module) -> bool:
@@ -239,6 +240,12 @@ def _matches(targets: str | list[str] | None, name: str) -> bool:
     if isinstance(targets, str):
         return any(re.fullmatch(targets, any_name) for any_name in names)
     return any(any_name == target or any_name.endswith(f".{target}") for any_name in names for target in targets)
+
+
+def _is_inside(wanted: list[str], name: str) -> bool:
+    """Whether a module, or a parameter, is one that is named, or lies in one."""
+    parts = name.split(".")
+    return any(_matches(wanted, ".".join(parts[:end])) for end in range(1, len(parts) + 1))
 
 
 def _layer_number(name: str, patterns: str | list[str]) -> int | None:
@@ -280,23 +287,63 @@ def _by_pattern(patterns: Mapping[str, float], default: float) -> Callable[[str]
     return value
 
 
-def _put_saved(adapter: _Adapter, model: PreTrainedModel) -> None:
-    """Replace the parameters that were trained as a whole."""
+def _put_saved(adapter: _Adapter, modules: list[str], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Replace the parameters that were trained as a whole; returned are those that peft has to set after its own."""
     wanted = adapter.config.get("modules_to_save") or []
     biases = adapter.config.get("bias", "none") != "none"
+    residual = adapter.config.get("init_lora_weights") in _CHANGE_THE_BASE
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    later, embeddings = {}, {}
     for name, tensor in adapter.saved.items():
-        of_bias = biases and name.endswith(".bias")
-        if not (any(f".{part}." in f".{name}" for part in wanted) or of_bias):
+        module = name.rpartition(".")[0]
+        whole = any(_ends_so(name, part) for part in wanted)
+        if not (whole or (biases and name.endswith(".bias")) or _is_embedding(module)):
             raise ConfigError(f"{adapter.folder}: the adapter holds {name}, which its {CONFIG} does not name.")
         if parameters[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)} there, {tuple(parameters[name].shape)} in the base model"
             raise ConfigError(f"{adapter.folder}: {name} has another shape ({shapes}). Fix: --base-model.")
-        _replace(model, name, tensor)
-    saved = {name.rpartition(".")[0] for name in adapter.saved}
+        if whole or not _is_embedding(module):
+            _replace(model, name, tensor)
+        elif residual and module in modules:
+            later[f"{module}.base_layer.weight"] = tensor
+        else:
+            # peft adds embeddings to the file when they are targeted or resized; what is tied stays tied.
+            parameters[name].data.copy_(tensor)
+            embeddings[name] = tensor
+    for name, tensor in embeddings.items():
+        if not torch.equal(parameters[name].data, tensor.to(parameters[name])):
+            raise ConfigError(f"{adapter.folder} holds two values for {name}, which is tied. Fix: --base-model.")
+    needed = [name for name in parameters if _is_inside(wanted, name)]
     for part in wanted:
-        if not any(module == part or f".{module}.".find(f".{part}.") >= 0 for module in saved):
+        if not any(_ends_so(name, part) for name in adapter.saved):
             raise ConfigError(f"{adapter.folder}: modules_to_save names {part}, and the file holds no tensor for it.")
+    if absent := [name for name in needed if name not in adapter.saved]:
+        raise ConfigError(f"{adapter.folder}: modules_to_save has {absent[0]}, and the file holds no tensor for it.")
+    return later
+
+
+def _ends_so(name: str, part: str) -> bool:
+    """peft's rule of modules_to_save: "norm" is every module whose name ends so, "input_layernorm" too."""
+    return any(f"{part}." in old for old in _names_of_any_time(name))
+
+
+def _is_embedding(module: str) -> bool:
+    return module == "lm_head" or module.endswith(".embed_tokens")
+
+
+def _untie(adapter: _Adapter, modules: list[str], model: PreTrainedModel) -> None:
+    """Give lm_head its own weights if an adapter of it, or of the embeddings, would change both."""
+    untyped: Any = model
+    head, embeddings = untyped.get_output_embeddings(), untyped.get_input_embeddings()
+    if head.weight is not embeddings.weight or not any(map(_is_embedding, modules)):
+        return
+    start = adapter.config.get("init_lora_weights")
+    if start in _CHANGE_THE_BASE:
+        raise ConfigError(
+            f"{adapter.folder}: {start} of embeddings that are tied to lm_head changes both, and is not merged here. "
+            f"Fix: merge it with the tool that trained it."
+        )
+    _replace(model, "lm_head.weight", head.weight.detach().clone())
 
 
 def _replace(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
@@ -306,6 +353,6 @@ def _replace(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
     old = getattr(owner, last)
     setattr(owner, last, torch.nn.Parameter(tensor.to(old.device, old.dtype), requires_grad=False))
     config: Any = model.config
-    if name == "lm_head.weight" or name.endswith("embed_tokens.weight"):
+    if _is_embedding(module):
         for part in (config, config.get_text_config()):
             part.tie_word_embeddings = False

@@ -36,8 +36,8 @@ def weights(base) -> dict[str, torch.Tensor]:
     return {name: value.double() for name, value in load(base).state_dict().items()}
 
 
-def save_adapter(folder: Path, base: Path, **options) -> Path:
-    """Written by peft of today, with weights that matter."""
+def save_adapter(folder: Path, base: Path, *, embeddings: bool | str = False, **options) -> Path:
+    """Written by peft of today, with weights that matter; "auto" embeddings are its default."""
     options = {"r": 4, "lora_alpha": 12, "target_modules": LANGUAGE, "init_lora_weights": False} | options
     torch.manual_seed(0)
     wrapped = peft.get_peft_model(load(base), peft.LoraConfig(**options))
@@ -47,7 +47,7 @@ def save_adapter(folder: Path, base: Path, **options) -> Path:
         elif "magnitude" in name:
             value.data *= 1.5
     wrapped.peft_config["default"].base_model_name_or_path = str(base.resolve())
-    wrapped.save_pretrained(folder, save_embedding_layers=False)
+    wrapped.save_pretrained(folder, save_embedding_layers=embeddings)
     return folder
 
 
@@ -227,6 +227,94 @@ def test_patterns_of_scale_hold_whichever_names_they_were_written_against(base, 
     write_tensors(folder, {layout(name): value for name, value in tensors_of(folder).items()})
     change_config(folder, alpha_pattern={pattern: 10})
     assert_equal(load(folder), expected)
+
+
+@pytest.fixture(scope="module")
+def tied(base, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tied") / "model"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    model = load(base)
+    model.lm_head.weight = model.get_input_embeddings().weight
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = True
+    model.save_pretrained(folder)
+    return folder
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(40)[None]).logits.double()
+
+
+def as_peft_has_it(folder: Path, base: Path) -> torch.Tensor:
+    return logits(peft.PeftModel.from_pretrained(load(base), folder).eval())
+
+
+@pytest.mark.parametrize("embeddings", [False, "auto"], ids=["without", "peft's default"])
+@pytest.mark.parametrize("targets", ["lm_head", "embed_tokens", "lm_head embed_tokens"])
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_adapters_of_the_embeddings_answer_as_peft_does_unmerged(base, tied, tmp_path, is_tied, targets, embeddings):
+    below = tied if is_tied else base
+    head = load(below)
+    assert (head.lm_head.weight is head.get_input_embeddings().weight) == is_tied
+    targets = ["q_proj", *targets.split()]
+    folder = save_adapter(tmp_path / "adapter", below, target_modules=targets, embeddings=embeddings)
+    assert any("base_layer" in name for name in tensors_of(folder)) == bool(embeddings)
+    merged = load(folder)
+    torch.testing.assert_close(logits(merged), as_peft_has_it(folder, below), rtol=1e-4, atol=1e-4)
+    assert (logits(merged) - logits(load(below))).abs().max() > 0.1
+    assert merged.config.tie_word_embeddings is False
+
+
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["q_proj"]], ids=["targeted", "not targeted"])
+def test_embeddings_in_the_file_that_are_not_the_bases_are_applied(base, tied, tmp_path, is_tied, targets):
+    below = tied if is_tied else base
+    folder = save_adapter(tmp_path / "adapter", below, target_modules=targets, embeddings="auto")
+    tensors = {name: value for name, value in tensors_of(folder).items() if "base_layer" not in name}
+    name = "lm_head.base_layer" if "lm_head" in targets else "lm_head"
+    changed = load(below).lm_head.weight.detach() * 1.5
+    write_tensors(folder, tensors | {f"base_model.model.{name}.weight": changed})
+    torch.testing.assert_close(logits(load(folder)), as_peft_has_it(folder, below), rtol=1e-4, atol=1e-4)
+    if is_tied:
+        other = {"base_model.model.model.language_model.embed_tokens.weight": changed * 2}
+        write_tensors(folder, tensors_of(folder) | other)
+        with pytest.raises(ConfigError, match=r"two values for lm_head.weight, which is tied"):
+            load(folder)
+
+
+def test_pissa_of_the_head_with_the_weights_that_peft_adds(base, tied, tmp_path):
+    options = {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": "pissa", "embeddings": "auto"}
+    folder = save_adapter(tmp_path / "adapter", base, **options)
+    tensors = tensors_of(folder)
+    write_tensors(folder, {n: v * 1.5 if "lora_A" in n else v for n, v in tensors.items()})
+    change_config(folder, init_lora_weights="pissa")
+    torch.testing.assert_close(logits(load(folder)), as_peft_has_it(folder, base), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ConfigError, match="pissa of embeddings that are tied"):
+        load(folder, tied)
+
+
+@pytest.mark.parametrize("saved", [["norm"], ["model.norm"], ["merger"], ["visual.merger.mlp"], ["layernorm"]], ids=str)
+def test_modules_to_save_are_matched_by_the_end_of_their_names(base, tmp_path, saved):
+    written = [name.replace("model.norm", "language_model.norm") for name in saved]
+    folder = save_adapter(tmp_path / "adapter", base, modules_to_save=written, target_modules="all-linear")
+    expected = as_peft_has_it(folder, base)
+    whole = {name: value for name, value in tensors_of(folder).items() if "lora" not in name}
+    write_tensors(folder, {before_4_52(name): value for name, value in tensors_of(folder).items()})
+    change_config(folder, modules_to_save=saved)
+    model = load(folder)
+    torch.testing.assert_close(logits(model), expected, rtol=1e-3, atol=1e-3)
+    for name, value in whole.items():
+        assert torch.equal(model.get_parameter(name.removeprefix("base_model.model.")), value)
+    short = tensors_of(folder)
+    for name in whole:
+        if "layernorm" not in name:
+            del short[before_4_52(name)]
+            break
+    write_tensors(folder, short)
+    if saved != ["layernorm"]:  # no module is called so: what merely ends so is taken, not asked for
+        with pytest.raises(ConfigError, match="modules_to_save"):
+            load(folder)
 
 
 def test_weights_as_a_bin_file(base, weights, tmp_path):
