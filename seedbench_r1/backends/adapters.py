@@ -30,7 +30,17 @@ _LORA = re.compile(
     r"(?:\.(?!weight$|bias$)(?P<adapter>\w+))?(?P<kind>\.weight|\.bias)?"
 )
 # Settings of peft that change which weights there are in ways that are not rebuilt here
-_REFUSED = ("layer_replication", "target_parameters", "trainable_token_indices", "megatron_config")
+_REFUSED = (
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "megatron_config",
+    "ensure_weight_tying",
+    # These depend on the prompt, or on other adapters.
+    "alora_invocation_tokens",
+    "arrow_config",
+    "use_bdlora",
+)
 
 # How LoRA may begin. "pissa" and "olora" change the base, in a way that can be computed again.
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
@@ -73,6 +83,22 @@ def merge_adapter_into(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     except ImportError as error:
         raise ConfigError(f"{folder} is a LoRA adapter, which needs peft. Fix: pip install 'peft>=0.17'") from error
     adapter = _read(folder, model)
+    try:
+        return _merge(adapter, model)
+    except (ConfigError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # peft raises many, of settings that do not go together
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"{folder}: peft {peft.__version__} cannot apply it: {first} Fix: merge the adapter with the version of "
+            f"peft that wrote it ({adapter.config.get('peft_version', 'unknown')}), and evaluate the merged model."
+        ) from error
+
+
+def _merge(adapter: _Adapter, model: PreTrainedModel) -> PreTrainedModel:
+    import peft
+
+    folder = adapter.folder
     modules = sorted({_LORA.fullmatch(name)["module"] for name in adapter.lora})  # type: ignore[index]
     _check_all_are_there(adapter, modules, model)
     residual = _put_saved(adapter, modules, model)
@@ -146,6 +172,10 @@ def _check_kind(folder: Path, config: JsonObject) -> None:
             f"{folder / CONFIG} sets {(used + unknown)[0]}, which is not merged here. Fix: merge the adapter with the "
             f"version of peft that wrote it, and evaluate the merged model."
         )
+    scales = [config.get("lora_alpha", 8), *(config.get("alpha_pattern") or {}).values()]
+    wrong = [scale for scale in scales if type(scale) not in (int, float)]
+    if wrong:
+        raise ConfigError(f"{folder / CONFIG}: lora_alpha is {wrong[0]!r}, which is no number. Fix: copy it again.")
     start = config.get("init_lora_weights", True)
     if start not in _STARTS:
         raise ConfigError(

@@ -380,6 +380,24 @@ WRONG = {
         )
         for start in ("pissa_niter_4", "lora_ga", "corda", "loftq", "a_new_one")
     },
+    **{
+        f"lora_alpha {scale!r}": (
+            lambda folder, scale=scale: change_config(folder, lora_alpha=scale),
+            rf"lora_alpha is {scale!r}, which is no number",
+        )
+        for scale in (None, "12", True)
+    },
+    "alpha_pattern": (lambda folder: change_config(folder, alpha_pattern={"q_proj": None}), "lora_alpha is None"),
+    "aLoRA": (lambda folder: change_config(folder, alora_invocation_tokens=[3]), "sets alora_invocation_tokens"),
+    "arrow": (lambda folder: change_config(folder, arrow_config={"top_k": 2}), "sets arrow_config"),
+    "BD-LoRA": (lambda folder: change_config(folder, use_bdlora={"nblocks": 2}), "sets use_bdlora"),
+    "tying": (lambda folder: change_config(folder, ensure_weight_tying=True), "sets ensure_weight_tying"),
+    "a setting of the wrong type": (
+        lambda folder: change_config(folder, lora_dropout="much"),
+        r"peft \S+ cannot apply it: .+ Fix: merge the adapter with the version of peft that wrote it \(\d",
+    ),
+    "a pattern that is none": (lambda folder: change_config(folder, target_modules="("), "cannot apply it: "),
+    "a number for names": (lambda folder: change_config(folder, target_modules=5), "cannot apply it: "),
     "old and new names": (
         lambda folder: copied_as(folder, "q_proj.lora_A.weight", "model.language_model.>model."),
         r"two tensors for \S+q_proj.lora_A.weight: \S+ and \S+",
@@ -411,6 +429,13 @@ def test_what_cannot_be_applied_in_full_is_refused(base, tmp_path, damage, messa
     damage(folder)
     with pytest.raises(ConfigError, match=message):
         load(folder, base)
+
+
+def test_a_bias_of_lora_where_the_base_has_none_is_refused(base, tmp_path):
+    folder = save_adapter(tmp_path / "adapter", base, target_modules=["o_proj"], lora_bias=True)
+    assert any("lora_B.bias" in name for name in tensors_of(folder))
+    with pytest.raises(ConfigError, match=r"cannot apply it: .*bias"):
+        load(folder)
 
 
 def test_an_adapter_of_another_size_is_refused(tmp_path):
