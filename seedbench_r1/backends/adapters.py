@@ -17,6 +17,7 @@ import torch
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import JsonObject, read_json_object
+from seedbench_r1.models.weights import check_one_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,6 +83,7 @@ def merge_adapter_into(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         import peft
     except ImportError as error:
         raise ConfigError(f"{folder} is a LoRA adapter, which needs peft. Fix: pip install 'peft>=0.17'") from error
+    check_one_model(folder)
     adapter = _read(folder, model)
     try:
         return _merge(adapter, model)

@@ -14,6 +14,7 @@ import torch
 
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.checkpoint import inspect_model
 from tests.tiny_models import tiny_checkpoint
 
 CPU = torch.device("cpu")
@@ -429,6 +430,33 @@ def test_what_cannot_be_applied_in_full_is_refused(base, tmp_path, damage, messa
     damage(folder)
     with pytest.raises(ConfigError, match=message):
         load(folder, base)
+
+
+@pytest.mark.parametrize(
+    "name", ["non_lora_state_dict.bin", "non_lora_trainables.bin", "mm_projector.bin", "new.safetensors", "head.pt"]
+)
+def test_weights_beside_the_adapter_are_refused_by_name(base, tmp_path, name):
+    folder = save_adapter(tmp_path / "adapter", base)
+    for state in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "scaler.pt", "optimizer.bin"):
+        (folder / state).write_bytes(b"x")
+    load(folder)
+    inspect_model(str(folder))
+    (folder / name).write_bytes(b"x")
+    for look in (load, lambda folder: inspect_model(str(folder))):
+        with pytest.raises(ConfigError, match=rf"holds {name} beside the adapter, which would not be applied"):
+            look(folder)
+
+
+def test_a_whole_model_beside_the_adapter_is_refused(base, tmp_path):
+    folder = save_adapter(tmp_path / "adapter", base)
+    for file in ("model.safetensors", "config.json"):
+        shutil.copy(base / file, folder)
+    for look in (load, lambda folder: inspect_model(str(folder))):
+        with pytest.raises(ConfigError, match=r"holds model.safetensors and adapter_config.json: a whole model, or an"):
+            look(folder)
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(ConfigError, match=r"model.safetensors and adapter_model.safetensors, without adapter_config"):
+        inspect_model(str(folder))
 
 
 def test_a_bias_of_lora_where_the_base_has_none_is_refused(base, tmp_path):
