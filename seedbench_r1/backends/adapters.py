@@ -17,6 +17,7 @@ import torch
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import JsonObject, read_json_object
+from seedbench_r1.models.weights import check_one_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +31,21 @@ _LORA = re.compile(
     r"(?:\.(?!weight$|bias$)(?P<adapter>\w+))?(?P<kind>\.weight|\.bias)?"
 )
 # Settings of peft that change which weights there are in ways that are not rebuilt here
-_REFUSED = ("layer_replication", "target_parameters", "trainable_token_indices", "megatron_config")
+_REFUSED = (
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "megatron_config",
+    "ensure_weight_tying",
+    # These depend on the prompt, or on other adapters.
+    "alora_invocation_tokens",
+    "arrow_config",
+    "use_bdlora",
+)
+
+# How LoRA may begin. "pissa" and "olora" change the base, in a way that can be computed again.
+_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
+_CHANGE_THE_BASE = ("pissa", "olora")
 
 # Beginnings of module names, as they were and are: those of transformers < 4.52, of >= 4.52, and of text models
 _BEGINNINGS = (
@@ -55,7 +70,6 @@ class _Adapter:
     config: JsonObject
     lora: dict[str, torch.Tensor] = field(default_factory=dict)  # module + "." + part -> tensor
     saved: dict[str, torch.Tensor] = field(default_factory=dict)  # parameter -> its whole new value
-    stored_as: dict[str, str] = field(default_factory=dict)  # module -> its name in the file
 
 
 def merge_adapter_into(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -69,17 +83,35 @@ def merge_adapter_into(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         import peft
     except ImportError as error:
         raise ConfigError(f"{folder} is a LoRA adapter, which needs peft. Fix: pip install 'peft>=0.17'") from error
+    check_one_model(folder)
     adapter = _read(folder, model)
+    try:
+        return _merge(adapter, model)
+    except (ConfigError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # peft raises many, of settings that do not go together
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"{folder}: peft {peft.__version__} cannot apply it: {first} Fix: merge the adapter with the version of "
+            f"peft that wrote it ({adapter.config.get('peft_version', 'unknown')}), and evaluate the merged model."
+        ) from error
+
+
+def _merge(adapter: _Adapter, model: PreTrainedModel) -> PreTrainedModel:
+    import peft
+
+    folder = adapter.folder
     modules = sorted({_LORA.fullmatch(name)["module"] for name in adapter.lora})  # type: ignore[index]
     _check_all_are_there(adapter, modules, model)
-    _put_saved(adapter, model)
+    residual = _put_saved(adapter, modules, model)
+    _untie(adapter, modules, model)
     if not modules:
         return model
     known = {name: value for name, value in adapter.config.items() if name in peft.LoraConfig.__dataclass_fields__}
     settings: JsonObject = known | _exact(adapter, modules) | {"inference_mode": True}
     config = peft.LoraConfig(**settings)
     wrapped: Any = peft.get_peft_model(model, config)
-    tensors = {f"base_model.model.{name}": tensor for name, tensor in adapter.lora.items()}
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in (adapter.lora | residual).items()}
     try:
         result: Any = peft.set_peft_model_state_dict(wrapped, tensors)
     except RuntimeError as error:  # torch's, of sizes that do not fit
@@ -99,18 +131,26 @@ def _read(folder: Path, model: PreTrainedModel) -> _Adapter:
     adapter = _Adapter(folder, config)
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
     names = set()
+    keys: dict[str, str] = {}  # place in the model -> name in the file
     for key, tensor in _tensors(folder).items():
         stored = key.removeprefix("base_model.model.")
+        if ".original_module." in stored:  # the base's own, beside what was trained in its stead
+            continue
         match = _LORA.fullmatch(stored)
         if match is None:
-            # A module that was trained as a whole (modules_to_save), or its bias.
-            stored = re.sub(r"\.(?:modules_to_save\.\w+|base_layer|original_module)\.(weight|bias)$", r".\1", stored)
-            adapter.saved[_place(folder, key, stored, parameters)] = tensor
-            continue
-        names.add(match["adapter"])
-        module = _place(folder, key, match["module"], modules)
-        adapter.stored_as[module] = match["module"]
-        adapter.lora[f"{module}.{match['part']}{match['kind'] or ''}"] = tensor
+            # A module that was trained as a whole (modules_to_save), its bias, or embeddings that peft adds.
+            stored = re.sub(r"\.modules_to_save(?:\.\w+(?=\.))?\.|\.base_layer\.(?=\w+$)", ".", stored)
+            place = _place(folder, key, stored, parameters)
+            adapter.saved[place] = tensor
+        else:
+            names.add(match["adapter"])
+            module = _place(folder, key, match["module"], modules)
+            place = f"{module}.{match['part']}{match['kind'] or ''}"
+            adapter.lora[place] = tensor
+        if keys.setdefault(place, key) != key and len(names) <= 1:
+            raise ConfigError(
+                f"{folder} holds two tensors for {place}: {keys[place]} and {key}. Fix: save one adapter alone."
+            )
     if len(names) > 1:
         raise ConfigError(
             f"{folder} holds several adapters ({', '.join(map(str, names))}). Fix: save one of them alone."
@@ -133,6 +173,17 @@ def _check_kind(folder: Path, config: JsonObject) -> None:
         raise ConfigError(
             f"{folder / CONFIG} sets {(used + unknown)[0]}, which is not merged here. Fix: merge the adapter with the "
             f"version of peft that wrote it, and evaluate the merged model."
+        )
+    scales = [config.get("lora_alpha", 8), *(config.get("alpha_pattern") or {}).values()]
+    wrong = [scale for scale in scales if type(scale) not in (int, float)]
+    if wrong:
+        raise ConfigError(f"{folder / CONFIG}: lora_alpha is {wrong[0]!r}, which is no number. Fix: copy it again.")
+    start = config.get("init_lora_weights", True)
+    if start not in _STARTS:
+        raise ConfigError(
+            f"{folder / CONFIG} sets init_lora_weights {start!r}: what was taken from the base's weights cannot be "
+            f"computed again exactly. Fix: convert it to plain LoRA where it was trained (save_pretrained with "
+            f"path_initial_model_for_weight_conversion), or merge it with the tool that trained it."
         )
 
 
@@ -206,8 +257,7 @@ def _targeted(config: JsonObject, model: PreTrainedModel) -> list[str]:
         wanted = {numbers} if isinstance(numbers, int) else set(numbers)
         patterns = config.get("layers_pattern") or ["layers", "blocks", "h", "layer"]
         chosen = [name for name in chosen if _layer_number(name, patterns) in wanted]
-    saved = config.get("modules_to_save") or []
-    return [name for name in chosen if not _matches(saved, name)]
+    return [name for name in chosen if not _is_inside(config.get("modules_to_save") or [], name)]
 
 
 def _can_be_adapted(module: torch.nn.Module) -> bool:
@@ -222,6 +272,12 @@ def _matches(targets: str | list[str] | None, name: str) -> bool:
     if isinstance(targets, str):
         return any(re.fullmatch(targets, any_name) for any_name in names)
     return any(any_name == target or any_name.endswith(f".{target}") for any_name in names for target in targets)
+
+
+def _is_inside(wanted: list[str], name: str) -> bool:
+    """Whether a module, or a parameter, is one that is named, or lies in one."""
+    parts = name.split(".")
+    return any(_matches(wanted, ".".join(parts[:end])) for end in range(1, len(parts) + 1))
 
 
 def _layer_number(name: str, patterns: str | list[str]) -> int | None:
@@ -247,7 +303,7 @@ def _exact(adapter: _Adapter, modules: list[str]) -> JsonObject:
         "modules_to_save": None,
         "bias": "none",
         "rank_pattern": {re.escape(module): tensor.shape[0] for module, tensor in first.items()},
-        "alpha_pattern": {re.escape(module): scale(adapter.stored_as[module]) for module in modules},
+        "alpha_pattern": {re.escape(module): scale(module) for module in modules},
     }
 
 
@@ -255,30 +311,71 @@ _FIRST = ("lora_A.weight", "lora_embedding_A")  # their first size is the rank
 
 
 def _by_pattern(patterns: Mapping[str, float], default: float) -> Callable[[str], float]:
-    def value(name: str) -> float:
-        found = (number for pattern, number in patterns.items() if re.match(rf"(?:.*\.)?(?:{pattern})$", name))
-        return next(found, default)
+    def value(module: str) -> float:
+        names = _names_of_any_time(module)
+        regex = {pattern: re.compile(rf"(?:.*\.)?(?:{pattern})$") for pattern in patterns}
+        return next((patterns[pattern] for pattern in patterns if any(map(regex[pattern].match, names))), default)
 
     return value
 
 
-def _put_saved(adapter: _Adapter, model: PreTrainedModel) -> None:
-    """Replace the parameters that were trained as a whole."""
+def _put_saved(adapter: _Adapter, modules: list[str], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Replace the parameters that were trained as a whole; returned are those that peft has to set after its own."""
     wanted = adapter.config.get("modules_to_save") or []
     biases = adapter.config.get("bias", "none") != "none"
+    residual = adapter.config.get("init_lora_weights") in _CHANGE_THE_BASE
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    later, embeddings = {}, {}
     for name, tensor in adapter.saved.items():
         module = name.rpartition(".")[0]
-        if not (_matches(wanted, module) or any(f".{part}." in f".{name}" for part in wanted) or biases):
+        whole = any(_ends_so(name, part) for part in wanted)
+        if not (whole or (biases and name.endswith(".bias")) or _is_embedding(module)):
             raise ConfigError(f"{adapter.folder}: the adapter holds {name}, which its {CONFIG} does not name.")
         if parameters[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)} there, {tuple(parameters[name].shape)} in the base model"
             raise ConfigError(f"{adapter.folder}: {name} has another shape ({shapes}). Fix: --base-model.")
-        _replace(model, name, tensor)
-    saved = {name.rpartition(".")[0] for name in adapter.saved}
+        if whole or not _is_embedding(module):
+            _replace(model, name, tensor)
+        elif residual and module in modules:
+            later[f"{module}.base_layer.weight"] = tensor
+        else:
+            # peft adds embeddings to the file when they are targeted or resized; what is tied stays tied.
+            parameters[name].data.copy_(tensor)
+            embeddings[name] = tensor
+    for name, tensor in embeddings.items():
+        if not torch.equal(parameters[name].data, tensor.to(parameters[name])):
+            raise ConfigError(f"{adapter.folder} holds two values for {name}, which is tied. Fix: --base-model.")
+    needed = [name for name in parameters if _is_inside(wanted, name)]
     for part in wanted:
-        if not any(module == part or f".{module}.".find(f".{part}.") >= 0 for module in saved):
+        if not any(_ends_so(name, part) for name in adapter.saved):
             raise ConfigError(f"{adapter.folder}: modules_to_save names {part}, and the file holds no tensor for it.")
+    if absent := [name for name in needed if name not in adapter.saved]:
+        raise ConfigError(f"{adapter.folder}: modules_to_save has {absent[0]}, and the file holds no tensor for it.")
+    return later
+
+
+def _ends_so(name: str, part: str) -> bool:
+    """peft's rule of modules_to_save: "norm" is every module whose name ends so, "input_layernorm" too."""
+    return any(f"{part}." in old for old in _names_of_any_time(name))
+
+
+def _is_embedding(module: str) -> bool:
+    return module == "lm_head" or module.endswith(".embed_tokens")
+
+
+def _untie(adapter: _Adapter, modules: list[str], model: PreTrainedModel) -> None:
+    """Give lm_head its own weights if an adapter of it, or of the embeddings, would change both."""
+    untyped: Any = model
+    head, embeddings = untyped.get_output_embeddings(), untyped.get_input_embeddings()
+    if head.weight is not embeddings.weight or not any(map(_is_embedding, modules)):
+        return
+    start = adapter.config.get("init_lora_weights")
+    if start in _CHANGE_THE_BASE:
+        raise ConfigError(
+            f"{adapter.folder}: {start} of embeddings that are tied to lm_head changes both, and is not merged here. "
+            f"Fix: merge it with the tool that trained it."
+        )
+    _replace(model, "lm_head.weight", head.weight.detach().clone())
 
 
 def _replace(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
@@ -288,6 +385,6 @@ def _replace(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> None:
     old = getattr(owner, last)
     setattr(owner, last, torch.nn.Parameter(tensor.to(old.device, old.dtype), requires_grad=False))
     config: Any = model.config
-    if name == "lm_head.weight" or name.endswith("embed_tokens.weight"):
+    if _is_embedding(module):
         for part in (config, config.get_text_config()):
             part.tie_word_embeddings = False

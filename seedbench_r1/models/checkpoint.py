@@ -54,22 +54,20 @@ def inspect_model(
         any_architecture: another program will load it, so that it need not be of a known family.
 
     Raises:
-        ConfigError: no such model, weights that are absent or not whole, an unknown family, or an adapter without its
-            base.
+        ConfigError: no such model, an incomplete or ambiguous folder, an unknown family, or an adapter without base.
     """
     # A revision is of the model asked for, not of the base that its adapter names.
     folder = find_folder(model, revision)
     base_model, base_folder = _find_base(model, folder, base_model)
     if processor is not None and views is not None:
         # An adapter's processor is its base's.
-        if base_folder is not None:
-            base_folder = with_processor(base_folder, processor, views)
-        else:
-            folder = with_processor(folder, processor, views)
+        view = with_processor(base_folder or folder, processor, views)
+        folder, base_folder = (view, None) if base_folder is None else (folder, view)
     config = _read_json((base_folder or folder) / "config.json")
     family = next((family for family in FAMILIES if family.model_type == config.get("model_type")), None)
     if family is None and not any_architecture:
         raise ConfigError(_unsupported_message(model, config))
+    _check_templates(base_folder or folder)
     # An adapter alone is half the weights: its base is part of the fingerprint.
     weights = check_weights(folder) + (check_weights(base_folder) if base_folder else [])
     training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
@@ -115,6 +113,19 @@ def _find_base(model: str, folder: Path, base_model: str | None) -> tuple[str | 
         return base, find_folder(base, None)
     except ConfigError as error:
         raise ConfigError(f"{model} is a LoRA adapter of {base}. {error} Fix: add --base-model.") from error
+
+
+def _check_templates(folder: Path) -> None:
+    """Raise ConfigError if a folder's two template files differ: which one is taken depends on the program."""
+    new, old = folder / "chat_template.jinja", folder / "chat_template.json"
+    if not (new.is_file() and old.is_file()):
+        return
+    template = read_json_object(old, ConfigError).get("chat_template")
+    if template is None or str(template).strip() != new.read_text(encoding="utf-8", errors="replace").strip():
+        raise ConfigError(
+            f"{folder}: {old.name} and {new.name} differ, and programs differ in which they take. Fix: move away the "
+            f"one that the model was not trained with, or --processor BASE_MODEL."
+        )
 
 
 def _architecture(config: JsonObject, family: Family | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,10 @@ from seedbench_r1.typed_json import parse_json
 
 _SUFFIXES = (".safetensors", ".bin", ".pt")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_ADAPTER = "adapter_config.json"
+_FULL = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
+# What trainers keep beside an adapter to go on from; it is no part of the model.
+_STATE = re.compile(r"(optim|(lr_)?scheduler|scaler|rng|random_state|training_args|sampler|dl_state_dict).*")
 _POINTER = 200  # bytes: what git leaves in place of a file that it keeps elsewhere
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
@@ -38,8 +43,10 @@ def check_weights(folder: Path) -> list[Path]:
     """The weight files of a folder, each of them whole.
 
     Raises:
-        ConfigError: there are none, a shard of the index is absent, or a file is shorter than its own header says.
+        ConfigError: there are none, a shard of the index is absent, a file is shorter than its own header says, or the
+            folder holds more than one model.
     """
+    check_one_model(folder)
     found = weight_files(folder)
     if not found:
         shards = training_shards(folder)
@@ -54,11 +61,42 @@ def check_weights(folder: Path) -> list[Path]:
     return found
 
 
+def check_one_model(folder: Path) -> None:
+    """Raise ConfigError if a folder holds two models, or weights beside an adapter that would not be applied."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (*_SUFFIXES, ".pth"))
+    full = [name for name in names if _FULL.fullmatch(name)]
+    adapter = [name for name in names if name.startswith("adapter_model.")]
+    if _ADAPTER not in {path.name for path in folder.iterdir()}:
+        if full and adapter:
+            raise ConfigError(
+                f"{folder} holds {full[0]} and {adapter[0]}, without {_ADAPTER}: a whole model, or an adapter? Fix: "
+                f"move {adapter[0]} away if it is merged, and with its {_ADAPTER} into a folder of its own if not."
+            )
+        return
+    if full:
+        raise ConfigError(
+            f"{folder} holds {full[0]} and {_ADAPTER}: a whole model, or an adapter? Fix: move {_ADAPTER} and "
+            f"adapter_model.* into a folder of their own, and --model the one that is meant."
+        )
+    others = [name for name in names if name not in adapter and not _STATE.fullmatch(name)]
+    if others:
+        raise ConfigError(
+            f"{folder} holds {others[0]} beside the adapter, which would not be applied. Fix: merge both into the base "
+            f"with the tool that trained them, or move the file away if it is no part of the model."
+        )
+
+
 def _check_index(path: Path) -> None:
     shards = read_json_object(path, ConfigError).get("weight_map")
     if not isinstance(shards, dict):
         raise ConfigError(f"{path} has no weight_map. Fix: copy or download it again.")
     names = sorted({str(name) for name in shards.values()})
+    whole = path.name.removesuffix(".index.json")
+    if whole not in names and (path.parent / whole).is_file():
+        raise ConfigError(
+            f"{path.parent} holds {whole} and {path.name}, which names other files: two models. Fix: move {whole}, or "
+            f"{path.name} and its {len(names)} files, away."
+        )
     absent = [name for name in names if not (path.parent / name).is_file()]
     if absent:
         raise ConfigError(

@@ -56,7 +56,30 @@ def in_shards(model: Path, *, absent: bool) -> None:
         (model / "model-00002-of-00002.safetensors").unlink()
 
 
+def whole_and_in_shards(model: Path) -> None:
+    data = (model / "model.safetensors").read_bytes()
+    in_shards(model, absent=False)
+    (model / "model.safetensors").write_bytes(data)
+
+
+def template_as_json(model: Path, *, more: str) -> None:
+    template = (model / "chat_template.jinja").read_text() + more
+    (model / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+
+
 COPIES = {
+    "whole and in shards": (
+        whole_and_in_shards,
+        r"holds model.safetensors and model.safetensors.index.json, which names other files: two models. Fix: move",
+    ),
+    "an adapter beside": (
+        lambda m: shutil.copy(m / "model.safetensors", m / "adapter_model.safetensors"),
+        r"model.safetensors and adapter_model.safetensors, without adapter_config.json",
+    ),
+    "two templates": (
+        lambda m: template_as_json(m, more="{{ 'think' }}"),
+        r"chat_template.json and chat_template.jinja differ.*--processor BASE_MODEL",
+    ),
     "cut": (lambda m: cut(m / "model.safetensors"), r"model.safetensors is not whole: \d+ of \d+ bytes"),
     "empty": (lambda m: (m / "model.safetensors").write_bytes(b""), "is a Git LFS pointer, not the file"),
     "pointer": (
@@ -165,6 +188,7 @@ GOOD = {
         (m / "chat_template.json").write_text(json.dumps({"chat_template": (m / "chat_template.jinja").read_text()})),
         (m / "chat_template.jinja").unlink(),
     ),
+    "template in both files": lambda m: template_as_json(m, more="\n"),
     "no generation_config.json": lambda m: (m / "generation_config.json").unlink(),
 }
 
