@@ -293,8 +293,15 @@ def utc_now() -> str:
 
 
 def run_directory(runs_dir: Path, model_name: str, protocol: str, run_name: str | None) -> Path:
-    """runs/<model-slug>--<protocol_id>, or runs/<run_name>."""
-    return runs_dir / (run_name or f"{slug(model_name)}--{protocol}")
+    """runs/<model-slug>--<protocol_id>, or runs/<run_name>. Raises ConfigError for a name that is not one folder's."""
+    if run_name is None:
+        return runs_dir / f"{slug(model_name)}--{protocol}"
+    if run_name in ("", ".", "..") or set(run_name) & set("/\\\0"):
+        raise ConfigError(
+            f"--run-name {run_name!r} is not the name of one folder.\n"
+            f"Fix: a name without slashes, such as {slug(run_name)}; --runs-dir DIR says where it lies."
+        )
+    return runs_dir / run_name
 
 
 def slug(name: str) -> str:

@@ -269,6 +269,12 @@ def test_the_run_directory_is_named_after_model_and_protocol(tmp_path):
     assert run_directory(tmp_path, "x", "3f9a12c4", "mine") == tmp_path / "mine"
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b/../..", "/absolute", "a/b", "a\\b", "a\0b"])
+def test_a_run_name_that_is_not_one_folder_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"not the name of one folder.\nFix: a name without slashes"):
+        run_directory(tmp_path, "x", "3f9a12c4", name)
+
+
 @pytest.mark.parametrize("line", ["null", "5", "[]"])
 def test_a_line_that_is_no_object_is_named(tmp_path, line):
     (tmp_path / "records.jsonl").write_text(line + "\n")
