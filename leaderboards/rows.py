@@ -216,7 +216,7 @@ def has_consistency(table: Outcomes, group: Bools) -> bool:
 def further_shares(
     measured: Measured, bank: QuestionBank, complete: list[str], rated: list[str]
 ) -> dict[str, dict[str, Proportion]]:
-    """Shares beside accuracy and consistency, by name, then level and domain.
+    """Shares next to accuracy and consistency, by name, then level and domain.
 
     Of the answered: unparsed, truncated, strict_accuracy (correct by the reference's rule), no_reasoning (nothing to
     judge), undecided (no verdict). Of the judged: reasoning_consistency_correct and _wrong (among correct and among

@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
-
-
 _ABSENT = object()
 
 

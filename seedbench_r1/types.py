@@ -150,7 +150,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a backend is asked: messages hold the order of video, image and text; pixels travel beside them."""
+    """What a backend is asked: messages hold the order of video, image and text; pixels travel next to them."""
 
     question_id: str
     messages: tuple[dict[str, Any], ...]
@@ -164,7 +164,7 @@ class Request:
 
     @classmethod
     def of(cls, question_id: str, messages: tuple[dict[str, Any], ...], media: Media) -> Request:
-        """Messages and the pixels beside them, which have the same names in Media."""
+        """Messages and the pixels next to them, which have the same names in Media."""
         return cls(question_id, messages, **{f.name: getattr(media, f.name) for f in dataclasses.fields(media)})
 
 

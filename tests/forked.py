@@ -216,7 +216,7 @@ def serve(number: str, name: str, main: str, *modules: str) -> None:
 
 
 def _keep(fds: list[int]) -> bool:
-    """In a process beside the server: fork once more, and say how that one ends. True in the last one."""
+    """In a process next to the server: fork once more, and say how that one ends. True in the last one."""
     child = os.fork()
     if child == 0:
         return True

@@ -100,7 +100,6 @@ class TrainConfig:
         "evaluation",
         "Who reads a rollout: the evaluation's parser, or the authors' training script's rules.",
         GROUP,
-        choices=("evaluation", "script"),
         owners=RL,
     )
     bonus: Literal["care", "dense", "none"] = setting(

@@ -1,4 +1,4 @@
-"""Where values lie in a drawing of the page, and the ticks beside it."""
+"""Where values lie in a drawing of the page, and the ticks next to it."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ def _generation_config(exported: Exported) -> dict[str, object]:
 
 def _reported(row: PublishedRow, model: str, now_utc: str) -> dict[str, object]:
     details = {
-        "status": "reported by a paper, not measured here; never ranked beside measured runs",
+        "status": "reported by a paper, not measured here; never ranked next to measured runs",
         "source": row.source,
         "table": row.table,
         "train_data": row.train_data,

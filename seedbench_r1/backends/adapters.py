@@ -42,6 +42,7 @@ _REFUSED = (
     "arrow_config",
     "use_bdlora",
 )
+_FIRST = ("lora_A.weight", "lora_embedding_A")  # their first size is the rank
 
 # How LoRA may begin. "pissa" and "olora" change the base, in a way that can be computed again.
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
@@ -134,7 +135,7 @@ def _read(folder: Path, model: PreTrainedModel) -> _Adapter:
     keys: dict[str, str] = {}  # place in the model -> name in the file
     for key, tensor in _tensors(folder).items():
         stored = key.removeprefix("base_model.model.")
-        if ".original_module." in stored:  # the base's own, beside what was trained in its stead
+        if ".original_module." in stored:  # the base's own, next to what was trained in its stead
             continue
         match = _LORA.fullmatch(stored)
         if match is None:
@@ -247,8 +248,7 @@ def _targeted(config: JsonObject, model: PreTrainedModel) -> list[str]:
     layers = {name: module for name, module in model.named_modules() if _can_be_adapted(module)}
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
     if targets == "all-linear":
-        linear = [name for name, module in layers.items() if isinstance(module, torch.nn.Linear) and name != "lm_head"]
-        chosen = linear
+        chosen = [name for name, module in layers.items() if isinstance(module, torch.nn.Linear) and name != "lm_head"]
     else:
         chosen = [name for name in layers if _matches(targets, name)]
     chosen = [name for name in chosen if not _matches(excluded, name)]
@@ -305,9 +305,6 @@ def _exact(adapter: _Adapter, modules: list[str]) -> JsonObject:
         "rank_pattern": {re.escape(module): tensor.shape[0] for module, tensor in first.items()},
         "alpha_pattern": {re.escape(module): scale(module) for module in modules},
     }
-
-
-_FIRST = ("lora_A.weight", "lora_embedding_A")  # their first size is the rank
 
 
 def _by_pattern(patterns: Mapping[str, float], default: float) -> Callable[[str], float]:

@@ -63,7 +63,7 @@ class ColocatedEngine:
         ValueError if a parameter of vLLM's model is not among them.
         """
         if self._sleeps:
-            # Weights first, the cache only when it is used: both at once need not fit beside gradients.
+            # Weights first, the cache only when it is used: both at once need not fit next to gradients.
             self.engine.wake_up([WEIGHTS])
         # One worker in this process, so one answer.
         (missing,) = self.engine.collective_rpc(_load_into, args=(weights,))
@@ -163,7 +163,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 def _short_of_memory(error: Exception) -> str:
     return (
-        f"vLLM's engine does not fit beside the model that is trained: {error} Fix: a lower --gpu-memory-utilization "
+        f"vLLM's engine does not fit next to the model that is trained: {error} Fix: a lower --gpu-memory-utilization "
         "if the GPU has less free than that share, a higher one if weights and cache need more; "
         "--optimizer-device cpu, --lora, or --rollouts builtin"
     )

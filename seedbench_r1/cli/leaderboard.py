@@ -44,10 +44,10 @@ FOLDED_NAME = 20  # columns of the terminal to which a run's name may be folded 
 def build_command(
     runs: RunPaths,
     *,
-    out: Annotated[Path, write_option("--out", "-o", help="The page; everything else goes beside it.")] = Path(
+    out: Annotated[Path, write_option("--out", "-o", help="The page; everything else goes next to it.")] = Path(
         "leaderboard.html"
     ),
-    csv_path: Annotated[Path | None, write_option("--csv", help="The wide table. Default: beside the page.")] = None,
+    csv_path: Annotated[Path | None, write_option("--csv", help="The wide table. Default: next to the page.")] = None,
     baseline: Annotated[str | None, show_option(help="A run: directory, name, or model. Others are compared.")] = None,
     metric: Annotated[str, show_option(help="LEVEL.MEASURE: accuracy, sound or consistency.")] = "l3.accuracy",
     judge: Annotated[str | None, show_option(help="Judge id. Default: the one that judged most runs.")] = None,
@@ -67,7 +67,7 @@ def build_command(
     if detail not in DETAILS:
         raise ConfigError(f"--detail {detail!r} is unknown. Fix: one of {', '.join(DETAILS)}.")
     max_bytes = parse_size(max_size)
-    # Beside one run, what is none is left out and named: it must not cost the board.
+    # Next to one run, what is none is left out and named: it must not cost the board.
     if not any((run / "manifest.json").is_file() for run in runs):
         refuse_folders_of_runs([run for run in runs if run.is_dir()])
     with gc_paused():

@@ -256,7 +256,7 @@ def other_device(config: EvalConfig, model: LmmsModel) -> str | None:
 
 
 def write_task(folder: Path, name: str, questions: list[Question], config: EvalConfig) -> None:
-    """A YAML file (written as JSON, which YAML includes) for these questions, with the settings beside it."""
+    """A YAML file (written as JSON, which YAML includes) for these questions, with the settings next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, rows = folder / f"{name}.settings.json", folder / f"{name}.questions.jsonl"
     # The task's file lies in another folder than the paths that the user typed.

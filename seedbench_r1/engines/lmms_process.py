@@ -39,7 +39,7 @@ class LmmsJob:
     model: LmmsModel
     tasks: tuple[str, ...]
     folder: Path  # its output goes to out/, its messages to log.txt
-    include_path: Path | None = None  # tasks beside lmms-eval's own
+    include_path: Path | None = None  # tasks in addition to lmms-eval's own
     batch_size: int = 1
     seed: int = 0
     limit: int | None = None  # questions per task

@@ -1,7 +1,7 @@
 """`eval --suite transfer-lmms`: lmms-eval's own tasks of other video benchmarks, with its prompts and its scoring.
 
 They ask for a letter at once, in 16 new tokens mostly: not the protocol of the papers, which let the model think. Hence
-the label, and a folder of its own beside the run directories.
+the label, and a folder of its own next to the run directories.
 """
 
 from __future__ import annotations

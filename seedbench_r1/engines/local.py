@@ -20,7 +20,7 @@ from seedbench_r1.types import Failure, Generation, Media, Question, Request, Ru
 
 
 class LocalEngine(nullcontext["LocalEngine"]):
-    """Answers in this process, with decoding workers beside it.
+    """Answers in this process, with decoding workers next to it.
 
     Args:
         open_backend: loads the model; called only if a question is pending.

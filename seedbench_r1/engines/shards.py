@@ -99,7 +99,7 @@ _PATHS_IN_FILE: dict[str, str] = {"SBR1_DATA_ROOT": "", "SBR1_RUNS_DIR": ""}
 
 
 def _write_settings(plan: Plan, folder: Path) -> Path:
-    """The run's settings as a TOML file for its children; a wording of the user's stands beside it."""
+    """The run's settings as a TOML file for its children; a wording of the user's stands next to it."""
     config = plan.config
     # Each child is a plain run of one process; fresh was done by the parent, once.
     alone = replace(config, data_parallel=1, fresh=False, runs_dir=plan.path.parent, run_name=plan.path.name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seedbench_r1.errors import ConfigError, ResourceError, SeedBenchError
 from seedbench_r1.files import read_json_object, write_json
+from seedbench_r1.questions import file_sha256
 
 _MIB = 1 << 20
 _SAMPLES, _BLOCK = 256, 4096  # bytes of one block
@@ -41,7 +42,7 @@ def small_file_hashes(folders: Mapping[str, Path]) -> dict[str, str]:
         for pattern in _SMALL_FILES:
             for path in sorted(folder.glob(pattern)):
                 name = prefix + path.relative_to(folder).as_posix()
-                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:_SHOWN]
+                found[name] = file_sha256(path)[:_SHOWN]
     return found
 
 
@@ -125,8 +126,7 @@ class WeightHashes:
         known = self._read().get(str(path.resolve()))
         if isinstance(known, list) and known[:-1] == stamp:
             return str(known[-1])
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_sha256(path)
         # Changed while it was read: the hash belongs to neither state.
         if _stamp(path.stat()) == stamp:
             self._keep(str(path.resolve()), [*stamp, digest])

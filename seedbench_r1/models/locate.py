@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from seedbench_r1.data.hub import named_errors
@@ -35,7 +35,7 @@ def find_folder(model: str, revision: str | None) -> Path:
     if is_model(folder):
         return folder
     hub_id = _HUB_ID.fullmatch(model)
-    # "ckpt/car" beside "ckpt/care" is a slip, no repository.
+    # "ckpt/car" next to "ckpt/care" is a slip, no repository.
     local = folder.exists() or (folder.parent != Path() and folder.parent.is_dir())
     if local or hub_id is None:
         raise ConfigError(_no_model_message(folder))
@@ -167,9 +167,13 @@ def with_processor(folder: Path, processor: str, views: Path) -> Path:
             for name, path in files.items():
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / name).symlink_to(path.resolve())
-            # Another process may have made it meanwhile.
-            with suppress(FileExistsError):
+            try:
                 temporary.replace(view)
+            except OSError:
+                # Another process has made it meanwhile, if it is there.
+                shutil.rmtree(temporary)
+                if not view.is_dir():
+                    raise
     return view
 
 

@@ -16,7 +16,7 @@ _SUFFIXES = (".safetensors", ".bin", ".pt")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _ADAPTER = "adapter_config.json"
 _FULL = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
-# What trainers keep beside an adapter to go on from; it is no part of the model.
+# What trainers keep next to an adapter to go on from; it is no part of the model.
 _STATE = re.compile(r"(optim|(lr_)?scheduler|scaler|rng|random_state|training_args|sampler|dl_state_dict).*")
 _POINTER = 200  # bytes: what git leaves in place of a file that it keeps elsewhere
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
@@ -62,7 +62,7 @@ def check_weights(folder: Path) -> list[Path]:
 
 
 def check_one_model(folder: Path) -> None:
-    """Raise ConfigError if a folder holds two models, or weights beside an adapter that would not be applied."""
+    """Raise ConfigError if a folder holds two models, or weights next to an adapter that would not be applied."""
     names = sorted(path.name for path in folder.iterdir() if path.suffix in (*_SUFFIXES, ".pth"))
     full = [name for name in names if _FULL.fullmatch(name)]
     adapter = [name for name in names if name.startswith("adapter_model.")]
@@ -81,8 +81,8 @@ def check_one_model(folder: Path) -> None:
     others = [name for name in names if name not in adapter and not _STATE.fullmatch(name)]
     if others:
         raise ConfigError(
-            f"{folder} holds {others[0]} beside the adapter, which would not be applied. Fix: merge both into the base "
-            f"with the tool that trained them, or move the file away if it is no part of the model."
+            f"{folder} holds {others[0]} next to the adapter, which would not be applied. Fix: merge both into the "
+            f"base with the tool that trained them, or move the file away if it is no part of the model."
         )
 
 

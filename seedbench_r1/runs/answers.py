@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,10 +73,7 @@ def read_answers(path: Path, questions: Mapping[str, Question], manifest: RunMan
                 edited.add(record.question_id)
         return record
 
-    for file in record_files(path):
-        for record in read_lines(file, build):
-            if record.counts_over(found.records.get(record.question_id)):
-                found.records[record.question_id] = record
+    found.records = _counting(path, build)
     found.edited = sorted(edited)
     return found
 
@@ -103,9 +100,13 @@ def _scores_alike(record: RunRecord, stored: JsonObject) -> bool:
 
 def recorded(path: Path) -> dict[str, RunRecord]:
     """The record that counts for each question, as written: for progress while a run goes on. Raises DataError."""
+    return _counting(path, record_from_json)
+
+
+def _counting(path: Path, build: Callable[[JsonObject], RunRecord]) -> dict[str, RunRecord]:
     found: dict[str, RunRecord] = {}
     for file in record_files(path):
-        for record in read_lines(file, record_from_json):
+        for record in read_lines(file, build):
             if record.counts_over(found.get(record.question_id)):
                 found[record.question_id] = record
     return found

@@ -443,7 +443,7 @@ def test_weights_beside_the_adapter_are_refused_by_name(base, tmp_path, name):
     inspect_model(str(folder))
     (folder / name).write_bytes(b"x")
     for look in (load, lambda folder: inspect_model(str(folder))):
-        with pytest.raises(ConfigError, match=rf"holds {name} beside the adapter, which would not be applied"):
+        with pytest.raises(ConfigError, match=rf"holds {name} next to the adapter, which would not be applied"):
             look(folder)
 
 

@@ -72,7 +72,7 @@ COPIES = {
         whole_and_in_shards,
         r"holds model.safetensors and model.safetensors.index.json, which names other files: two models. Fix: move",
     ),
-    "an adapter beside": (
+    "an adapter next to": (
         lambda m: shutil.copy(m / "model.safetensors", m / "adapter_model.safetensors"),
         r"model.safetensors and adapter_model.safetensors, without adapter_config.json",
     ),
@@ -272,6 +272,21 @@ def test_another_models_processor_files_are_used(family, tmp_path):
     assert (ours.layout, ours.chat_template) == (theirs.layout, theirs.chat_template)
     assert found.info.path == str(bare)
     assert found.info.files["tokenizer.json"] == inspect_model(str(whole)).info.files["tokenizer.json"]
+
+
+def test_two_processes_make_the_same_view_at_once(model, tmp_path, monkeypatch):
+    views = tmp_path / "views"
+    real = Path.replace
+
+    def late(self: Path, target: Path) -> Path:
+        monkeypatch.undo()  # the other process is not late
+        shutil.copytree(self, target, symlinks=True)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    view = with_processor(model, str(model), views)
+    assert (view / "config.json").is_file()
+    assert list(views.iterdir()) == [view]
 
 
 def test_a_processor_that_is_none(model, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from pathlib import Path
 
 import psutil
 
@@ -30,12 +31,18 @@ def test_two_processes_fill_one_run_and_the_whole_is_counted(data_root, tmp_path
     assert cli(*command, "--data-parallel", 2, "--shard", "1/2", cwd=tmp_path).returncode == 3
 
 
-def test_a_signal_reaches_the_children_and_the_same_command_continues(data_root, tmp_path):
+def begun(data_root: Path, tmp_path: Path) -> tuple[list[str], subprocess.Popen[str]]:
+    """A slow run of two processes that has three records, and its command."""
     script = write_script(tmp_path / "s.json", seconds=0.3)
     command = ["eval", "--backend", "fake", "--model", str(script), "--data-root", str(data_root)]
     command += ["--runs-dir", str(tmp_path / "runs"), "--data-parallel", "2", "--workers", "1"]
     process = COMMANDS.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_for_records(tmp_path / "runs", 3)
+    return command, process
+
+
+def test_a_signal_reaches_the_children_and_the_same_command_continues(data_root, tmp_path):
+    command, process = begun(data_root, tmp_path)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 143, stderr
@@ -46,11 +53,7 @@ def test_a_signal_reaches_the_children_and_the_same_command_continues(data_root,
 
 
 def test_a_killed_child_is_named_and_the_same_command_continues(data_root, tmp_path):
-    script = write_script(tmp_path / "s.json", seconds=0.3)
-    command = ["eval", "--backend", "fake", "--model", str(script), "--data-root", str(data_root)]
-    command += ["--runs-dir", str(tmp_path / "runs"), "--data-parallel", "2", "--workers", "1"]
-    process = COMMANDS.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_for_records(tmp_path / "runs", 3)
+    command, process = begun(data_root, tmp_path)
     psutil.Process(process.pid).children()[0].kill()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 5, stderr

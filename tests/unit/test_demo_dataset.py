@@ -127,8 +127,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path.write_text("old")
 
     def fail_half_way():
-        with _replacing(path) as beside:
-            beside.write_text("half")
+        with _replacing(path) as temporary:
+            temporary.write_text("half")
             raise ConfigError("stop")
 
     with pytest.raises(ConfigError, match="stop"):

@@ -326,7 +326,7 @@ def test_the_command(runs, tmp_path):
     assert len(written) == 4
     assert not any("reported" in path for path in written)
     found = sorted(path for path in (tmp_path / "new").rglob("*") if path.is_file())
-    assert [str(path) for path in found] == sorted(written)  # and nothing half-written beside them
+    assert [str(path) for path in found] == sorted(written)  # and nothing half-written next to them
     assert IncompleteRun.exit_code == 5
     said = refusal(IncompleteRun, "lmms-eval", runs["whole"], runs["holes"], "--out", tmp_path / "none")
     assert "--allow-incomplete" in said

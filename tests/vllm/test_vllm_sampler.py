@@ -1,4 +1,4 @@
-"""Rollouts by a real vLLM beside the policy: the built-in sampler's, before and after the policy has learned."""
+"""Rollouts by a real vLLM next to the policy: the built-in sampler's, before and after the policy has learned."""
 
 from __future__ import annotations
 
