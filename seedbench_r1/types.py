@@ -145,7 +145,8 @@ class Media:
     n_total: int | None  # frames in the clip
     image: np.ndarray | None  # (H, W, 3) uint8; None: no image
     reader: str | None  # what really decoded the clip
-    reader_note: str | None = None  # why it is not the reader that was asked for
+    reader_note: str | None = None  # why it is not the reader that was asked for, and what is odd about the clip
+    frame_times: tuple[float, ...] | None = None  # seconds after the first frame; None: frame_indices / native_fps
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,14 @@ class Request:
     image: np.ndarray | None  # (H, W, 3) uint8
     reader: str | None = None
     reader_note: str | None = None
+    frame_times: tuple[float, ...] | None = None  # where the frame rate varies
+
+    @property
+    def clock_indices(self) -> tuple[float, ...]:
+        """Where the frames stand in time, in units of 1 / native_fps: their indices, if they are evenly spaced."""
+        if self.frame_times is None or not self.native_fps:
+            return self.frame_indices
+        return tuple(time * self.native_fps for time in self.frame_times)
 
     @classmethod
     def of(cls, question_id: str, messages: tuple[dict[str, Any], ...], media: Media) -> Request:

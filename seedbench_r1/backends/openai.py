@@ -196,9 +196,9 @@ def frames_as_images(request: Request) -> list[dict[str, object]]:
     """A line of text, then one image part for each frame."""
     frames = _pixels(request.frames)
     # The model is shown how dense the frames are: images carry no time.
-    first, last = request.frame_indices[0], request.frame_indices[-1]
+    first, last = request.clock_indices[0], request.clock_indices[-1]
     # Frames are spread from the first to the last, so n of them span n - 1 intervals.
-    fps = (len(frames) - 1) * (request.native_fps or 0.0) / max(1, last - first)
+    fps = (len(frames) - 1) * (request.native_fps or 0.0) / max(1.0, last - first)
     intro: dict[str, object] = {"type": "text", "text": FRAMES_TEXT.format(n=len(frames), fps=fps)}
     return [intro, *(image_part(frame) for frame in frames)]
 
@@ -239,7 +239,7 @@ def extra_fields(request: Request, sampling: SamplingConfig, api_video: ApiVideo
         fields["logprobs"] = True
     if api_video == "video" and request.frames is not None:
         clip = {"fps": request.native_fps, "total_num_frames": request.n_total, "num_frames": len(request.frames)}
-        fields["media_io_kwargs"] = {"video": clip | {"frames_indices": list(request.frame_indices)}}
+        fields["media_io_kwargs"] = {"video": clip | {"frames_indices": list(request.clock_indices)}}
     return fields
 
 

@@ -123,7 +123,7 @@ def media_of(request: Request) -> dict[str, list[object]]:
         about = {
             "fps": request.native_fps,
             "total_num_frames": request.n_total,
-            "frames_indices": list(request.frame_indices),
+            "frames_indices": list(request.clock_indices),
             "duration": request.n_total / request.native_fps,
             "video_backend": request.reader or "decord",
             "do_sample_frames": False,

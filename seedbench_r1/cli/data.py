@@ -15,14 +15,14 @@ from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import plain_option
 from seedbench_r1.cli.prepare import prepare_command
-from seedbench_r1.config import configured_data_root, find_data_root
+from seedbench_r1.config import configured_data_root, find_data_root, resolve_eval_config
 from seedbench_r1.config_file import parse_levels
-from seedbench_r1.errors import ConfigError, DataError, Interrupted
+from seedbench_r1.errors import DataError, Interrupted
 from seedbench_r1.questions import load_questions
-from seedbench_r1.types import Reader, VideoConfig, to_json
+from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
-    from seedbench_r1.data.status import LevelStatus
+    from seedbench_r1.data.status import Finding, LevelStatus
 
 app = typer.Typer(help="Fetch the data set, and look at it on disk.", no_args_is_help=True)
 app.command("prepare")(prepare_command)
@@ -215,54 +215,66 @@ def verify_command(
     *,
     data_root: Root = None,
     levels: Levels = "L1,L2,L3",
-    decode_sample: Annotated[int, typer.Option(help="Also decode the frames of N clips.", min=0)] = 0,
+    decode_sample: Annotated[
+        int | None,
+        typer.Option(
+            help="Decode the frames of N clips only, and read the packets of the others. Default: all.", min=0
+        ),
+    ] = None,
     exact_frames: Annotated[
         bool, typer.Option("--exact-frames", help="Also compare decord's frames with a sequential PyAV decode.")
     ] = False,
     reader: Annotated[
-        str | None, plain_option(help="For --decode-sample: decord, pyav, torchcodec. Default: decord.")
+        str | None, plain_option(help="decord, pyav, torchcodec. Default: the one that `eval` would use.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Checking processes.", min=1)] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one file.", min=0.1)] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Open every file: absent, cut short, undecodable ones are named. Exit 4 if there are any."""
-    from dataclasses import replace
-    from typing import cast
-
+    """Open every file as `eval` does, and name what is absent, cut short, damaged or undecodable. Exit 4 if any is."""
     from seedbench_r1.data.status import verify
     from seedbench_r1.media.decode import check_reader
 
-    if reader is not None and not decode_sample:
-        raise ConfigError("--reader does nothing without --decode-sample. Fix: give both, or none.")
-    reader = reader or "decord"
-    if decode_sample:
-        # Before hours of checking, not after.
-        check_reader(reader)
+    # Before hours of checking, not after.
+    root = find_data_root(data_root)
+    given = {} if reader is None else {"reader": reader}
+    # No model is opened; the settings of `eval` are read without one.
+    video = resolve_eval_config({"model": "none", "backend": "transformers", "data_root": root, **given}).video
+    check_reader(video.reader)
     if exact_frames:
         check_reader("decord")
-    root = find_data_root(data_root)
     with data_root_explained({"data_root": data_root}):
         questions = load_questions(root, parse_levels(levels))
     found = []
-    for problem in verify(
+    for finding in verify(
         questions,
-        replace(VideoConfig(), reader=cast(Reader, reader)),
+        video,
         decode_sample=decode_sample,
         exact_frames=exact_frames,
         workers=workers,
         timeout_s=timeout_s,
     ):
-        found.append(problem)
+        found.append(finding)
         if not as_json:
-            # A clip may serve several questions; the first id is enough to find it.
-            asked = f"{problem.question_ids[0]}" + (f" and {n} more" if (n := len(problem.question_ids) - 1) else "")
-            # Decoding errors name the file already.
-            text = problem.message if str(problem.path) in problem.message else f"{problem.path}: {problem.message}"
-            console.out().print(f"{text} ({asked})", soft_wrap=True)
+            _print_finding(finding)
+    unusable = sum(not finding.usable for finding in found)
     if as_json:
-        typer.echo(json.dumps({"schema": "sbr1.verify/1", "checked": len(questions), "problems": to_json(found)}))
-    if found:
-        raise DataError(f"{len(found)} files are not sound, of {len(questions)} questions.")
+        problems = to_json([finding for finding in found if not finding.usable])
+        notes = to_json([finding for finding in found if finding.usable])
+        typer.echo(
+            json.dumps({"schema": "sbr1.verify/2", "checked": len(questions), "problems": problems, "notes": notes})
+        )
+    if unusable:
+        raise DataError(f"{unusable} files are not sound, of {len(questions)} questions.")
     # Not a result, so not on standard output.
-    console.err().print(f"all media of {len(questions)} questions are sound")
+    console.err().print(f"all media of {len(questions)} questions can be shown")
+
+
+def _print_finding(finding: Finding) -> None:
+    # A clip may serve several questions; the first id is enough to find it.
+    asked = f"{finding.question_ids[0]}" + (f" and {n} more" if (n := len(finding.question_ids) - 1) else "")
+    # Decoding errors name the file already; a note does not.
+    named = str(finding.path) in finding.message
+    text = finding.message if named else f"{finding.path}: {finding.message}"
+    kind = "" if finding.usable else "NOT SOUND  "
+    console.out().print(f"{kind}{text} ({asked})", soft_wrap=True)

@@ -152,8 +152,8 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
 
 def estimate_run(planned: Plan) -> dict[str, Any]:
     """Counts and sizes known without loading the model; tokens follow from the first question with a clip."""
-    from seedbench_r1.media.decode import probe_clip
     from seedbench_r1.media.frames import choose_frames, load_image, target_size
+    from seedbench_r1.media.probe import probe_clip
 
     config, video = planned.config, planned.config.video
     question = next((q for q in planned.questions if q.video is not None and q.video.exists()), planned.questions[0])
@@ -161,7 +161,7 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
     tokens = frames = 0
     if question.video is not None and question.video.exists():
         clip = probe_clip(question.video)
-        indices = choose_frames(clip.n_frames, clip.native_fps, video)
+        frames = len(choose_frames(clip.n_frames, clip.native_fps, video))
         height, width = target_size(
             clip.height,
             clip.width,
@@ -169,7 +169,6 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
             max_pixels=video.max_pixels,
             multiple=video.size_multiple,
         )
-        frames = len(indices)
         # Two frames make one temporal patch; size_multiple is the side of a merged patch in pixels.
         tokens += math.ceil(frames / 2) * height * width // area
     if question.image is not None and question.image.exists():

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import functools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from pebble import ProcessExpired, ProcessPool
 
 from seedbench_r1.data.manifest import DataManifest, bytes_left, read_data_manifest, short_files
 from seedbench_r1.errors import DataError
-from seedbench_r1.media.decode import MediaError, decode_frames, probe_clip
-from seedbench_r1.media.frames import choose_frames, exact_frames_differ, load_image
-from seedbench_r1.media.loader import start_worker
+from seedbench_r1.media.container import MediaError
+from seedbench_r1.media.frames import exact_frames_differ, load_media
+from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.media.probe import probe_clip
 from seedbench_r1.questions import annotation_path, load_annotations
-from seedbench_r1.types import LEVELS, Question, VideoConfig
-
-Check = Callable[[Path, VideoConfig], None]  # raises MediaError; run in a worker, so importable by name
+from seedbench_r1.types import LEVELS, Failure, Media, Question, VideoConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +34,13 @@ class LevelStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One file that is not as it should be."""
+class Finding:
+    """One file of which there is something to say."""
 
     path: Path
     message: str
     question_ids: tuple[str, ...]
+    usable: bool  # an evaluation shows it, with this note; else its questions fail
 
 
 def data_status(data_root: Path, levels: Sequence[str] = LEVELS) -> list[LevelStatus]:
@@ -87,109 +83,68 @@ def verify(
     questions: Sequence[Question],
     config: VideoConfig,
     *,
-    decode_sample: int = 0,
+    decode_sample: int | None = None,
     exact_frames: bool = False,
     workers: int = 2,
     timeout_s: float = 60.0,
-) -> Iterator[Problem]:
-    """Open every file the questions name and yield those that are absent, cut short or undecodable.
+) -> Iterator[Finding]:
+    """Open every file as an evaluation does, and yield those of which there is something to say.
 
     Args:
         questions: whose clips and images are opened.
         config: which frames are decoded, by which reader.
-        decode_sample: also decode the frames of so many clips, chosen by a fixed seed.
+        decode_sample: decode the frames of so many clips, chosen by a fixed seed, and read only the packets of the
+            others; None: decode all.
         exact_frames: also compare decord's frames of every clip with a sequential PyAV decode.
         workers: checking processes.
         timeout_s: seconds for one file.
     """
     videos = _users(questions, lambda question: question.video)
     images = _users(questions, lambda question: question.image)
-    for path in (*videos, *images):
-        if not path.exists():
-            yield Problem(path, "missing", (*videos.get(path, ()), *images.get(path, ())))
+    asked: list[Question] = []
+    for path, users in (videos | images).items():
+        if path.exists():
+            asked.append(
+                replace(users[0], video=path if path in videos else None, image=path if path in images else None)
+            )
+        else:
+            yield Finding(path, f"{path}: missing", _ids(users), usable=False)
     # The seed is fixed, so that two machines check the same clips.
     clips = [path for path in videos if path.exists()]
-    sample = random.Random(0).sample(clips, min(decode_sample, len(clips)))
-    checks: list[tuple[Check, list[Path], dict[Path, tuple[str, ...]]]] = [
-        (check_clip, clips, videos),
-        (check_image, [path for path in images if path.exists()], images),
-        (check_decoding, sample, videos),
-        (check_exact_frames, clips if exact_frames else [], videos),
-    ]
-    # A file is reported once, by the cheapest check that it fails.
-    bad: set[Path] = set()
-    with ProcessPool(
-        max_workers=workers,
-        # Native decoders hang and crash on damaged files: each check runs where it can be killed.
-        initializer=start_worker,
-        initargs=(os.getpid(),),
-        context=multiprocessing.get_context("spawn"),
-    ) as pool:
-        try:
-            for check, paths, users in checks:
-                sound = [path for path in paths if path not in bad]
-                for path, message in _run(pool, check, sound, config, timeout_s):
-                    bad.add(path)
-                    yield Problem(path, message, users[path])
-        finally:
-            # Also when the consumer stops listening: no worker stays behind.
-            pool.stop()  # type: ignore[no-untyped-call]
+    sample = clips if decode_sample is None else random.Random(0).sample(clips, min(decode_sample, len(clips)))
+    check = functools.partial(check_files, decoded=frozenset(sample), exact_frames=exact_frames)
+    with FrameLoader(config, workers=workers, timeout_s=timeout_s, load=check) as loader:
+        for question, result in loader.stream(asked):
+            file = question.video or question.image
+            note = result.message if isinstance(result, Failure) else result.reader_note
+            if file is not None and note is not None:
+                users = videos.get(file) or images[file]
+                yield Finding(file, note, _ids(users), usable=not isinstance(result, Failure))
 
 
-def check_clip(path: Path, config: VideoConfig) -> None:
-    """Read a clip's container without decoding it."""
-    probe_clip(path)
+def check_files(
+    video: Path | None, image: Path | None, config: VideoConfig, *, decoded: frozenset[Path], exact_frames: bool
+) -> Media:
+    """What an evaluation would say of these files, without the pixels. Raises MediaError like load_media."""
+    if video is not None and exact_frames and (differing := exact_frames_differ(video, config)):
+        raise MediaError(f"{video}: decord's frames differ from a sequential decode at {differing}")
+    if video is not None and video not in decoded:
+        probe_clip(video)
+        video = None
+    if video is None and image is None:
+        return Media(None, (), None, None, None, None)
+    return replace(load_media(video, image, config), frames=None, image=None)
 
 
-def check_image(path: Path, config: VideoConfig) -> None:
-    """Decode and resize an image."""
-    load_image(path, config)
-
-
-def check_decoding(path: Path, config: VideoConfig) -> None:
-    """Decode a clip's frames as an evaluation does."""
-    clip = probe_clip(path)
-    decode_frames(path, choose_frames(clip.n_frames, clip.native_fps, config), config.reader)
-
-
-def check_exact_frames(path: Path, config: VideoConfig) -> None:
-    """Compare decord's pixels of the chosen frames with a sequential PyAV decode."""
-    if differing := exact_frames_differ(path, config):
-        raise MediaError(f"decord's frames differ from a sequential decode at {differing}")
-
-
-def _problem(check: Check, path: Path, config: VideoConfig) -> str | None:
-    """Runs in a worker: what is wrong with a file; None: nothing."""
-    try:
-        check(path, config)
-    except MediaError as error:
-        return str(error)
-    return None
-
-
-def _run(
-    pool: ProcessPool, check: Check, paths: list[Path], config: VideoConfig, timeout_s: float
-) -> Iterator[tuple[Path, str]]:
-    """(path, message) for every path that fails the check."""
-    future = pool.map(_problem, [check] * len(paths), paths, [config] * len(paths), timeout=timeout_s)
-    # In the order of the paths, whichever is ready first.
-    results = future.result()
-    for path in paths:
-        try:
-            message = next(results)
-        except FutureTimeoutError:
-            message = f"{path}: took longer than {timeout_s:g} s and was stopped"
-        except ProcessExpired as error:
-            message = f"{path}: the decoder crashed (exit code {error.exitcode})"
-        if message is not None:
-            yield path, message
-
-
-def _users(questions: Iterable[Question], file: Callable[[Question], Path | None]) -> dict[Path, tuple[str, ...]]:
-    users: dict[Path, tuple[str, ...]] = {}
+def _users(questions: Iterable[Question], file: Callable[[Question], Path | None]) -> dict[Path, list[Question]]:
+    users: dict[Path, list[Question]] = {}
     for question in questions:
         path = file(question)
         if path is not None:
             # In the order of the questions; the first id is shown.
-            users[path] = (*users.get(path, ()), question.question_id)
+            users.setdefault(path, []).append(question)
     return users
+
+
+def _ids(users: Iterable[Question]) -> tuple[str, ...]:
+    return tuple(question.question_id for question in users)

@@ -28,7 +28,7 @@ from seedbench_r1.media.decode import Pixels
 from seedbench_r1.media.frames import load_media
 from seedbench_r1.types import Media, VideoConfig
 
-FORMAT = 1  # of the file; raise it, too, when this package begins to make other pixels of the same file
+FORMAT = 2  # of the file; raise it, too, when this package begins to make other pixels of the same file
 N_PARTS = 16  # subfolders, by the key's first hex digit; each has its share of the room, so a write lists only one
 EDGE_BYTES = 64 * 1024  # of a media file's beginning and end that are hashed
 STALE_S = 600.0  # an unfinished file this old belongs to a writer that was killed
@@ -178,6 +178,7 @@ def read_entry(path: Path, key: str) -> Media:
         frames=frames.reshape(header["frames_shape"]) if header["frames_shape"] else None,
         image=image.reshape(header["image_shape"]) if image.size else None,
         frame_indices=tuple(header["frame_indices"]),
+        frame_times=tuple(header["frame_times"]) if header["frame_times"] else None,
         **{name: header[name] for name in _KEPT},
     )
 
@@ -211,6 +212,7 @@ def _pieces(key: str, media: Media) -> list[bytes | memoryview]:
         "frames_shape": None if media.frames is None else media.frames.shape,
         "image_shape": (0, 0, 3) if media.image is None else media.image.shape,
         "frame_indices": media.frame_indices,
+        "frame_times": media.frame_times,
         **{name: getattr(media, name) for name in _KEPT},
     }
     header = json.dumps(fields).encode()

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
+from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.decode import (
-    ClipInfo,
-    MediaError,
+    DamageError,
+    KeptFrames,
     Pixels,
-    count_decodable,
+    decodable_times,
     decode_frames,
     decode_in_sequence,
-    probe_clip,
+    decode_with_decord,
 )
+from seedbench_r1.media.probe import ClipInfo, probe_clip, uneven_times
 from seedbench_r1.types import Media, Reader, VideoConfig
 
 FRAME_FACTOR = 2  # Qwen2-VL and later merge two frames in time (qwen-vl-utils 0.0.14, FRAME_FACTOR)
+# Pillow knows some forty formats, and starts Ghostscript for one of them: only these are opened
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_RATIO = 200  # longest to shortest side (qwen-vl-utils 0.0.14, MAX_RATIO)
 
 
@@ -94,60 +100,135 @@ def target_size(height: int, width: int, *, min_pixels: int, max_pixels: int, mu
 def load_media(video: Path | None, image: Path | None, config: VideoConfig) -> Media:
     """Decode and resize what one question shows. Runs inside a decoding worker; imports no torch.
 
-    The clip is decoded by config.reader, except where that reader is known to be wrong: PyAV then decodes it in
-    sequence, and Media.reader and reader_note say so.
+    The clip is decoded by config.reader, except where that reader is known to be wrong, or fails: PyAV then decodes it,
+    and Media.reader and reader_note say so. The note also says where frames are chosen by time, and where the file
+    contradicts itself.
 
     Raises:
-        MediaError: absent, truncated or undecodable; the message names the file.
+        MediaError: absent, truncated, damaged or undecodable; the message names the file.
     """
     # The image first: it is quick, and a bad one saves decoding the clip.
     picture = None if image is None else load_image(image, config)
     if video is None:
         return Media(None, (), None, None, picture, reader=None)
-    info = probe_clip(video)
-    note = why_in_sequence(info, config.reader)
-    reader: Reader = "pyav" if note else config.reader
     try:
-        # Errors below name no file: they come from functions that know none.
-        n_total, indices = _chosen_frames(video, info, config)
-        frames = decode_frames(video, indices, reader)
-        limits = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
-        size = target_size(*frames.shape[1:3], **limits, multiple=config.size_multiple)
+        # Errors below may name no file: some come from functions that know none.
+        clip = probe_clip(video)
+        chosen = chosen_frames(video, clip, config)
+        fallback = why_in_sequence(clip, config.reader)
+        frames, reader, failed = _decode(video, chosen.indices, "pyav" if fallback else config.reader, config)
     except MediaError as error:
         raise _naming(video, error) from error
+    by_time = None if chosen.times is None else "variable frame rate: frames are chosen by time"
+    notes = [note for note in (fallback or failed, by_time, *clip.remarks) if note]
     return Media(
-        frames=resize_frames(frames, size),
-        frame_indices=tuple(indices),
-        native_fps=info.native_fps,
-        n_total=n_total,
+        frames=frames,
+        frame_indices=chosen.indices,
+        native_fps=chosen.native_fps,
+        n_total=chosen.n_total,
         image=picture,
         reader=reader,
-        reader_note=note,
+        reader_note="; ".join(notes) or None,
+        frame_times=chosen.times,
     )
 
 
-def why_in_sequence(info: ClipInfo, reader: Reader) -> str | None:
+def _decode(
+    video: Path, indices: Sequence[int], reader: Reader, config: VideoConfig
+) -> tuple[Pixels, Reader, str | None]:
+    """Frames at their target size, what decoded them, and why that is not the reader asked for."""
+
+    def resize(frame: Pixels) -> Pixels:
+        limits = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
+        resized: Pixels = resize_frames(
+            frame[None], target_size(*frame.shape[:2], **limits, multiple=config.size_multiple)
+        )[0]
+        return resized
+
+    try:
+        return decode_frames(video, indices, reader, resize), reader, None
+    except MediaError as error:
+        if reader == "pyav":
+            raise
+        # Of damage, PyAV says where it is; and it knows more codecs. What decord says of a failure holds addresses.
+        known = isinstance(error, DamageError)
+        note = str(error).removeprefix(f"{video}: ") if known else f"{reader} cannot decode it"
+        return decode_frames(video, indices, "pyav", resize), "pyav", note
+
+
+def why_in_sequence(clip: ClipInfo, reader: Reader) -> str | None:
     """Why PyAV decodes this clip in sequence although another reader was asked for; None: that reader is right."""
     if reader == "pyav":
         return None
-    if info.seek_problem:
+    if clip.seek_problem:
         # Readers seek by packet; PyAV in sequence counts what is really shown.
-        return f"{info.seek_problem}: {reader} miscounts frames"
-    if reader == "decord" and info.open_gop:
-        return "open GOPs: decord miscounts frames after a seek"
-    if reader == "decord" and info.rotation % 180:
+        return f"{clip.seek_problem}: {reader} miscounts frames"
+    if clip.n_tracks > 1:
+        return f"{clip.n_tracks} video tracks: {reader} may show another one"
+    if reader == "decord" and clip.codec == "av1":
+        return "decord 0.6 has no decoder for AV1"
+    if reader == "decord" and clip.unclean_keyframes:
+        return f"{clip.unclean_keyframes}: decord miscounts frames after a seek"
+    if reader == "decord" and clip.rotation % 180:
         return "to be turned by 90 degrees: decord 0.6 cannot return such frames"
     return None
 
 
-def _chosen_frames(video: Path, info: ClipInfo, config: VideoConfig) -> tuple[int, list[int]]:
-    """Frames in the clip, and the indices to show. Frames whose references were cut away don't count: none shows them.
+@dataclass(frozen=True, slots=True)
+class ChosenFrames:
+    """What is shown of a clip."""
 
-    That needs a decoding pass of its own, but only for the rare clips whose packets are not all frames.
+    indices: tuple[int, ...]
+    n_total: int  # frames in the clip
+    native_fps: float  # n_total / native_fps is the length in seconds
+    times: tuple[float, ...] | None  # seconds after the first frame of those at the indices; None: index / native_fps
+
+
+def chosen_frames(video: Path, clip: ClipInfo, config: VideoConfig) -> ChosenFrames:
+    """Which frames to show: spread evenly by number, or by time where the frame rate varies.
+
+    Frames whose references were cut away don't count: none shows them. That needs a decoding pass of its own, but only
+    for the rare clips whose packets are not all frames.
+
+    Raises:
+        MediaError: fewer than 2 frames; or the decoding pass fails.
     """
-    n_total = count_decodable(video) if info.seek_problem else info.n_frames
-    # The container's rate holds also where some frames cannot be shown.
-    return n_total, choose_frames(n_total, info.native_fps, config)
+    n_total, times = clip.n_frames, clip.times
+    if clip.seek_problem:
+        decodable = decodable_times(video)
+        n_total = len(decodable)
+        if not n_total:
+            raise MediaError(
+                f"{video}: {clip.seek_problem}, and no keyframe follows, so no frame can be shown. Cut it anew, from a "
+                "keyframe on or with encoding"
+            )
+        times = uneven_times(decodable) if decodable == sorted(decodable) else None
+    if times is None:
+        # The container's rate holds also where some frames cannot be shown.
+        return ChosenFrames(tuple(choose_frames(n_total, clip.native_fps, config)), n_total, clip.native_fps, None)
+    indices = choose_frames_by_time(times, config)
+    return ChosenFrames(tuple(indices), n_total, (n_total - 1) / times[-1], tuple(times[index] for index in indices))
+
+
+def choose_frames_by_time(times: Sequence[float], config: VideoConfig) -> list[int]:
+    """Indices of the frames nearest to moments spread evenly from the first to the last frame.
+
+    As many as choose_frames gives for the clip's length and mean rate; for even times, the same frames. A frame that
+    stands still for long is chosen more than once.
+
+    Args:
+        times: seconds of all frames after the first, ascending; at least 2.
+        config: as in choose_frames.
+
+    Raises:
+        MediaError: fewer than 2 frames.
+    """
+    n_frames = len(choose_frames(len(times), (len(times) - 1) / times[-1], config))
+    at = np.asarray(times)
+    moments = np.linspace(0.0, at[-1], n_frames)
+    after = np.searchsorted(at, moments).clip(1, len(at) - 1)
+    before_is_nearer = moments - at[after - 1] <= at[after] - moments
+    return [int(index) for index in after - before_is_nearer]
 
 
 def _naming(path: Path, error: MediaError) -> MediaError:
@@ -172,20 +253,26 @@ def resize_frames(frames: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def load_image(path: Path, config: VideoConfig) -> Pixels:  # (H, W, 3) uint8
-    """An image as RGB at its target size. As in the reference, EXIF orientation is ignored and alpha is dropped.
+    """An image as RGB at its target size, as the reference shows it: RGBA on white, EXIF orientation ignored.
+
+    Grey levels of 16 bits lose their lower 8; the reference clips them, so that most such pictures turn white.
 
     Raises:
-        MediaError: absent, truncated or not an image; the message names the file.
+        MediaError: absent, truncated, or none of IMAGE_FORMATS; the message names the file.
     """
     if not path.is_file():
         raise MediaError(f"{path}: no such file")
     try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    # Pillow raises SyntaxError for broken PNG chunks.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        raise MediaError(f"{path}: cannot be read as an image ({reason})") from error
+        with Image.open(path, formats=IMAGE_FORMATS) as file:
+            picture = _as_rgb(file)
+    except UnidentifiedImageError as error:
+        raise MediaError(
+            f"{path}: cannot be read as an image (none of {', '.join(IMAGE_FORMATS)}, or damaged). Download it again, "
+            "or convert it"
+        ) from error
+    # Decoders of damaged pictures raise about anything: SyntaxError for PNG, struct.error for TIFF.
+    except Exception as error:
+        raise MediaError(f"{path}: cannot be read as an image ({error or type(error).__name__})") from error
     try:
         limits = {"min_pixels": config.image_min_pixels, "max_pixels": config.image_max_pixels}
         height, width = target_size(picture.height, picture.width, **limits, multiple=config.size_multiple)
@@ -193,6 +280,22 @@ def load_image(path: Path, config: VideoConfig) -> Pixels:  # (H, W, 3) uint8
         raise _naming(path, error) from error
     # A copy: np.asarray of a picture is read-only.
     return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
+# Pillow loads these two only when asked for every format.
+assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= set(IMAGE_FORMATS)
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGBA":
+        on_white = Image.new("RGB", picture.size, (255, 255, 255))
+        on_white.paste(picture, mask=picture.getchannel("A"))
+        return on_white
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError("grey levels of 32 bits have no agreed range; save it with 8 or 16 bits")
+    return picture.convert("RGB")
 
 
 def exact_frames_differ(path: Path, config: VideoConfig) -> list[int]:
@@ -204,14 +307,15 @@ def exact_frames_differ(path: Path, config: VideoConfig) -> list[int]:
         MediaError: one of the two cannot decode the clip.
     """
     try:
-        _, indices = _chosen_frames(path, probe_clip(path), config)
+        indices = chosen_frames(path, probe_clip(path), config).indices
     except MediaError as error:
         raise _naming(path, error) from error
     # Compared at the stored size: resizing would blur small differences.
-    decord_frames = decode_frames(path, indices, "decord")
+    kept = KeptFrames(path, None)
+    decode_with_decord(path, sorted(set(indices)), kept)
     exact_frames = decode_in_sequence(path, indices)
     return [
         index
-        for index, ours, exact in zip(indices, decord_frames, exact_frames, strict=True)
-        if not np.array_equal(ours, exact)
+        for index, exact in zip(indices, exact_frames, strict=True)
+        if not np.array_equal(kept.frames[index], exact)
     ]

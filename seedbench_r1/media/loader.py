@@ -9,6 +9,8 @@ import queue
 import signal
 import sys
 import threading
+import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -21,7 +23,8 @@ from pebble import ProcessExpired, ProcessPool
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.media.cache import CachedMedia
-from seedbench_r1.media.decode import MediaError, check_reader
+from seedbench_r1.media.container import MediaError
+from seedbench_r1.media.decode import check_reader
 from seedbench_r1.media.frames import load_media
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 
@@ -33,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PREFETCH_PER_WORKER = 4  # questions in decoding or decoded and waiting; 4.5 MB each at the default sizes
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+MOST_BREAKS = 3  # of the pool in a row, without one question in between
 POLL_S = 0.1  # how often a waiting consumer looks whether it is to stop, and whether the pool still lives
 
 
@@ -87,8 +91,14 @@ class FrameLoader:
         self.cache_counts: Counter[str] = Counter()
         # pebble keeps its processes to itself; closing must reach those that have just been started.
         self._context = _RememberingContext()
-        self._pool = ProcessPool(
-            max_workers=workers,
+        self._workers = workers
+        self._n_breaks = 0
+        self._closed = False
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            max_workers=self._workers,
             initializer=start_worker,
             initargs=(os.getpid(),),
             context=self._context,
@@ -107,6 +117,10 @@ class FrameLoader:
 
         Before the pool does: it first removes their semaphores, and one that still starts would print a traceback.
         """
+        self._closed = True
+        self._stop_pool()
+
+    def _stop_pool(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
         for process in self._context.processes:
             if process.pid is not None:  # it was started
@@ -125,7 +139,6 @@ class FrameLoader:
 
         Raises:
             ResourceError: the workers do not stay alive.
-            Exception: a bug in the loading function, with the question's id in its notes.
         """
         stop = stop or threading.Event()
         waiting = iter(questions)
@@ -134,9 +147,13 @@ class FrameLoader:
         try:
             while True:
                 self._submit(waiting, pending, done)
-                future = self._next_done(done, stop) if pending else None
+                future = self._next_done(pending, done, stop) if pending else None
                 if future is None:
                     return
+                if isinstance(future.exception(), BrokenProcessPool):
+                    self._renew_pool(pending, done)
+                    continue
+                self._n_breaks = 0
                 question = pending.pop(future)
                 yield question, self._outcome(question, future)
         finally:
@@ -154,25 +171,58 @@ class FrameLoader:
             question = next(waiting, None)
             if question is None:
                 return
-            # Paths and settings only: a question's text need not cross to the worker.
-            job = (self._load, question.video, question.image, self._config)
             try:
-                future = self._pool.schedule(_load_or_fail, args=job, timeout=self._timeout_s)
-            except RuntimeError as error:
-                raise self._broken() from error
-            pending[future] = question
-            future.add_done_callback(done.put)
+                self._schedule(question, pending, done)
+            except RuntimeError:
+                self._renew_pool(pending, done)
+                self._schedule(question, pending, done)
 
-    def _next_done(self, done: queue.SimpleQueue[Future[Loaded]], stop: threading.Event) -> Future[Loaded] | None:
+    def _schedule(
+        self,
+        question: Question,
+        pending: dict[Future[Loaded], Question],
+        done: queue.SimpleQueue[Future[Loaded]],
+    ) -> None:
+        # Paths and settings only: a question's text need not cross to the worker.
+        job = (self._load, question.video, question.image, self._config)
+        future = self._pool.schedule(_load_or_fail, args=job, timeout=self._timeout_s)
+        pending[future] = question
+        future.add_done_callback(done.put)
+
+    def _next_done(
+        self,
+        pending: dict[Future[Loaded], Question],
+        done: queue.SimpleQueue[Future[Loaded]],
+        stop: threading.Event,
+    ) -> Future[Loaded] | None:
         """The next future that is done; None once the stop is set."""
         while not stop.is_set():
             try:
-                return done.get(timeout=POLL_S)
+                future = done.get(timeout=POLL_S)
             except queue.Empty:
-                # A pool that broke finishes no future, so waiting alone would never end.
+                # A pool that broke may finish no future, so waiting alone would never end.
                 if not self._pool.active:
-                    raise self._broken() from None
+                    self._renew_pool(pending, done)
+                continue
+            if future in pending:  # else of a pool before this one
+                return future
         return None
+
+    def _renew_pool(self, pending: dict[Future[Loaded], Question], done: queue.SimpleQueue[Future[Loaded]]) -> None:
+        """A pool breaks when one of its idle workers is killed. Another one begins with what it was given.
+
+        Raises:
+            ResourceError: that has not helped several times in a row, or the loader is closed.
+        """
+        self._n_breaks += 1
+        if self._closed or self._n_breaks > MOST_BREAKS:
+            raise self._broken()
+        self._stop_pool()
+        self._pool = self._new_pool()
+        questions = list(pending.values())
+        pending.clear()
+        for question in questions:
+            self._schedule(question, pending, done)
 
     def _outcome(self, question: Question, future: Future[Loaded]) -> Media | Failure:
         media = question.video or question.image
@@ -180,22 +230,14 @@ class FrameLoader:
             # Done already: this never waits.
             result = future.result()
             return self._take_note(result) if isinstance(result, CachedMedia) else result
-        except BrokenProcessPool as error:
-            raise self._broken() from error
         except ProcessExpired as error:
             return Failure("media_error", f"{media}: the decoding process died ({_describe_exit(error.exitcode)})")
-        except TimeoutError as error:
-            if error.__cause__ is not None:  # raised by the loading function, not by the pool
-                error.add_note(f"while loading the media of question {question.question_id}")
-                raise
+        except TimeoutError:
             return Failure(
                 "media_error",
                 f"{media}: decoding took longer than {self._timeout_s:g} s and was stopped. "
                 "Check the file, or raise --decode-timeout",
             )
-        except Exception as error:
-            error.add_note(f"while loading the media of question {question.question_id}")
-            raise
 
     def _take_note(self, cached: CachedMedia) -> Media:
         """Count what the cache did, and log what is wrong with it."""
@@ -214,14 +256,18 @@ class FrameLoader:
 
 
 def _load_or_fail(load: Load, video: Path | None, image: Path | None, config: VideoConfig) -> Loaded:
-    """Runs in a worker. A bad file is a value; anything else that is raised is a bug and reaches the parent."""
+    """Runs in a worker. Whatever a file makes a decoder raise is that question's failure, so a value."""
     try:
-        # Failures are values, so that one bad file neither ends the stream nor needs a traceback.
         return load(video, image, config)
     except MediaError as error:
         return Failure("media_error", str(error))
     except MemoryError:
         return Failure("media_error", f"{video or image}: not enough memory to decode it")
+    # Decoders raise about anything for a damaged file; one of them must not end a run of thousands.
+    except Exception as error:  # noqa: BLE001  # a value, as all failures
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        described = f"{type(error).__name__}: {error}, {Path(where.filename).name} line {where.lineno}"
+        return Failure("media_error", f"{video or image}: cannot be read ({described})")
 
 
 def start_worker(parent: int) -> None:
@@ -235,6 +281,8 @@ def start_worker(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
+    # Pillow warns of each odd tag.
+    warnings.filterwarnings("ignore", module="PIL")
     import av
 
     # FFmpeg prints a line for each odd packet; what matters comes back as a MediaError.

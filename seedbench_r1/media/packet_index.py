@@ -12,17 +12,21 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seedbench_r1.media.container import open_clip, packets_of
+
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
 
 # FFmpeg's decoders of these leave out frames that no other frame refers to, and the rest stays bit-exact
 # (tests/unit/test_packets.py); its VP9 decoder ignores the wish
 SKIPPABLE = ("h264", "hevc")
 # decord 0.6 and torchcodec 0.17 returned wrong frames of H.264 in AVI and in MPEG-TS (tests/unit/test_clips.py)
 SEEKABLE_CONTAINERS = ("mp4", "matroska")
-IDR = 5  # nal_unit_type in ITU-T H.264, table 7-1
-PARAMETERS = frozenset({7, 8})  # of a sequence, of a picture; likewise
+# Types of units in a picture before which no decoder needs anything: nal_unit_type in ITU-T H.264, table 7-1 (IDR), and
+# in H.265, table 7-1 (IDR_W_RADL, IDR_N_LP); after the other random access points, pictures may refer further back
+RESTARTS = {"h264": frozenset({5}), "hevc": frozenset({19, 20})}
+PARAMETERS = frozenset({7, 8})  # of a sequence, of a picture; H.264 likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +37,28 @@ class PacketIndex:
     restarts: tuple[int, ...]  # ascending, from 0: nothing before such a packet is needed, and nothing shown after it
 
 
-def packets_of(container: InputContainer) -> Iterator[Packet]:
-    """Packets of the first video stream, without the empty one that ends it."""
-    for packet in container.demux(container.streams.video[0]):
-        if packet.size or packet.dts is not None:
-            yield packet
-
-
 def index_packets(path: Path) -> PacketIndex | None:
     """Read the packets of a clip. None if they do not tell which packet holds which frame.
 
     Raises:
         av.error.FFmpegError: the file cannot be read.
     """
-    import av
-
-    with av.open(str(path)) as container:
-        context = container.streams.video[0].codec_context
+    with open_clip(path) as (container, stream):
+        context = stream.codec_context
         name = container.format.name
-        if context is None or context.codec.canonical_name not in SKIPPABLE:
+        if context.codec.canonical_name not in SKIPPABLE:
             return None
         if not any(known in name for known in SEEKABLE_CONTAINERS):
             return None
-        length_size = _length_size(context.codec.canonical_name, context.extradata)
+        is_h264 = context.codec.canonical_name == "h264"
+        length_size = length_size_of(context) if is_h264 else 0  # restarts of HEVC are not looked for
         pts: list[int] = []
         contents: list[tuple[bool, set[int]]] = []  # whether it is a keyframe, and the types of its units
-        for packet in packets_of(container):
+        for packet in packets_of(container, stream):
             if not packet.size or packet.is_discard or packet.is_corrupt or packet.pts is None:
                 return None
             pts.append(packet.pts)
-            contents.append((packet.is_keyframe, set(_nal_types(memoryview(packet), length_size))))
+            contents.append((packet.is_keyframe, set(unit_types(memoryview(packet), length_size))))
     if not pts or len(set(pts)) < len(pts) or min(pts) != pts[0]:
         return None
     fixed = "matroska" in name or _one_sample_description(path)
@@ -95,7 +91,7 @@ def _restarts(pts: list[int], contents: list[tuple[bool, set[int]]]) -> Iterator
     or all must take the container's only ones.
     """
     yield 0
-    keys = {position for position, (is_key, units) in enumerate(contents) if is_key and IDR in units}
+    keys = {position for position, (is_key, units) in enumerate(contents) if is_key and RESTARTS["h264"] & units}
     brought = {frozenset(units & PARAMETERS) for position, (_, units) in enumerate(contents) if position in keys}
     elsewhere = any(units & PARAMETERS for position, (_, units) in enumerate(contents) if position not in keys)
     if elsewhere or brought not in ({frozenset()}, {PARAMETERS}):
@@ -107,19 +103,29 @@ def _restarts(pts: list[int], contents: list[tuple[bool, set[int]]]) -> Iterator
             yield key
 
 
-def _length_size(codec: str, extradata: bytes | None) -> int:
-    """Bytes of the length in front of each H.264 unit (ISO/IEC 14496-15, 5.3.3.1); 0: another codec or form."""
-    if codec != "h264" or not extradata or len(extradata) < 7 or extradata[0] != 1:
-        return 0
-    return (extradata[4] & 3) + 1
+def is_restart(packet: Packet, context: VideoCodecContext) -> bool:
+    """Whether nothing that follows this keyframe refers to what lies before it, as far as its units tell."""
+    codec = context.codec.canonical_name
+    if codec not in RESTARTS:
+        return packet.is_keyframe
+    units = unit_types(memoryview(packet), length_size_of(context), hevc=codec == "hevc")
+    return packet.is_keyframe and not RESTARTS[codec].isdisjoint(units)
 
 
-def _nal_types(data: memoryview, length_size: int) -> Iterator[int]:
-    """Types of the H.264 units in a packet; none if length_size is 0."""
+def length_size_of(context: VideoCodecContext) -> int:
+    """Bytes of the length in front of each unit of H.264 or HEVC (ISO/IEC 14496-15, 5.3.3.1, 8.3.3.1); 0: not known."""
+    at = {"h264": 4, "hevc": 21}.get(context.codec.canonical_name, 0)
+    extradata = context.extradata or b""
+    return (extradata[at] & 3) + 1 if at and len(extradata) > at + 1 and extradata[0] == 1 else 0
+
+
+def unit_types(data: memoryview, length_size: int, *, hevc: bool = False) -> Iterator[int]:
+    """Types of the H.264 (or HEVC) units in a packet; none if length_size is 0."""
     at = 0
     while length_size and at + length_size < len(data):
         length = int.from_bytes(data[at : at + length_size], "big")
-        yield data[at + length_size] & 31
+        header = data[at + length_size]
+        yield header >> 1 & 63 if hevc else header & 31
         at += length_size + length
 
 

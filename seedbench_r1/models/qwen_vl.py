@@ -295,7 +295,7 @@ def _grid_positions(grid: Grid, step: float, merge: int) -> torch.Tensor:
     return torch.stack(axes).reshape(3, -1)
 
 
-def frame_times(frame_indices: Sequence[int], native_fps: float, temporal_patch: int = 2) -> list[float]:
+def frame_times(frame_indices: Sequence[float], native_fps: float, temporal_patch: int = 2) -> list[float]:
     """Seconds into the clip of each temporal patch, as Qwen3-VL reads them: mean of its first and last frame's time."""
     indices = list(frame_indices)
     indices += indices[-1:] * (-len(indices) % temporal_patch)
@@ -365,7 +365,7 @@ def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
     if family_of(layout.family).clip_time == "text" and request.frames is not None:
         if not request.native_fps:
             raise ValueError("Qwen3-VL needs the clip's native_fps for its timestamps")
-        times = frame_times(request.frame_indices, request.native_fps, layout.temporal_patch)
+        times = frame_times(request.clock_indices, request.native_fps, layout.temporal_patch)
         one = "<|vision_start|><|video_pad|><|vision_end|>"
         text = text.replace("<|video_pad|>", "".join(f"<{time:.1f} seconds>{one}" for time in times))
     ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]

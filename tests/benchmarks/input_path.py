@@ -29,9 +29,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from seedbench_r1.media.decode import probe_clip
 from seedbench_r1.media.frames import choose_frames, load_media, target_size
 from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.media.probe import probe_clip
 from seedbench_r1.types import Media, Question, Reader, VideoConfig
 from tests.media import texture
 

@@ -31,7 +31,7 @@ from seedbench_r1.media.cache import (
     media_loader,
     read_entry,
 )
-from seedbench_r1.media.decode import MediaError
+from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.frames import load_image, load_media
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.runs.directory import load_run

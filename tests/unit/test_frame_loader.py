@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.media.decode import MediaError
-from seedbench_r1.media.loader import PREFETCH_PER_WORKER, FrameLoader
+from seedbench_r1.media.container import MediaError
+from seedbench_r1.media.loader import MOST_BREAKS, PREFETCH_PER_WORKER, FrameLoader
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 from tests.media import make_clip, make_image
 
@@ -184,15 +184,29 @@ def test_the_time_limit_does_not_count_waiting_in_the_queue(loader: FrameLoader)
     assert not [result for result in results.values() if isinstance(result, Failure)]
 
 
-def test_a_bug_is_raised_with_the_question_in_its_notes(loader: FrameLoader) -> None:
-    with pytest.raises(KeyError, match="a bug") as raised:
-        collect(loader, "a", "bug")
-    assert raised.value.__notes__ == ["while loading the media of question L1/bug"]
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("bug", "KeyError: 'a bug', test_frame_loader.py line"), ("timeout", "TimeoutError: of a network file system")],
+)
+def test_whatever_the_loading_function_raises_is_one_question_s_failure(
+    loader: FrameLoader, name: str, message: str
+) -> None:
+    results = collect(loader, "a", name, "b")
+    assert isinstance(results["a"], Media)
+    assert isinstance(results["b"], Media)
+    failure = results[name]
+    assert isinstance(failure, Failure)
+    assert failure.kind == "media_error"
+    assert f"{name}: cannot be read ({message}" in failure.message
 
 
-def test_a_timeout_of_the_loading_function_is_not_taken_for_the_pool_s(loader: FrameLoader) -> None:
-    with pytest.raises(TimeoutError, match="of a network file system"):
-        collect(loader, "timeout")
+def test_a_worker_killed_while_idle_is_replaced() -> None:
+    with open_loader() as loader:
+        for _ in range(MOST_BREAKS + 2):  # a question in between is progress
+            [pid, _] = pids_of_both(loader)
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(0.3)  # the pool finds out
+            assert all(isinstance(result, Media) for result in collect(loader, *"abcdef").values())
 
 
 def test_at_most_four_questions_for_each_worker_are_pulled_ahead() -> None:

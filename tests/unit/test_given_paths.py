@@ -98,7 +98,6 @@ def test_judge_shows_its_options_takes_them_first_and_explains_judge_id(folder):
         (["demo", "generate", "--inconsistent", "1.5"], "less than or equal to 1"),
         (["demo", "generate", "--train", "-1"], "greater than or equal to 0"),
         (["leaderboard", "build", "x", "--max-size", "0"], "Fix: a number above 0"),
-        (["data", "verify", "--reader", "pyav"], "--reader does nothing without --decode-sample"),
         (["import", "grpo-care", "nope_L1.json"], "nope_L1.json is not there."),
         (["import", "lmms-eval", "."], ". is a folder."),
     ],

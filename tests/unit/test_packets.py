@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from seedbench_r1.media.decode import _decode_needed, decode_frames, to_rgb
+from seedbench_r1.media.decode import KeptFrames, _decode_needed, decode_frames, to_rgb
 from seedbench_r1.media.packet_index import PacketIndex, _restarts, index_packets, packets_to_decode
 from tests.media import CLOSED, OPEN, copy_cut, make_clip, moving_frame, texture
 
@@ -111,7 +111,7 @@ def test_the_frames_are_those_of_a_whole_decode(tmp_path: Path, name: str) -> No
     else:
         assert found is not None
         assert (len(found.restarts) > 1) == (leaves_out == "jumps")
-        assert _decode_needed(clip, {0, n - 1}) is not None  # no detour through the whole clip
+        assert _decode_needed(clip, {0, n - 1}, KeptFrames(clip, None))  # no detour through the whole clip
 
 
 def test_packets_by_hand() -> None:
@@ -183,9 +183,10 @@ def test_damage_is_left_to_a_whole_decode_or_does_not_matter(tmp_path: Path, end
         at = len(data) * share // 100
         damaged[at : at + 8] = bytes(8)
         (clip := tmp_path / f"damaged.{ending}").write_bytes(damaged)
-        frames = _decode_needed(clip, set(indices))
-        given_up += frames is None
-        if frames is None or np.array_equal(np.stack([frames[index] for index in indices]), right):
+        kept = KeptFrames(clip, None)
+        sound_so_far, frames = _decode_needed(clip, set(indices), kept), kept.frames
+        given_up += not sound_so_far
+        if not sound_so_far or np.array_equal(np.stack([frames[index] for index in indices]), right):
             continue
         with contextlib.suppress(av.error.FFmpegError), av.open(str(clip)) as container:  # damage within the pictures
             every = [to_rgb(frame) for frame in container.decode(video=0)]

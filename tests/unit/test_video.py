@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from seedbench_r1.media.decode import ClipInfo, MediaError, probe_clip
+from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.frames import (
     choose_frames,
     exact_frames_differ,
@@ -29,6 +29,7 @@ from seedbench_r1.media.frames import (
     target_size,
     why_in_sequence,
 )
+from seedbench_r1.media.probe import ClipInfo, probe_clip
 from seedbench_r1.types import VideoConfig
 from tests.media import OPEN, copy_cut, decode_all, make_clip, make_image, texture, truncate, turn
 
@@ -230,9 +231,9 @@ def test_a_clip_to_be_turned_is_shown_upright(tmp_path: Path) -> None:
     ("change", "reader", "note"),
     [
         ({}, "decord", None),
-        ({"open_gop": True}, "decord", "open GOPs"),
-        ({"open_gop": True}, "torchcodec", None),
-        ({"open_gop": True}, "pyav", None),
+        ({"unclean_keyframes": "open GOPs"}, "decord", "open GOPs"),
+        ({"unclean_keyframes": "open GOPs"}, "torchcodec", None),
+        ({"unclean_keyframes": "open GOPs"}, "pyav", None),
         ({"container": "avi"}, "torchcodec", r"no dependable index \(avi\)"),
         ({"container": "matroska,webm"}, "decord", None),
         ({"timestamps": False}, "decord", "packets without time stamps"),
@@ -246,7 +247,7 @@ def test_a_clip_to_be_turned_is_shown_upright(tmp_path: Path) -> None:
 def test_when_another_reader_than_the_one_asked_for_decodes(
     change: dict[str, object], reader: str, note: str | None
 ) -> None:
-    plain = ClipInfo(60, 30.0, 64, 48, "mov,mp4", 0, False, 0, True, True)
+    plain = ClipInfo(60, 30.0, 64, 48, "mov,mp4")
     found = why_in_sequence(dataclasses.replace(plain, **change), reader)  # type: ignore[arg-type]
     assert found is None if note is None else found is not None and re.match(note, found)
 
@@ -291,7 +292,8 @@ def test_a_broken_clip_or_image_is_a_media_error_with_its_path(tmp_path: Path) -
 
 
 def test_an_image_is_read_as_the_reference_reads_it(tmp_path: Path) -> None:
-    """Pillow's open().convert("RGB"): orientation ignored, alpha dropped, palettes and grey expanded."""
+    """qwen-vl-utils: RGBA on white; else Pillow's convert("RGB"): orientation ignored, palettes and grey expanded."""
+    to_rgb = pytest.importorskip("qwen_vl_utils.vision_process").to_rgb
     picture = Image.fromarray(texture(90, 120))
     orientation = Image.Exif()
     orientation[0x0112] = 6
@@ -303,7 +305,7 @@ def test_an_image_is_read_as_the_reference_reads_it(tmp_path: Path) -> None:
     with_alpha.save(tmp_path / "alpha.png")
     for name in ("turned.jpg", "grey.png", "palette.png", "alpha.png"):
         path = tmp_path / name
-        expected = np.asarray(Image.open(path).convert("RGB").resize((112, 84)))
+        expected = np.asarray(to_rgb(Image.open(path)).resize((112, 84)))
         assert np.array_equal(load_image(path, CONFIG), expected), name
 
 

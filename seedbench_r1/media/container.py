@@ -1,0 +1,65 @@
+"""A video file is opened in one place: which formats, which track, and how strict the decoder is about damage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+# FFmpeg's names of the formats that are opened. Playlists and lists of files are not among them: they open other files.
+FORMATS = "mov,matroska,avi,mpegts,gif,flv,mpeg,mpegvideo,asf,ogg,h264,hevc,m4v,ivf,av1,obu,mxf,nut"
+
+
+class MediaError(Exception):
+    """One image or clip cannot be used; the message names the file. The frame loader turns it into a Failure."""
+
+
+@contextmanager
+def open_clip(path: Path, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and the video track that a player shows: FFmpeg's best stream (default flag, frames, bit rate).
+
+    The decoder uses one thread and hides no damage: what it would conceal is raised as InvalidDataError, or leaves a
+    frame that is marked as corrupt.
+
+    Args:
+        path: of the clip; no other file and no network is opened for it.
+        options: of the demuxer, besides.
+
+    Raises:
+        MediaError: there is no video track, or nothing can decode it.
+        av.error.FFmpegError: the file cannot be read.
+    """
+    import av
+
+    allowed = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    # Metadata are not always UTF-8, and none of them is used.
+    with av.open(str(path), metadata_errors="replace", options={**allowed, **options}) as container:
+        stream = container.streams.best("video")
+        if stream is None or stream not in video_tracks(container):
+            raise MediaError(f"{path}: there is no video stream in it")
+        context = stream.codec_context
+        if context is None:
+            raise MediaError(f"{path}: nothing can decode its video stream (damaged header or unknown codec)")
+        context.thread_count = 1  # so that skip_frame is read packet by packet
+        context.options = {"err_detect": "explode"}
+        yield container, stream
+
+
+def video_tracks(container: InputContainer) -> list[VideoStream]:
+    """Tracks that are played, so without cover pictures."""
+    from av.stream import Disposition
+
+    return [stream for stream in container.streams.video if Disposition.attached_pic not in stream.disposition]
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """Packets of the track in the order of the file, without the empty one that ends it."""
+    for packet in container.demux(stream):
+        if packet.size or packet.dts is not None:
+            yield packet
