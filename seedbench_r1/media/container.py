@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,22 @@ def open_clip(path: Path, **options: str) -> Iterator[tuple[InputContainer, Vide
         context.thread_count = 1  # so that skip_frame is read packet by packet
         context.options = {"err_detect": "explode"}
         yield container, stream
+
+
+@contextmanager
+def decoder_errors() -> Iterator[list[tuple[int, str, str]]]:
+    """What FFmpeg's decoders say of errors in this thread, as (level, decoder, message), while this is open.
+
+    A decoder goes on after some of them, with a picture that it has made up, and marks nothing.
+    """
+    import av
+
+    # Off by default, and in the decoding workers; uncaught messages go to this logger, and are no news.
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # else the same error of another clip is not there
+    logging.getLogger("libav").disabled = True
+    with av.logging.Capture(local=True) as errors:
+        yield errors
 
 
 def video_tracks(container: InputContainer) -> list[VideoStream]:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.media.container import MediaError, open_clip, packets_of
+from seedbench_r1.media.container import MediaError, decoder_errors, open_clip, packets_of
 from seedbench_r1.media.packet_index import index_packets, is_restart, packets_to_decode
 from seedbench_r1.types import Reader
 
@@ -35,8 +35,9 @@ Pixels = npt.NDArray[np.uint8]  # of frames (T, H, W, 3), or of one picture (H, 
 
 BT601 = 5  # SWS_CS_ITU601 in libswscale/swscale.h
 NATIVE_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")  # decord's time and line of source in front of a message
-# What FFmpeg's decoders print of damage, "[h264 @ 0x55e9] concealing 20 DC, ..."; its scaler prints advice
-COMPLAINT = re.compile(r"\[(?!swscaler)\w+ @ 0x[0-9a-f]+\] ")
+# What FFmpeg's decoders print of damage, "[h264 @ 0x55e9] concealing 20 DC, ..."; some of it,
+# and its scaler's advice, is said of sound clips too
+COMPLAINT = re.compile(r"\[(?!swscaler)\w+ @ 0x[0-9a-f]+\] (?!EOI missing|Failed to parse extradata)")
 
 
 def check_reader(name: str) -> None:
@@ -172,7 +173,7 @@ def _frames_in_order(path: Path) -> Iterator[tuple[VideoFrame, float]]:
 
     n_seen, lenient, start = 0, False, None
     try:
-        with open_clip(path) as (container, stream):
+        with open_clip(path) as (container, stream), decoder_errors() as errors:
             context = stream.codec_context
             packets = dropwhile(lambda packet: not packet.is_keyframe, packets_of(container, stream))
             for n_packets, packet in enumerate(chain(packets, [None])):
@@ -186,6 +187,10 @@ def _frames_in_order(path: Path) -> Iterator[tuple[VideoFrame, float]]:
                     if cut_away:
                         continue
                     raise DamageError(_damaged(path, n_seen, str(error.strerror))) from error
+                if cut_away:
+                    errors.clear()
+                elif errors:
+                    raise DamageError(_damaged(path, n_seen, errors[0][2].strip()))
                 for frame in frames:
                     if _earlier(frame, start) or (frame.is_corrupt and lenient and not n_seen):
                         continue
@@ -215,11 +220,12 @@ def _decode_needed(path: Path, wanted: set[int], keep: KeptFrames) -> bool:
             return False
         needed = packets_to_decode(index, wanted)
         times = {index.pts[position]: frame for position, frame in needed.items() if frame is not None}
-        for frame in _decode_packets(path, needed):
-            if frame.is_corrupt:
-                return False
-            if frame.pts in times:
-                keep.add(times[frame.pts], to_rgb(frame))
+        with decoder_errors() as errors:
+            for frame in _decode_packets(path, needed):
+                if frame.is_corrupt or errors:
+                    return False
+                if frame.pts in times:
+                    keep.add(times[frame.pts], to_rgb(frame))
     except av.error.FFmpegError:
         return False
     return len(keep.frames) == len(wanted)

@@ -24,6 +24,7 @@ from seedbench_r1.media.probe import ClipInfo, probe_clip, uneven_times
 from seedbench_r1.types import Media, Reader, VideoConfig
 
 FRAME_FACTOR = 2  # Qwen2-VL and later merge two frames in time (qwen-vl-utils 0.0.14, FRAME_FACTOR)
+DECORD_PIXELS = 2**24  # up to this frame size decord stays within 1 GB; 8000 x 8000 pixels took it 3.8 GB, PyAV 1.4
 # Pillow knows some forty formats, and starts Ghostscript for one of them: only these are opened
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_RATIO = 200  # longest to shortest side (qwen-vl-utils 0.0.14, MAX_RATIO)
@@ -140,10 +141,8 @@ def _decode(
 
     def resize(frame: Pixels) -> Pixels:
         limits = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
-        resized: Pixels = resize_frames(
-            frame[None], target_size(*frame.shape[:2], **limits, multiple=config.size_multiple)
-        )[0]
-        return resized
+        size = target_size(*frame.shape[:2], **limits, multiple=config.size_multiple)
+        return np.asarray(resize_frames(frame[None], size)[0])
 
     try:
         return decode_frames(video, indices, reader, resize), reader, None
@@ -165,6 +164,8 @@ def why_in_sequence(clip: ClipInfo, reader: Reader) -> str | None:
         return f"{clip.seek_problem}: {reader} miscounts frames"
     if clip.n_tracks > 1:
         return f"{clip.n_tracks} video tracks: {reader} may show another one"
+    if reader == "decord" and clip.width * clip.height > DECORD_PIXELS:
+        return f"{clip.width}x{clip.height} pixels: decord holds some 60 bytes for each"
     if reader == "decord" and clip.codec == "av1":
         return "decord 0.6 has no decoder for AV1"
     if reader == "decord" and clip.unclean_keyframes:
@@ -202,7 +203,10 @@ def chosen_frames(video: Path, clip: ClipInfo, config: VideoConfig) -> ChosenFra
                 f"{video}: {clip.seek_problem}, and no keyframe follows, so no frame can be shown. Cut it anew, from a "
                 "keyframe on or with encoding"
             )
-        times = uneven_times(decodable) if decodable == sorted(decodable) else None
+        if decodable == sorted(decodable):
+            times = uneven_times(decodable)
+        elif times is not None and len(times) != n_total:
+            times = None
     if times is None:
         # The container's rate holds also where some frames cannot be shown.
         return ChosenFrames(tuple(choose_frames(n_total, clip.native_fps, config)), n_total, clip.native_fps, None)

@@ -6,6 +6,7 @@ Nothing is decoded here. A clip whose packets do not show this has no index, and
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -26,6 +27,7 @@ SEEKABLE_CONTAINERS = ("mp4", "matroska")
 # Types of units in a picture before which no decoder needs anything: nal_unit_type in ITU-T H.264, table 7-1 (IDR), and
 # in H.265, table 7-1 (IDR_W_RADL, IDR_N_LP); after the other random access points, pictures may refer further back
 RESTARTS = {"h264": frozenset({5}), "hevc": frozenset({19, 20})}
+START_CODE = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)  # H.264, annex B; H.265 likewise
 PARAMETERS = frozenset({7, 8})  # of a sequence, of a picture; H.264 likewise
 
 
@@ -55,6 +57,8 @@ def index_packets(path: Path) -> PacketIndex | None:
         pts: list[int] = []
         contents: list[tuple[bool, set[int]]] = []  # whether it is a keyframe, and the types of its units
         for packet in packets_of(container, stream):
+            if not pts and not is_restart(packet, context):
+                return None
             if not packet.size or packet.is_discard or packet.is_corrupt or packet.pts is None:
                 return None
             pts.append(packet.pts)
@@ -120,12 +124,17 @@ def length_size_of(context: VideoCodecContext) -> int:
 
 
 def unit_types(data: memoryview, length_size: int, *, hevc: bool = False) -> Iterator[int]:
-    """Types of the H.264 (or HEVC) units in a packet; none if length_size is 0."""
-    at = 0
-    while length_size and at + length_size < len(data):
-        length = int.from_bytes(data[at : at + length_size], "big")
-        header = data[at + length_size]
+    """Types of the H.264 (or HEVC) units in a packet, with lengths in front or, if that is 0, start codes."""
+    start_codes = (found[1][0] for found in START_CODE.finditer(data))
+    for header in _headers(data, length_size) if length_size else start_codes:
         yield header >> 1 & 63 if hevc else header & 31
+
+
+def _headers(data: memoryview, length_size: int) -> Iterator[int]:
+    at = 0
+    while at + length_size < len(data):
+        length = int.from_bytes(data[at : at + length_size], "big")
+        yield data[at + length_size]
         at += length_size + length
 
 

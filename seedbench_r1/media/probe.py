@@ -22,8 +22,9 @@ COUNTABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "gif")  # each pack
 INTRA_ONLY = ("mjpeg", "gif")
 # Containers that one can read up to any byte: their end is known only from what the rest of the file holds
 STREAMED = ("mpegts", "flv", "mpeg")
+TS_PACKETS = (188, 192, 204)  # bytes of a packet: plain, with a time code, with error correction
 UNREAD = 0.1  # share of a streamed file behind its last packet that is still no damage
-GIF_TRAILER, GIF_TAIL = b"\x3b", 64  # the byte that ends a GIF, and how far from the end of the file it may stand
+GIF_TRAILER = b"\x3b"  # the byte that ends a GIF
 UNEVEN_FRAMES, UNEVEN_SHARE = 2, 0.01  # a frame is out of its even place by more than so many frames and such a share
 DISAGREEMENT = 0.02  # of two statements about a clip's length, from which on they contradict each other
 EARLY_END, EARLY_END_S = 0.1, 0.5  # a clip that ends earlier than declared by this share, and by so many seconds
@@ -186,6 +187,8 @@ def _describe(path: Path, scan: _Scan) -> ClipInfo:
         n_tracks=scan.n_tracks,
     )
     remarks = []
+    if 0 < len(scan.packets) < scan.n_declared and scan.container == "avi":
+        remarks.append(f"the container has places for {scan.n_declared} frames, {len(scan.packets)} are there")
     if scan.size not in (None, (scan.width, scan.height)):
         remarks.append(f"the container says {scan.width}x{scan.height} pixels, its frames have {scan.size}")
     times = scan.shown_times if len(set(scan.shown_times)) == len(shown) else []
@@ -281,6 +284,8 @@ def _refuse_early_end(path: Path, scan: _Scan) -> None:
     """
     end_s = max(scan.shown_times, default=0.0)
     early = scan.duration_s - end_s > max(EARLY_END * scan.duration_s, EARLY_END_S, 2 / (scan.fps or 1.0))
+    if scan.container == "mpegts" and all(path.stat().st_size % size for size in TS_PACKETS):
+        raise MediaError(f"{path}: the file is cut off within a packet of its stream. Download it again")
     streamed = any(name in scan.container for name in STREAMED)
     if not (early or streamed or scan.container == "gif"):
         return
@@ -293,7 +298,7 @@ def _refuse_early_end(path: Path, scan: _Scan) -> None:
         )
     if streamed and n_bytes - last_byte > UNREAD * n_bytes:
         raise MediaError(f"{path}: nothing can be read after byte {last_byte} of {n_bytes}. Download it again")
-    if scan.container == "gif" and GIF_TRAILER not in path.read_bytes()[-GIF_TAIL:]:
+    if scan.container == "gif" and not path.read_bytes().rstrip(b"\0").endswith(GIF_TRAILER):
         raise MediaError(f"{path}: the file is cut off: the mark at the end of a GIF is absent. Download it again")
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.media.container import MediaError
-from seedbench_r1.media.loader import MOST_BREAKS, PREFETCH_PER_WORKER, FrameLoader
+from seedbench_r1.media.loader import PREFETCH_PER_WORKER, FrameLoader
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 from tests.media import make_clip, make_image
 
@@ -202,7 +202,7 @@ def test_whatever_the_loading_function_raises_is_one_question_s_failure(
 
 def test_a_worker_killed_while_idle_is_replaced() -> None:
     with open_loader() as loader:
-        for _ in range(MOST_BREAKS + 2):  # a question in between is progress
+        for _ in range(2):
             [pid, _] = pids_of_both(loader)
             os.kill(pid, signal.SIGKILL)
             time.sleep(0.3)  # the pool finds out
