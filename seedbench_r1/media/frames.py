@@ -24,7 +24,8 @@ from seedbench_r1.media.probe import ClipInfo, probe_clip, uneven_times
 from seedbench_r1.types import Media, Reader, VideoConfig
 
 FRAME_FACTOR = 2  # Qwen2-VL and later merge two frames in time (qwen-vl-utils 0.0.14, FRAME_FACTOR)
-DECORD_PIXELS = 2**24  # up to this frame size decord stays within 1 GB; 8000 x 8000 pixels took it 3.8 GB, PyAV 1.4
+# Up to this frame size 16 frames of decord's take less than 1.5 GB; of 8000 x 8000 pixels one took it 3.8, PyAV 1.4
+DECORD_PIXELS = 9_000_000
 # Pillow knows some forty formats, and starts Ghostscript for one of them: only these are opened
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_RATIO = 200  # longest to shortest side (qwen-vl-utils 0.0.14, MAX_RATIO)

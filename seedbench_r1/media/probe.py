@@ -108,7 +108,6 @@ class _Scan:
     width: int
     height: int
     fps: float  # 0: the container does not say
-    time_base: Fraction  # seconds of one unit of pts and dts
     n_tracks: int
     n_declared: int  # frames; 0: the container does not say
     duration_s: float  # of the container; 0: it does not say
@@ -116,12 +115,7 @@ class _Scan:
     rotation: int | None  # of the first frame; None: none can be decoded
     size: tuple[int, int] | None  # of the first frame: width, height
     packets: list[_Packet]
-
-    @property
-    def shown_times(self) -> list[float]:
-        """Seconds of the packets that are shown, ascending; by decoding time where a packet has no other."""
-        stamps = [packet.dts if packet.pts is None else packet.pts for packet in self.packets if packet.shown]
-        return sorted(float(stamp * self.time_base) for stamp in stamps if stamp is not None)
+    shown_times: list[float]  # seconds of those that are shown, ascending; by decoding time where there is no other
 
 
 def _scan(path: Path, **options: str) -> _Scan:
@@ -141,13 +135,15 @@ def _scan(path: Path, **options: str) -> _Scan:
             shown = bool(packet.size) and not packet.is_discard
             packets.append(_Packet(packet.pts, packet.dts, key, key and is_restart(packet, context), shown))
         first = first or _first_frame(context, None)
+        unit = stream.time_base or Fraction(1)
+        stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets if packet.shown]
+        ascending = np.sort(np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64))
         return _Scan(
             container=container.format.name,
             codec=context.codec.canonical_name,
             width=width,
             height=height,
             fps=fps,
-            time_base=stream.time_base or Fraction(1),
             n_tracks=len(video_tracks(container)),
             n_declared=stream.frames,
             duration_s=(container.duration or 0) / av.time_base,
@@ -155,6 +151,7 @@ def _scan(path: Path, **options: str) -> _Scan:
             rotation=None if first is None else first.rotation,
             size=None if first is None else (first.width, first.height),
             packets=packets,
+            shown_times=(ascending * unit.numerator / unit.denominator).tolist(),
         )
 
 
