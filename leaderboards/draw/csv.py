@@ -201,8 +201,13 @@ def _write(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, str
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _one_line(value) for name, value in row.items()} for row in rows)
     write_text(path, stream.getvalue())
+
+
+def _one_line(value: str) -> str:
+    """Carriage returns and other line ends would split a row for readers that know no quotation marks."""
+    return " ".join(value.splitlines()) if len(value.splitlines()) > 1 or value.endswith(("\r", "\n")) else value
 
 
 def percent(fraction: float) -> str:
@@ -226,8 +231,8 @@ def _whole(value: int | None) -> str:
 
 def safe_text(text: str) -> str:
     """Text that a spreadsheet will not take for a formula."""
-    # Spreadsheets run what begins so; the quotation mark makes it text.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    # Spreadsheets run what begins so, behind white space too; the quotation mark makes it text.
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 Show = Callable[[LeaderboardRow, str | None], str]  # of a row and the baseline's run_id
@@ -265,7 +270,7 @@ WIDE_COLUMNS: dict[str, Show] = {
     "algo": lambda row, _: safe_text(row.algo or ""),
     "step": lambda row, _: _whole(row.step),
     "source": lambda row, _: "measured",
-    "protocol_id": lambda row, _: row.protocol_id,
+    "protocol_id": lambda row, _: safe_text(row.protocol_id),
     "status": lambda row, _: row.status,
     "coverage": lambda row, _: percent(row.coverage),
     "frames": lambda row, _: str(row.frames),
@@ -290,12 +295,12 @@ WIDE_COLUMNS: dict[str, Show] = {
     "truncated": lambda row, _: str(row.truncated),
     "errors": lambda row, _: str(row.errors),
     "judge": lambda row, _: safe_text(row.judge_id or ""),
-    "judge_prompt_sha": lambda row, _: row.judge_prompt_sha,
-    "model_sha": lambda row, _: row.model_sha,
-    "dataset_rev": lambda row, _: row.dataset_rev,
-    "prompt_sha": lambda row, _: row.prompt_sha,
-    "commit": lambda row, _: row.commit,
-    "date_utc": lambda row, _: row.date_utc,
+    "judge_prompt_sha": lambda row, _: safe_text(row.judge_prompt_sha),
+    "model_sha": lambda row, _: safe_text(row.model_sha),
+    "dataset_rev": lambda row, _: safe_text(row.dataset_rev),
+    "prompt_sha": lambda row, _: safe_text(row.prompt_sha),
+    "commit": lambda row, _: safe_text(row.commit),
+    "date_utc": lambda row, _: safe_text(row.date_utc),
     "selected_from_k": lambda row, _: _whole(row.selected_from_k),
-    "flags": lambda row, _: "; ".join(row.flags),
+    "flags": lambda row, _: safe_text("; ".join(row.flags)),
 }

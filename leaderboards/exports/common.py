@@ -21,7 +21,7 @@ from seedbench_r1.types import DOMAINS, RunManifest
 
 DATASET = "TencentARC/SEED-Bench-R1"  # on the Hub
 
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(@[\w./-]+)?")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@[\w./-]+)?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def lmms_files(exported: Exported, out: Path) -> dict[Path, str]:
     it as wrong.
     """
     manifest = exported.manifest
-    folder = out / _UNSAFE.sub("__", manifest.model.name)
+    folder = out / _sanitized(manifest.model.name)
     # The run's own time: exporting twice gives the same names.
     date = re.sub(r"\D", "", manifest.completed_utc or manifest.updated_utc)
     stem = f"{date[:8]}_{date[8:]}"
@@ -47,6 +47,11 @@ def lmms_files(exported: Exported, out: Path) -> dict[Path, str]:
         hashes[task] = hashlib.sha256(joined.encode()).hexdigest()
         files[folder / f"{stem}_samples_{task}.jsonl"] = "".join(json_line(line) for line in lines)
     return {folder / f"{stem}_results.json": json_file(_results(exported, hashes))} | files
+
+
+def _sanitized(name: str) -> str:
+    """As lmms-eval names a model's folder; a name of dots alone would lead out of it."""
+    return _UNSAFE.sub("__", name).strip(". ") or "model"
 
 
 def _task(level: str) -> str:
@@ -96,7 +101,7 @@ def _results(exported: Exported, hashes: dict[str, str]) -> dict[str, object]:
         "task_hashes": hashes,
         "model_source": "seedbench_r1",
         "model_name": manifest.model.name,
-        "model_name_sanitized": _UNSAFE.sub("__", manifest.model.name),
+        "model_name_sanitized": _sanitized(manifest.model.name),
         "seedbench_r1": {
             "written_by": "seedbench-r1 export lmms-eval",
             "protocol": manifest.protocol,

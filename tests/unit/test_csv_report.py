@@ -168,6 +168,21 @@ def test_a_spreadsheet_takes_no_name_for_a_formula(text, tmp_path):
     assert row["model"] == row["base_model"] == row["algo"] == f"'{text}"
 
 
+@pytest.mark.parametrize("text", ["a\rb", "a\r\nb", "a\u2028b"])
+def test_no_name_splits_a_row(text, tmp_path):
+    """A reader that knows no quotation marks, or only CR as a line's end, sees one line for each run."""
+    path = write_run(tmp_path, RunSpec("x"), make_benchmark({"L3": 20}))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["model"] |= {"name": text}
+    manifest["versions"] = {"commit": f"=HYPERLINK({text})"}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    write_wide_csv(build_board([path]), tmp_path / "w.csv")
+    assert len((tmp_path / "w.csv").read_bytes().decode().splitlines()) == 2
+    (row,) = read(tmp_path / "w.csv")
+    assert row["model"] == "a b"
+    assert row["commit"] == "'=HYPERLINK(a b)"
+
+
 def test_numbers_as_text():
     assert [percent(x) for x in (0.5703, 0.0, 1.0, math.nan)] == ["57.03", "0.00", "100.00", ""]
     assert safe_text("a-b") == "a-b"

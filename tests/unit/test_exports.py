@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -244,6 +247,21 @@ def annotations(folder, benchmark):
                     made["domain"] = question["domain"]
                 rows.append(evaluation_row(number, **letters, **made))
         write_rows(folder / "annotations" / f"validation_{level}.jsonl", rows)
+
+
+@pytest.mark.parametrize("model", ["..", "../..", ".", "/", "..\\.."])
+def test_no_model_name_leads_out_of_the_folder(runs, tmp_path, model):
+    copy = shutil.copytree(next(iter(runs.values())), tmp_path / "run")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["model"] |= {"name": model, "path": model}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    exported = load_exported(copy, allow_incomplete=True)
+    out = tmp_path / "out"
+    own = every_eval_ever_files(exported, out, source=Source("us", "first_party"), now_utc=NOW)
+    made = [*lmms_files(exported, out), *hub_files(exported, out, dataset="o/n"), *own]
+    for path in made:
+        assert Path(os.path.normpath(path)).is_relative_to(out)
+        assert ".." not in path.parts
 
 
 @pytest.mark.parametrize("name", ["whole", "holes"])
