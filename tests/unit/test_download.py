@@ -372,10 +372,10 @@ def test_archives_are_unpacked_into_the_layout_and_removed(hub, files, tmp_path,
     hub.add(REPO, {name: data for name, data in repository.items() if name != "videos/EpicKitchens/none"})
     watch = Watch()
     result = get(tmp_path, watch, levels=("L2",))
-    videos = part_of(files, "videos/Ego4D/")
-    assert on_disk(tmp_path) == wanted_of(files, "L2") | videos  # the whole archive, L3's clips too
-    assert result.unpacked == len(videos)
+    assert on_disk(tmp_path) == wanted_of(files, "L2")  # L3's clips were only listed
+    assert result.unpacked == len(part_of(wanted_of(files, "L2"), "videos/"))
     assert watch.arrived == watch.expected
+    assert set(part_of(files, "videos/Ego4D/")) == set(read_data_manifest(tmp_path).media)
     assert not list((tmp_path / WORK).iterdir())
     before = len(hub.sent)
     again = get(tmp_path, levels=("L2",))
@@ -405,23 +405,9 @@ def test_only_missing_takes_from_the_archive_only_what_is_missing_or_short(hub, 
     assert (tmp_path / edited).read_bytes() == bytes(len(files[edited]))
     assert (tmp_path / short).read_bytes() == files[short]
     (tmp_path / short).write_bytes(b"")
-    assert get(tmp_path, levels=("L1",)).fetched == 1  # the archive again, and all of it is written
-    assert part_of(on_disk(tmp_path), "images/") == part_of(files, "images/")
-
-
-def test_an_archive_that_was_fetched_but_not_unpacked_to_its_end_is_not_fetched_again(hub, files, tmp_path):
-    repository = {name: data for name, data in files.items() if not name.startswith("videos/Ego4D/")}
-    whole = tar_bytes(part_of(files, "videos/Ego4D/", "videos/"))
-    hub.add(REPO, repository | {"videos/Ego4D.tar.gz": whole})
-    (tmp_path / WORK).mkdir()
-    (tmp_path / WORK / f"{sha256(whole)[:16]}-Ego4D.tar.gz").write_bytes(whole)
-    for name, data in wanted_of(files, "L2").items():  # all that L2 wants is there, L3's clips are not
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    get(tmp_path, levels=("L2",))
-    assert part_of(on_disk(tmp_path), "videos/Ego4D/") == part_of(files, "videos/Ego4D/")
-    assert hub.body_bytes("videos/Ego4D.tar.gz") == 0
-    assert not list((tmp_path / WORK).iterdir())
+    result = get(tmp_path, levels=("L1",))  # by hash, so the edited one too
+    assert (result.fetched, result.unpacked) == (1, 2)
+    assert part_of(on_disk(tmp_path), "images/") == part_of(wanted_of(files, "L1"), "images/")
 
 
 def link(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarInfo:
@@ -609,7 +595,7 @@ def test_ctrl_c_stops_while_downloads_are_being_submitted(hub, files, tmp_path, 
                 raise KeyboardInterrupt
             return future
 
-    monkeypatch.setattr("seedbench_r1.data.download.ThreadPoolExecutor", InterruptedPool)
+    monkeypatch.setattr("seedbench_r1.data.collect.ThreadPoolExecutor", InterruptedPool)
     hub.add(REPO, files)
     hub.bytes_per_s = 2e4  # the large clip alone would take 52 s
     began = time.monotonic()
