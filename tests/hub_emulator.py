@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -128,6 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
     server_name: str
     protocol_version = "HTTP/1.1"
 
+    def handle(self) -> None:
+        # A client that has enough closes the connection.
+        with suppress(ConnectionResetError):
+            super().handle()
+
     def log_message(self, format: str, *args: object) -> None:
         """Silence: requests are noted in Hub.sent."""
 
@@ -213,8 +218,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                 return
             status, extra["Content-Range"] = 206, f"bytes {start}-{end - 1}/{len(data)}"
+        with COUNTING:
+            self.hub.answering += 1
+            self.hub.most_answering = max(self.hub.most_answering, self.hub.answering)
         time.sleep(self.hub.latency_s)
         self._answer(status, data[start:end], extra, path=path, start=start, cut_after=fault.cut_after)
+        with COUNTING:
+            self.hub.answering -= 1
 
     def _refused(self, repository: str) -> bool:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -260,21 +270,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        with self._counted():
-            self._body(body, sent, cut_after)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        with COUNTING:
-            self.hub.answering += 1
-            self.hub.most_answering = max(self.hub.most_answering, self.hub.answering)
-        try:
-            yield
-        finally:
-            with COUNTING:
-                self.hub.answering -= 1
-
-    def _body(self, body: bytes, sent: Sent, cut_after: int | None) -> None:
         limit = len(body) if cut_after is None else min(cut_after, len(body))
         block_size = 16 << 10
         for first in range(0, limit, block_size):

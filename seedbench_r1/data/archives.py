@@ -24,7 +24,7 @@ from seedbench_r1.layout import KINDS, LEVEL_SOURCES, source_in
 
 _NAME = re.compile(
     r"(?P<name>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|txz|tbz2|tar|zip))"
-    r"(?:(?P<lead>[._-]?part[._-]?)(?P<marked>\d{1,4}|[a-z]{1,4})|[._-]?(?P<bare>\d{1,4}|[a-z]{2}))?",
+    r"(?:(?P<lead>[._-]?part[._-]?)(?P<marked>\d{1,4}|[a-z]{1,4})|[._-]?(?P<bare>\d{1,4}|(?!md|py|sh)[a-z]{2}))?",
     re.IGNORECASE,
 )
 READ_AHEAD = 64 << 10  # bytes that are read ahead: what an archive that is left early may cost too much
@@ -91,7 +91,7 @@ def find_archives(files: Iterable[HubFile]) -> list[Archive]:
         elif match:
             single[file.path] = Archive(file.path, (file,))
     for (name, counted), parts in groups.items():
-        # A lone ".md" behind an archive's name is no part of it.
+        # A lone "x.zip.db" is no part of an archive.
         if name not in single and (counted or len(parts) > 1 or set(min(parts)) == {"a"}):
             single[name] = _joined(name, parts)
     return sorted(single.values(), key=lambda archive: [int(n) if n.isdigit() else n for n in _pieces(archive.name)])
@@ -105,7 +105,7 @@ def _pieces(name: str) -> list[str]:
 def _joined(name: str, parts: dict[str, HubFile]) -> Archive:
     """Parts numbered 0, 1, 2 or 1, 2, 3 or aa, ab, ... az, ba, in this order, and the first one that is absent."""
     numbers = {_number(suffix): file for suffix, file in parts.items()}
-    first = min(parts)
+    first = min(parts, key=lambda suffix: (len(suffix), suffix))
     begin = min(min(numbers), 1) if first.isdigit() else 0
     gap = next((n for n in range(begin, max(numbers)) if n not in numbers), None)
     absent = None if gap is None else f"{parts[first].path[: -len(first)]}{_suffix(gap, like=first)}"

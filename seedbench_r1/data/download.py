@@ -33,7 +33,7 @@ from seedbench_r1.types import LEVELS
 REPO_ID = "TencentARC/SEED-Bench-R1"
 TRAIN = "train"  # besides L1, L2, L3: the training annotations and their media
 TRAINING_FILES = ("training_6k.jsonl", "training_with_cot_6k.jsonl")
-_SAVE_EVERY_S = 5.0
+_SAVING_SHARE = 0.05  # of the time, at most, goes into writing the manifest
 _HEADROOM = 1.2  # free disk asked for, over what is needed
 
 
@@ -100,7 +100,7 @@ class _Download:
         self.manifest.commit = repository.commit
         self.result = DownloadResult(self.root, repository.repo_id, repository.commit, config.levels)
         self._guard = threading.Lock()
-        self._saved = 0.0
+        self._next_save = 0.0
 
     def run(self) -> DownloadResult:
         for line in sizes_of_levels(self.repository.files, self.config.levels):
@@ -135,6 +135,7 @@ class _Download:
         finally:
             self.result.fetched += collector.opened
             self.result.unpacked = collector.unpacked
+            shutil.rmtree(self.root / WORK, ignore_errors=True)
             self._save(now=True)
         # Read again: an annotation file may have been replaced by this very call.
         self._complete(wanted_media(self.root, self.config.levels), collector.problems)
@@ -226,9 +227,10 @@ class _Download:
 
     def _save(self, *, now: bool = False) -> None:
         # The manifest lists every medium: too large to be written after each file.
-        if now or time.monotonic() - self._saved > _SAVE_EVERY_S:
+        began = time.monotonic()
+        if now or began >= self._next_save:
             write_data_manifest(self.root, self.manifest)
-            self._saved = time.monotonic()
+            self._next_save = time.monotonic() + (time.monotonic() - began) / _SAVING_SHARE
 
     def _complete(self, media: Sequence[Path], problems: Sequence[str]) -> None:
         absent = [path for path in media if not path.exists()]
@@ -309,10 +311,11 @@ def group_archives(archives: Sequence[Archive], missing: set[str], manifest: Dat
     that was read to its end holds nothing more.
     """
     seen = {archive.name for archive in archives if manifest.has_seen(archive.name, archive.content_ids)}
-    listed = NameIndex(name for name, entry in manifest.media.items() if entry.archive in seen)
+    listed = NameIndex(manifest.media)
     holders = {wanted: {manifest.media[name].archive for name in listed.find(wanted)} for wanted in missing}
     known = set().union(*holders.values())
-    places = {place_of(wanted)[:2] for wanted, names in holders.items() if not names}
+    # An archive that has changed since may hold its media no longer.
+    places = {place_of(wanted)[:2] for wanted, names in holders.items() if not names & seen}
     read = {name for name in seen if manifest.archives[name].unpacked_utc is not None}
     others = [a for a in archives if a.name not in known | read and any(a.may_hold(*place) for place in places)]
     return [
