@@ -101,13 +101,18 @@ class MediaFolder:
 
 
 def _files_below(root: Path, kind: str) -> Iterator[str]:
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root / kind, followlinks=True):
+    # Not os.walk, which in Python 3.11 ends at a thousand folders in one another.
+    waiting, seen = [kind], set()
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+            status = os.stat(root / folder)
+        except OSError:
+            continue  # not there, or not ours to read: what lies in it is missing
         # Clips often lie behind a link to a larger disk; a link to a folder above would never end.
-        status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        inside = Path(folder).relative_to(root).as_posix()
-        yield from (f"{inside}/{file}" for file in files if not file.startswith("."))
+        waiting += [f"{folder}/{entry.name}" for entry in entries if entry.is_dir()]
+        yield from (f"{folder}/{e.name}" for e in entries if not e.name.startswith(".") and e.is_file())

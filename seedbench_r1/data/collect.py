@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import threading
@@ -13,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
+from typing import IO, Protocol
 
 from seedbench_r1.data.archives import READ_AHEAD, Archive, Member, read_members
 from seedbench_r1.data.hub import Repository, Stopped, TransferError
@@ -88,7 +87,8 @@ class Collector:
         on_bytes: Callable[[int], None],
     ) -> None:
         self.missing = missing
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # why something may be missing
+        self.conflicts: list[str] = []  # why something may be wrong
         self.opened = self.unpacked = 0
         self._current = {archive.name: archive.content_ids for archive in archives}
         self._root, self._repository, self._manifest = data_root, repository, manifest
@@ -99,8 +99,10 @@ class Collector:
         self._stop = threading.Event()
         self._guard = threading.RLock()
 
-    def run(self, archives: Sequence[Archive], workers: int, save: Callable[[], None]) -> None:
+    def run(self, archives: Sequence[Archive], workers: int, save: Callable[[bool], None]) -> None:
         """Read archives until nothing is missing any more or all are read. A damaged one is a problem, and no end.
+
+        `save` is called after each, with whether it gave media.
 
         Raises:
             TransferError: the hub does not give the bytes. ResourceError: the disk is full.
@@ -110,9 +112,9 @@ class Collector:
         self._observer.expect(sum(archive.size for archive in archives))
         with stoppable_pool(workers, self._stop) as pool:
             for future in as_completed([pool.submit(self._read, archive) for archive in archives]):
-                future.result()
+                kept = future.result()
                 with self._guard:
-                    save()
+                    save(kept)
 
     def _is_whole(self, archive: Archive) -> bool:
         if archive.absent is not None:
@@ -124,16 +126,16 @@ class Collector:
             self.problems.append(text)
         self._observer.say(text)
 
-    def _read(self, archive: Archive) -> None:
-        """One archive, from its first byte until its end or until nothing is missing any more."""
+    def _read(self, archive: Archive) -> bool:
+        """One archive, from its first byte until its end or until nothing is missing any more. True: it gave media."""
         if self._stop.is_set() or not self.missing:
             self._observer.expect(-archive.size)
-            return
+            return False
         with self._guard:
             self.opened += 1
             reading = _Reading(archive, self._root / WORK / str(self.opened))
         try:
-            self._name(reading, to_its_end=self._members(reading))
+            to_its_end = self._members(reading)
         except (TransferError, ResourceError, ConfigError, OSError):
             # The archive was not found wrong: what is complete is kept, as of one that is left early.
             self._name(reading, to_its_end=False)
@@ -143,6 +145,9 @@ class Collector:
             with self._guard:
                 self.missing.update(reading.kept)
                 self._claimed.difference_update(reading.kept)
+            reading.kept.clear()
+        else:
+            self._name(reading, to_its_end=to_its_end)
         finally:
             shutil.rmtree(reading.folder, ignore_errors=True)
             self._observer.expect(reading.n_bytes - archive.size)
@@ -151,6 +156,7 @@ class Collector:
         if reading.problems:
             more = len(reading.problems) - _SHOWN
             self._problem("\n".join(reading.problems[:_SHOWN] + [f"... and {more} more in it"] * (more > 0)))
+        return bool(reading.kept)
 
     def _members(self, reading: _Reading) -> bool:
         """Keep the wanted members. False: left early. Raises DataError if the archive cannot be read."""
@@ -170,7 +176,8 @@ class Collector:
                 raise
             raise DataError(
                 f"{archive.name} cannot be unpacked: {str(error) or type(error).__name__}. Nothing of it was kept. "
-                f"Fix: the same command again; if it ends at the same place, report it to the data set's owner."
+                f"Fix: the same command again; if it ends at the same place, unpack what can be saved by hand below "
+                f"videos/ or images/, and report it to the data set's owner."
             ) from error
         return True
 
@@ -199,13 +206,8 @@ class Collector:
             reading.listed[member.name] = member.size
             return
         wanted = fitting[0]
-        if wanted in reading.kept:
-            with member.open() as content:
-                if (
-                    hashlib.file_digest(cast(io.BufferedReader, content), "sha256").hexdigest()
-                    != reading.kept[wanted].sha256
-                ):
-                    raise DataError(f"{archive.name}: two members would both become {wanted}, and they differ.")
+        if wanted in reading.kept and _copy(member) != reading.kept[wanted].sha256:
+            raise DataError(f"{archive.name}: two members would both become {wanted}, and they differ.")
         reading.listed[wanted] = member.size
         with self._guard:
             if wanted not in self.missing or wanted in self._claimed:
@@ -228,14 +230,11 @@ class Collector:
         self._require_room(member.size)
         path = reading.folder / str(len(reading.listed))
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with member.open() as content, path.open("wb") as stream:
-            while block := content.read(_COPY_BYTES):
-                digest.update(block)
-                stream.write(block)
+        with path.open("wb") as stream:
+            sha256 = _copy(member, stream)
             if stream.tell() != member.size:
                 raise EOFError(f"{wanted} has {stream.tell()} of {member.size} bytes")
-        reading.kept[wanted] = _Kept(path, member.size, digest.hexdigest())
+        reading.kept[wanted] = _Kept(path, member.size, sha256)
         with self._guard:
             self.missing.discard(wanted)
             self._sizes.append(member.size)
@@ -258,7 +257,6 @@ class Collector:
         """Give the complete members their names, and write down what the archive holds."""
         archive, media, archives = reading.archive, self._manifest.media, self._manifest.archives
         with self._guard:
-            self.unpacked += len(reading.kept)
             same = self._manifest.has_seen(archive.name, archive.content_ids)
             for name in [] if same else [name for name, entry in media.items() if entry.archive == archive.name]:
                 del media[name]  # what an earlier state of it held
@@ -267,12 +265,15 @@ class Collector:
                 if other is None or not self._manifest.has_seen(other.archive, self._current.get(other.archive, [])):
                     media[name] = MediaEntry(size, archive.name)
                 elif other.size != size and name in self._claimed:
-                    text = f"{archive.name} and {other.archive} hold different files for {name}. One of them was kept."
-                    reading.problems.append(text)
+                    self.conflicts.append(
+                        f"{archive.name} and {other.archive} hold different files for {name}, of {size} and "
+                        f"{other.size} bytes. One of them was kept. Fix: see which is right, and put it there."
+                    )
             for wanted, kept in reading.kept.items():
                 target = self._root / wanted
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(kept.path, target)
+                self.unpacked += 1
                 media[wanted] = MediaEntry(kept.size, archive.name)
                 self._manifest.files[wanted] = FileEntry(kept.size, kept.sha256, target.stat().st_mtime_ns)
             before = archives[archive.name].unpacked_utc if same else None
@@ -282,6 +283,17 @@ class Collector:
             missing = len(self.missing)
         if reading.kept:
             self._observer.say(f"{archive.name}: {len(reading.kept)} clips and images kept, {missing} still missing")
+
+
+def _copy(member: Member, stream: IO[bytes] | None = None) -> str:
+    """The sha256 of a member's content, which is written to the stream if there is one."""
+    digest = hashlib.sha256()
+    with member.open() as content:
+        while block := content.read(_COPY_BYTES):
+            digest.update(block)
+            if stream is not None:
+                stream.write(block)
+    return digest.hexdigest()
 
 
 def _is_ours(error: Exception) -> bool:

@@ -33,7 +33,7 @@ from seedbench_r1.types import LEVELS
 REPO_ID = "TencentARC/SEED-Bench-R1"
 TRAIN = "train"  # besides L1, L2, L3: the training annotations and their media
 TRAINING_FILES = ("training_6k.jsonl", "training_with_cot_6k.jsonl")
-_SAVING_SHARE = 0.05  # of the time, at most, goes into writing the manifest
+_SAVE_EVERY_S = 5.0
 _HEADROOM = 1.2  # free disk asked for, over what is needed
 
 
@@ -100,7 +100,7 @@ class _Download:
         self.manifest.commit = repository.commit
         self.result = DownloadResult(self.root, repository.repo_id, repository.commit, config.levels)
         self._guard = threading.Lock()
-        self._next_save = 0.0
+        self._saved = 0.0
 
     def run(self) -> DownloadResult:
         for line in sizes_of_levels(self.repository.files, self.config.levels):
@@ -131,14 +131,14 @@ class _Download:
         )
         try:
             for group in groups:
-                collector.run(group, self.config.workers, self._save)
+                collector.run(group, self.config.workers, lambda kept: self._save(now=kept))
         finally:
             self.result.fetched += collector.opened
             self.result.unpacked = collector.unpacked
             shutil.rmtree(self.root / WORK, ignore_errors=True)
             self._save(now=True)
         # Read again: an annotation file may have been replaced by this very call.
-        self._complete(wanted_media(self.root, self.config.levels), collector.problems)
+        self._complete(wanted_media(self.root, self.config.levels), collector)
         return self.result
 
     def _annotations(self) -> list[HubFile]:
@@ -227,25 +227,23 @@ class _Download:
 
     def _save(self, *, now: bool = False) -> None:
         # The manifest lists every medium: too large to be written after each file.
-        began = time.monotonic()
-        if now or began >= self._next_save:
+        if now or time.monotonic() - self._saved > _SAVE_EVERY_S:
             write_data_manifest(self.root, self.manifest)
-            self._next_save = time.monotonic() + (time.monotonic() - began) / _SAVING_SHARE
+            self._saved = time.monotonic()
 
-    def _complete(self, media: Sequence[Path], problems: Sequence[str]) -> None:
-        absent = [path for path in media if not path.exists()]
-        of_archives = "".join(f"\n{problem}" for problem in problems)
-        if absent:
+    def _complete(self, media: Sequence[Path], collector: Collector) -> None:
+        if absent := [path for path in media if not path.exists()]:
+            problems = "".join(f"\n{problem}" for problem in [*collector.problems, *collector.conflicts])
             raise DataError(
                 f"{len(absent)} of {len(media)} media files are neither here nor in {self.repository.repo_id} at "
                 f"{self.repository.commit[:12]}, as files or in its archives; e.g. {absent[0]}. All else is there. "
-                f"Fix: get them from the videos' owners (docs/data.md).{of_archives}"
+                f"Fix: get them from the videos' owners (docs/data.md).{problems}"
             )
         for entry in self.manifest.archives.values():
             entry.pending = False
         self._save(now=True)
-        if problems:
-            raise DataError(f"All media are there, but not all of the archives that were read are sound:{of_archives}")
+        if collector.conflicts:
+            raise DataError("\n".join(["All media are there, but:", *collector.conflicts]))
 
 
 def wanted_media(data_root: Path, levels: Iterable[str]) -> list[Path]:

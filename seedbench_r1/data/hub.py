@@ -1,7 +1,7 @@
 """The hub: which files a data set holds, and the bytes of one file, continued where an earlier process stopped.
 
 huggingface_hub finds the repository, the token and the addresses. It resumes a file within one process only, so the
-bytes are fetched here, by HTTP range requests into a hidden file next to the target, named after the content.
+bytes are fetched here, by HTTP range requests: of files into a hidden one next to the target, named after the content.
 """
 
 from __future__ import annotations
