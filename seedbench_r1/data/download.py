@@ -119,7 +119,7 @@ class _Download:
             entry = ArchiveEntry(archive.size, archive.content_ids)
             self.manifest.archives.setdefault(archive.name, entry).pending = True
         sizes = [self.manifest.media[name].size for name in missing if name in self.manifest.media]
-        self._files(found, trust_size=self.config.only_missing, besides=sum(sizes))
+        self._files(found, trust_size=self.config.only_missing, reserved=sum(sizes))
         collector = Collector(
             self.root,
             self.repository,
@@ -164,8 +164,8 @@ class _Download:
         checked = [HubFile(n, files[n].size, files[n].content_id, "") for n in names if n in files and n not in changed]
         return changed | {file.path for file in checked if file not in self._right(checked, trust_size=False)}
 
-    def _files(self, files: Sequence[HubFile], *, trust_size: bool, besides: int = 0) -> None:
-        """Fetch the files that are not there or not right, if the disk takes them and so many bytes besides."""
+    def _files(self, files: Sequence[HubFile], *, trust_size: bool, reserved: int = 0) -> None:
+        """Fetch the files that are not there or not right, if the disk takes them and the reserved bytes."""
         right = self._right(files, trust_size=trust_size)
         todo = [file for file in files if file not in right]
         self.result.kept += len(right)
@@ -175,7 +175,7 @@ class _Download:
         targets = [(file, self.root / file.path) for file in todo]
         left = sum(max(f.size - hub.bytes_present(hub.partial_path(target, f)), 0) for f, target in targets)
         # Before the first byte: a download that cannot finish would only fill the disk.
-        require_space(self.root, left + besides)
+        require_space(self.root, left + reserved)
         self._save(now=True)
         self.observer.expect(left)
         self._fetch(targets)
