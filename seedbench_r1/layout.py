@@ -37,8 +37,11 @@ def fits(name: str, wanted: str) -> bool:
         return True
     if not (name.startswith(f"{kind}/") and name.endswith(f"/{basename}")):
         return False
-    # Both sources may have a 12.mp4.
     folders = name[len(kind) + 1 : len(name) - len(basename)].split("/")
+    # A repository's list of files comes from the network, and may not lead outside the data root.
+    if ".." in folders:
+        return False
+    # Both sources may have a 12.mp4.
     return source is None or all(source_in(folder) in (None, source_in(source)) for folder in folders)
 
 

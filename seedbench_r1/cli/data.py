@@ -72,7 +72,7 @@ def download_command(
         return
 
     console.out().print(
-        f"{', '.join(result.levels)} complete in {result.data_root}: {result.fetched} files fetched "
+        f"{', '.join(result.levels)} complete in {result.data_root}: {result.fetched} files and archives fetched "
         f"({result.fetched_bytes / 1e9:.2f} GB), {result.kept} were there, {result.unpacked} unpacked from archives; "
         f"{result.repo_id} at {result.commit}",
         soft_wrap=True,

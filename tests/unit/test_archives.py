@@ -20,7 +20,7 @@ import pytest
 from seedbench_r1.data.archives import find_archives
 from seedbench_r1.data.collect import WORK
 from seedbench_r1.data.hub import HubFile
-from seedbench_r1.data.manifest import read_data_manifest
+from seedbench_r1.data.manifest import MANIFEST, MediaEntry, read_data_manifest, write_data_manifest
 from seedbench_r1.data.status import data_status
 from seedbench_r1.errors import DataError, ResourceError
 from seedbench_r1.questions import load_questions
@@ -134,6 +134,7 @@ def test_a_zip_is_read_by_ranges(hub, tmp_path):
     result = get(tmp_path, levels=("L2",))
     assert videos(tmp_path) == clips(1, folder="videos/Ego4D/")
     assert result.fetched_bytes < 5 * CLIP_BYTES  # of 41
+    assert hub.body_bytes("videos.zip") < 6 * CLIP_BYTES  # nor was more under way
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,15 @@ def test_a_missing_part_is_named_and_the_rest_goes_on(hub, tmp_path):
     with pytest.raises(DataError, match=r"1 of 4 media .*2\.mp4[\s\S]*part videos\.zip\.002 is not in the repository"):
         get(tmp_path, levels=("L2",))
     assert videos(tmp_path) == clips(1, folder="videos/Ego4D/")
+    assert hub.body_bytes("videos.zip.001") == 0
+
+
+def test_a_clip_that_two_archives_hold_is_written_once(hub, tmp_path):
+    two = {f"videos/EpicKitchens/{name}.tar": tar_bytes(clips(1, name), "w") for name in "ab"}
+    hub.add(REPO, data_set(1) | two)
+    hub.latency_s, hub.bytes_per_s = 0.2, 3e5  # both begin while the other is at it
+    assert get(tmp_path, levels=("L1",)).unpacked == 1
+    assert videos(tmp_path) == clips(1, folder="videos/EpicKitchens/")
 
 
 def test_an_archive_that_changed_is_read_again_unless_only_missing(hub, tmp_path):
@@ -411,6 +421,22 @@ def test_bombs_and_nonsense_are_refused(hub, tmp_path, name, archive, problem):
         get(tmp_path, levels=("L1",))
     assert videos(tmp_path) == {}
     assert not (tmp_path / WORK).exists()
+
+
+def test_a_manifest_with_any_names(tmp_path):
+    manifest = read_data_manifest(tmp_path)
+    manifest.media = {"videos/caf\udce9.mp4": MediaEntry(1, "\ud83d.zip"), "videos/茶.mp4": MediaEntry(2, "a.zip")}
+    write_data_manifest(tmp_path, manifest)
+    assert read_data_manifest(tmp_path).media == manifest.media
+    assert "茶" in (tmp_path / MANIFEST).read_text()
+
+
+def test_a_list_of_files_that_leads_outside(hub, tmp_path):
+    hub.add(REPO, data_set(1) | {"videos/../../../1.mp4": b"x", "videos/EpicKitchens/b/1.mp4": clip("1.mp4")})
+    get(tmp_path / "a" / "data", levels=("L1",))
+    assert videos(tmp_path / "a" / "data") == clips(1, folder="videos/EpicKitchens/b/")
+    assert {path.name for path in tmp_path.iterdir()} <= {"a", "cache"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"data"}
 
 
 # unpacked by hand
