@@ -295,6 +295,16 @@ def test_other_bytes_than_announced_are_not_believed(hub, tmp_path):
     assert videos(tmp_path) == clips(1, 2, 3, folder="videos/EpicKitchens/")
 
 
+def test_what_a_wrong_archive_held_is_looked_for_in_others(hub, tmp_path):
+    damaged = tar_bytes(clips(1, "other"), "w").replace(b"other.mp4", b"0ther.mp4")  # the header's sum is wrong
+    hub.add(REPO, data_set(1, 2) | {"videos/a.tar": damaged, "videos/b.tar": tar_bytes(clips(1, 2), "w")})
+    watch = Watch()
+    get(tmp_path, watch, levels=("L1",), workers=1)
+    assert videos(tmp_path) == clips(1, 2, folder="videos/EpicKitchens/")
+    assert "a.tar cannot be unpacked: a damaged header" in "".join(watch.texts)
+    assert read_data_manifest(tmp_path).media["videos/EpicKitchens/1.mp4"].archive == "videos/b.tar"
+
+
 def test_a_damaged_gzip_whose_hash_is_as_announced(hub, tmp_path):
     whole = bytearray(tar_bytes(clips(1)))
     whole[-8] ^= 1  # gzip's CRC
