@@ -15,6 +15,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from seedbench_r1.errors import DataError
+from seedbench_r1.layout import MediaFolder
 from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, ProgressStep, Question, Source
 
@@ -144,8 +145,9 @@ def file_sha256(path: Path) -> str:
 
 def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Iterator[tuple[dict[str, Any], Question]]:
     seen: dict[str, int] = {}
+    media = MediaFolder(data_root)
     for line, row in _rows(path, training=training):
-        question = _RowReader(path, line, row).question(level, data_root, training=training)
+        question = _RowReader(path, line, row).question(level, media, training=training)
         first = seen.setdefault(question.question_id, line)
         # Answers are found by id again: a second row of the same id would be answered by the first.
         if first != line:
@@ -216,7 +218,7 @@ class _RowReader(RowReader):
         self.source = Source("seedbench-r1", path.name, line)
         self.row = row
 
-    def question(self, level: str, data_root: Path, *, training: bool) -> Question:
+    def question(self, level: str, media: MediaFolder, *, training: bool) -> Question:
         sample_id = self.sample_id()
         source = self.name("video_source")
         progress = self.progress()
@@ -227,10 +229,8 @@ class _RowReader(RowReader):
             text=self.text("question"),
             options=options,
             gold=gold,
-            video=_locate(data_root, "videos", source, self.name("video_basename", f"{sample_id}.mp4"))
-            if progress
-            else None,
-            image=_locate(data_root, "images", source, self.name("current_observation_basename", f"{sample_id}.png")),
+            video=media.locate("videos", source, self.name("video_basename", f"{sample_id}.mp4")) if progress else None,
+            image=media.locate("images", source, self.name("current_observation_basename", f"{sample_id}.png")),
             cluster=self.text("video_id"),
             domain=self.domain() if level == "L3" or (level == "custom" and "domain" in self.row) else None,
             task_goal=self.text("task_goal"),
@@ -352,13 +352,3 @@ def _options_in_prompt(prompt: object) -> tuple[str, ...] | None:
         elif found:
             return None  # a letter out of its order: which list is meant cannot be known
     return tuple(lists[0]) if len(lists) == 1 and len(lists[0]) > 1 else None
-
-
-def _locate(data_root: Path, kind: str, source: str, basename: str) -> Path:
-    """The file in the per-source layout, else in a flat one; if it is nowhere, where it should be."""
-    expected = data_root / kind / source / basename
-    flat = (data_root / kind / f"{source}_flatten" / basename, data_root / kind / basename, data_root / basename)
-    for candidate in (expected, *flat):
-        if candidate.exists():
-            return candidate
-    return expected

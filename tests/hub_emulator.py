@@ -13,10 +13,11 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+COUNTING = threading.Lock()
 LFS_SUFFIXES = (".jsonl", ".mp4", ".png", ".gz", ".tar", ".zip", ".safetensors", ".bin")
 
 
@@ -54,6 +55,9 @@ class Hub:
     sent: list[Sent] = field(default_factory=list)
     page_size: int = 1000
     bytes_per_s: float | None = None
+    latency_s: float = 0.0  # before every answer with content
+    answering: int = 0  # answers with content that are being sent, and the most there ever were at once
+    most_answering: int = 0
     ranges: bool = True
     endpoint: str = ""
     cdn: str = ""
@@ -123,6 +127,11 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     server_name: str
     protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        # A client that has enough closes the connection.
+        with suppress(ConnectionResetError):
+            super().handle()
 
     def log_message(self, format: str, *args: object) -> None:
         """Silence: requests are noted in Hub.sent."""
@@ -199,15 +208,23 @@ class _Handler(BaseHTTPRequestHandler):
         fault = queue.pop(0) if queue and self.command == "GET" else Fault()
         if fault.flip:
             data = bytes(255 - byte for byte in data)
-        start, status, extra = 0, 200, dict(headers or {})
+        start, end, status, extra = 0, len(data), 200, dict(headers or {})
         wanted = self.headers.get("Range")
         if wanted and self.hub.ranges:
-            start = int(wanted.removeprefix("bytes=").split("-")[0])
+            first, last = wanted.removeprefix("bytes=").split("-")
+            start = int(first)
+            end = min(int(last) + 1, end) if last else end
             if start >= len(data):
                 self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                 return
-            status, extra["Content-Range"] = 206, f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._answer(status, data[start:], extra, path=path, start=start, cut_after=fault.cut_after)
+            status, extra["Content-Range"] = 206, f"bytes {start}-{end - 1}/{len(data)}"
+        with COUNTING:
+            self.hub.answering += 1
+            self.hub.most_answering = max(self.hub.most_answering, self.hub.answering)
+        time.sleep(self.hub.latency_s)
+        self._answer(status, data[start:end], extra, path=path, start=start, cut_after=fault.cut_after)
+        with COUNTING:
+            self.hub.answering -= 1
 
     def _refused(self, repository: str) -> bool:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")

@@ -22,6 +22,7 @@ FLOORS = (
         "seedbench_r1",
     ),
     (
+        "seedbench_r1.layout",
         "seedbench_r1.questions",
         "seedbench_r1.prompts",
         "seedbench_r1.parsing",

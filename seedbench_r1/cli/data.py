@@ -46,10 +46,10 @@ def download_command(
     repo_id: Annotated[
         str | None, plain_option("--repo-id", help="ORG/NAME; default: the authors' repository.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Files fetched at once.", min=1)] = 8,
+    workers: Annotated[int, typer.Option(help="Files and archives fetched at once.", min=1)] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch annotations and media from the hub, check every size and hash, unpack archives. Call again to continue."""
+    """Fetch annotations and the media they name from the hub, out of archives too. Call again to continue."""
     from seedbench_r1.data.download import REPO_ID, DownloadConfig, download
 
     # Modules are imported inside commands: `--help` must not wait for the hub's client.
@@ -72,7 +72,7 @@ def download_command(
         return
 
     console.out().print(
-        f"{', '.join(result.levels)} complete in {result.data_root}: {result.fetched} files fetched "
+        f"{', '.join(result.levels)} complete in {result.data_root}: {result.fetched} files and archives fetched "
         f"({result.fetched_bytes / 1e9:.2f} GB), {result.kept} were there, {result.unpacked} unpacked from archives; "
         f"{result.repo_id} at {result.commit}",
         soft_wrap=True,

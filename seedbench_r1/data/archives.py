@@ -1,35 +1,37 @@
-"""Archives of media -> files in the layout of docs/data.md. A member's name never chooses a place outside of it."""
+"""Archives of media, read from the hub while they arrive. A member's name never chooses a place outside of its kind."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import lzma
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from functools import partial
+from pathlib import PurePosixPath
+from typing import IO, Self, cast
 
 from seedbench_r1.data.hub import HubFile
-from seedbench_r1.errors import DataError, ResourceError
-from seedbench_r1.files import replacing
+from seedbench_r1.data.remote import Arriving, Ranged, Source
+from seedbench_r1.errors import DataError
+from seedbench_r1.layout import KINDS, LEVEL_SOURCES, source_in
 
-SOURCES = ("EpicKitchens", "Ego4D")  # video_source of the annotations (docs/data.md)
-KINDS = {
-    **dict.fromkeys((".mp4", ".webm", ".mkv", ".avi", ".mov"), "videos"),
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), "images"),
-}
 _NAME = re.compile(
-    r"(?P<name>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|tar|zip))"
-    r"(?P<part>[._-]part[._-]?[0-9a-z]{1,4}|[._-]\d{1,4}|[._-]a[a-z])?",
+    r"(?P<name>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|txz|tbz2|tar|zip))"
+    r"(?:(?P<lead>[._-]?part[._-]?)(?P<marked>\d{1,4}|[a-z]{1,4})|[._-]?(?P<bare>\d{1,4}|(?!md|py|sh)[a-z]{2}))?",
     re.IGNORECASE,
 )
-_SPARE = 64 << 20  # bytes left free on the disk while unpacking, so that other programs survive
+READ_AHEAD = 64 << 10  # bytes that are read ahead: what an archive that is left early may cost too much
+_RATIO = 100  # clips and images hardly compress: what unpacks to more is no archive of media
+_SLACK = 64 << 20  # bytes by which small archives may exceed that
+_HEADER_LIMIT = 1 << 20  # bytes of a tar header's extension, which tarfile reads at once
+_DEPTH_LIMIT = 64  # folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Archive:
 
     name: str  # path in the repository, without the part's suffix
     parts: tuple[HubFile, ...]
+    absent: str | None = None  # the part that the repository does not have, though it has later ones
 
     @property
     def size(self) -> int:
@@ -50,7 +53,7 @@ class Archive:
     @property
     def source(self) -> str | None:
         """The video source that its name gives; None: any."""
-        return _source_in(self.name)
+        return source_in(self.name)
 
     @property
     def kind(self) -> str | None:
@@ -59,138 +62,219 @@ class Archive:
         folder = PurePosixPath(self.name).parts[0].lower()
         return next((kind for kind in ("videos", "images") if folder.startswith(kind[:-1])), None)
 
+    def may_hold(self, kind: str, source: str | None) -> bool:
+        """False if its name speaks of another kind or source."""
+        known = source_in(source or "")
+        return self.kind in (None, kind) and (known is None or self.source in (None, known))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One media file in an archive."""
+
+    name: str  # <kind>/<source, if any folder or the archive's name gives one>/<its folders below>/<basename>
+    size: int  # bytes, as the archive says
+    refusal: str | None  # why it cannot be read
+    open: Callable[[], IO[bytes]]  # to be called, if at all, before the next member is asked for
+    separate: bool  # can be read though others are damaged
+
 
 def find_archives(files: Iterable[HubFile]) -> list[Archive]:
-    """The archives of media in a repository: under videos/ or images/, or named after them or after a source."""
-    parts: dict[str, list[HubFile]] = {}
+    """The archives of a repository, each with its parts in order, sorted by name with 2 before 10."""
+    single: dict[str, Archive] = {}
+    groups: dict[tuple[str, bool], dict[str, HubFile]] = {}
     for file in files:
         match = _NAME.fullmatch(file.path)
-        if match:
-            parts.setdefault(match["name"], []).append(file)
-    # Sorted by suffix, so that part 2 follows part 1; suffixes are of one length.
-    found = [Archive(name, tuple(sorted(group, key=lambda f: f.path))) for name, group in sorted(parts.items())]
-    return [archive for archive in found if archive.kind or archive.source]
+        number = match and (match["marked"] or match["bare"])
+        if match and number:
+            groups.setdefault((match["name"], number.isdigit()), {})[number.lower()] = file
+        elif match:
+            single[file.path] = Archive(file.path, (file,))
+    for (name, counted), parts in groups.items():
+        # A lone "x.zip.db" is no part of an archive.
+        if name not in single and (counted or len(parts) > 1 or set(min(parts)) == {"a"}):
+            single[name] = _joined(name, parts)
+    return sorted(single.values(), key=lambda archive: [int(n) if n.isdigit() else n for n in _pieces(archive.name)])
 
 
-def unpack(
-    archive: Archive, paths: list[Path], data_root: Path, *, wanted: Callable[[str, int], bool]
-) -> dict[str, int]:
-    """Unpack the archive's media into the data root, each file written under a temporary name and renamed.
+def _pieces(name: str) -> list[str]:
+    # Words and numbers alternate, so that the keys of two names can be compared.
+    return re.split(r"(\d+)", name)
 
-    Args:
-        archive: from the repository's list of files.
-        paths: its parts on disk, in order.
-        data_root: folder of the data set.
-        wanted: (path relative to the data root, bytes) -> write it? Others are only listed.
 
-    Returns:
-        Relative path -> bytes, for every media file in the archive, written or not.
+def _joined(name: str, parts: dict[str, HubFile]) -> Archive:
+    """Parts numbered 0, 1, 2 or 1, 2, 3 or aa, ab, ... az, ba, in this order, and the first one that is absent."""
+    numbers = {_number(suffix): file for suffix, file in parts.items()}
+    first = min(parts, key=lambda suffix: (len(suffix), suffix))
+    begin = min(min(numbers), 1) if first.isdigit() else 0
+    gap = next((n for n in range(begin, max(numbers)) if n not in numbers), None)
+    absent = None if gap is None else f"{parts[first].path[: -len(first)]}{_suffix(gap, like=first)}"
+    return Archive(name, tuple(numbers[n] for n in sorted(numbers)), absent)
+
+
+def _number(suffix: str) -> int:
+    if suffix.isdigit():
+        return int(suffix)
+    number = 0
+    for letter in suffix:
+        number = 26 * number + ord(letter) - ord("a")
+    return number
+
+
+def _suffix(number: int, like: str) -> str:
+    if like.isdigit():
+        return str(number).zfill(len(like))
+    letters = ""
+    for _ in like:
+        number, rest = divmod(number, 26)
+        letters = chr(ord("a") + rest) + letters
+    return letters
+
+
+def sizes_of_levels(files: Sequence[HubFile], levels: Iterable[str]) -> list[str]:
+    """What stands behind the levels, in words: archives and files of the source that their media come from."""
+    archives = find_archives(files)
+    of_source: dict[str, list[str]] = {}
+    for level in levels:
+        of_source.setdefault(LEVEL_SOURCES[level], []).append(level)
+    lines = []
+    for source, names in of_source.items():
+        sizes = [archive.size for archive in archives if archive.source == source]
+        loose = [f.size for f in files if PurePosixPath(f.path).suffix.lower() in KINDS and source_in(f.path) == source]
+        lines.append(
+            f"{', '.join(names)} ({source}): {len(sizes)} archives of {sum(sizes) / 1e9:.2f} GB in all, "
+            f"{len(loose)} clips and images of {sum(loose) / 1e9:.2f} GB as files"
+        )
+    if nameless := [archive.size for archive in archives if archive.source is None]:
+        lines.append(f"of no named source: {len(nameless)} archives of {sum(nameless) / 1e9:.2f} GB in all")
+    return lines
+
+
+def read_members(archive: Archive, source: Source) -> Generator[Member, None, None]:
+    """The media of an archive, in an order in which they can be read.
+
+    A tar archive arrives from its start on, every part's hash is checked at its end, and the connection is closed when
+    the caller stops asking. Of a zip archive its directory is fetched, then the members that are opened.
 
     Raises:
-        DataError: not an archive, damaged, or a member is a link, a device, or points outside.
-        ResourceError: the disk is nearly full.
+        DataError: other bytes than announced; or a member is a link, a device, or points outside. What tarfile, zipfile
+            and the decompressors raise for damage is left to the caller, who reads the members.
     """
-    listed: dict[str, int] = {}
-    try:
-        for name, size, content in _members(archive, paths):
-            target = member_target(archive, name)
-            if target is None:
-                continue
-            if target in listed:
-                raise DataError(f"{archive.name}: two members would both become {target} (the second is {name!r}).")
-            # Listed even if not written: the caller learns what the archive holds without a second pass.
-            listed[target] = size
-            if wanted(target, size):
-                _write(data_root / target, size, content)
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise DataError(f"{archive.name} cannot be unpacked: {error}. Its hash is right: report it there.") from error
-    return listed
+    members = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
+    return members(archive, source)
 
 
-def member_target(archive: Archive, name: str) -> str | None:
-    """Where a member belongs: <kind>/<source>/<what follows the source's folder>. None: not a media file.
+def member_name(archive: Archive, name: str) -> str:
+    """`<kind>/<source>/<what follows the source's folder>` for a media file of an archive; "" for any other.
 
-    The source comes from a folder of the member's name, else from the archive's name, else the file lies flat in its
-    kind's folder. Raises DataError for a name that points outside.
+    The source comes from a folder of the member's name, else from the archive's name, else there is none.
+
+    Raises:
+        DataError: the name points outside.
     """
     # Archives made on Windows have backslashes, which must not hide a "..".
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "\x00" in name or re.match(r"[A-Za-z]:", name):
-        raise DataError(f"{archive.name}: member {name!r} points outside of the data root. Unpacking stopped.")
+        raise DataError(f"{archive.name}: member {name[:200]!r} points outside of the data root. Unpacking stopped.")
     # macOS adds a hidden twin to every file, with the same suffix and no picture in it.
     kind = KINDS.get(path.suffix.lower())
     if kind is None or path.name.startswith(".") or "__MACOSX" in path.parts:
-        return None
-    for depth, folder in enumerate(path.parts[:-1]):
-        source = _source_in(folder)
-        if source is not None:
-            return PurePosixPath(kind, source, *path.parts[depth + 1 :]).as_posix()
-    return PurePosixPath(kind, archive.source or "", path.name).as_posix()
+        return ""
+    folders = path.parts[:-1]
+    place = next((n for n, folder in enumerate(folders) if source_in(folder) is not None), None)
+    if place is not None:
+        return "/".join((kind, cast(str, source_in(folders[place])), *folders[place + 1 :], path.name))
+    # A folder of the kind's name is the layout's own.
+    inside = folders[folders.index(kind) + 1 :] if kind in folders else folders
+    return "/".join((kind, *filter(None, (archive.source,)), *inside, path.name))
 
 
-def _source_in(name: str) -> str | None:
-    # "ego4d", "Ego4D_videos" and "EPIC-KITCHENS" all name a source.
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return next((source for source in SOURCES if source.lower() in plain), None)
+def _tar_members(archive: Archive, source: Source) -> Generator[Member, None, None]:
+    with (
+        closing(io.BufferedReader(Arriving(source.checked_blocks()), READ_AHEAD)) as stream,
+        closing(_decompressed(stream)) as plain,
+        tarfile.open(fileobj=plain, mode="r|", bufsize=READ_AHEAD, tarinfo=_Header) as tar,
+    ):
+        while (info := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # an archive may have millions
+            _check_total(archive, info.offset_data + info.size)
+            # Refused, not skipped: with links among them this is no archive of media.
+            if not (info.isfile() or info.isdir()):
+                raise _not_a_file(archive, info.name)
+            if info.isfile() and (name := member_name(archive, info.name)):
+                refusal = "sparse" if info.issparse() else _name_refusal(info.name)
+                yield Member(name, info.size, refusal, partial(_extracted, tar, info), False)
+        # To the end: what checks gzip's CRC and the hash of the last part.
+        position = tar.offset
+        for rest in (plain, stream):
+            while block := rest.read(READ_AHEAD):
+                position += len(block)
+                _check_total(archive, position)
 
 
-def _members(archive: Archive, paths: list[Path]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    if archive.name.lower().endswith(".zip"):
-        yield from _zip_members(archive, paths)
-        return
-    with ExitStack() as stack:
-        joined = _Joined([stack.enter_context(path.open("rb")) for path in paths])
-        # "r|*" reads forwards only, and so asks for nothing but read()
-        tar = stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], joined), mode="r|*"))
-        for info in tar:
-            # Links and devices are refused, not skipped: they could make a later member leave the data root.
-            content = tar.extractfile(info) if info.isfile() else None
-            if content is not None:
-                yield info.name, info.size, content
-            elif not info.isdir():
-                raise DataError(f"{archive.name}: member {info.name!r} is a link or a device. Unpacking stopped.")
+def _decompressed(stream: io.BufferedReader[Arriving]) -> IO[bytes]:
+    # Not tarfile's own "r|gz": it checks no CRC, and ends at the first of several gzip streams.
+    start = stream.peek(6)
+    if start.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(stream)
+    return lzma.LZMAFile(stream) if start.startswith(b"\xfd7zXZ") else stream
 
 
-def _zip_members(archive: Archive, paths: list[Path]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    if len(paths) > 1:
-        raise DataError(f"{archive.name} is a zip archive in {len(paths)} parts. Fix: join and unpack it by hand.")
-    with zipfile.ZipFile(paths[0]) as archive_file:
-        for info in archive_file.infolist():
-            if info.is_dir():
-                continue
+class _Header(tarfile.TarInfo):
+    """A member's header. tarfile takes a damaged one for the archive's end, and one of any size into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a damaged header: {error}") from error
+        if info.size < 0 or (not (info.isfile() or info.isdir()) and info.size > _HEADER_LIMIT):
+            raise tarfile.ReadError(f"a header of {info.size} bytes")
+        return info
+
+
+def _extracted(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    content = tar.extractfile(info)
+    if content is None:
+        raise tarfile.ReadError(f"{info.name!r} has no content")
+    return content
+
+
+def _zip_members(archive: Archive, source: Source) -> Generator[Member, None, None]:
+    with (
+        closing(io.BufferedReader(Ranged(source), READ_AHEAD)) as stream,
+        zipfile.ZipFile(cast(IO[bytes], stream)) as opened,
+    ):
+        listed = [info for info in opened.infolist() if not info.is_dir()]
+        _check_total(archive, sum(info.file_size for info in listed))
+        for info in listed:
             # The upper half of the attributes is the Unix mode; 0 if the archive was made elsewhere.
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise DataError(f"{archive.name}: member {info.filename!r} is a link or a device. Unpacking stopped.")
-            if info.flag_bits & 1:
-                raise DataError(f"{archive.name}: member {info.filename!r} is encrypted.")
-            with archive_file.open(info) as content:
-                yield info.filename, info.file_size, content
+                raise _not_a_file(archive, info.filename)
+        # In the order of their bytes, so that neighbours come in one request.
+        for info in sorted(listed, key=lambda info: info.header_offset):
+            if name := member_name(archive, info.filename):
+                refusal = "encrypted" if info.flag_bits & 1 else _name_refusal(info.filename)
+                yield Member(name, info.file_size, refusal, partial(opened.open, info), True)
 
 
-def _write(target: Path, size: int, content: IO[bytes]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Asked for each file: other programs fill the disk too, and a full one may damage their work.
-    free = shutil.disk_usage(target.parent).free
-    if free < size + _SPARE:
-        raise ResourceError(
-            f"No space left at {target.parent} ({free / 1e9:.2f} GB free) while unpacking {target.name}. "
-            f"Fix: make room and run the same command again; what is there is kept."
-        )
-    with replacing(target) as temporary_path, temporary_path.open("wb") as stream:
-        shutil.copyfileobj(content, stream, 1 << 20)
-        if stream.tell() != size:
-            raise EOFError(f"{target.name} has {stream.tell()} of {size} bytes")
+def _name_refusal(name: str) -> str | None:
+    if name.count("/") + name.count("\\") > _DEPTH_LIMIT:
+        return f"more than {_DEPTH_LIMIT} folders deep"
+    # What was no UTF-8 in the archive, as Python keeps it.
+    return "of a name that is not UTF-8" if any("\ud800" <= letter <= "\udfff" for letter in name) else None
 
 
-class _Joined:
-    """The parts of an archive, read as one file."""
+def _check_total(archive: Archive, n_bytes: int) -> None:
+    """Known from the headers, before a byte of a member is unpacked."""
+    if n_bytes > _RATIO * archive.size + _SLACK:
+        raise DataError(f"{archive.name} would unpack to more than {_RATIO} times its size. Unpacking stopped.")
 
-    def __init__(self, parts: list[IO[bytes]]) -> None:
-        self._parts = parts
 
-    def read(self, size: int) -> bytes:
-        while self._parts:
-            if block := self._parts[0].read(size):
-                return block
-            del self._parts[0]
-        return b""
+def _not_a_file(archive: Archive, name: str) -> DataError:
+    return DataError(f"{archive.name}: member {name[:200]!r} is a link or a device. Unpacking stopped.")

@@ -7,35 +7,32 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
 
 from seedbench_r1.data import hub
-from seedbench_r1.data.archives import SOURCES, Archive, find_archives, unpack
+from seedbench_r1.data.archives import Archive, find_archives, sizes_of_levels
+from seedbench_r1.data.collect import WORK, Collector, Observer, stoppable_pool
 from seedbench_r1.data.hub import HubFile, Repository
 from seedbench_r1.data.manifest import (
     ArchiveEntry,
     DataManifest,
     FileEntry,
-    MediaEntry,
     read_data_manifest,
     relative,
-    utc_now,
     write_data_manifest,
 )
 from seedbench_r1.errors import DataError, ResourceError
+from seedbench_r1.layout import NameIndex, place_of
 from seedbench_r1.questions import ANNOTATION_FILES, annotation_path, load_annotations, load_training_rows
 from seedbench_r1.types import LEVELS
 
 REPO_ID = "TencentARC/SEED-Bench-R1"
 TRAIN = "train"  # besides L1, L2, L3: the training annotations and their media
 TRAINING_FILES = ("training_6k.jsonl", "training_with_cot_6k.jsonl")
-# Inside the data root, so that renaming never crosses from one disk to another.
-WORK = ".seedbench-download"  # archives on their way, inside the data root
 _SAVE_EVERY_S = 5.0
 _HEADROOM = 1.2  # free disk asked for, over what is needed
 
@@ -60,22 +57,10 @@ class DownloadResult:
     repo_id: str
     commit: str
     levels: tuple[str, ...]
-    fetched: int = 0  # files and parts of archives
+    fetched: int = 0  # files, and archives that were opened
     kept: int = 0  # files that were there and right
     unpacked: int = 0  # media files written from archives
     fetched_bytes: int = 0  # that crossed the network in this call
-
-
-class Observer(Protocol):
-    """Who watches a download. Called from several threads."""
-
-    def say(self, text: str) -> None: ...
-
-    def expect(self, n_bytes: int) -> None:
-        """So many more bytes are going to be fetched."""
-
-    def moved(self, n_bytes: int) -> None:
-        """So many arrived; negative: were discarded."""
 
 
 def download(config: DownloadConfig, observer: Observer) -> DownloadResult:
@@ -118,18 +103,42 @@ class _Download:
         self._saved = 0.0
 
     def run(self) -> DownloadResult:
+        for line in sizes_of_levels(self.repository.files, self.config.levels):
+            self.observer.say(line)
+        # What a killed process left of the archives that it was reading.
+        shutil.rmtree(self.root / WORK, ignore_errors=True)
         # Annotations are always checked in full: everything else follows from them.
         self._files(self._annotations(), trust_size=False)
         media = wanted_media(self.root, self.config.levels)
         # Media that lie in the repository as files come first; archives are large, and often not needed.
-        found, elsewhere = place_media(self.root, media, self.tree, self.manifest)
-        archives = [a for a in find_archives(self.repository.files) if self._needed(a, elsewhere)]
-        self._files(found, trust_size=self.config.only_missing, archives=archives)
-        for archive in archives:
-            self._archive(archive)
-        self._save(now=True)
+        found, unpacked, absent = place_media(self.root, media, self.tree, self.manifest)
+        archives = find_archives(self.repository.files)
+        missing = absent | self._changed(unpacked, archives)
+        groups = group_archives(archives, missing, self.manifest)
+        for archive in [archive for group in groups for archive in group]:
+            entry = ArchiveEntry(archive.size, archive.content_ids)
+            self.manifest.archives.setdefault(archive.name, entry).pending = True
+        sizes = [self.manifest.media[name].size for name in missing if name in self.manifest.media]
+        self._files(found, trust_size=self.config.only_missing, reserved=sum(sizes))
+        collector = Collector(
+            self.root,
+            self.repository,
+            self.manifest,
+            missing,
+            archives=archives,
+            observer=self.observer,
+            on_bytes=self._moved,
+        )
+        try:
+            for group in groups:
+                collector.run(group, self.config.workers, lambda kept: self._save(now=kept))
+        finally:
+            self.result.fetched += collector.opened
+            self.result.unpacked = collector.unpacked
+            shutil.rmtree(self.root / WORK, ignore_errors=True)
+            self._save(now=True)
         # Read again: an annotation file may have been replaced by this very call.
-        self._complete(wanted_media(self.root, self.config.levels))
+        self._complete(wanted_media(self.root, self.config.levels), collector)
         return self.result
 
     def _annotations(self) -> list[HubFile]:
@@ -143,42 +152,39 @@ class _Download:
             )
         return [self.tree[f"annotations/{name}"] for name in names]
 
-    def _needed(self, archive: Archive, elsewhere: set[str]) -> bool:
-        """True if it may hold media that are absent, has changed since, or was fetched but not unpacked to its end."""
-        # All parts are here: an earlier call ended while it was unpacking.
-        if all(self._work_path(part).exists() for part in archive.parts):
-            return True
-        entry = self.manifest.archives.get(archive.name)
-        current = archive.content_ids
-        unpacked = entry is not None and entry.unpacked_utc is not None
-        for path in elsewhere:
-            owner = self.manifest.media.get(path)
-            if owner is not None and owner.archive == archive.name:
-                return True
-            if owner is None and _may_hold(archive, path) and not (entry and unpacked and entry.content_ids == current):
-                return True
-        return bool(entry and unpacked and entry.content_ids != current and not self.config.only_missing)
+    def _changed(self, names: Iterable[str], archives: Iterable[Archive]) -> set[str]:
+        """Media that are there and came out of an archive, and are not what it holds now."""
+        media, files = self.manifest.media, self.manifest.files
+        changed = {name for name in names if (self.root / name).stat().st_size < media[name].size}
+        if self.config.only_missing:
+            return changed
+        # The repository's archive is another one now, and what it holds is not known without reading it.
+        other = {a.name for a in archives if not self.manifest.has_seen(a.name, a.content_ids)}
+        changed.update(name for name in names if media[name].archive in other)
+        checked = [HubFile(n, files[n].size, files[n].content_id, "") for n in names if n in files and n not in changed]
+        return changed | {file.path for file in checked if file not in self._right(checked, trust_size=False)}
 
-    def _files(self, files: Sequence[HubFile], *, trust_size: bool, archives: Sequence[Archive] = ()) -> None:
-        """Fetch the files that are not there or not right."""
-        with _stoppable_pool(self.config.workers, threading.Event()) as pool:
-            # Hashing releases the interpreter, so threads use several cores.
-            right = list(pool.map(lambda file: self._is_right(file, trust_size), files))
-        todo = [file for file, is_right in zip(files, right, strict=True) if not is_right]
-        self.result.kept += len(files) - len(todo)
+    def _files(self, files: Sequence[HubFile], *, trust_size: bool, reserved: int = 0) -> None:
+        """Fetch the files that are not there or not right, if the disk takes them and the reserved bytes."""
+        right = self._right(files, trust_size=trust_size)
+        todo = [file for file in files if file not in right]
+        self.result.kept += len(right)
         for file in todo:
             # Planned and not yet checked (no time of change): status can say how much is left.
             self.manifest.files[file.path] = FileEntry(file.size, file.content_id)
-        for archive in archives:
-            self.manifest.archives[archive.name] = ArchiveEntry(archive.size, archive.content_ids)
         targets = [(file, self.root / file.path) for file in todo]
-        waiting = [(part, self._work_path(part)) for archive in archives for part in archive.parts]
-        left = sum(bytes_to_fetch(file, target) for file, target in [*targets, *waiting])
+        left = sum(max(f.size - hub.bytes_present(hub.partial_path(target, f)), 0) for f, target in targets)
         # Before the first byte: a download that cannot finish would only fill the disk.
-        require_space(self.root, needed_space(targets, archives, self._work_path))
+        require_space(self.root, left + reserved)
         self._save(now=True)
         self.observer.expect(left)
-        self._fetch(targets, self._note_file)
+        self._fetch(targets)
+
+    def _right(self, files: Sequence[HubFile], *, trust_size: bool) -> set[HubFile]:
+        with stoppable_pool(self.config.workers, threading.Event()) as pool:
+            # Hashing releases the interpreter, so threads use several cores.
+            right = pool.map(lambda file: self._is_right(file, trust_size), files)
+            return {file for file, is_right in zip(files, right, strict=True) if is_right}
 
     def _is_right(self, file: HubFile, trust_size: bool) -> bool:
         target = self.root / file.path
@@ -196,54 +202,23 @@ class _Download:
             self.manifest.files[file.path] = FileEntry(file.size, file.content_id, changed)
         return True
 
-    def _archive(self, archive: Archive) -> None:
-        """Fetch the archive's parts, unpack them, remove them."""
-        paths = [self._work_path(part) for part in archive.parts]
-        todo = [(part, path) for part, path in zip(archive.parts, paths, strict=True) if not hub.matches(path, part)]
-        self._fetch(todo, lambda file, path: None)
-        self.observer.say(f"unpacking {archive.name}")
-        written = 0
-
-        def wanted(path: str, size: int) -> bool:
-            nonlocal written
-            other = self.manifest.media.get(path)
-            # The later archive would silently replace clips of the earlier one.
-            if other is not None and other.archive != archive.name and other.size != size:
-                raise DataError(f"{archive.name} and {other.archive} hold different files for {path}.")
-            if self.config.only_missing and hub.bytes_present(self.root / path) == size:
-                return False
-            written += 1
-            return True
-
-        listed = unpack(archive, paths, self.root, wanted=wanted)
-        for name, size in listed.items():
-            self.manifest.media[name] = MediaEntry(size, archive.name)
-        self.result.unpacked += written
-        self.manifest.archives[archive.name] = ArchiveEntry(archive.size, archive.content_ids, utc_now())
-        self._save(now=True)
-        # Removed only now that the manifest says what came out of them.
-        for path in paths:
-            path.unlink()
-
-    def _fetch(self, jobs: Sequence[tuple[HubFile, Path]], note: Callable[[HubFile, Path], None]) -> None:
+    def _fetch(self, jobs: Sequence[tuple[HubFile, Path]]) -> None:
         """Fetch several files at once. The first error, or Ctrl-C, stops the others; what arrived is kept."""
         stop = threading.Event()
         try:
-            with _stoppable_pool(self.config.workers, stop) as pool:
+            with stoppable_pool(self.config.workers, stop) as pool:
                 futures = {
                     pool.submit(hub.fetch, self.repository, *job, on_bytes=self._moved, stop=stop): job for job in jobs
                 }
                 for future in as_completed(futures):
                     future.result()
                     self.result.fetched += 1
-                    note(*futures[future])
+                    file, target = futures[future]
+                    self.manifest.files[file.path] = FileEntry(file.size, file.content_id, target.stat().st_mtime_ns)
                     self._save()
         except BaseException:
             self._save(now=True)
             raise
-
-    def _note_file(self, file: HubFile, target: Path) -> None:
-        self.manifest.files[file.path] = FileEntry(file.size, file.content_id, target.stat().st_mtime_ns)
 
     def _moved(self, n_bytes: int) -> None:
         with self._guard:
@@ -256,17 +231,19 @@ class _Download:
             write_data_manifest(self.root, self.manifest)
             self._saved = time.monotonic()
 
-    def _work_path(self, part: HubFile) -> Path:
-        return self.root / WORK / f"{part.content_id[:16]}-{PurePosixPath(part.path).name}"
-
-    def _complete(self, media: Sequence[Path]) -> None:
-        absent = [path for path in media if not path.exists()]
-        if absent:
+    def _complete(self, media: Sequence[Path], collector: Collector) -> None:
+        if absent := [path for path in media if not path.exists()]:
+            problems = "".join(f"\n{problem}" for problem in [*collector.problems, *collector.conflicts])
             raise DataError(
                 f"{len(absent)} of {len(media)} media files are neither here nor in {self.repository.repo_id} at "
                 f"{self.repository.commit[:12]}, as files or in its archives; e.g. {absent[0]}. All else is there. "
-                f"Fix: get them from the videos' owners (docs/data.md)."
+                f"Fix: get them from the videos' owners (docs/data.md).{problems}"
             )
+        for entry in self.manifest.archives.values():
+            entry.pending = False
+        self._save(now=True)
+        if collector.conflicts:
+            raise DataError("\n".join(["All media are there, but:", *collector.conflicts]))
 
 
 def wanted_media(data_root: Path, levels: Iterable[str]) -> list[Path]:
@@ -285,48 +262,65 @@ def wanted_media(data_root: Path, levels: Iterable[str]) -> list[Path]:
 
 def place_media(
     data_root: Path, media: Iterable[Path], tree: dict[str, HubFile], manifest: DataManifest
-) -> tuple[list[HubFile], set[str]]:
-    """(files of the repository that are wanted, wanted paths that can only be in archives).
+) -> tuple[list[HubFile], set[str], set[str]]:
+    """(files of the repository that are wanted, names of media that are there from archives, names of absent ones).
 
-    A file that is present and is not in the repository under its name is left alone, unless it came out of an archive
-    and is shorter than it was there.
+    A file that is present, came out of no archive, and is not in the repository under its name is left alone.
+
+    Raises:
+        DataError: two files of the repository may be the same medium, and differ.
     """
+    files = NameIndex(tree)
     found: dict[str, HubFile] = {}
-    elsewhere: set[str] = set()
+    unpacked: set[str] = set()
+    absent: set[str] = set()
     for path in media:
         name = relative(data_root, path)
-        if path.exists():
-            names = [name]
-        else:  # absent: path is <root>/<kind>/<source>/<rest>; the flat layouts of docs/data.md are found too
-            kind, source, *rest = name.split("/")
-            names = [f"{folder}{'/'.join(rest)}" for folder in (f"{kind}/{source}/", f"{kind}/{source}_flatten/")]
-            names += [f"{kind}/{'/'.join(rest)}", "/".join(rest)]
-        file = next((tree[name] for name in names if name in tree), None)
-        came_from_archive = manifest.media.get(name)
+        file = tree.get(name) if path.exists() else _in_repository(name, tree, files)
         if file is not None:
             found[file.path] = file
-        elif not path.exists() or (came_from_archive and path.stat().st_size < came_from_archive.size):
-            elsewhere.add(name)
-    return list(found.values()), elsewhere
+        elif not path.exists():
+            absent.add(name)
+        elif name in manifest.media:
+            unpacked.add(name)
+    return list(found.values()), unpacked, absent
 
 
-def bytes_to_fetch(file: HubFile, target: Path) -> int:
-    """The file's bytes, less those that an earlier call left in its partial file."""
-    if target.exists() and target.parent.name == WORK:
-        return 0
-    return max(file.size - hub.bytes_present(hub.partial_path(target, file)), 0)
+def _in_repository(name: str, tree: dict[str, HubFile], files: NameIndex) -> HubFile | None:
+    """The file for <kind>/<source>/<basename>, in one of the layouts of docs/data.md or in a sub-folder."""
+    kind, source, *rest = name.split("/")
+    basename = "/".join(rest)
+    for known in (name, f"{kind}/{source}_flatten/{basename}", f"{kind}/{basename}", basename):
+        if known in tree:
+            return tree[known]
+    fitting = [tree[known] for known in files.find(name)]
+    if len({file.content_id for file in fitting}) > 1:
+        raise DataError(
+            f"{fitting[0].path} and {fitting[1].path} of the repository differ, and either may be {name}. Fix: "
+            f"fetch the right one by hand to {name} in the data root."
+        )
+    return fitting[0] if fitting else None
 
 
-def needed_space(
-    files: Iterable[tuple[HubFile, Path]], archives: Sequence[Archive], work_path: Callable[[HubFile], Path]
-) -> int:
-    """Most bytes of disk needed: files, unpacked media, and one archive at a time.
+def group_archives(archives: Sequence[Archive], missing: set[str], manifest: DataManifest) -> list[list[Archive]]:
+    """Archives that may hold what is missing, in groups to be read one after another.
 
-    Clips and images are compressed already, so an archive is assumed to unpack to its own size.
+    First those that are known to hold something, then those whose name fits, then those whose name says nothing. One
+    that was read to its end holds nothing more.
     """
-    archived = [sum(bytes_to_fetch(part, work_path(part)) for part in archive.parts) for archive in archives]
-    loose = sum(bytes_to_fetch(file, target) for file, target in files)
-    return loose + sum(archive.size for archive in archives) + max(archived, default=0)
+    seen = {archive.name for archive in archives if manifest.has_seen(archive.name, archive.content_ids)}
+    listed = NameIndex(manifest.media)
+    holders = {wanted: {manifest.media[name].archive for name in listed.find(wanted)} for wanted in missing}
+    known = set().union(*holders.values())
+    # An archive that has changed since may hold its media no longer.
+    places = {place_of(wanted)[:2] for wanted, names in holders.items() if not names & seen}
+    read = {name for name in seen if manifest.archives[name].unpacked_utc is not None}
+    others = [a for a in archives if a.name not in known | read and any(a.may_hold(*place) for place in places)]
+    return [
+        [archive for archive in archives if archive.name in known],
+        [archive for archive in others if archive.kind or archive.source],
+        [archive for archive in others if not (archive.kind or archive.source)],
+    ]
 
 
 def require_space(data_root: Path, needed: int) -> None:
@@ -339,26 +333,6 @@ def require_space(data_root: Path, needed: int) -> None:
             f"({_HEADROOM:g} x {needed / 1e9:.2f} GB still to fetch and unpack). Nothing of it was fetched. "
             f"Fix: --to /big/disk, or fewer --levels."
         )
-
-
-@contextmanager
-def _stoppable_pool(workers: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """A pool that an error or Ctrl-C ends, also while jobs are being submitted: `stop` is set, what waits is dropped.
-
-    A plain `with` would first carry out everything that was submitted.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            yield pool
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _may_hold(archive: Archive, path: str) -> bool:
-    kind, source, *_ = path.split("/")
-    return archive.kind in (None, kind) and (archive.source in (None, source) or source not in SOURCES)
 
 
 @contextmanager

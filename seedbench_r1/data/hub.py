@@ -1,7 +1,7 @@
 """The hub: which files a data set holds, and the bytes of one file, continued where an earlier process stopped.
 
 huggingface_hub finds the repository, the token and the addresses. It resumes a file within one process only, so the
-bytes are fetched here, by HTTP range requests into a hidden file next to the target, named after the content.
+bytes are fetched here, by HTTP range requests: of files into a hidden one next to the target, named after the content.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,14 @@ def reason(error: BaseException) -> str:
     return f"no connection to {constants.ENDPOINT} ({cause}). Fix: check the network; the same command continues."
 
 
+class TransferError(DataError):
+    """The hub does not give the bytes: the next file would fare no better."""
+
+
+class Stopped(Exception):  # nothing is wrong
+    """Another thread has asked to end."""
+
+
 def fetch(
     repository: Repository,
     file: HubFile,
@@ -146,35 +154,90 @@ def fetch(
         DataError: the hub does not give the file, or gives other bytes than it announces.
         ResourceError: the disk is full.
     """
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
-
-    if file.size > _HTTP_LIMIT:
-        raise DataError(
-            f"{file.path} has {file.size / 1e9:.0f} GB, more than the hub serves by plain HTTP. Fix: hf download "
-            f"{repository.repo_id} {file.path} --repo-type dataset --local-dir DIR, then unpack it by hand."
-        )
     partial = partial_path(target, file)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         resumed = bytes_present(partial) > 0
         # A second try from the start: only bytes of an earlier call can make the first one wrong.
-        while _stream(repository, file, partial, on_bytes, stop):
+        while True:
+            # The file on disk is the only record of progress, so that another process can go on.
+            rest = blocks(repository, file, bytes_present(partial), file.size, on_bytes=on_bytes, stop=stop)
+            with partial.open("ab") as stream, closing(rest):
+                for block in rest:
+                    stream.write(block)
+                    stream.flush()
             if matches(partial, file):
                 os.replace(partial, target)
                 return True
             partial.unlink()
             on_bytes(-file.size)
             if not resumed:
-                raise DataError(
-                    f"{file.path}: the bytes do not have the announced hash {file.content_id[:16]}; they were thrown "
-                    f"away. A proxy or a mirror may have changed them. Fix: the same command again, or another network."
-                )
+                raise wrong_bytes(file)
             resumed = False
-    except (HTTPError, OfflineModeIsEnabled) as error:
-        raise DataError(f"{file.path}: {reason(error)} What has arrived is kept.") from error
+    except Stopped:
+        return False
     except OSError as error:
         raise disk_error(error) from error
-    return False
+
+
+def blocks(
+    repository: Repository,
+    file: HubFile,
+    start: int,
+    end: int,
+    *,
+    on_bytes: Callable[[int], None],
+    stop: threading.Event,
+) -> Generator[bytes, None, None]:
+    """The bytes [start, end) of a file, through broken connections. Close it to close the connection.
+
+    Raises:
+        DataError: a file too large for plain HTTP. TransferError: the hub refuses, or nothing arrives any more.
+        Stopped: `stop` is set.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+
+    if file.size > _HTTP_LIMIT:
+        raise DataError(
+            f"{file.path} has {file.size / 1e9:.0f} GB, more than the hub serves by plain HTTP. Fix: hf download "
+            f"{repository.repo_id} {file.path} --repo-type dataset --local-dir DIR, then unpack it by hand."
+        )
+    have, failures = start, 0
+    while have < end:
+        if stop.is_set():
+            raise Stopped
+        before, broken = have, None
+        try:
+            for block in _request(repository, file, have, end, on_bytes):
+                have += len(block)
+                yield block
+                if stop.is_set() and have < end:
+                    raise Stopped
+        except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+            raise _transfer_error(file, error) from error
+        except HTTPError as error:
+            broken = error
+        # Only standstill counts: a slow line that breaks every minute still finishes.
+        if have > before:
+            failures = 0
+        elif failures == len(_WAITS_S):
+            raise _transfer_error(file, broken or HTTPError(f"it ends after {have} of {file.size} bytes"))
+        else:
+            failures += 1
+        if broken is not None:
+            stop.wait(_WAITS_S[max(failures - 1, 0)])
+
+
+def _transfer_error(file: HubFile, error: BaseException) -> TransferError:
+    return TransferError(f"{file.path}: {reason(error)} What has arrived is kept.")
+
+
+def wrong_bytes(file: HubFile) -> DataError:
+    """Other bytes than the hub announces."""
+    return DataError(
+        f"{file.path}: the bytes do not have the announced hash {file.content_id[:16]}; they were thrown "
+        f"away. A proxy or a mirror may have changed them. Fix: the same command again, or another network."
+    )
 
 
 def partial_path(target: Path, file: HubFile) -> Path:
@@ -194,11 +257,15 @@ def matches(path: Path, file: HubFile) -> bool:
     """True if the file on disk has the size and the hash that the hub announces. Reads every byte."""
     if bytes_present(path) != file.size or not path.is_file():
         return False
-    # A small file without a sha256 has git's blob id, a sha1 over a header and the content.
-    git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256" if file.sha256 is not None else lambda: git)
-    return digest.hexdigest() == file.content_id
+        return hashlib.file_digest(stream, lambda: hasher(file)).hexdigest() == file.content_id
+
+
+def hasher(file: HubFile) -> hashlib._Hash:
+    """What the content's bytes are given to; its hexdigest is the file's content_id if they are right."""
+    # A small file without a sha256 has git's blob id, a sha1 over a header and the content.
+    header = b"blob %d\0" % file.size
+    return hashlib.sha256() if file.sha256 is not None else hashlib.sha1(header, usedforsecurity=False)
 
 
 def disk_error(error: OSError) -> ResourceError | ConfigError:
@@ -208,64 +275,34 @@ def disk_error(error: OSError) -> ResourceError | ConfigError:
     return ConfigError(f"{error.filename or 'the data root'}: {error.strerror or error}.")
 
 
-def _stream(
-    repository: Repository, file: HubFile, partial: Path, on_bytes: Callable[[int], None], stop: threading.Event
-) -> bool:
-    """Append to the partial file until it is complete, through broken connections. False: stopped."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
-
-    failures = 0
-    if file.size == 0:
-        partial.touch()
-    # The file on disk is the only record of progress, so that another process can go on.
-    while (have := bytes_present(partial)) < file.size and not stop.is_set():
-        broken: HTTPError | None = None
-        try:
-            _append(repository, file, partial, on_bytes, stop)
-        except HfHubHTTPError:
-            raise
-        except HTTPError as error:
-            broken = error
-        # Only standstill counts: a slow line that breaks every minute still finishes.
-        if bytes_present(partial) > have:
-            failures = 0
-        elif failures == len(_WAITS_S):
-            raise broken or HTTPError(f"{file.path} ends after {have} of {file.size} bytes")
-        else:
-            failures += 1
-        if broken is not None:
-            stop.wait(_WAITS_S[max(failures - 1, 0)])
-    return not stop.is_set()
-
-
-def _append(
-    repository: Repository, file: HubFile, partial: Path, on_bytes: Callable[[int], None], stop: threading.Event
-) -> None:
-    """One request: the bytes that are still missing, or all if the server does not do ranges."""
+def _request(
+    repository: Repository, file: HubFile, start: int, end: int, on_bytes: Callable[[int], None]
+) -> Iterator[bytes]:
+    """One request for the bytes [start, end); fewer if the connection breaks."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff  # type: ignore[attr-defined]
 
-    have = bytes_present(partial)
     url = hf_hub_url(repository.repo_id, file.path, repo_type="dataset", revision=repository.commit)
     # Compressed on the way, ranges would count other bytes than the file has.
     headers = {**build_hf_headers(library_name="seedbench-r1"), "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    if start or end < file.size:
+        headers["Range"] = f"bytes={start}-{end - 1}"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with http_stream_backoff("GET", url, headers=headers, timeout=timeout, retry_on_exceptions=()) as response:
         hf_raise_for_status(response)
-        # The server ignored the range and begins anew.
-        if have and response.status_code != 206:
-            on_bytes(-have)
-            have = 0
-        with partial.open("ab" if have else "wb") as stream:
-            for block in response.iter_bytes():
-                block = block[: file.size - have]  # a server that sends too much does not fill the disk
-                stream.write(block)
-                have += len(block)
-                on_bytes(len(block))
-                if stop.is_set() or have == file.size:
-                    return
+        # A server that ignores the range begins anew: what was there already arrives once more.
+        known = start if response.status_code != 206 else 0
+        on_bytes(-known)
+        left = end - start
+        for block in response.iter_bytes():
+            on_bytes(min(len(block), left + known))
+            fresh = block[known : known + left]  # a server that sends too much does not fill the disk
+            known -= min(known, len(block))
+            left -= len(fresh)
+            if fresh:
+                yield fresh
+            if not left:
+                return
 
 
 def _patiently(ask: Callable[[], str | None]) -> str | None:

@@ -19,7 +19,7 @@ SCHEMA = "sbr1.download/1"
 
 @dataclass(slots=True)
 class FileEntry:
-    """One file that lies in the data root as it does in the repository."""
+    """One file of the data root: its name in the repository, or where it was unpacked to."""
 
     size: int  # bytes
     content_id: str  # sha256, or git's blob id of a small file
@@ -28,16 +28,17 @@ class FileEntry:
 
 @dataclass(slots=True)
 class ArchiveEntry:
-    """One archive, perhaps in several parts. It is removed after unpacking: this entry says that it was."""
+    """One archive, perhaps in several parts. It is read while it arrives and never stored."""
 
     size: int  # bytes, all parts
-    content_ids: list[str]  # of its parts, in order
-    unpacked_utc: str | None = None
+    content_ids: list[str]  # of its parts, in order, when it was read last
+    unpacked_utc: str | None = None  # when it was read to its end: all its media are listed; None: not yet
+    pending: bool = False  # a download that has not finished is going to read it
 
 
 @dataclass(slots=True)
 class MediaEntry:
-    """One media file that came out of an archive."""
+    """One media file that an archive holds. If it was unpacked, it is among the files too."""
 
     size: int  # bytes
     archive: str
@@ -60,6 +61,11 @@ class DataManifest:
         """Bytes that a file should have; None: the download knows nothing of it."""
         entry = self.files.get(path) or self.media.get(path)
         return entry.size if entry else None
+
+    def has_seen(self, archive: str, content_ids: list[str]) -> bool:
+        """True if the archive is known, and of the same content as now."""
+        entry = self.archives.get(archive)
+        return entry is not None and entry.content_ids == content_ids
 
 
 def read_data_manifest(data_root: Path) -> DataManifest:
@@ -88,8 +94,10 @@ def write_data_manifest(data_root: Path, manifest: DataManifest) -> None:
     manifest.updated_utc = utc_now()
     manifest.created_utc = manifest.created_utc or manifest.updated_utc
     value = {"schema": SCHEMA, **to_json(manifest)}
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     with replacing(data_root / MANIFEST) as temporary_path:
-        temporary_path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Names of files need not be UTF-8: such a byte is written as JSON's \\udc80 to \\udcff, and read back.
+        temporary_path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def utc_now() -> str:
@@ -108,8 +116,8 @@ def short_files(data_root: Path, files: Iterable[Path], manifest: DataManifest) 
 
 
 def bytes_left(data_root: Path, manifest: DataManifest) -> int:
-    """Bytes of the planned files and archives that are not there yet, partial files not counted."""
-    left = sum(entry.size for entry in manifest.archives.values() if entry.unpacked_utc is None)
+    """Bytes of the planned files and archives that are not there yet, partial files not counted; at most so many."""
+    left = sum(entry.size for entry in manifest.archives.values() if entry.pending)
     for name, entry in manifest.files.items():
         path = data_root / name
         if not path.is_file() or path.stat().st_size < entry.size:

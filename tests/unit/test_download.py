@@ -19,37 +19,20 @@ from pathlib import Path
 
 import pytest
 
-from seedbench_r1.data.download import WORK, DownloadConfig, DownloadResult, download
+from seedbench_r1.data.download import WORK
 from seedbench_r1.data.manifest import MANIFEST, read_data_manifest
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import load_questions
+from tests.downloads import REPO, Watch, get, on_disk, tar_bytes
 from tests.forked import COMMANDS
-from tests.hub_emulator import Fault, Hub, emulated_hub, sha256
+from tests.hub_emulator import Fault, Hub, sha256
 from tests.waiting import wait_until
 
-REPO = "datasets/TencentARC/SEED-Bench-R1"
 BIG = "videos/EpicKitchens/3.mp4"
 BIG_BYTES = random.Random(0).randbytes(1 << 20)
 LEVEL_FILES = {level: f"annotations/validation_{level}.jsonl" for level in ("L1", "L2", "L3")}
-
-
-class Watch:
-    """Remembers what a download says."""
-
-    def __init__(self):
-        self.texts: list[str] = []
-        self.expected = self.arrived = 0
-
-    def say(self, text: str) -> None:
-        self.texts.append(text)
-
-    def expect(self, n_bytes: int) -> None:
-        self.expected += n_bytes
-
-    def moved(self, n_bytes: int) -> None:
-        self.arrived += n_bytes
 
 
 @pytest.fixture(scope="module")
@@ -57,35 +40,6 @@ def files(data_root) -> dict[str, bytes]:
     """The miniature benchmark as a repository; one clip is larger, so that it can break in the middle."""
     found = {p.relative_to(data_root).as_posix(): p.read_bytes() for p in data_root.rglob("*") if p.is_file()}
     return found | {BIG: BIG_BYTES, "README.md": b"# a data set\n", ".gitattributes": b"*.jsonl filter=lfs\n"}
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """An empty hub that huggingface_hub talks to in this process."""
-    from huggingface_hub import constants
-
-    with emulated_hub() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("seedbench_r1.data.hub._WAITS_S", (0.01,) * 5)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setenv("NO_PROXY", "*")
-        yield running
-
-
-def get(root: Path, watch: Watch | None = None, **options: object) -> DownloadResult:
-    return download(DownloadConfig(root, **options), watch or Watch())
-
-
-def on_disk(root: Path) -> dict[str, bytes]:
-    """All files but the download's own."""
-    paths = (path for path in root.rglob("*") if path.is_file())
-    names = {path.relative_to(root).as_posix(): path for path in paths}
-    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(".seedbench")}
 
 
 def wanted_of(files: dict[str, bytes], *levels: str) -> dict[str, bytes]:
@@ -100,19 +54,6 @@ def wanted_of(files: dict[str, bytes], *levels: str) -> dict[str, bytes]:
             image = row.get("current_observation_basename") or f"{row['sample_id']}.png"
             names.add(f"images/{row['video_source']}/{image}")
     return {name: files[name] for name in names}
-
-
-def tar_bytes(members: dict[str, bytes | tarfile.TarInfo], mode: str = "w:gz") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for name, content in members.items():
-            if isinstance(content, tarfile.TarInfo):
-                tar.addfile(content)
-                continue
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def part_of(files: dict[str, bytes], prefix: str, strip: str = "") -> dict[str, bytes]:
@@ -372,11 +313,11 @@ def test_archives_are_unpacked_into_the_layout_and_removed(hub, files, tmp_path,
     hub.add(REPO, {name: data for name, data in repository.items() if name != "videos/EpicKitchens/none"})
     watch = Watch()
     result = get(tmp_path, watch, levels=("L2",))
-    videos = part_of(files, "videos/Ego4D/")
-    assert on_disk(tmp_path) == wanted_of(files, "L2") | videos  # the whole archive, L3's clips too
-    assert result.unpacked == len(videos)
+    assert on_disk(tmp_path) == wanted_of(files, "L2")  # L3's clips were only listed
+    assert result.unpacked == len(part_of(wanted_of(files, "L2"), "videos/"))
     assert watch.arrived == watch.expected
-    assert not list((tmp_path / WORK).iterdir())
+    assert set(part_of(files, "videos/Ego4D/")) == set(read_data_manifest(tmp_path).media)
+    assert not (tmp_path / WORK).exists()
     before = len(hub.sent)
     again = get(tmp_path, levels=("L2",))
     assert (again.fetched, again.unpacked) == (0, 0)
@@ -405,23 +346,9 @@ def test_only_missing_takes_from_the_archive_only_what_is_missing_or_short(hub, 
     assert (tmp_path / edited).read_bytes() == bytes(len(files[edited]))
     assert (tmp_path / short).read_bytes() == files[short]
     (tmp_path / short).write_bytes(b"")
-    assert get(tmp_path, levels=("L1",)).fetched == 1  # the archive again, and all of it is written
-    assert part_of(on_disk(tmp_path), "images/") == part_of(files, "images/")
-
-
-def test_an_archive_that_was_fetched_but_not_unpacked_to_its_end_is_not_fetched_again(hub, files, tmp_path):
-    repository = {name: data for name, data in files.items() if not name.startswith("videos/Ego4D/")}
-    whole = tar_bytes(part_of(files, "videos/Ego4D/", "videos/"))
-    hub.add(REPO, repository | {"videos/Ego4D.tar.gz": whole})
-    (tmp_path / WORK).mkdir()
-    (tmp_path / WORK / f"{sha256(whole)[:16]}-Ego4D.tar.gz").write_bytes(whole)
-    for name, data in wanted_of(files, "L2").items():  # all that L2 wants is there, L3's clips are not
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    get(tmp_path, levels=("L2",))
-    assert part_of(on_disk(tmp_path), "videos/Ego4D/") == part_of(files, "videos/Ego4D/")
-    assert hub.body_bytes("videos/Ego4D.tar.gz") == 0
-    assert not list((tmp_path / WORK).iterdir())
+    result = get(tmp_path, levels=("L1",))  # by hash, so the edited one too
+    assert (result.fetched, result.unpacked) == (1, 2)
+    assert part_of(on_disk(tmp_path), "images/") == part_of(wanted_of(files, "L1"), "images/")
 
 
 def link(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarInfo:
@@ -609,7 +536,7 @@ def test_ctrl_c_stops_while_downloads_are_being_submitted(hub, files, tmp_path, 
                 raise KeyboardInterrupt
             return future
 
-    monkeypatch.setattr("seedbench_r1.data.download.ThreadPoolExecutor", InterruptedPool)
+    monkeypatch.setattr("seedbench_r1.data.collect.ThreadPoolExecutor", InterruptedPool)
     hub.add(REPO, files)
     hub.bytes_per_s = 2e4  # the large clip alone would take 52 s
     began = time.monotonic()
