@@ -328,6 +328,8 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
         flags.append(f"EDITED {len(measured.run.edited)}")
     if manifest.mixed_weights is not None:
         flags.append("MIXED WEIGHTS")
+    if n_bad := sum(manifest.bad_rows.values()):
+        flags.append(f"BAD ROWS {n_bad}")
     if measured.run.rescored:
         flags.append("RESCORED")
     if "dirty" in manifest.versions.get("commit", ""):  # the toolkit's working tree had uncommitted changes

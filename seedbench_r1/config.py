@@ -82,8 +82,11 @@ class EvalConfig:
     benchmarks: str | None = setting(
         None, "Some of vsibench,videommmu,mmvu,mvbench,... (default: all).", DATA, owners=("suite transfer",)
     )
-    limit: int | None = setting(None, "Ask only N, stratified by level (SUBSET, unranked).", DATA, at_least=1)
+    limit: int | None = setting(
+        None, "Ask only N, each level and domain its share (SUBSET, unranked).", DATA, at_least=1
+    )
     allow_missing: bool = setting(False, "Run although media files are absent (INCOMPLETE, unranked).", DATA)
+    skip_bad_rows: bool = setting(False, "Leave out rows that cannot be used, counted (BAD ROWS).", DATA)
     protocol: str = setting("standard", "Named settings of this group; standard and greedy for SEED-Bench-R1.", PIXELS)
     engine: str = setting(
         "local", "How the run is carried out; lmms-eval: one of its models answers.", RUNTIME, choices=ENGINES

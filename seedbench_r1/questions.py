@@ -10,13 +10,14 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
-from string import ascii_uppercase
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from seedbench_r1.errors import DataError
 from seedbench_r1.layout import MediaFolder
-from seedbench_r1.typed_json import parse_json
+from seedbench_r1.rows import BadRows, Interned, RowReader, read_rows
 from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, ProgressStep, Question, Source
 
 ANNOTATION_FILES = {level: f"validation_{level}.jsonl" for level in LEVELS}
@@ -25,6 +26,7 @@ RESPONSE_WITHOUT_CHOICES = (
     "a response without choices: its letter belongs to options that are neither in choice_a to choice_d nor in its "
     "prompt, as lines from 'A. ' on. Fix: give the row its choices and golden_choice_idx, or take its response out."
 )
+_CHOICE = re.compile(r"choice_[a-z]")
 _OPTION_LINE = re.compile(r"\s*\(?(?P<letter>[A-Z])[.):]\s*(?P<text>\S.*?)\s*")
 
 
@@ -56,13 +58,24 @@ def annotation_path(data_root: Path, level: str) -> Path:
     return data_root / "annotations" / ANNOTATION_FILES[level]
 
 
-def load_annotations(path: Path, data_root: Path, level: str) -> list[Question]:
-    """Read one evaluation file: rows with choices and a gold letter. Raises DataError as load_questions does."""
-    return [question for _, question in _unique(path, level, data_root, training=False)]
+def load_annotations(path: Path, data_root: Path, level: str, bad: BadRows | None = None) -> list[Question]:
+    """Read one evaluation file: rows with choices and a gold letter.
+
+    Args:
+        path: JSON lines, or a JSON list of rows.
+        data_root: folder of the media.
+        level: L1, L2, L3, or "custom" for a file of one's own, which may have 2 to 26 options in a row, and rows
+            without task_goal, video_id or domain.
+        bad: takes the rows that cannot be used; None: the first one is an error.
+
+    Raises:
+        DataError: as load_questions does.
+    """
+    return [question for _, question in _unique(path, level, data_root, bad or BadRows(), training=False)]
 
 
-def load_training_rows(path: Path, data_root: Path) -> list[TrainingRow]:
-    """Read one training file (`training_6k.jsonl`, `training_with_cot_6k.jsonl`). Raises DataError."""
+def load_training_rows(path: Path, data_root: Path, bad: BadRows | None = None) -> list[TrainingRow]:
+    """Read one training file (`training_6k.jsonl`, `training_with_cot_6k.jsonl`). Raises DataError as above."""
     # The options of `eval`, which the message for annotations names, say nothing to one who trains.
     if not path.exists():
         raise DataError(
@@ -70,7 +83,7 @@ def load_training_rows(path: Path, data_root: Path) -> list[TrainingRow]:
             f"train fetches its rows), or --train-file at a file of your own."
         )
     rows = []
-    for row, question in _unique(path, "train", data_root, training=True):
+    for row, question in _unique(path, "train", data_root, bad or BadRows(), training=True):
         rows.append(
             TrainingRow(
                 question=question,
@@ -107,34 +120,22 @@ def distinct_negatives(negatives: object, answer: str) -> tuple[str, ...]:
 
 
 def choose_subset(questions: Sequence[Question], limit: int, *, seed: int) -> list[Question]:
-    """A seeded subset of `limit` questions, stratified by split in proportion to the splits' sizes, in file order.
+    """A seeded subset of `limit` questions in which every split's domains keep their shares, in file order.
 
-    Every split keeps at least one question while the limit allows it. The choice within a split depends on the seed
-    and the question ids alone, so a larger limit extends a smaller one's choice.
+    Each split and domain has one question before any has a second, as far as the limit goes. The order within a group
+    depends on the seed and the question ids alone, and a larger limit extends a smaller one's choice.
     """
-    splits: dict[str, list[Question]] = {}
+    groups: dict[tuple[str, str | None], list[Question]] = {}
     for question in questions:
-        splits.setdefault(question.split, []).append(question)
-    quotas = _quotas({split: len(group) for split, group in splits.items()}, limit)
-    chosen: set[str] = set()
-    for split, group in splits.items():
+        groups.setdefault((question.split, question.domain), []).append(question)
+    # A place between 0 and 1 for each question, evenly spaced in its group: the first of all groups come first.
+    places: list[tuple[bool, float, str]] = []
+    for group in groups.values():
         # Hashes rather than a shuffle: the first 10 of 20 are the 10 of --limit 10.
         ranked = sorted(group, key=lambda q: hashlib.sha256(f"{seed}:{q.question_id}".encode()).digest())
-        chosen.update(question.question_id for question in ranked[: quotas[split]])
+        places += [(rank > 0, (rank + 0.5) / len(group), q.question_id) for rank, q in enumerate(ranked)]
+    chosen = {question_id for *_, question_id in sorted(places)[:limit]}
     return [question for question in questions if question.question_id in chosen]
-
-
-def _quotas(sizes: dict[str, int], limit: int) -> dict[str, int]:
-    """Largest-remainder shares of `limit`; no level is left empty while there are questions to give."""
-    total = sum(sizes.values())
-    limit = min(limit, total)
-    exact = {level: limit * size / total for level, size in sizes.items()}
-    quotas = {level: int(share) for level, share in exact.items()}
-    # Empty levels first, then those that rounding down has cost most.
-    by_need = sorted(sizes, key=lambda level: (quotas[level] > 0, quotas[level] - exact[level]))
-    for level in by_need[: limit - sum(quotas.values())]:
-        quotas[level] += 1
-    return quotas
 
 
 def file_sha256(path: Path) -> str:
@@ -143,44 +144,30 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _unique(path: Path, level: str, data_root: Path, *, training: bool) -> Iterator[tuple[dict[str, Any], Question]]:
-    seen: dict[str, int] = {}
-    media = MediaFolder(data_root)
-    for line, row in _rows(path, training=training):
-        question = _RowReader(path, line, row).question(level, media, training=training)
-        first = seen.setdefault(question.question_id, line)
-        # Answers are found by id again: a second row of the same id would be answered by the first.
-        if first != line:
-            raise DataError(f"{path}:{line}: sample_id {row['sample_id']!r} stands already on line {first}.")
-        yield row, question
-    if not seen:
-        raise DataError(f"{path} holds no questions. Fix: fetch the file again (seedbench-r1 data status).")
-
-
-def _rows(path: Path, *, training: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+def _unique(
+    path: Path, level: str, data_root: Path, bad: BadRows, *, training: bool
+) -> Iterator[tuple[dict[str, Any], Question]]:
+    """Rows with their questions. Raises DataError for a bad row unless it is skipped, and for a file without any."""
+    media, interned = MediaFolder(data_root), Interned()
+    lines: dict[str, int] = {}  # question id -> where it stands
+    name = path.name
     try:
-        # Not splitlines(): option texts may hold U+2028, which it takes for a line's end.
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        for (where, line), row in read_rows(path, bad):
+            reader = _RowReader(where, Source("seedbench-r1", name, line), row, media, interned)
+            try:
+                question = reader.question(level, training=training)
+                # Answers are found by id again: a second row of the same id would be answered by the first.
+                if (first := lines.setdefault(question.question_id, line)) != line:
+                    raise reader.fail(f"sample_id {row['sample_id']!r} stands already on line {first}.")
+            except DataError as error:
+                bad.refuse(error)
+                continue
+            yield row, question
     except FileNotFoundError as error:
         what = "training file" if training else "annotation file"
         raise DataError(f"No {what} at {path}. {_where_it_should_be(path, training=training)}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte {error.start}). Is it a Git LFS pointer or an archive?"
-        ) from error
-    for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        try:
-            row = parse_json(text)
-        except ValueError as error:
-            hint = " This is a Git LFS pointer, not the file: fetch it." if text.startswith("version https") else ""
-            raise DataError(f"{path}:{number}: not valid JSON ({error}).{hint}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}.")
-        yield number, row
+    if not lines:
+        raise DataError(f"{path} holds no questions. Fix: fetch the file again (seedbench-r1 data status).")
 
 
 def _where_it_should_be(path: Path, *, training: bool) -> str:
@@ -194,49 +181,39 @@ def _where_it_should_be(path: Path, *, training: bool) -> str:
     )
 
 
-class RowReader:
-    """The fields of one row of any suite's file, and where it stands for the error message."""
-
-    where: str
-    row: dict[str, Any]
-
-    def fail(self, message: str) -> DataError:
-        return DataError(f"{self.where}: {message}")
-
-    def text(self, key: str) -> str:
-        value = self.row.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.fail(f"{key} is {value!r}, expected a text.")
-        return value
-
-
 class _RowReader(RowReader):
     """A row of SEED-Bench-R1."""
 
-    def __init__(self, path: Path, line: int, row: dict[str, Any]) -> None:
-        self.where = f"{path}:{line}"
-        self.source = Source("seedbench-r1", path.name, line)
-        self.row = row
+    def __init__(self, where: str, source: Source, row: dict[str, Any], media: MediaFolder, interned: Interned) -> None:
+        self.where, self.source, self.row = where, source, row
+        self.media, self.interned = media, interned
 
-    def question(self, level: str, media: MediaFolder, *, training: bool) -> Question:
+    def question(self, level: str, *, training: bool) -> Question:
         sample_id = self.sample_id()
         source = self.name("video_source")
         progress = self.progress()
-        options, gold = self.options(training=training)
+        own = level == "custom"
+        options, gold = self.options(training=training, most=len(ascii_uppercase) if own else len(_CHOICES))
+        view = self.name("current_observation_basename", f"{sample_id}.png")
+        clip = self.name("video_basename", f"{sample_id}.mp4")
         return Question(
             question_id=f"{self.checked_level(level)}/{sample_id}",
             split=level,
             text=self.text("question"),
             options=options,
             gold=gold,
-            video=media.locate("videos", source, self.name("video_basename", f"{sample_id}.mp4")) if progress else None,
-            image=media.locate("images", source, self.name("current_observation_basename", f"{sample_id}.png")),
-            cluster=self.text("video_id"),
-            domain=self.domain() if level == "L3" or (level == "custom" and "domain" in self.row) else None,
-            task_goal=self.text("task_goal"),
+            video=self.media.locate("videos", source, clip) if progress else None,
+            image=self.media.locate("images", source, view),
+            # A row of one's own that names no recording is a recording by itself.
+            cluster=self.interned(self.text("video_id") if not own or self.has("video_id") else sample_id),
+            domain=self.domain() if level == "L3" or (own and self.has("domain")) else None,
+            task_goal=self.interned(self.text("task_goal")) if not own or self.has("task_goal") else None,
             progress=progress,
             source=self.source,
         )
+
+    def has(self, key: str) -> bool:
+        return self.row.get(key) is not None
 
     def name(self, key: str, default: str | None = None) -> str:
         """A relative path inside its folder."""
@@ -278,23 +255,33 @@ class _RowReader(RowReader):
         if not isinstance(step, dict) or not isinstance(step.get("narration_text"), str):
             raise self.fail(f"task_progress_metadata holds {step!r}, expected an object with narration_text.")
         start, stop = step.get("start_frame"), step.get("stop_frame")
-        if not all(frame is None or isinstance(frame, int | float) for frame in (start, stop)):
+        # JSON readers take NaN and Infinity for numbers.
+        if not all(frame is None or (isinstance(frame, int | float) and isfinite(frame)) for frame in (start, stop)):
             raise self.fail(f"start_frame and stop_frame are {start!r} and {stop!r}, expected numbers.")
-        return ProgressStep(
-            step["narration_text"], None if start is None else int(start), None if stop is None else int(stop)
-        )
+        frames = [None if frame is None else int(frame) for frame in (start, stop)]
+        return ProgressStep(self.interned(step["narration_text"]), *frames)
 
-    def options(self, *, training: bool) -> tuple[tuple[str, ...], str]:
+    def options(self, *, training: bool, most: int) -> tuple[tuple[str, ...], str]:
         own = own_options(self.row) if training else None
         if training and own is None and "golden_choice_idx" not in self.row:
             return self.drawn_options()
-        options = own or tuple(self.text(key) for key in _CHOICES)
+        options = own or self.choices(most)
         if training and "golden_choice_idx" not in self.row:
             return options, self.letter_of_answer(options)
         gold, letters = self.row.get("golden_choice_idx"), ascii_uppercase[: len(options)]
         if not isinstance(gold, str) or gold not in tuple(letters):
             raise self.fail(f"golden_choice_idx is {gold!r}, expected {', '.join(letters[:-1])} or {letters[-1]}.")
         return options, gold
+
+    def choices(self, most: int) -> tuple[str, ...]:
+        """The texts of choice_a, choice_b and so on: 4 in the benchmark, 2 to 26 in a file of one's own."""
+        given = sorted(key for key in self.row if _CHOICE.fullmatch(key) and self.has(key))
+        wanted = [f"choice_{letter}" for letter in ascii_lowercase[: max(len(given), 2)]]
+        if most == len(_CHOICES):
+            wanted = list(_CHOICES)
+        if extra := [key for key in given if key not in wanted]:
+            raise self.fail(f"{extra[0]} is {self.row[extra[0]]!r}, expected {wanted[-1]} to be the last option.")
+        return self.without_letters([self.text(key) for key in wanted])
 
     def letter_of_answer(self, options: tuple[str, ...]) -> str:
         answer = " ".join(self.text("answer").split())

@@ -306,6 +306,7 @@ class RunManifest:
     completed_utc: str | None = None
     transport: dict[str, Any] | None = None  # how pixels travel to an API model; part of the protocol id
     suite: str = "seedbench-r1"
+    bad_rows: dict[str, int] = field(default_factory=dict)  # split -> rows of the file that were left out
     mixed_weights: str | None = None  # a weight file whose bytes were not the same in all calls that gave answers
 
 

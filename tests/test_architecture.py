@@ -24,6 +24,7 @@ FLOORS = (
     (
         "seedbench_r1.layout",
         "seedbench_r1.questions",
+        "seedbench_r1.rows",
         "seedbench_r1.prompts",
         "seedbench_r1.parsing",
         "seedbench_r1.kinds",

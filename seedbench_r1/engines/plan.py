@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import platform
 import subprocess
 from dataclasses import replace
@@ -29,6 +30,8 @@ from seedbench_r1.runs.records import SCHEMA
 from seedbench_r1.suites import find_suite
 from seedbench_r1.suites.base import Questions, Suite
 from seedbench_r1.types import ModelInfo, Question, RunManifest
+
+log = logging.getLogger(__name__)
 
 
 def open_engine(config: EvalConfig) -> Engine:
@@ -60,6 +63,9 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
     # The engine is asked first: it costs nothing, and what it refuses no data set can mend.
     open_engine(config).check(config, suite)
     questions = suite.load(config)
+    for split, bad in questions.bad_rows.items():
+        if bad.messages:
+            log.warning("%d rows of %s are left out: %s", len(bad.messages), questions.files[split], bad.messages[0])
     # Such a model chooses frames and pixels itself, so our video settings say nothing about its runs.
     if lmms.loads_the_model(config):
         checkpoint, info = lmms.identify_model(config)
@@ -109,6 +115,7 @@ def _manifest(
         sampling=config.sampling,
         parser_version=PARSER_VERSION,
         n_total=suite.split_sizes(questions),
+        bad_rows={split: n for split, bad in questions.bad_rows.items() if (n := len(bad.messages))},
         dataset_hash={split: file_sha256(path) for split, path in questions.files.items()},
         model=info,
         backend=protocol.backend,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seedbench_r1 import scoring
 from seedbench_r1.config import EvalConfig, SuiteDefaults
+from seedbench_r1.rows import BadRows
 from seedbench_r1.scoring import GroupOf
 from seedbench_r1.types import (
     Question,
@@ -22,6 +23,7 @@ class Questions:
 
     splits: dict[str, list[Question]]
     files: dict[str, Path]
+    bad_rows: dict[str, BadRows] = field(default_factory=dict)  # of each split, left out under --skip-bad-rows
 
     def all(self) -> list[Question]:
         """Every question, split by split."""

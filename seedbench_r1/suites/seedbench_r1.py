@@ -7,6 +7,7 @@ from pathlib import Path
 from seedbench_r1 import scoring
 from seedbench_r1.config import SEEDBENCH, EvalConfig
 from seedbench_r1.questions import annotation_path, load_annotations
+from seedbench_r1.rows import BadRows
 from seedbench_r1.suites.base import Questions, Suite
 
 
@@ -15,7 +16,9 @@ def load(config: EvalConfig) -> Questions:
     files: dict[str, Path] = {level: annotation_path(config.data_root, level) for level in config.levels}
     if config.annotations is not None:
         files = {"custom": config.annotations}
-    return Questions({split: load_annotations(path, config.data_root, split) for split, path in files.items()}, files)
+    bad = {split: BadRows(skip=config.skip_bad_rows) for split in files}
+    splits = {split: load_annotations(path, config.data_root, split, bad[split]) for split, path in files.items()}
+    return Questions(splits, files, bad)
 
 
 SEEDBENCH_R1 = Suite(

@@ -18,9 +18,8 @@ from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.kinds import read_number
 from seedbench_r1.parsing import first_block
 from seedbench_r1.prompts import WORDING_OF_KIND
-from seedbench_r1.questions import RowReader
+from seedbench_r1.rows import BadRows, RowReader, read_rows
 from seedbench_r1.suites.base import Questions, Suite
-from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import Kind, Question, Source, Template
 
 KIND_OF = {name: kind for kind, name in WORDING_OF_KIND.items()}  # problem_type of a row -> kind
@@ -35,8 +34,6 @@ BENCHMARKS = {
     "videomme": "VideoMME",
 }
 CHOICES_ONLY = ("mmvu",)  # GRPO-CARE, section 4: MMVU's multiple-choice questions only
-
-_LETTERED = re.compile(r"\(?([A-Z])[.):](?:\s+|$)(.*)", re.DOTALL)
 
 
 # GRPO-CARE, section 4 and its `eval_bench.py` at 03c3a7c: 32 frames at most, 1,024 new tokens, T 0.1, top_p 0.001; all
@@ -111,49 +108,39 @@ def load(config: EvalConfig) -> Questions:
     """
     folder = config.transfer_files or config.data_root / "Evaluation"
     files = {name: transfer_file(folder, name) for name in parse_benchmarks(config.benchmarks)}
-    splits = {name: load_transfer_file(path, config.data_root, name) for name, path in files.items()}
-    return Questions(splits, files)
+    bad = {name: BadRows(skip=config.skip_bad_rows) for name in files}
+    splits = {name: load_transfer_file(path, config.data_root, name, bad[name]) for name, path in files.items()}
+    return Questions(splits, files, bad)
 
 
-def load_transfer_file(path: Path, data_root: Path, benchmark: str) -> list[Question]:
+def load_transfer_file(path: Path, data_root: Path, benchmark: str, bad: BadRows | None = None) -> list[Question]:
     """Read one evaluation file. Of MMVU only the multiple-choice questions are taken, as in GRPO-CARE's Table 4."""
+    bad = bad or BadRows()
     questions = []
-    for index, row in enumerate(_rows(path)):
-        question = _RowReader(path, index, row).question(data_root, benchmark)
-        if benchmark not in CHOICES_ONLY or question.kind == "choice":
-            questions.append(question)
-    if not questions:
-        raise DataError(f"{path} holds no questions of {BENCHMARKS[benchmark]}. Fix: fetch the file again.")
-    return questions
-
-
-def _rows(path: Path) -> list[Any]:
     try:
-        value = parse_json(path.read_bytes().decode("utf-8-sig"))
+        for (where, place), row in read_rows(path, bad):
+            try:
+                question = _RowReader(where, path.name, place - 1, row).question(data_root, benchmark)
+            except DataError as error:
+                bad.refuse(error)
+                continue
+            if benchmark not in CHOICES_ONLY or question.kind == "choice":
+                questions.append(question)
     except FileNotFoundError as error:
         raise DataError(
             f"No evaluation file at {path}. Fix: --transfer-files DIR, where DIR holds Video-R1's eval_*.json, or "
             f"leave the benchmark out with --benchmarks."
         ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}). Is it a Git LFS pointer or a half download?") from error
-    if not isinstance(value, list):
-        raise DataError(f"{path}: expected a JSON list of questions, found {type(value).__name__}.")
-    return value
+    if not questions:
+        raise DataError(f"{path} holds no questions of {BENCHMARKS[benchmark]}. Fix: fetch the file again.")
+    return questions
 
 
 class _RowReader(RowReader):
     """A row of Video-R1's evaluation files."""
 
-    def __init__(self, path: Path, index: int, row: object) -> None:
-        self.where = f"{path}: index {index}"
-        self.index = index
-        self.file = path.name
-        if not isinstance(row, dict):
-            raise DataError(f"{self.where}: expected a JSON object, found {type(row).__name__}.")
-        self.row = row
+    def __init__(self, where: str, file: str, index: int, row: dict[str, Any]) -> None:
+        self.where, self.file, self.index, self.row = where, file, index, row
 
     def question(self, data_root: Path, benchmark: str) -> Question:
         kind = KIND_OF[self.one_of("problem_type", tuple(KIND_OF))]
@@ -202,14 +189,7 @@ class _RowReader(RowReader):
             raise self.fail(f"options is {values!r}, expected a list of texts.")
         if not 2 <= len(values) <= len(ascii_uppercase):
             raise self.fail(f"options holds {len(values)} texts, expected 2 to {len(ascii_uppercase)}.")
-        matches = [_LETTERED.fullmatch(option.strip()) for option in values]
-        stated = "".join(match.group(1) if match else "-" for match in matches)
-        wanted = ascii_uppercase[: len(values)]
-        if stated == wanted:
-            return tuple(match.group(2).strip() for match in matches if match)
-        if stated.strip("-"):
-            raise self.fail(f"options have the letters {stated!r}, expected {wanted!r} or none at all.")
-        return tuple(option.strip() for option in values)
+        return self.without_letters([option.strip() for option in values])
 
     def gold(self, kind: Kind, options: tuple[str, ...]) -> str:
         solution = self.text("solution")

@@ -1,4 +1,7 @@
+import json
+import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -10,6 +13,7 @@ from seedbench_r1.questions import (
     load_training_rows,
     training_question,
 )
+from seedbench_r1.rows import BadRows
 from tests.rows import evaluation_row, training_row, write_rows
 
 
@@ -206,10 +210,111 @@ def test_a_subset_is_stratified_seeded_and_grows(tmp_path):
         rows = [evaluation_row(i, domain="Work") for i in range(n)]
         write_rows(tmp_path / "annotations" / f"validation_{level}.jsonl", rows)
     questions = load_questions(tmp_path)
-    ten = choose_subset(questions, 10, seed=0)
-    assert Counter(question.split for question in ten) == {"L1": 7, "L2": 2, "L3": 1}  # shares 6.8, 2.7, 0.4
+    ten = choose_subset(questions, 10, seed=0)  # one of each, and 7 of 49, 19 and 2
+    assert Counter(question.split for question in ten) == {"L1": 6, "L2": 3, "L3": 1}  # shares 6.8, 2.7, 0.4
     assert ten == choose_subset(questions[::-1], 10, seed=0)[::-1]
     assert ten != choose_subset(questions, 10, seed=1)
     assert {q.question_id for q in ten} <= {q.question_id for q in choose_subset(questions, 30, seed=0)}
     assert choose_subset(questions, 1000, seed=0) == questions
     assert [len(choose_subset(questions, n, seed=0)) for n in range(74)] == list(range(74))
+
+
+def test_a_subset_keeps_the_share_of_every_domain_and_each_has_one_first(tmp_path):
+    sizes = {"Hobbies": 400, "Daily life": 200, "Recreation": 40, "Work": 20}
+    rows = [evaluation_row(f"{name}-{i}", domain=name) for name, n in sizes.items() for i in range(n)]
+    write_rows(tmp_path / "annotations" / "validation_L3.jsonl", rows)
+    questions = load_questions(tmp_path, ["L3"])
+    for limit in (20, 33, 66, 330):
+        counts = Counter(question.domain for question in choose_subset(questions, limit, seed=0))
+        for name, n in sizes.items():
+            assert abs(counts[name] - max(1, limit * n / 660)) <= 1, (limit, counts)
+    chosen = [{q.question_id for q in choose_subset(questions, n, seed=3)} for n in range(661)]
+    assert all(less < more for less, more in pairwise(chosen))
+
+
+# ---------------------------------------------------------------- files as they arrive
+
+
+LETTERED = {"choice_a": "A. open", "choice_b": "B. wash", "choice_c": "C. close", "choice_d": "D. add"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "gold"),
+    [
+        ({"choice_e": "dance", "golden_choice_idx": "E"}, 5, "E"),
+        ({"choice_d": None}, 3, "A"),
+        ({"choice_c": None, "choice_d": None}, 2, "A"),
+        ({"domain": None, "task_goal": None, "video_id": None, "task_level": "L1"}, 4, "A"),
+        ({"domain": "Daily_Life"}, 4, "A"),
+    ],
+)
+def test_rows_of_one_s_own(tmp_path, changes, options, gold):
+    path = write_rows(tmp_path / "own.jsonl", [evaluation_row(7) | changes])
+    (question,) = load_annotations(path, tmp_path, "custom")
+    assert (len(question.options), question.gold) == (options, gold)
+    assert question.cluster == (changes.get("video_id", "P01_01") or "7")
+    assert question.domain == ("Daily life" if changes.get("domain") else None)
+
+
+@pytest.mark.parametrize(
+    ("level", "changes", "message"),
+    [
+        ("L1", {"choice_e": "dance"}, "choice_e is 'dance', expected choice_d to be the last option"),
+        ("L1", {"choice_d": None}, "choice_d is None, expected a text"),
+        ("L1", {"video_id": None}, "video_id is None, expected a text"),
+        ("custom", {"choice_c": None}, "choice_d is 'close the drawer', expected choice_c to be the last"),
+        ("custom", {"choice_f": "x"}, "choice_f is 'x', expected choice_e to be the last option"),
+        ("custom", {"choice_b": None, "choice_c": None, "choice_d": None}, "choice_b is None"),
+        ("custom", {"golden_choice_idx": "A, C"}, "golden_choice_idx is 'A, C', expected A, B, C or D"),
+        ("custom", {"choice_a": "A. open", "choice_b": "B. wash"}, "options have the letters 'AB--'"),
+        ("custom", {"domain": float("nan")}, "domain is nan, expected a text"),
+        (
+            "L1",
+            {"task_progress_metadata": [{"narration_text": "x", "start_frame": float("inf"), "stop_frame": 1}]},
+            "start_frame and stop_frame are inf and 1, expected numbers",
+        ),
+    ],
+)
+def test_an_odd_value_is_an_error_with_file_line_and_field(tmp_path, level, changes, message):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row(1), evaluation_row(2) | changes])
+    with pytest.raises(DataError) as error:
+        load_annotations(path, tmp_path, level)
+    assert str(error.value).startswith(f"{path}:2: {message}")
+
+
+def test_options_that_bring_their_letters_are_shown_with_one(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row(1) | LETTERED, evaluation_row(2, choice_b="C. elegans")])
+    lettered, worm = load_annotations(path, tmp_path, "L1")
+    assert lettered.options == ("open", "wash", "close", "add")
+    assert worm.options[1] == "C. elegans"
+
+
+@pytest.mark.parametrize("form", ["bom", "crlf", "list", "list with bom", "no last newline"])
+def test_forms_of_a_file(tmp_path, form):
+    rows = [evaluation_row(1), evaluation_row(2, question="What\u2028next?")]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    content = {
+        "bom": b"\xef\xbb\xbf" + lines.encode() + b"\n",
+        "crlf": lines.replace("\n", "\r\n").encode() + b"\r\n",
+        "list": json.dumps(rows, indent=1).encode(),
+        "list with bom": b"\xef\xbb\xbf\n" + json.dumps(rows).encode(),
+        "no last newline": lines.encode(),
+    }[form]
+    (path := tmp_path / "a.jsonl").write_bytes(content)
+    first, second = load_annotations(path, tmp_path, "L1")
+    assert (first.question_id, second.text) == ("L1/1", "What\u2028next?")
+    assert first.source is not None
+    assert first.source.line == 1
+
+
+def test_bad_rows_are_left_out_and_counted_when_asked(tmp_path):
+    good = json.dumps(evaluation_row(1))
+    odd = [json.dumps(evaluation_row(2, golden_choice_idx="3/8")), "{", "[]", good, json.dumps(evaluation_row(3))]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("\n".join([good, *odd]).encode() + b"\n\xff\xfe\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:2: golden_choice_idx.*To leave such rows out: --skip-bad-rows"):
+        load_annotations(path, tmp_path, "L1", BadRows(skip=False))
+    bad = BadRows(skip=True)
+    assert [q.question_id for q in load_annotations(path, tmp_path, "L1", bad)] == ["L1/1", "L1/3"]
+    starts = [re.search(r"a\.jsonl:(\d+): (\S+)", message).groups() for message in bad.messages]
+    assert starts == [("2", "golden_choice_idx"), ("3", "not"), ("4", "expected"), ("5", "sample_id"), ("7", "not")]

@@ -164,8 +164,8 @@ def test_an_invalid_row_is_named_with_file_and_index(tmp_path, row, message):
     [
         (b"[{", "not valid JSON"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-        (b"\xff\xfe", "not valid JSON"),
-        (b'{"results": []}', "expected a JSON list"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b'{"results": []}', "problem_type is None"),
         (b"[]", "holds no questions of MVBench"),
     ],
 )
