@@ -117,6 +117,16 @@ def test_answers_are_read_from_their_text_anew(tmp_path, questions):
     assert (run.rescored, run.edited) == (4, ())
 
 
+def test_what_the_second_law_did_not_read_is_no_edit(tmp_path, questions):
+    path = written(tmp_path / "run", questions, text="<think>r</think>\n\nA is correct.")
+    said = {"parsed": {"reasoning": "r", "answer": None, "answer_text": "", "format_ok": False}, "law": "2.2"}
+    score = {"outcome": "unparsed", "credit": 0.0, "strict_credit": 0.0}
+    write_lines(path, [line | said | {"score": score} for line in lines_of(path)])
+    run = load_run(path)
+    assert {record.parsed.answer for record in run.records.values()} == {"A"}
+    assert (run.rescored, run.edited) == (4, ())
+
+
 def test_a_changed_gold_letter_shows_under_an_earlier_law_too(tmp_path, questions):
     path = written(tmp_path / "run", questions)
     lines = lines_of(path)
