@@ -6,9 +6,10 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from leaderboards.agreement import copies, with_doubts
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.records import run_identity
@@ -51,7 +52,13 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
     distinct: dict[Path, Path] = {}
     for path in wanted:
         distinct.setdefault(path.resolve(), path)
-    loaded, left_out = _load_all(list(distinct.values()))
+    # The baseline first: of two copies the one that was asked for stays.
+    order = sorted(distinct.values(), key=lambda path: baseline is None or path.resolve() != Path(baseline).resolve())
+    loaded, left_out = _load_all(order)
+    for copy, original in copies(loaded).items():
+        del loaded[copy]
+        left_out.append(LeftOut(copy, f"its answers are those of {original} byte for byte: a copy, not a second run."))
+    loaded = {path: loaded[path] for path in distinct.values() if path in loaded}
     runs = {name: loaded[path] for path, name in _names(list(loaded)).items()}
     if not runs:
         return {}, left_out
@@ -61,7 +68,8 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
             raise ConfigError(f"The baseline cannot be used: {item.reason}")
     chosen = find_run(runs, baseline) if baseline is not None else None
     runs, others = _one_data_set(runs, chosen)
-    return runs, left_out + others
+    doubted = with_doubts({name: item.run for name, item in runs.items()})
+    return {name: replace(item, run=doubted[name]) for name, item in runs.items()}, left_out + others
 
 
 def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
@@ -107,7 +115,7 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     if run.manifest.suite != "seedbench-r1":
         raise DataError(f"{path} answers the suite {run.manifest.suite}: not to be mixed with SEED-Bench-R1 results.")
     # load_run keeps one of two equal ids, which would hide that every share counts a question twice.
-    n_lines = lines.count(b"\n")
+    n_lines = len(lines.splitlines())
     if n_lines != len(run.questions):
         raise DataError(
             f"{file} has {n_lines} lines for {len(run.questions)} questions: some are repeated. "

@@ -298,6 +298,8 @@ class RunManifest:
     transport: dict[str, Any] | None = None  # how pixels travel to an API model; part of the protocol id
     suite: str = "seedbench-r1"
     mixed_weights: str | None = None  # a weight file whose bytes were not the same in all calls that gave answers
+    questions_sha256: str | None = None  # of the first n_questions lines of questions.jsonl; None: an earlier version's
+    n_questions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

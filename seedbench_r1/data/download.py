@@ -24,10 +24,10 @@ from seedbench_r1.data.manifest import (
     MediaEntry,
     read_data_manifest,
     relative,
-    utc_now,
     write_data_manifest,
 )
 from seedbench_r1.errors import DataError, ResourceError
+from seedbench_r1.files import utc_now
 from seedbench_r1.questions import ANNOTATION_FILES, annotation_path, load_annotations, load_training_rows
 from seedbench_r1.types import LEVELS
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.files import replacing
+from seedbench_r1.files import replacing, utc_now
 from seedbench_r1.typed_json import from_json, parse_json
 from seedbench_r1.types import to_json
 
@@ -90,11 +89,6 @@ def write_data_manifest(data_root: Path, manifest: DataManifest) -> None:
     value = {"schema": SCHEMA, **to_json(manifest)}
     with replacing(data_root / MANIFEST) as temporary_path:
         temporary_path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def utc_now() -> str:
-    """The time in UTC to the second, ISO 8601."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def short_files(data_root: Path, files: Iterable[Path], manifest: DataManifest) -> tuple[Path, ...]:
