@@ -11,6 +11,7 @@ from pathlib import Path
 
 from leaderboards.agreement import copies, with_doubts
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.runs.answers import record_files
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
@@ -52,13 +53,8 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
     distinct: dict[Path, Path] = {}
     for path in wanted:
         distinct.setdefault(path.resolve(), path)
-    # The baseline first: of two copies the one that was asked for stays.
-    order = sorted(distinct.values(), key=lambda path: baseline is None or path.resolve() != Path(baseline).resolve())
-    loaded, left_out = _load_all(order)
-    for copy, original in copies(loaded).items():
-        del loaded[copy]
-        left_out.append(LeftOut(copy, f"its answers are those of {original} byte for byte: a copy, not a second run."))
-    loaded = {path: loaded[path] for path in distinct.values() if path in loaded}
+    loaded, left_out = _load_all(list(distinct.values()))
+    left_out += _take_out_copies(loaded, baseline)
     runs = {name: loaded[path] for path, name in _names(list(loaded)).items()}
     if not runs:
         return {}, left_out
@@ -84,6 +80,26 @@ def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
         except (DataError, OSError) as error:
             left_out.append(LeftOut(path, str(error)))
     return loaded, left_out
+
+
+def _take_out_copies(loaded: dict[Path, Loaded], baseline: str | None) -> list[LeftOut]:
+    """Of runs with the same answers, byte for byte, one stays: the baseline, else an unedited one, else the oldest."""
+
+    def later(path: Path) -> tuple[bool, bool, float]:
+        run = loaded[path].run
+        written = max((file.stat().st_mtime for file in record_files(path)), default=0.0)
+        return path.resolve() != (baseline and Path(baseline).resolve()), bool(run.doubts or run.edited), written
+
+    left_out = []
+    for copy, original in copies(sorted(loaded, key=later)).items():
+        names = [loaded[path].run.manifest.model.name for path in (copy, original)]
+        said = f" One of them has a wrong name: {names[0]} there, {names[1]} here." if names[0] != names[1] else ""
+        left_out.append(
+            LeftOut(copy, f"its answers are those of {original} byte for byte: a copy, not a second run.{said}")
+        )
+    for item in left_out:
+        del loaded[item.path]
+    return left_out
 
 
 @contextmanager

@@ -524,12 +524,17 @@ def test_a_copy_is_no_second_run(tmp_path):
     copy = Path(shutil.copytree(path, tmp_path / "better"))
     model = json.loads((copy / "manifest.json").read_text())["model"]
     edit_manifest(copy, model=model | {"name": "better"})
-    board = build_board([path, copy], include_published=False, metric="l1.accuracy")
+    os.utime(path / "records.jsonl", (1, 1))
+    board = build_board([copy, path], include_published=False, metric="l1.accuracy")
     assert [row.run_id for row in board.rows] == ["a"]
     (left_out,) = board.left_out
     assert left_out.path == copy
     assert "byte for byte" in left_out.reason
+    assert "wrong name: better there, a here" in left_out.reason
     board = build_board([path, copy], baseline=str(copy), include_published=False, metric="l1.accuracy")
+    assert [row.run_id for row in board.rows] == ["better"]
+    edit_manifest(path, sampling=json.loads((path / "manifest.json").read_text())["sampling"] | {"top_p": 0.5})
+    board = build_board([path, copy], include_published=False, metric="l1.accuracy")
     assert [row.run_id for row in board.rows] == ["better"]
 
 
