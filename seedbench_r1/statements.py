@@ -33,7 +33,7 @@ _CHOOSING = re.compile(
     r"(?:(?:所以|因此|故|应该?|我|最终|正确|答案|本题|[:,])\s*+)*+选(?:择|项)?\s*+(?:[:,]\s*+|是|为)?+"
 )
 _LEAD_SIGNS = "所因我最正答选应为是故本"  # the first ones of the Chinese words above
-_HEADING = re.compile(r"#{1,6}[^\S\n]++(?=[^\n]*?(?:answer|答案))", re.IGNORECASE)
+_ANSWER = re.compile(r"answer|答案", re.IGNORECASE)
 _ABBREVIATION = re.compile(r"[A-Za-z]\.[A-Za-z](?![A-Za-z])")
 _VERB = re.compile(
     r"(?:is|are|was|seems|looks|can|could|may|might|would|should|has|does)\b", re.IGNORECASE
@@ -116,7 +116,12 @@ def plain(text: str) -> str:
         text = _DISPLAY.sub(r"\1", text)
     if "$" in text:
         text = _DOLLARS.sub(r"\2", text)
-    return text.strip().strip(_INVISIBLE).strip()
+    return _outer_space_off(text)
+
+
+def _outer_space_off(text: str) -> str:
+    """Without space and characters of no width around it."""
+    return text.strip() if text.isascii() else text.strip().strip(_INVISIBLE).strip()
 
 
 def _holds_marks(text: str) -> bool:
@@ -160,7 +165,7 @@ def read_field(text: str, texts: OptionTexts) -> str | None:
 
 def read_lines(text: str, texts: OptionTexts) -> str | None:
     """The letter that the last line of an untagged text states, unless another line states another one."""
-    text = text.strip().strip(_INVISIBLE).strip()
+    text = _outer_space_off(text)
     before, _, last = text.rpartition("\n")
     last = plain(last)
     # Marks that are open at the last line's end began in an earlier one: "```", then B, then "```".
@@ -182,7 +187,7 @@ def read_lines(text: str, texts: OptionTexts) -> str | None:
 
 def _likely_lines(text: str, texts: OptionTexts) -> Iterator[str]:
     """The lines that begin as a statement does. To fold and match all of them would take most of the reader's time."""
-    forms = _forms(texts.letters[-1])
+    forms = texts.forms
     marked = not text.isascii() or _holds_marks(text) or "#" in text
     text = "\n" + text
     seen = set()  # a model that loops says one line a thousand times
@@ -197,12 +202,13 @@ def _likely_lines(text: str, texts: OptionTexts) -> Iterator[str]:
 def statement(text: str, texts: OptionTexts) -> Statement | None:
     """The whole text as a statement: words that lead in, a letter, then nothing, or a text of no other option."""
     text = text.strip()
-    heading = _HEADING.match(text)
-    if heading is not None:
-        text = text[heading.end() :]
-    lead = max(lead_in(text), _choosing(text), key=len)
+    if text.startswith("#"):
+        text = _without_heading(text)
+    lead = lead_in(text)
+    if "选" in text:
+        lead = max(lead, _choosing(text), key=len)
     stated = text[len(lead) :]
-    forms = _forms(texts.letters[-1])
+    forms = texts.forms
     match = forms.statement.fullmatch(stated)
     if match is not None and not (match.group("text") or match.group("after")):
         return Statement((match.group("wrapped") or match.group("bare")).upper(), firm=True)
@@ -231,8 +237,14 @@ def statement(text: str, texts: OptionTexts) -> Statement | None:
     return Statement(letter, firm=bool(lead) or not rest)
 
 
+def _without_heading(text: str) -> str:
+    """Without the marks of a heading whose leading words name the answer: "### Answer: B", not "### Option B"."""
+    bare = text.lstrip("#").lstrip()
+    return bare if _ANSWER.search(lead_in(bare)) else text
+
+
 def _choosing(text: str) -> str:
-    match = _CHOOSING.match(text) if "选" in text else None
+    match = _CHOOSING.match(text)
     return match.group() if match else ""
 
 
@@ -248,10 +260,11 @@ def _with_own_text(text: str, texts: OptionTexts, *, firm: bool) -> Statement | 
 class OptionTexts:
     """The option texts of one question, prepared for comparison."""
 
-    __slots__ = ("_folded", "_freed", "_initials", "letters")
+    __slots__ = ("_folded", "_freed", "_initials", "forms", "letters")
 
     def __init__(self, options: Sequence[str], letters: str) -> None:
         self.letters = letters
+        self.forms = _forms(letters[-1])
         shown = [plain(option) for option in options]
         if shown and len(shown) != len(letters):
             raise ValueError(f"{len(shown)} options for the letters {letters}")
@@ -289,7 +302,7 @@ class OptionTexts:
                 if option and option != own and _stands(option, without if option in own else folded):
                     return True
             text = _whole_words(own).sub(" ", text) if names_own else text
-        alone = _forms(self.letters[-1]).alone.findall(text)
+        alone = self.forms.alone.findall(text)
         return any(other.upper() != letter for other in alone)
 
 
