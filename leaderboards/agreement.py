@@ -34,7 +34,7 @@ def copies(paths: Iterable[Path]) -> dict[Path, Path]:
 def with_doubts(runs: Mapping[str, Run]) -> dict[str, Run]:
     """The runs, with a doubt for each that says otherwise of a data set than most runs of the same hash.
 
-    Where as many say the one as the other, all of them are doubted: which was edited cannot be told.
+    Where as many say the one as the other, all of them are doubted: nobody can say which was edited.
     """
     doubts: dict[str, dict[str, None]] = {name: {} for name in runs}
     for (level, _), alike in _by_data_set(runs).items():

@@ -275,7 +275,7 @@ class OptionTexts:
     def equal_to(self, text: str) -> list[str]:
         """The letters of all options whose text is `text`, but for case, runs of space and a final stop."""
         exact, freed = _without_stop(text), without_wrapping(text)
-        # Nearly all texts begin otherwise than every option, and need not be folded to be told from them.
+        # Nearly all texts begin otherwise than every option, and need not be folded to see that they differ.
         if not {exact[:1].casefold()[:1], freed[:1].casefold()[:1]} & self._initials:
             return []
         return self._places(exact, self._folded) or self._places(freed, self._freed)
