@@ -330,6 +330,8 @@ def _warnings(board: Board, left_out: Sequence[LeftOut]) -> list[str]:
     edited = [row.run_id for row in board.rows if board.measured[row.run_id].run.edited]
     if edited:
         warnings.append(f"Edited after they were written, so not to be believed: {', '.join(edited)}.")
+    doubtful = {row.run_id: board.measured[row.run_id].run.doubts for row in board.rows}
+    warnings += [f"Edited, so not ranked: {name}: {doubt}." for name, doubts in doubtful.items() for doubt in doubts]
     if left_out:
         warnings.append(f"Left out, because they cannot be used: {', '.join(i.path.name for i in left_out)}.")
     return warnings

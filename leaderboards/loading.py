@@ -6,10 +6,12 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from leaderboards.agreement import copies, with_doubts
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.runs.answers import record_files
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
@@ -52,6 +54,7 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
     for path in wanted:
         distinct.setdefault(path.resolve(), path)
     loaded, left_out = _load_all(list(distinct.values()))
+    left_out += _take_out_copies(loaded, baseline)
     runs = {name: loaded[path] for path, name in _names(list(loaded)).items()}
     if not runs:
         return {}, left_out
@@ -61,7 +64,8 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
             raise ConfigError(f"The baseline cannot be used: {item.reason}")
     chosen = find_run(runs, baseline) if baseline is not None else None
     runs, others = _one_data_set(runs, chosen)
-    return runs, left_out + others
+    doubted = with_doubts({name: item.run for name, item in runs.items()})
+    return {name: replace(item, run=doubted[name]) for name, item in runs.items()}, left_out + others
 
 
 def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
@@ -76,6 +80,26 @@ def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
         except (DataError, OSError) as error:
             left_out.append(LeftOut(path, str(error)))
     return loaded, left_out
+
+
+def _take_out_copies(loaded: dict[Path, Loaded], baseline: str | None) -> list[LeftOut]:
+    """Of runs with the same answers, byte for byte, one stays: the baseline, else an unedited one, else the oldest."""
+
+    def later(path: Path) -> tuple[bool, bool, float]:
+        run = loaded[path].run
+        written = max((file.stat().st_mtime for file in record_files(path)), default=0.0)
+        return path.resolve() != (baseline and Path(baseline).resolve()), bool(run.doubts or run.edited), written
+
+    left_out = []
+    for copy, original in copies(sorted(loaded, key=later)).items():
+        names = [loaded[path].run.manifest.model.name for path in (copy, original)]
+        said = f" One of them has a wrong name: {names[0]} there, {names[1]} here." if names[0] != names[1] else ""
+        left_out.append(
+            LeftOut(copy, f"its answers are those of {original} byte for byte: a copy, not a second run.{said}")
+        )
+    for item in left_out:
+        del loaded[item.path]
+    return left_out
 
 
 @contextmanager
@@ -107,7 +131,7 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     if run.manifest.suite != "seedbench-r1":
         raise DataError(f"{path} answers the suite {run.manifest.suite}: not to be mixed with SEED-Bench-R1 results.")
     # load_run keeps one of two equal ids, which would hide that every share counts a question twice.
-    n_lines = lines.count(b"\n")
+    n_lines = len(lines.splitlines())
     if n_lines != len(run.questions):
         raise DataError(
             f"{file} has {n_lines} lines for {len(run.questions)} questions: some are repeated. "

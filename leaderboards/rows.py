@@ -203,7 +203,7 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         selected_from_k=manifest.model.selected_from_k,
         provenance=provenance_of(measured),
         flags=_flags(measured, bank, total),
-        withheld=unreadable or bool(measured.run.edited) or manifest.mixed_weights is not None,
+        withheld=unreadable or bool(measured.run.edited or measured.run.doubts) or manifest.mixed_weights is not None,
     )
 
 
@@ -326,6 +326,7 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
         flags.append("NO REASONING")
     if measured.run.edited:
         flags.append(f"EDITED {len(measured.run.edited)}")
+    flags += [f"EDITED {name}" for name in dict.fromkeys(doubt.partition(":")[0] for doubt in measured.run.doubts)]
     if manifest.mixed_weights is not None:
         flags.append("MIXED WEIGHTS")
     if n_bad := sum(manifest.bad_rows.values()):

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class AppendFile:
         self._dirty = False
         self._closed = threading.Event()
         # A kill in the middle of a write leaves half a line, and the next one would be glued to it.
-        _drop_torn_line(self._descriptor)
+        _end_last_line(self._descriptor)
         self._syncer = threading.Thread(target=self._sync_regularly, name="fsync", daemon=True)
         self._syncer.start()
 
@@ -95,6 +96,11 @@ class AppendFile:
     def _sync_regularly(self) -> None:
         while not self._closed.wait(FSYNC_EVERY_S):
             self.sync()
+
+
+def utc_now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_json_object(path: Path, kind: type[SeedBenchError]) -> JsonObject:
@@ -183,8 +189,16 @@ def _claim(lock: Path, what: Path, kind: int) -> int:
     return descriptor
 
 
-def _drop_torn_line(descriptor: int) -> None:
-    """Cut the file after its last newline: what follows was torn by a kill."""
+def is_record(line: bytes) -> bool:
+    """Whether a last line without its newline is an object all the same: what a kill has torn never is."""
+    try:
+        return isinstance(parse_json(line), dict)
+    except ValueError:
+        return False
+
+
+def _end_last_line(descriptor: int) -> None:
+    """Give a complete last line the newline that it lacks, and cut off one that a kill has torn."""
     size = os.fstat(descriptor).st_size
     end = size
     while end > 0:
@@ -195,5 +209,9 @@ def _drop_torn_line(descriptor: int) -> None:
             end = start + newline + 1
             break
         end = start
-    if end != size:
+    if end == size:
+        return
+    if is_record(os.pread(descriptor, size - end, end)):
+        os.write(descriptor, b"\n")
+    else:
         os.ftruncate(descriptor, end)

@@ -9,14 +9,8 @@ from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
-from seedbench_r1.parsing import (
-    PARSER_VERSION,
-    answer_field,
-    lead_in,
-    parse_response,
-    plain,
-    without_wrapping,
-)
+from seedbench_r1.parsing import PARSER_VERSION, answer_field, parse_response
+from seedbench_r1.statements import lead_in, plain, without_wrapping
 from seedbench_r1.types import FinishReason, Kind, Outcome, ParsedResponse, Question, Score
 
 SCORER_VERSION = 2  # raise it whenever a number or a text can be read differently or get another score

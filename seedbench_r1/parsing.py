@@ -6,88 +6,24 @@ The law, with every accepted and refused form, is in docs/scoring.md and tests/g
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 
+from seedbench_r1.statements import OptionTexts, option_texts, plain, read_field, read_lines, statement
 from seedbench_r1.types import LETTERS, ParsedResponse
 
-PARSER_VERSION = 2  # raise it whenever a text can be read differently
+PARSER_VERSION = 3  # raise it whenever a text can be read differently
 THINK = "<think>\n"  # what templates of thinking models open in the assistant's turn
 
 _AS_ASKED = re.compile(r"\s*+<think>([^<]*+)</think>\s*+<answer>\s*+([A-Z])\s*+</answer>\s*+")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_STOPS = ".。!"
-
-# Emphasis, code and mathematics around a text: all linear, since no content holds its own mark.
-_STARS = re.compile(r"(\*{1,3})([^*]+)\1")
-_UNDERSCORES = re.compile(r"(?<!\w)(_{1,3})([^_]+)\1(?!\w)")
-_TICKS = re.compile(r"(`{1,3})([^`]+)\1")
-_DOLLARS = re.compile(r"(\${1,2})([^$]+)\1")
-_LATEX = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\s*\{([^{}]*)\}")
-_DISPLAY = re.compile(r"\\[\[(]([^\\]*)\\[\])]")
-_PAIRS = {"(": ")", "[": "]", "{": "}", "【": "】", "「": "」", "『": "』", '"': '"', "'": "'", "“": "”", "‘": "’"}
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # characters of no width
-
-# What may stand before a letter, and nothing else: possessive, so that a long row of them is read once.
-_LEAD = re.compile(
-    r"(?:(?:(?:so|therefore|thus|hence|the|my|final|correct|right|best|answer|option|choice|is)\b"
-    r"|所以|因此|我的|最终|正确|最佳|答案|选项|选择|应?为|应?是|[:,\-])\s*+)++",
-    re.IGNORECASE,
-)
-_NOUN = re.compile(r"answer|option|choice|答案|选项|选择", re.IGNORECASE)
-_ABBREVIATION = re.compile(r"[A-Za-z]\.[A-Za-z](?![A-Za-z])")
-_VERB = re.compile(
-    r"(?:is|are|was|seems|looks|can|could|may|might|would|should|has|does)\b", re.IGNORECASE
-)  # "(A) could be right" chooses nothing
-# "(A) is wrong" and "A: not yet" speak of an option without choosing it.
-_DENIED = re.compile(
-    r"\(?\s*(?:(?:this|it|that|which)\s+)?(?:(?:is|was|seems|looks|would be|can be|may be|has been)\s+)?"
-    r"(?:not|no|none|never|wrong|incorrect|false|unlikely|impossible|excluded|eliminated|rejected|ruled out|cannot|or)"
-    r"\b"
-    r"|however\b|(?:is|was|does|has|would|could|ca)n['’]t\b|\(?(?:不|错|非|没|排除)",
-    re.IGNORECASE,
-)
-_AFTER_A = "(?:is|was|or|and|would|can|could|may|might|seems|looks|has|does|fits|makes|shows)"
-_WORD = r"A-Za-z0-9_'’"
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerField:
+class AnswerField(NamedTuple):
     """The part of a response in which its answer is looked for."""
 
     text: str
     tagged: bool  # it stood in <answer>...</answer>
-
-
-@dataclass(frozen=True, slots=True)
-class _Statement:
-    letter: str
-    firm: bool  # led in by words or alone: "Answer: B", "B"; not "B. wash the cup", which may be a list's line
-
-
-@dataclass(frozen=True, slots=True)
-class _Forms:
-    """The forms of a letter from A to a last one."""
-
-    statement: re.Pattern[str]  # of a letter, then nothing, or a separator and a text
-    alone: re.Pattern[str]  # letters that stand alone in a text; "a" and "i" are words
-
-
-@lru_cache
-def _forms(last: str) -> _Forms:
-    one = f"[A-{last}a-{last.lower()}]"
-    opening, closing = (re.escape("".join(marks)) for marks in (_PAIRS, _PAIRS.values()))
-    wrapped = rf"[{opening}]\s*+(?P<wrapped>{one})\s*+[{closing}](?P<after>.*)"
-    separator = r"(?:\s*+[.):,;、。!]|[^\S\n]*+\n|\s++[-–—]++(?=\s)|\s*+[–—]|\s*+(?=\())"
-    bare = rf"(?P<bare>{one})(?![{_WORD}])(?:\s*+$|{separator}(?P<text>.*))"
-    small = "".join(c for c in "abcdefghijklmnopqrstuvwxyz" if c <= last.lower() and c not in "ai")
-    return _Forms(
-        statement=re.compile(f"{wrapped}|{bare}", re.DOTALL),
-        # "A cup" has an article, "A is" a letter.
-        alone=re.compile(rf"(?<![{_WORD}])(?!A\s+(?!{_AFTER_A}\b)[a-z])([A-{last}{small}])(?![{_WORD}])"),
-    )
 
 
 def parse_response(
@@ -141,13 +77,11 @@ def read_choice(text: str, options: Sequence[str] | None = None, letters: Sequen
     field = answer_field(text)
     if field is None:
         return None
-    texts = _option_texts(tuple(options or ()), "".join(letters))
-    bare = plain(field.text)
-    lines = [bare] if field.tagged else [line for line in bare.split("\n") if line.strip()]
-    if len(lines) != 1:
-        return _last_statement(lines, texts)
-    letter = _read_field(lines[0], texts)
-    return None if field.tagged and _contradicted(text, letter, texts) else letter
+    texts = option_texts(tuple(options or ()), "".join(letters))
+    if not field.tagged:
+        return read_lines(field.text, texts)
+    letter = read_field(plain(field.text), texts)
+    return None if _contradicted(text, letter, texts) else letter
 
 
 def answer_field(text: str) -> AnswerField | None:
@@ -157,6 +91,8 @@ def answer_field(text: str) -> AnswerField | None:
     does, or there are no thoughts, the first filled answer tag; else all of it. An answer tag that is opened after the
     thoughts and not closed, and thoughts that do not end, leave nothing to read.
     """
+    if "<" not in text:
+        return AnswerField(text.strip(), tagged=False)
     span = answer_block(text)
     if span is not None:
         return AnswerField(text[span[0] : span[1]].strip(), tagged=True)
@@ -193,165 +129,14 @@ def first_block(text: str, tag: str) -> str | None:
     return None if span is None else text[span[0] : span[1]].strip()
 
 
-def plain(text: str) -> str:
-    """Compatibility characters folded (NFKC); without Markdown emphasis, mathematics, code marks and outer space."""
-    text = unicodedata.normalize("NFKC", text)
-    text = _STARS.sub(r"\2", text)
-    text = _UNDERSCORES.sub(r"\2", text)
-    text = _TICKS.sub(r"\2", text)
-    if "\\" in text:
-        # \boxed{\text{B}} is nested; deeper is not written.
-        text = _LATEX.sub(r"\1", _LATEX.sub(r"\1", text))
-        text = _DISPLAY.sub(r"\1", text)
-    text = _DOLLARS.sub(r"\2", text)
-    return text.strip().strip(_INVISIBLE).strip()
-
-
-def without_wrapping(text: str) -> str:
-    """Without brackets and quotes around the whole, and without one final stop."""
-    stopped = False
-    while True:
-        text = text.strip()
-        if len(text) > 1 and text[-1] in _STOPS and not stopped:
-            text, stopped = _without_stop(text), True
-        # "(A) or (B)" is no text in brackets.
-        elif len(text) > 2 and _PAIRS.get(text[0]) == text[-1] and not {text[0], text[-1]} & set(text[1:-1]):
-            text = text[1:-1]
-        else:
-            return text
-
-
-def lead_in(text: str) -> str:
-    """The words before a stated answer, "The correct answer is: "; empty if there are none."""
-    match = _LEAD.match(text)
-    return match.group() if match and _NOUN.search(match.group()) else ""
-
-
-def _read_field(text: str, texts: _Texts) -> str | None:
-    """The letter that a whole text is, names, or states."""
-    bare = without_wrapping(text)
-    # A letter is a letter before it is an option's text: options may be letters in another order.
-    if len(bare) == 1 and bare.isascii() and bare.upper() in texts.letters:
-        return bare.upper()
-    named = texts.equal_to(text)
-    # Two options of the same text name two letters, and so none.
-    if len(named) == 1:
-        return named[0]
-    statement = _statement(text, texts) or _statement(bare, texts)
-    return statement.letter if statement else None
-
-
-def _contradicted(text: str, letter: str | None, texts: _Texts) -> bool:
+def _contradicted(text: str, letter: str | None, texts: OptionTexts) -> bool:
     """Whether the last line behind the answer tag states another letter: the tag then only showed the form."""
     span = answer_block(text)
     behind = text[span[1] :].removeprefix("</answer>").strip() if span is not None else ""
     if not behind or "<answer>" in behind:
         return False
-    other = _statement(plain(behind).split("\n")[-1], texts)
+    other = statement(plain(behind).split("\n")[-1], texts)
     return other is not None and other.firm and other.letter != letter
-
-
-def _last_statement(lines: Sequence[str], texts: _Texts) -> str | None:
-    """The letter that the last line states, unless another line states another one."""
-    last = _statement(lines[-1], texts) if lines else None
-    if last is None:
-        return None
-    for line in lines[:-1]:
-        other = _statement(line, texts)
-        # Options that were copied before a firm statement are no statements of their own.
-        if other is not None and other.letter != last.letter and (other.firm or not last.firm):
-            return None
-    return last.letter
-
-
-def _statement(text: str, texts: _Texts) -> _Statement | None:
-    """The whole text as a statement: words that lead in, a letter, then nothing, or a text of no other option."""
-    text = text.strip()
-    lead = lead_in(text)
-    stated = text[len(lead) :]
-    match = _forms(texts.letters[-1]).statement.fullmatch(stated)
-    if match is None or _ABBREVIATION.match(stated):
-        return None
-    letter = (match.group("wrapped") or match.group("bare")).upper()
-    said = (match.group("text") or match.group("after") or "").strip()
-    if not said:
-        return _Statement(letter, firm=True)
-    rest = said.strip(" \t\r\n.:)-–—")
-    named = texts.equal_to(said) or texts.equal_to(rest)
-    # An option may be called "-3" or "False": its own text is no denial, and keeps its signs.
-    if named:
-        return _Statement(letter, firm=bool(lead)) if letter in named else None
-    if match.group("wrapped") and _VERB.match(rest):
-        return None
-    # "A (person) washes" and "I, as a model" are words, not letters.
-    word = said.startswith("(") and not said.rstrip(_STOPS).endswith(")")
-    if word or (letter == "I" and not lead and stated[1:2] == ","):
-        return None
-    if rest and (_DENIED.match(rest) or texts.names_another(rest, letter)):
-        return None
-    return _Statement(letter, firm=bool(lead) or not rest)
-
-
-class _Texts:
-    """The option texts of one question, prepared for comparison."""
-
-    __slots__ = ("_folded", "_freed", "letters")
-
-    def __init__(self, options: Sequence[str], letters: str) -> None:
-        self.letters = letters
-        shown = [plain(option) for option in options]
-        if shown and len(shown) != len(letters):
-            raise ValueError(f"{len(shown)} options for the letters {letters}")
-        self._folded = [_fold(_without_stop(text)) for text in shown]
-        self._freed = [_fold(without_wrapping(text)) for text in shown]
-
-    def equal_to(self, text: str) -> list[str]:
-        """The letters of all options whose text is `text`, but for case, runs of space and a final stop."""
-        exact, freed = _fold(_without_stop(text)), _fold(without_wrapping(text))
-        pairs = list(zip(self.letters, self._folded, self._freed, strict=False))
-        return [letter for letter, folded, _ in pairs if folded == exact] or [
-            letter for letter, _, option in pairs if option == freed
-        ]
-
-    def names_another(self, text: str, letter: str) -> bool:
-        """Whether a text that follows a letter names another option, by its text or by its letter."""
-        if len(text) == 1 and text.upper() in self.letters:
-            return text.upper() != letter
-        if self._folded:
-            own = self._freed[self.letters.index(letter)]
-            folded = " ".join(text.split()).casefold()
-            without = re.sub(_whole_words(own), " ", folded) if own else folded
-            for option in self._freed:
-                # An option inside of the own one is named with it; one that contains the own one is another.
-                if option and option != own and _stands(option, without if option in own else folded):
-                    return True
-            text = re.sub(_whole_words(own), " ", text, flags=re.IGNORECASE) if own else text
-        alone = _forms(self.letters[-1]).alone.findall(text)
-        return any(other.upper() != letter for other in alone)
-
-
-@lru_cache(maxsize=4096)
-def _option_texts(options: tuple[str, ...], letters: str) -> _Texts:
-    return _Texts(options, letters)
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-def _without_stop(text: str) -> str:
-    text = text.strip()
-    return text[:-1] if len(text) > 1 and text[-1] in _STOPS else text
-
-
-def _whole_words(text: str) -> str:
-    """A pattern of the text; words of Latin letters do not go on at its ends, which Chinese has no sign for."""
-    before = r"(?<![\w])" if text[:1].isascii() else ""
-    return before + re.escape(text) + (r"(?![\w])" if text[-1:].isascii() else "")
-
-
-def _stands(option: str, text: str) -> bool:
-    return option in text and re.search(_whole_words(option), text) is not None
 
 
 def _end_of_thoughts(text: str) -> int:
@@ -378,6 +163,9 @@ def _blocks(text: str, tag: str, start: int = 0) -> Iterator[tuple[int, int]]:
 
 def _block_span(text: str, tag: str, start: int = 0) -> tuple[int, int] | None:
     """Character offsets of the unstripped content of the first <tag>...</tag> from `start` on, or None."""
+    # Most texts without this tag have none at all, and one sign is found far sooner.
+    if "<" not in text:
+        return None
     opening, closing = f"<{tag}>", f"</{tag}>"
     start = text.find(opening, start)
     if start < 0:

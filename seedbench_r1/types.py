@@ -308,6 +308,8 @@ class RunManifest:
     suite: str = "seedbench-r1"
     bad_rows: dict[str, int] = field(default_factory=dict)  # split -> rows of the file that were left out
     mixed_weights: str | None = None  # a weight file whose bytes were not the same in all calls that gave answers
+    questions_sha256: str | None = None  # of the first n_questions lines of questions.jsonl; None: an earlier version's
+    n_questions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ SPECS = [
     RunSpec("best-of-5", ability=2.0, seed=6, selected_from_k=5),
     RunSpec("other-judge", ability=0.2, seed=7, judges=("openai:big/v1-0a1b2c3d",)),
     RunSpec("not-judged", ability=0.1, seed=8, judges=()),
-    RunSpec("frames-32", ability=2.5, seed=9, protocol_id="5eed0032", frames=32),
+    RunSpec("frames-32", ability=2.5, seed=9, frames=32),
     RunSpec("stopped", ability=0.4, seed=10, answered=0.9),
     RunSpec("some-failed", ability=0.4, seed=11, failed=0.02),
     RunSpec("limited", ability=0.4, seed=12, limit=20),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seedbench_r1.config import protocol_id
 from seedbench_r1.kinds import LAW
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
@@ -46,7 +47,6 @@ class RunSpec:
     ability: float = 0.0  # logit added to every question
     step: int | None = None
     seed: int = 0
-    protocol_id: str = "5eed0001"
     frames: int = 16
     consistent: float = 0.7  # chance of a consistent verdict
     judges: tuple[str, ...] = (RULES,)
@@ -146,12 +146,13 @@ def manifest(spec: RunSpec, benchmark: Benchmark) -> RunManifest:
     for question in benchmark.questions:
         if question["domain"] is not None and "L3" in n_total:
             n_total["L3"][question["domain"]] = n_total["L3"].get(question["domain"], 0) + 1
+    video = dataclasses.replace(VideoConfig(), max_frames=spec.frames)
     return RunManifest(
         schema=SCHEMA,
         protocol="standard",
-        protocol_id=spec.protocol_id,
+        protocol_id=protocol_id(DEFAULT_TEMPLATE, video, SamplingConfig()),
         template=DEFAULT_TEMPLATE,
-        video=dataclasses.replace(VideoConfig(), max_frames=spec.frames),
+        video=video,
         sampling=SamplingConfig(seed=spec.seed),
         parser_version=PARSER_VERSION,
         n_total=n_total,

@@ -102,6 +102,11 @@ def load_exported(path: Path, *, judge: str | None = None, allow_incomplete: boo
             f"{path} was edited: what it stores of {len(measured.run.edited)} answers (e.g. {measured.run.edited[0]}) "
             f"is not what their texts say. Nothing was written. Fix: evaluate again into a fresh directory."
         )
+    if measured.run.doubts:
+        raise DataError(
+            f"{path} was edited. {measured.run.doubts[0]}. Nothing was written. Fix: evaluate again into a fresh "
+            f"directory."
+        )
     # Numbers of a part would be read as the benchmark's once the file has left this machine.
     if row.status != "complete" and not allow_incomplete:
         raise IncompleteRun(_refusal(path, row, int(measured.outcomes.selected.sum())))

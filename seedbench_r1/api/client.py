@@ -38,10 +38,17 @@ class Reply:
 
     text: str  # the message's content; the refusal if it has no content; "" if the limit came before any content
     finish_reason: str  # the server's own word, e.g. "stop", "length", "content_filter"
-    n_prompt_tokens: int  # by the server's count, media included
-    n_tokens: int  # generated, by the server's count; hidden reasoning and an end-of-text token may be among them
+    n_prompt_tokens: int | None  # by the server's count, media included; None: it sent none
+    n_tokens: int | None  # generated, likewise; hidden reasoning and an end-of-text token may be among them
     latency_s: float  # of the try that succeeded
     logprobs: tuple[float, ...] | None = None  # natural log, of the generated tokens, if they were asked for
+
+    @property
+    def usage(self) -> tuple[int, int] | None:
+        """Prompt tokens and generated tokens; None if the server did not count both."""
+        if self.n_prompt_tokens is None or self.n_tokens is None:
+            return None
+        return self.n_prompt_tokens, self.n_tokens
 
 
 class RequestFailed(Exception):
@@ -126,7 +133,6 @@ class ChatClient:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
-        json_schema: Mapping[str, object] | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> Reply:
         """Ask for one completion and wait for it.
@@ -138,8 +144,7 @@ class ChatClient:
             temperature: 0 is greedy.
             top_p: nucleus sampling; 1 keeps every token.
             seed: sent if given; many servers ignore it.
-            json_schema: the text of the reply is to be JSON of this schema (strict); the server enforces it.
-            extra: further fields of the request's body, e.g. {"logprobs": True}.
+            extra: further fields of the request's body, e.g. {"logprobs": True} or json_reply(schema).
 
         Raises:
             RequestFailed: refused, or without a usable reply after all tries.
@@ -155,9 +160,6 @@ class ChatClient:
         # Only what was asked for is sent: some servers refuse fields that they do not know.
         if seed is not None:
             body["seed"] = seed
-        if json_schema is not None:
-            schema = {"name": "reply", "schema": dict(json_schema), "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         attempt = 1
         while isinstance(result := self._attempt(body, dict(extra or {})), _Trouble):
             wait_s = wait_before_retry(attempt, result.retry_after_s, self._first_wait_s, random.random())
@@ -243,6 +245,12 @@ class ChatClient:
         return text.replace(self._key, "[key]") if len(self._key) >= SHORTEST_SECRET else text
 
 
+def json_reply(schema: Mapping[str, object]) -> dict[str, object]:
+    """The field by which the text of a reply is JSON of this schema (strict); the server enforces it."""
+    named = {"name": "reply", "schema": dict(schema), "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
 def check_installed() -> None:
     """Raises ConfigError, with the command to type, if the `openai` package is absent."""
     if importlib.util.find_spec("openai") is None:
@@ -289,7 +297,8 @@ def read_reply(text: str, latency_s: float) -> Reply:
         raise ValueError(f"not JSON: {error}") from error
     try:
         choice = value["choices"][0]
-        message, usage = choice["message"], value["usage"]
+        # Not every server counts tokens; its answers are answers all the same.
+        message, usage = choice["message"], value.get("usage") or {}
         content = message["content"]
         if content is None:  # a refusal, or the limit came while the model was still reasoning
             content = message.get("refusal") or ""
@@ -301,15 +310,16 @@ def read_reply(text: str, latency_s: float) -> Reply:
         reply = Reply(
             text=content,
             finish_reason=choice["finish_reason"],
-            n_prompt_tokens=usage["prompt_tokens"],
-            n_tokens=usage["completion_tokens"],
+            n_prompt_tokens=usage.get("prompt_tokens"),
+            n_tokens=usage.get("completion_tokens"),
             latency_s=latency_s,
             logprobs=_logprobs(choice.get("logprobs")),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"no chat completion: {type(error).__name__}: {error}") from error
     texts, counts = (reply.text, reply.finish_reason), (reply.n_prompt_tokens, reply.n_tokens)
-    if not all(type(item) is str for item in texts) or not all(type(item) is int and item >= 0 for item in counts):
+    counted = all(item is None or (type(item) is int and item >= 0) for item in counts)
+    if not counted or not all(type(item) is str for item in texts):
         raise ValueError("no chat completion: a field has the wrong type")
     return reply
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from seedbench_r1.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
@@ -48,6 +50,16 @@ class CostLimit:
         with self._changed:
             self._in_flight, self._completions, self._max_tokens, self._closed = 0, completions, max_tokens, False
         return self._pull(iter(requests))
+
+    def counted(self, usage: tuple[int, int] | None, base_url: str) -> tuple[int, int]:
+        """A reply's prompt tokens and generated tokens. Raises ConfigError, and starts no more, if it has none."""
+        if usage is None:
+            self.close()
+            raise ConfigError(
+                f"{base_url} does not say how many tokens an answer took (usage), so --max-cost cannot be kept. "
+                f"Answers so far are saved. Fix: leave out --max-cost, or set the limit at the server."
+            )
+        return usage
 
     def settle(self, usage: tuple[int, int] | None) -> None:
         """A completion has ended. usage: its prompt tokens and generated tokens; None if there was no reply."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
 import threading
 import urllib.parse
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,8 @@ from seedbench_r1.types import (
     Request,
     SamplingConfig,
 )
+
+log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95  # of 100, colour at full resolution
 FRAMES_TEXT = "The next {n} images are the frames of the video in order, {fps:.2f} per second. The image follows them."
@@ -73,6 +76,7 @@ class OpenAIBackend:
         self._api_video = api_video
         self._cost_limit = cost_limit
         self._guard = threading.Lock()
+        self._said = False  # that the server counts no tokens
         self._hopeless = 0  # failures in a row that no reply interrupted and that no request was to blame for
 
     @classmethod
@@ -142,8 +146,7 @@ class OpenAIBackend:
                 seed=completion_seed(sampling.seed, request.question_id, k),
                 extra=extra_fields(request, sampling, self._api_video),
             )
-            with self._guard:
-                self._hopeless = 0
+            self._note(reply)
             # A reply, even an unusable one, shows that server, model and key are there.
             return to_generation(reply, logprobs=sampling.logprobs)
         except RequestFailed as error:
@@ -151,7 +154,20 @@ class OpenAIBackend:
             return Failure(error.kind, str(error))
         finally:
             if self._cost_limit is not None:
-                self._cost_limit.settle(None if reply is None else (reply.n_prompt_tokens, reply.n_tokens))
+                self._cost_limit.settle(None if reply is None else reply.usage)
+
+    def _note(self, reply: Reply) -> None:
+        """The server answers. Raises ConfigError if it does not count tokens that a limit needs."""
+        with self._guard:
+            self._hopeless = 0
+            said, self._said = self._said, self._said or reply.usage is None
+        if self._cost_limit is not None:
+            self._cost_limit.counted(reply.usage, self._client.base_url)
+        elif reply.usage is None and not said:
+            log.warning(
+                "%s does not say how many tokens an answer took (usage): tokens and cost stay unknown",
+                self._client.base_url,
+            )
 
     def _check_hope(self, error: RequestFailed) -> None:
         """Raises ConfigError if it is not this request's fault and will not get better."""

@@ -12,7 +12,7 @@ from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths, plain_option
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.runs.directory import utc_now
+from seedbench_r1.files import utc_now
 
 if TYPE_CHECKING:
     from leaderboards.exports.common import Exported

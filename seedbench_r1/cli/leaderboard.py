@@ -18,8 +18,7 @@ from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
-from seedbench_r1.files import make_folder
-from seedbench_r1.runs.directory import utc_now
+from seedbench_r1.files import make_folder, utc_now
 from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:

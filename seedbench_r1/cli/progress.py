@@ -12,7 +12,7 @@ from rich.text import Text
 
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
-from seedbench_r1.runs.directory import utc_now
+from seedbench_r1.files import utc_now
 from seedbench_r1.types import Question, RunRecord
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class EvalProgress:
         self._new = 0
         price_in, price_out = planned.config.price_in, planned.config.price_out
         self._prices = None if price_in is None or price_out is None else (price_in, price_out)
-        self._cost = 0.0  # of this call, in the currency of the prices
+        self._cost: float | None = 0.0  # of this call, in the currency of the prices; None: unknown
         self._pace = console.LinePace()
         self._live: Live | None = None
 
@@ -118,8 +118,11 @@ class EvalProgress:
             new_tokens = record.generation.n_tokens or 0 if record.generation is not None else 0
             self._speed.note(time.monotonic(), answered=record.answered, tokens=new_tokens)
             if record.generation is not None:
-                tokens = (record.generation.n_prompt_tokens or 0, record.generation.n_tokens or 0)
-                self._cost += token_cost(*tokens, *self._prices) if self._prices else 0.0
+                read, written = record.generation.n_prompt_tokens, record.generation.n_tokens
+                if read is None or written is None:
+                    self._cost = None
+                elif self._cost is not None and self._prices:
+                    self._cost += token_cost(read, written, *self._prices)
             if self._quiet or self._live is not None:
                 return
             # In a log file a line now and then.
@@ -161,7 +164,8 @@ class EvalProgress:
         errors = sum(not record.answered for record in self._records.values())
         rates, left = self._speed.rates(), self._speed.seconds_left(time.monotonic(), len(self._pending))
         speed = "eta=unknown" if rates is None or left is None else f"qps={rates[0]:.2f} eta={left:.0f}s"
-        paid = f" cost={self._cost:.4f}" if self._prices else ""
+        cost = "unknown" if self._cost is None else f"{self._cost:.4f}"
+        paid = f" cost={cost}" if self._prices else ""
         return f"{utc_now()} eval {level} {done}/{total} acc={accuracy:.3f} err={errors} {speed}{paid}"
 
     def _status(self) -> str:
@@ -187,7 +191,8 @@ class EvalProgress:
         status = f" {share} {console.dot()} {status} {console.dot()} errors {errors}"
         if self._prices:
             limit = self._plan.config.max_cost
-            status += f" {console.dot()} cost {self._cost:.2f}" + (f" of {limit:g}" if limit is not None else "")
+            cost = "unknown" if self._cost is None else f"{self._cost:.2f}"
+            status += f" {console.dot()} cost {cost}" + (f" of {limit:g}" if limit is not None else "")
         return Group(*rows, Text(status))
 
     def _bar(self, level: str) -> Text:

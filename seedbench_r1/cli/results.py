@@ -47,6 +47,8 @@ def print_summary(run: Run, summary: RunSummary) -> None:
         # Verdicts have a table of their own.
         judged = "" if load_verdicts(run.path) else f" {console.dot()} consistency not judged"
         screen.print(f" 95 % intervals, clustered by video ({n_clusters} videos){judged}", soft_wrap=True)
+    for doubt in run.doubts:
+        screen.print(f" EDITED: {doubt}; not to be ranked", soft_wrap=True)
     if summary.status == "incomplete":
         screen.print(f" INCOMPLETE: {summary.pending} questions have no answer; not to be ranked", soft_wrap=True)
     if summary.status == "subset":

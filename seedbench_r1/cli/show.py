@@ -135,7 +135,8 @@ def describe(question: Question, record: RunRecord | None) -> list[str]:
     ]
     # Imported answers say nothing of tokens and time.
     if generation.latency_s is not None:
-        sizes = f"{generation.n_prompt_tokens} prompt, {generation.n_tokens} new"
+        read, written = ("?" if n is None else n for n in (generation.n_prompt_tokens, generation.n_tokens))
+        sizes = f"{read} prompt, {written} new"
         lines.append(f"tokens    {sizes}, {generation.finish_reason}, {generation.latency_s:.2f} s")
     # Only when the clip was not decoded by the reader asked for.
     if record.reader_note:

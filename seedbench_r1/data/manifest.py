@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.files import replacing
+from seedbench_r1.files import replacing, utc_now
 from seedbench_r1.typed_json import from_json, parse_json
 from seedbench_r1.types import to_json
 
@@ -98,11 +97,6 @@ def write_data_manifest(data_root: Path, manifest: DataManifest) -> None:
     with replacing(data_root / MANIFEST) as temporary_path:
         # Names of files need not be UTF-8: such a byte is written as JSON's \\udc80 to \\udcff, and read back.
         temporary_path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def utc_now() -> str:
-    """The time in UTC to the second, ISO 8601."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def short_files(data_root: Path, files: Iterable[Path], manifest: DataManifest) -> tuple[Path, ...]:

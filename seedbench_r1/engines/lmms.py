@@ -23,11 +23,10 @@ from seedbench_r1.engines import lmms_process
 from seedbench_r1.engines.base import Plan, Recorder, RunProtocol
 from seedbench_r1.engines.lmms_process import OWN_MODEL, TASK_FOLDER, LmmsJob, LmmsModel
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import write_text
+from seedbench_r1.files import utc_now, write_text
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, model_name
 from seedbench_r1.parsing import assumed_opening
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, prompt_file_table
-from seedbench_r1.runs.directory import utc_now
 from seedbench_r1.runs.records import question_line
 from seedbench_r1.scoring import to_record
 from seedbench_r1.suites.base import Suite

@@ -17,10 +17,10 @@ from seedbench_r1.engines import lmms_process
 from seedbench_r1.engines.lmms import check_additions, other_device, own_model_args
 from seedbench_r1.engines.lmms_process import LmmsJob, LmmsModel
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import read_json_object, write_json
+from seedbench_r1.files import read_json_object, utc_now, write_json
 from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
-from seedbench_r1.runs.directory import run_directory, slug, utc_now
+from seedbench_r1.runs.directory import run_directory, slug
 from seedbench_r1.types import to_json
 
 SUITE = "transfer-lmms"

@@ -19,13 +19,13 @@ from seedbench_r1.engines.local import LocalEngine
 from seedbench_r1.engines.preflight import check_prompts
 from seedbench_r1.engines.shards import ShardsEngine
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import make_folder, write_text
+from seedbench_r1.files import make_folder, utc_now, write_text
 from seedbench_r1.kinds import SCORER_VERSION
 from seedbench_r1.media.decode import check_reader
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.questions import choose_subset, file_sha256
-from seedbench_r1.runs.directory import run_directory, utc_now
+from seedbench_r1.runs.directory import run_directory
 from seedbench_r1.runs.records import SCHEMA
 from seedbench_r1.suites import find_suite
 from seedbench_r1.suites.base import Questions, Suite

@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
-from seedbench_r1.api.client import ChatClient, RequestFailed
+from seedbench_r1.api.client import ChatClient, RequestFailed, json_reply
 from seedbench_r1.api.cost_limit import CostLimit
 from seedbench_r1.api.worker_pool import in_parallel
 from seedbench_r1.backends.base import Backend
@@ -223,10 +223,11 @@ class ApiJudge:
                     temperature=self._settings.temperature,
                     # The same seed would give the same unreadable reply again.
                     seed=vote * TRIES + attempt,
-                    json_schema=SCHEMA,
+                    extra=json_reply(SCHEMA),
                 )
-                used = usage or (0, 0)
-                usage = (used[0] + reply.n_prompt_tokens, used[1] + reply.n_tokens)
+                if self._cost_limit is not None:
+                    used, counts = usage or (0, 0), self._cost_limit.counted(reply.usage, self._client.base_url)
+                    usage = (used[0] + counts[0], used[1] + counts[1])
                 try:
                     return read_verdict(reply.text, case)
                 except UnreadableVerdict as error:

@@ -245,7 +245,7 @@ def resize_frames(frames: Pixels, size: tuple[int, int]) -> Pixels:
     """(T, H, W, 3) uint8 -> (T, height, width, 3) uint8, bicubic with antialias, on 8-bit values.
 
     Pillow's result is within one grey level of torch's uint8 bicubic with antialias when shrinking, and within two
-    when enlarging, where one value in 10,000 at most is two off (tests/unit/test_video.py).
+    when enlarging, where one value in 10,000 at most is two off (tests/unit/test_frames.py).
     """
     height, width = size
     # Bicubic at the same size is the identity.

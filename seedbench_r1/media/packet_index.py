@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
 
 # FFmpeg's decoders of these leave out frames that no other frame refers to, and the rest stays bit-exact
-# (tests/unit/test_packets.py); its VP9 decoder ignores the wish
+# (tests/unit/test_packet_index.py); its VP9 decoder ignores the wish
 SKIPPABLE = ("h264", "hevc")
 # decord 0.6 and torchcodec 0.17 returned wrong frames of H.264 in AVI and in MPEG-TS (tests/unit/test_clips.py)
 SEEKABLE_CONTAINERS = ("mp4", "matroska")

@@ -21,6 +21,7 @@ import torch
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
 from seedbench_r1.models.families import family_of
+from seedbench_r1.models.processor import open_processor
 from seedbench_r1.types import Request
 
 Grid = tuple[int, int, int]  # patches in time, height and width, before spatial merging
@@ -60,7 +61,7 @@ class QwenProcessor:
 
     layout: VisionLayout
     tokenizer: Any  # a transformers tokenizer
-    renderer: Any  # a transformers processor, or what has its apply_chat_template
+    renderer: Any  # a transformers processor or tokenizer: what has apply_chat_template
     chat_template: str | None  # what it is given; None: it has its own
     opened: str  # what the template opens in the assistant's turn beyond its header, e.g. "<think>\n"
     context: int  # longest prompt plus completion, in tokens
@@ -97,8 +98,7 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"Cannot read the configuration of {model}: {error}") from error
     family = family_of(config.model_type, model)
-    loaded = _open_processor(model, revision)
-    image, video, tokenizer = loaded.image_processor, loaded.video_processor, loaded.tokenizer
+    parts = open_processor(model, revision)
     vision = config.vision_config
     layout = VisionLayout(
         family=family.model_type,
@@ -108,46 +108,27 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
         image_token_id=config.image_token_id,
         video_token_id=config.video_token_id,
         tokens_per_second=float(getattr(vision, "tokens_per_second", 1.0)),
-        image_mean=tuple(image.image_mean),
-        image_std=tuple(image.image_std),
-        video_mean=tuple(video.image_mean),
-        video_std=tuple(video.image_std),
+        image_mean=parts.statistics.image_mean,
+        image_std=parts.statistics.image_std,
+        video_mean=parts.statistics.video_mean,
+        video_std=parts.statistics.video_std,
     )
-    known = tokenizer.get_vocab()
+    known = parts.tokenizer.get_vocab()
     _check_marks(model, known, layout)
-    # Qwen's own fine-tuning script saves a tokenizer, and with it the only copy of the template.
-    template = getattr(loaded, "chat_template", None) or getattr(tokenizer, "chat_template", None)
-    if not template:
+    if not parts.chat_template:
         raise ConfigError(
             f"{model} has no chat template: neither chat_template.jinja, chat_template.json nor tokenizer_config.json "
             f"holds one. Fix: copy the base model's chat_template.json there, or --processor BASE_MODEL."
         )
     return QwenProcessor(
         layout=layout,
-        tokenizer=tokenizer,
-        renderer=loaded,
-        chat_template=template,
-        opened=opened_by_template(loaded, template),
+        tokenizer=parts.tokenizer,
+        renderer=parts.renderer,
+        chat_template=parts.chat_template,
+        opened=opened_by_template(parts.renderer, parts.chat_template),
         context=config.get_text_config().max_position_embeddings,
         forbidden_ids=tuple(known[mark] for mark in VISION_MARKS if mark in known),
     )
-
-
-def _open_processor(model: str, revision: str | None) -> Any:  # noqa: ANN401  # untyped in transformers
-    import transformers
-
-    processors: Any = transformers.AutoProcessor
-    try:
-        loaded = processors.from_pretrained(model, revision=revision)
-        _ = loaded.image_processor, loaded.video_processor, loaded.tokenizer
-    # transformers raises whatever its parts raise for files that are absent, old or damaged.
-    except Exception as error:
-        first_line = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
-        raise ConfigError(
-            f"Cannot load tokenizer and processor from {model}: {first_line}. Fix: copy tokenizer*, "
-            f"*processor_config.json and chat_template.* of the base model there, or --processor BASE_MODEL."
-        ) from error
-    return loaded
 
 
 def _check_marks(model: str, vocabulary: dict[str, int], layout: VisionLayout) -> None:

@@ -19,6 +19,8 @@ _FULL = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
 # What trainers keep next to an adapter to go on from; it is no part of the model.
 _STATE = re.compile(r"(optim|(lr_)?scheduler|scaler|rng|random_state|training_args|sampler|dl_state_dict).*")
 _POINTER = 200  # bytes: what git leaves in place of a file that it keeps elsewhere
+_PAGE = 4096  # bytes: a shorter run of zeros at a file's end is looked into no further
+_ZERO_AT_FIRST = re.compile(r"lora_B|lora_embedding_B|bias")
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 # What transformers needs for a quantisation, by the name in config.json: package as imported, and as installed
@@ -123,6 +125,40 @@ def _check_whole(path: Path) -> None:
         raise ConfigError(f"{path} is {what} ({size} bytes). Fix: copy or download it again.") from error
     if size != wanted:
         raise ConfigError(f"{path} is not whole: {size} of {wanted} bytes. Fix: copy or download it again.")
+    _check_tail(path, 8 + n_header, tensors)
+
+
+def _check_tail(path: Path, start: int, tensors: JsonObject) -> None:
+    """Raise ConfigError for a file that ends in zeros over several matrices, as a copy that was broken off leaves it.
+
+    Programs that reserve a file's size first leave zeros where nothing was written, which load like any weights. Legal
+    are one matrix of zeros, biases, the second factors of LoRA before a training, and zeros at a matrix's end (padding
+    of a vocabulary).
+    """
+    zeros, block = path.stat().st_size, _PAGE
+    with path.open("rb") as stream:
+        while zeros > start:
+            stream.seek(max(start, zeros - block))
+            data = stream.read(zeros - stream.tell())
+            written = data.rstrip(b"\0")
+            zeros -= len(data) - len(written)
+            if written:
+                break
+            block = 1 << 20
+    lost = sorted(
+        (entry["data_offsets"][0], name)
+        for name, entry in tensors.items()
+        if name != "__metadata__"
+        and start + entry["data_offsets"][0] >= zeros
+        and entry["data_offsets"][1] - entry["data_offsets"][0] >= _PAGE
+        and len(entry.get("shape", ())) > 1
+        and not _ZERO_AT_FIRST.search(name)
+    )
+    if len(lost) > 1:
+        raise ConfigError(
+            f"{path} ends in zeros, as after a copy that was broken off: {len(lost)} matrices of it hold nothing else, "
+            f"first {lost[0][1]}. Fix: copy or download it again."
+        )
 
 
 def quantisation(config: JsonObject) -> str | None:

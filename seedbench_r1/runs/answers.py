@@ -14,7 +14,7 @@ from seedbench_r1.scoring import reread
 from seedbench_r1.typed_json import shown
 from seedbench_r1.types import Question, RunManifest, RunRecord
 
-KNOWN_LAWS = ("1.1", LAW)  # those that this version can tell from newer ones
+KNOWN_LAWS = ("1.1", "2.2", LAW)  # those that this version can tell from newer ones
 _NAME = re.compile(r"records(?:\.\d+-of-\d+)?\.jsonl")
 
 

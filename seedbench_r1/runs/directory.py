@@ -17,15 +17,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import AppendFile, write_error, write_json, write_text
+from seedbench_r1.files import AppendFile, utc_now, write_error, write_json, write_text
 from seedbench_r1.models.fingerprint import weights_sha256
 from seedbench_r1.runs.answers import read_answers, record_files
+from seedbench_r1.runs.checks import check_sizes, doubts_of, questions_sha256
 from seedbench_r1.runs.records import (
     SCHEMA,
     WITHOUT_IDENTITY,
@@ -57,6 +57,7 @@ class Run:
     records: dict[str, RunRecord]  # read and scored by the present law
     rescored: int = 0  # answers that an earlier version had read
     edited: tuple[str, ...] = ()  # questions whose record says otherwise than its text
+    doubts: tuple[str, ...] = ()  # sentences: which other file was edited, and how that shows
 
     def summary(self) -> RunSummary:
         """Counts of the whole run, by split and by domain (for general benchmarks: by kind)."""
@@ -114,12 +115,9 @@ def load_run(path: Path, *, questions: dict[str, Question] | None = None) -> Run
         raise DataError(f"{path} is not a run directory (no manifest.json).")
     if questions is None:
         questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
-    for split, sizes in manifest.n_total.items():
-        n = sum(question.split == split for question in questions.values())
-        if n > sizes.get("all", n):
-            raise DataError(f"{path}: questions.jsonl holds {n} of {split}, manifest.json says {sizes['all']}. Edited?")
-    answers = read_answers(path, questions, manifest)
-    return Run(path, manifest, questions, answers.records, answers.rescored, tuple(answers.edited))
+    check_sizes(path, manifest, questions)
+    answers, doubts = read_answers(path, questions, manifest), doubts_of(path, manifest)
+    return Run(path, manifest, questions, answers.records, answers.rescored, tuple(answers.edited), doubts)
 
 
 def read_manifest(path: Path) -> RunManifest | None:
@@ -287,11 +285,6 @@ class RunDir:
         return record is not None and (record.answered or not retry_errors)
 
 
-def utc_now() -> str:
-    """The time in UTC to the second, ISO 8601."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def run_directory(runs_dir: Path, model_name: str, protocol: str, run_name: str | None) -> Path:
     """runs/<model-slug>--<protocol_id>, or runs/<run_name>. Raises ConfigError for a name that is not one folder's."""
     if run_name is None:
@@ -315,6 +308,8 @@ def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> 
     existing = read_manifest(path)
     if existing is not None:
         _refuse_differences(path, existing, manifest)
+        if doubts := doubts_of(path, existing):
+            raise ConfigError(f"{path} was edited. {doubts[0]}. Fix: put the file back, or --fresh to start anew.")
         known = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
         # Known ones first: a question's shard follows from its place, which must not move.
         wanted = known | wanted
@@ -335,7 +330,11 @@ def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> 
             f"{path} holds answers but no manifest.json: which model gave them is not known. Nothing was changed. "
             f"Fix: put the manifest back, --run-name NAME for another directory, or --fresh to set the answers aside."
         )
-    write_text(path / "questions.jsonl", "".join(question_line(question) for question in wanted.values()))
+    lines = [question_line(question) for question in wanted.values()]
+    # The questions first: the old ones stand before the new, so that a kill in between leaves the old hash true.
+    write_text(path / "questions.jsonl", "".join(lines))
+    digest = questions_sha256([line.encode("utf-8", "backslashreplace") for line in lines])
+    manifest = dataclasses.replace(manifest, questions_sha256=digest, n_questions=len(lines))
     write_json(path / "manifest.json", to_json(manifest))
     return manifest, wanted
 

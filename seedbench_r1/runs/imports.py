@@ -14,10 +14,10 @@ from pathlib import Path
 
 from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import JsonObject
+from seedbench_r1.files import JsonObject, utc_now
 from seedbench_r1.parsing import PARSER_VERSION, assumed_opening
 from seedbench_r1.questions import annotation_path, file_sha256, load_annotations
-from seedbench_r1.runs.directory import RunDir, run_directory, utc_now
+from seedbench_r1.runs.directory import RunDir, run_directory
 from seedbench_r1.runs.records import SCHEMA
 from seedbench_r1.scoring import split_sizes, summarise, to_record
 from seedbench_r1.typed_json import parse_json

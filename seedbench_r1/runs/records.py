@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.files import JsonObject
+from seedbench_r1.files import JsonObject, is_record
 from seedbench_r1.kinds import LAW
 from seedbench_r1.typed_json import from_json
 from seedbench_r1.types import Generation, Kind, Question, RunManifest, RunRecord, Template, to_json
@@ -137,7 +137,7 @@ def manifest_from_json(value: JsonObject) -> RunManifest:
 
 
 def read_lines(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
-    """Every line of a JSONL file, built. A last line without its newline was torn by a kill and is dropped.
+    """Every line of a JSONL file, built. A last line without its newline counts if it is complete, else it is dropped.
 
     Raises:
         DataError: a line that is not what it should be, with file and line.
@@ -145,8 +145,9 @@ def read_lines(path: Path, build: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     if not path.exists():
         return
     data = path.read_bytes()
-    # Every line is written with its newline in one call, so a line without it is torn.
-    data = data[: data.rfind(b"\n") + 1]
+    end = data.rfind(b"\n") + 1
+    # Written in one call with its newline, so torn without it; but editors and copies leave off a newline, too.
+    data = data + b"\n" if end < len(data) and is_record(data[end:]) else data[:end]
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:

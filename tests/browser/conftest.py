@@ -26,7 +26,7 @@ SPECS = [
     RunSpec("sft", ability=0.1, step=1200, seed=3, algorithm="sft", unparsed=0.05, training="s"),
     RunSpec("base", ability=-0.7, seed=4, algorithm=None, judges=()),
     RunSpec("broken", ability=0.9, seed=5, failed=0.03, truncated=0.02),
-    RunSpec("many-frames", ability=0.9, seed=6, protocol_id="5eed0002", frames=32),
+    RunSpec("many-frames", ability=0.9, seed=6, frames=32),
 ]
 HOSTILE_QUESTION = "L3/7"
 

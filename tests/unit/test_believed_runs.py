@@ -9,9 +9,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from leaderboards.board import build_board
 from seedbench_r1.backends.fake import FakeBackend
@@ -21,7 +23,9 @@ from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import AppendFile
 from seedbench_r1.kinds import LAW
+from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.models.fingerprint import WeightHashes
+from seedbench_r1.models.weights import check_weights
 from seedbench_r1.questions import load_annotations
 from seedbench_r1.runs.directory import RunDir, load_run, read_manifest
 from seedbench_r1.runs.records import read_lines, run_identity
@@ -112,6 +116,16 @@ def test_answers_are_read_from_their_text_anew(tmp_path, questions):
         line["parsed"]["answer"] = None
         line["score"] = {"outcome": "unparsed", "credit": 0.0, "strict_credit": 0.0}
     write_lines(path, lines)
+    run = load_run(path)
+    assert {record.parsed.answer for record in run.records.values()} == {"A"}
+    assert (run.rescored, run.edited) == (4, ())
+
+
+def test_what_the_second_law_did_not_read_is_no_edit(tmp_path, questions):
+    path = written(tmp_path / "run", questions, text="<think>r</think>\n\nA is correct.")
+    said = {"parsed": {"reasoning": "r", "answer": None, "answer_text": "", "format_ok": False}, "law": "2.2"}
+    score = {"outcome": "unparsed", "credit": 0.0, "strict_credit": 0.0}
+    write_lines(path, [line | said | {"score": score} for line in lines_of(path)])
     run = load_run(path)
     assert {record.parsed.answer for record in run.records.values()} == {"A"}
     assert (run.rescored, run.edited) == (4, ())
@@ -408,3 +422,172 @@ def test_a_file_that_was_replaced_with_its_times_is_read_again(model, tmp_path):
     zero_the_middle(file)
     os.utime(file, ns=times)
     assert WeightHashes({"m": file}, cache).start().wait() != before
+
+
+# ---- the files of a run agree with each other, and with other runs
+
+
+def edit_manifest(path: Path, **changes: object) -> None:
+    value = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(value | changes))
+
+
+def edit_questions(path: Path, **changes: object) -> None:
+    """Change the first question, whose score stays what it was."""
+    first, *others = (path / "questions.jsonl").read_text().splitlines()
+    lines = [json.dumps(json.loads(first) | changes, ensure_ascii=False, separators=(",", ":")), *others]
+    (path / "questions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def rows_of(paths: list[Path]) -> dict:
+    return {row.run_id: row for row in build_board(paths, include_published=False, metric="l1.accuracy").rows}
+
+
+def test_settings_that_are_not_those_of_the_protocol_id(tmp_path):
+    paths = write_runs(tmp_path, [RunSpec("a"), RunSpec("b", seed=1)], make_benchmark())
+    video = json.loads((paths[0] / "manifest.json").read_text())["video"]
+    edit_manifest(paths[0], video=video | {"max_frames": 8})
+    board = build_board(paths, include_published=False, metric="l1.accuracy")
+    rows = {row.run_id: row for row in board.rows}
+    assert "EDITED manifest.json" in rows["a"].flags
+    assert not rows["a"].ranked
+    assert rows["b"].ranked
+    assert any("a: manifest.json: its settings are not those of protocol id" in warning for warning in board.warnings)
+
+
+@pytest.mark.parametrize("old", ["sbr1-0.1.0", "transfer-0.1.0"])
+def test_runs_of_earlier_versions_are_not_doubted(old):
+    assert load_run(Path(__file__).parents[1] / "old_runs" / old).doubts == ()
+
+
+@pytest.mark.parametrize(
+    ("n_total", "message"),
+    [
+        ({}, "does not say how many questions L1 has"),
+        ({"L1": {}}, "does not say how many questions L1 has"),
+        ({"L1": {"all": 3}}, "questions.jsonl holds 4 of L1, manifest.json says 3"),
+        ({"L1": {"all": 4, "Work": 3, "Hobbies": 2}}, "the parts of L1 in manifest.json add up to 5, all to 4"),
+    ],
+)
+def test_a_denominator_that_cannot_be(tmp_path, questions, n_total, message):
+    path = written(tmp_path / "run", questions)
+    edit_manifest(path, n_total={"L1": {"all": 4}})
+    load_run(path)
+    edit_manifest(path, n_total=n_total)
+    with pytest.raises(DataError, match=message):
+        load_run(path)
+
+
+def test_a_denominator_that_other_runs_do_not_have(tmp_path):
+    paths = write_runs(tmp_path, [RunSpec(name, seed=seed) for seed, name in enumerate("abc")], make_benchmark())
+    n_total = json.loads((paths[1] / "manifest.json").read_text())["n_total"]
+    n_total["L1"]["all"] += 1
+    edit_manifest(paths[1], n_total=n_total)
+    rows = rows_of(paths)
+    assert "EDITED manifest.json" in rows["b"].flags
+    assert [rows[name].ranked for name in "abc"] == [True, False, True]
+
+
+@pytest.mark.parametrize("change", [{"text": "What then?"}, {"options": ["w", "x", "y", "z"]}])
+def test_questions_that_other_runs_of_the_same_data_were_not_asked(tmp_path, change):
+    paths = write_runs(tmp_path, [RunSpec(name, seed=seed) for seed, name in enumerate("abc")], make_benchmark())
+    edit_questions(paths[2], **change)
+    rows = rows_of(paths)
+    assert [rows[name].ranked for name in "abc"] == [True, True, False]
+    assert "EDITED questions.jsonl" in rows["c"].flags
+    # Of two nobody can tell which was edited.
+    assert not any(row.ranked for row in rows_of(paths[1:]).values())
+
+
+def test_questions_that_are_not_those_that_were_written(tmp_path, questions):
+    path = written(tmp_path / "run", questions)
+    assert load_run(path).doubts == ()
+    edit_questions(path, text="What then?")
+    (doubt,) = load_run(path).doubts
+    assert doubt.startswith("questions.jsonl: ")
+    # Going on would write the edited questions anew, with their hash.
+    with pytest.raises(ConfigError, match=r"was edited. questions.jsonl"):
+        RunDir.open(path, manifest(), questions)
+
+
+def test_a_run_that_grows_is_not_doubted_and_neither_is_one_that_was_killed_while_it_grew(tmp_path, questions):
+    with RunDir.open(tmp_path / "run", manifest(), questions[:2]):
+        before = (tmp_path / "run" / "manifest.json").read_text()
+    with RunDir.open(tmp_path / "run", manifest(), questions):
+        assert load_run(tmp_path / "run").doubts == ()
+    (tmp_path / "run" / "manifest.json").write_text(before)
+    assert load_run(tmp_path / "run").doubts == ()
+
+
+def test_a_copy_is_no_second_run(tmp_path):
+    (path,) = write_runs(tmp_path, [RunSpec("a")], make_benchmark())
+    copy = Path(shutil.copytree(path, tmp_path / "better"))
+    model = json.loads((copy / "manifest.json").read_text())["model"]
+    edit_manifest(copy, model=model | {"name": "better"})
+    os.utime(path / "records.jsonl", (1, 1))
+    board = build_board([copy, path], include_published=False, metric="l1.accuracy")
+    assert [row.run_id for row in board.rows] == ["a"]
+    (left_out,) = board.left_out
+    assert left_out.path == copy
+    assert "byte for byte" in left_out.reason
+    assert "wrong name: better there, a here" in left_out.reason
+    board = build_board([path, copy], baseline=str(copy), include_published=False, metric="l1.accuracy")
+    assert [row.run_id for row in board.rows] == ["better"]
+    edit_manifest(path, sampling=json.loads((path / "manifest.json").read_text())["sampling"] | {"top_p": 0.5})
+    board = build_board([path, copy], include_published=False, metric="l1.accuracy")
+    assert [row.run_id for row in board.rows] == ["better"]
+
+
+# ---- weights that were copied in part
+
+
+def zero_tail(file: Path, share: float) -> None:
+    data = file.read_bytes()
+    keep = int(len(data) * (1 - share))
+    file.write_bytes(data[:keep] + bytes(len(data) - keep))
+
+
+def test_a_file_that_ends_in_zeros_was_copied_in_part(model):
+    zero_tail(model / "model.safetensors", 0.5)
+    with pytest.raises(ConfigError, match=r"model.safetensors ends in zeros.*[0-9]+ matrices.*first model\."):
+        inspect_model(str(model))
+
+
+@pytest.mark.parametrize(
+    ("names", "whole"),
+    [
+        ("a.weight z.weight", True),  # one matrix of zeros may be meant
+        ("a.weight y.bias z.bias", True),
+        ("a.weight y.lora_B.weight z.lora_B.weight", True),
+        ("a.weight y.weight z.weight", False),
+    ],
+)
+def test_zeros_that_are_legal(tmp_path, names, whole):
+    first, *others = names.split()
+    tensors = {first: np.ones((64, 64), np.float32)} | {name: np.zeros((64, 64), np.float32) for name in others}
+    save_file(tensors, tmp_path / "model.safetensors")
+    if whole:
+        assert check_weights(tmp_path) == [tmp_path / "model.safetensors"]
+    else:
+        with pytest.raises(ConfigError, match=r"2 matrices .* first y.weight"):
+            check_weights(tmp_path)
+
+
+# ---- a last line without its newline
+
+
+def test_a_complete_last_line_without_its_newline_counts_and_a_torn_one_is_asked_again(tmp_path, questions):
+    path = written(tmp_path / "run", questions)
+    file = path / "records.jsonl"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1])
+    assert len(load_run(path).records) == 4
+    with RunDir.open(path, manifest(), questions) as run:
+        assert run.pending(questions) == []
+    assert file.read_bytes() == data
+    file.write_bytes(data[:-5])
+    assert len(load_run(path).records) == 3
+    with RunDir.open(path, manifest(), questions) as run:
+        assert [question.question_id for question in run.pending(questions)] == [questions[3].question_id]
+        run.append(to_record(questions[3], Generation(ANSWER.format("A"), (), "stop", 1, 1, 0.1)))
+    assert len(load_run(path).records) == 4

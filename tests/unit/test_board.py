@@ -145,7 +145,7 @@ def test_protocols_are_never_ranked_together_unless_forced(on_disk):
     board = build_board(paths, baseline="base")
     assert not board.row("frames-32").ranked
     assert board.row("frames-32").deltas == {}
-    assert [(group.protocol_id, group.ranked) for group in board.protocols] == [("5eed0001", True), ("5eed0032", False)]
+    assert [(group.protocol_id, group.ranked) for group in board.protocols] == [("5afd59b6", True), ("f0467b38", False)]
     assert "32 frames" in board.warnings[0]
     place = [row.run_id for row in board.rows].index("frames-32")
     assert all(np.isnan(tests.p[place]).all() for tests in board.tests.values())

@@ -117,7 +117,7 @@ def unequal(tmp_path_factory):
         RunSpec("good", ability=1.0, seed=1, step=200, training="t"),
         RunSpec("half-way", ability=0.2, seed=2, step=100, training="t"),
         RunSpec("short", ability=0.4, seed=3, limit=20, step=150, training="t"),
-        RunSpec("other-frames", ability=2.0, seed=4, protocol_id="5eed0032", frames=32, step=50, training="t"),
+        RunSpec("other-frames", ability=2.0, seed=4, frames=32, step=50, training="t"),
         RunSpec("stopped", ability=0.4, seed=5, answered=0.9, step=250, training="t"),
     ]
     board = build_board(write_runs(folder, specs, make_benchmark()), baseline="half-way")

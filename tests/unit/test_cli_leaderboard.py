@@ -235,8 +235,8 @@ def test_diff_of_what_cannot_be_compared(on_disk, tmp_path):
 def test_runs_that_never_differ_or_always_do_have_an_interval_in_every_output(tmp_path):
     benchmark = make_benchmark({"L3": 12})
     levels = {"levels": ("L3",), "bare": 0.0}
-    for name, ability in (("base", 99), ("same", 99), ("lost", -99)):
-        write_run(tmp_path, RunSpec(name, ability=ability, **levels), benchmark)
+    for seed, (name, ability) in enumerate({"base": 99, "same": 99, "lost": -99}.items()):
+        write_run(tmp_path, RunSpec(name, ability=ability, seed=seed, **levels), benchmark)
     done = cli("leaderboard", "build", "base", "same", "lost", "--baseline", "base", cwd=tmp_path)
     videos = len({question["cluster"] for question in benchmark.questions})
     assert videos == 10

@@ -215,7 +215,7 @@ def test_hub_yaml_is_what_the_hub_reads(runs, tmp_path):
     with pytest.raises(ConfigError, match="--dataset"):
         hub_files(exported, tmp_path)
     ((path, text),) = hub_files(exported, tmp_path, dataset="org/name", source_url="u").items()
-    assert path.relative_to(tmp_path).as_posix() == "whole/.eval_results/seedbench-r1--5eed0001.yaml"
+    assert path.relative_to(tmp_path).as_posix() == "whole/.eval_results/seedbench-r1--5afd59b6.yaml"
     entries = parse_eval_result_entries(yaml.safe_load(text))
     assert [entry.task_id for entry in entries] == ["l1", "l2", "l3"]
     for entry, level in zip(entries, ("L1", "L2", "L3"), strict=True):

@@ -382,3 +382,19 @@ def test_thoughts_in_a_field_of_their_own_are_read():
     assert (found.text, found.opened) == ("The cup.</think>\n\nB", "<think>\n")
     with pytest.raises(ValueError, match="not JSON: nested too deeply"):
         read_reply("[" * 100_000, 0.1)
+
+
+def test_a_server_that_counts_no_tokens_is_believed_its_answers(backend, caplog):
+    with ApiServer([ok("A", usage=None)]) as server:
+        results = list(backend(server).generate(several(3), SAMPLING))
+    assert [generation.text for _, generation in results] == ["A"] * 3
+    assert {(generation.n_prompt_tokens, generation.n_tokens) for _, generation in results} == {(None, None)}
+    assert sum("tokens and cost stay unknown" in message for message in caplog.messages) == 1
+
+
+def test_a_limit_on_cost_needs_token_counts(backend):
+    with ApiServer([ok("A", usage=None)]) as server:
+        limited = backend(server, cost_limit=CostLimit(1.0, 1.0, 1.0))
+        with pytest.raises(ConfigError, match=r"usage\), so --max-cost cannot be kept.*Fix: leave out --max-cost"):
+            list(limited.generate(several(3), SAMPLING))
+        assert len(server.seen) == 1

@@ -57,6 +57,10 @@ UNITS += [
     "B. wash the cup\n",
     "\u7b54\u6848",
     "\u200b",
+    "# ",
+    "### Answer: ",
+    "\u9009",
+    "B is ",
 ]
 FORMS = ["{}", "<answer>{}</answer>", "<think>r</think>\n{}", "<think>{}</think><answer>B</answer>", "B. {}"]
 

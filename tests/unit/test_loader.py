@@ -343,7 +343,7 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path: Path, name: str) -> 
     script = tmp_path / "parent.py"
     script.write_text(
         textwrap.dedent(f"""
-        from tests.unit.test_frame_loader import open_loader, questions
+        from tests.unit.test_loader import open_loader, questions
         if __name__ == "__main__":
             with open_loader() as loader:
                 for item, media in loader.stream(questions("a", "{name}", "{name}-2")):

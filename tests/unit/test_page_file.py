@@ -92,7 +92,7 @@ def table_text(page):
 
 
 def test_the_table_is_the_golden_one(page):
-    """Look at the difference, then: python -m tests.unit.test_html_report"""
+    """Look at the difference, then: python -m tests.unit.test_page_file"""
     assert table_text(page) == GOLDEN.read_text(encoding="utf-8")
 
 

@@ -255,7 +255,7 @@ def write_with_little_space(folder: str, image: str) -> None:
 
 
 def in_a_process(call: str) -> list[str]:
-    return [sys.executable, "-c", f"from tests.unit import test_frame_cache as t; t.{call}"]
+    return [sys.executable, "-c", f"from tests.unit import test_cache as t; t.{call}"]
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(cache: FrameCache, image: Path) -> None:

@@ -50,6 +50,7 @@ def test_both_rules_and_the_claims(tmp_path, rows):
     assert report.summary.status == "complete"
     run = load_run(report.run_path)
     assert run.manifest.backend == "import:grpo-care"
+    assert run.doubts == ()
     assert run.manifest.video.max_frames == 16
     assert run.records["L1/3"].parsed.answer == "A"
     assert run.records["L1/3"].generation.n_tokens is None

@@ -17,6 +17,7 @@ from seedbench_r1.api.client import (
     RequestFailed,
     check_installed,
     error_text,
+    json_reply,
     read_reply,
     retry_after_s,
     wait_before_retry,
@@ -55,7 +56,7 @@ def test_schema_limit_name_and_extra_fields():
     schema = {"type": "object", "properties": {"consistent": {"type": "boolean"}}}
     with ApiServer([ok()]) as server:
         client = ChatClient(server.url, KEY, limit_name="max_completion_tokens")
-        client.complete(MESSAGES, **ASK, json_schema=schema, extra={"top_k": 20, "logprobs": True})
+        client.complete(MESSAGES, **ASK, extra={"top_k": 20, "logprobs": True} | json_reply(schema))
         client.close()
     (body,) = server.seen
     assert body["response_format"]["type"] == "json_schema"
@@ -79,7 +80,6 @@ GOOD = json.dumps(completion()).encode()
         Reaction(body=b'{"error": {"message": "upstream"}}'),
         Reaction(body=b"[]"),
         ok(choices=[]),
-        ok(usage=None),
         ok(usage={"prompt_tokens": "3", "completion_tokens": 1}),
         ok(finish_reason=None),
         ok(wait_s=60),

@@ -1,0 +1,56 @@
+"""Whether the files of a run directory agree with each other, beyond what every line says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from seedbench_r1.config import protocol_id
+from seedbench_r1.errors import DataError
+from seedbench_r1.types import Question, RunManifest
+
+# Of the suites, as their protocol ids have it (Suite.scorer).
+_SCORERS = (None, 1)
+# lmms-eval's own models: what stands in the id are arguments that no manifest keeps.
+_NOT_RECOMPUTED = "lmms-eval"
+
+
+def check_sizes(path: Path, manifest: RunManifest, questions: Mapping[str, Question]) -> None:
+    """Raise DataError unless the manifest says of every split how many questions its file has, and no fewer than here.
+
+    Shares are of these numbers: one that is too small would make a run complete that is not.
+    """
+    held = Counter(question.split for question in questions.values())
+    for split, n in held.items():
+        sizes = manifest.n_total.get(split, {})
+        whole = sizes.get("all")
+        if whole is None:
+            raise DataError(f"{path}: manifest.json does not say how many questions {split} has. Edited?")
+        if n > whole:
+            raise DataError(f"{path}: questions.jsonl holds {n} of {split}, manifest.json says {whole}. Edited?")
+        parts = sum(size for name, size in sizes.items() if name != "all")
+        if parts > whole:
+            raise DataError(f"{path}: the parts of {split} in manifest.json add up to {parts}, all to {whole}. Edited?")
+
+
+def doubts_of(path: Path, manifest: RunManifest) -> tuple[str, ...]:
+    """What shows that files were edited after they were written, a sentence each that begins with the file's name."""
+    found = []
+    ids = [
+        protocol_id(manifest.template, manifest.video, manifest.sampling, manifest.transport, scorer)
+        for scorer in _SCORERS
+    ]
+    if manifest.protocol != _NOT_RECOMPUTED and manifest.protocol_id not in ids:
+        found.append(f"manifest.json: its settings are not those of protocol id {manifest.protocol_id}")
+    if manifest.questions_sha256 is not None:
+        lines = (path / "questions.jsonl").read_bytes().splitlines(keepends=True)
+        if questions_sha256(lines[: manifest.n_questions]) != manifest.questions_sha256:
+            found.append("questions.jsonl: it is not what was written with manifest.json")
+    return tuple(found)
+
+
+def questions_sha256(lines: list[bytes]) -> str:
+    """Of the first lines of questions.jsonl: a run that grows only adds lines."""
+    return hashlib.sha256(b"".join(lines)).hexdigest()
