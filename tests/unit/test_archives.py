@@ -200,6 +200,12 @@ def test_a_clip_that_two_archives_hold_is_written_once(hub, tmp_path):
     assert videos(tmp_path) == clips(1, folder="videos/EpicKitchens/")
 
 
+def test_archives_of_other_kinds_are_named(hub, tmp_path):
+    hub.add(REPO, data_set(1) | {"videos/b.tar.zst": b"x", "videos/a.7z.001": b"x", "videos/c.tar.gz": tar_bytes({})})
+    with pytest.raises(DataError, match=r"2 archives are of a kind that is not read, e\.g\. videos/.*by hand"):
+        get(tmp_path, levels=("L1",))
+
+
 def test_an_archive_that_changed_is_read_again_unless_only_missing(hub, tmp_path):
     files = data_set(1) | batches(2, "1/0/1")
     hub.add(REPO, files)
