@@ -390,16 +390,20 @@ def sparse(name: str) -> bytes:
 )
 def test_members_that_cannot_be_read_are_named_and_the_rest_goes_on(hub, tmp_path, name, archive, problem):
     hub.add(REPO, data_set(1, "bad") | {f"videos/EpicKitchens/{name}": archive})
-    done = COMMANDS.run(
-        ["data", "download", "--to", str(tmp_path / "data"), "--levels", "L1"],
-        cwd=tmp_path,
-        env=hub.environment(tmp_path / "hf"),
-        timeout=120,
-    )
-    assert (done.returncode, "1 of 4 media" in done.stderr, problem in done.stderr) == (4, True, True), done.stderr
+    with pytest.raises(DataError, match="1 of 4 media") as error:
+        get(tmp_path, levels=("L1",))
+    assert (error.value.exit_code, problem in str(error.value)) == (4, True), error.value
+    assert videos(tmp_path) == clips(1, folder="videos/EpicKitchens/")
+    assert read_data_manifest(tmp_path).media["videos/EpicKitchens/1.mp4"].size == CLIP_BYTES
+
+
+def test_the_command_names_odd_members(hub, tmp_path):
+    archive = tar_bytes({"b\udce9d.mp4": b"x"} | clips(1), "w")
+    hub.add(REPO, data_set(1, "bad") | {"videos/EpicKitchens/a.tar": archive})
+    command = ["data", "download", "--to", str(tmp_path / "data"), "--levels", "L1"]
+    done = COMMANDS.run(command, cwd=tmp_path, env=hub.environment(tmp_path / "hf"), timeout=120)
+    assert (done.returncode, "of a name that is not UTF-8" in done.stderr) == (4, True), done.stderr
     assert "This is a bug" not in done.stderr
-    assert videos(tmp_path / "data") == clips(1, folder="videos/EpicKitchens/")
-    assert read_data_manifest(tmp_path / "data").media["videos/EpicKitchens/1.mp4"].size == CLIP_BYTES
 
 
 def bomb(declared: int) -> bytes:
@@ -429,12 +433,12 @@ def zip_bomb() -> bytes:
         ("a.tar.gz", tar_bytes(clips(1)) + gzip.compress(bytes(100 << 20)), "more than 100 times its size"),
         ("a.zip", zip_bomb(), "would unpack to more than 100 times its size"),
         ("a.zip", b"no zip at all" * 9, "cannot be unpacked: File is not a zip file"),
-        ("a.zip", zip_bytes(clips(1)).replace(b"1.mp4", b"\xff.mp4"), "1 of 2 media"),
+        ("a.zip", zip_bytes(clips(1)).replace(b"1.mp4", b"\xff.mp4"), "2 of 4 media"),
         ("a.tar.gz", b"\x1f\x8b nothing", "a.tar.gz cannot be unpacked"),
     ],
 )
 def test_bombs_and_nonsense_are_refused(hub, tmp_path, name, archive, problem):
-    hub.add(REPO, data_set(1) | {f"videos/EpicKitchens/{name}": archive})
+    hub.add(REPO, data_set(1, "absent") | {f"videos/EpicKitchens/{name}": archive})
     with pytest.raises(DataError, match=problem):
         get(tmp_path, levels=("L1",))
     assert videos(tmp_path) == {}
