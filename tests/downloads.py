@@ -41,7 +41,8 @@ def on_disk(root: Path) -> dict[str, bytes]:
 
 def tar_bytes(members: dict[str, bytes | tarfile.TarInfo], mode: str = "w:gz") -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+    options = {"compresslevel": 1} if mode == "w:gz" else {}
+    with tarfile.open(fileobj=buffer, mode=mode, **options) as tar:
         for name, content in members.items():
             if isinstance(content, tarfile.TarInfo):
                 tar.addfile(content)

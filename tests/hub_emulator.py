@@ -41,6 +41,7 @@ class Sent:
     status: int
     start: int  # first byte
     n_bytes: int  # body bytes that were sent
+    n_asked: int  # and that would have been sent to a client who takes all
     authorization: str | None
 
 
@@ -261,7 +262,14 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         authorization = self.headers.get("Authorization")
         sent = Sent(
-            self.server_name, self.command, self.path if path is None else path, status, start, 0, authorization
+            self.server_name,
+            self.command,
+            self.path if path is None else path,
+            status,
+            start,
+            0,
+            len(body),
+            authorization,
         )
         self.hub.sent.append(sent)
         self.send_response(status)

@@ -27,6 +27,7 @@ _NAME = re.compile(
     r"(?:(?P<lead>[._-]?part[._-]?)(?P<marked>\d{1,4}|[a-z]{1,4})|[._-]?(?P<bare>\d{1,4}|(?!md|py|sh)[a-z]{2}))?",
     re.IGNORECASE,
 )
+_OTHER = re.compile(r".+\.(?:7z|rar|zst|lz4|gz|xz|bz2|z\d\d)(?:[._-]?(?:part)?\d{1,4})?", re.IGNORECASE)
 READ_AHEAD = 64 << 10  # bytes that are read ahead: what an archive that is left early may cost too much
 _RATIO = 100  # clips and images hardly compress: what unpacks to more is no archive of media
 _SLACK = 64 << 20  # bytes by which small archives may exceed that
@@ -95,6 +96,11 @@ def find_archives(files: Iterable[HubFile]) -> list[Archive]:
         if name not in single and (counted or len(parts) > 1 or set(min(parts)) == {"a"}):
             single[name] = _joined(name, parts)
     return sorted(single.values(), key=lambda archive: [int(n) if n.isdigit() else n for n in _pieces(archive.name)])
+
+
+def unread_archives(files: Iterable[HubFile]) -> list[str]:
+    """Paths of what looks like an archive and is of no kind that is read here."""
+    return [file.path for file in files if _OTHER.fullmatch(file.path) and not _NAME.fullmatch(file.path)]
 
 
 def _pieces(name: str) -> list[str]:

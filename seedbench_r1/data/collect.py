@@ -61,6 +61,24 @@ class _Reading:
     problems: list[str] = field(default_factory=list)  # of members; the rest goes on
     n_bytes: int = 0  # that arrived
 
+    @property
+    def has_almost_arrived(self) -> bool:
+        return self.archive.size - self.n_bytes <= READ_AHEAD
+
+
+class _Leave(threading.Event):
+    """Set for one archive if all are to end, unless it has almost arrived: its end is what checks the hash."""
+
+    def __init__(self, reading: _Reading, stop: threading.Event) -> None:
+        super().__init__()
+        self._reading, self._stop = reading, stop
+
+    def is_set(self) -> bool:
+        return self._stop.is_set() and not self._reading.has_almost_arrived
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._stop.wait(timeout)
+
 
 class Collector:
     """Looks for missing media in archives, and keeps what it finds.
@@ -161,12 +179,16 @@ class Collector:
     def _members(self, reading: _Reading) -> bool:
         """Keep the wanted members. False: left early. Raises DataError if the archive cannot be read."""
         archive = reading.archive
-        source = Source(self._repository, archive.parts, partial(self._arrived, reading), self._stop)
+        leave = _Leave(reading, self._stop)
+        source = Source(self._repository, archive.parts, partial(self._arrived, reading), leave)
         try:
             with closing(read_members(archive, source)) as members:
                 for member in members:
                     self._member(reading, member)
-                    if self._is_enough(reading, member):
+                    # The rest of a zip archive's directory costs nothing.
+                    if not self.missing and not member.separate and not reading.has_almost_arrived:
+                        self._stop.set()
+                    if leave.is_set():
                         return False
         except Stopped:
             return False
@@ -184,14 +206,6 @@ class Collector:
     def _arrived(self, reading: _Reading, n_bytes: int) -> None:
         reading.n_bytes += n_bytes
         self._on_bytes(n_bytes)
-
-    def _is_enough(self, reading: _Reading, member: Member) -> bool:
-        """True if this archive is to be left. What is read ahead anyway is read to its end, which checks the hash."""
-        little = reading.archive.size - reading.n_bytes <= READ_AHEAD
-        # The rest of a zip archive's directory costs nothing.
-        if not self.missing and not little and not member.separate:
-            self._stop.set()
-        return self._stop.is_set() and not little
 
     def _member(self, reading: _Reading, member: Member) -> None:
         archive = reading.archive

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seedbench_r1.data import hub
-from seedbench_r1.data.archives import Archive, find_archives, sizes_of_levels
+from seedbench_r1.data.archives import Archive, find_archives, sizes_of_levels, unread_archives
 from seedbench_r1.data.collect import WORK, Collector, Observer, stoppable_pool
 from seedbench_r1.data.hub import HubFile, Repository
 from seedbench_r1.data.manifest import (
@@ -234,6 +234,11 @@ class _Download:
     def _complete(self, media: Sequence[Path], collector: Collector) -> None:
         if absent := [path for path in media if not path.exists()]:
             problems = "".join(f"\n{problem}" for problem in [*collector.problems, *collector.conflicts])
+            if unread := unread_archives(self.repository.files):
+                problems += (
+                    f"\n{len(unread)} archives are of a kind that is not read, e.g. {unread[0]}. Fix: unpack them by "
+                    f"hand below videos/ or images/."
+                )
             raise DataError(
                 f"{len(absent)} of {len(media)} media files are neither here nor in {self.repository.repo_id} at "
                 f"{self.repository.commit[:12]}, as files or in its archives; e.g. {absent[0]}. All else is there. "
