@@ -16,9 +16,10 @@ from typing import IO, Protocol
 
 from seedbench_r1.data.archives import READ_AHEAD, Archive, Member, read_members
 from seedbench_r1.data.hub import Repository, Stopped, TransferError
-from seedbench_r1.data.manifest import ArchiveEntry, DataManifest, FileEntry, MediaEntry, utc_now
+from seedbench_r1.data.manifest import ArchiveEntry, DataManifest, FileEntry, MediaEntry
 from seedbench_r1.data.remote import Source
 from seedbench_r1.errors import ConfigError, DataError, ResourceError, SeedBenchError
+from seedbench_r1.files import utc_now
 from seedbench_r1.layout import NameIndex
 
 # Inside the data root, so that renaming never crosses from one disk to another.

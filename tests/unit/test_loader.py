@@ -186,7 +186,7 @@ def test_the_time_limit_does_not_count_waiting_in_the_queue(loader: FrameLoader)
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("bug", "KeyError: 'a bug', test_frame_loader.py line"), ("timeout", "TimeoutError: of a network file system")],
+    [("bug", "KeyError: 'a bug', test_loader.py line"), ("timeout", "TimeoutError: of a network file system")],
 )
 def test_whatever_the_loading_function_raises_is_one_question_s_failure(
     loader: FrameLoader, name: str, message: str
