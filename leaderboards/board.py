@@ -33,7 +33,7 @@ class ProtocolGroup:
 
     protocol: str
     protocol_id: str
-    frames: int
+    frames: int | None  # None: not known
     run_ids: tuple[str, ...]  # in the order of rows
     ranked: bool  # its complete rows are ranked
 
@@ -236,9 +236,11 @@ def _ranked_protocols(
     rows: list[LeaderboardRow], metric: Metric, baseline: str | None, judge_id: str | None, *, force_mixed: bool
 ) -> set[str]:
     """The protocol ids whose rows are ranked: the baseline's, else the one with most complete rows; if forced, all."""
+    # Of an import nobody knows the settings: it is ranked with its like, never against what was measured.
+    known = [row for row in rows if row.frames is not None]
     # The caller takes the responsibility; a warning on every output says so.
     if force_mixed:
-        return {row.protocol_id for row in rows}
+        return {row.protocol_id for row in known or rows}
     for row in rows:
         # With a baseline the question is who differs from it.
         if row.run_id == baseline:
@@ -247,7 +249,8 @@ def _ranked_protocols(
     fit = [row.fit and not math.isnan(score_of(row, metric, judge_id)) for row in rows]
     sizes: dict[str, int] = {}
     for row, fits in zip(rows, fit, strict=True):
-        sizes[row.protocol_id] = sizes.get(row.protocol_id, 0) + fits
+        if row.frames is not None or not known:
+            sizes[row.protocol_id] = sizes.get(row.protocol_id, 0) + fits
     return {max(sizes, key=lambda protocol_id: sizes[protocol_id])}
 
 
@@ -315,10 +318,14 @@ def _protocol_groups(rows: list[LeaderboardRow], ranked_protocols: set[str]) -> 
     return tuple(sorted(groups, key=lambda group: (not group.ranked, -len(group.run_ids))))
 
 
+def _frames(n: int | None) -> str:
+    return "settings unknown" if n is None else f"{n} frames"
+
+
 def _warnings(board: Board, left_out: Sequence[LeftOut]) -> list[str]:
     warnings = []
     if len(board.protocols) > 1:
-        parts = [f"{len(g.run_ids)} of {g.protocol} ({g.protocol_id}, {g.frames} frames)" for g in board.protocols]
+        parts = [f"{len(g.run_ids)} of {g.protocol} ({g.protocol_id}, {_frames(g.frames)})" for g in board.protocols]
         mixed = "Ranked together by force: differences may come from the protocol."
         separate = "Only the first are ranked; rows of different protocols are not compared."
         warnings.append(f"Mixed protocols: {', '.join(parts)}. {mixed if board.force_mixed else separate}")

@@ -24,6 +24,7 @@ def provenance_of(measured: Measured) -> dict[str, str]:
     manifest = measured.run.manifest
     model = manifest.model
     failures = Counter(record.failure.kind for record in measured.run.records.values() if record.failure is not None)
+    settings = manifest.settings
     # In the order a reader asks: which model, asked how, on which data, by which software.
     fields: dict[str, object] = {
         "model": model.path,
@@ -35,10 +36,10 @@ def provenance_of(measured: Measured) -> dict[str, str]:
         "training": None if measured.snapshot is None else measured.snapshot.training_id,
         "seen in training": _overlap(measured.snapshot),
         "protocol": f"{manifest.protocol} ({manifest.protocol_id})",
-        "prompt sha256": template_sha(manifest.template),
-        "system prompt": manifest.template.system,
-        "frames": _settings(asdict(manifest.video)),
-        "sampling": _settings(asdict(manifest.sampling)),
+        "prompt sha256": None if settings is None else template_sha(settings.template),
+        "system prompt": None if settings is None else settings.template.system,
+        "frames": "unknown" if settings is None else _settings(asdict(settings.video)),
+        "sampling": "unknown" if settings is None else _settings(asdict(settings.sampling)),
         "parser version": manifest.parser_version,
         "transport": _settings(manifest.transport) if manifest.transport else None,
     }

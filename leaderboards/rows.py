@@ -89,7 +89,7 @@ class LeaderboardRow:
     status: str  # complete, incomplete, subset
     answered: int
     n: int  # questions in the annotation files of the levels asked for
-    frames: int
+    frames: int | None  # at most; None: an import, of whose settings nothing is known
     accuracy: dict[str, Proportion]  # level and domain; a group is absent unless every question asked of it is answered
     bounds: dict[str, Bounds]  # level and domain; the groups that accuracy lacks
     consistency: dict[str, Proportion]  # level and domain; consistent / judged; empty without verdicts
@@ -182,7 +182,7 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         status=_status(measured, total),
         answered=answered,
         n=total,
-        frames=manifest.video.max_frames,
+        frames=None if manifest.video is None else manifest.video.max_frames,
         accuracy=accuracy,
         bounds={name: _bounds(measured, bank.group(name)) for name in groups if name not in accuracy},
         consistency={name: consistency_of(table, bank.group(name), bank) for name in rated},
@@ -197,7 +197,7 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         judge_prompt_sha=(measured.judge_id or "").rpartition("/")[2],
         model_sha=manifest.weights_sha256 or manifest.model.fingerprint,
         dataset_rev="+".join(sorted({digest[:12] for digest in manifest.dataset_hash.values()})),
-        prompt_sha=template_sha(manifest.template),
+        prompt_sha="" if manifest.template is None else template_sha(manifest.template),
         commit=manifest.versions.get("commit") or manifest.versions.get("seedbench-r1", ""),
         date_utc=manifest.completed_utc or manifest.updated_utc,
         selected_from_k=manifest.model.selected_from_k,
@@ -324,6 +324,8 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
         flags.append(f"JUDGED {100 * judged / answered:.1f}%")
     if answered and (table.responded & table.bare).sum() >= NO_REASONING * answered:
         flags.append("NO REASONING")
+    if manifest.settings is None:
+        flags.append("SETTINGS UNKNOWN")
     if measured.run.edited:
         flags.append(f"EDITED {len(measured.run.edited)}")
     flags += [f"EDITED {name}" for name in dict.fromkeys(doubt.partition(":")[0] for doubt in measured.run.doubts)]

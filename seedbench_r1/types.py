@@ -280,22 +280,31 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What decides the answers, besides model and data."""
+
+    template: Template
+    video: VideoConfig
+    sampling: SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
 class RunManifest:
     """manifest.json: what was run, on what, with what. Two runs compare if protocol id and dataset hashes agree."""
 
     schema: str
     protocol: str
     protocol_id: str
-    template: Template
-    video: VideoConfig
-    sampling: SamplingConfig
+    template: Template | None  # None here and in the next two: an import, whose settings nobody wrote down
+    video: VideoConfig | None
+    sampling: SamplingConfig | None
     parser_version: int
     n_total: dict[str, dict[str, int]]  # split -> {"all": N, domain or kind: N}, N from the annotation file
     dataset_hash: dict[str, str]  # split -> sha256 of its annotation file
     model: ModelInfo
     backend: str
     dtype: str
-    seed: int
+    seed: int | None
     versions: dict[str, str]
     command: str
     machine: str  # hashed host name
@@ -310,6 +319,13 @@ class RunManifest:
     mixed_weights: str | None = None  # a weight file whose bytes were not the same in all calls that gave answers
     questions_sha256: str | None = None  # of the first n_questions lines of questions.jsonl; None: an earlier version's
     n_questions: int = 0
+
+    @property
+    def settings(self) -> RunSettings | None:
+        """None for an import: nobody wrote them down, and none are invented."""
+        if self.template is None or self.video is None or self.sampling is None:
+            return None
+        return RunSettings(self.template, self.video, self.sampling)
 
 
 @dataclass(frozen=True, slots=True)

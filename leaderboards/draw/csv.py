@@ -273,7 +273,7 @@ WIDE_COLUMNS: dict[str, Show] = {
     "protocol_id": lambda row, _: safe_text(row.protocol_id),
     "status": lambda row, _: row.status,
     "coverage": lambda row, _: percent(row.coverage),
-    "frames": lambda row, _: str(row.frames),
+    "frames": lambda row, _: _whole(row.frames),
     **_accuracy_columns(),
     **_shares("l1_cons", lambda row: row.consistency, "L1"),
     **_shares("l2_cons", lambda row: row.consistency, "L2"),

@@ -185,7 +185,7 @@ def _row(board: Board, place: int, columns: tuple[Column, ...], scales: dict[str
         flags=tuple((flag, flag.startswith(_AGAINST)) for flag in row.flags),
         facets={
             "algo": row.algo or "",
-            "frames": str(row.frames),
+            "frames": "?" if row.frames is None else str(row.frames),
             "backbone": backbone(row.base_model),
             "protocol": row.protocol_id,
             "status": row.status,
@@ -211,7 +211,7 @@ def _cell(board: Board, row: LeaderboardRow, place: int, key: str, scales: dict[
     if key == "coverage":
         return CellView(f"{row.answered:,}/{row.n:,}", "text", row.coverage)
     if key == "frames":
-        return CellView(str(row.frames), "text", float(row.frames))
+        return CellView("?" if row.frames is None else str(row.frames), "text", float(row.frames or 0))
     if key == "step":
         return CellView(DASH if row.step is None else f"{row.step:,}", "text", row.step)
     if key == "flags":

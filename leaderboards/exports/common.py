@@ -17,7 +17,7 @@ from leaderboards.published import SIZES
 from leaderboards.rows import LeaderboardRow, build_row
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.files import make_folder, write_text
-from seedbench_r1.types import DOMAINS, RunManifest
+from seedbench_r1.types import DOMAINS, RunManifest, RunSettings
 
 DATASET = "TencentARC/SEED-Bench-R1"  # on the Hub
 
@@ -36,6 +36,14 @@ class Exported:
     def manifest(self) -> RunManifest:
         """The run's manifest."""
         return self.measured.run.manifest
+
+    @property
+    def settings(self) -> RunSettings:
+        """Known: an import is not exported. Raises ValueError."""
+        settings = self.manifest.settings
+        if settings is None:
+            raise ValueError("the run's settings are unknown")
+        return settings
 
     @property
     def is_official(self) -> bool:
@@ -97,6 +105,11 @@ def load_exported(path: Path, *, judge: str | None = None, allow_incomplete: boo
     bank = build_bank([loaded.run])
     measured = measure(run_id, loaded, judge_id, bank, only=judge is not None)
     row = build_row(measured, bank)
+    if loaded.run.manifest.settings is None:
+        raise DataError(
+            f"{path} was imported: its settings are unknown, and these formats state them. Fix: export what it was "
+            f"imported from."
+        )
     if measured.run.edited:
         raise DataError(
             f"{path} was edited: what it stores of {len(measured.run.edited)} answers (e.g. {measured.run.edited[0]}) "

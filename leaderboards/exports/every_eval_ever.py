@@ -243,12 +243,12 @@ def _source_data(exported: Exported, level: str, n: int) -> dict[str, object]:
 
 
 def _generation_config(exported: Exported) -> dict[str, object]:
-    manifest = exported.manifest
-    sampling = manifest.sampling
+    manifest, settings = exported.manifest, exported.settings
+    sampling = settings.sampling
     details: dict[str, object] = {"repetition_penalty": sampling.repetition_penalty, "seed": manifest.seed}
     # Frames and pixels change scores, and the schema has no fields for them.
-    details |= {f"video_{name}": value for name, value in asdict(manifest.video).items()}
-    details |= {"prompt_sha256": template_sha(manifest.template), "system_prompt": manifest.template.system}
+    details |= {f"video_{name}": value for name, value in asdict(settings.video).items()}
+    details |= {"prompt_sha256": template_sha(settings.template), "system_prompt": settings.template.system}
     return {
         "generation_args": {
             "temperature": sampling.temperature,
@@ -257,8 +257,8 @@ def _generation_config(exported: Exported) -> dict[str, object]:
             "max_tokens": sampling.max_new_tokens,
             "execution_command": shareable(manifest.command),
             # Whether the prompt asks for it, not whether the model does it.
-            "reasoning": "<think>" in manifest.template.wording["with_video"],
-            "prompt_template": manifest.template.wording["with_video"],
+            "reasoning": "<think>" in settings.template.wording["with_video"],
+            "prompt_template": settings.template.wording["with_video"],
         },
         "additional_details": _strings(details),
     }

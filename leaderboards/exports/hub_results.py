@@ -72,7 +72,7 @@ def _notes(exported: Exported, share: Share) -> list[str]:
         notes.append(f"95 % CI {lo}-{hi} (Wilson, clustered by video), n={share.n}")
     else:
         notes.append(f"between {lo} and {hi}, {share.answered} of {share.n} answered")
-    notes.append(f"{row.frames} frames, {_sampling(manifest.sampling)}")
+    notes.append(f"{row.frames} frames, {_sampling(exported.settings.sampling)}")
     notes.append(f"own prompt, protocol {manifest.protocol} {manifest.protocol_id} of seedbench-r1")
     # Not an entry of its own: without its judge the rate means nothing.
     rated = row.consistency.get(share.group)

@@ -69,7 +69,7 @@ def _results(exported: Exported, hashes: dict[str, str]) -> dict[str, object]:
         }
         for level in exported.bank.levels
     }
-    sampling = manifest.sampling
+    sampling = exported.settings.sampling
     return {
         "results": {task: {"alias": task} | metrics for task, metrics in tasks.items()},
         "configs": {task: {"task": task, "metadata": {"version": TASK_VERSION}} for task in tasks},
@@ -106,7 +106,7 @@ def _results(exported: Exported, hashes: dict[str, str]) -> dict[str, object]:
             "written_by": "seedbench-r1 export lmms-eval",
             "protocol": manifest.protocol,
             "protocol_id": manifest.protocol_id,
-            "prompt_sha256": template_sha(manifest.template),
+            "prompt_sha256": template_sha(exported.settings.template),
             "status": exported.row.status,
             "caveat": caveat(exported),
             "judge": exported.row.judge_id,
@@ -193,7 +193,7 @@ def _sample(
     line = {
         "doc_id": place,
         "target": question.gold,
-        "input": build_prompt(question, exported.manifest.template),
+        "input": build_prompt(question, exported.settings.template),
         "resps": [generation.text],
         "filtered_resps": generation.text,
         # Over the question as it was asked, so that another version of the data has another hash.

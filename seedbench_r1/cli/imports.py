@@ -5,25 +5,30 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import plain_option
-from seedbench_r1.config import find_data_root
-from seedbench_r1.errors import DataError, IncompleteRun
-from seedbench_r1.types import to_json
+from seedbench_r1.config import find_data_root, resolve_eval_config
+from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
+from seedbench_r1.types import LEVELS, to_json
 
 if TYPE_CHECKING:
-    from seedbench_r1.runs.imports import ImportReport
+    from seedbench_r1.runs.imports import ImportReport, ImportTarget
+    from seedbench_r1.runs.result_files import ImportedFile
 
 app = typer.Typer(help="Other evaluators' results become a run directory.", no_args_is_help=True)
 
 # A command for each reader of runs.imports, under the same name; all take the same options.
 HELP = {
-    "grpo-care": "Import eval_16frames_seed_bench_r1_L1_results.json and the like, by sample id. "
+    "grpo-care": "Import eval_16frames_seed_bench_r1_L1_results.json, eval_32frames_mvbench_results.json and the like. "
+    "Exit 5 if answers are missing.",
+    "seed-bench-r1": "Import eval_results_for_validation_L1.jsonl and the like, by sample id. "
+    "Exit 5 if answers are missing.",
+    "predictions": "Import JSON lines, a JSON list or CSV of question_id (or level and id) and response. "
     "Exit 5 if answers are missing.",
     "lmms-eval": "Import <date>_samples_<task>.jsonl of SEED-Bench-R1 tasks. Exit 5 if answers are missing.",
 }
@@ -38,21 +43,24 @@ def _add_command(source: str) -> None:
         level: Annotated[str | None, plain_option("--level", help="If the file's name does not say.")] = None,
         model_name: Annotated[str | None, plain_option("--model-name", help="Default: the file's folder.")] = None,
         run_name: Annotated[str | None, plain_option("--run-name", help="Name of the run directory.")] = None,
+        transfer_files: Annotated[
+            Path | None, plain_option("--transfer-files", help="Of general benchmarks: folder of eval_*.json.")
+        ] = None,
         runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where run directories go.")] = Path("runs"),
         as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     ) -> None:
         # Imported when needed: `--help` stays quick.
-        from seedbench_r1.runs import imports
+        from seedbench_r1.runs import imports, result_files
 
         for path in files:
             if not path.is_file():
                 raise DataError(f"{path} is {'a folder' if path.is_dir() else 'not there'}. Fix: give a result file.")
         # All files are read before anything is written: a bad one leaves no half a run.
-        read = [imports.READERS[source](path, level) for path in files]
+        read = [result_files.READERS[source](path, level) for path in files]
         with data_root_explained({"data_root": data_root}):
             report = imports.import_files(
                 read,
-                find_data_root(data_root),
+                _target(read, find_data_root(data_root), transfer_files),
                 runs_dir,
                 source=source,
                 # The file's own name says the benchmark; its folder usually says the model.
@@ -72,6 +80,30 @@ def _add_command(source: str) -> None:
             )
 
 
+def _target(files: list[ImportedFile], data_root: Path, transfer_files: Path | None) -> ImportTarget:
+    """All questions of the splits that the files speak of. Raises ConfigError for splits of two suites or of none."""
+    from seedbench_r1.runs.imports import ImportTarget
+    from seedbench_r1.suites import find_suite
+    from seedbench_r1.suites.transfer import BENCHMARKS
+
+    named = {a.question_id.partition("/")[0] for file in files for a in file.answers if a.question_id is not None}
+    splits = named | {file.split for file in files if file.split is not None}
+    given: dict[str, Any] = {"model": "none", "backend": "transformers", "data_root": data_root}
+    if splits and splits <= set(LEVELS):
+        suite, given = "seedbench-r1", given | {"levels": ",".join(splits)}
+    elif splits and splits <= set(BENCHMARKS):
+        suite, given = "transfer", given | {"benchmarks": ",".join(splits), "transfer_files": transfer_files}
+    else:
+        known = ", ".join((*LEVELS, *BENCHMARKS))
+        raise ConfigError(
+            f"The files speak of {', '.join(sorted(splits)) or 'no questions'}. Known, of one suite: {known}."
+        )
+    config = resolve_eval_config({name: value for name, value in given.items() if value is not None} | {"suite": suite})
+    found = find_suite(suite)
+    questions = found.load(config)
+    return ImportTarget(suite, questions.splits, questions.files, found.group_of)
+
+
 for _source in HELP:
     _add_command(_source)
 
@@ -85,7 +117,7 @@ def _print(report: ImportReport, source: str) -> None:
             soft_wrap=True,
         )
     # lmms-eval's samples claim nothing that could be compared.
-    if source == "grpo-care":
+    if source in ("grpo-care", "seed-bench-r1"):
         screen.print(f" the files claim {report.claimed_correct} correct", soft_wrap=True)
         if report.claim_differs:
             some = ", ".join(report.claim_differs[:5])

@@ -12,7 +12,7 @@ from seedbench_r1.suites.transfer import BENCHMARKS
 from seedbench_r1.types import GroupSummary, RunSummary, VideoConfig, to_json
 
 
-def print_transfer(summary: RunSummary, video: VideoConfig) -> None:
+def print_transfer(summary: RunSummary, video: VideoConfig | None) -> None:
     """One column for each benchmark of Table 4, then scores by kind of question."""
     screen = console.out()
     table = transfer_table(summary)
@@ -21,11 +21,10 @@ def print_transfer(summary: RunSummary, video: VideoConfig) -> None:
     screen.print(table)
     for line in kind_lines(summary):
         screen.print(line, soft_wrap=True)
-    screen.print(
-        f" transfer: own prompt, {video.max_frames} frames of at most {video.max_pixels:,} pixels; "
-        f"not to be mixed with SEED-Bench-R1 results",
-        soft_wrap=True,
-    )
+    how = "imported, settings unknown"
+    if video is not None:
+        how = f"own prompt, {video.max_frames} frames of at most {video.max_pixels:,} pixels"
+    screen.print(f" transfer: {how}; not to be mixed with SEED-Bench-R1 results", soft_wrap=True)
 
 
 def transfer_table(summary: RunSummary) -> Table:

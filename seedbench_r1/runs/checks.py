@@ -38,11 +38,13 @@ def check_sizes(path: Path, manifest: RunManifest, questions: Mapping[str, Quest
 def doubts_of(path: Path, manifest: RunManifest) -> tuple[str, ...]:
     """What shows that files were edited after they were written, a sentence each that begins with the file's name."""
     found = []
+    settings = manifest.settings
     ids = [
-        protocol_id(manifest.template, manifest.video, manifest.sampling, manifest.transport, scorer)
+        protocol_id(settings.template, settings.video, settings.sampling, manifest.transport, scorer)
         for scorer in _SCORERS
+        if settings is not None
     ]
-    if manifest.protocol != _NOT_RECOMPUTED and manifest.protocol_id not in ids:
+    if settings is not None and manifest.protocol != _NOT_RECOMPUTED and manifest.protocol_id not in ids:
         found.append(f"manifest.json: its settings are not those of protocol id {manifest.protocol_id}")
     if manifest.questions_sha256 is not None:
         lines = (path / "questions.jsonl").read_bytes().splitlines(keepends=True)

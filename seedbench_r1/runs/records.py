@@ -19,6 +19,7 @@ from seedbench_r1.typed_json import from_json
 from seedbench_r1.types import Generation, Kind, Question, RunManifest, RunRecord, Template, to_json
 
 T = TypeVar("T")
+IMPORTED = "imported"  # how the names of protocols begin whose settings nobody wrote down
 SCHEMA = "sbr1.run/3"
 WITHOUT_IDENTITY = ("sbr1.run/2", "sbr1.run/1", "sbr1.transfer/1")  # their records do not say which run they are of
 SUITE_OF_SCHEMA = {"sbr1.run/1": "seedbench-r1", "sbr1.transfer/1": "transfer"}  # version 0.1.0 named no suite
@@ -131,8 +132,12 @@ def manifest_from_json(value: JsonObject) -> RunManifest:
         value["n_total"] = {
             split: {KIND_OF_PROBLEM_TYPE.get(name, name): n for name, n in sizes[split].items()} for split in sizes
         }
-    template = template_from_json(value.get("template"))
-    value["template"] = {"wording": dict(template.wording), "system": template.system}
+    if str(value.get("protocol")).startswith(f"{IMPORTED}:"):
+        # Earlier versions filled in the settings of the standard protocol.
+        value |= {"template": None, "video": None, "sampling": None}
+    else:
+        template = template_from_json(value.get("template"))
+        value["template"] = {"wording": dict(template.wording), "system": template.system}
     return from_json(RunManifest, value)
 
 

@@ -23,8 +23,12 @@ from leaderboards.exports.lmms_results import lmms_files
 from leaderboards.published import load_published
 from seedbench_r1.cli.app import app
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun, ResourceError
+from seedbench_r1.questions import annotation_path, load_annotations
 from seedbench_r1.runs.directory import load_run
-from seedbench_r1.runs.imports import import_files, read_lmms_eval
+from seedbench_r1.runs.imports import ImportTarget, import_files
+from seedbench_r1.runs.result_files import ImportedAnswer, ImportedFile, read_lmms_eval
+from seedbench_r1.scoring import by_domain
+from seedbench_r1.types import LEVELS
 from tests.every_eval_ever_schema import AGGREGATE, INSTANCE, originals
 from tests.rows import evaluation_row, write_rows
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
@@ -278,7 +282,10 @@ def test_lmms_eval_round_trip(runs, benchmark, tmp_path, name):
         path.write_text(text, encoding="utf-8")
     annotations(tmp_path, benchmark)
     read_back = [read_lmms_eval(path) for path in files if path.suffix == ".jsonl"]
-    report = import_files(read_back, tmp_path, tmp_path / "runs", source="lmms-eval", model_name=name)
+    paths = {level: annotation_path(tmp_path, level) for level in LEVELS}
+    splits = {level: load_annotations(path, tmp_path, level) for level, path in paths.items()}
+    target = ImportTarget("seedbench-r1", splits, paths, by_domain)
+    report = import_files(read_back, target, tmp_path / "runs", source="lmms-eval", model_name=name)
     before, after = exported.measured.run.records, load_run(report.run_path).records
     answered = {question_id: record for question_id, record in before.items() if record.answered}
     assert after.keys() == answered.keys()
@@ -372,3 +379,15 @@ def test_a_disk_that_takes_nothing(runs, tmp_path):
     assert "cannot be written" in done.stderr
     left = [path.name for path in (tmp_path / "small").rglob("*") if path.is_file()]
     assert not any(name.endswith((".tmp", ".jsonl")) for name in left)
+
+
+def test_an_import_is_not_exported_with_settings_that_nobody_knows(runs, benchmark, tmp_path):
+    path = tmp_path / "p_L1.jsonl"
+    path.write_text('{"question_id": "L1/0", "response": "A"}\n')
+    annotations(tmp_path, benchmark)
+    file = annotation_path(tmp_path, "L1")
+    target = ImportTarget("seedbench-r1", {"L1": load_annotations(file, tmp_path, "L1")}, {"L1": file}, by_domain)
+    answer = ImportedAnswer(target.splits["L1"][0].question_id, "A", "here")
+    report = import_files([ImportedFile(path, (answer,))], target, tmp_path / "runs", source="x", model_name="m")
+    with pytest.raises(DataError, match="was imported: its settings are unknown"):
+        load_exported(report.run_path, allow_incomplete=True)

@@ -4,10 +4,16 @@ import json
 
 import pytest
 
+from leaderboards.board import build_board
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.questions import load_annotations
 from seedbench_r1.runs.directory import load_run
-from seedbench_r1.runs.imports import import_files, read_grpo_care, read_lmms_eval
+from seedbench_r1.runs.imports import ImportTarget, import_files
+from seedbench_r1.runs.result_files import read_grpo_care, read_lmms_eval, read_predictions, read_seed_bench_r1
+from seedbench_r1.scoring import by_domain, by_kind
+from seedbench_r1.suites.transfer import load_transfer_file
 from tests.rows import evaluation_row, write_rows
+from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 
 OUTPUTS = {0: "A", 1: "A.", 2: "B", 3: "(A)", 4: "boil water", 5: "no idea"}
 
@@ -38,7 +44,9 @@ def write(folder, entries, name="eval_16frames_seed_bench_r1_L1_results.json"):
 
 
 def bring_in(tmp_path, *files, source="grpo-care"):
-    return import_files(files, tmp_path, tmp_path / "runs", source=source, model_name="theirs")
+    path = tmp_path / "annotations" / "validation_L1.jsonl"
+    target = ImportTarget("seedbench-r1", {"L1": load_annotations(path, tmp_path, "L1")}, {"L1": path}, by_domain)
+    return import_files(files, target, tmp_path / "runs", source=source, model_name="theirs")
 
 
 def test_both_rules_and_the_claims(tmp_path, rows):
@@ -51,7 +59,9 @@ def test_both_rules_and_the_claims(tmp_path, rows):
     run = load_run(report.run_path)
     assert run.manifest.backend == "import:grpo-care"
     assert run.doubts == ()
-    assert run.manifest.video.max_frames == 16
+    manifest = run.manifest
+    assert (manifest.settings, manifest.video, manifest.seed, manifest.dtype) == (None, None, None, "unknown")
+    assert manifest.protocol == "imported:grpo-care, 16 frames"  # all that the file's name says
     assert run.records["L1/3"].parsed.answer == "A"
     assert run.records["L1/3"].generation.n_tokens is None
 
@@ -128,3 +138,126 @@ def test_lmms_eval_samples_of_our_tasks_and_of_others(tmp_path, rows):
     path.write_text('{"doc_id": 0, "doc": {"sample_id": 0}, "resps": []}\n')
     with pytest.raises(DataError, match=r"samples_seedbench_r1_l1\.jsonl:1"):
         read_lmms_eval(path)
+
+
+def test_lines_of_the_benchmark_s_own_infer_script(tmp_path, rows):
+    lines = [
+        {
+            "sample_id": i,
+            "prompt": [],
+            "problem": "p",
+            "solution": "<answer>A.</answer>",
+            "response": f"<think>r</think><answer>{OUTPUTS[i]}</answer>",
+            "reward": float(OUTPUTS[i] == "A"),
+        }
+        for i in range(6)
+    ]
+    path = write_rows(tmp_path / "eval_results_for_validation_L1.jsonl", lines)
+    report = bring_in(tmp_path, read_seed_bench_r1(path), source="seed-bench-r1")
+    assert (report.imported, report.summary.splits["L1"].correct, report.claimed_correct) == (6, 4, 1)
+    assert report.claim_differs == []
+    other = write_rows(tmp_path / "b_L1.jsonl", [lines[0] | {"solution": "<answer>C.</answer>"}])
+    with pytest.raises(DataError, match="options or gold letter of L1/0 differ"):
+        bring_in(tmp_path, read_seed_bench_r1(other))
+    with pytest.raises(DataError, match=r"b_L1\.jsonl:1: expected an object with sample_id and response"):
+        read_seed_bench_r1(write_rows(tmp_path / "b_L1.jsonl", [{"sample_id": 1}]))
+
+
+LONG = '"<think>a, ""quoted""\nline</think><answer>A</answer>"'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", f"question_id,response,extra\nL1/0,{LONG},x\nL1/2,B,\n"),
+        ("p.csv", f"\ufefflevel,id,response\r\nL1,0,{LONG}\r\nL1,2,B\r\n"),
+        ("p.csv", f"sample_id,response\n0,{LONG}\n2,B\n"),
+        ("p.jsonl", '{"question_id": "L1/0", "response": "A"}\n{"question_id": "L1/2", "response": "B"}\n'),
+        ("p.jsonl", '{"level": "L1", "id": 0, "response": "A"}\n{"id": "2", "response": "B"}\n'),
+        ("p.json", '[{"question_id": "L1/0", "response": "A"}, {"question_id": "L1/2", "response": "B"}]'),
+    ],
+)
+def test_plain_predictions(tmp_path, rows, name, content):
+    (tmp_path / name).write_text(content, newline="")
+    report = bring_in(tmp_path, read_predictions(tmp_path / name, "L1"), source="predictions")
+    assert (report.imported, report.summary.splits["L1"].correct) == (2, 1)
+    assert report.gaps == {"L1": ["L1/1", "L1/3", "L1/4", "L1/5"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "id,response\n0,A\n", r"p\.csv:2: expected question_id, or level and id. Fix: --level"),
+        ("p.csv", "question_id,answer\nL1/0,A\n", None),  # no column `response`: an empty answer, not a made-up one
+        ("p.csv", 'question_id,response\nL1/0,"A\n', r"p\.csv:\d: not valid CSV"),
+        ("p.jsonl", '{"question_id": "L1/0", "response": 3}\n', r"p\.jsonl:1: response is 3, expected a text"),
+        ("p.jsonl", '{"question_id": "L1/77", "response": "A"}\n', "L1/77 is not in the annotations"),
+    ],
+)
+def test_predictions_that_cannot_be_used(tmp_path, rows, name, content, message):
+    (tmp_path / name).write_text(content)
+    if message is None:
+        message = r"p\.csv:2: response is None, expected a text"
+    with pytest.raises(DataError, match=message):
+        bring_in(tmp_path, read_predictions(tmp_path / name), source="predictions")
+
+
+def test_a_general_benchmark_of_grpo_care(tmp_path):
+    rows = [
+        {
+            "problem_id": i,
+            "problem": f"How many cups? {i // 2}",
+            "data_type": "video",
+            "problem_type": kind,
+            "options": ["A. one", "B. two"] if kind == "multiple choice" else [],
+            "solution": f"<answer>{gold}</answer>",
+            "path": f"./Evaluation/MMVU/{i // 2}.mp4",
+        }
+        for i, (kind, gold) in enumerate(
+            [("multiple choice", "A"), ("multiple choice", "A"), ("multiple choice", "B"), ("free-form", "two")]
+        )
+    ]
+    file = tmp_path / "eval_mmvu.json"
+    file.write_text(json.dumps(rows))
+    done = [row | {"output": f"<answer>{'AB'[i % 2]}</answer>", "reward": float(i == 0)} for i, row in enumerate(rows)]
+    path = write(tmp_path, done, name="eval_32frames_mmvu_results.json")
+    target = ImportTarget("transfer", {"mmvu": load_transfer_file(file, tmp_path, "mmvu")}, {"mmvu": file}, by_kind)
+    report = import_files([read_grpo_care(path)], target, tmp_path / "runs", source="grpo-care", model_name="m")
+    # Two questions share text and clip, and are taken in their order; MMVU's other kinds are not asked.
+    run = load_run(report.run_path)
+    assert [(r.question_id, r.parsed.answer) for r in run.records.values()] == [
+        ("mmvu/0", "A"),
+        ("mmvu/1", "B"),
+        ("mmvu/2", "A"),
+    ]
+    assert (report.summary.status, report.claim_differs, run.manifest.suite) == ("complete", [], "transfer")
+    assert run.manifest.protocol == "imported:grpo-care, 32 frames"
+
+
+def test_an_import_of_an_earlier_version_has_no_settings_either(tmp_path, rows):
+    report = bring_in(tmp_path, read_grpo_care(write(tmp_path, [entry(row) for row in rows])))
+    path = report.run_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    invented = {"video": {"fps": 2.0, "max_frames": 16}, "sampling": {"temperature": 0.1}}
+    path.write_text(json.dumps(manifest | invented | {"template": {"with_video": "{question}"}}))
+    run = load_run(report.run_path)
+    assert (run.manifest.settings, run.manifest.video, run.doubts) == (None, None, ())
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_an_import_is_never_ranked_against_what_was_measured(tmp_path, rows, forced):
+    imports = []
+    for name in ("a", "b", "c"):  # more of them than of measured runs
+        folder = tmp_path / name
+        folder.mkdir()
+        file = read_grpo_care(write(folder, [entry(row, output="<answer>A</answer>") for row in rows]))
+        target = load_annotations(tmp_path / "annotations" / "validation_L1.jsonl", tmp_path, "L1")
+        files = {"L1": tmp_path / "annotations" / "validation_L1.jsonl"}
+        target = ImportTarget("seedbench-r1", {"L1": target}, files, by_domain)
+        report = import_files([file], target, tmp_path / "runs", source="grpo-care", model_name=name)
+        imports.append(report.run_path)
+    measured = write_runs(tmp_path, [RunSpec("m1", seed=1), RunSpec("m2", seed=2)], make_benchmark({"L1": 20}))
+    board = build_board([*imports, *measured], metric="l1.accuracy", force_mixed=forced)
+    ranked = {row.run_id for row in board.rows if row.rank_lo is not None}
+    assert ranked == {path.name for path in measured}
+    assert all(("SETTINGS UNKNOWN" in row.flags) == (row.run_id not in ranked) for row in board.rows)
