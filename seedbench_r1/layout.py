@@ -78,6 +78,15 @@ class MediaFolder:
     def __init__(self, data_root: Path) -> None:
         self._root = data_root
         self._below: dict[str, NameIndex] = {}  # kind -> what lies there at any depth
+        self._layouts: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def _folders(self, kind: str, source: str) -> tuple[str, ...]:
+        """Where such a file may lie, in the order of preference."""
+        if (kind, source) not in self._layouts:
+            root = self._root
+            folders = (root / kind / source, root / kind / f"{source}_flatten", root / kind, root)
+            self._layouts[kind, source] = tuple(map(str, folders))
+        return self._layouts[kind, source]
 
     def locate(self, kind: str, source: str, basename: str) -> Path:
         """The file in the per-source layout, else in a flat one, else in a sub-folder; if nowhere, where it should be.
@@ -86,11 +95,11 @@ class MediaFolder:
             DataError: it is in two sub-folders, with different content.
         """
         root = self._root
-        expected = root / kind / source / basename
-        flat = (root / kind / f"{source}_flatten" / basename, root / kind / basename, root / basename)
-        for candidate in (expected, *flat):
-            if candidate.exists():
-                return candidate
+        # Texts: a Path for each candidate of a million rows would take a minute.
+        for folder in self._folders(kind, source):
+            if os.path.exists(f"{folder}/{basename}"):
+                return Path(folder, basename)
+        expected = Path(self._folders(kind, source)[0], basename)
         if kind not in self._below:
             self._below[kind] = NameIndex(_files_below(root, kind))
         found = [root / name for name in self._below[kind].find(f"{kind}/{source}/{basename}")]

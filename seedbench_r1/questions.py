@@ -21,11 +21,13 @@ from seedbench_r1.rows import BadRows, Interned, RowReader, read_rows
 from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, ProgressStep, Question, Source
 
 ANNOTATION_FILES = {level: f"validation_{level}.jsonl" for level in LEVELS}
-_CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
+_ALL_CHOICES = tuple(f"choice_{letter}" for letter in ascii_lowercase)
+_CHOICES = _ALL_CHOICES[:4]
 RESPONSE_WITHOUT_CHOICES = (
     "a response without choices: its letter belongs to options that are neither in choice_a to choice_d nor in its "
     "prompt, as lines from 'A. ' on. Fix: give the row its choices and golden_choice_idx, or take its response out."
 )
+_DOMAIN_NAMES = {name.casefold(): name for name in DOMAINS}
 _CHOICE = re.compile(r"choice_[a-z]")
 _OPTION_LINE = re.compile(r"\s*\(?(?P<letter>[A-Z])[.):]\s*(?P<text>\S.*?)\s*")
 
@@ -149,7 +151,7 @@ def _unique(
 ) -> Iterator[tuple[dict[str, Any], Question]]:
     """Rows with their questions. Raises DataError for a bad row unless it is skipped, and for a file without any."""
     media, interned = MediaFolder(data_root), Interned()
-    lines: dict[str, int] = {}  # question id -> where it stands
+    seen: set[str] = set()
     name = path.name
     try:
         for (where, line), row in read_rows(path, bad):
@@ -157,8 +159,9 @@ def _unique(
             try:
                 question = reader.question(level, training=training)
                 # Answers are found by id again: a second row of the same id would be answered by the first.
-                if (first := lines.setdefault(question.question_id, line)) != line:
-                    raise reader.fail(f"sample_id {row['sample_id']!r} stands already on line {first}.")
+                if question.question_id in seen:
+                    raise reader.fail(_repeated(path, reader.sample_id()))
+                seen.add(question.question_id)
             except DataError as error:
                 bad.refuse(error)
                 continue
@@ -166,8 +169,15 @@ def _unique(
     except FileNotFoundError as error:
         what = "training file" if training else "annotation file"
         raise DataError(f"No {what} at {path}. {_where_it_should_be(path, training=training)}") from error
-    if not lines:
+    if not seen:
         raise DataError(f"{path} holds no questions. Fix: fetch the file again (seedbench-r1 data status).")
+
+
+def _repeated(path: Path, sample_id: str) -> str:
+    # Read again: a million lines are not remembered for an error.
+    rows = read_rows(path, BadRows(skip=True))
+    line = next((line for (_, line), row in rows if str(row.get("sample_id")) == sample_id), None)
+    return f"sample_id {sample_id} stands already on line {line}."
 
 
 def _where_it_should_be(path: Path, *, training: bool) -> str:
@@ -199,7 +209,7 @@ class _RowReader(RowReader):
         return Question(
             question_id=f"{self.checked_level(level)}/{sample_id}",
             split=level,
-            text=self.text("question"),
+            text=self.interned(self.text("question")),
             options=options,
             gold=gold,
             video=self.media.locate("videos", source, clip) if progress else None,
@@ -222,7 +232,7 @@ class _RowReader(RowReader):
             return default
         value = self.text(key)
         # Annotations come from the network; they may not lead outside the data root.
-        if value.startswith("/") or ".." in Path(value).parts or "\x00" in value:
+        if value.startswith("/") or (".." in value and ".." in Path(value).parts) or "\x00" in value:
             raise self.fail(f"{key} is {value!r}, expected a path inside its folder.")
         return value
 
@@ -242,14 +252,13 @@ class _RowReader(RowReader):
     def domain(self) -> str:
         value = self.text("domain")
         # Spellings may differ in case and underscores; tables need one.
-        known = {name.casefold(): name for name in DOMAINS}
-        return known.get(value.strip().replace("_", " ").casefold(), value.strip())
+        return _DOMAIN_NAMES.get(value.strip().replace("_", " ").casefold(), value.strip())
 
     def progress(self) -> tuple[ProgressStep, ...]:
         steps = self.row.get("task_progress_metadata")
         if not isinstance(steps, list):
             raise self.fail(f"task_progress_metadata is {steps!r}, expected a list (empty: no video).")
-        return tuple(self.step(step) for step in steps)
+        return self.interned(tuple(self.step(step) for step in steps))
 
     def step(self, step: object) -> ProgressStep:
         if not isinstance(step, dict) or not isinstance(step.get("narration_text"), str):
@@ -275,13 +284,12 @@ class _RowReader(RowReader):
 
     def choices(self, most: int) -> tuple[str, ...]:
         """The texts of choice_a, choice_b and so on: 4 in the benchmark, 2 to 26 in a file of one's own."""
-        given = sorted(key for key in self.row if _CHOICE.fullmatch(key) and self.has(key))
-        wanted = [f"choice_{letter}" for letter in ascii_lowercase[: max(len(given), 2)]]
-        if most == len(_CHOICES):
-            wanted = list(_CHOICES)
-        if extra := [key for key in given if key not in wanted]:
+        given = [key for key in self.row if key.startswith("choice_") and _CHOICE.fullmatch(key) and self.has(key)]
+        n = len(_CHOICES) if most == len(_CHOICES) else max(len(given), 2)
+        wanted = _ALL_CHOICES[:n]
+        if extra := sorted(set(given).difference(wanted)):
             raise self.fail(f"{extra[0]} is {self.row[extra[0]]!r}, expected {wanted[-1]} to be the last option.")
-        return self.without_letters([self.text(key) for key in wanted])
+        return self.interned(self.without_letters([self.interned(self.text(key)) for key in wanted]))
 
     def letter_of_answer(self, options: tuple[str, ...]) -> str:
         answer = " ".join(self.text("answer").split())

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, TypeVar
 
 from seedbench_r1.errors import DataError
 from seedbench_r1.typed_json import parse_json
 
 _LETTERED = re.compile(r"\(?([A-Z])[.):](\s*)(.*)", re.DOTALL)
-_MOST_TEXTS = 50_000  # remembered by Interned, so that a file of a million different ones costs nothing
+_MOST_VALUES = 50_000  # remembered by Interned, so that a file of a million different ones costs nothing
 
+H = TypeVar("H", bound=Hashable)
 Place = tuple[str, int]  # where a row stands, for messages, and its line or its place in a list, both from 1
 
 
@@ -120,12 +121,13 @@ class RowReader:
 
 
 class Interned:
-    """One object for equal texts: goals, recordings and narrations stand in thousands of rows."""
+    """One object for equal values: goals, recordings and narrations stand in thousands of rows."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
+        self._values: dict[Hashable, Any] = {}
 
-    def __call__(self, text: str) -> str:
-        if len(self._texts) > _MOST_TEXTS:
-            self._texts.clear()
-        return self._texts.setdefault(text, text)
+    def __call__(self, value: H) -> H:
+        if len(self._values) > _MOST_VALUES:
+            self._values.clear()
+        kept: H = self._values.setdefault(value, value)
+        return kept

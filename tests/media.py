@@ -95,7 +95,7 @@ def truncate(source: Path, target: Path, share: float) -> Path:
 
 def decode_all(path: Path) -> list[np.ndarray]:  # each (H, W, 3) uint8
     """Every frame in order, by PyAV, written without the package's own code."""
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 

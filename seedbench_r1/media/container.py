@@ -39,8 +39,9 @@ def open_clip(path: Path, **options: str) -> Iterator[tuple[InputContainer, Vide
     import av
 
     allowed = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-    # Metadata are not always UTF-8, and none of them is used.
-    with av.open(str(path), metadata_errors="replace", options={**allowed, **options}) as container:
+    # Metadata are not always UTF-8, and none of them is used. `options` would go to the streams too: FFmpeg crashes if
+    # one of those is found late, as in a damaged FLV.
+    with av.open(str(path), metadata_errors="replace", container_options={**allowed, **options}) as container:
         stream = container.streams.best("video")
         if stream is None or stream not in video_tracks(container):
             raise MediaError(f"{path}: there is no video stream in it")

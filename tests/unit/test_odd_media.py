@@ -1,0 +1,245 @@
+"""Files as people have them, damaged, odd or hostile: right frames, or one failure that says what to do. About 6 s."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from seedbench_r1.data.status import verify
+from seedbench_r1.media.container import MediaError
+from seedbench_r1.media.frames import choose_frames, choose_frames_by_time, load_image, load_media
+from seedbench_r1.media.probe import probe_clip, uneven_times
+from seedbench_r1.models.qwen_vl import frame_times
+from seedbench_r1.types import Question, Request, VideoConfig
+from tests.media import decode_all, make_clip, make_image, texture, truncate
+from tests.media_matrix import PLAIN, encode
+
+CONFIG = VideoConfig()
+SCREEN = [*range(30), *(30 * (second + 1) for second in range(30))]  # a second of motion, then a frame a second
+
+
+def exact(clip: Path, **changes: object) -> None:
+    """The frames shown are those of a sequential decode."""
+    media = load_media(clip, None, VideoConfig(min_pixels=1, max_pixels=10**8, size_multiple=1, **changes))  # type: ignore[arg-type]
+    every = decode_all(clip)
+    assert media.frames is not None
+    assert all(np.array_equal(every[i], frame) for i, frame in zip(media.frame_indices, media.frames, strict=True))
+
+
+# ---------------------------------------------------------------- clips
+
+
+def test_metadata_that_are_not_utf_8(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4")
+    data = clip.read_bytes()
+    assert b"VideoHandler" in data
+    clip.write_bytes(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))
+    assert load_media(clip, None, CONFIG).reader_note is None
+    exact(clip)
+    exact(clip, reader="pyav")
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_variable_rate_is_sampled_by_time_and_the_model_is_told_the_true_times(tmp_path: Path, ending: str) -> None:
+    clip = make_clip(tmp_path / f"screen.{ending}", ticks=SCREEN)
+    media = load_media(clip, None, CONFIG)
+    assert media.frame_times is not None
+    assert len(media.frame_indices) == 16  # of 30 s; taken for 2 s, it were 4
+    true = [SCREEN[index] / 30 for index in media.frame_indices]
+    assert np.allclose(true, np.linspace(0, 30, 16), atol=0.6)
+    assert np.allclose(media.frame_times, true, atol=0.01)
+    request = Request.of("L1/1", (), media)
+    assert request.native_fps is not None
+    told = frame_times(request.clock_indices, request.native_fps)
+    assert np.allclose(told, [(a + b) / 2 for a, b in zip(true[::2], true[1::2], strict=True)], atol=0.01)
+    assert media.native_fps == pytest.approx(59 / 30, rel=1e-3)
+    assert "frames are chosen by time" in (media.reader_note or "")
+
+
+def test_times_by_hand() -> None:
+    even = [index / 30 for index in range(900)]
+    assert uneven_times(even) is None
+    jitter = [time + 0.03 * (index % 2) for index, time in enumerate(even)]
+    assert uneven_times(jitter) is None  # within two frames of its place
+    assert uneven_times([*even[:450], *(time + 1.0 for time in even[450:])]) is not None
+    config = VideoConfig(fps=1.0, min_frames=4, max_frames=4)
+    assert choose_frames_by_time(even, config) == choose_frames(900, 30.0, config)
+    assert choose_frames_by_time([0.0, 0.1, 0.2, 9.0], config) == [0, 2, 3, 3]  # moments 0, 3, 6, 9
+
+
+def test_dropped_frames_of_an_avi_are_no_truncation(tmp_path: Path) -> None:
+    ticks = [tick for tick in range(40) if tick not in (20, 21, 30)]
+    clip = encode(tmp_path / "camera.avi", "MJPEG", ticks=ticks)
+    info = probe_clip(clip)
+    assert (info.n_frames, info.remarks[0]) == (37, "the container has places for 40 frames, 37 are there")
+    assert info.n_frames / info.native_fps == pytest.approx(4.0, rel=0.03)
+    exact(clip)
+    with pytest.raises(MediaError, match="cut off"):
+        probe_clip(truncate(clip, tmp_path / "cut.avi", 0.8))
+
+
+@pytest.mark.parametrize("codec", ["H.264 closed", "HEVC open", "MPEG-4"])
+def test_a_clip_without_a_sync_table(tmp_path: Path, codec: str) -> None:
+    """Every packet then counts as a keyframe, and a reader that seeks shows what it finds there."""
+    clip = encode(tmp_path / "a.mp4", codec, ticks=range(40))
+    data = clip.read_bytes()
+    assert b"stss" in data
+    clip.write_bytes(data.replace(b"stss", b"free"))
+    media = load_media(clip, None, PLAIN)
+    assert (media.reader, media.n_total) == ("pyav", 40)
+    assert re.search("no sync table|open GOPs|decord's decoder complains", media.reader_note or "")
+    exact(clip)
+
+
+def test_one_damaged_byte_or_sector_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", size=(120, 160), x264="keyint=24:bframes=2", muxer={"movflags": "faststart"})
+    data = clip.read_bytes()
+    start, rng = data.find(b"mdat") + 8, random.Random(4)
+    for reader in ("decord", "pyav"):
+        config = VideoConfig(reader=reader)  # type: ignore[arg-type]
+        sound = load_media(clip, None, config).frames
+        refused = unnoticed = 0
+        for index in range(24):
+            damaged = bytearray(data)
+            at = rng.randrange(start, len(data) - 600)
+            if index % 2:
+                damaged[at : at + 512] = bytes(512)
+            else:
+                damaged[at] ^= 1 << rng.randrange(8)
+            (target := tmp_path / "x.mp4").write_bytes(damaged)
+            try:
+                frames = load_media(target, None, config).frames
+            except MediaError:
+                refused += 1
+            else:
+                unnoticed += not np.array_equal(frames, sound)
+        assert refused >= 16
+        assert unnoticed <= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.mkv", "ends early: .* seconds are there. Download it again"),
+        ("a.ts", "nothing can be read after byte|ends early"),
+        ("a.flv", "nothing can be read after byte|ends early"),
+    ],
+)
+def test_a_file_whose_second_half_is_empty(tmp_path: Path, name: str, message: str) -> None:
+    clip = make_clip(tmp_path / name, n_frames=120)
+    data = clip.read_bytes()
+    assert probe_clip(clip).n_frames == 120
+    clip.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    with pytest.raises(MediaError, match=message):
+        probe_clip(clip)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["ffconcat version 1.0\nfile 'secret.mp4'\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n"],
+    ids=["list", "playlist"],
+)
+def test_a_file_that_names_other_files_is_no_clip(tmp_path: Path, content: str) -> None:
+    make_clip(tmp_path / "secret.mp4")
+    (bad := tmp_path / "a.mp4").write_text(content)
+    with pytest.raises(MediaError, match="cannot be read as a video"):
+        load_media(bad, None, CONFIG)
+
+
+def test_a_cover_is_no_track(tmp_path: Path) -> None:
+    clip, cover = make_clip(tmp_path / "a.mp4"), io.BytesIO()
+    Image.fromarray(texture(48, 64)).save(cover, "PNG")
+    with av.open(str(clip)) as reading, av.open(str(tmp_path / "covered.mp4"), "w") as writing:
+        track = reading.streams.video[0]
+        stream = writing.add_stream_from_template(track)
+        picture = writing.add_stream("png", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "rgb24"
+        picture.disposition = av.stream.Disposition.attached_pic.value
+        for packet in list(reading.demux(track)):
+            if packet.size:
+                packet.stream = stream
+                writing.mux(packet)
+        writing.mux(picture.encode(av.VideoFrame.from_ndarray(texture(48, 64), format="rgb24")))
+        writing.mux(picture.encode(None))
+    info = probe_clip(tmp_path / "covered.mp4")
+    assert (info.n_tracks, info.n_frames) == (1, 60)
+
+
+# ---------------------------------------------------------------- images
+
+
+def test_grey_levels_of_sixteen_bits_keep_their_upper_half(tmp_path: Path) -> None:
+    levels = np.linspace(0, 65535, 56 * 56).reshape(56, 56).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    assert np.array_equal(load_image(tmp_path / "a.png", CONFIG)[..., 0], (levels >> 8).astype(np.uint8))
+    Image.fromarray((levels / 65535).astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(MediaError, match="32 bits have no agreed range; save it with 8 or 16 bits"):
+        load_image(tmp_path / "a.tif", CONFIG)
+
+
+@pytest.mark.parametrize("name", ["AVIF", "DDS", "BLP", "SPIDER", "JPEG2000", "ICO", "TGA"])
+def test_other_formats_are_not_opened_whatever_their_names(tmp_path: Path, name: str) -> None:
+    picture = Image.fromarray(texture(64, 64)).convert({"BLP": "P", "SPIDER": "F"}.get(name, "RGB"))
+    picture.save(stream := io.BytesIO(), format=name)  # into a file, SPIDER would take its ending for its own
+    (tmp_path / "a.png").write_bytes(stream.getvalue())
+    with pytest.raises(MediaError, match=r"a\.png: cannot be read as an image \(none of JPEG, PNG"):
+        load_image(tmp_path / "a.png", CONFIG)
+
+
+def test_no_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript, which outlives the worker that is killed for it."""
+    (tmp_path / "bin").mkdir()
+    for program in ("gs", "gswin32c", "gswin64c"):
+        (tmp_path / "bin" / program).write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+        (tmp_path / "bin" / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (bad := tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n{} loop\nshowpage\n")
+    with pytest.raises(MediaError, match="cannot be read as an image"):
+        load_image(bad, CONFIG)
+    assert not (tmp_path / "started").exists()
+
+
+# ---------------------------------------------------------------- one of each kind in `data verify`
+
+
+def test_each_file_has_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    sound = make_clip(tmp_path / "sound.mp4")
+    made: dict[str, tuple[Callable[[Path], object], str, bool]] = {
+        "absent.mp4": (lambda path: None, "missing", False),
+        "empty.mp4": (lambda path: path.write_bytes(b""), "the file is empty", False),
+        "text.mp4": (lambda path: path.write_text("<html>403</html>"), "cannot be read as a video", False),
+        "cut.mkv": (lambda path: truncate(make_clip(tmp_path / "w.mkv"), path, 0.6), "is cut off", False),
+        "one.mp4": (lambda path: make_clip(path, n_frames=1), "the clip has 1 frame", False),
+        "av1.mp4": (lambda path: encode(path, "AV1", ticks=range(40)), "decord 0.6 has no decoder for AV1", True),
+        "open.mp4": (lambda path: encode(path, "H.264 open", ticks=range(40)), "open GOPs", True),
+        "rate.mp4": (lambda path: make_clip(path, ticks=SCREEN), "variable frame rate", True),
+        "bad.png": (lambda path: path.write_text("no picture"), "cannot be read as an image", False),
+        "cut.jpg": (lambda path: truncate(make_image(tmp_path / "w.jpg"), path, 0.5), "truncated", False),
+    }
+    questions = [_asks(1, sound), _asks(2, make_image(tmp_path / "sound.png"))]
+    for number, (name, (make, _, _)) in enumerate(made.items(), start=3):
+        make(tmp_path / name)
+        questions.append(_asks(number, tmp_path / name))
+    found = {finding.path.name: finding for finding in verify(questions, CONFIG)}
+    assert set(found) == set(made)
+    for name, (_, message, usable) in made.items():
+        finding = found[name]
+        assert message in finding.message
+        assert (finding.usable, finding.message.count("\n")) == (usable, 0)
+        if not usable and name not in ("absent.mp4", "one.mp4"):
+            assert "ownload it again" in finding.message or "truncated" in finding.message or "empty" in finding.message
+
+
+def _asks(number: int, path: Path) -> Question:
+    is_image = path.suffix in (".png", ".jpg")
+    files = {"video": None, "image": path} if is_image else {"video": path, "image": None}
+    return Question(f"L1/{number}", "L1", "q", ("a", "b"), "A", cluster="v", **files)
