@@ -13,6 +13,7 @@ import pytest
 from seedbench_r1.cli import console
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.questions import load_questions
+from seedbench_r1.runs.directory import load_run
 from tests.command import RUN, cli, cli_forked, cli_process
 from tests.small_benchmark import copy_of, write_script
 
@@ -223,6 +224,33 @@ def test_an_unwritable_runs_folder(fake, tmp_path):
     done = cli(*fake, "--runs-dir", tmp_path / "file", cwd=tmp_path)
     assert done.returncode == 7
     assert "--runs-dir" in done.stderr
+
+
+def test_bad_rows_and_odd_files_leave_the_rest_of_a_run_standing(fake, data_root, tmp_path):
+    """Half a row, a clip whose metadata are not UTF-8, a clip and an image that are none: the run goes on."""
+    root = copy_of(data_root, tmp_path / "copy")
+    annotations = root / "annotations" / "validation_L1.jsonl"
+    n = len(annotations.read_text().splitlines())
+    with annotations.open("a") as file:
+        file.write('{"sample_id": 9')
+    with_clip = [q for q in load_questions(data_root, ["L1"]) if q.video]
+    latin, broken = (root / q.video.relative_to(data_root) for q in with_clip[:2])
+    latin.write_bytes(latin.read_bytes().replace(b"VideoHandler", b"Vid\xe9oHandler"))
+    broken.write_bytes(b"\x00\x00\x00\x18ftypmp42" + os.urandom(4000))
+    (root / with_clip[2].image.relative_to(data_root)).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    command = [*fake[:-1], root, "--levels", "L1"]
+    refused = cli(*command, cwd=tmp_path)
+    assert refused.returncode == 4
+    assert f"validation_L1.jsonl:{n + 1}: not valid JSON" in refused.stderr
+    assert "--skip-bad-rows" in refused.stderr
+    done = cli(*command, "--skip-bad-rows", cwd=tmp_path)
+    assert done.returncode == 5, done.stderr  # two questions failed
+    assert f"1 rows of {annotations} are left out" in done.stderr
+    run = load_run(next((tmp_path / "runs").iterdir()))
+    assert (run.manifest.bad_rows, run.manifest.n_total["L1"]["all"]) == ({"L1": 1}, n)
+    failed = {record.question_id: record.failure.message for record in run.records.values() if record.failure}
+    assert set(failed) == {with_clip[1].question_id, with_clip[2].question_id}
+    assert all("a bug" not in message and "Error:" not in message for message in failed.values())
 
 
 def test_data_status_and_verify(data_root, tmp_path):
