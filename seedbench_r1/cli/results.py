@@ -13,11 +13,13 @@ from seedbench_r1.config import EvalConfig
 from seedbench_r1.prompts import build_prompt
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.verdicts import load_verdicts
-from seedbench_r1.types import GroupSummary, Question, RunRecord, RunSummary, to_json
+from seedbench_r1.types import GroupSummary, Media, Question, RunRecord, RunSummary, to_json
 
 if TYPE_CHECKING:
     from leaderboards.stats import Proportion
     from seedbench_r1.engines.base import EvalResult, Plan
+
+EXAMPLES = 3  # questions whose media a dry run tries to read
 
 
 def print_config(config: EvalConfig) -> None:
@@ -153,28 +155,17 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
 
 
 def estimate_run(planned: Plan) -> dict[str, Any]:
-    """Counts and sizes known without loading the model; tokens follow from the first question with a clip."""
-    from seedbench_r1.media.frames import choose_frames, load_image, target_size
-    from seedbench_r1.media.probe import probe_clip
-
+    """Counts and sizes known without loading the model; tokens are those of the first question that can be shown."""
     config, video = planned.config, planned.config.video
-    question = next((q for q in planned.questions if q.video is not None and q.video.exists()), planned.questions[0])
+    question, media = _example(planned)
     area = video.size_multiple**2
     tokens = frames = 0
-    if question.video is not None and question.video.exists():
-        clip = probe_clip(question.video)
-        frames = len(choose_frames(clip.n_frames, clip.native_fps, video))
-        height, width = target_size(
-            clip.height,
-            clip.width,
-            min_pixels=video.min_pixels,
-            max_pixels=video.max_pixels,
-            multiple=video.size_multiple,
-        )
+    if media is not None and media.frames is not None:
+        frames, height, width, _ = media.frames.shape
         # Two frames make one temporal patch; size_multiple is the side of a merged patch in pixels.
         tokens += math.ceil(frames / 2) * height * width // area
-    if question.image is not None and question.image.exists():
-        rows, columns, _ = load_image(question.image, video).shape
+    if media is not None and media.image is not None:
+        rows, columns, _ = media.image.shape
         tokens += rows * columns // area
     # Four characters a token is near enough for English; no tokenizer is loaded for a dry run.
     text = len(build_prompt(question, config.template)) // 4
@@ -197,6 +188,19 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
         # Without activations and the allocator's rest: it says whether to try, not whether it fits.
         estimate["memory_gb_about"] = round((planned.checkpoint.weight_bytes + cache * config.batch_size) / 1e9, 3)
     return estimate
+
+
+def _example(planned: Plan) -> tuple[Question, Media | None]:
+    """A question with a clip if there is one, and its media, decoded where a crash costs nothing; None: unreadable."""
+    from seedbench_r1.media.loader import FrameLoader
+
+    there = [q for q in planned.questions if all(p is None or p.exists() for p in (q.video, q.image))]
+    with_clip = [q for q in there if q.video is not None][:EXAMPLES] or there[:EXAMPLES]
+    with FrameLoader(planned.config.video, workers=1, timeout_s=planned.config.decode_timeout_s) as loader:
+        for question, media in loader.stream(with_clip):
+            if isinstance(media, Media):
+                return question, media
+    return planned.questions[0], None
 
 
 def kv_bytes_per_token(model_config: dict[str, Any]) -> int:

@@ -253,6 +253,19 @@ def test_bad_rows_and_odd_files_leave_the_rest_of_a_run_standing(fake, data_root
     assert all("a bug" not in message and "Error:" not in message for message in failed.values())
 
 
+def test_a_dry_run_over_damaged_media_is_no_bug(fake, data_root, tmp_path):
+    root = copy_of(data_root, tmp_path / "copy")
+    clips = sorted({q.video for q in load_questions(root) if q.video})
+    clips[0].write_bytes(bytes(50))
+    done = cli(*fake[:-1], root, "--dry-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] > 0  # of the next question
+    for clip in clips:
+        clip.write_bytes(bytes(50))
+    done = cli(*fake[:-1], root, "--dry-run", "--json", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["frames"]) == (0, 0)
+
+
 def test_data_status_and_verify(data_root, tmp_path):
     assert cli_forked("data", "status", "--data-root", data_root, cwd=tmp_path).returncode == 0
     done = cli_forked("data", "verify", "--data-root", data_root, "--decode-sample", 3, "--exact-frames", cwd=tmp_path)
