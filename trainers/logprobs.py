@@ -7,7 +7,7 @@ a pass over a batch of prompts with a completion each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -20,8 +20,18 @@ from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# 64 rows of 152k float32 logits are 39 MB; for 2,400 rows, the output layer's weights are read 38 times.
-CHUNK_ROWS = 64
+# Each chunk reads the output layer, and in the backward pass adds to its gradient of the same size (1.09 GB for a 7B):
+# few chunks. A chunk's logits in float32 take up to this share of the layer's bytes: 512 rows for a 7B in bfloat16.
+LOGITS_SHARE = 0.3
+CHUNK_ROWS = 64  # at least, in multiples of it: 39 MB of 152k float32 logits
+
+
+def chunk_rows_of(layer: torch.nn.Module) -> int:
+    """Rows of hidden states that are projected at once by this output layer, of a (V, H) weight."""
+    weight = cast(Tensor, layer.weight)  # a wrapper of peft hands it through
+    n_logit_bytes = 4 * weight.shape[0]
+    return max(1, int(LOGITS_SHARE * weight.numel() * weight.element_size() / n_logit_bytes) // CHUNK_ROWS) * CHUNK_ROWS
+
 
 Span = tuple[int, int]  # [start, end) among a completion's tokens
 Projection = Callable[[Tensor], Tensor]  # the output layer: (n, H) -> (n, V)
@@ -127,7 +137,8 @@ def padded_logprobs(
     targets, chosen = targets.to(base.device), chosen.to(base.device)
 
     def score(hidden: Tensor, project: Projection) -> Tensor:
-        return token_logprobs(project, hidden[chosen], targets, temperature=temperature)
+        rows = chunk_rows_of(base.lm_head)
+        return token_logprobs(project, hidden[chosen], targets, temperature=temperature, chunk_rows=rows)
 
     arguments = {"input_ids": input_ids.to(base.device), "position_ids": positions.to(base.device)}
     return logprobs_of(model, score, arguments | vision_tensors(base, layout, prompts))

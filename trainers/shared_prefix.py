@@ -22,7 +22,16 @@ from torch import Tensor
 from seedbench_r1.backends.decoding import vision_tensors
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
-from trainers.logprobs import Projection, Span, inner_model, logprobs_of, pad_rows, padded_logprobs, token_logprobs
+from trainers.logprobs import (
+    Projection,
+    Span,
+    chunk_rows_of,
+    inner_model,
+    logprobs_of,
+    pad_rows,
+    padded_logprobs,
+    token_logprobs,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -159,7 +168,8 @@ def _packed(
     }
 
     def score(hidden: Tensor, project: Projection) -> Tensor:
-        return token_logprobs(project, hidden[0], targets, temperature=temperature)
+        chunk_rows = chunk_rows_of(base.lm_head)
+        return token_logprobs(project, hidden[0], targets, temperature=temperature, chunk_rows=chunk_rows)
 
     return logprobs_of(model, score, arguments | vision_tensors(base, layout, [inputs]))
 

@@ -26,8 +26,18 @@ DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, 
 def resolve_device(device: str) -> torch.device:
     """The torch device of a --device value; "auto" is the first GPU, or the CPU.
 
+    On a GPU, cuDNN's attention is left out from now on in this process: it makes a plan for each new shape (tens of
+    milliseconds up to half a second in public reports), and here every prompt and every group has shapes of its own.
+
     Raises ConfigError for an unknown device, or for a GPU that is not there.
     """
+    resolved = _device(device)
+    if resolved.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return resolved
+
+
+def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

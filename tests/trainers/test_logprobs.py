@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainers.logprobs import token_logprobs
+from trainers.logprobs import chunk_rows_of, token_logprobs
 
 HIDDEN, VOCABULARY = 6, 50
 
@@ -43,6 +43,21 @@ def test_bfloat16_logits_are_widened_before_the_softmax():
     torch.testing.assert_close(ours.double(), exact, rtol=0, atol=2e-6)
     narrow = logits.log_softmax(-1)[torch.arange(9), tokens]
     assert (narrow.double() - exact).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "hidden", "dtype", "rows"),
+    [
+        (152_064, 3584, torch.bfloat16, 512),  # 7B: 311 MB of logits next to weights of 1.09 GB
+        (151_936, 2048, torch.bfloat16, 256),  # 3B
+        (151_936, 2048, torch.float32, 576),
+        (300, 64, torch.float32, 64),
+    ],
+)
+def test_chunks_grow_with_the_output_layer(vocabulary, hidden, dtype, rows):
+    layer = torch.nn.Linear(hidden, vocabulary, bias=False, dtype=dtype, device="meta")
+    assert chunk_rows_of(layer) == rows
+    assert rows == 64 or 4 * rows * vocabulary <= 0.3 * layer.weight.nbytes
 
 
 def test_large_logits_stay_finite():

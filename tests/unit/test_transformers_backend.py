@@ -298,6 +298,20 @@ def adapter(tmp_path_factory):
     return folder, model
 
 
+def test_a_gpu_is_used_without_cudnn_s_attention(monkeypatch):
+    """It makes a plan for each new shape, and every prompt is one."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        resolve_device("cpu")
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert resolve_device("auto").type == "cuda"
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def test_an_adapter_is_merged_into_its_base(adapter):
     folder, expected = adapter
     merged, _ = load_model(str(folder), base_model=None, revision=None, dtype="auto", device=resolve_device("cpu"))
