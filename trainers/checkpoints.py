@@ -2,8 +2,8 @@
 
     out/checkpoint-100/                weights, config and processor files in the Hugging Face layout
         training.json                  algorithm, base model, step, configuration, identity, hashes of the weights
-        resume/                        optimiser, average, random states: state.pt, or under --fsdp sharded/, with each
-                                       process's shards, and random.pt
+        resume/                        in the newest one: optimiser, average, random states: state.pt, or under --fsdp
+                                       sharded/, with each process's shards, and random.pt
 
 A folder is written under a temporary name and renamed, so that it is complete or not there.
 """
@@ -125,7 +125,10 @@ def check_resumable(saved: SavedTraining, *, sharded: bool) -> None:
             f"{folder} was written {'without' if sharded else 'with'} --fsdp. Fix: continue it as it began, or train "
             f"from it with --model {folder} and another --out."
         )
-    raise ConfigError(f"{folder} has no {RESUME}/{wanted} to continue from. Fix: move it away, or another --out.")
+    raise ConfigError(
+        f"{folder} has no {RESUME}/{wanted} to continue from: only the newest checkpoint of a training keeps it. "
+        f"Fix: train from it with --model {folder} and another --out."
+    )
 
 
 def save_checkpoint(
@@ -138,10 +141,10 @@ def save_checkpoint(
     last_good: int | None = None,
     processes: Processes,
 ) -> Path:
-    """Write out/checkpoint-<step> and delete the oldest beyond `keep`. Returns the folder. Every process calls it.
+    """Write out/checkpoint-<step>, delete the oldest beyond `keep`, and resume/ of those between. Returns the folder.
 
-    The newest of step `last_good` or before stays, too. Raises, in all processes, ResourceError if the disk is too full
-    and TrainingEnded if weights are not finite; checkpoints written before stay as they are.
+    Every process calls it. The newest of step `last_good` or before stays as it is. Raises, in all processes,
+    ResourceError if the disk is too full and TrainingEnded if weights are not finite; what was written before stays.
     """
     # Every process looks at its own shards, and all must leave alike.
     broken = processes.gather([name for name in [first_not_finite(state.policy.trainable().items())] if name])
@@ -179,11 +182,25 @@ def save_checkpoint(
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     # Only after the new one is complete.
-    kept = newest_until(out, last_good) if last_good is not None else None
-    for old in list_checkpoints(out)[: -keep if keep else 0] if main else []:
-        if old != kept:
-            shutil.rmtree(old)
+    if main:
+        _make_room(out, folder, keep, newest_until(out, last_good) if last_good is not None else None)
     return folder
+
+
+def _make_room(out: Path, newest: Path, keep: int | None, good: Path | None) -> None:
+    """Delete checkpoints beyond `keep`, and what the others hold for continuing: most of their bytes, used by none.
+
+    A training goes on from the newest one, or from the last good one if what followed was broken.
+    """
+    there = list_checkpoints(out)
+    surplus = there[:-keep] if keep else []
+    for old in there:
+        if old in (newest, good):
+            continue
+        if old in surplus:
+            shutil.rmtree(old)
+        elif (old / RESUME).exists():
+            shutil.rmtree(old / RESUME)
 
 
 def newest_until(out: Path, step: int) -> Path | None:

@@ -30,7 +30,8 @@ class Estimate:
     sampler: int  # while sampling: all weights, gathered under --fsdp, or vLLM's own copy of them
     cache: int  # keys and values while sampling
     activations: int  # of one packed group, gradient checkpointing considered
-    checkpoint: int  # on disk
+    checkpoint: int  # on disk, with what continuing needs
+    weights_file: int  # of that, what stays when a newer checkpoint is there
     prompt_tokens: int
     step_s: float
 
@@ -38,6 +39,12 @@ class Estimate:
         """Highest use of the device: sampling and training passes do not happen at once."""
         permanent = self.weights + self.reference + (0 if config.optimizer_device == "cpu" else self.optimizer)
         return permanent + max(self.sampler + self.cache, self.activations + self.gradients + self.gathered)
+
+    def disk_bytes(self, config: TrainConfig, n_steps: int) -> int:
+        """The most that the checkpoints of `n_steps` steps take at once: the one before stays while one is written."""
+        n_saved = -(-n_steps // config.save_steps)
+        n_kept = min(config.save_total_limit or n_saved, n_saved)
+        return self.checkpoint * min(2, n_saved) + self.weights_file * max(0, n_kept - 1)
 
 
 def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int, world: int = 1) -> Estimate:
@@ -92,6 +99,7 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
         cache=0 if config.algo == "sft" else cached * layers * 2 * kv_heads * head * width,
         activations=packed * hidden * width * (layers * kept + 17),
         checkpoint=(trainable if config.lora else n) * width + moments + average,
+        weights_file=(trainable if config.lora else n) * width,
         prompt_tokens=prompt,
         step_s=questions_per_process * flops / FLOPS + batches * decoding,
     )

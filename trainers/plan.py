@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seedbench_r1.errors import ConfigError
+from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.questions import TrainingRow, file_sha256
 from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
 from trainers.config import TrainConfig, resume_identity, total_steps
 from trainers.data import read_rows
+from trainers.estimate import estimate
 from trainers.heldout import split_rows
 from trainers.samplers import check_sampler
 from trainers.weights import check_tokenizer
@@ -50,6 +52,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
         DataError: invalid rows, or absent media unless config.allow_missing.
         ConfigError: no such model, or one that was cut off; no such sampler; config.out holds checkpoints of another
             configuration, or whose files are not those that were saved; or one process is to shard.
+        ResourceError: the disk has no room for the checkpoints.
         TrainingEnded: an alarm has ended the training in config.out, and it is not to keep going.
     """
     check_sampler(config, world_size=world_size)
@@ -81,7 +84,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
             check_resumable(resume, sharded=config.fsdp)
     if resume is None or resume.step < n_steps:
         refuse_ended(config)
-    return TrainPlan(
+    planned = TrainPlan(
         config=config,
         rows=rows,
         heldout=heldout,
@@ -93,6 +96,29 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
         identity=identity,
         resume=resume,
     )
+    _check_disk(planned)
+    return planned
+
+
+def _check_disk(planned: TrainPlan) -> None:
+    """Raises ResourceError unless all checkpoints that will be there at once have room: not after a hundred steps."""
+    config, left = planned.config, planned.n_steps - planned.done
+    if left <= 0:
+        return
+    guess = estimate(config, planned.checkpoint, planned.questions_per_process, planned.world_size)
+    need = guess.disk_bytes(config, left)
+    existing = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
+    # What is there will be replaced.
+    held = sum(
+        file.stat().st_size for path in list_checkpoints(config.out) for file in path.rglob("*") if file.is_file()
+    )
+    free = shutil.disk_usage(existing).free
+    if need > free + held:
+        raise ResourceError(
+            f"{config.out} will hold {need / 1e9:.1f} GB of checkpoints at once (one of {guess.checkpoint / 1e9:.1f} "
+            f"GB, the next while it is written, and the weights of those before); {free / 1e9:.1f} GB are free. "
+            f"Nothing was trained. Fix: --out on another disk, or a lower --save-total-limit."
+        )
 
 
 def newest_checkpoint(out: Path) -> SavedTraining | None:

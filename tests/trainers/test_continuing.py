@@ -76,7 +76,7 @@ def cut(path: Path, share: float = 0.5) -> None:
             r"model\.safetensors does not .*sha256",
         ),
         (
-            lambda f: shutil.copy(f.parent / "checkpoint-1" / "resume" / "state.pt", f / "resume"),
+            lambda f: torch.save(state_of(f) | {"step": 1}, f / "resume" / "state.pt"),
             r"state\.pt does not belong to checkpoint-2: it is of step 1",
         ),
         (lambda f: cut(f / "resume" / "state.pt"), r"state\.pt does not .*: it cannot be read"),
@@ -90,6 +90,15 @@ def test_what_is_not_as_it_was_saved_is_refused_by_name(toy, out, damage, messag
     damage(out / "checkpoint-2")
     with pytest.raises(ConfigError, match=message):
         plan_training(config)
+
+
+def test_only_the_newest_checkpoint_keeps_what_continuing_needs(toy, out):
+    """It is most of a checkpoint's bytes: 132 of 149 GB for a 7B."""
+    assert not (out / "checkpoint-1" / "resume").exists()
+    assert (out / "checkpoint-1" / "model.safetensors").exists()
+    shutil.rmtree(out / "checkpoint-2")
+    with pytest.raises(ConfigError, match=r"checkpoint-1 has no resume/state\.pt .*only the newest .*--model .*--out"):
+        plan_training(toy_config(toy.sft, toy.data, out, "grpo", **STEPS))
 
 
 def test_shards_of_another_step_and_cut_ones_are_refused_by_name(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from trainers.estimate import count_parameters, estimate
 from trainers.groups import GroupReport as Report
 from trainers.metrics import StepLog, collapse_warnings, grpo_metrics
 from trainers.optimizer import Optimizer, learning_rate
+from trainers.plan import plan_training
 
 
 def resolved(tmp_path: Path, **options) -> TrainConfig:
@@ -253,6 +256,21 @@ def test_the_estimate_knows_the_models_size(toy):
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
     assert estimate(lora, inspect_model(str(toy.raw)), 1).average == 4 * adapters
+
+
+def test_checkpoints_that_the_disk_has_no_room_for_are_refused_before_anything_is_trained(toy, tmp_path, monkeypatch):
+    config = toy_config(toy.raw, toy.data, tmp_path / "out", "care", max_steps=30, save_steps=10, save_total_limit=3)
+    model = inspect_model(str(toy.raw))
+    guess = replace(estimate(config, model, 1), checkpoint=149, weights_file=16.6)
+    assert [round(guess.disk_bytes(config, n)) for n in (5, 20, 30, 1000)] == [149, 315, 331, 331]
+    assert round(replace(guess).disk_bytes(replace(config, save_total_limit=None), 100)) == 298 + round(9 * 16.6)
+    need = estimate(config, model, 1).disk_bytes(config, 30)
+    room = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room._replace(free=need - 1))
+    with pytest.raises(ResourceError, match=r"out will hold .* GB of checkpoints at once .* Nothing was trained"):
+        plan_training(config)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room._replace(free=need))
+    assert plan_training(config).n_steps == 30
 
 
 def test_the_command_line_says_what_it_would_do(toy, tmp_path):
