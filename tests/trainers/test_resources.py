@@ -49,7 +49,7 @@ def test_a_write_that_the_kernel_refuses_leaves_the_last_checkpoint(config, toy,
 
 def test_a_checkpoint_is_not_begun_without_space_for_it(config, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    free = iter([10**12, 1000, 1000])
+    free = iter([10**12, 10**12, 1000, 1000])  # in the plan, at the first checkpoint, at the second, for the message
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, next(free)))
     with pytest.raises(ResourceError, match=r"checkpoint-2 cannot be written .*needed; 0\.0 GB free.*checkpoint-1"):
         plan_and_train(config)
