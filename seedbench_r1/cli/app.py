@@ -8,17 +8,44 @@ import os
 import sys
 import tempfile
 import traceback
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from seedbench_r1 import __version__
 from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms_benchmarks, show, train
-from seedbench_r1.cli.console import printable
 from seedbench_r1.errors import SeedBenchError, refuse_to_start_in_a_worker
+from seedbench_r1.terminal import inert_streams, make_streams_inert, printable
+
+
+class _Commands(typer.core.TyperGroup):
+    """Typer draws usage errors itself, in colours: what was typed is made inert before."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # click's, or Typer's copy of it
+        with _inert_usage_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+        with _inert_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _inert_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):  # a ClickException of either
+            error.message = printable(str(error.message))
+        raise
+
 
 app = typer.Typer(
     name="seedbench-r1",
+    cls=_Commands,
     help="Evaluate, train and compare video multimodal LLMs on SEED-Bench-R1. Unofficial.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,13 +62,6 @@ app.add_typer(judge.app, name="judge", rich_help_panel="Measure")
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel="Measure")
 app.add_typer(imports.app, name="import", rich_help_panel="Data")
 app.add_typer(export.app, name="export", rich_help_panel="Data")
-
-
-class _Printable(logging.Formatter):
-    """Warnings name files, too."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,14 +81,18 @@ def common(
     ] = False,
 ) -> None:
     """Options before the command."""
+    make_streams_inert()  # for those who call `app` itself, too
     level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 
 def main() -> None:
     """Run the command line. Exit codes: docs/cli.md."""
+    with inert_streams():
+        _run()
+
+
+def _run() -> None:
     try:
         refuse_to_start_in_a_worker()
         app()
@@ -94,9 +118,8 @@ def _report(error: BaseException, message: str, code: int) -> None:
     if "--json" in sys.argv:
         print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
     if "-vv" in sys.argv:
-        print(printable("".join(traceback.format_exception(error))), file=sys.stderr)
-    # A message quotes file names, ids and what servers have said.
-    print(printable(message), file=sys.stderr)
+        traceback.print_exception(error)
+    print(message, file=sys.stderr)
     sys.stderr.flush()
     raise SystemExit(code) from error
 
