@@ -18,6 +18,7 @@ from typing import Any, TextIO, cast
 _SHOWN = {"\n", "\t"}
 # Control and format characters, halves of surrogate pairs (a file name that is not UTF-8), line and paragraph marks
 _ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_MOVE_UP = re.compile(r"(?:\x1b\[A)+")  # what tqdm writes on its own, to go back to a bar above
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")  # colour and weight; moves nothing
 
 
@@ -44,17 +45,19 @@ class InertStream:
 
     def write(self, text: str) -> int:
         """Write it, inert. Libraries' own bars and colours stay where there is a terminal to show them."""
-        lead = ""
+        lead, n_given = "", len(text)
         # A bar of tqdm begins each line anew; in a file every state is a line.
         if text.startswith("\r"):
             lead, text = ("\r" if self.isatty() else "\n"), text[1:]
-        if "\x1b" in text and self.isatty():
+        if "\x1b" in text and self.isatty() and _MOVE_UP.fullmatch(text):
+            pass
+        elif "\x1b" in text and self.isatty():
             styles = [*_STYLE.findall(text), ""]
             text = "".join(printable(part) + style for part, style in zip(_STYLE.split(text), styles, strict=True))
         else:
             text = printable(text)
         self.inner.write(lead + text)
-        return len(text)
+        return n_given
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write each."""

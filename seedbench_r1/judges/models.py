@@ -153,7 +153,8 @@ class ApiJudge:
             self._client.complete(messages, model=self._model, max_tokens=16)
         except (RequestFailed, ConfigError) as error:
             raise JudgeUnavailable(
-                f"Judge {self._settings.name} does not answer: {error} Evaluation is safe; only consistency is pending."
+                f"Judge {self._settings.name} does not answer: {str(error).rstrip('.')}. Evaluation is safe; only "
+                f"consistency is pending."
             ) from error
 
     def verdicts(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[str, Verdict]]:
