@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import filecmp
+import logging
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from seedbench_r1.errors import DataError
+
+log = logging.getLogger(__name__)
 
 SOURCES = ("EpicKitchens", "Ego4D")  # video_source of the annotations (docs/data.md)
 # Where a level's clips and images come from. The training set is of L1's kind; "train" is no level of the benchmark.
@@ -78,13 +82,26 @@ class MediaFolder:
     def __init__(self, data_root: Path) -> None:
         self._root = data_root
         self._below: dict[str, NameIndex] = {}  # kind -> what lies there at any depth
+        self._said = False  # that a name was found in its other Unicode form
 
     def locate(self, kind: str, source: str, basename: str) -> Path:
         """The file in the per-source layout, else in a flat one, else in a sub-folder; if nowhere, where it should be.
 
+        A name with accents that is there in its other Unicode form (NFC, NFD) only is found too, with a warning: copies
+        from a Mac and archives change the form, and nobody sees the difference.
+
         Raises:
             DataError: it is in two sub-folders, with different content.
         """
+        for form in _unicode_forms(basename):
+            if (found := self._find(kind, source, form)) is not None:
+                if form != basename and not self._said:
+                    self._said = True
+                    log.warning("%s is there in another Unicode form than the annotations write, and is used", found)
+                return found
+        return self._root / kind / source / basename
+
+    def _find(self, kind: str, source: str, basename: str) -> Path | None:
         root = self._root
         expected = root / kind / source / basename
         flat = (root / kind / f"{source}_flatten" / basename, root / kind / basename, root / basename)
@@ -100,7 +117,30 @@ class MediaFolder:
                     f"{found[0]} and {other} are different files, and either may be {kind}/{source}/{basename}. "
                     f"Fix: move the right one to {expected}."
                 )
-        return found[0] if found else expected
+        return found[0] if found else None
+
+
+def _unicode_forms(name: str) -> list[str]:
+    """The name, then its other forms of the same characters."""
+    # Nearly all names are ASCII, and have one form.
+    forms = [] if name.isascii() else [unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
+    return list(dict.fromkeys([name, *forms]))
+
+
+def in_another_case(missing: Iterable[Path]) -> dict[Path, Path]:
+    """Of files that are not there, those whose names are there in capital or small letters, and what those are."""
+    by_folder: dict[Path, dict[str, str]] = {}
+    found = {}
+    for path in missing:
+        if path.parent not in by_folder:
+            try:
+                names = os.listdir(path.parent)
+            except OSError:
+                names = []  # not there, or not ours to read
+            by_folder[path.parent] = {name.casefold(): name for name in names}
+        if (name := by_folder[path.parent].get(path.name.casefold())) is not None:
+            found[path] = path.with_name(name)
+    return found
 
 
 def _files_below(root: Path, kind: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Text from outside is inert on a terminal: what would move the cursor, or hide other text, is shown as an escape.
 
 File names, question ids, answers, what servers say and what libraries print all end in the two standard streams, so the
-streams themselves do it. Only `seedbench_r1/cli/console.py` writes past them, its own colours and bars.
+streams themselves do it. Only consoles of rich write past them, for their colours and bars: that of
+`seedbench_r1/cli/console.py`, which is inert itself, and Typer's for help and usage errors (`seedbench_r1/cli/app.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from typing import Any, TextIO, cast
 _SHOWN = {"\n", "\t"}
 # Control and format characters, halves of surrogate pairs (a file name that is not UTF-8), line and paragraph marks
 _ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_MOVE_UP = re.compile(r"(?:\x1b\[A)+")  # what tqdm writes on its own, to go back to a bar above
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")  # colour and weight; moves nothing
+_MOVES_UP = re.compile(r"(?:\x1b\[A)+")
 
 
 def printable(text: str) -> str:
@@ -44,25 +44,26 @@ class InertStream:
         self.inner = inner
 
     def write(self, text: str) -> int:
-        """Write it, inert. Libraries' own bars and colours stay where there is a terminal to show them."""
-        lead, n_given = "", len(text)
-        # A bar of tqdm begins each line anew; in a file every state is a line.
+        """Write it, inert. On a terminal, bars that a library draws stay bars."""
+        lead, shown = "", text
+        # tqdm begins each state of a bar anew; in a file every state is a line. It goes up to a bar above in a write of
+        # its own.
         if text.startswith("\r"):
-            lead, text = ("\r" if self.isatty() else "\n"), text[1:]
-        if "\x1b" in text and self.isatty() and _MOVE_UP.fullmatch(text):
-            pass
-        elif "\x1b" in text and self.isatty():
-            styles = [*_STYLE.findall(text), ""]
-            text = "".join(printable(part) + style for part, style in zip(_STYLE.split(text), styles, strict=True))
-        else:
-            text = printable(text)
-        self.inner.write(lead + text)
-        return n_given
+            lead, shown = ("\r" if self.isatty() else "\n"), text[1:]
+        if not (self.isatty() and _MOVES_UP.fullmatch(shown)):
+            shown = printable(shown)
+        self.inner.write(lead + shown)
+        return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write each."""
         for line in lines:
             self.write(line)
+
+    @property
+    def rich_proxied_file(self) -> TextIO:
+        """Where a console of rich writes, by this name: ours, which is inert itself, and Typer's for help and usage."""
+        return self.inner
 
     def isatty(self) -> bool:
         """Whether it ends in a terminal."""
@@ -92,8 +93,3 @@ def make_streams_inert() -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, InertStream):
             setattr(sys, name, cast(TextIO, InertStream(stream)))
-
-
-def behind(stream: Any) -> Any:  # noqa: ANN401  # a text stream, ours or any other
-    """What an InertStream writes to; any other stream as it is."""
-    return stream.inner if isinstance(stream, InertStream) else stream

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import PaddingDimensions
@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from seedbench_r1.terminal import behind, escaped, printable
+from seedbench_r1.terminal import InertStream, escaped, printable
 
 # A log that is read afterwards: enough lines to see a stall, few enough to scroll.
 LINE_EVERY_S = 60.0
@@ -33,14 +33,16 @@ class _Screen(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does; here pass the texts, too, that were not made by render_str."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+        for text, style, control in super().render(renderable, options):
+            # What libraries print below a live display comes here with the styles that it asked for.
+            plain = style is not None and (style.link or style.conceal or style.blink)
+            yield Segment(text if control else printable(text), None if plain else style, control)
 
-    # Its own colours and bars are no text from outside, and go past the inert stream.
     @property
     def file(self) -> IO[str]:
-        """Where rich writes."""
-        return cast(IO[str], behind(super().file))
+        """Where it writes: below a live display, the stream is wrapped twice."""
+        found = super().file
+        return found.inner if isinstance(found, InertStream) else found
 
     @file.setter
     def file(self, new: IO[str]) -> None:

@@ -22,8 +22,8 @@ from tests.small_benchmark import copy_of, write_script
 
 pytestmark = pytest.mark.usefixtures("shared_decoders")
 
-# A title, a bell, clearing, C1, right-to-left, isolates, no width, line separator, return, backspace, DEL, tags
-HOSTILE = "\x1b]0;t\x07\x1b[2J\x9b8m\u202e\u2066\u200b\u2028\r\x08\x7f\U000e0041"
+# Title, bell, clearing, concealing, C1, right-to-left, isolates, no width, line separator, return, backspace, DEL, tags
+HOSTILE = "\x1b]0;t\x07\x1b[2J\x1b[8m\x9b8m\u202e\u2066\u200b\u2028\r\x08\x7f\U000e0041"
 # On a terminal: styles, hidden cursor, cleared line, cursor up, as rich draws a live display
 RICH = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\r(?=\n|\x1b|$)")
 KEY = "sk-test-0123456789abcdef"
@@ -45,19 +45,19 @@ def test_a_stream_in_a_file_shows_everything_as_text():
     assert stream.write(f"a{HOSTILE}b\n\t") == len(HOSTILE) + 4
     stream.writelines(["\x1b[31mred\x1b[0m\n"])
     assert not raw(inner.getvalue())
-    assert inner.getvalue().startswith(r"a\x1b]0;t\x07\x1b[2J\u009b8m\u202e\u2066\u200b\u2028")
+    assert inner.getvalue().startswith(r"a\x1b]0;t\x07\x1b[2J\x1b[8m\u009b8m\u202e\u2066\u200b\u2028")
     assert "\\x1b[31mred" in inner.getvalue()
     assert not hasattr(stream, "buffer")
 
 
-def test_a_stream_on_a_terminal_keeps_styles_and_bars_alone():
+def test_a_stream_on_a_terminal_keeps_bars_alone():
     inner = Terminal()
     stream = InertStream(inner)
-    for text in ("\x1b[1;31mred\x1b[0m", "\r 10 %|##", "\x1b[A\x1b[A"):
+    for text in ("\r 10 %|##", "\x1b[A\x1b[A"):
         stream.write(text)
-    assert inner.getvalue() == "\x1b[1;31mred\x1b[0m\r 10 %|##\x1b[A\x1b[A"
-    stream.write(f"\x1b[31m{HOSTILE}\x1b[0m \x1b[A up")
-    assert inner.getvalue().endswith("\x1b[31m" + printable(HOSTILE) + "\x1b[0m \\x1b[A up")
+    assert inner.getvalue() == "\r 10 %|##\x1b[A\x1b[A"
+    stream.write(f"\x1b[31m{HOSTILE} \x1b[A up")
+    assert inner.getvalue().endswith("\\x1b[31m" + printable(HOSTILE) + " \\x1b[A up")
 
 
 def test_a_bar_in_a_file_is_a_line_for_each_state():
@@ -227,12 +227,12 @@ def test_what_a_server_says(world, command, reaction):
         assert "This is a bug" not in done.stderr
 
 
-def on_a_terminal(words: tuple[str, ...], cwd: Path) -> str:
-    """What a command writes to a pseudo-terminal."""
+def on_a_terminal(words: list[str], cwd: Path) -> str:
+    """What a program writes to a pseudo-terminal."""
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as screen:
         environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "200"}
-        process = subprocess.Popen([*RUN, *words], stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=environment)
+        process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=environment)
         os.close(theirs)
         seen = b""
         while True:
@@ -255,9 +255,27 @@ def test_on_a_terminal(world, name):
         "run": (*fake, "--allow-missing", "--run-name", f"live{HOSTILE}", "--workers", "1"),
         "bug": ("-vv", "show", f"absent{HOSTILE}"),
     } | {key: COMMANDS[key] for key in ("option", "question")}
-    seen = on_a_terminal(words[name], world)
+    seen = on_a_terminal([*RUN, *words[name]], world)
     assert "\x1b[" in seen or name in ("question", "bug")
     assert not raw(RICH.sub("", seen)), RICH.sub("", seen).encode("unicode_escape")
     assert "\x1b]" not in seen
     assert "\x1b[2J" not in seen
+    assert "\x1b[8m" not in seen
     assert "]0;t" in seen
+
+
+def test_what_a_library_prints_below_a_live_display(tmp_path):
+    """rich takes what is printed meanwhile, and reads its escapes as styles and links."""
+    code = f"""
+import sys
+from rich.live import Live
+from seedbench_r1.cli import console
+from seedbench_r1.terminal import inert_streams
+with inert_streams(), Live("a bar", console=console.err()):
+    print({HOSTILE!r} + "\\x1b]8;;http://x\\x1b\\\\link", file=sys.stderr)
+"""
+    seen = on_a_terminal([sys.executable, "-c", code], tmp_path)
+    assert "a bar" in seen
+    assert "link" in seen
+    assert not raw(RICH.sub("", seen)), RICH.sub("", seen).encode("unicode_escape")
+    assert "\x1b[8m" not in seen
