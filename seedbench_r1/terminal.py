@@ -84,7 +84,10 @@ def inert_streams() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout, sys.stderr = before
+        # What was put in their place meanwhile stays: Typer does so where the reader of a pipe has gone.
+        for name, stream in zip(("stdout", "stderr"), before, strict=True):
+            if isinstance(getattr(sys, name), InertStream):
+                setattr(sys, name, stream)
 
 
 def make_streams_inert() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,7 +10,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +17,8 @@ import typer.core
 
 from seedbench_r1 import __version__
 from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms_benchmarks, show, train
-from seedbench_r1.errors import SeedBenchError, refuse_to_start_in_a_worker
+from seedbench_r1.errors import ResourceError, SeedBenchError, refuse_to_start_in_a_worker
+from seedbench_r1.files import REFUSED
 from seedbench_r1.terminal import inert_streams, make_streams_inert, printable
 
 
@@ -33,7 +34,7 @@ class _Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _inert_usage_errors() -> Iterator[None]:
     try:
         yield
@@ -102,6 +103,10 @@ def _run() -> None:
         if _interrupted(end):
             _report(end, "Stopped. What was finished is saved; the same command continues.", 130)
         raise
+    except OSError as error:
+        if error.errno not in REFUSED:
+            _report(error, _bug_message(error), 1)
+        _report(error, _disk_message(error), ResourceError.exit_code)
     except Exception as error:  # noqa: BLE001 - a bug: the traceback is kept in a file, and the process exits with 1
         _report(error, _bug_message(error), 1)
 
@@ -116,7 +121,8 @@ def _interrupted(end: SystemExit) -> bool:
 
 def _report(error: BaseException, message: str, code: int) -> None:
     if "--json" in sys.argv:
-        print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
+        with contextlib.suppress(OSError):  # standard output may be what is full; standard error says it below
+            print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
     if "-vv" in sys.argv:
         traceback.print_exception(error)
     print(message, file=sys.stderr)
@@ -124,8 +130,21 @@ def _report(error: BaseException, message: str, code: int) -> None:
     raise SystemExit(code) from error
 
 
+def _disk_message(error: OSError) -> str:
+    """Of a disk that refuses where nobody has said it better."""
+    place = error.filename or "Standard output, or a file that was being written"
+    return (
+        f"{place}: {error.strerror}. What was finished is saved. Fix: free some space there, or make it readable and "
+        f"writable, or choose another place (--runs-dir for runs, --out for what is made from them)."
+    )
+
+
 def _bug_message(error: Exception) -> str:
-    descriptor, path = tempfile.mkstemp(prefix="seedbench-r1-", suffix=".traceback.txt")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        traceback.print_exception(error, file=stream)
-    return f"Unexpected {type(error).__name__}: {error}. This is a bug; the traceback is in {path}. Please report it."
+    where = "-vv shows the traceback"
+    # A bug may come of a full disk, which has no room for its traceback either.
+    with contextlib.suppress(OSError):
+        descriptor, path = tempfile.mkstemp(prefix="seedbench-r1-", suffix=".traceback.txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            traceback.print_exception(error, file=stream)
+        where = f"the traceback is in {path}"
+    return f"Unexpected {type(error).__name__}: {error}. This is a bug; {where}. Please report it."
