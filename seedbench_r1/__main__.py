@@ -10,7 +10,9 @@ from pathlib import Path
 def main() -> None:
     """Run the command line, unless another package stands in front of one of ours. Exit codes: docs/cli.md."""
     if problem := shadowed_package():
-        print(problem, file=sys.stderr)
+        from seedbench_r1.terminal import printable
+
+        print(printable(problem), file=sys.stderr)
         raise SystemExit(3)
     from seedbench_r1.cli.app import main as run
 

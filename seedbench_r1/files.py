@@ -33,22 +33,24 @@ class AppendFile:
             alone (shards keep out whole runs, not one another); None, not at all.
 
     Raises:
-        ConfigError: another process holds a lock. OSError: the file cannot be opened.
+        ConfigError: another process holds a lock. ResourceError: the folder or the file cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, *, alone: bool | None = None) -> None:
         self.path = folder / name
-        self._locks = []
-        if alone is not None:
-            self._locks.append(_claim(folder / ".run.lock", folder, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        self._locks: list[int] = []
         try:
-            # Locked before the file is opened, so that a second writer never touches it.
-            self._locks.append(_claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
-        except ConfigError:
+            with writing(self.path):
+                if alone is not None:
+                    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+                    self._locks.append(_claim(folder / ".run.lock", folder, kind))
+                # Locked before the file is opened, so that a second writer never touches it.
+                self._locks.append(_claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        except SeedBenchError:
             for descriptor in self._locks:
                 os.close(descriptor)
             raise
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._guard = threading.Lock()
         self._dirty = False
         self._closed = threading.Event()
@@ -157,6 +159,10 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_error(path, error) from error
+
+
+# What a disk or its owner refuses, and no code of ours could have avoided
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def write_error(path: Path, error: OSError) -> ResourceError:

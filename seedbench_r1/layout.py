@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import filecmp
+import logging
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from seedbench_r1.errors import DataError
+
+log = logging.getLogger(__name__)
 
 SOURCES = ("EpicKitchens", "Ego4D")  # video_source of the annotations (docs/data.md)
 # Where a level's clips and images come from. The training set is of L1's kind; "train" is no level of the benchmark.
@@ -78,6 +82,7 @@ class MediaFolder:
     def __init__(self, data_root: Path) -> None:
         self._root = data_root
         self._below: dict[str, NameIndex] = {}  # kind -> what lies there at any depth
+        self._said = False  # that a name was found in its other Unicode form
         self._layouts: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def _folders(self, kind: str, source: str) -> tuple[str, ...]:
@@ -91,15 +96,26 @@ class MediaFolder:
     def locate(self, kind: str, source: str, basename: str) -> Path:
         """The file in the per-source layout, else in a flat one, else in a sub-folder; if nowhere, where it should be.
 
+        A name with accents that is there in its other Unicode form (NFC, NFD) only is found too, with a warning: copies
+        from a Mac and archives change the form, and nobody sees the difference.
+
         Raises:
             DataError: it is in two sub-folders, with different content.
         """
+        for form in _unicode_forms(basename):
+            if (found := self._find(kind, source, form)) is not None:
+                if form != basename and not self._said:
+                    self._said = True
+                    log.warning("%s is there in another Unicode form than the annotations write, and is used", found)
+                return found
+        return self._root / kind / source / basename
+
+    def _find(self, kind: str, source: str, basename: str) -> Path | None:
         root = self._root
         # Texts: a Path for each candidate of a million rows would take a minute.
         for folder in self._folders(kind, source):
             if os.path.exists(f"{folder}/{basename}"):
                 return Path(folder, basename)
-        expected = Path(self._folders(kind, source)[0], basename)
         if kind not in self._below:
             self._below[kind] = NameIndex(_files_below(root, kind))
         found = [root / name for name in self._below[kind].find(f"{kind}/{source}/{basename}")]
@@ -107,9 +123,32 @@ class MediaFolder:
             if not filecmp.cmp(found[0], other, shallow=False):
                 raise DataError(
                     f"{found[0]} and {other} are different files, and either may be {kind}/{source}/{basename}. "
-                    f"Fix: move the right one to {expected}."
+                    f"Fix: move the right one to {Path(self._folders(kind, source)[0], basename)}."
                 )
-        return found[0] if found else expected
+        return found[0] if found else None
+
+
+def _unicode_forms(name: str) -> list[str]:
+    """The name, then its other forms of the same characters."""
+    # Nearly all names are ASCII, and have one form.
+    forms = [] if name.isascii() else [unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
+    return list(dict.fromkeys([name, *forms]))
+
+
+def in_another_case(missing: Iterable[Path]) -> dict[Path, Path]:
+    """Of files that are not there, those whose names are there in capital or small letters, and what those are."""
+    by_folder: dict[Path, dict[str, str]] = {}
+    found = {}
+    for path in missing:
+        if path.parent not in by_folder:
+            try:
+                names = os.listdir(path.parent)
+            except OSError:
+                names = []  # not there, or not ours to read
+            by_folder[path.parent] = {name.casefold(): name for name in names}
+        if (name := by_folder[path.parent].get(path.name.casefold())) is not None:
+            found[path] = path.with_name(name)
+    return found
 
 
 def _files_below(root: Path, kind: str) -> Iterator[str]:

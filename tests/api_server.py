@@ -25,6 +25,8 @@ class Reaction:
     sent_share: float = 1.0  # of the body, before the connection is cut
     drip_s: float = 0.0  # between two bytes of the body
     vanish: bool = False  # the connection is cut without a byte
+    raw: bytes = b""  # sent as it is instead of status, headers and body; then the connection is cut
+    again: bytes = b""  # sent after `raw`, again and again, until the client has gone
 
 
 Script = Callable[[int, dict[str, Any]], Reaction]  # number of the request from 0, and its body
@@ -123,6 +125,9 @@ class ApiServer:
         if self._stopping.wait(reaction.wait_s) or reaction.vanish:
             handler.close_connection = True
             return
+        if reaction.raw:
+            self._send_raw(handler, reaction)
+            return
         handler.send_response(reaction.status)
         for name, value in ({"Content-Type": "application/json"} | reaction.headers).items():
             handler.send_header(name, value)
@@ -137,6 +142,17 @@ class ApiServer:
             return
         handler.wfile.write(reaction.body[: round(reaction.sent_share * len(reaction.body))])
         handler.close_connection = reaction.sent_share < 1 or self._stopping.is_set()
+
+    def _send_raw(self, handler: BaseHTTPRequestHandler, reaction: Reaction) -> None:
+        handler.close_connection = True
+        for byte in reaction.raw if reaction.drip_s else ():
+            handler.wfile.write(bytes([byte]))
+            if self._stopping.wait(reaction.drip_s):
+                return
+        if not reaction.drip_s:
+            handler.wfile.write(reaction.raw)
+        while reaction.again and not self._stopping.is_set():
+            handler.wfile.write(reaction.again)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self

@@ -18,6 +18,7 @@ FLOORS = (
         "seedbench_r1.errors",
         "seedbench_r1.files",
         "seedbench_r1.prefetch",
+        "seedbench_r1.terminal",
         "seedbench_r1.typed_json",
         "seedbench_r1",
     ),

@@ -9,46 +9,29 @@ import asyncio
 import concurrent.futures
 import email.utils
 import importlib.util
-import json
+import logging
 import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from seedbench_r1.api.bounds import ACCEPTED_ENCODING, UnusableReply, bound_reply
+from seedbench_r1.api.redaction import redact, secret_pattern
+from seedbench_r1.api.replies import Reply, error_text, read_reply, shorten
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import FailureKind
 
 RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})  # the server's own trouble; the same again may succeed
 FOR_ALL_STATUS = frozenset({402, 404, 429, 502, 503, 504})  # no credit, no such model, no server: as for every other
 LONGEST_WAIT_S = 60.0  # between two tries, unless the server names a longer time
 LONGEST_RETRY_AFTER_S = 600.0  # a server that wants more (a daily quota) is not waited for
-SHOWN_CHARACTERS = 400  # of a server's own error text
-SHORTEST_SECRET = 8  # characters; shorter keys are placeholders ("none", "EMPTY") and may be ordinary words
+# Of the packages that carry a request: at the level of -v they write a server's headers, and so a key in them.
+CARRIERS = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 
 LimitName = Literal["max_tokens", "max_completion_tokens"]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the server answered."""
-
-    text: str  # the message's content; the refusal if it has no content; "" if the limit came before any content
-    finish_reason: str  # the server's own word, e.g. "stop", "length", "content_filter"
-    n_prompt_tokens: int | None  # by the server's count, media included; None: it sent none
-    n_tokens: int | None  # generated, likewise; hidden reasoning and an end-of-text token may be among them
-    latency_s: float  # of the try that succeeded
-    logprobs: tuple[float, ...] | None = None  # natural log, of the generated tokens, if they were asked for
-
-    @property
-    def usage(self) -> tuple[int, int] | None:
-        """Prompt tokens and generated tokens; None if the server did not count both."""
-        if self.n_prompt_tokens is None or self.n_tokens is None:
-            return None
-        return self.n_prompt_tokens, self.n_tokens
 
 
 class RequestFailed(Exception):
@@ -104,10 +87,12 @@ class ChatClient:
         limit_name: LimitName = "max_tokens",
     ) -> None:
         check_installed()
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        for name in CARRIERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.base_url = base_url
-        self._key = api_key
+        self._secret = secret_pattern(api_key)
         self._timeout_s = timeout_s
         self._tries = tries
         self._first_wait_s = first_wait_s
@@ -115,7 +100,14 @@ class ChatClient:
         # close() and new tries exclude each other: what is submitted to a loop that has stopped would never end.
         self._closed = threading.Event()
         self._guard = threading.Lock()
-        self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout_s)
+        self._client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            max_retries=0,
+            timeout=timeout_s,
+            default_headers={"Accept-Encoding": ACCEPTED_ENCODING},
+            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [bound_reply]}),
+        )
         self._create: Callable[..., Awaitable[Any]] = (
             self._client.chat.completions.with_raw_response.create
         )  # imports what no try should wait for
@@ -189,22 +181,30 @@ class ChatClient:
             if self._closed.is_set():
                 return _BROKEN_OFF
             sent = asyncio.run_coroutine_threadsafe(self._send(body, extra), self._loop)
+        refusal: openai.APIStatusError | None = None
         try:
             text = sent.result()
         # Ours is the limit for the complete reply; the package's own limits each read of the socket.
         except (TimeoutError, openai.APITimeoutError):
             return _Trouble(f"no reply from {self.base_url} within {self._timeout_s:g} s", "timeout")
         except openai.APIStatusError as error:
-            return self._refused(error.status_code, error.response.headers, error.response.text)
-        except openai.APIConnectionError as error:
-            why = self.redact(_cause(error))
-            return _Trouble(f"no connection to {self.base_url}, or it was cut: {why}", for_all=True)
+            refusal = error
+        except (openai.APIConnectionError, UnusableReply) as error:  # some versions of the package wrap ours
+            return self._not_read(error)
+        except UnicodeError as error:  # half of a surrogate pair in the request
+            return _Trouble(f"the request cannot be sent: {shorten(self.redact(str(error)))}", again=False)
         except concurrent.futures.CancelledError:
             return _BROKEN_OFF
+        # Not inside the except: the package's error quotes the server, and a traceback would quote the error.
+        if refusal is not None:
+            return self._refused(refusal.status_code, refusal.response.headers, refusal.response.text)
         try:
-            return read_reply(text, time.perf_counter() - started)
+            reply = read_reply(text, time.perf_counter() - started)
         except ValueError as error:
-            return _Trouble(f"{self.base_url} sent no usable reply ({error}): {_shorten(self.redact(text))}")
+            why = self.redact(f"({error}): {text}")
+            return _Trouble(f"{self.base_url} sent no usable reply {shorten(why)}")
+        # A key that a server repeats must not end up in an answer's record or in a judge's reason.
+        return replace(reply, text=self.redact(reply.text), finish_reason=self.redact(reply.finish_reason))
 
     async def _send(self, body: dict[str, object], extra: dict[str, object]) -> str:
         """The body of a 200."""
@@ -222,7 +222,8 @@ class ChatClient:
 
     def _refused(self, status: int, headers: Mapping[str, str], text: str) -> _Trouble:
         """What an HTTP error means. Raises ConfigError if it means the end for every request."""
-        reason = error_text(self.redact(text))
+        # Twice: what stands escaped in JSON, and what was cut out of it.
+        reason = self.redact(error_text(self.redact(text)))
         if status in (401, 403):
             raise ConfigError(
                 f"{self.base_url} refused the key in OPENAI_API_KEY (HTTP {status}: {reason}). Answers so far are "
@@ -239,10 +240,19 @@ class ChatClient:
             return _Trouble(f"{message}; it wants to be left alone for {after:.0f} s", again=False)
         return _Trouble(message, again=status in RETRIED_STATUS, for_all=status in FOR_ALL_STATUS, retry_after_s=after)
 
+    def _not_read(self, error: Exception) -> _Trouble:
+        """What a reply means that did not come, or was not read to its end."""
+        inner = _innermost(error)
+        why = shorten(self.redact(str(inner) if isinstance(inner, UnusableReply) else _named(inner)))
+        if isinstance(inner, UnusableReply):
+            # What is too long once may be a proxy's mistake; an address stays.
+            message = f"{self.base_url} sent no usable reply: {why}"
+            return _Trouble(message, again=not inner.elsewhere, for_all=inner.elsewhere)
+        return _Trouble(f"no connection to {self.base_url}, or it was cut: {why}", for_all=True)
+
     def redact(self, text: str) -> str:
         """Without the key, should a server have repeated it."""
-        # A short placeholder would be replaced inside ordinary words.
-        return text.replace(self._key, "[key]") if len(self._key) >= SHORTEST_SECRET else text
+        return redact(text, self._secret)
 
 
 def json_reply(schema: Mapping[str, object]) -> dict[str, object]:
@@ -289,64 +299,11 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())
 
 
-def read_reply(text: str, latency_s: float) -> Reply:
-    """The body of a chat completion. Raises ValueError, saying what is wrong with it."""
-    try:
-        value = parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    try:
-        choice = value["choices"][0]
-        # Not every server counts tokens; its answers are answers all the same.
-        message, usage = choice["message"], value.get("usage") or {}
-        content = message["content"]
-        if content is None:  # a refusal, or the limit came while the model was still reasoning
-            content = message.get("refusal") or ""
-        # Servers that part thoughts from answers; vLLM calls the field `reasoning` since 0.12.
-        thoughts = message.get("reasoning_content") or message.get("reasoning")
-        if isinstance(thoughts, str) and thoughts:
-            cut = choice["finish_reason"] == "length" and not content
-            content = f"<think>{thoughts}{'' if cut else '</think>'}{content}"
-        reply = Reply(
-            text=content,
-            finish_reason=choice["finish_reason"],
-            n_prompt_tokens=usage.get("prompt_tokens"),
-            n_tokens=usage.get("completion_tokens"),
-            latency_s=latency_s,
-            logprobs=_logprobs(choice.get("logprobs")),
-        )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no chat completion: {type(error).__name__}: {error}") from error
-    texts, counts = (reply.text, reply.finish_reason), (reply.n_prompt_tokens, reply.n_tokens)
-    counted = all(item is None or (type(item) is int and item >= 0) for item in counts)
-    if not counted or not all(type(item) is str for item in texts):
-        raise ValueError("no chat completion: a field has the wrong type")
-    return reply
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None and not isinstance(error, UnusableReply):
+        error = error.__cause__
+    return error
 
 
-def error_text(body: str) -> str:
-    """The readable part of a server's error body, on one line."""
-    try:
-        value = parse_json(body)
-    except ValueError:
-        return _shorten(body)
-    inner = value.get("error", value) if isinstance(value, dict) else value
-    message = inner.get("message", inner) if isinstance(inner, dict) else inner
-    return _shorten(message if isinstance(message, str) else json.dumps(message))
-
-
-def _logprobs(value: Mapping[str, Sequence[Mapping[str, float]] | None] | None) -> tuple[float, ...] | None:
-    tokens = value.get("content") if value else None
-    return None if tokens is None else tuple(float(token["logprob"]) for token in tokens)
-
-
-def _cause(error: Exception) -> str:
-    inner: BaseException = error
-    while inner.__cause__ is not None:
-        inner = inner.__cause__
-    return f"{type(inner).__name__}: {inner}".rstrip(": ")
-
-
-def _shorten(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "..."
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")

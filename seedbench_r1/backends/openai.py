@@ -14,14 +14,16 @@ import threading
 import urllib.parse
 from collections.abc import Iterable, Iterator
 
-from seedbench_r1.api.client import ChatClient, Reply, RequestFailed
+from seedbench_r1.api.client import ChatClient, RequestFailed
 from seedbench_r1.api.cost_limit import CostLimit
+from seedbench_r1.api.replies import Reply
 from seedbench_r1.api.worker_pool import in_parallel
 from seedbench_r1.backends.base import Result, nan_failure
 from seedbench_r1.config import OPENAI_BASE_URL, EvalConfig
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
 from seedbench_r1.parsing import assumed_opening
+from seedbench_r1.typed_json import shown
 from seedbench_r1.types import (
     ApiVideo,
     Failure,
@@ -269,7 +271,7 @@ def completion_seed(seed: int, question_id: str, k: int) -> int:
 def to_generation(reply: Reply, *, logprobs: bool = False) -> Generation | Failure:
     """A Failure if the server stopped for a reason that is not the model's, or without log-probabilities asked for."""
     if reply.finish_reason not in FINISH:
-        return Failure("backend_error", f"the server ended the answer with finish_reason {reply.finish_reason!r}")
+        return Failure("backend_error", f"the server ended the answer with finish_reason {shown(reply.finish_reason)}")
     if logprobs and reply.logprobs is None:
         return Failure("backend_error", "the server gave no log-probabilities")
     return nan_failure(reply.text) or Generation(

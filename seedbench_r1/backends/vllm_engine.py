@@ -68,6 +68,7 @@ class EngineOptions:
 VLLM_ENVIRONMENT = {  # vLLM and its child processes read these from the environment only
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for results
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_COLOR": "0",  # its colours would be shown as text (terminal.py)
     "VLLM_NO_USAGE_STATS": "1",  # it would report to its makers' server
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # by now this process has threads
 }

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
 import tempfile
 import traceback
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from seedbench_r1 import __version__
 from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms_benchmarks, show, train
-from seedbench_r1.cli.console import printable
-from seedbench_r1.errors import SeedBenchError, refuse_to_start_in_a_worker
+from seedbench_r1.errors import ResourceError, SeedBenchError, refuse_to_start_in_a_worker
+from seedbench_r1.files import REFUSED
+from seedbench_r1.terminal import inert_streams, make_streams_inert, printable
+
+
+class _Commands(typer.core.TyperGroup):
+    """Typer draws usage errors itself, in colours: what was typed is made inert before."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # click's, or Typer's copy of it
+        with _inert_usage_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+        with _inert_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _inert_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):  # a ClickException of either
+            error.message = printable(str(error.message))
+        raise
+
 
 app = typer.Typer(
     name="seedbench-r1",
+    cls=_Commands,
     help="Evaluate, train and compare video multimodal LLMs on SEED-Bench-R1. Unofficial.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,13 +63,6 @@ app.add_typer(judge.app, name="judge", rich_help_panel="Measure")
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel="Measure")
 app.add_typer(imports.app, name="import", rich_help_panel="Data")
 app.add_typer(export.app, name="export", rich_help_panel="Data")
-
-
-class _Printable(logging.Formatter):
-    """Warnings name files, too."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,14 +82,18 @@ def common(
     ] = False,
 ) -> None:
     """Options before the command."""
+    make_streams_inert()  # for those who call `app` itself, too
     level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 
 def main() -> None:
     """Run the command line. Exit codes: docs/cli.md."""
+    with inert_streams():
+        _run()
+
+
+def _run() -> None:
     try:
         refuse_to_start_in_a_worker()
         app()
@@ -78,6 +103,10 @@ def main() -> None:
         if _interrupted(end):
             _report(end, "Stopped. What was finished is saved; the same command continues.", 130)
         raise
+    except OSError as error:
+        if error.errno not in REFUSED:
+            _report(error, _bug_message(error), 1)
+        _report(error, _disk_message(error), ResourceError.exit_code)
     except Exception as error:  # noqa: BLE001 - a bug: the traceback is kept in a file, and the process exits with 1
         _report(error, _bug_message(error), 1)
 
@@ -92,17 +121,30 @@ def _interrupted(end: SystemExit) -> bool:
 
 def _report(error: BaseException, message: str, code: int) -> None:
     if "--json" in sys.argv:
-        print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
+        with contextlib.suppress(OSError):  # standard output may be what is full; standard error says it below
+            print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
     if "-vv" in sys.argv:
-        print(printable("".join(traceback.format_exception(error))), file=sys.stderr)
-    # A message quotes file names, ids and what servers have said.
-    print(printable(message), file=sys.stderr)
+        traceback.print_exception(error)
+    print(message, file=sys.stderr)
     sys.stderr.flush()
     raise SystemExit(code) from error
 
 
+def _disk_message(error: OSError) -> str:
+    """Of a disk that refuses where nobody has said it better."""
+    place = error.filename or "Standard output, or a file that was being written"
+    return (
+        f"{place}: {error.strerror}. What was finished is saved. Fix: free some space there, or make it readable and "
+        f"writable, or choose another place (--runs-dir for runs, --out for what is made from them)."
+    )
+
+
 def _bug_message(error: Exception) -> str:
-    descriptor, path = tempfile.mkstemp(prefix="seedbench-r1-", suffix=".traceback.txt")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        traceback.print_exception(error, file=stream)
-    return f"Unexpected {type(error).__name__}: {error}. This is a bug; the traceback is in {path}. Please report it."
+    where = "-vv shows the traceback"
+    # A bug may come of a full disk, which has no room for its traceback either.
+    with contextlib.suppress(OSError):
+        descriptor, path = tempfile.mkstemp(prefix="seedbench-r1-", suffix=".traceback.txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            traceback.print_exception(error, file=stream)
+        where = f"the traceback is in {path}"
+    return f"Unexpected {type(error).__name__}: {error}. This is a bug; {where}. Please report it."

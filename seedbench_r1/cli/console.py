@@ -1,25 +1,25 @@
-"""Where text goes: results to stdout, everything else to stderr. Model output is never interpreted."""
+"""Where text goes: results to stdout, everything else to stderr. Text from outside is inert (terminal.py)."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-import unicodedata
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import PaddingDimensions
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from seedbench_r1.terminal import InertStream, escaped, printable
 
 # A log that is read afterwards: enough lines to see a stall, few enough to scroll.
 LINE_EVERY_S = 60.0
 LINE_EVERY_SHARE = 0.05
 LINE_AT_MOST_S = 1.0
-# Of the control characters these two only move the text.
-_SHOWN = {"\n", "\t"}
 
 
 class _Screen(Console):
@@ -30,6 +30,23 @@ class _Screen(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401  # rich's own, handed on
         return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does; here pass the texts, too, that were not made by render_str."""
+        for text, style, control in super().render(renderable, options):
+            # What libraries print below a live display comes here with the styles that it asked for.
+            plain = style is not None and (style.link or style.conceal or style.blink)
+            yield Segment(text if control else printable(text), None if plain else style, control)
+
+    @property
+    def file(self) -> IO[str]:
+        """Where it writes: below a live display, the stream is wrapped twice."""
+        found = super().file
+        return found.inner if isinstance(found, InertStream) else found
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new  # as rich's own setter
 
 
 def out() -> Console:
@@ -91,21 +108,9 @@ class LinePace:
         return new / seconds
 
 
-def printable(text: str) -> str:
-    """Untrusted text for a terminal: control and format characters are shown as escapes, not obeyed."""
-    return _escaped(text, lambda char: f"\\x{ord(char):02x}" if char < "\x7f" else json.dumps(char)[1:-1])
-
-
 def json_text(value: object, *, indent: int | None = None) -> str:
     """JSON that stays readable, and moves no terminal: control and format characters as JSON writes them."""
-    return _escaped(json.dumps(value, ensure_ascii=False, indent=indent), lambda char: json.dumps(char)[1:-1])
-
-
-def _escaped(text: str, escape: Callable[[str], str]) -> str:
-    return "".join(
-        char if char in _SHOWN or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else escape(char)
-        for char in text
-    )
+    return escaped(json.dumps(value, ensure_ascii=False, indent=indent), lambda char: json.dumps(char)[1:-1])
 
 
 def silence_weight_bars() -> None:

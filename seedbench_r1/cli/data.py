@@ -18,6 +18,7 @@ from seedbench_r1.cli.prepare import prepare_command
 from seedbench_r1.config import configured_data_root, find_data_root, resolve_eval_config
 from seedbench_r1.config_file import parse_levels
 from seedbench_r1.errors import DataError, Interrupted
+from seedbench_r1.layout import in_another_case
 from seedbench_r1.questions import load_questions
 from seedbench_r1.types import to_json
 
@@ -204,8 +205,11 @@ def _print_status(root: Path, levels: list[LevelStatus]) -> None:
     screen.print(f"data root {root}", soft_wrap=True)
     screen.print(table)
     # Five examples of each show a pattern; --json has all.
-    for path in [path for level in levels for path in level.missing][:5]:
-        screen.print(f"missing: {path}", soft_wrap=True)
+    missing = [path for level in levels for path in level.missing][:5]
+    renamed = in_another_case(missing)
+    for path in missing:
+        alike = f"; {renamed[path].name} is there, in another case: rename it" if path in renamed else ""
+        screen.print(f"missing: {path}{alike}", soft_wrap=True)
     for path in [path for level in levels for path in level.short][:5]:
         screen.print(f"shorter than expected: {path}", soft_wrap=True)
 

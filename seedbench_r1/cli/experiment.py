@@ -17,7 +17,7 @@ from seedbench_r1.cli import console
 from seedbench_r1.config import child_environment
 from seedbench_r1.demo.models import newest_checkpoint, shipped_model
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.files import make_folder, write_text
+from seedbench_r1.files import make_folder, write_text, writing
 
 DATA_SEED = 2  # other rows than those that the supervised start has seen, or on which the recipe was chosen
 
@@ -136,7 +136,7 @@ def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> No
         place = command.index("--model") + 1
         words[place] = str(newest_checkpoint(Path(command[place])))
     options = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    with log.open("a", encoding="utf-8") as stream:
+    with writing(log), log.open("a", encoding="utf-8") as stream:
         stream.write(f"$ seedbench-r1 {' '.join(words)}\n")
         stream.flush()
         # Not the installed script: the same interpreter and the same copy of the package.

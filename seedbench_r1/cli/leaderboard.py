@@ -19,6 +19,7 @@ from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.files import make_folder, utc_now
+from seedbench_r1.terminal import printable
 from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     if board.metric.measure == "accuracy" and any(row.consistency for row in board.rows):
         consistency = dataclasses.replace(board.metric, measure="consistency")
         both = _table_of_runs(board, [board.metric, consistency])
-        longest = max(cell_len(console.printable(row.run_id)) for row in board.rows)
+        longest = max(cell_len(printable(row.run_id)) for row in board.rows)
         # Rich folds names silently: measured at a width where nothing folds.
         unfolded = Measurement.get(screen, screen.options.update(max_width=10_000), both).maximum
         if unfolded - max(longest - FOLDED_NAME, 0) <= screen.width:

@@ -13,6 +13,7 @@ from rich.text import Text
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
 from seedbench_r1.files import utc_now
+from seedbench_r1.terminal import printable
 from seedbench_r1.types import Question, RunRecord
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class EvalProgress:
         filled = round(BAR_WIDTH * done / max(1, total))
         bar = console.glyph("━", "#") * filled + console.glyph("╌", "-") * (BAR_WIDTH - filled)
         # A Text is drawn as it is.
-        text = f" {console.printable(level):<6} {bar} {done:>5}/{total:<5}"
+        text = f" {printable(level):<6} {bar} {done:>5}/{total:<5}"
         if not done:
             return Text(text + "  waiting")
         unparsed = sum(r.score.outcome != "answered" for r in records if r.score)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
+from seedbench_r1.files import REFUSED
 
 _WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # after a broken connection that brought nothing new
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -272,6 +273,11 @@ def disk_error(error: OSError) -> ResourceError | ConfigError:
     """The disk's own words, with what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError("No space left while downloading. What has arrived is kept. Fix: make room, then again.")
+    if error.errno in REFUSED:
+        return ResourceError(
+            f"{error.filename or 'The data root'} cannot be written: {error.strerror}. What has arrived is kept. Fix: "
+            f"make it writable, or choose another data root with --to."
+        )
     return ConfigError(f"{error.filename or 'the data root'}: {error.strerror or error}.")
 
 

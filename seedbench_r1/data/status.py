@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seedbench_r1.data.manifest import DataManifest, bytes_left, read_data_manifest, short_files
 from seedbench_r1.errors import DataError
+from seedbench_r1.layout import in_another_case
 from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.frames import exact_frames_differ, load_media
 from seedbench_r1.media.loader import FrameLoader
@@ -108,7 +109,9 @@ def verify(
                 replace(users[0], video=path if path in videos else None, image=path if path in images else None)
             )
         else:
-            yield Finding(path, f"{path}: missing", _ids(users), usable=False)
+            alike = in_another_case([path]).get(path)
+            named = f"; {alike.name} is there, in another case. Fix: rename it" if alike else ""
+            yield Finding(path, f"{path}: missing{named}", _ids(users), usable=False)
     # The seed is fixed, so that two machines check the same clips.
     clips = [path for path in videos if path.exists()]
     sample = clips if decode_sample is None else random.Random(0).sample(clips, min(decode_sample, len(clips)))

@@ -21,6 +21,7 @@ from seedbench_r1.engines.shards import ShardsEngine
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import make_folder, utc_now, write_text
 from seedbench_r1.kinds import SCORER_VERSION
+from seedbench_r1.layout import in_another_case
 from seedbench_r1.media.decode import check_reader
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.parsing import PARSER_VERSION
@@ -160,10 +161,12 @@ def _missing_error(
     if example.is_relative_to(config.data_root):
         example = example.relative_to(config.data_root)
     whole = [split for split in dict.fromkeys(q.split for q in questions) if split not in splits]
+    renamed = in_another_case(missing)
+    alike = f" {len(renamed)} are there in another case: rename {next(iter(renamed.values()))}." if renamed else ""
     other = f" Or evaluate what is complete only: {suite.splits_option} {','.join(whole)}." if whole and splits else ""
     return DataError(
         f"{len(missing)} media files missing, for {sum(splits.values())} of {len(questions)} questions ({where}; "
-        f"e.g. {example}). Nothing was run. List: {listing}. "
+        f"e.g. {example}). Nothing was run. List: {listing}.{alike} "
         f"Fix: {suite.where_media_go}.{other} To run anyway (result unranked): --allow-missing"
     )
 

@@ -21,6 +21,7 @@ from seedbench_r1.types import LETTERS, Failure, Generation, Request, SamplingCo
 
 PROMPT_VERSION = 1
 TRIES = 3  # for a readable verdict; then the verdict is missing
+REASON_CHARACTERS = 4000  # of a reason that are kept: more than the limit of tokens leaves room for
 GIVE_UP_AFTER = 3  # failures in a row that no request is to blame for: the server is gone
 
 # "supports" before "consistent": the model names the option first and only then compares it with the answer.
@@ -88,7 +89,9 @@ def build_judge_prompt(case: JudgeCase, prompt: str) -> str:
     options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, case.options, strict=True))
     answer = f"{case.answer}. {case.options[LETTERS.index(case.answer)]}"
     values = {"question": case.question, "options": options, "reasoning": case.reasoning, "answer": answer}
-    return _PLACEHOLDER.sub(lambda match: values[match.group(1)], prompt)
+    filled = _PLACEHOLDER.sub(lambda match: values[match.group(1)], prompt)
+    # An answer may end in half of a surrogate pair, which no server and no tokenizer takes.
+    return filled.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_verdict(text: str, case: JudgeCase) -> tuple[bool, str]:
@@ -112,7 +115,7 @@ def read_verdict(text: str, case: JudgeCase) -> tuple[bool, str]:
     # One of the two must be wrong, and nothing says which: a vote for neither.
     if consistent != (supports == case.answer):
         raise UnreadableVerdict(f"supports {supports!r} and consistent {consistent} contradict each other")
-    return consistent, f"{supports}: {reason}"
+    return consistent, f"{supports}: {reason[:REASON_CHARACTERS]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,8 @@ class ApiJudge:
             self._client.complete(messages, model=self._model, max_tokens=16)
         except (RequestFailed, ConfigError) as error:
             raise JudgeUnavailable(
-                f"Judge {self._settings.name} does not answer: {error} Evaluation is safe; only consistency is pending."
+                f"Judge {self._settings.name} does not answer: {str(error).rstrip('.')}. Evaluation is safe; only "
+                f"consistency is pending."
             ) from error
 
     def verdicts(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[str, Verdict]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from seedbench_r1.errors import ResourceError
 from seedbench_r1.files import AppendFile
 from seedbench_r1.judges.rules import RULES_VERSION, settled_option
 from seedbench_r1.runs.directory import Run
@@ -93,7 +94,10 @@ def judge_run(
     # Read once at the start: nobody else writes while we hold the file's lock.
     waiting = pending_records(run, known)
     stop = stop or threading.Event()
-    file = AppendFile(run.path, FILE)
+    try:
+        file = AppendFile(run.path, FILE)
+    except ResourceError as error:
+        raise ResourceError(f"{error} Verdicts are kept in the run: make it writable, or judge a copy.") from error
 
     # One line for each verdict as it comes, so that a kill loses only what is in flight.
     def write(question_id: str, verdict: Verdict) -> None:

@@ -26,6 +26,7 @@ from seedbench_r1.media.cache import CachedMedia
 from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.decode import check_reader
 from seedbench_r1.media.frames import load_media
+from seedbench_r1.terminal import make_streams_inert
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 
 Load = Callable[[Path | None, Path | None, VideoConfig], Media | CachedMedia]
@@ -281,6 +282,7 @@ def start_worker(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
+    make_streams_inert()  # a library's warning may name the file
     # Pillow warns of each odd tag.
     warnings.filterwarnings("ignore", module="PIL")
     import av

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import AppendFile, utc_now, write_error, write_json, write_text
+from seedbench_r1.files import AppendFile, make_folder, utc_now, write_error, write_json, write_text, writing
 from seedbench_r1.models.fingerprint import weights_sha256
 from seedbench_r1.runs.answers import read_answers, record_files
 from seedbench_r1.runs.checks import check_sizes, doubts_of, questions_sha256
@@ -173,13 +174,10 @@ class RunDir:
         # Shards share the directory; one of them starting anew would move the others' files away.
         if fresh and shard is not None:
             raise ConfigError("--fresh would take the other shards' records away. Fix: leave out --shard once.")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            # A file for each shard: appends of several processes to one file could interleave on network disks.
-            name = "records.jsonl" if shard is None else f"records.{shard[0]}-of-{shard[1]}.jsonl"
-            file = AppendFile(path, name, alone=shard is None)
-        except OSError as error:
-            raise write_error(path, error) from error
+        make_folder(path)
+        # A file for each shard: appends of several processes to one file could interleave on network disks.
+        name = "records.jsonl" if shard is None else f"records.{shard[0]}-of-{shard[1]}.jsonl"
+        file = AppendFile(path, name, alone=shard is None)
         try:
             with _exclusive(path / ".manifest.lock"):
                 if fresh:
@@ -234,11 +232,9 @@ class RunDir:
         """One line in events.jsonl."""
         # Events are for people: nothing is ever read back from them.
         line = json.dumps({"time": utc_now(), "event": kind, **to_json(fields)}, ensure_ascii=False) + "\n"
-        try:
-            with (self.path / "events.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(line)
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        path = self.path / "events.jsonl"
+        with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(line)
 
     def note_weights(self, hashes: dict[str, str]) -> None:
         """Keep the weights' hashes; note it if they are not those that an earlier call, or another shard, has kept."""
@@ -377,14 +373,20 @@ def _set_aside(path: Path, file: AppendFile) -> None:
     old = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.stat().st_size]
     if not old:
         return
-    target = Path(tempfile.mkdtemp(prefix=f"old-{utc_now().replace(':', '')}-", dir=path))
+    with writing(path):
+        target = Path(tempfile.mkdtemp(prefix=f"old-{utc_now().replace(':', '')}-", dir=path))
+    # The open and locked file keeps its inode, so it is copied and emptied, not moved. Only this needs room: it comes
+    # first, so that a full disk leaves the run as it was.
+    if file.path in old:
+        try:
+            shutil.copyfile(file.path, target / file.path.name)
+        except OSError as error:
+            shutil.rmtree(target)
+            raise write_error(file.path, error) from error
     for item in old:
-        # The open and locked file keeps its inode, so it is copied and emptied, not moved.
-        if item == file.path:
-            (target / item.name).write_bytes(item.read_bytes())
-            file.empty()
-        else:
+        if item != file.path:
             item.replace(target / item.name)
+    file.empty()
 
 
 @contextmanager

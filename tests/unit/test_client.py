@@ -13,15 +13,13 @@ import pytest
 from seedbench_r1.api import client as chat_client
 from seedbench_r1.api.client import (
     ChatClient,
-    Reply,
     RequestFailed,
     check_installed,
-    error_text,
     json_reply,
-    read_reply,
     retry_after_s,
     wait_before_retry,
 )
+from seedbench_r1.api.replies import Reply, error_text, read_reply
 from seedbench_r1.errors import ConfigError
 from tests.api_server import ApiServer, Reaction, completion, error, ok
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seedbench_r1.api.client import ChatClient, Reply, read_reply
+from seedbench_r1.api.client import ChatClient
 from seedbench_r1.api.cost_limit import CostLimit, token_cost
+from seedbench_r1.api.replies import Reply, read_reply
 from seedbench_r1.backends import openai as openai_api
 from seedbench_r1.backends.openai import OpenAIBackend, chat_messages, completion_seed, to_generation
 from seedbench_r1.config import protocol_id

@@ -1,5 +1,6 @@
 import json
 import re
+import unicodedata
 from collections import Counter
 from itertools import pairwise
 
@@ -14,7 +15,9 @@ from seedbench_r1.questions import (
     training_question,
 )
 from seedbench_r1.rows import BadRows
+from tests.command import cli
 from tests.rows import evaluation_row, training_row, write_rows
+from tests.small_benchmark import copy_of, write_script
 
 
 def test_a_row_becomes_a_question(tmp_path):
@@ -41,6 +44,39 @@ def test_all_layouts_are_found(tmp_path, folder):
     video.parent.mkdir(parents=True, exist_ok=True)
     video.write_bytes(b"x")
     assert load_annotations(path, tmp_path, "L1")[0].video == video
+
+
+@pytest.mark.parametrize("folder", ["videos/EpicKitchens", "videos", "videos/batch_17"])
+@pytest.mark.parametrize(("named", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_the_other_unicode_form_of_a_name_is_used_and_said_once(tmp_path, caplog, folder, named, stored):
+    names = [f"k\u00f6che \uac00 {number}.mp4" for number in range(2)]
+    rows = [evaluation_row(i, video_basename=unicodedata.normalize(named, name)) for i, name in enumerate(names)]
+    for name in names:
+        video = tmp_path / folder / unicodedata.normalize(stored, name)
+        video.parent.mkdir(parents=True, exist_ok=True)
+        video.write_bytes(b"x")
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    found = load_annotations(path, tmp_path, "L1")
+    assert [q.video for q in found] == [tmp_path / folder / unicodedata.normalize(stored, name) for name in names]
+    assert sum("another Unicode form" in message for message in caplog.messages) == 1
+    # Where both are there, it is the one that is named.
+    exact = tmp_path / folder / rows[0]["video_basename"]
+    exact.write_bytes(b"x")
+    assert load_annotations(path, tmp_path, "L1")[0].video == exact
+
+
+def test_a_name_in_another_case_is_named_and_not_taken(data_root, tmp_path):
+    root = copy_of(data_root, tmp_path / "data")
+    clip = next((root / "videos" / "EpicKitchens").iterdir())
+    clip.rename(clip.with_suffix(".MP4"))
+    for words in (("status",), ("verify", "--decode-sample", "0")):
+        done = cli("data", *words, "--data-root", root, "--levels", "L1", cwd=tmp_path)
+        assert f"{clip}" in done.stdout
+        assert f"{clip.stem}.MP4 is there, in another case" in done.stdout
+    script = write_script(tmp_path / "script.json")
+    done = cli("eval", "--backend", "fake", "--model", script, "--data-root", root, "--levels", "L1", cwd=tmp_path)
+    assert done.returncode == 4
+    assert f"1 are there in another case: rename {clip.with_suffix('.MP4')}" in done.stderr
 
 
 @pytest.mark.parametrize(
