@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from seedbench_r1.errors import DataError
 from seedbench_r1.files import JsonObject, is_record
 from seedbench_r1.kinds import LAW
-from seedbench_r1.typed_json import from_json
+from seedbench_r1.typed_json import MOST_DEPTH, from_json, refuse_deep
 from seedbench_r1.types import Generation, Kind, Question, RunManifest, RunRecord, Template, to_json
 
 T = TypeVar("T")
@@ -175,6 +175,8 @@ def _value(line: str) -> Any:  # noqa: ANN401  # JSON
     try:
         value, end = _DECODER.raw_decode(line)
         value = value if end == len(line) else json.loads(line)
+        if line.count("[") + line.count("{") > MOST_DEPTH:
+            refuse_deep(value)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
