@@ -29,7 +29,7 @@ def check_template_ends(template: str) -> None:
     transformers' sandbox stops what reaches out of a template, and neither loops nor strings that double.
 
     Raises:
-        ConfigError: it takes more than 5 seconds, 1 GiB or 10 million characters.
+        ConfigError: it takes more than 3 seconds, 1 GiB or 10 million characters.
     """
     renderings = [
         {"messages": messages, "add_generation_prompt": answering, **_TOKENS}
@@ -52,6 +52,6 @@ def check_template_ends(template: str) -> None:
 
 def _endless() -> ConfigError:
     return ConfigError(
-        "The chat template does not come to an end: to render a short prompt it takes more than 5 seconds or 1 GB. "
+        "The chat template does not come to an end: to render a short prompt it takes more than 3 seconds or 1 GB. "
         "Is the checkpoint from somebody you trust? Fix: --processor BASE_MODEL, or mend the template."
     )

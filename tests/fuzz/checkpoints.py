@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from functools import cache
 from pathlib import Path
 
 from seedbench_r1.config import resolve_eval_config
@@ -50,20 +51,21 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seeds: dict[str, dict[str, bytes]] = {}
-        for family in FAMILIES:
-            made = make_tiny(folder / family, family)
-            self._seeds[family] = {path.name: path.read_bytes() for path in made.iterdir()}
-            # Qwen's released checkpoints have the first of the two.
-            self._seeds[f"{family} template.json"] = dict(self._seeds[family])
-            template = self._seeds[f"{family} template.json"].pop("chat_template.jinja").decode()
-            self._seeds[f"{family} template.json"]["chat_template.json"] = json.dumps(
-                {"chat_template": template}
-            ).encode()
+
+    @cache  # noqa: B019  # a few of them
+    def _seeds(self, family: str, *, old: bool) -> dict[str, bytes]:
+        """A checkpoint's files; old: with its template in chat_template.json, as Qwen2.5-VL was released."""
+        if not (self._folder / family).exists():
+            make_tiny(self._folder / family, family)
+        found = {path.name: path.read_bytes() for path in (self._folder / family).iterdir()}
+        if old:
+            template = {"chat_template": found.pop("chat_template.jinja").decode()}
+            found["chat_template.json"] = json.dumps(template).encode()
+        return found
 
     def make(self, rng: random.Random) -> Input:
         family = rng.choice(list(FAMILIES))
-        seeds = self._seeds[rng.choice((family, f"{family} template.json"))]
+        seeds = self._seeds(family, old=rng.random() < 0.5)
         name = rng.choice([*seeds, *EXTRA])
         others = [data for data in seeds.values() if len(data) < 100_000]
         return f"{family}@{name}", self._mutated(rng, name, seeds, others)
@@ -88,8 +90,7 @@ class Checkpoints:
         path = self._folder / "checkpoint"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
-        other = " template.json" if file == "chat_template.json" else ""
-        for kept, content in self._seeds[family + other].items():
+        for kept, content in self._seeds(family, old=file == "chat_template.json").items():
             (path / kept).write_bytes(content)
         (path / file).write_bytes(data)
         try:

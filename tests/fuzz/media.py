@@ -7,6 +7,7 @@ import random
 import re
 import sys
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -44,14 +45,18 @@ class Clips:
     def __init__(self, folder: Path) -> None:
         av.logging.set_level(av.logging.PANIC)
         self._folder = folder
+        self._sound = encode(folder / "sound.mp4", "H.264 closed", ticks=range(N))
+        self._loaders: dict[str, FrameLoader] = {}
+
+    @cached_property
+    def _seeds(self) -> list[tuple[str, bytes]]:
+        folder = self._folder
         paths = [encode(folder / f"{n}.{kind}", codec, ticks=range(N)) for n, (codec, kind) in enumerate(CLIPS)]
         paths.append(encode(folder / "uneven.mkv", "H.264 closed", ticks=UNEVEN))
         paths.append(encode(folder / "tracks.mp4", "MPEG-4", ticks=range(N), firsts=(0, 128)))
         paths.append(turn(paths[0], folder / "turned.mp4", quarter_turns_clockwise=1))
         make_clip(fragmented := folder / "fragmented.mp4", n_frames=20, muxer={"movflags": "frag_keyframe+empty_moov"})
-        self._seeds = [(path.suffix, path.read_bytes()) for path in (*paths, fragmented)]
-        self._sound = paths[0]
-        self._loaders: dict[str, FrameLoader] = {}
+        return [(path.suffix, path.read_bytes()) for path in (*paths, fragmented)]
 
     def make(self, rng: random.Random) -> Input:
         suffix, data = rng.choice(self._seeds)
@@ -113,14 +118,18 @@ class Images:
         self._folder = folder
         self._started: list[str] = []
         sys.addaudithook(self._hear)
+
+    @cached_property
+    def _seeds(self) -> list[bytes]:
         picture = Image.fromarray(texture(40, 60))
         modes = [picture, *map(picture.convert, ("RGBA", "L", "P", "1", "CMYK", "LA"))]
-        modes.append(Image.fromarray((texture(40, 60)[..., 0].astype(np.uint16) << 8)))
-        self._seeds: list[bytes] = [_svg(), _heic(), b"8BPS\0\1" + b"\0" * 6 + b"\0\3\0\0\0\x08\0\0\0\x08\0\x08\0\3"]
+        modes.append(Image.fromarray(texture(40, 60)[..., 0].astype(np.uint16) << 8))
+        seeds = [_svg(), _heic(), b"8BPS\0\1" + b"\0" * 6 + b"\0\3\0\0\0\x08\0\0\0\x08\0\x08\0\3"]
         for format in (*IMAGE_FORMATS, "AVIF", "DDS", "SPIDER", "EPS", "ICO", "JPEG2000", "TGA", "BLP"):
             for mode in modes:
-                self._seeds += _saved(mode, format)
-        assert len(self._seeds) > 40
+                seeds += _saved(mode, format)
+        assert len(seeds) > 40
+        return seeds
 
     def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
         if event in ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "pty.spawn"):
@@ -171,5 +180,3 @@ def _svg() -> bytes:
 
 def _heic() -> bytes:
     return b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\0\x22meta" + b"\0" * 200
-
-

@@ -57,7 +57,7 @@ def work(plan: Plan, folder: Path, pipe: Connection) -> None:
             (current / name).write_bytes(data)
             try:
                 outcome = target.check(name, data)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, it was not expected
                 outcome = f"FOUND {type(error).__name__} {traceback.extract_tb(error.__traceback__)[-1].line}"
                 # The same place found again is only counted.
                 if outcome not in seen:
