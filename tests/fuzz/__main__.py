@@ -25,6 +25,7 @@ def main() -> int:
     if unknown := set(names) - set(TARGETS):
         parser.error(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     stop = None if options.count is None else options.start + options.count
+    print(f"seed {options.seed}", flush=True)
     n_found = 0
     for name in names:
         began = time.monotonic()
