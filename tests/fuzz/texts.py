@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from leaderboards.board import build_board
-from leaderboards.draw.csv import write_long_csv, write_wide_csv
-from seedbench_r1.errors import DataError
+from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+from leaderboards.draw.latex import write_latex
+from leaderboards.draw.markdown import write_markdown
+from leaderboards.draw.page import write_html
+from seedbench_r1.errors import DataError, SeedBenchError
 from seedbench_r1.questions import choose_subset, load_annotations, load_training_rows, training_question
 from seedbench_r1.rows import BadRows
-from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.checks import questions_sha256
+from seedbench_r1.runs.directory import RunDir, load_run
 from seedbench_r1.runs.records import question_line
 from seedbench_r1.suites.transfer import load_transfer_file
 from seedbench_r1.typed_json import parse_json
@@ -35,6 +41,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "mvbench.json": [choice_row("B"), row_of("numerical", "4"), row_of("free-form", "a red cat")],
     "mmvu.json": [choice_row("A", "yes", "no"), row_of("regression", "2.5"), row_of("OCR", "EXIT")],
 }
+ABSENT = ".absent"  # behind the name of a file that is to be away
 KEPT = "Is this row kept?"
 
 
@@ -115,17 +122,24 @@ class Runs:
         # Of two runs that differ in the size of a level, neither is believed.
         self._good = [write_run(folder, RunSpec(f"good-{n}", seed=n), benchmark) for n in (5, 6)]
         self._whole = write_run(folder, RunSpec("whole", seed=2, step=3, training="t", failed=0.1), benchmark)
-        summary = load_run(self._whole).summary()
-        (self._whole / "summary.json").write_text(json.dumps({"status": summary.status}), encoding="utf-8")
+        (self._whole / "summary.json").write_text('{"status": "complete"}', encoding="utf-8")
+        manifest = json.loads((self._whole / "manifest.json").read_text(encoding="utf-8"))
+        lines = (self._whole / "questions.jsonl").read_bytes().splitlines(keepends=True)
+        manifest |= {"questions_sha256": questions_sha256(lines), "n_questions": len(lines)}
+        (self._whole / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         (self._whole / "events.jsonl").write_text('{"event": "start"}\n', encoding="utf-8")
-        records = (self._whole / "records.jsonl").read_text(encoding="utf-8")
-        (self._whole / "records.1-of-2.jsonl").write_text(records, encoding="utf-8")
+        # A shard answers what failed at first.
+        again = write_run(folder / "again", RunSpec("whole", seed=2, step=3, training="t"), benchmark)
+        shutil.copy(again / "records.jsonl", self._whole / "records.1-of-2.jsonl")
+        self._run = load_run(self._whole)
         self._seeds = {path.name: path.read_bytes() for path in sorted(self._whole.iterdir())}
-        # The most is said by these.
-        self._names = [*self._seeds, *["manifest.json", "records.jsonl", "questions.jsonl", "verdicts.jsonl"] * 3]
+        # The most is said by the first.
+        self._names = [*["manifest.json", "records.1-of-2.jsonl", "questions.jsonl"] * 3, *self._seeds]
 
     def make(self, rng: random.Random) -> Input:
         name = rng.choice(self._names)
+        if rng.random() < 0.02:
+            return name + ABSENT, b""
         others = list(self._seeds.values())
         lines = self._seeds[name].decode().splitlines() if name.endswith("l") else [self._seeds[name].decode()]
         place = rng.randrange(len(lines))
@@ -137,20 +151,35 @@ class Runs:
         path = self._folder / "bad"
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(self._whole, path)
-        (path / name).write_bytes(data)
+        if name.endswith(ABSENT):
+            (path / name.removesuffix(ABSENT)).unlink()
+        else:
+            (path / name).write_bytes(data)
         reason = self._reading(path)
         board = build_board([*self._good, path], include_published=False)
         assert all(board.row(good.name).ranked for good in self._good), board.warnings
         write_wide_csv(board, self._folder / "wide.csv")
         write_long_csv(board, self._folder / "long.csv")
+        # These take longer.
+        if zlib.crc32(data) % 8 == 0:
+            write_markdown(board, self._folder / "board.md")
+            write_latex(board, self._folder / "board.tex")
+            write_predictions_csv(board, self._folder / "predictions.csv")
+            write_html(board, self._folder / "board.html")
+        self._continue(path)
         if "bad" in [row.run_id for row in board.rows]:
             assert not reason, reason
-            row = board.row("bad")
-            return "ranked" if row.ranked and not row.flags else "flagged, or not ranked"
+            return "ranked" if board.row("bad").ranked else "flagged, not ranked"
         left_out = [item.reason for item in board.left_out if item.path == path]
         assert left_out
         assert len(left_out[0]) < LONGEST_MESSAGE + 3 * len(str(path)), left_out[0][:300]
         return "left out"
+
+    def _continue(self, path: Path) -> None:
+        """As the same `eval` command would."""
+        run = self._run
+        with suppress(SeedBenchError), RunDir.open(path, run.manifest, run.questions.values()) as opened:
+            opened.pending(run.questions.values())
 
     def _reading(self, path: Path) -> str:
         """Why load_run refuses it; "" if it does not."""
