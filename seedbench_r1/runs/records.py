@@ -25,6 +25,7 @@ SUITE_OF_SCHEMA = {"sbr1.run/1": "seedbench-r1", "sbr1.transfer/1": "transfer"} 
 # What Video-R1's files and version 0.1.0 call the kinds; the other names are the same
 KIND_OF_PROBLEM_TYPE: dict[str, Kind] = {"multiple choice": "choice", "OCR": "ocr"}
 
+_LONGEST_REASON = 400  # characters of what is wrong with a line
 _DECODER = json.JSONDecoder()
 # Of a generation, what is not stored, and what imported answers do not know.
 _NOT_STORED: JsonObject = {"token_ids": [], "n_prompt_tokens": None, "n_tokens": None, "latency_s": None}
@@ -164,8 +165,11 @@ def _line(value: object) -> str:
 
 
 def _damaged(path: Path, number: int, error: Exception) -> DataError:
+    reason = str(error)
+    if len(reason) > _LONGEST_REASON:  # it may quote an id as long as a book
+        reason = f"{reason[: _LONGEST_REASON // 2]} ... {reason[-_LONGEST_REASON // 2 :]}"
     return DataError(
-        f"{path}:{number}: not a valid line ({error}). The file was edited, copied from another run, or its disk is "
+        f"{path}:{number}: not a valid line ({reason}). The file was edited, copied from another run, or its disk is "
         f"damaged. Fix: delete that line; its question will be asked again."
     )
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from leaderboards.board import build_board
+from leaderboards.board import Board, build_board
 from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
 from leaderboards.draw.latex import write_latex
 from leaderboards.draw.markdown import write_markdown
@@ -113,8 +113,13 @@ class Annotations:
         """Nothing was started."""
 
 
+def right_of(board: Board, run_id: str) -> dict[str, int]:
+    """How many answers are right, by level and domain."""
+    return {name: share.k for name, share in board.row(run_id).accuracy.items()}
+
+
 class Runs:
-    """One file of a complete run is mutated; a good run next to it must be ranked all the same."""
+    """One file of a complete run is mutated: it keeps its score or its rank; good runs next to it are ranked anyway."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -135,6 +140,8 @@ class Runs:
         self._seeds = {path.name: path.read_bytes() for path in sorted(self._whole.iterdir())}
         # The most is said by the first.
         self._names = [*["manifest.json", "records.1-of-2.jsonl", "questions.jsonl"] * 3, *self._seeds]
+
+        self._right = right_of(build_board([*self._good, self._whole]), "whole")
 
     def make(self, rng: random.Random) -> Input:
         name = rng.choice(self._names)
@@ -169,7 +176,10 @@ class Runs:
         self._continue(path)
         if "bad" in [row.run_id for row in board.rows]:
             assert not reason, reason
-            return "ranked" if board.row("bad").ranked else "flagged, not ranked"
+            if not board.row("bad").ranked:
+                return "flagged, not ranked"
+            assert right_of(board, "bad") == self._right
+            return "ranked"
         left_out = [item.reason for item in board.left_out if item.path == path]
         assert left_out
         assert len(left_out[0]) < LONGEST_MESSAGE + 3 * len(str(path)), left_out[0][:300]
