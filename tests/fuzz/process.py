@@ -20,7 +20,7 @@ import psutil
 from tests.fuzz import open_target
 
 HANG_S = 90.0  # without a new input; the slowest one that is right takes a tenth
-MOST_BYTES = 4 << 30  # of memory, with the processes below
+MOST_BYTES, RENEWED_AT = 4 << 30, 2 << 30  # of memory, with the processes below; of a process between two inputs
 MOST_DEATHS = 5  # and nothing else: the target itself is at fault
 PRINTED = "stderr.txt"
 CURRENT = "current"  # below a target's folder: the input that is being checked
@@ -47,8 +47,9 @@ def work(plan: Plan, folder: Path, pipe: Connection) -> None:
     seen: set[str] = set()
     try:
         for number in count(plan.start):
-            # At least one, however long the seeds took.
-            if number == plan.stop or (number > plan.start and time.monotonic() > ends):
+            # At least one, however long the seeds took. Caches of other packages grow with each: a new process follows.
+            enough = time.monotonic() > ends or psutil.Process().memory_info().rss > RENEWED_AT
+            if number == plan.stop or (number > plan.start and enough):
                 break
             name, data = target.make(random.Random(f"{plan.seed}:{plan.target}:{number}"))
             current = folder / CURRENT
@@ -86,12 +87,11 @@ def watch(plan: Plan) -> Counter[str]:
         left = replace(plan, start=number, seconds=ends - time.monotonic())
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
             number, death = _one_process(left, Path(folder), counts)
-            if death is None:
-                break
-            printed = (Path(folder) / PRINTED).read_text(errors="replace")[-4000:]
-            keep(plan, Path(folder), number, f"{printed}\n{death}")
-            counts[f"FOUND {death}"] += 1
-        number += 1
+            if death is not None:
+                printed = (Path(folder) / PRINTED).read_text(errors="replace")[-4000:]
+                keep(plan, Path(folder), number, f"{printed}\n{death}")
+                counts[f"FOUND {death}"] += 1
+                number += 1
         if time.monotonic() > ends or counts.total() == MOST_DEATHS == counts[f"FOUND {death}"]:
             break
     return counts
