@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-vllm check bench install install-dev clean help
+.PHONY: demo test test-slow test-vllm check fuzz bench install install-dev clean help
 
 help:
 	@echo "make demo   the whole way on a miniature benchmark (creates .venv)"
 	@echo "make test   all tests (creates .venv)"
 	@echo "make check  ruff, mypy, tests"
+	@echo "make fuzz   damaged and hostile inputs for 15 minutes (SECONDS=60 SEED=1 for other times and inputs)"
 	@echo "make bench  the benchmarks behind docs/benchmarks.md"
 
 # A stamp per set of packages: installed again only when pyproject.toml changed.
@@ -44,6 +45,12 @@ check: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+# Other inputs every day; the same ones for the same seed.
+SECONDS ?= 900
+SEED ?= $(shell date +%Y%m%d)
+fuzz: install-dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 bench: install-dev
 	for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

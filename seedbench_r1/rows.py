@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Hashable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
 from typing import Any, TypeVar
 
@@ -15,6 +16,10 @@ _LETTERED = re.compile(r"\(?([A-Z])[.):](\s*)(.*)", re.DOTALL)
 _MOST_VALUES = 50_000  # remembered by Interned, so that a file of a million different ones costs nothing
 
 H = TypeVar("H", bound=Hashable)
+_LONGEST_NAME, _LONGEST_PATH = 255, 3000  # bytes; Linux takes 255 and, with the folders above, 4095
+_LONGEST_MESSAGE = 600  # characters of a value and what is expected of it
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # it may be
+
 Place = tuple[str, int]  # where a row stands, for messages, and its line or its place in a list, both from 1
 
 
@@ -50,34 +55,46 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[Place, dict[str, Any]]
             head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
             file.seek(0)
             rows = _list_items(path, file.read()) if head.startswith(b"[") else _lines(path, file, bad)
-            for place, row in rows:
-                if isinstance(row, dict):
-                    yield place, row
-                else:
+            for place, row, escaped in rows:
+                if not isinstance(row, dict):
                     bad.refuse(DataError(f"{place[0]}: expected a JSON object, found {type(row).__name__}."))
+                elif escaped and (field := next(filter(lambda name: not _is_text({name: row[name]}), row), None)):
+                    bad.refuse(DataError(f"{place[0]}: {field!a} holds half of a surrogate pair: an emoji cut in two?"))
+                else:
+                    yield place, row
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _list_items(path: Path, content: bytes) -> Iterator[tuple[Place, object]]:
+def _is_text(value: object) -> bool:
+    """Whether it can be written and tokenised: JSON takes a lone \\ud83d."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _list_items(path: Path, content: bytes) -> Iterator[tuple[Place, object, bool]]:
     try:
         value = parse_json(content.decode("utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}). Is it a Git LFS pointer or a half download?") from error
+    escaped = _HALF_PAIR.search(content) is not None
     for index, row in enumerate(value):
-        yield (f"{path}: index {index}", index + 1), row
+        yield (f"{path}: index {index}", index + 1), row, escaped
 
 
-def _lines(path: Path, file: Iterator[bytes], bad: BadRows) -> Iterator[tuple[Place, object]]:
+def _lines(path: Path, file: Iterator[bytes], bad: BadRows) -> Iterator[tuple[Place, object, bool]]:
     # Lines end with LF alone: option texts may hold U+2028, which str.splitlines takes for a line's end.
     for number, line in enumerate(file, start=1):
         place = (f"{path}:{number}", number)
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text.strip():
-                yield place, parse_json(text)
+                yield place, parse_json(text), _HALF_PAIR.search(line) is not None
         except UnicodeDecodeError as error:
             bad.refuse(DataError(f"{place[0]}: not UTF-8 text (byte {error.start}). Is {path.name} an archive?"))
         except ValueError as error:
@@ -92,7 +109,9 @@ class RowReader:
     row: dict[str, Any]
 
     def fail(self, message: str) -> DataError:
-        """The error to raise."""
+        """The error to raise; of a value as long as a book, its beginning and what was expected."""
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 2 :]}"
         return DataError(f"{self.where}: {message}")
 
     def text(self, key: str) -> str:
@@ -101,6 +120,17 @@ class RowReader:
         if not isinstance(value, str) or not value.strip():
             raise self.fail(f"{key} is {value!r}, expected a text.")
         return value
+
+    def inside(self, key: str, value: str, expected: str) -> PurePosixPath:
+        """A relative path that stays inside its folder, and that a file may have. Raises DataError."""
+        path = PurePosixPath(value)
+        # Question files come from the network; they may not lead outside the data root.
+        if path.is_absolute() or ".." in path.parts or "\x00" in value:
+            raise self.fail(f"{key} is {value!r}, expected {expected}.")
+        sizes = [len(part.encode()) for part in path.parts]
+        if sum(sizes) + len(sizes) > _LONGEST_PATH or max(sizes, default=0) > _LONGEST_NAME:
+            raise self.fail(f"{key} is {value!r}, longer than a file's name can be.")
+        return path
 
     def without_letters(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Options' texts: "A. text" loses its letter if every option has its own; shown, each has exactly one.

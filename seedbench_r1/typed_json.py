@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
 _ABSENT = object()
+MOST_DEPTH = 100  # of lists and objects in one another; what is read here has ten at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,26 @@ class Range:
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  # JSON
-    """json.loads; ValueError also for text that is nested too deeply for it."""
+    """json.loads; ValueError also for what is nested too deeply, for it or for all that is done with the value."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(map(text.count, brackets)) > MOST_DEPTH:  # type: ignore[arg-type]  # both are text, or both bytes
+        refuse_deep(value)
+    return value
+
+
+def refuse_deep(value: object) -> None:
+    """Raise ValueError for lists and objects more than MOST_DEPTH deep: repr and json.dumps would end in an error."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        items = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [item for some in items for item in some if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def from_json(kind: type[T], value: object) -> T:

@@ -23,7 +23,7 @@ FLOORS = (
         "seedbench_r1",
     ),
     (
-        "seedbench_r1.layout",
+        "seedbench_r1.media.layout",
         "seedbench_r1.questions",
         "seedbench_r1.rows",
         "seedbench_r1.prompts",

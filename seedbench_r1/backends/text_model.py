@@ -15,6 +15,7 @@ from seedbench_r1.backends.batching import ready_batches
 from seedbench_r1.backends.decoding import end_token_ids
 from seedbench_r1.backends.loading import resolve_device
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.models.templates import check_template_ends
 from seedbench_r1.types import Generation, Request, SamplingConfig
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class TextModelBackend:
         self.model: Any = loaded.to(self.device).eval()
         if self.tokenizer.chat_template is None:
             raise ConfigError(f"{model} has no chat template, so it cannot be asked anything. Use an instruct model.")
+        if isinstance(self.tokenizer.chat_template, str):
+            check_template_ends(self.tokenizer.chat_template)
         # Padding is masked; many tokenizers of causal models have no token for it.
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

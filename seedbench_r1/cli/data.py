@@ -18,7 +18,7 @@ from seedbench_r1.cli.prepare import prepare_command
 from seedbench_r1.config import configured_data_root, find_data_root, resolve_eval_config
 from seedbench_r1.config_file import parse_levels
 from seedbench_r1.errors import DataError, Interrupted
-from seedbench_r1.layout import in_another_case
+from seedbench_r1.media.layout import in_another_case
 from seedbench_r1.questions import load_questions
 from seedbench_r1.types import to_json
 

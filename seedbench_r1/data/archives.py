@@ -20,7 +20,7 @@ from typing import IO, Self, cast
 from seedbench_r1.data.hub import HubFile
 from seedbench_r1.data.remote import Arriving, Ranged, Source
 from seedbench_r1.errors import DataError
-from seedbench_r1.layout import KINDS, LEVEL_SOURCES, source_in
+from seedbench_r1.media.layout import KINDS, LEVEL_SOURCES, source_in
 
 _NAME = re.compile(
     r"(?P<name>.+?\.(?:tar\.gz|tar\.xz|tar\.bz2|tgz|txz|tbz2|tar|zip))"

@@ -20,7 +20,7 @@ from seedbench_r1.data.manifest import ArchiveEntry, DataManifest, FileEntry, Me
 from seedbench_r1.data.remote import Source
 from seedbench_r1.errors import ConfigError, DataError, ResourceError, SeedBenchError
 from seedbench_r1.files import utc_now
-from seedbench_r1.layout import NameIndex
+from seedbench_r1.media.layout import NameIndex
 
 # Inside the data root, so that renaming never crosses from one disk to another.
 WORK = ".seedbench-download"  # members of archives that are being read

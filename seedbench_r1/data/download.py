@@ -26,7 +26,7 @@ from seedbench_r1.data.manifest import (
     write_data_manifest,
 )
 from seedbench_r1.errors import DataError, ResourceError
-from seedbench_r1.layout import NameIndex, place_of
+from seedbench_r1.media.layout import NameIndex, place_of
 from seedbench_r1.questions import ANNOTATION_FILES, annotation_path, load_annotations, load_training_rows
 from seedbench_r1.types import LEVELS
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from seedbench_r1.data.manifest import DataManifest, bytes_left, read_data_manifest, short_files
 from seedbench_r1.errors import DataError
-from seedbench_r1.layout import in_another_case
 from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.frames import exact_frames_differ, load_media
+from seedbench_r1.media.layout import in_another_case
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.media.probe import probe_clip
 from seedbench_r1.questions import annotation_path, load_annotations

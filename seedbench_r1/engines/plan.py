@@ -21,8 +21,8 @@ from seedbench_r1.engines.shards import ShardsEngine
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import make_folder, utc_now, write_text
 from seedbench_r1.kinds import SCORER_VERSION
-from seedbench_r1.layout import in_another_case
 from seedbench_r1.media.decode import check_reader
+from seedbench_r1.media.layout import in_another_case
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.questions import choose_subset, file_sha256

@@ -76,8 +76,22 @@ def video_tracks(container: InputContainer) -> list[VideoStream]:
     return [stream for stream in container.streams.video if Disposition.attached_pic not in stream.disposition]
 
 
-def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """Packets of the track in the order of the file, without the empty one that ends it."""
-    for packet in container.demux(stream):
+def packets_of(container: InputContainer, *streams: VideoStream) -> Iterator[Packet]:
+    """Packets of the tracks (none named: of all) in the order of the file, without the empty ones that end them.
+
+    Raises:
+        MediaError: a track begins that was not there at first, as in transport streams that were joined or damaged.
+    """
+    packets = container.demux(*streams)
+    while True:
+        try:
+            packet = next(packets, None)
+        # PyAV's list of tracks is that of the beginning.
+        except IndexError as error:
+            raise MediaError(
+                f"{container.name}: a track begins in the midst of it. Convert it, or get it anew"
+            ) from error
+        if packet is None:
+            return
         if packet.size or packet.dts is not None:
             yield packet

@@ -303,7 +303,7 @@ def _last_of_all_tracks(path: Path) -> tuple[float, int]:
     """Of the packets of all tracks: the latest time in seconds, and the last byte in the file."""
     last_s, last_byte = 0.0, 0
     with open_clip(path) as (container, _):
-        for packet in container.demux():
+        for packet in packets_of(container):
             if packet.dts is not None:
                 last_s = max(last_s, float((packet.dts + (packet.duration or 0)) * (packet.time_base or 0)))
             if packet.pos is not None and packet.pos >= 0:

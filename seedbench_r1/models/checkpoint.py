@@ -12,8 +12,10 @@ from seedbench_r1.models.families import FAMILIES, Family
 from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes, weight_samples
 from seedbench_r1.models.locate import find_folder, with_processor
 from seedbench_r1.models.weights import check_weights, quantisation, weight_files
+from seedbench_r1.typed_json import shown
 from seedbench_r1.types import ModelInfo
 
+_LARGEST_PATCH, _LARGEST_MERGE = 256, 16  # pixels, patches; what is larger is damage, and fills the memory
 TRAINING = "training.json"  # what a training says of a checkpoint it wrote
 
 
@@ -139,7 +141,8 @@ def _architecture(config: JsonObject, family: Family | None) -> str:
 def _unsupported_message(model: str, config: JsonObject) -> str:
     names = ", ".join(family.model_type for family in FAMILIES)
     return (
-        f"{model} is a {config.get('model_type')!r} model ({_architecture(config, None)}); our backends load {names}. "
+        f"{model} is a {shown(config.get('model_type'))} model ({_architecture(config, None)[:60]}); our backends load "
+        f"{names}. "
         f"Fix: --engine lmms-eval --lmms-model NAME if lmms-eval has it (which then chooses the frames), or serve it "
         f"(vllm serve {model}) and --backend openai:{model} --base-url http://localhost:8000/v1."
     )
@@ -168,8 +171,14 @@ def model_name(model: str) -> str:
 def _size_multiple(config: JsonObject) -> int:
     """patch size x spatial merge size of the vision tower: 28, or 32 for Qwen3-VL."""
     vision = config.get("vision_config") or {}
+    if not isinstance(vision, dict):
+        raise ConfigError(f"config.json: vision_config is {shown(vision)}, expected an object. Fix: copy it again.")
     default_patch = next((f.patch for f in FAMILIES if f.model_type == config.get("model_type")), 14)
-    return int(vision.get("patch_size", default_patch)) * int(vision.get("spatial_merge_size", 2))
+    patch, merge = vision.get("patch_size", default_patch), vision.get("spatial_merge_size", 2)
+    for name, value, most in (("patch_size", patch, _LARGEST_PATCH), ("spatial_merge_size", merge, _LARGEST_MERGE)):
+        if type(value) is not int or not 0 < value <= most:
+            raise ConfigError(f"config.json: {name} of vision_config is {shown(value)}. Fix: copy the file again.")
+    return int(patch * merge)
 
 
 def _read_json(path: Path) -> JsonObject:

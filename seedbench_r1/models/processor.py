@@ -21,6 +21,9 @@ _KNOWN = {
 }
 
 
+_LONGEST_CAUSE = 300  # characters
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Mean and standard deviation of pixels scaled to 0..1, by colour."""
@@ -49,9 +52,14 @@ def open_processor(model: str, revision: str | None) -> ProcessorParts:
     except Exception as error:
         first_line = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
         raise ConfigError(
-            f"Cannot load tokenizer and processor from {model}: {first_line}. Fix: copy tokenizer*, "
+            f"Cannot load tokenizer and processor from {model}: {first_line[:_LONGEST_CAUSE]}. Fix: copy tokenizer*, "
             f"*processor_config.json and chat_template.* of the base model there, or --processor BASE_MODEL."
         ) from error
+
+
+def one_line(error: Exception) -> str:
+    """Another package's message, which may hold a file's content, as one line that can be read."""
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:_LONGEST_CAUSE]
 
 
 def _from_processor(model: str, revision: str | None) -> ProcessorParts:

@@ -21,7 +21,8 @@ import torch
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
 from seedbench_r1.models.families import family_of
-from seedbench_r1.models.processor import open_processor
+from seedbench_r1.models.processor import one_line, open_processor
+from seedbench_r1.models.templates import check_template_ends
 from seedbench_r1.types import Request
 
 Grid = tuple[int, int, int]  # patches in time, height and width, before spatial merging
@@ -95,8 +96,9 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
         raise ConfigError(f"No model at {model} (no config.json). For a Hub id use org/name.")
     try:
         config = transformers.AutoConfig.from_pretrained(model, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"Cannot read the configuration of {model}: {error}") from error
+    # transformers raises whatever its classes raise for values of other types than they expect.
+    except Exception as error:
+        raise ConfigError(f"Cannot read the configuration of {model}: {one_line(error)}") from error
     family = family_of(config.model_type, model)
     parts = open_processor(model, revision)
     vision = config.vision_config
@@ -120,6 +122,8 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
             f"{model} has no chat template: neither chat_template.jinja, chat_template.json nor tokenizer_config.json "
             f"holds one. Fix: copy the base model's chat_template.json there, or --processor BASE_MODEL."
         )
+    if isinstance(parts.chat_template, str):
+        check_template_ends(parts.chat_template)
     return QwenProcessor(
         layout=layout,
         tokenizer=parts.tokenizer,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import zipfile
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import JsonObject, read_json_object
 from seedbench_r1.models.locate import training_shards
-from seedbench_r1.typed_json import parse_json
+from seedbench_r1.typed_json import Range, from_json, parse_json
 
 _SUFFIXES = (".safetensors", ".bin", ".pt")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -21,6 +23,7 @@ _STATE = re.compile(r"(optim|(lr_)?scheduler|scaler|rng|random_state|training_ar
 _POINTER = 200  # bytes: what git leaves in place of a file that it keeps elsewhere
 _PAGE = 4096  # bytes: a shorter run of zeros at a file's end is looked into no further
 _ZERO_AT_FIRST = re.compile(r"lora_B|lora_embedding_B|bias")
+_NO_TENSOR = "__metadata__"  # an entry of the header
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 # What transformers needs for a quantisation, by the name in config.json: package as imported, and as installed
@@ -30,6 +33,14 @@ _QUANTISED_BY = {
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
     "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """Of the header of a safetensors file."""
+
+    data_offsets: tuple[Annotated[int, Range(0, 1 << 62)], Annotated[int, Range(0, 1 << 62)]]  # first byte, and end
+    shape: tuple[int, ...] = ()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -117,10 +128,9 @@ def _check_whole(path: Path) -> None:
         n_header = int.from_bytes(stream.read(8), "little")
         header = stream.read(n_header) if n_header < _LONGEST_HEADER else b""
     try:
-        tensors = parse_json(header)
-        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
-        wanted = 8 + n_header + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        tensors = from_json(dict[str, _Tensor], {k: v for k, v in dict(parse_json(header)).items() if k != _NO_TENSOR})
+        wanted = 8 + n_header + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    except (ValueError, TypeError) as error:
         what = "a Git LFS pointer, not the file" if size < _POINTER else "cut off, or no safetensors file"
         raise ConfigError(f"{path} is {what} ({size} bytes). Fix: copy or download it again.") from error
     if size != wanted:
@@ -128,7 +138,7 @@ def _check_whole(path: Path) -> None:
     _check_tail(path, 8 + n_header, tensors)
 
 
-def _check_tail(path: Path, start: int, tensors: JsonObject) -> None:
+def _check_tail(path: Path, start: int, tensors: dict[str, _Tensor]) -> None:
     """Raise ConfigError for a file that ends in zeros over several matrices, as a copy that was broken off leaves it.
 
     Programs that reserve a file's size first leave zeros where nothing was written, which load like any weights. Legal
@@ -146,13 +156,10 @@ def _check_tail(path: Path, start: int, tensors: JsonObject) -> None:
                 break
             block = 1 << 20
     lost = sorted(
-        (entry["data_offsets"][0], name)
-        for name, entry in tensors.items()
-        if name != "__metadata__"
-        and start + entry["data_offsets"][0] >= zeros
-        and entry["data_offsets"][1] - entry["data_offsets"][0] >= _PAGE
-        and len(entry.get("shape", ())) > 1
-        and not _ZERO_AT_FIRST.search(name)
+        (first, name)
+        for name, tensor in tensors.items()
+        for first, end in (tensor.data_offsets,)
+        if start + first >= zeros and end - first >= _PAGE and len(tensor.shape) > 1 and not _ZERO_AT_FIRST.search(name)
     )
     if len(lost) > 1:
         raise ConfigError(

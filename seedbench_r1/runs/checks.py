@@ -47,7 +47,8 @@ def doubts_of(path: Path, manifest: RunManifest) -> tuple[str, ...]:
     if settings is not None and manifest.protocol != _NOT_RECOMPUTED and manifest.protocol_id not in ids:
         found.append(f"manifest.json: its settings are not those of protocol id {manifest.protocol_id}")
     if manifest.questions_sha256 is not None:
-        lines = (path / "questions.jsonl").read_bytes().splitlines(keepends=True)
+        file = path / "questions.jsonl"
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
         if questions_sha256(lines[: manifest.n_questions]) != manifest.questions_sha256:
             found.append("questions.jsonl: it is not what was written with manifest.json")
     return tuple(found)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from seedbench_r1.errors import DataError
 from seedbench_r1.files import JsonObject, is_record
 from seedbench_r1.kinds import LAW
-from seedbench_r1.typed_json import from_json
+from seedbench_r1.typed_json import MOST_DEPTH, from_json, refuse_deep
 from seedbench_r1.types import Generation, Kind, Question, RunManifest, RunRecord, Template, to_json
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ SUITE_OF_SCHEMA = {"sbr1.run/1": "seedbench-r1", "sbr1.transfer/1": "transfer"} 
 # What Video-R1's files and version 0.1.0 call the kinds; the other names are the same
 KIND_OF_PROBLEM_TYPE: dict[str, Kind] = {"multiple choice": "choice", "OCR": "ocr"}
 
+_LONGEST_REASON = 400  # characters of what is wrong with a line
 _DECODER = json.JSONDecoder()
 # Of a generation, what is not stored, and what imported answers do not know.
 _NOT_STORED: JsonObject = {"token_ids": [], "n_prompt_tokens": None, "n_tokens": None, "latency_s": None}
@@ -169,8 +170,11 @@ def _line(value: object) -> str:
 
 
 def _damaged(path: Path, number: int, error: Exception) -> DataError:
+    reason = str(error)
+    if len(reason) > _LONGEST_REASON:  # it may quote an id as long as a book
+        reason = f"{reason[: _LONGEST_REASON // 2]} ... {reason[-_LONGEST_REASON // 2 :]}"
     return DataError(
-        f"{path}:{number}: not a valid line ({error}). The file was edited, copied from another run, or its disk is "
+        f"{path}:{number}: not a valid line ({reason}). The file was edited, copied from another run, or its disk is "
         f"damaged. Fix: delete that line; its question will be asked again."
     )
 
@@ -180,6 +184,8 @@ def _value(line: str) -> Any:  # noqa: ANN401  # JSON
     try:
         value, end = _DECODER.raw_decode(line)
         value = value if end == len(line) else json.loads(line)
+        if line.count("[") + line.count("{") > MOST_DEPTH:
+            refuse_deep(value)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):

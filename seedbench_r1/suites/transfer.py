@@ -175,11 +175,7 @@ class _RowReader(RowReader):
         return cast(str, value)
 
     def path(self) -> PurePosixPath:
-        value = self.text("path")
-        relative = PurePosixPath(value)
-        if relative.is_absolute() or ".." in relative.parts or "\x00" in value:
-            raise self.fail(f"path is {value!r}, expected one inside the data root, like './Evaluation/...'.")
-        return relative
+        return self.inside("path", self.text("path"), "one inside the data root, like './Evaluation/...'")
 
     def options(self) -> tuple[str, ...]:
         """The options' texts: "A. text" loses its letter if every option has its own."""

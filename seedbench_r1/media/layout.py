@@ -108,7 +108,7 @@ class MediaFolder:
                     self._said = True
                     log.warning("%s is there in another Unicode form than the annotations write, and is used", found)
                 return found
-        return self._root / kind / source / basename
+        return Path(self._folders(kind, source)[0], basename)
 
     def _find(self, kind: str, source: str, basename: str) -> Path | None:
         root = self._root

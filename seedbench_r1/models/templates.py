@@ -1,0 +1,57 @@
+"""Whether a chat template comes to its end: it is a program of whoever wrote the checkpoint."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from seedbench_r1.errors import ConfigError
+
+_SCRIPT = Path(__file__).with_name("render_within_limits.py")
+TOO_MUCH = 3  # as the script has it, which is not imported: it would take jinja2 along
+_LONGEST_S = 120.0  # also where the machine has no time for a process that needs a tenth of a second
+_MEDIA = [{"type": "video"}, {"type": "image"}, {"type": "text", "text": "?"}]
+_CONVERSATIONS = (
+    [{"role": "user", "content": [{"type": "text", "text": "?"}]}],
+    [{"role": "system", "content": "?"}, {"role": "user", "content": _MEDIA}],
+    [{"role": "user", "content": "?"}],
+)
+_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+
+@functools.cache
+def check_template_ends(template: str) -> None:
+    """Render short conversations in a process with limits of time and memory.
+
+    transformers' sandbox stops what reaches out of a template, and neither loops nor strings that double.
+
+    Raises:
+        ConfigError: it takes more than 3 seconds, 1 GiB or 10 million characters.
+    """
+    renderings = [
+        {"messages": messages, "add_generation_prompt": answering, **_TOKENS}
+        for messages in _CONVERSATIONS
+        for answering in (False, True)
+    ]
+    asked = json.dumps({"template": template, "renderings": renderings})
+    try:
+        # -P: the script's own folder holds modules of ours, which are not jinja2's.
+        command = [sys.executable, "-P", str(_SCRIPT)]
+        ended = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=_LONGEST_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise _endless() from error
+    # A signal is the kernel's.
+    if ended.returncode == TOO_MUCH or ended.returncode < 0:
+        raise _endless()
+    if ended.returncode:
+        raise ConfigError(f"The chat template cannot be tried out: {ended.stderr.strip().rpartition(chr(10))[2]}.")
+
+
+def _endless() -> ConfigError:
+    return ConfigError(
+        "The chat template does not come to an end: to render a short prompt it takes more than 3 seconds or 1 GB. "
+        "Is the checkpoint from somebody you trust? Fix: --processor BASE_MODEL, or mend the template."
+    )
