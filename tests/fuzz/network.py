@@ -175,7 +175,7 @@ class Replies:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         self._client = ChatClient(url, "a-secret-key", timeout_s=5.0, tries=1)
-        self._body = completion(logprobs=[-0.5, -1.0], reasoning_content="x")
+        self._body = completion(reasoning_content="x")
 
     def make(self, rng: random.Random) -> Input:
         value = mutated_json(rng, rng.choice((self._body, completion(), {"error": {"message": "no", "code": None}})))

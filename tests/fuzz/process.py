@@ -40,14 +40,15 @@ class Plan:
 
 def work(plan: Plan, folder: Path, pipe: Connection) -> None:
     """Check inputs until the time or the numbers end. Sends (number, outcome) for each."""
-    ends = time.monotonic() + plan.seconds
     with (folder / PRINTED).open("wb") as file:
         os.dup2(file.fileno(), 2)  # libraries in C print a line for each oddity
     target = open_target(plan.target, folder)
     seen: set[str] = set()
     try:
+        target.make(random.Random(0))  # imports, and writes the seeds: these seconds come on top
+        ends = time.monotonic() + plan.seconds
         for number in count(plan.start):
-            # At least one, however long the seeds took. Caches of other packages grow with each: a new process follows.
+            # At least one. Caches of other packages grow with each: a new process follows.
             enough = time.monotonic() > ends or psutil.Process().memory_info().rss > RENEWED_AT
             if number == plan.stop or (number > plan.start and enough):
                 break

@@ -53,7 +53,7 @@ class Broken:
     """Breaks on its second input, and takes its process down with the fourth."""
 
     def __init__(self, folder):
-        self.numbers = itertools.count()
+        self.numbers = itertools.count(-1)  # one is made before the first that is checked
 
     def make(self, rng):
         return "x.txt", str(next(self.numbers)).encode()
