@@ -17,13 +17,11 @@ FLOORS = (
         "seedbench_r1.options",
         "seedbench_r1.errors",
         "seedbench_r1.files",
-        "seedbench_r1.prefetch",
         "seedbench_r1.terminal",
         "seedbench_r1.typed_json",
         "seedbench_r1",
     ),
     (
-        "seedbench_r1.media.layout",
         "seedbench_r1.questions",
         "seedbench_r1.rows",
         "seedbench_r1.prompts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from typing import TypeVar
 
-from seedbench_r1.prefetch import Prefetch
+from seedbench_r1.api.prefetch import Prefetch
 
 Item = TypeVar("Item")
 

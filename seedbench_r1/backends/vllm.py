@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seedbench_r1.api.prefetch import Prefetch
 from seedbench_r1.backends.base import REQUEST_ERRORS, Result, nan_failure
 from seedbench_r1.backends.loading import DTYPES
 from seedbench_r1.backends.vllm_engine import (
@@ -31,7 +32,6 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.models.completions import completion_text
 from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor, prepare_inputs
-from seedbench_r1.prefetch import Prefetch
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
 
 if TYPE_CHECKING:
