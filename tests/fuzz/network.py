@@ -17,7 +17,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest import mock
 
-from seedbench_r1.api.client import ChatClient, Reply, RequestFailed
+from seedbench_r1.api.client import ChatClient, RequestFailed
+from seedbench_r1.api.replies import Reply
 from seedbench_r1.data import hub as package_hub
 from seedbench_r1.errors import ConfigError, SeedBenchError
 from tests.api_server import completion
@@ -175,12 +176,13 @@ class Replies:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         self._client = ChatClient(url, "a-secret-key", timeout_s=5.0, tries=1)
-        self._body = completion(reasoning_content="x")
+        self._body = completion(reasoning_content="x", logprobs=[-0.5, -1.0])
 
     def make(self, rng: random.Random) -> Input:
         value = mutated_json(rng, rng.choice((self._body, completion(), {"error": {"message": "no", "code": None}})))
         body = encoded(rng, dumped(rng, value))
-        headers = [b"Content-Type: " + rng.choice((b"application/json", b"text/html; charset=latin-1", b""))]
+        kinds = (b"application/json", b"text/html; charset=latin-1", b"x; charset=utf-16", b"")
+        headers = [b"Content-Type: " + rng.choice(kinds)]
         match rng.randrange(6):
             case 0:
                 body = gzip.compress(body)
@@ -205,6 +207,7 @@ class Replies:
         try:
             reply = self._client.complete(messages, model="m", max_tokens=9)
         except (RequestFailed, ConfigError) as error:
+            assert len(str(error)) < 3000
             return type(error).__name__
         assert isinstance(reply, Reply)
         return "a reply"
