@@ -27,7 +27,6 @@ RESPONSE_WITHOUT_CHOICES = (
     "prompt, as lines from 'A. ' on. Fix: give the row its choices and golden_choice_idx, or take its response out."
 )
 _DOMAIN_NAMES = {name.casefold(): name for name in DOMAINS}
-_CHOICE = re.compile(r"choice_[a-z]")
 _OPTION_LINE = re.compile(r"\s*\(?(?P<letter>[A-Z])[.):]\s*(?P<text>\S.*?)\s*")
 
 
@@ -236,7 +235,7 @@ class _RowReader(RowReader):
     def sample_id(self) -> str:
         value = self.row.get("sample_id")
         # JSON's true is an int in Python.
-        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        if isinstance(value, bool) or not isinstance(value, int | str) or str(value).strip() == "":
             raise self.fail(f"sample_id is {value!r}, expected a number or a text.")
         return str(value)
 
@@ -281,7 +280,7 @@ class _RowReader(RowReader):
 
     def choices(self, most: int) -> tuple[str, ...]:
         """The texts of choice_a, choice_b and so on: 4 in the benchmark, 2 to 26 in a file of one's own."""
-        given = [key for key in self.row if key.startswith("choice_") and _CHOICE.fullmatch(key) and self.has(key)]
+        given = [key for key in self.row if key[:7].lower() == "choice_" and self.has(key)]
         n = len(_CHOICES) if most == len(_CHOICES) else max(len(given), 2)
         wanted = _ALL_CHOICES[:n]
         if extra := sorted(set(given).difference(wanted)):

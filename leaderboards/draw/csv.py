@@ -269,7 +269,7 @@ WIDE_COLUMNS: dict[str, Show] = {
     "base_model": lambda row, _: safe_text(row.base_model or ""),
     "algo": lambda row, _: safe_text(row.algo or ""),
     "step": lambda row, _: _whole(row.step),
-    "source": lambda row, _: "measured",
+    "source": lambda row, _: "imported" if row.frames is None else "measured",
     "protocol_id": lambda row, _: safe_text(row.protocol_id),
     "status": lambda row, _: row.status,
     "coverage": lambda row, _: percent(row.coverage),

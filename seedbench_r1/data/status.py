@@ -11,7 +11,7 @@ from pathlib import Path
 from seedbench_r1.data.manifest import DataManifest, bytes_left, read_data_manifest, short_files
 from seedbench_r1.errors import DataError
 from seedbench_r1.media.container import MediaError
-from seedbench_r1.media.frames import exact_frames_differ, load_media
+from seedbench_r1.media.frames import exact_frames_differ, load_media, why_in_sequence
 from seedbench_r1.media.layout import in_another_case
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.media.probe import probe_clip
@@ -129,6 +129,8 @@ def check_files(
     video: Path | None, image: Path | None, config: VideoConfig, *, decoded: frozenset[Path], exact_frames: bool
 ) -> Media:
     """What an evaluation would say of these files, without the pixels. Raises MediaError like load_media."""
+    # Of clips that an evaluation gives to PyAV, decord's frames do not matter.
+    exact_frames = exact_frames and video is not None and why_in_sequence(probe_clip(video), "decord") is None
     if video is not None and exact_frames and (differing := exact_frames_differ(video, config)):
         raise MediaError(f"{video}: decord's frames differ from a sequential decode at {differing}")
     if video is not None and video not in decoded:

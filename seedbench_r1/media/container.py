@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # FFmpeg's names of the formats that are opened. Playlists and lists of files are not among them: they open other files.
 FORMATS = "mov,matroska,avi,mpegts,gif,flv,mpeg,mpegvideo,asf,ogg,h264,hevc,m4v,ivf,av1,obu,mxf,nut"
+HARMLESS = re.compile(r"\bSEI\b|\bEXIF\b", re.IGNORECASE)
 
 
 class MediaError(Exception):
@@ -25,8 +26,8 @@ class MediaError(Exception):
 def open_clip(path: Path, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and the video track that a player shows: FFmpeg's best stream (default flag, frames, bit rate).
 
-    The decoder uses one thread and hides no damage: what it would conceal is raised as InvalidDataError, or leaves a
-    frame that is marked as corrupt.
+    The decoder uses one thread and hides no damage from those who look: what it conceals it says (decoder_errors), or
+    marks the frame as corrupt. (`explode` would end it at faults of metadata, too, which harm no picture.)
 
     Args:
         path: of the clip; no other file and no network is opened for it.
@@ -49,7 +50,7 @@ def open_clip(path: Path, **options: str) -> Iterator[tuple[InputContainer, Vide
         if context is None:
             raise MediaError(f"{path}: nothing can decode its video stream (damaged header or unknown codec)")
         context.thread_count = 1  # so that skip_frame is read packet by packet
-        context.options = {"err_detect": "explode"}
+        context.options = {"err_detect": "crccheck+bitstream+buffer"}
         yield container, stream
 
 
@@ -61,12 +62,20 @@ def decoder_errors() -> Iterator[list[tuple[int, str, str]]]:
     """
     import av
 
-    # Off by default, and in the decoding workers; uncaught messages go to this logger, and are no news.
+    before = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # else the same error of another clip is not there
-    logging.getLogger("libav").disabled = True
-    with av.logging.Capture(local=True) as errors:
-        yield errors
+    try:
+        with av.logging.Capture(local=True) as errors:
+            yield errors
+    finally:
+        # Else every odd packet that is looked at later would print a line.
+        av.logging.set_level(before)
+
+
+def harm_in(errors: Iterable[tuple[int, str, str]]) -> str | None:
+    """The first error that concerns pictures; odd metadata (a too long SEI, a bad Exif) leave them as they are."""
+    return next((message.strip() for _, _, message in errors if not HARMLESS.search(message)), None)
 
 
 def video_tracks(container: InputContainer) -> list[VideoStream]:
@@ -82,16 +91,10 @@ def packets_of(container: InputContainer, *streams: VideoStream) -> Iterator[Pac
     Raises:
         MediaError: a track begins that was not there at first, as in transport streams that were joined or damaged.
     """
-    packets = container.demux(*streams)
-    while True:
-        try:
-            packet = next(packets, None)
-        # PyAV's list of tracks is that of the beginning.
-        except IndexError as error:
-            raise MediaError(
-                f"{container.name}: a track begins in the midst of it. Convert it, or get it anew"
-            ) from error
-        if packet is None:
-            return
-        if packet.size or packet.dts is not None:
-            yield packet
+    try:
+        for packet in container.demux(*streams):
+            if packet.size or packet.dts is not None:
+                yield packet
+    # PyAV's list of tracks is that of the beginning. (What the consumer raises does not come here.)
+    except IndexError as error:
+        raise MediaError(f"{container.name}: a track begins in the midst of it. Convert it, or get it anew") from error

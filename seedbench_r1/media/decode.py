@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.media.container import MediaError, decoder_errors, open_clip, packets_of
+from seedbench_r1.media.container import MediaError, decoder_errors, harm_in, open_clip, packets_of
+from seedbench_r1.media.orientation import display_matrix, upright
 from seedbench_r1.media.packet_index import index_packets, is_restart, packets_to_decode
 from seedbench_r1.types import Reader
 
@@ -40,7 +41,7 @@ BT601 = 5  # SWS_CS_ITU601 in libswscale/swscale.h
 NATIVE_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")  # decord's time and line of source in front of a message
 # What FFmpeg's decoders print of damage, "[h264 @ 0x55e9] concealing 20 DC, ..."; some of it,
 # and its scaler's advice, is said of sound clips too
-COMPLAINT = re.compile(r"\[(?!swscaler)\w+ @ 0x[0-9a-f]+\] (?!EOI missing|Failed to parse extradata)")
+COMPLAINT = re.compile(r"\[(?!swscaler)\w+ @ 0x[0-9a-f]+\] (?!EOI missing|Failed to parse extradata|SEI type|.*EXIF)")
 
 
 def check_reader(name: str) -> None:
@@ -132,7 +133,7 @@ class KeptFrames:
         """Raises MediaError if the frame has another size than those before it."""
         self._shapes.add(frame.shape)
         if len(self._shapes) > 1:
-            raise MediaError(f"{self._path}: the frame size changes within the clip")
+            raise MediaError(f"{self._path}: the frame size changes within the clip. Encode it anew, at one size")
         self.frames[index] = frame if self._convert is None else self._convert(frame)
 
     def stacked(self, indices: Sequence[int]) -> Pixels:
@@ -155,7 +156,7 @@ def decode_in_sequence(path: Path, indices: Sequence[int], convert: Convert | No
             return keep.stacked(indices)
     raise MediaError(
         f"{path}: only {n_seen} frames can be decoded, so {len(keep.frames)} of the {len(wanted)} frames asked for are "
-        "there"
+        "there. It is damaged, or frames were lost while it was recorded: download it again, or encode it anew"
     )
 
 
@@ -190,10 +191,10 @@ def _frames_in_order(path: Path) -> Iterator[tuple[VideoFrame, float]]:
                     if cut_away:
                         continue
                     raise DamageError(_damaged(path, n_seen, str(error.strerror))) from error
-                if cut_away:
-                    errors.clear()
-                elif errors:
-                    raise DamageError(_damaged(path, n_seen, errors[0][2].strip()))
+                harm = harm_in(errors)
+                errors.clear()
+                if harm is not None and not cut_away:
+                    raise DamageError(_damaged(path, n_seen, harm))
                 for frame in frames:
                     if _earlier(frame, start) or (frame.is_corrupt and lenient and not n_seen):
                         continue
@@ -225,7 +226,7 @@ def _decode_needed(path: Path, wanted: set[int], keep: KeptFrames) -> bool:
         times = {index.pts[position]: frame for position, frame in needed.items() if frame is not None}
         with decoder_errors() as errors:
             for frame in _decode_packets(path, needed):
-                if frame.is_corrupt or errors:
+                if frame.is_corrupt or harm_in(errors):
                     return False
                 if frame.pts in times:
                     keep.add(times[frame.pts], to_rgb(frame))
@@ -255,8 +256,7 @@ def to_rgb(frame: VideoFrame) -> Pixels:  # (H, W, 3) uint8
     """
     # libswscale looks at the frame's matrix only if source and target differ; for RGB the target has no meaning
     rgb = frame.to_ndarray(format="rgb24", src_color_range=int(frame.color_range), dst_colorspace=BT601)
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(rgb, quarter_turns), dtype=np.uint8)
+    return np.ascontiguousarray(upright(np.asarray(rgb, dtype=np.uint8), display_matrix(frame)))
 
 
 def decode_with_decord(path: Path, indices: Sequence[int], keep: KeptFrames) -> str | None:

@@ -54,7 +54,9 @@ def choose_frames(n_total: int, native_fps: float, config: VideoConfig) -> list[
     n = min(min(max(n, config.min_frames), config.max_frames), n_total)
     n_frames = math.floor(n / FRAME_FACTOR) * FRAME_FACTOR
     if n_frames < FRAME_FACTOR:
-        raise MediaError(f"the clip has {n_total} frame(s); at least {FRAME_FACTOR} are needed")
+        raise MediaError(
+            f"the clip has {n_total} frame(s); at least {FRAME_FACTOR} are needed. A picture belongs to images/"
+        )
     return _spread(n_total - 1, n_frames)
 
 
@@ -171,6 +173,8 @@ def why_in_sequence(clip: ClipInfo, reader: Reader) -> str | None:
         return "decord 0.6 has no decoder for AV1"
     if reader == "decord" and clip.unclean_keyframes:
         return f"{clip.unclean_keyframes}: decord miscounts frames after a seek"
+    if clip.mirrored:
+        return f"to be mirrored: {reader} does not"
     if reader == "decord" and clip.rotation % 180:
         return "to be turned by 90 degrees: decord 0.6 cannot return such frames"
     return None

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from seedbench_r1.errors import DataError
@@ -165,5 +165,12 @@ def _files_below(root: Path, kind: str) -> Iterator[str]:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        waiting += [f"{folder}/{entry.name}" for entry in entries if entry.is_dir()]
-        yield from (f"{folder}/{e.name}" for e in entries if not e.name.startswith(".") and e.is_file())
+        waiting += [f"{folder}/{entry.name}" for entry in entries if _is(entry.is_dir)]
+        yield from (f"{folder}/{e.name}" for e in entries if not e.name.startswith(".") and _is(e.is_file))
+
+
+def _is(what: Callable[[], bool]) -> bool:
+    try:
+        return what()
+    except OSError:
+        return False  # a link to itself is neither

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from seedbench_r1.media.byte_layout import boxes, declared_bytes, ends_within_a_packet
 from seedbench_r1.media.container import MediaError, open_clip, packets_of, video_tracks
+from seedbench_r1.media.orientation import is_mirrored
 from seedbench_r1.media.packet_index import RESTARTS, SEEKABLE_CONTAINERS, is_restart
 
 if TYPE_CHECKING:
@@ -18,14 +22,14 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.codeccontext import VideoCodecContext
 
-COUNTABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "gif")  # each packet is one frame (tests/media_matrix.py)
+COUNTABLE = ("h264", "hevc", "vp9", "av1", "mjpeg", "gif")  # each packet is one frame (tests/media_matrix.py)
 INTRA_ONLY = ("mjpeg", "gif")
 # Containers that one can read up to any byte: their end is known only from what the rest of the file holds
 STREAMED = ("mpegts", "flv", "mpeg")
-TS_PACKETS = (188, 192, 204)  # bytes of a packet: plain, with a time code, with error correction
 UNREAD = 0.1  # share of a streamed file behind its last packet that is still no damage
-GIF_TRAILER = b"\x3b"  # the byte that ends a GIF
+GIF_END, GIF_TAIL = b"\0\x3b", 64  # of the last picture and of the file, and how much may stand behind it
 UNEVEN_FRAMES, UNEVEN_SHARE = 2, 0.01  # a frame is out of its even place by more than so many frames and such a share
+GAP = 1.75  # times the usual distance of two frames, from which on one is missing; rounded time stamps differ by less
 DISAGREEMENT = 0.02  # of two statements about a clip's length, from which on they contradict each other
 EARLY_END, EARLY_END_S = 0.1, 0.5  # a clip that ends earlier than declared by this share, and by so many seconds
 
@@ -41,6 +45,7 @@ class ClipInfo:
     container: str  # FFmpeg's name of the format, e.g. "matroska,webm"
     codec: str = "h264"  # FFmpeg's name
     rotation: int = 0  # degrees counter-clockwise by which the stored frames are to be turned
+    mirrored: bool = False  # the picture is to be mirrored, too
     unclean_keyframes: str | None = None  # why decoding cannot begin at each keyframe; None: it can
     hidden: int = 0  # packets that an edit list hides (a copied cut that begins inside a GOP), or that are empty
     timestamps: bool = True  # every packet has a presentation time; without it, leading pictures cannot be known
@@ -85,7 +90,7 @@ def probe_clip(path: Path) -> ClipInfo:
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: cannot be read as a video ({error.strerror or error}). Download it again") from error
     if scan.rotation is None:
-        raise MediaError(f"{path}: 0 frames can be decoded")
+        raise MediaError(f"{path}: none of its frames can be decoded. Download it again, or encode it anew")
     return _describe(path, scan)
 
 
@@ -97,6 +102,7 @@ class _Packet(NamedTuple):
     key: bool  # marked as a keyframe
     restart: bool  # a keyframe after which nothing refers to what lies before it
     shown: bool  # with content, and not hidden by the container
+    at: int | None  # byte in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,7 @@ class _Scan:
     duration_s: float  # of the container; 0: it does not say
     cut_packet: bool  # the last packet is shorter than declared
     rotation: int | None  # of the first frame; None: none can be decoded
+    mirrored: bool  # of the first frame
     size: tuple[int, int] | None  # of the first frame: width, height
     packets: list[_Packet]
     shown_times: list[float]  # seconds of those that are shown, ascending; by decoding time where there is no other
@@ -133,7 +140,8 @@ def _scan(path: Path, **options: str) -> _Scan:
             cut_packet = packet.is_corrupt
             key = packet.is_keyframe
             shown = bool(packet.size) and not packet.is_discard
-            packets.append(_Packet(packet.pts, packet.dts, key, key and is_restart(packet, context), shown))
+            restart = key and is_restart(packet, context)
+            packets.append(_Packet(packet.pts, packet.dts, key, restart, shown, packet.pos))
         first = first or _first_frame(context, None)
         unit = stream.time_base or Fraction(1)
         stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets if packet.shown]
@@ -149,6 +157,7 @@ def _scan(path: Path, **options: str) -> _Scan:
             duration_s=(container.duration or 0) / av.time_base,
             cut_packet=cut_packet,
             rotation=None if first is None else first.rotation,
+            mirrored=first is not None and is_mirrored(first),
             size=None if first is None else (first.width, first.height),
             packets=packets,
             shown_times=(ascending * unit.numerator / unit.denominator).tolist(),
@@ -177,7 +186,8 @@ def _describe(path: Path, scan: _Scan) -> ClipInfo:
         container=scan.container,
         codec=scan.codec,
         rotation=scan.rotation or 0,
-        unclean_keyframes=_unclean_keyframes(scan, leading=leading),
+        mirrored=scan.mirrored,
+        unclean_keyframes=_unclean_keyframes(path, scan, leading=leading),
         hidden=len(scan.packets) - len(shown),
         timestamps=all(packet.pts is not None for packet in scan.packets),
         clean_start=clean_start,
@@ -197,7 +207,10 @@ def _describe(path: Path, scan: _Scan) -> ClipInfo:
         if scan.fps:
             remarks.append(f"the container says {scan.fps:.4g} frames a second, its packets {measured:.4g}")
         clip = replace(clip, native_fps=measured)
-    return replace(clip, times=uneven_times(times), remarks=tuple(remarks))
+    uneven = uneven_times(times)
+    if uneven is None and (n_gaps := gaps_in(times)):
+        remarks.append(f"{n_gaps} gaps between frames: some were dropped, or lost, which would harm those after them")
+    return replace(clip, times=uneven, remarks=tuple(remarks))
 
 
 def _order(packets: Sequence[_Packet]) -> tuple[bool, bool]:
@@ -216,12 +229,14 @@ def _order(packets: Sequence[_Packet]) -> tuple[bool, bool]:
     return leading, clean_start
 
 
-def _unclean_keyframes(scan: _Scan, *, leading: bool) -> str | None:
+def _unclean_keyframes(path: Path, scan: _Scan, *, leading: bool) -> str | None:
     keys = [packet for packet in scan.packets if packet.key]
     if leading:
         return "open GOPs"
     if scan.codec not in INTRA_ONLY and len(scan.packets) == len(keys) > 1 and not _all_restart_by_type(scan):
         return "no sync table"
+    if "mp4" in scan.container and not _fragments_begin_with_keyframes(path, scan.packets):
+        return "fragments that begin inside a group of pictures"
     if not all(packet.restart for packet in keys):
         return "keyframes that are no clean restart (open GOPs or intra refresh)"
     return None
@@ -230,6 +245,25 @@ def _unclean_keyframes(scan: _Scan, *, leading: bool) -> str | None:
 def _all_restart_by_type(scan: _Scan) -> bool:
     """A clip of keyframes alone, and their units say so themselves."""
     return scan.codec in RESTARTS and all(packet.restart for packet in scan.packets)
+
+
+def _fragments_begin_with_keyframes(path: Path, packets: Sequence[_Packet]) -> bool:
+    """Of a fragmented MP4 (ISO/IEC 14496-12, 8.8): decord seeks to the beginning of a fragment."""
+    fragments = [start for kind, start in boxes(path) if kind == b"moof"]
+    if not fragments:
+        return True
+    stored = sorted((packet.at, packet.key) for packet in packets if packet.at is not None)
+    for start in fragments:
+        place = bisect.bisect(stored, (start, False))
+        if place < len(stored) and not stored[place][1]:
+            return False
+    return True
+
+
+def gaps_in(times: Sequence[float]) -> int:
+    """How often frames are missing between others: gaps above 1.75 times the usual one."""
+    gaps = np.diff(np.asarray(times))
+    return int((gaps > GAP * np.median(gaps)).sum()) if len(gaps) > 1 else 0
 
 
 def uneven_times(times: Sequence[float]) -> tuple[float, ...] | None:
@@ -257,7 +291,7 @@ def _refuse_truncated(path: Path, scan: _Scan) -> None:
     n_found, n_declared = len(scan.packets), scan.n_declared
     if n_found < n_declared and "mp4" in scan.container:
         n_found = len(_scan(path, ignore_editlist="1").packets)  # an edit list may leave out frames that are there
-    n_bytes, n_declared_bytes = path.stat().st_size, _declared_bytes(path)
+    n_bytes, n_declared_bytes = path.stat().st_size, declared_bytes(path)
     if scan.container == "avi" and n_bytes >= n_declared_bytes > 0:
         n_declared = 0  # places, also for frames that the camera dropped
     if n_bytes < n_declared_bytes:
@@ -279,9 +313,10 @@ def _refuse_early_end(path: Path, scan: _Scan) -> None:
 
     The declared duration may be that of another track: sound that goes on after the last picture is no damage.
     """
-    end_s = max(scan.shown_times, default=0.0)
+    # Spans: transport streams may begin at any time.
+    end_s = scan.shown_times[-1] - scan.shown_times[0] if scan.shown_times else 0.0
     early = scan.duration_s - end_s > max(EARLY_END * scan.duration_s, EARLY_END_S, 2 / (scan.fps or 1.0))
-    if scan.container == "mpegts" and all(path.stat().st_size % size for size in TS_PACKETS):
+    if scan.container == "mpegts" and ends_within_a_packet(path):
         raise MediaError(f"{path}: the file is cut off within a packet of its stream. Download it again")
     streamed = any(name in scan.container for name in STREAMED)
     if not (early or streamed or scan.container == "gif"):
@@ -295,43 +330,19 @@ def _refuse_early_end(path: Path, scan: _Scan) -> None:
         )
     if streamed and n_bytes - last_byte > UNREAD * n_bytes:
         raise MediaError(f"{path}: nothing can be read after byte {last_byte} of {n_bytes}. Download it again")
-    if scan.container == "gif" and not path.read_bytes().rstrip(b"\0").endswith(GIF_TRAILER):
+    if scan.container == "gif" and GIF_END not in path.read_bytes()[-GIF_TAIL:]:
         raise MediaError(f"{path}: the file is cut off: the mark at the end of a GIF is absent. Download it again")
 
 
 def _last_of_all_tracks(path: Path) -> tuple[float, int]:
-    """Of the packets of all tracks: the latest time in seconds, and the last byte in the file."""
-    last_s, last_byte = 0.0, 0
+    """Of the packets of all tracks: seconds from the first to the end of the last, and the last byte in the file."""
+    first_s, last_s, last_byte = math.inf, -math.inf, 0
     with open_clip(path) as (container, _):
         for packet in packets_of(container):
             if packet.dts is not None:
-                last_s = max(last_s, float((packet.dts + (packet.duration or 0)) * (packet.time_base or 0)))
+                unit = packet.time_base or Fraction(0)
+                first_s = min(first_s, float(packet.dts * unit))
+                last_s = max(last_s, float((packet.dts + (packet.duration or 0)) * unit))
             if packet.pos is not None and packet.pos >= 0:
                 last_byte = max(last_byte, packet.pos + packet.size)
-    return last_s, last_byte
-
-
-def _declared_bytes(path: Path) -> int:
-    """Size in bytes that a Matroska/WebM or AVI file gives for itself; 0 if it gives none."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head[:4] == b"RIFF":
-        return 8 + int.from_bytes(head[4:8], "little")
-    if head[:4] != b"\x1a\x45\xdf\xa3":  # EBML header (RFC 8794, section 11.2.1)
-        return 0
-    header_size, start = _ebml_size(head, 4)
-    segment = start + header_size
-    if head[segment : segment + 4] != b"\x18\x53\x80\x67":  # Segment (RFC 9559, section 5.1)
-        return 0
-    size, start = _ebml_size(head, segment + 4)
-    return start + size if size else 0
-
-
-def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
-    """Variable-length size (RFC 8794, section 6) and the offset after it; size 0 if it is marked unknown."""
-    if at >= len(data) or data[at] == 0:
-        return 0, at + 1
-    length = 9 - data[at].bit_length()
-    bits = 7 * length
-    size = int.from_bytes(data[at : at + length], "big") & ((1 << bits) - 1)
-    return (0 if size == (1 << bits) - 1 else size), at + length
+    return max(0.0, last_s - first_s), last_byte

@@ -113,13 +113,14 @@ def read_predictions(path: Path, level: str | None = None) -> ImportedFile:
     for (where, _), row in _csv_rows(path) if path.suffix.lower() == ".csv" else _rows(path):
         text, question_id = row.get("response"), row.get("question_id")
         if not isinstance(text, str):
-            raise DataError(f"{where}: response is {text!r}, expected a text.")
-        if question_id is None:
-            number = row.get("id", row.get("sample_id"))
-            of = row.get("level") or level
-            if number is None or of is None:
-                raise DataError(f"{where}: expected question_id, or level and id. Fix: --level gives all rows' level.")
-            question_id = f"{of}/{number}"
+            raise DataError(f"{where}: response is {text!r}, expected a text (columns: {', '.join(row)}).")
+        number, of = row.get("id", row.get("sample_id")), row.get("level") or level
+        named = None if number is None or of is None else f"{of}/{number}"
+        if question_id is None and named is None:
+            raise DataError(f"{where}: expected question_id, or level and id. Fix: --level gives all rows' level.")
+        if None not in (question_id, named) and question_id != named:
+            raise DataError(f"{where}: question_id is {question_id!r}, level and id say {named!r}.")
+        question_id = question_id or named
         answers.append(ImportedAnswer(str(question_id), text, where))
     return ImportedFile(path, tuple(answers))
 
@@ -218,7 +219,12 @@ def _csv_rows(path: Path) -> Iterator[tuple[tuple[str, int], Mapping[str, Any]]]
     csv.field_size_limit(2**31 - 1)
     table = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
+        names = table.fieldnames or []
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"{path}:1: the column {repeated[0]!r} is there more than once.")
         for row in table:
+            if None in row:
+                raise DataError(f"{path}:{table.line_num}: more cells than the header has columns.")
             filled = {name: value for name, value in row.items() if name and (value != "" or name == "response")}
             yield (f"{path}:{table.line_num}", table.line_num), filled
     except csv.Error as error:

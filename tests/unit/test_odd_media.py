@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import os
 import random
 import re
+import struct
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,6 +21,7 @@ from PIL import Image
 from seedbench_r1.data.status import verify
 from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.frames import choose_frames, choose_frames_by_time, load_image, load_media
+from seedbench_r1.media.layout import MediaFolder
 from seedbench_r1.media.probe import probe_clip, uneven_times
 from seedbench_r1.models.qwen_vl import frame_times
 from seedbench_r1.types import Question, Request, VideoConfig
@@ -96,7 +101,7 @@ def test_a_clip_without_a_sync_table(tmp_path: Path, codec: str) -> None:
     clip.write_bytes(data.replace(b"stss", b"free"))
     media = load_media(clip, None, PLAIN)
     assert (media.reader, media.n_total) == ("pyav", 40)
-    assert re.search("no sync table|open GOPs|decord's decoder complains", media.reader_note or "")
+    assert re.search("no sync table|open GOPs|decord's decoder complains|may hold no frame", media.reader_note or "")
     exact(clip)
 
 
@@ -172,6 +177,142 @@ def test_a_cover_is_no_track(tmp_path: Path) -> None:
         writing.mux(picture.encode(None))
     info = probe_clip(tmp_path / "covered.mp4")
     assert (info.n_tracks, info.n_frames) == (1, 60)
+
+
+def test_fragments_that_begin_inside_a_group_of_pictures(tmp_path: Path) -> None:
+    """decord seeks to the beginning of a fragment, whatever it begins with."""
+    muxer = {"movflags": "dash", "frag_duration": "700000"}
+    clip = make_clip(tmp_path / "dash.mp4", fps=10, muxer=muxer)
+    media = load_media(clip, None, PLAIN)
+    assert media.reader_note == "fragments that begin inside a group of pictures: decord miscounts frames after a seek"
+    exact(clip, fps=4.0)
+    whole = make_clip(tmp_path / "whole.mp4", muxer={"movflags": "frag_keyframe+empty_moov"})
+    assert load_media(whole, None, PLAIN).reader_note is None
+    exact(whole)
+
+
+MIRRORED = {  # of a tkhd: a, b, c, d, and what a player makes of the stored picture
+    (-1, 0, 0, 1): lambda frame: frame[:, ::-1],
+    (1, 0, 0, -1): lambda frame: frame[::-1],
+    (0, 1, 1, 0): lambda frame: frame.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda frame: np.rot90(frame, 2).transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("matrix", MIRRORED)
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+def test_mirrored_clips_are_shown_as_a_player_shows_them(tmp_path: Path, matrix: tuple, reader: str) -> None:
+    clip = make_clip(tmp_path / "a.mp4")
+    data, (a, b, c, d) = bytearray(clip.read_bytes()), matrix
+    start = data.index(b"tkhd") + 44
+    fields = (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    data[start : start + 36] = struct.pack(">9i", *fields)
+    (mirrored := tmp_path / "m.mp4").write_bytes(data)
+    media = load_media(mirrored, None, dataclasses.replace(PLAIN, reader=reader))  # type: ignore[arg-type]
+    assert media.reader == "pyav"
+    every = decode_all(clip)
+    assert media.frames is not None
+    for index, frame in zip(media.frame_indices, media.frames, strict=True):
+        assert np.array_equal(frame, MIRRORED[matrix](every[index]))
+
+
+def without_packets(source: Path, target: Path, lost: set[int]) -> Path:
+    """As a recorder keeps what a network lost."""
+    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
+        track = reading.streams.video[0]
+        stream = writing.add_stream_from_template(track)
+        for index, packet in enumerate([packet for packet in reading.demux(track) if packet.size]):
+            if index not in lost:
+                packet.stream = stream
+                writing.mux(packet)
+    return target
+
+
+def said_of(clip: Path, reader: str) -> str:
+    """The note or the error."""
+    try:
+        return load_media(clip, None, dataclasses.replace(PLAIN, reader=reader)).reader_note or ""  # type: ignore[arg-type]
+    except MediaError as error:
+        return str(error)
+
+
+def test_lost_packets_are_said(tmp_path: Path) -> None:
+    """What refers to them is made up; the decoder does not always say so, the times do."""
+    whole = make_clip(tmp_path / "a.mp4", fps=10, x264="keyint=60:bframes=0:ref=3")
+    clip = without_packets(whole, tmp_path / "lost.mp4", {16, 17, 30})
+    for reader in ("decord", "pyav"):
+        assert re.search("gaps between frames|damaged", said_of(clip, reader))
+    vp9 = without_packets(encode(tmp_path / "v.mkv", "VP9", ticks=range(40)), tmp_path / "lost.mkv", {12, 13, 30})
+    assert "2 gaps between frames: some were dropped, or lost" in said_of(vp9, "decord")
+
+
+def test_not_coded_frames_are_not_counted(tmp_path: Path) -> None:
+    """MPEG-4 says "as before" with a packet that gives no frame."""
+    clip = encode(tmp_path / "a.mkv", "MPEG-4", ticks=range(40))
+    media = load_media(clip, None, PLAIN)
+    assert (media.reader, media.n_total) == ("pyav", len(decode_all(clip)))
+    assert "packets that may hold no frame (mpeg4)" in (media.reader_note or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("gif", lambda data: data + b"\r\n"),
+        ("ts", lambda data: data + b"recorded by a tuner" * 5),
+        ("ts", lambda data: data[77:]),
+    ],
+    ids=["GIF with a tail", "TS with a tail", "TS from within a packet"],
+)
+def test_sound_files_with_something_before_or_behind(tmp_path: Path, name: str, change: Callable) -> None:
+    codec = "GIF" if name == "gif" else "H.264 closed"
+    clip = encode(tmp_path / f"a.{name}", codec, ticks=range(40))
+    clip.write_bytes(change(clip.read_bytes()))
+    assert load_media(clip, None, PLAIN).n_total == len(decode_all(clip))
+
+
+@pytest.mark.parametrize("start", [2**33 - 270_000, 900_000, 5_000_000])
+def test_a_transport_stream_may_begin_at_any_time(tmp_path: Path, start: int) -> None:
+    """Its clock of 33 bits may wrap inside a recording."""
+    whole = make_clip(tmp_path / "a.mp4", fps=10, x264="keyint=12:bframes=0")
+    with av.open(str(whole)) as reading, av.open(str(tmp_path / "a.ts"), "w", options={"copyts": "1"}) as writing:
+        track = reading.streams.video[0]
+        stream = writing.add_stream_from_template(track)
+        for packet in [packet for packet in reading.demux(track) if packet.size]:
+            packet.pts = packet.dts = int(packet.pts * packet.time_base * 90_000) + start
+            packet.time_base = Fraction(1, 90_000)
+            packet.stream = stream
+            writing.mux(packet)
+    media = load_media(tmp_path / "a.ts", None, PLAIN)
+    assert media.n_total == 60
+
+
+def test_odd_metadata_between_the_pictures_are_no_damage(tmp_path: Path) -> None:
+    """Encoders write comments (SEI) whose length is wrong; FFmpeg says so, and no picture is harmed."""
+    clip = make_clip(tmp_path / "a.mp4")
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"x264 - core") - 16  # behind the identifier of a comment: type 5, then its length
+    assert data[at - 2] != 0
+    sizes = [place for place in range(at - 6, at) if data[place : place + 1] == b"\xff"]
+    data[sizes[-1] + 1] = 0xFE  # longer than the unit
+    clip.write_bytes(data)
+    for reader in ("decord", "pyav"):
+        media = load_media(clip, None, dataclasses.replace(PLAIN, reader=reader))  # type: ignore[arg-type]
+        assert media.n_total == 60
+
+
+def test_a_link_to_itself_is_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "videos" / "EpicKitchens").mkdir(parents=True)
+    loop = tmp_path / "videos" / "EpicKitchens" / "1.mp4"
+    loop.symlink_to("1.mp4")
+    (tmp_path / "videos" / "again").symlink_to("again")
+    assert MediaFolder(tmp_path).locate("videos", "EpicKitchens", "1.mp4") == loop
+
+
+def test_looking_at_odd_clips_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = make_clip(tmp_path / "a.mp4", fps=10)
+    with contextlib.suppress(MediaError):
+        load_media(without_packets(whole, tmp_path / "lost.mp4", {0, 1, 7, 30}), None, PLAIN)
+    assert capfd.readouterr() == ("", "")
 
 
 # ---------------------------------------------------------------- images

@@ -1,0 +1,61 @@
+"""What the bytes of a container say, which FFmpeg reads and does not tell: its own size, its boxes, its last packet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+TS_SYNC = b"\x47"  # the first byte of a packet (ITU-T H.222.0, 2.4.3.2)
+TS_PACKETS = (188, 192, 204)  # bytes of a packet: plain, with a time code, with error correction
+
+
+def boxes(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Kinds of the outermost boxes of an MP4, and where each begins (ISO/IEC 14496-12, 4.2)."""
+    with path.open("rb") as file:
+        at, end = 0, path.stat().st_size
+        while at + 8 <= end:
+            file.seek(at)
+            head = file.read(16)
+            size = int.from_bytes(head[:4], "big")
+            yield head[4:8], at
+            # 1: a longer size follows; 0: up to the end.
+            size = int.from_bytes(head[8:16], "big") if size == 1 else size or end - at
+            at += max(size, 8)
+
+
+def ends_within_a_packet(path: Path) -> bool:
+    """Whether the rest behind the last complete packet of a transport stream is the beginning of one."""
+    n_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(1)
+        # A recording that begins within a packet is counted from elsewhere.
+        if head != TS_SYNC or not all(n_bytes % size for size in TS_PACKETS):
+            return False
+        file.seek(n_bytes // TS_PACKETS[0] * TS_PACKETS[0])
+        return file.read(1) == TS_SYNC
+
+
+def declared_bytes(path: Path) -> int:
+    """Size in bytes that a Matroska/WebM or AVI file gives for itself; 0 if it gives none."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] != b"\x1a\x45\xdf\xa3":  # EBML header (RFC 8794, section 11.2.1)
+        return 0
+    header_size, start = _ebml_size(head, 4)
+    segment = start + header_size
+    if head[segment : segment + 4] != b"\x18\x53\x80\x67":  # Segment (RFC 9559, section 5.1)
+        return 0
+    size, start = _ebml_size(head, segment + 4)
+    return start + size if size else 0
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
+    """Variable-length size (RFC 8794, section 6) and the offset after it; size 0 if it is marked unknown."""
+    if at >= len(data) or data[at] == 0:
+        return 0, at + 1
+    length = 9 - data[at].bit_length()
+    bits = 7 * length
+    size = int.from_bytes(data[at : at + length], "big") & ((1 << bits) - 1)
+    return (0 if size == (1 << bits) - 1 else size), at + length
