@@ -79,7 +79,7 @@ def _is_text(value: object) -> bool:
 
 def _list_items(path: Path, content: bytes) -> Iterator[tuple[Place, object, bool]]:
     try:
-        value = parse_json(content.decode("utf-8-sig"))
+        value = parse_json(content.decode("utf-8-sig"), unique=True)
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}). Is it a Git LFS pointer or a half download?") from error
     escaped = _HALF_PAIR.search(content) is not None
@@ -94,7 +94,7 @@ def _lines(path: Path, file: Iterator[bytes], bad: BadRows) -> Iterator[tuple[Pl
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text.strip():
-                yield place, parse_json(text), _HALF_PAIR.search(line) is not None
+                yield place, parse_json(text, unique=True), _HALF_PAIR.search(line) is not None
         except UnicodeDecodeError as error:
             bad.refuse(DataError(f"{place[0]}: not UTF-8 text (byte {error.start}). Is {path.name} an archive?"))
         except ValueError as error:

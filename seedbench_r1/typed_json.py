@@ -26,16 +26,27 @@ class Range:
     high: float
 
 
-def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  # JSON
-    """json.loads; ValueError also for what is nested too deeply, for it or for all that is done with the value."""
+def parse_json(text: str | bytes, *, unique: bool = False) -> Any:  # noqa: ANN401  # JSON
+    """json.loads; ValueError also for what is nested too deeply, for it or for all that is done with the value.
+
+    unique: a key that stands twice in one object is a ValueError; json.loads takes the last one.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_repetition if unique else None)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
     if sum(map(text.count, brackets)) > MOST_DEPTH:  # type: ignore[arg-type]  # both are text, or both bytes
         refuse_deep(value)
     return value
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 def refuse_deep(value: object) -> None:

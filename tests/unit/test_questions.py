@@ -354,3 +354,21 @@ def test_bad_rows_are_left_out_and_counted_when_asked(tmp_path):
     assert [q.question_id for q in load_annotations(path, tmp_path, "L1", bad)] == ["L1/1", "L1/3"]
     starts = [re.search(r"a\.jsonl:(\d+): (\S+)", message).groups() for message in bad.messages]
     assert starts == [("2", "golden_choice_idx"), ("3", "not"), ("4", "expected"), ("5", "sample_id"), ("7", "not")]
+
+
+@pytest.mark.parametrize("form", ["lines", "list"])
+def test_a_key_that_stands_twice_is_no_row(tmp_path, form):
+    """JSON readers take the last one: the gold letter would change without a word."""
+    line = json.dumps(evaluation_row(1))
+    line = line.replace('"golden_choice_idx": "A"', '"golden_choice_idx": "A", "golden_choice_idx": "B"')
+    (path := tmp_path / "a.jsonl").write_text(line + "\n" if form == "lines" else f"[{line}]")
+    with pytest.raises(DataError, match=r"a\.jsonl.*'golden_choice_idx' stands there twice"):
+        load_annotations(path, tmp_path, "L1")
+
+
+@pytest.mark.parametrize("name", ["choice_E", "choice_aa", "Choice_b"])
+def test_an_option_under_another_name_is_not_dropped(tmp_path, name):
+    path = write_rows(tmp_path / "a.jsonl", [evaluation_row(1) | {name: "dance"}])
+    for level in ("L1", "custom"):
+        with pytest.raises(DataError, match=f"a\\.jsonl:1: {name} is 'dance', expected choice_"):
+            load_annotations(path, tmp_path, level)
