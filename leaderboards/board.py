@@ -327,6 +327,8 @@ def _warnings(board: Board, left_out: Sequence[LeftOut]) -> list[str]:
     if len(board.protocols) > 1:
         parts = [f"{len(g.run_ids)} of {g.protocol} ({g.protocol_id}, {_frames(g.frames)})" for g in board.protocols]
         mixed = "Ranked together by force: differences may come from the protocol."
+        if any(not group.ranked for group in board.protocols):
+            mixed += " Imports, whose settings are unknown, are not."
         separate = "Only the first are ranked; rows of different protocols are not compared."
         warnings.append(f"Mixed protocols: {', '.join(parts)}. {mixed if board.force_mixed else separate}")
     others = sum(row.judge_id not in (None, board.judge_id) for row in board.rows)

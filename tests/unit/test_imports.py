@@ -260,4 +260,5 @@ def test_an_import_is_never_ranked_against_what_was_measured(tmp_path, rows, for
     board = build_board([*imports, *measured], metric="l1.accuracy", force_mixed=forced)
     ranked = {row.run_id for row in board.rows if row.rank_lo is not None}
     assert ranked == {path.name for path in measured}
+    assert any("Imports, whose settings are unknown, are not." in warning for warning in board.warnings) == forced
     assert all(("SETTINGS UNKNOWN" in row.flags) == (row.run_id not in ranked) for row in board.rows)
