@@ -9,6 +9,7 @@ from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.questions import load_annotations
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.imports import ImportTarget, import_files
+from seedbench_r1.runs.records import manifest_from_json, run_identity
 from seedbench_r1.runs.result_files import read_grpo_care, read_lmms_eval, read_predictions, read_seed_bench_r1
 from seedbench_r1.scoring import by_domain, by_kind
 from seedbench_r1.suites.transfer import load_transfer_file
@@ -245,20 +246,27 @@ def test_an_import_of_an_earlier_version_has_no_settings_either(tmp_path, rows):
 
 
 @pytest.mark.parametrize("forced", [False, True])
-def test_an_import_is_never_ranked_against_what_was_measured(tmp_path, rows, forced):
-    imports = []
-    for name in ("a", "b", "c"):  # more of them than of measured runs
-        folder = tmp_path / name
-        folder.mkdir()
-        file = read_grpo_care(write(folder, [entry(row, output="<answer>A</answer>") for row in rows]))
-        target = load_annotations(tmp_path / "annotations" / "validation_L1.jsonl", tmp_path, "L1")
-        files = {"L1": tmp_path / "annotations" / "validation_L1.jsonl"}
-        target = ImportTarget("seedbench-r1", {"L1": target}, files, by_domain)
-        report = import_files([file], target, tmp_path / "runs", source="grpo-care", model_name=name)
-        imports.append(report.run_path)
-    measured = write_runs(tmp_path, [RunSpec("m1", seed=1), RunSpec("m2", seed=2)], make_benchmark({"L1": 20}))
-    board = build_board([*imports, *measured], metric="l1.accuracy", force_mixed=forced)
+def test_an_import_is_never_ranked_against_what_was_measured(tmp_path, forced):
+    names = ("m1", "m2", "i1", "i2", "i3")  # more imports than measured runs
+    specs = [RunSpec(name, seed=seed) for seed, name in enumerate(names)]
+    paths = write_runs(tmp_path, specs, make_benchmark({"L1": 40}))
+    for path in paths[2:]:
+        file = path / "manifest.json"
+        unknown = {"protocol": "imported:lmms-eval", "protocol_id": "1234abcd"}
+        unknown |= dict.fromkeys(("template", "video", "sampling", "seed"))
+        before = json.loads(file.read_text())
+        file.write_text(json.dumps(before | unknown))
+        # Answers and verdicts carry the identity of their run.
+        old, new = (run_identity(manifest_from_json(value)) for value in (before, before | unknown))
+        for lines in path.glob("*.jsonl"):
+            lines.write_text(lines.read_text().replace(old, new))
+    board = build_board(paths, metric="l1.accuracy", force_mixed=forced)
+    assert {row.run_id for row in board.rows} == set(names)
     ranked = {row.run_id for row in board.rows if row.rank_lo is not None}
-    assert ranked == {path.name for path in measured}
-    assert any("Imports, whose settings are unknown, are not." in warning for warning in board.warnings) == forced
-    assert all(("SETTINGS UNKNOWN" in row.flags) == (row.run_id not in ranked) for row in board.rows)
+    assert ranked == {"m1", "m2"}
+    assert {row.run_id for row in board.rows if "SETTINGS UNKNOWN" in row.flags} == {"i1", "i2", "i3"}
+    assert any("Imports, whose settings are unknown, are not." in text for text in board.warnings) == forced
+    # Among themselves, and with one of them as the baseline, they are compared.
+    assert sum(row.rank_lo is not None for row in build_board(paths[2:], metric="l1.accuracy").rows) == 3
+    by_import = build_board(paths, metric="l1.accuracy", baseline="i1")
+    assert {row.run_id for row in by_import.rows if row.rank_lo is not None} == {"i1", "i2", "i3"}
