@@ -65,6 +65,20 @@ def make_clip(
     return path
 
 
+def encode(path: Path, codec: str, **options: str) -> Path:
+    """60 frames of 64 x 48 pixels, by any of FFmpeg's encoders."""
+    base = texture(64, 80)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(60):
+            frame = av.VideoFrame.from_ndarray(moving_frame(base, index, 48, 64), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
 def copy_cut(source: Path, target: Path, *, first_packet: int, muxer: dict[str, str] | None = None) -> Path:
     """Copy the video packets from `first_packet` on (in file order) without decoding, as a fast cutter does."""
     with av.open(str(source)) as reading, av.open(str(target), "w", options=muxer or {}) as writing:

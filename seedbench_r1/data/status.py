@@ -103,14 +103,14 @@ def verify(
     videos = _users(questions, lambda question: question.video)
     images = _users(questions, lambda question: question.image)
     asked: list[Question] = []
+    renamed = in_another_case(path for path in (*videos, *images) if not path.exists())
     for path, users in (videos | images).items():
         if path.exists():
             asked.append(
                 replace(users[0], video=path if path in videos else None, image=path if path in images else None)
             )
         else:
-            alike = in_another_case([path]).get(path)
-            named = f"; {alike.name} is there, in another case. Fix: rename it" if alike else ""
+            named = f"; {renamed[path].name} is there, in another case. Fix: rename it" if path in renamed else ""
             yield Finding(path, f"{path}: missing{named}", _ids(users), usable=False)
     # The seed is fixed, so that two machines check the same clips.
     clips = [path for path in videos if path.exists()]

@@ -23,6 +23,13 @@ def boxes(path: Path) -> Iterator[tuple[bytes, int]]:
             at += max(size, 8)
 
 
+def tail(path: Path, n_bytes: int) -> bytes:
+    """The last bytes of a file, all of them if it has fewer."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - n_bytes))
+        return file.read()
+
+
 def ends_within_a_packet(path: Path) -> bool:
     """Whether the rest behind the last complete packet of a transport stream is the beginning of one."""
     n_bytes = path.stat().st_size

@@ -118,7 +118,7 @@ def decode_frames(path: Path, indices: Sequence[int], reader: Reader, convert: C
 
 
 class DamageError(MediaError):
-    """A part of the clip is damaged. Without err_detect, a decoder fills it with what it guesses."""
+    """A part of the clip is damaged: the decoder filled it with what it guesses, and said so."""
 
 
 class KeptFrames:

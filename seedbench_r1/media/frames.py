@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.decode import (
@@ -24,10 +26,12 @@ from seedbench_r1.media.probe import ClipInfo, probe_clip, uneven_times
 from seedbench_r1.types import Media, Reader, VideoConfig
 
 FRAME_FACTOR = 2  # Qwen2-VL and later merge two frames in time (qwen-vl-utils 0.0.14, FRAME_FACTOR)
-# Up to this frame size 16 frames of decord's take less than 1.5 GB; of 8000 x 8000 pixels one took it 3.8, PyAV 1.4
+# Up to this frame size 16 frames of decord's take less than 1.5 GB; 16 of 8000 x 8000 pixels take it
+# 3.8 GB, and PyAV 0.8
 DECORD_PIXELS = 9_000_000
-# Pillow knows some forty formats, and starts Ghostscript for one of them: only these are opened
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Pillow knows some forty formats, and starts Ghostscript for one of them: only these are opened. WebP and TIFF are
+# known to it only once their modules are imported.
+IMAGE_FORMATS = ("JPEG", "PNG", str(WebPImageFile.format), "BMP", "GIF", str(TiffImageFile.format), "PPM")
 MAX_RATIO = 200  # longest to shortest side (qwen-vl-utils 0.0.14, MAX_RATIO)
 
 
@@ -289,10 +293,6 @@ def load_image(path: Path, config: VideoConfig) -> Pixels:  # (H, W, 3) uint8
         raise _naming(path, error) from error
     # A copy: np.asarray of a picture is read-only.
     return np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
-
-
-# Pillow loads these two only when asked for every format.
-assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= set(IMAGE_FORMATS)
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:

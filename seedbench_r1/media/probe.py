@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from seedbench_r1.media.byte_layout import boxes, declared_bytes, ends_within_a_packet
+from seedbench_r1.media.byte_layout import boxes, declared_bytes, ends_within_a_packet, tail
 from seedbench_r1.media.container import MediaError, open_clip, packets_of, video_tracks
 from seedbench_r1.media.orientation import is_mirrored
 from seedbench_r1.media.packet_index import RESTARTS, SEEKABLE_CONTAINERS, is_restart
@@ -196,8 +196,9 @@ def _describe(path: Path, scan: _Scan) -> ClipInfo:
     remarks = []
     if 0 < len(scan.packets) < scan.n_declared and scan.container == "avi":
         remarks.append(f"the container has places for {scan.n_declared} frames, {len(scan.packets)} are there")
-    if scan.size not in (None, (scan.width, scan.height)):
-        remarks.append(f"the container says {scan.width}x{scan.height} pixels, its frames have {scan.size}")
+    if scan.size is not None and scan.size != (scan.width, scan.height):
+        shown_size = "x".join(map(str, scan.size))
+        remarks.append(f"the container says {scan.width}x{scan.height} pixels, its frames have {shown_size}")
     times = scan.shown_times if len(set(scan.shown_times)) == len(shown) else []
     n, span_s = len(times), times[-1] - times[0] if times else 0.0
     measured = (n - 1) / span_s if span_s else 0.0
@@ -233,18 +234,16 @@ def _unclean_keyframes(path: Path, scan: _Scan, *, leading: bool) -> str | None:
     keys = [packet for packet in scan.packets if packet.key]
     if leading:
         return "open GOPs"
-    if scan.codec not in INTRA_ONLY and len(scan.packets) == len(keys) > 1 and not _all_restart_by_type(scan):
+    all_restart = all(packet.restart for packet in keys)
+    # Without a table every packet is marked; in H.264 and HEVC the units say whether it is true.
+    marked_all = scan.codec not in INTRA_ONLY and len(scan.packets) == len(keys) > 1
+    if marked_all and not (scan.codec in RESTARTS and all_restart):
         return "no sync table"
     if "mp4" in scan.container and not _fragments_begin_with_keyframes(path, scan.packets):
         return "fragments that begin inside a group of pictures"
-    if not all(packet.restart for packet in keys):
+    if not all_restart:
         return "keyframes that are no clean restart (open GOPs or intra refresh)"
     return None
-
-
-def _all_restart_by_type(scan: _Scan) -> bool:
-    """A clip of keyframes alone, and their units say so themselves."""
-    return scan.codec in RESTARTS and all(packet.restart for packet in scan.packets)
 
 
 def _fragments_begin_with_keyframes(path: Path, packets: Sequence[_Packet]) -> bool:
@@ -330,7 +329,7 @@ def _refuse_early_end(path: Path, scan: _Scan) -> None:
         )
     if streamed and n_bytes - last_byte > UNREAD * n_bytes:
         raise MediaError(f"{path}: nothing can be read after byte {last_byte} of {n_bytes}. Download it again")
-    if scan.container == "gif" and GIF_END not in path.read_bytes()[-GIF_TAIL:]:
+    if scan.container == "gif" and GIF_END not in tail(path, GIF_TAIL):
         raise MediaError(f"{path}: the file is cut off: the mark at the end of a GIF is absent. Download it again")
 
 

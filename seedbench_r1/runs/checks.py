@@ -39,13 +39,10 @@ def doubts_of(path: Path, manifest: RunManifest) -> tuple[str, ...]:
     """What shows that files were edited after they were written, a sentence each that begins with the file's name."""
     found = []
     settings = manifest.settings
-    ids = [
-        protocol_id(settings.template, settings.video, settings.sampling, manifest.transport, scorer)
-        for scorer in _SCORERS
-        if settings is not None
-    ]
-    if settings is not None and manifest.protocol != _NOT_RECOMPUTED and manifest.protocol_id not in ids:
-        found.append(f"manifest.json: its settings are not those of protocol id {manifest.protocol_id}")
+    if settings is not None and manifest.protocol != _NOT_RECOMPUTED:
+        known = (settings.template, settings.video, settings.sampling, manifest.transport)
+        if manifest.protocol_id not in [protocol_id(*known, scorer) for scorer in _SCORERS]:
+            found.append(f"manifest.json: its settings are not those of protocol id {manifest.protocol_id}")
     if manifest.questions_sha256 is not None:
         file = path / "questions.jsonl"
         lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import random
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -24,7 +23,7 @@ from seedbench_r1.media.decode import (
     to_rgb,
 )
 from seedbench_r1.media.probe import probe_clip
-from tests.media import CLOSED, OPEN, copy_cut, decode_all, make_clip, moving_frame, texture, truncate, turn
+from tests.media import CLOSED, OPEN, copy_cut, decode_all, encode, make_clip, moving_frame, texture, truncate, turn
 
 FIVE_DRAWS = [sorted(random.Random(seed).sample(range(48), 8)) for seed in range(5)]
 OPEN_CUT_PACKET = 9  # the second keyframe of the open-GOP clip; its three leading B-frames follow it
@@ -43,19 +42,6 @@ def wrong_frames(path: Path, reader: str, draws: list[list[int]] = FIVE_DRAWS) -
             index for index, frame in zip(indices, frames, strict=True) if not np.array_equal(frame, every[index])
         }
     return wrong
-
-
-def encode(path: Path, codec: str, **options: str) -> Path:
-    base = texture(64, 80)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30, options=options)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(60):
-            frame = av.VideoFrame.from_ndarray(moving_frame(base, index, 48, 64), format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 # ---------------------------------------------------------------- the readers

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,23 +13,10 @@ import pytest
 
 from seedbench_r1.media.decode import KeptFrames, _decode_needed, decode_frames, to_rgb
 from seedbench_r1.media.packet_index import PacketIndex, _restarts, index_packets, packets_to_decode
-from tests.media import CLOSED, OPEN, copy_cut, make_clip, moving_frame, texture
+from tests.media import CLOSED, OPEN, copy_cut, encode, make_clip
 
 TICKS = np.cumsum([1 + 3 * (i % 5 == 0) for i in range(60)]).tolist()
 FLAT = "keyint=6:min-keyint=6:scenecut=0:bframes=0"
-
-
-def encode(path: Path, codec: str, **options: str) -> Path:
-    base = texture(64, 80)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30, options=options)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(60):
-            frame = av.VideoFrame.from_ndarray(moving_frame(base, index, 48, 64), format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 def x264(ending: str = "mp4", **options: object) -> Callable[[Path], Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,8 @@ def asked(family):
         request("L1/large", family, n_frames=6, cells=(5, 8), seconds=9.3),
         request("L1/narrow", family, n_frames=10, cells=(1, 7), seconds=31.7),
         request("L1/image", family, n_frames=None, cells=(6, 4)),
+        # A clip of a variable frame rate: the model is told the frames' own times.
+        replace(request("L1/uneven", family, seconds=9.0), frame_times=(0.0, 0.37, 1.9, 8.8)),
         request("L1/wordy", family, question="What should be done next? " * 40),
     ]
 
