@@ -13,6 +13,8 @@ from PIL import Image
 
 CLOSED = "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0"
 OPEN = CLOSED + ":open-gop=1"
+# Times of 60 frames in units of 1/fps, for a variable frame rate: every fifth frame comes three units late.
+UNEVEN = np.cumsum([1 + 3 * (i % 5 == 0) for i in range(60)]).tolist()
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:  # (height, width, 3) uint8

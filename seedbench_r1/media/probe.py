@@ -26,7 +26,9 @@ COUNTABLE = ("h264", "hevc", "vp9", "av1", "mjpeg", "gif")  # each packet is one
 INTRA_ONLY = ("mjpeg", "gif")
 # Containers that one can read up to any byte: their end is known only from what the rest of the file holds
 STREAMED = ("mpegts", "flv", "mpeg")
+OWN_CLOCK = ("mpegts", "mpeg")  # times begin anywhere; elsewhere the declared duration is where the last one ends
 UNREAD = 0.1  # share of a streamed file behind its last packet that is still no damage
+PACKS = 4096  # bytes of two packs of MPEG-PS, which are padded
 GIF_END, GIF_TAIL = b"\0\x3b", 64  # of the last picture and of the file, and how much may stand behind it
 UNEVEN_FRAMES, UNEVEN_SHARE = 2, 0.01  # a frame is out of its even place by more than so many frames and such a share
 GAP = 1.75  # times the usual distance of two frames, from which on one is missing; rounded time stamps differ by less
@@ -312,30 +314,33 @@ def _refuse_early_end(path: Path, scan: _Scan) -> None:
 
     The declared duration may be that of another track: sound that goes on after the last picture is no damage.
     """
-    # Spans: transport streams may begin at any time.
-    end_s = scan.shown_times[-1] - scan.shown_times[0] if scan.shown_times else 0.0
+    # A clip that keeps the times of the film it was cut from begins late, and is whole.
+    from_zero = scan.container not in OWN_CLOCK
+    times = scan.shown_times or [0.0]
+    end_s = times[-1] if from_zero else times[-1] - times[0]
     early = scan.duration_s - end_s > max(EARLY_END * scan.duration_s, EARLY_END_S, 2 / (scan.fps or 1.0))
     if scan.container == "mpegts" and ends_within_a_packet(path):
         raise MediaError(f"{path}: the file is cut off within a packet of its stream. Download it again")
     streamed = any(name in scan.container for name in STREAMED)
     if not (early or streamed or scan.container == "gif"):
         return
-    last_s, last_byte = _last_of_all_tracks(path)
+    last_s, last_byte = _last_of_all_tracks(path, from_zero=from_zero)
     n_bytes = path.stat().st_size
     if early and scan.duration_s - last_s > EARLY_END * scan.duration_s:
         raise MediaError(
             f"{path}: the file ends early: {max(end_s, last_s):.1f} of {scan.duration_s:.1f} seconds are there. "
             "Download it again"
         )
-    if streamed and n_bytes - last_byte > UNREAD * n_bytes:
+    padding = PACKS if scan.container == "mpeg" else 0
+    if streamed and n_bytes - last_byte > max(UNREAD * n_bytes, padding):
         raise MediaError(f"{path}: nothing can be read after byte {last_byte} of {n_bytes}. Download it again")
     if scan.container == "gif" and GIF_END not in tail(path, GIF_TAIL):
         raise MediaError(f"{path}: the file is cut off: the mark at the end of a GIF is absent. Download it again")
 
 
-def _last_of_all_tracks(path: Path) -> tuple[float, int]:
-    """Of the packets of all tracks: seconds from the first to the end of the last, and the last byte in the file."""
-    first_s, last_s, last_byte = math.inf, -math.inf, 0
+def _last_of_all_tracks(path: Path, *, from_zero: bool) -> tuple[float, int]:
+    """Of the packets of all tracks: seconds from zero (or the first) to the end of the last, and the last byte."""
+    first_s, last_s, last_byte = 0.0 if from_zero else math.inf, -math.inf, 0
     with open_clip(path) as (container, _):
         for packet in packets_of(container):
             if packet.dts is not None:

@@ -23,7 +23,19 @@ from seedbench_r1.media.decode import (
     to_rgb,
 )
 from seedbench_r1.media.probe import probe_clip
-from tests.media import CLOSED, OPEN, copy_cut, decode_all, encode, make_clip, moving_frame, texture, truncate, turn
+from tests.media import (
+    CLOSED,
+    OPEN,
+    UNEVEN,
+    copy_cut,
+    decode_all,
+    encode,
+    make_clip,
+    moving_frame,
+    texture,
+    truncate,
+    turn,
+)
 
 FIVE_DRAWS = [sorted(random.Random(seed).sample(range(48), 8)) for seed in range(5)]
 OPEN_CUT_PACKET = 9  # the second keyframe of the open-GOP clip; its three leading B-frames follow it
@@ -55,8 +67,8 @@ def wrong_frames(path: Path, reader: str, draws: list[list[int]] = FIVE_DRAWS) -
         ("closed.mkv", {}),
         ("closed.mov", {}),
         ("fragmented.mp4", {"muxer": {"movflags": "frag_keyframe+empty_moov"}}),
-        ("variable.mp4", {"ticks": np.cumsum([1 + 3 * (i % 5 == 0) for i in range(60)]).tolist()}),
-        ("variable.mkv", {"ticks": np.cumsum([1 + 3 * (i % 5 == 0) for i in range(60)]).tolist()}),
+        ("variable.mp4", {"ticks": UNEVEN}),
+        ("variable.mkv", {"ticks": UNEVEN}),
         ("ten_bit.mp4", {"pix_fmt": "yuv420p10le"}),
         ("full_chroma_odd.mp4", {"pix_fmt": "yuv444p", "size": (47, 63)}),
         ("odd_multiple.mp4", {"size": (50, 66)}),
@@ -188,9 +200,8 @@ def test_the_probe_s_numbers(tmp_path: Path) -> None:
     info = probe_clip(make_clip(tmp_path / "a.mp4", n_frames=45, fps=15, size=(48, 80)))
     assert (info.n_frames, info.native_fps, info.width, info.height) == (45, 15.0, 80, 48)
     assert (info.rotation, info.hidden, info.timestamps, info.clean_start) == (0, 0, True, True)
-    ticks = np.cumsum([1 + 3 * (i % 5 == 0) for i in range(60)]).tolist()
-    variable = probe_clip(make_clip(tmp_path / "v.mp4", ticks=ticks))
-    assert variable.native_fps == pytest.approx(60 / (ticks[-1] - ticks[0] + 1) * 30, rel=0.02)
+    variable = probe_clip(make_clip(tmp_path / "v.mp4", ticks=UNEVEN))
+    assert variable.native_fps == pytest.approx(60 / (UNEVEN[-1] - UNEVEN[0] + 1) * 30, rel=0.02)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])

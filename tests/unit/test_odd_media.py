@@ -131,6 +131,15 @@ def test_one_damaged_byte_or_sector_is_refused_or_changes_nothing(tmp_path: Path
         assert unnoticed <= 4
 
 
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "avi", "flv", "ts", "mpg"])
+def test_a_clip_that_keeps_the_times_of_the_film_it_was_cut_from(tmp_path: Path, ending: str) -> None:
+    """The declared duration is then where the film stood, which is no sign of a file that ends early."""
+    film_time = 900  # ten times the clip's own length
+    late = make_clip(tmp_path / f"late.{ending}", ticks=range(film_time, film_time + 90), n_frames=90)
+    assert load_media(late, None, PLAIN).n_total == 90
+    exact(late)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

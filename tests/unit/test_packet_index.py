@@ -13,9 +13,8 @@ import pytest
 
 from seedbench_r1.media.decode import KeptFrames, _decode_needed, decode_frames, to_rgb
 from seedbench_r1.media.packet_index import PacketIndex, _restarts, index_packets, packets_to_decode
-from tests.media import CLOSED, OPEN, copy_cut, encode, make_clip
+from tests.media import CLOSED, OPEN, UNEVEN, copy_cut, encode, make_clip
 
-TICKS = np.cumsum([1 + 3 * (i % 5 == 0) for i in range(60)]).tolist()
 FLAT = "keyint=6:min-keyint=6:scenecut=0:bframes=0"
 
 
@@ -54,8 +53,8 @@ CLIPS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "closed mkv": (x264("mkv"), "jumps"),
     "closed mov": (x264("mov"), "jumps"),
     "fragmented": (x264(muxer={"movflags": "frag_keyframe+empty_moov"}), "jumps"),
-    "variable rate mp4": (x264(ticks=TICKS), "jumps"),
-    "variable rate mkv": (x264("mkv", ticks=TICKS), "jumps"),
+    "variable rate mp4": (x264(ticks=UNEVEN), "jumps"),
+    "variable rate mkv": (x264("mkv", ticks=UNEVEN), "jumps"),
     "ten bit": (x264(pix_fmt="yuv420p10le"), "jumps"),
     "full chroma, odd size": (x264(pix_fmt="yuv444p", size=(47, 63)), "jumps"),
     "no B-frames": (x264(x264=FLAT), "jumps"),
