@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import Any, TypeVar
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.typed_json import parse_json
+from seedbench_r1.typed_json import RepeatedKey, parse_json
 
 _LETTERED = re.compile(r"\(?([A-Z])[.):](\s*)(.*)", re.DOTALL)
 _MOST_VALUES = 50_000  # remembered by Interned, so that a file of a million different ones costs nothing
@@ -57,7 +57,8 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[Place, dict[str, Any]]
             rows = _list_items(path, file.read()) if head.startswith(b"[") else _lines(path, file, bad)
             for place, row, escaped in rows:
                 if not isinstance(row, dict):
-                    bad.refuse(DataError(f"{place[0]}: expected a JSON object, found {type(row).__name__}."))
+                    found = repr(row) if isinstance(row, RepeatedKey) else type(row).__name__
+                    bad.refuse(DataError(f"{place[0]}: expected a JSON object, found {found}."))
                 elif escaped and (field := next(filter(lambda name: not _is_text({name: row[name]}), row), None)):
                     bad.refuse(DataError(f"{place[0]}: {field!a} holds half of a surrogate pair: an emoji cut in two?"))
                 else:
@@ -71,7 +72,7 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[Place, dict[str, Any]]
 def _is_text(value: object) -> bool:
     """Whether it can be written and tokenised: JSON takes a lone \\ud83d."""
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, default=repr).encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -26,13 +26,23 @@ class Range:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class RepeatedKey:
+    """What stands for an object of JSON text in which a key stands twice, so that no reader takes it for an object."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"an object in which {self.name!r} stands twice"
+
+
 def parse_json(text: str | bytes, *, unique: bool = False) -> Any:  # noqa: ANN401  # JSON
     """json.loads; ValueError also for what is nested too deeply, for it or for all that is done with the value.
 
-    unique: a key that stands twice in one object is a ValueError; json.loads takes the last one.
+    unique: an object in which a key stands twice becomes a RepeatedKey; json.loads takes the last one.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_without_repetition if unique else None)
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
@@ -41,11 +51,11 @@ def parse_json(text: str | bytes, *, unique: bool = False) -> Any:  # noqa: ANN4
     return value
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RepeatedKey:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        return RepeatedKey(next(name for name in names if names.count(name) > 1))
     return found
 
 

@@ -358,12 +358,16 @@ def test_bad_rows_are_left_out_and_counted_when_asked(tmp_path):
 
 @pytest.mark.parametrize("form", ["lines", "list"])
 def test_a_key_that_stands_twice_is_no_row(tmp_path, form):
-    """JSON readers take the last one: the gold letter would change without a word."""
+    """JSON readers take the last one: the gold letter would change without a word. Other rows may be kept."""
+    good = json.dumps(evaluation_row(2))
     line = json.dumps(evaluation_row(1))
     line = line.replace('"golden_choice_idx": "A"', '"golden_choice_idx": "A", "golden_choice_idx": "B"')
-    (path := tmp_path / "a.jsonl").write_text(line + "\n" if form == "lines" else f"[{line}]")
-    with pytest.raises(DataError, match=r"a\.jsonl.*'golden_choice_idx' stands there twice"):
+    (path := tmp_path / "a.jsonl").write_text(f"{line}\n{good}\n" if form == "lines" else f"[{line}, {good}]")
+    with pytest.raises(DataError, match=r"a\.jsonl(:1|: index 0): .*'golden_choice_idx' stands twice"):
         load_annotations(path, tmp_path, "L1")
+    bad = BadRows(skip=True)
+    assert [q.question_id for q in load_annotations(path, tmp_path, "L1", bad)] == ["L1/2"]
+    assert len(bad.messages) == 1
 
 
 @pytest.mark.parametrize("name", ["choice_E", "choice_aa", "Choice_b"])
