@@ -162,7 +162,7 @@ def save_checkpoint(
             raise ResourceError(f"{out} is not the same folder in all processes. Fix: --out on a shared file system.")
 
     def write_tensors() -> None:
-        if state.policy.shards is not None:
+        if state.policy.trains_shards:
             save_shards(temporary / RESUME / SHARDED, _sharded_tensors(state), progress.step)
         state.policy.save(temporary, writes=main)
 
@@ -223,7 +223,7 @@ def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mappi
     """Write what process 0 alone writes, and give the folder its name."""
     step = content["step"]
     random = {**_random_states(), "step": step}
-    if state.policy.shards is not None:
+    if state.policy.trains_shards:
         torch.save(random, temporary / RESUME / RANDOM)
     else:
         kept = {"optimizer": state.optimizer.state(), "average": state.reference.average, "random": random}
@@ -239,7 +239,7 @@ def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mappi
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
     """Restore everything as it was when the folder, which has been checked, was written."""
-    if state.policy.shards is not None:
+    if state.policy.trains_shards:
         load_shards(folder / RESUME / SHARDED, _sharded_tensors(state))
         state.reference.write_average_to_copy()
         _restore_random(torch.load(folder / RESUME / RANDOM, weights_only=True))
@@ -255,10 +255,10 @@ def checkpoint_bytes(state: TrainingState) -> int:
     """Size of a checkpoint, small files not counted."""
     policy, optimizer, reference = state.policy, state.optimizer, state.reference
     trainable = policy.trainable()
-    if policy.shards is not None:
+    if policy.trains_shards:
         # A sharded tensor's numel is that of the full tensor. 12 bytes: fp32 weight and two moments.
         n, n_trainable = (sum(p.numel() for p in ps) for ps in (policy.model.parameters(), trainable.values()))
-        return n * policy.shards.unsharded_shell.dtype.itemsize + (12 + (4 if reference.average else 0)) * n_trainable
+        return n * policy.dtype.itemsize + (12 + (4 if reference.average else 0)) * n_trainable
     saved = trainable if policy.adapter is not None else dict(policy.model.named_parameters())
     weights = sum(p.nbytes for p in saved.values())
     moments = sum(2 * 4 * w.numel() for w in optimizer.weights.values())

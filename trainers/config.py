@@ -91,6 +91,13 @@ class TrainConfig:
     gpu_memory_utilization: float = setting(  # ours
         0.3, "Share of each GPU while vLLM samples.", RUNTIME, above=0, at_most=1, owners=("rollouts vllm",)
     )
+    rollout_tensor_parallel: int | None = setting(
+        None,
+        "Processes that share one vLLM engine and its batch; by default as many of the node's as the model allows.",
+        RUNTIME,
+        at_least=1,
+        owners=("rollouts vllm",),
+    )
     decode_cache: Literal["auto", "dynamic", "static"] = setting(  # static: on CUDA one recorded graph
         "auto", "Of the rollouts; auto: static on CUDA.", RUNTIME, owners=("rollouts builtin",)
     )
@@ -203,6 +210,11 @@ class TrainConfig:
         return "more processes" if self.fsdp else "--optimizer-device cpu, --fsdp in several processes"
 
     @property
+    def trains_shards(self) -> bool:
+        """Whether what is trained is sharded: adapters are whole in every process."""
+        return self.fsdp and not self.lora
+
+    @property
     def questions_file(self) -> Path:
         """The training rows' file."""
         return self.train_file or self.data / "annotations" / (COT_FILE if self.algo == "sft" else TRAINING_FILE)
@@ -216,6 +228,7 @@ RESUME_MUTABLE = {
     "allow_missing",
     "rollout_batch_size",
     "gpu_memory_utilization",
+    "rollout_tensor_parallel",
     "decode_cache",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -336,15 +349,8 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
         needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
         raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")
-    if config.fsdp and config.lora:
-        raise ConfigError(
-            "--fsdp and --lora do not go together. Fix: --lora alone, which fits without and runs in any number of "
-            "processes, or --fsdp alone for full fine-tuning."
-        )
-    if config.fsdp and config.optimizer_device == "cpu":
+    if config.fsdp and not config.lora and config.optimizer_device == "cpu":
         raise ConfigError("--fsdp keeps its shards on the GPUs. Fix: without --optimizer-device cpu.")
-    if config.fsdp and config.rollouts == "vllm":
-        raise ConfigError("--fsdp does not hand its weights to vLLM. Fix: --rollouts builtin, or without --fsdp.")
 
 
 def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> int:

@@ -166,7 +166,7 @@ def _step(
     with _memory_explained(plan.config):
         numbers, groups, seconds = _compute_gradients(plan, processes, state, sampler, examples)
         # With shards, every backward pass has summed the gradients over the processes already.
-        if state.policy.shards is None:
+        if not state.policy.trains_shards:
             processes.all_reduce_(state.optimizer.gradients())
         rate = learning_rate(plan.config, step, plan.n_steps)
         norm = state.optimizer.step(rate)

@@ -368,14 +368,14 @@ def test_the_mismatch_of_sampler_and_policy_by_hand(tmp_path):
 
 
 def test_adapters_are_merged_as_peft_merges_them_and_stay(toy):
-    from trainers.vllm_sampler import merged_parameters
+    from trainers.merging import whole_parameters
 
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4, lora_alpha=8)
     policy = policy_of(config)
     for name, parameter in policy.trainable().items():
         parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    found = dict(merged_parameters(policy.model))
+    found = dict(whole_parameters(policy.model, policy.dtype))
     assert all(torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
     plain = dict(policy_of(toy_config(toy.raw, toy.data, toy.data / "none", "care")).model.named_parameters())
     assert found.keys() == plain.keys()
