@@ -7,7 +7,7 @@ pass at all, which DistributedDataParallel, waiting for every backward hook, wou
 
 from __future__ import annotations
 
-import os
+import socket
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -41,9 +41,10 @@ class Processes:
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         self.rank: int = state.process_index
         self.world_size: int = state.num_processes
-        self.node_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))  # torchrun's and accelerate's
         # Among several processes accelerate assigns each its GPU; alone, --device decides.
         self.device: torch.device = resolve_device(device) if self.world_size == 1 else state.device
+        here = socket.gethostname()
+        self.node_size = self.gather([here]).count(here)
 
     @property
     def is_main(self) -> bool:
