@@ -204,10 +204,20 @@ class TrainConfig:
         10, "Steps between samples in rollouts.jsonl; 0: none.", OUTPUT, at_least=0, owners=RL
     )
 
-    @property
-    def memory_hints(self) -> str:
-        """Further ways to save memory on a GPU, for error messages."""
-        return "more processes" if self.fsdp else "--optimizer-device cpu, --fsdp in several processes"
+    def memory_advice(self, *first: str) -> str:
+        """What saves memory on a GPU and is not in use yet, for error messages; `first` comes first of what continues.
+
+        Under --fsdp a --group-chunk saves nothing: each chunk's backward pass holds the root's whole gradient.
+        """
+        kept, anew = list(first), []
+        if self.trains_shards:
+            kept.append("more processes")
+        else:
+            kept += ["--optimizer-device cpu"] * (self.optimizer_device == "auto")
+        anew += ["--fsdp in several processes"] * (not self.fsdp) + ["--lora"] * (not self.lora)
+        anew += ["--freeze-vision"] * (not self.freeze_vision and not self.lora) + ["a smaller --max-completion-length"]
+        going_on = f"{' or '.join(kept)}, with which the same command continues from the last checkpoint; or, "
+        return f"Fix: {going_on if kept else ''}with another --out, {', '.join(anew)}."
 
     @property
     def trains_shards(self) -> bool:

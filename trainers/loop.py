@@ -283,10 +283,8 @@ def _memory_explained(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        # Half of what did not fit.
-        chunk = max(1, (config.group_chunk or config.num_generations) // 2)
-        raise ResourceError(
-            f"Out of memory in the training pass. Fix: --group-chunk {chunk} (the same numbers, less memory), "
-            f"{config.memory_hints}, --freeze-vision, --lora, or a smaller --max-completion-length. The same command "
-            f"continues from the last checkpoint."
-        ) from error
+        smaller = list[str]()
+        if config.algo != "sft" and not config.fsdp:
+            # Half of what did not fit.
+            smaller.append(f"--group-chunk {max(1, (config.group_chunk or config.num_generations) // 2)}")
+        raise ResourceError(f"Out of memory in the training pass. {config.memory_advice(*smaller)}") from error

@@ -133,9 +133,8 @@ class VllmSampler:
             if not out_of_memory(error):
                 raise
             raise ResourceError(
-                f"Out of memory while vLLM sampled {len(requests)} rollouts. Fix: a lower "
-                "--gpu-memory-utilization, --optimizer-device cpu, or --rollouts builtin. "
-                "The same command continues from the last checkpoint."
+                f"Out of memory while vLLM sampled {len(requests)} rollouts. "
+                f"{self._config.memory_advice('a lower --gpu-memory-utilization')}"
             ) from error
         finally:
             # The training pass needs the memory, also when sampling has failed and is handled further up.
