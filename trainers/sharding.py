@@ -1,9 +1,8 @@
 """Weights, gradients, optimiser states and the average sharded over the processes, by torch's FSDP2 (`fully_shard`).
 
-Every decoder layer is gathered when it runs, forward and backward, and resharded afterwards. All else is gathered with
-the root, once a pass: embeddings, output layer and the vision tower. The tower is called once for images and once for
-clips; were its blocks gathered one by one, processes would gather unequally often. Shards are float32, passes run in
-the model's dtype, gradients are summed in float32.
+Every decoder layer and every block of the vision tower is gathered when it runs, forward and backward, and resharded
+afterwards; the tower runs once a pass. All else is gathered with the root, once a pass: embeddings and output layer.
+Shards are float32, passes run in the model's dtype, gradients are summed in float32.
 
 Gathering is collective: every process must gather equally often. So the processes agree on the number of passes
 beforehand (`Processes.max_over_ranks`), and one with fewer makes idle passes, whose gradient is zero.
@@ -73,7 +72,7 @@ def shard(
 
     # Inputs are not cast: a layer's rotary angles may be float32 on purpose.
     precision = MixedPrecisionPolicy(model.dtype, torch.float32, cast_forward_inputs=False)
-    for module in (*model.model.language_model.layers, model):
+    for module in (*model.model.visual.blocks, *model.model.language_model.layers, model):
         for parameter in module.parameters():
             if not isinstance(parameter, DTensor) and parameter not in whole:
                 # Layer by layer, so that the whole model never exists in float32.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from seedbench_r1.backends.decoding import vision_tensors
+from seedbench_r1.backends.vision import media_arguments
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 from trainers.logprobs import (
@@ -160,8 +160,8 @@ def _packed(
         rows += [n_prompt - 1 if t == 0 else start + t - 1 for t in range(begin, end)]
         start += length
     targets = torch.cat([ids[begin:end] for ids, (begin, end) in zip(completions, wanted, strict=True)]).to(device)
+    input_ids = torch.cat([inputs.input_ids, *kept])[None]
     arguments = {
-        "input_ids": torch.cat([inputs.input_ids, *kept])[None].to(device),
         "position_ids": positions[:, None].to(device),
         "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=device),
         "shared_prefix": _packing(base, n_prompt, lengths),
@@ -171,7 +171,7 @@ def _packed(
         chunk_rows = chunk_rows_of(base.lm_head)
         return token_logprobs(project, hidden[0], targets, temperature=temperature, chunk_rows=chunk_rows)
 
-    return logprobs_of(model, score, arguments | vision_tensors(base, layout, [inputs]))
+    return logprobs_of(model, score, arguments | media_arguments(base, layout, [inputs], input_ids))
 
 
 def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _Packing:

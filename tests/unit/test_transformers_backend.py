@@ -11,13 +11,13 @@ import safetensors.torch
 import torch
 import transformers
 
-from seedbench_r1.backends.decoding import end_token_ids, vision_tensors
+from seedbench_r1.backends.decoding import end_token_ids
 from seedbench_r1.backends.loading import load_model, resolve_device
 from seedbench_r1.backends.transformers import TransformersBackend
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.qwen_vl import prepare_inputs
 from seedbench_r1.types import Failure, SamplingConfig
-from tests.tiny_models import FAMILIES, make_tiny, request, tiny_checkpoint
+from tests.tiny_models import FAMILIES, make_tiny, request, tiny_checkpoint, vision_tensors
 
 GREEDY = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=12, logprobs=True)
 
