@@ -185,8 +185,18 @@ class TrainConfig:
     )
     frame_cache: Path | None = setting(None, "Folder that keeps decoded frames for later epochs and runs.", RUNTIME)
     frame_cache_gb: float = setting(50.0, "Its limit in GB.", RUNTIME, above=0, needs="frame_cache")
+    hang_timeout_s: float = setting(  # ours
+        1800.0,
+        "Seconds without a new stage after which every process says where it stands.",
+        RUNTIME,
+        flag="--hang-timeout",
+        above=0,
+    )
     save_steps: int = setting(100, "Steps between checkpoints.", OUTPUT, at_least=1)  # ours
     save_total_limit: int | None = setting(3, "Newest checkpoints kept.", OUTPUT, at_least=1)  # ours
+    save_optimizer: Literal["newest", "never"] = setting(
+        "newest", "What continuing needs; never: a stopped training starts again.", OUTPUT
+    )
     logging_steps: int = setting(  # metrics.jsonl has every step
         10, "Steps between lines shown.", OUTPUT, at_least=1
     )
@@ -254,6 +264,8 @@ RESUME_MUTABLE = {
     "frame_cache_gb",
     "save_steps",
     "save_total_limit",
+    "save_optimizer",
+    "hang_timeout_s",
     "logging_steps",
     "keep_going",
     "rollout_log_steps",
