@@ -19,9 +19,10 @@ from seedbench_r1.config_file import ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
-from seedbench_r1.types import Template, VideoConfig, to_json
+from seedbench_r1.types import Template, VideoConfig
 
 Algo = Literal["care", "grpo", "sft"]
+LossType = Literal["grpo", "dr_grpo", "dapo", "gspo"]
 
 TRAINING_FILE = "training_6k.jsonl"
 COT_FILE = "training_with_cot_6k.jsonl"
@@ -127,6 +128,9 @@ class TrainConfig:
     kl_on: Literal["all", "accurate"] = setting(
         "all", "Rollouts; accurate: the paper's KL-EMA-HA ablation.", LOSS, needs="beta"
     )
+    loss_type: LossType = setting(
+        "grpo", "How the tokens' terms are averaged; gspo: one ratio per rollout.", LOSS, owners=RL
+    )
     # Optimiser.
     learning_rate: float = setting(1e-6, "At its highest; LoRA ten times as much.", OPTIMISER, above=0)  # script
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = setting(  # script
@@ -207,40 +211,6 @@ class TrainConfig:
         """The training rows' file."""
         return self.train_file or self.data / "annotations" / (COT_FILE if self.algo == "sft" else TRAINING_FILE)
 
-
-# Settings that may differ between a run and its continuation: none of them changes a parameter's value. The two batch
-# sizes and the number of processes may differ while their product stays (questions_per_step in training.json).
-RESUME_MUTABLE = {
-    "out",
-    "data",
-    "allow_missing",
-    "rollout_batch_size",
-    "gpu_memory_utilization",
-    "decode_cache",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "shared_prefix",
-    "group_chunk",
-    "gradient_checkpointing",
-    "optimizer_device",
-    "fsdp",
-    "device",
-    "workers",
-    "decode_timeout_s",
-    "frame_cache",
-    "frame_cache_gb",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-    "keep_going",
-    "rollout_log_steps",
-    "model",  # its bytes are compared instead
-    "processor",  # likewise
-    "train_file",  # likewise
-}
-
-# Settings that are younger than the first checkpoints: what those that do not name them were trained with.
-FORMER = {"rewards": "evaluation"}
 
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 TABLE = settings_of(TrainConfig) | {
@@ -352,14 +322,3 @@ def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> in
     if config.max_steps > 0:
         return config.max_steps
     return max(1, int(config.num_train_epochs * n_rows) // questions_per_step)
-
-
-def resume_identity(config: TrainConfig) -> dict[str, object]:
-    """The settings that a continuation must share, as flat JSON values ("video.max_frames": 16)."""
-    flat: dict[str, object] = {}
-    for name, value in to_json(config).items():
-        if name in RESUME_MUTABLE:
-            continue
-        parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-        flat |= parts
-    return flat

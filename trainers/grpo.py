@@ -6,7 +6,7 @@ GRPO (arXiv 2402.03300) is GRPO-CARE (arXiv 2506.16141, Algorithm 1) without the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,9 +25,11 @@ from trainers.data import TrainingExample
 from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, rollout_lines
 from trainers.idle_passes import IdlePasses
 from trainers.logprobs import Span
-from trainers.loss import policy_loss, token_kl
+from trainers.loss import LossForm, loss_form
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
+from trainers.policy_passes import GroupNumbers, ScoredGroup, backward_groups, kl_rollouts, plan_passes
+from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.rewards import reward
 from trainers.samplers import Sampler
@@ -60,7 +62,7 @@ def grpo_step(
     examples: Sequence[TrainingExample],
     config: TrainConfig,
     questions_per_step: int,
-    max_over_ranks: Callable[[int], int],
+    processes: Processes,
 ) -> StepResult:
     """Sample, reward and differentiate this process's examples; the gradients accumulate in the optimizer.
 
@@ -72,23 +74,35 @@ def grpo_step(
     sampled = time.perf_counter()
     # Under --fsdp every pass gathers weights collectively, so before each stage the ranks agree on the number of passes
     # and those with fewer make up for it with idle ones.
-    idle = IdlePasses(policy, groups, config, max_over_ranks)
+    idle = IdlePasses(policy, groups, config, processes.max_over_ranks)
     base = [base_rewards(policy, group, config) for group in groups]
-    missing = idle.missing([len(b.answer_spans) if b.needs_reference else 0 for b in base])
+    missing = idle.missing_of([len(b.answer_spans) if b.needs_reference else 0 for b in base])
     rewarded = [compute_rewards(b, answer_likelihoods(policy, reference, b, config), config) for b in base]
     idle.run_reference(reference, missing)
     scored = time.perf_counter()
     # All KL passes before the first policy pass, so that every rank makes each stage's passes in the same order.
-    missing = idle.missing([len(r.reward) if bool(kl_rollouts(r, config).any()) else 0 for r in rewarded])
-    references = [reference_logprobs(policy, reference, r, config) for r in rewarded]
+    missing = idle.missing_of([len(r.reward) if bool(kl_rollouts(r, config).any()) else 0 for r in rewarded])
+    ready = [ScoredGroup(r, reference_logprobs(policy, reference, r, config)) for r in rewarded]
     idle.run_reference(reference, missing)
-    missing = idle.missing([len(r.reward) if has_gradient(r, config) else 0 for r in rewarded])
-    reports = [
-        backward_group(policy, r, logprobs, config, questions_per_step, optimizer)
-        for r, logprobs in zip(rewarded, references, strict=True)
-    ]
+    passes = plan_passes(ready, config)
+    missing = idle.missing(len(passes))
+    form = step_form(groups, config, questions_per_step, processes)
+    numbers = backward_groups(policy, ready, passes, form, config, questions_per_step, optimizer)
     idle.run_policy(missing)
+    reports = [group_report(r, numbers.get(place), config) for place, r in enumerate(rewarded)]
     return StepResult(reports, idle.made, Seconds(sampled - start, scored - sampled, time.perf_counter() - scored))
+
+
+def step_form(groups: Sequence[Group], config: TrainConfig, questions_per_step: int, processes: Processes) -> LossForm:
+    """The loss's form for the rollouts of this step. Every process calls it."""
+    tokens = 0
+    if config.loss_type == "dapo":
+        tokens = processes.sum_over_ranks(sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts))
+    return loss_form(
+        config.loss_type,
+        max_completion_length=config.max_completion_length,
+        tokens_per_rollout=tokens / (questions_per_step * config.num_generations),
+    )
 
 
 def base_rewards(policy: Policy, group: Group, config: TrainConfig) -> RewardedGroup:
@@ -111,7 +125,7 @@ def base_rewards(policy: Policy, group: Group, config: TrainConfig) -> RewardedG
     needs_reference = config.bonus != "none" and len(found) >= (2 if config.bonus == "care" else 1)
     unknown, zeros = torch.full_like(accuracy, torch.nan), torch.zeros_like(accuracy)
     total = accuracy + config.format_weight * well_formed
-    advantage = group_advantages(total[None])[0]
+    advantage = group_advantages(total[None], scale=config.loss_type != "dr_grpo")[0]
     return RewardedGroup(group, accuracy, well_formed, found, needs_reference, unknown, zeros, total, advantage)
 
 
@@ -131,7 +145,7 @@ def compute_rewards(base: RewardedGroup, likelihood: Tensor, config: TrainConfig
     elif config.bonus == "dense":
         bonus = dense_bonus(accuracy[None], likelihood[None], weight=config.bonus_weight)[0]
     total = accuracy + config.format_weight * base.format + bonus
-    advantage = group_advantages(total[None])[0]
+    advantage = group_advantages(total[None], scale=config.loss_type != "dr_grpo")[0]
     return replace(base, likelihood=likelihood, bonus=bonus, reward=total, advantage=advantage)
 
 
@@ -192,65 +206,13 @@ def _likelihood_of_lone_answer(base: RewardedGroup) -> Tensor:
     return known
 
 
-def kl_rollouts(rewarded: RewardedGroup, config: TrainConfig) -> Tensor:
-    """(G,) bool: the rollouts whose divergence from the reference is penalised."""
-    if config.beta > 0 and config.kl_on == "accurate":
-        return accurate_rollouts(rewarded.accuracy[None])[0]
-    return torch.full_like(rewarded.accuracy, config.beta > 0, dtype=torch.bool)
-
-
-def has_gradient(rewarded: RewardedGroup, config: TrainConfig) -> bool:
-    """Without a KL penalty, a group whose advantages are all zero has none."""
-    return bool(rewarded.advantage.any()) or bool(kl_rollouts(rewarded, config).any())
-
-
-def backward_group(
-    policy: Policy,
-    rewarded: RewardedGroup,
-    reference_logprobs: Tensor | None,  # (G, T); None without a penalty
-    config: TrainConfig,
-    questions_per_step: int,
-    optimizer: Optimizer,
-) -> GroupReport:
-    """Add a group's gradients, group_chunk rollouts at a time. A group without a gradient costs no pass."""
+def group_report(rewarded: RewardedGroup, numbers: GroupNumbers | None, config: TrainConfig) -> GroupReport:
+    """What is kept of a group. numbers: of its policy passes; None if it had none."""
     lines, reference_passes = rollout_lines(rewarded), int(rewarded.needs_reference)
-    if not has_gradient(rewarded, config):
+    if numbers is None:
         return GroupReport(lines, 0.0, None, 0, reference_passes)
-    group, penalised = rewarded.group, kl_rollouts(rewarded, config)
-    completions = [torch.tensor(rollout.token_ids) for rollout in group.rollouts]
-    # transformers recomputes activations (gradient checkpointing) in train mode only; the models have no dropout.
-    policy.model.train()
-    n, size = len(completions), config.group_chunk or len(completions)
-    total, penalties, computed = 0.0, list[Tensor](), list[Tensor]()
-    for part in [slice(start, start + size) for start in range(0, n, size)]:
-        logprobs, mask = group_logprobs(
-            policy.model,
-            policy.processor.layout,
-            group.example.inputs,
-            completions[part],
-            shared_prefix=config.shared_prefix,
-            temperature=config.temperature,
-        )
-        # The reference's T is that of the whole group, a chunk's may be shorter.
-        expected = None if reference_logprobs is None else reference_logprobs[part, : mask.shape[1]]
-        in_part = penalised[part].to(mask.device)
-        loss = policy_loss(
-            logprobs,
-            rewarded.advantage[part].to(logprobs),
-            mask,
-            beta=0.0 if expected is None else config.beta,
-            reference_logprobs=expected,
-            kl_rollouts=in_part,
-        ) * (len(mask) / n)
-        # The loss is a sum over rollouts, so that chunks give the gradients of the whole group.
-        torch.autograd.backward(loss / questions_per_step)
-        optimizer.accumulate()
-        total += float(loss.detach())
-        computed += list(logprobs.detach())
-        if expected is not None:
-            penalties.append(token_kl(logprobs.detach(), expected)[mask & in_part[:, None]])
-    kl = float(torch.cat(penalties).mean()) if penalties else None
-    return GroupReport(lines, total, kl, 1, reference_passes, sampler_mismatch(group, computed, config))
+    mismatch = sampler_mismatch(rewarded.group, numbers.logprobs, config)
+    return GroupReport(lines, numbers.loss, numbers.kl, 1, reference_passes, mismatch)
 
 
 def sampler_mismatch(group: Group, logprobs: Sequence[Tensor], config: TrainConfig) -> SamplerMismatch | None:

@@ -239,7 +239,7 @@ def _compute_gradients(
         examples,
         config,
         plan.questions_per_step,
-        processes.max_over_ranks,
+        processes,
     )
     reports = processes.gather(mine.groups)
     metrics = grpo_metrics(reports)

@@ -1,0 +1,138 @@
+"""The policy's passes over a step's groups: which rollouts share one, and their loss, gradients and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainers.config import TrainConfig
+from trainers.consistency import accurate_rollouts
+from trainers.groups import RewardedGroup
+from trainers.loss import LossForm, policy_loss, token_kl
+from trainers.optimizer import Optimizer
+from trainers.policy import Policy
+from trainers.shared_prefix import group_logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A rewarded group with everything that its loss needs."""
+
+    rewarded: RewardedGroup
+    reference_logprobs: Tensor | None  # (G, T) at the rollouts' temperature; None without a penalty
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Neighbouring rollouts of one group, which share a pass."""
+
+    group: int  # its place in the step
+    rows: slice
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNumbers:
+    """What the passes over a group gave. Without gradients."""
+
+    loss: float
+    logprobs: list[Tensor]  # G of at least (T_g,)
+    kl: float | None  # mean over the penalised tokens; None without a penalty
+
+
+@dataclass(frozen=True, slots=True)
+class _PartNumbers:
+    loss: Tensor  # scalar, with its graph until backward has run
+    logprobs: Tensor  # (R, T)
+    kl: Tensor | None  # (penalised tokens,)
+
+
+def kl_rollouts(rewarded: RewardedGroup, config: TrainConfig) -> Tensor:
+    """(G,) bool: the rollouts whose divergence from the reference is penalised."""
+    if config.beta > 0 and config.kl_on == "accurate":
+        return accurate_rollouts(rewarded.accuracy[None])[0]
+    return torch.full_like(rewarded.accuracy, config.beta > 0, dtype=torch.bool)
+
+
+def has_gradient(rewarded: RewardedGroup, config: TrainConfig) -> bool:
+    """Without a KL penalty, a group whose advantages are all zero has none."""
+    return bool(rewarded.advantage.any()) or bool(kl_rollouts(rewarded, config).any())
+
+
+def plan_passes(groups: Sequence[ScoredGroup], config: TrainConfig) -> list[list[Part]]:
+    """The passes of the groups that have a gradient, group_chunk rollouts at a time."""
+    passes = []
+    for place, scored in enumerate(groups):
+        n = len(scored.rewarded.group.rollouts)
+        size = config.group_chunk or n
+        if has_gradient(scored.rewarded, config):
+            passes += [[Part(place, slice(start, start + size))] for start in range(0, n, size)]
+    return passes
+
+
+def backward_groups(
+    policy: Policy,
+    groups: Sequence[ScoredGroup],
+    passes: Sequence[Sequence[Part]],
+    form: LossForm,
+    config: TrainConfig,
+    questions_per_step: int,
+    optimizer: Optimizer,
+) -> dict[int, GroupNumbers]:
+    """Make the passes and add their gradients to the optimizer's. Returns the numbers by the groups' places.
+
+    The loss is the mean over all questions of the step, those of other processes included.
+    """
+    # transformers recomputes activations (gradient checkpointing) in train mode only; the models have no dropout.
+    policy.model.train()
+    found: dict[int, list[_PartNumbers]] = {}
+    for parts in passes:
+        numbers = [_pass_of_part(policy, groups[part.group], part, form, config) for part in parts]
+        # The loss is a sum over rollouts, so that parts give the gradients of the whole group.
+        torch.autograd.backward(torch.stack([one.loss for one in numbers]).sum() / questions_per_step)
+        optimizer.accumulate()
+        for part, one in zip(parts, numbers, strict=True):
+            found.setdefault(part.group, []).append(one)
+    return _joined(found)
+
+
+def _pass_of_part(policy: Policy, scored: ScoredGroup, part: Part, form: LossForm, config: TrainConfig) -> _PartNumbers:
+    rewarded, reference = scored.rewarded, scored.reference_logprobs
+    rollouts = rewarded.group.rollouts
+    logprobs, mask = group_logprobs(
+        policy.model,
+        policy.processor.layout,
+        rewarded.group.example.inputs,
+        [torch.tensor(rollout.token_ids) for rollout in rollouts[part.rows]],
+        shared_prefix=config.shared_prefix,
+        temperature=config.temperature,
+    )
+    # The reference's T is that of the whole group, a part's may be shorter.
+    expected = None if reference is None else reference[part.rows, : mask.shape[1]]
+    penalised = kl_rollouts(rewarded, config)[part.rows].to(mask.device)
+    loss = policy_loss(
+        logprobs,
+        rewarded.advantage[part.rows].to(logprobs),
+        mask,
+        beta=0.0 if expected is None else config.beta,
+        reference_logprobs=expected,
+        kl_rollouts=penalised,
+        form=form,
+    ) * (len(mask) / len(rollouts))
+    found = logprobs.detach()
+    kl = None if expected is None else token_kl(found, expected)[mask & penalised[:, None]]
+    return _PartNumbers(loss, found, kl)
+
+
+def _joined(found: Mapping[int, Sequence[_PartNumbers]]) -> dict[int, GroupNumbers]:
+    joined = {}
+    for place, parts in found.items():
+        kl = [part.kl for part in parts if part.kl is not None]
+        joined[place] = GroupNumbers(
+            loss=sum(float(part.loss.detach()) for part in parts),
+            logprobs=[row for part in parts for row in part.logprobs],
+            kl=float(torch.cat(kl).mean()) if kl else None,
+        )
+    return joined
