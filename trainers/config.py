@@ -57,6 +57,7 @@ RUNTIME, OUTPUT = "Runtime", "Output"
 GROUPS = (MODEL, DATA, GROUP, LOSS, OPTIMISER, RUNTIME, OUTPUT)  # in the order of --help
 RL = ("algo grpo", "algo care")
 CARE = ("bonus care", "bonus dense")
+SEVERAL = ("num-iterations 2 or more",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,15 @@ class TrainConfig:
     loss_type: LossType = setting(
         "grpo", "How the tokens' terms are averaged; gspo: one ratio per rollout.", LOSS, owners=RL
     )
+    num_iterations: int = setting(  # mu of GRPO's Algorithm 1; script
+        1, "Optimiser steps on each batch of rollouts.", LOSS, at_least=1, owners=RL
+    )
+    epsilon: float = setting(  # PPO, arXiv 1707.06347, and GRPO; GSPO's paper has 3e-4 and 4e-4
+        0.2, "The ratio to the policy of the rollouts counts from 1 minus this.", LOSS, above=0, below=1, owners=SEVERAL
+    )
+    epsilon_high: float | None = setting(  # 0.28 in DAPO, arXiv 2503.14476
+        None, "It counts up to 1 plus this; by default --epsilon.", LOSS, above=0, owners=SEVERAL
+    )
     # Optimiser.
     learning_rate: float = setting(1e-6, "At its highest; LoRA ten times as much.", OPTIMISER, above=0)  # script
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = setting(  # script
@@ -200,6 +210,11 @@ class TrainConfig:
     rollout_log_steps: int = setting(
         10, "Steps between samples in rollouts.jsonl; 0: none.", OUTPUT, at_least=0, owners=RL
     )
+
+    @property
+    def ratio_bounds(self) -> tuple[float, float]:
+        """epsilon and epsilon_high."""
+        return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
 
     @property
     def memory_hints(self) -> str:
@@ -273,7 +288,9 @@ def resolve_train_config(
         merged["learning_rate"] = round(LORA_LR_FACTOR * full, 15)  # 1e-05, not 9.999999999999999e-06
     config = validate(TrainConfig(preset=preset, video=video, template=template, **merged))
     resolved = {name: getattr(config, name) for name in settings_of(TrainConfig)}
-    refuse_strangers(named, TABLE, {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")})
+    chosen = {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")}
+    chosen["num-iterations"] = "2 or more" if config.num_iterations > 1 else "1"
+    refuse_strangers(named, TABLE, chosen)
     refuse_needless(named, TABLE, resolved)
     return config
 

@@ -81,11 +81,13 @@ class GroupReport:
     """What is kept of a group: without tensors, so that it is small enough to be sent between processes."""
 
     rollouts: list[RolloutLine]
-    loss: float
+    loss: float  # mean over the iterations, as kl
     kl: float | None  # mean over the penalised tokens; None without a penalty
-    policy_passes: int  # 0 if the group has no gradient
+    policy_passes: int  # one an iteration; 0 if the group has no gradient
     reference_passes: int  # for the bonus alone: 0 or 1
     mismatch: SamplerMismatch | None = None  # None: not measured
+    clip_fraction: float | None = None  # share of tokens, mean over the iterations after the first, as the next
+    old_kl: float | None = None  # KL(policy of the rollouts || policy), mean over the tokens
 
 
 def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:

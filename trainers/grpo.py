@@ -6,13 +6,14 @@ GRPO (arXiv 2402.03300) is GRPO-CARE (arXiv 2506.16141, Algorithm 1) without the
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trainers.advantages import group_advantages
+from trainers.checkpoints import TrainingState
 from trainers.config import TrainConfig
 from trainers.consistency import (
     accurate_rollouts,
@@ -26,7 +27,6 @@ from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, 
 from trainers.idle_passes import IdlePasses
 from trainers.logprobs import Span
 from trainers.loss import LossForm, loss_form
-from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.policy_passes import GroupNumbers, ScoredGroup, backward_groups, kl_rollouts, plan_passes
 from trainers.processes import Processes
@@ -52,23 +52,27 @@ class StepResult:
     groups: list[GroupReport]
     idle_passes: int  # passes made only because other processes made them; 0 without --fsdp
     seconds: Seconds
+    grad_norm: float  # before clipping, mean over the iterations; not finite if one of them was not
 
 
 def grpo_step(
-    policy: Policy,
-    reference: Reference,
-    optimizer: Optimizer,
+    state: TrainingState,
     sampler: Sampler,
     examples: Sequence[TrainingExample],
     config: TrainConfig,
     questions_per_step: int,
     processes: Processes,
+    update: Callable[[], float],
 ) -> StepResult:
-    """Sample, reward and differentiate this process's examples; the gradients accumulate in the optimizer.
+    """Sample and reward this process's examples, and take config.num_iterations optimiser steps on them.
 
-    The loss is the mean over all groups of the step, those of other processes included. Raises ResourceError when the
-    device's memory does not suffice for the rollouts.
+    The loss is the mean over all groups of the step, those of other processes included. `update` takes an optimiser
+    step with the gradients that have accumulated, and returns their norm; every process calls it equally often. The
+    log-probabilities of the first iteration are the old ones of the others: it costs no pass of its own to know them.
+
+    Raises ResourceError when the device's memory does not suffice for the rollouts.
     """
+    policy, reference = state.policy, state.reference
     start = time.perf_counter()
     groups = sampler.sample(examples)
     sampled = time.perf_counter()
@@ -87,10 +91,16 @@ def grpo_step(
     passes = plan_passes(ready, config)
     missing = idle.missing(len(passes))
     form = step_form(groups, config, questions_per_step, processes)
-    numbers = backward_groups(policy, ready, passes, form, config, questions_per_step, optimizer)
-    idle.run_policy(missing)
-    reports = [group_report(r, numbers.get(place), config) for place, r in enumerate(rewarded)]
-    return StepResult(reports, idle.made, Seconds(sampled - start, scored - sampled, time.perf_counter() - scored))
+    found: list[dict[int, GroupNumbers]] = []
+    norms = []
+    for _ in range(config.num_iterations):
+        first = found[0] if found else None
+        found.append(backward_groups(policy, ready, passes, form, config, questions_per_step, state.optimizer, first))
+        idle.run_policy(missing)
+        norms.append(update())
+    reports = [group_report(r, [n[place] for n in found if place in n], config) for place, r in enumerate(rewarded)]
+    seconds = Seconds(sampled - start, scored - sampled, time.perf_counter() - scored)
+    return StepResult(reports, idle.made, seconds, sum(norms) / len(norms))
 
 
 def step_form(groups: Sequence[Group], config: TrainConfig, questions_per_step: int, processes: Processes) -> LossForm:
@@ -102,6 +112,8 @@ def step_form(groups: Sequence[Group], config: TrainConfig, questions_per_step: 
         config.loss_type,
         max_completion_length=config.max_completion_length,
         tokens_per_rollout=tokens / (questions_per_step * config.num_generations),
+        epsilon=config.ratio_bounds[0],
+        epsilon_high=config.ratio_bounds[1],
     )
 
 
@@ -206,13 +218,26 @@ def _likelihood_of_lone_answer(base: RewardedGroup) -> Tensor:
     return known
 
 
-def group_report(rewarded: RewardedGroup, numbers: GroupNumbers | None, config: TrainConfig) -> GroupReport:
-    """What is kept of a group. numbers: of its policy passes; None if it had none."""
+def group_report(rewarded: RewardedGroup, numbers: Sequence[GroupNumbers], config: TrainConfig) -> GroupReport:
+    """What is kept of a group. numbers: of its policy passes, an iteration each; empty if it had none."""
     lines, reference_passes = rollout_lines(rewarded), int(rewarded.needs_reference)
-    if numbers is None:
+    if not numbers:
         return GroupReport(lines, 0.0, None, 0, reference_passes)
-    mismatch = sampler_mismatch(rewarded.group, numbers.logprobs, config)
-    return GroupReport(lines, numbers.loss, numbers.kl, 1, reference_passes, mismatch)
+    return GroupReport(
+        lines,
+        loss=sum(one.loss for one in numbers) / len(numbers),
+        kl=_mean_of_known([one.kl for one in numbers]),
+        policy_passes=len(numbers),
+        reference_passes=reference_passes,
+        mismatch=sampler_mismatch(rewarded.group, numbers[0].logprobs, config),
+        clip_fraction=_mean_of_known([one.clip_fraction for one in numbers]),
+        old_kl=_mean_of_known([one.old_kl for one in numbers]),
+    )
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def sampler_mismatch(group: Group, logprobs: Sequence[Tensor], config: TrainConfig) -> SamplerMismatch | None:

@@ -37,7 +37,13 @@ RESUME_MUTABLE = {
 }
 
 # Settings that are younger than the first checkpoints: what those that do not name them were trained with.
-FORMER: dict[str, object] = {"rewards": "evaluation", "loss_type": "grpo"}
+FORMER: dict[str, object] = {
+    "rewards": "evaluation",
+    "loss_type": "grpo",
+    "num_iterations": 1,
+    "epsilon": 0.2,  # of no effect with one iteration, as the next
+    "epsilon_high": None,
+}
 
 
 def resume_identity(config: TrainConfig) -> dict[str, object]:

@@ -163,18 +163,21 @@ def _step(
     start = time.perf_counter()
     examples, skipped = data.next_step()
     loaded = time.perf_counter()
-    with _memory_explained(plan.config):
-        numbers, groups, seconds = _compute_gradients(plan, processes, state, sampler, examples)
+    rate = learning_rate(plan.config, step, plan.n_steps)
+
+    def update() -> float:
         # With shards, every backward pass has summed the gradients over the processes already.
         if state.policy.shards is None:
             processes.all_reduce_(state.optimizer.gradients())
-        rate = learning_rate(plan.config, step, plan.n_steps)
-        norm = state.optimizer.step(rate)
+        return state.optimizer.step(rate)
+
+    with _memory_explained(plan.config):
+        numbers, groups, seconds = _learn(plan, processes, state, sampler, examples, update)
         sampler.sync_weights()
     # The order of the keys is that of the lines in metrics.jsonl.
     metrics: StepMetrics = {"step": step + 1, "epoch": round(data.position / len(plan.rows), 6)}
     metrics.update(numbers)
-    metrics["grad_norm"], metrics["lr"], metrics["replaced"] = norm, rate, data.replaced
+    metrics["lr"], metrics["replaced"] = rate, data.replaced
     if skipped:
         metrics["unusable"] = [{"question_id": entry.question_id, "reason": entry.reason} for entry in skipped]
     metrics["seconds"] = _rounded_seconds(start, loaded, seconds)
@@ -218,33 +221,28 @@ def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) ->
     return TrainingState(policy, reference, optimizer), sampler
 
 
-def _compute_gradients(
+def _learn(
     plan: TrainPlan,
     processes: Processes,
     state: TrainingState,
     sampler: Sampler,
     examples: list[TrainingExample],
+    update: Callable[[], float],
 ) -> tuple[StepMetrics, list[GroupReport], Seconds]:
-    """Gradients of this process's examples, and the metrics of all processes'."""
+    """Train on this process's examples. Returns the metrics of all processes'. update: takes an optimiser step."""
     config = plan.config
     if config.algo == "sft":
         start = time.perf_counter()
         losses = sft_step(state.policy, state.optimizer, examples, config, processes.gather)
-        return sft_metrics(processes.gather(losses)), [], Seconds(policy=time.perf_counter() - start)
-    mine = grpo_step(
-        state.policy,
-        state.reference,
-        state.optimizer,
-        sampler,
-        examples,
-        config,
-        plan.questions_per_step,
-        processes,
-    )
+        norm = update()
+        metrics = sft_metrics(processes.gather(losses))
+        return metrics | {"grad_norm": norm}, [], Seconds(policy=time.perf_counter() - start)
+    mine = grpo_step(state, sampler, examples, config, plan.questions_per_step, processes, update)
     reports = processes.gather(mine.groups)
     metrics = grpo_metrics(reports)
     if config.fsdp:
         metrics["idle_passes"] = sum(processes.gather([mine.idle_passes]))
+    metrics["grad_norm"] = mine.grad_norm
     return metrics, reports, mine.seconds
 
 

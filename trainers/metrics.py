@@ -52,6 +52,8 @@ class StepMetrics(TypedDict, total=False):
     kl: float | None
     rollout_logprob_gap: float | None
     rollout_ratio: float | None
+    clip_fraction: float  # with --num-iterations only, as the next: share of tokens, after the first iteration
+    old_kl: float  # of the policy that drew the rollouts from the one that is trained on them
     policy_passes: int  # of all processes, as the next two
     reference_passes: int
     idle_passes: int  # with --fsdp only
@@ -130,7 +132,7 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
     rollouts = [rollout for group in reports for rollout in group.rollouts]
     reasonings = [parse_response(r["text"], opened=r["opened"]).reasoning for r in rollouts]
     mismatches = [group.mismatch for group in reports if group.mismatch is not None]
-    return {
+    found: StepMetrics = {
         "reward": _mean([rollout["reward"] for rollout in rollouts]),
         "accuracy": _mean([rollout["accuracy"] for rollout in rollouts]),
         "format": _mean([rollout["format"] for rollout in rollouts]),
@@ -148,6 +150,10 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "policy_passes": sum(group.policy_passes for group in reports),
         "reference_passes": sum(group.reference_passes for group in reports),
     }
+    if again := [group for group in reports if group.clip_fraction is not None]:
+        found["clip_fraction"] = statistics.fmean(group.clip_fraction or 0.0 for group in again)
+        found["old_kl"] = statistics.fmean(group.old_kl or 0.0 for group in again)
+    return found
 
 
 def sft_metrics(results: Sequence[ResponseLoss]) -> StepMetrics:

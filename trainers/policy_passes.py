@@ -11,7 +11,7 @@ from torch import Tensor
 from trainers.config import TrainConfig
 from trainers.consistency import accurate_rollouts
 from trainers.groups import RewardedGroup
-from trainers.loss import LossForm, policy_loss, token_kl
+from trainers.loss import LossForm, clipped_tokens, policy_loss, token_kl
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.shared_prefix import group_logprobs
@@ -40,6 +40,8 @@ class GroupNumbers:
     loss: float
     logprobs: list[Tensor]  # G of at least (T_g,)
     kl: float | None  # mean over the penalised tokens; None without a penalty
+    clip_fraction: float | None  # share of the tokens; None in the first iteration, as the next
+    old_kl: float | None  # KL(policy of the rollouts || policy), mean over the tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class _PartNumbers:
     loss: Tensor  # scalar, with its graph until backward has run
     logprobs: Tensor  # (R, T)
     kl: Tensor | None  # (penalised tokens,)
+    clipped: Tensor | None  # (tokens,) bool
+    old_kl: Tensor | None  # (tokens,)
 
 
 def kl_rollouts(rewarded: RewardedGroup, config: TrainConfig) -> Tensor:
@@ -80,16 +84,18 @@ def backward_groups(
     config: TrainConfig,
     questions_per_step: int,
     optimizer: Optimizer,
+    first: Mapping[int, GroupNumbers] | None = None,
 ) -> dict[int, GroupNumbers]:
     """Make the passes and add their gradients to the optimizer's. Returns the numbers by the groups' places.
 
-    The loss is the mean over all questions of the step, those of other processes included.
+    The loss is the mean over all questions of the step, those of other processes included. `first`: what this has
+    returned in the first iteration on these groups, of the policy that their rollouts are from; None: this is it.
     """
     # transformers recomputes activations (gradient checkpointing) in train mode only; the models have no dropout.
     policy.model.train()
     found: dict[int, list[_PartNumbers]] = {}
     for parts in passes:
-        numbers = [_pass_of_part(policy, groups[part.group], part, form, config) for part in parts]
+        numbers = [_pass_of_part(policy, groups[part.group], part, form, config, first) for part in parts]
         # The loss is a sum over rollouts, so that parts give the gradients of the whole group.
         torch.autograd.backward(torch.stack([one.loss for one in numbers]).sum() / questions_per_step)
         optimizer.accumulate()
@@ -98,7 +104,14 @@ def backward_groups(
     return _joined(found)
 
 
-def _pass_of_part(policy: Policy, scored: ScoredGroup, part: Part, form: LossForm, config: TrainConfig) -> _PartNumbers:
+def _pass_of_part(
+    policy: Policy,
+    scored: ScoredGroup,
+    part: Part,
+    form: LossForm,
+    config: TrainConfig,
+    first: Mapping[int, GroupNumbers] | None,
+) -> _PartNumbers:
     rewarded, reference = scored.rewarded, scored.reference_logprobs
     rollouts = rewarded.group.rollouts
     logprobs, mask = group_logprobs(
@@ -112,27 +125,45 @@ def _pass_of_part(policy: Policy, scored: ScoredGroup, part: Part, form: LossFor
     # The reference's T is that of the whole group, a part's may be shorter.
     expected = None if reference is None else reference[part.rows, : mask.shape[1]]
     penalised = kl_rollouts(rewarded, config)[part.rows].to(mask.device)
+    advantages = rewarded.advantage[part.rows].to(logprobs)
+    # A part is the same in every iteration, so that its rows have the same T.
+    old = None if first is None else torch.stack(first[part.group].logprobs[part.rows])
     loss = policy_loss(
         logprobs,
-        rewarded.advantage[part.rows].to(logprobs),
+        advantages,
         mask,
         beta=0.0 if expected is None else config.beta,
         reference_logprobs=expected,
         kl_rollouts=penalised,
+        old_logprobs=old,
         form=form,
     ) * (len(mask) / len(rollouts))
     found = logprobs.detach()
-    kl = None if expected is None else token_kl(found, expected)[mask & penalised[:, None]]
-    return _PartNumbers(loss, found, kl)
+    return _PartNumbers(
+        loss,
+        found,
+        kl=None if expected is None else token_kl(found, expected)[mask & penalised[:, None]],
+        clipped=None if old is None else clipped_tokens(found, old, advantages, mask, form)[mask],
+        old_kl=None if old is None else token_kl(old, found)[mask],
+    )
 
 
 def _joined(found: Mapping[int, Sequence[_PartNumbers]]) -> dict[int, GroupNumbers]:
     joined = {}
     for place, parts in found.items():
-        kl = [part.kl for part in parts if part.kl is not None]
         joined[place] = GroupNumbers(
             loss=sum(float(part.loss.detach()) for part in parts),
             logprobs=[row for part in parts for row in part.logprobs],
-            kl=float(torch.cat(kl).mean()) if kl else None,
+            kl=_mean_of_tokens([part.kl for part in parts]),
+            clip_fraction=_mean_of_tokens([part.clipped for part in parts]),
+            old_kl=_mean_of_tokens([part.old_kl for part in parts]),
         )
     return joined
+
+
+def _mean_of_tokens(parts: Sequence[Tensor | None]) -> float | None:
+    measured = [part for part in parts if part is not None]
+    if not measured:
+        return None
+    tokens = torch.cat(measured)
+    return float((tokens.float() if tokens.dtype == torch.bool else tokens).mean())

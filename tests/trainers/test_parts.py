@@ -64,7 +64,8 @@ def test_presets_are_what_was_published(tmp_path):
         ({"algo": "grpo", "num_generations": 1}, r"--num-generations 1 leaves nothing .*: --num-generations 2 or more"),
         ({"algo": "care", "model": None}, "No model given"),
         ({"algo": "care", "out": None}, "No out given"),
-        ({"algo": "care", "epsilon": 0.2}, "Unknown training option 'epsilon'"),
+        ({"algo": "care", "delta": 0.2}, "Unknown training option 'delta'"),
+        ({"algo": "care", "epsilon": 0.2}, "--epsilon belongs to --num-iterations 2 or more, and this is --num-iter"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tmp_path, options, message):

@@ -30,6 +30,10 @@ HELD = {"eval_every": 2, "eval_questions": 1}
 KINDS = {
     "care": CARE | HELD | {"group_chunk": 3, "gradient_checkpointing": True},
     "kl": RL | {"algo": "grpo", "beta": 0.5, "kl_on": "accurate", "bonus": "none", "max_steps": 2},
+    # Tokens are counted over both processes; two updates a step
+    "dapo": RL
+    | {"algo": "grpo", "preset": "grpo-nokl", "loss_type": "dapo", "num_iterations": 2, "epsilon": 0.02}
+    | {"max_steps": 2},
     "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
     # One step: then weights that are equal within 1e-6 may round apart (one in 270,592 did), and other tokens are drawn
     "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 1},

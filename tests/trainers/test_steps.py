@@ -80,7 +80,7 @@ def backward_group(policy, reference, rewarded, config, questions_per_step, opti
     ready = [ScoredGroup(rewarded, grpo.reference_logprobs(policy, reference, rewarded, config))]
     form = grpo.step_form([rewarded.group], config, questions_per_step, Processes("cpu"))
     numbers = backward_groups(policy, ready, plan_passes(ready, config), form, config, questions_per_step, optimizer)
-    return grpo.group_report(rewarded, numbers.get(0), config)
+    return grpo.group_report(rewarded, list(numbers.values()), config)
 
 
 def plain_logprobs(model, inputs, ids) -> torch.Tensor:
