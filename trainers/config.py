@@ -27,7 +27,7 @@ LossType = Literal["grpo", "dr_grpo", "dapo", "gspo"]
 TRAINING_FILE = "training_6k.jsonl"
 COT_FILE = "training_with_cot_6k.jsonl"
 LORA_LR_FACTOR = 10.0  # x the full fine-tuning rate, unless --learning-rate is given: common practice; ours
-
+IMPORTANCE_CAP = 2.0  # TRL's of its time; ours are no better founded
 
 # What a preset changes against TrainConfig's defaults.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -141,6 +141,14 @@ class TrainConfig:
     epsilon_high: float | None = setting(  # 0.28 in DAPO, arXiv 2503.14476
         None, "It counts up to 1 plus this; by default --epsilon.", LOSS, above=0, owners=SEVERAL
     )
+    importance_cap: float | None = setting(  # None only until it is resolved
+        None,
+        f"Tokens are weighted by policy / vLLM, up to this; 0: not. By default {IMPORTANCE_CAP:g} without --top-p, "
+        f"--top-k and --temperature, else 0.",
+        LOSS,
+        at_least=0,
+        owners=("rollouts vllm",),
+    )
     # Optimiser.
     learning_rate: float = setting(1e-6, "At its highest; LoRA ten times as much.", OPTIMISER, above=0)  # script
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = setting(  # script
@@ -217,6 +225,11 @@ class TrainConfig:
         return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
 
     @property
+    def draws_from_the_policy(self) -> bool:
+        """Whether rollouts come from the distribution that the loss differentiates, up to the sampler's rounding."""
+        return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
+
+    @property
     def memory_hints(self) -> str:
         """Further ways to save memory on a GPU, for error messages."""
         return "more processes" if self.fsdp else "--optimizer-device cpu, --fsdp in several processes"
@@ -286,7 +299,11 @@ def resolve_train_config(
     if merged.get("lora") and "learning_rate" not in given:
         full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
         merged["learning_rate"] = round(LORA_LR_FACTOR * full, 15)  # 1e-05, not 9.999999999999999e-06
-    config = validate(TrainConfig(preset=preset, video=video, template=template, **merged))
+    config = TrainConfig(preset=preset, video=video, template=template, **merged)
+    if config.importance_cap is None:
+        corrected = config.rollouts == "vllm" and config.draws_from_the_policy
+        config = replace(config, importance_cap=IMPORTANCE_CAP if corrected else 0.0)
+    validate(config)
     resolved = {name: getattr(config, name) for name in settings_of(TrainConfig)}
     chosen = {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")}
     chosen["num-iterations"] = "2 or more" if config.num_iterations > 1 else "1"
@@ -323,6 +340,11 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
         needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
         raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")
+    if config.importance_cap and not config.draws_from_the_policy:
+        raise ConfigError(
+            f"--importance-cap {config.importance_cap:g} compares probabilities that vLLM records before temperature, "
+            f"top-p and top-k. Fix: --importance-cap 0, or --temperature 1 --top-p 1 --top-k 0."
+        )
     if config.fsdp and config.lora:
         raise ConfigError(
             "--fsdp and --lora do not go together. Fix: --lora alone, which fits without and runs in any number of "

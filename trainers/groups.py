@@ -57,6 +57,14 @@ class SamplerMismatch:
     ratio: float  # exp(policy - sampler): 1 when they agree
 
 
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """The importance weights of a group's tokens."""
+
+    weight: float  # mean
+    truncated: float  # share of the tokens whose weight is the cap
+
+
 class RolloutLine(TypedDict):
     """A rollout in rollouts.jsonl, which adds the step. Complete in itself: nothing has to be looked up to read it."""
 
@@ -88,6 +96,7 @@ class GroupReport:
     mismatch: SamplerMismatch | None = None  # None: not measured
     clip_fraction: float | None = None  # share of tokens, mean over the iterations after the first, as the next
     old_kl: float | None = None  # KL(policy of the rollouts || policy), mean over the tokens
+    importance: Importance | None = None  # None: not corrected
 
 
 def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:

@@ -232,6 +232,7 @@ def group_report(rewarded: RewardedGroup, numbers: Sequence[GroupNumbers], confi
         mismatch=sampler_mismatch(rewarded.group, numbers[0].logprobs, config),
         clip_fraction=_mean_of_known([one.clip_fraction for one in numbers]),
         old_kl=_mean_of_known([one.old_kl for one in numbers]),
+        importance=numbers[0].importance,  # the same in every iteration
     )
 
 
@@ -243,7 +244,7 @@ def _mean_of_known(values: Sequence[float | None]) -> float | None:
 def sampler_mismatch(group: Group, logprobs: Sequence[Tensor], config: TrainConfig) -> SamplerMismatch | None:
     """Compare the policy's log-probabilities, G of at least (T_g,), with the sampler's, both at temperature 1.
 
-    None for a sampler that records none, or at another temperature. The loss does not use it.
+    None for a sampler that records none, or at another temperature. The loss does not use it: see trainers.importance.
     """
     # The sampler records log-probabilities before temperature, the policy pass computes them after it.
     if config.temperature != 1:

@@ -43,6 +43,7 @@ FORMER: dict[str, object] = {
     "num_iterations": 1,
     "epsilon": 0.2,  # of no effect with one iteration, as the next
     "epsilon_high": None,
+    "importance_cap": 0.0,
 }
 
 

@@ -52,6 +52,8 @@ class StepMetrics(TypedDict, total=False):
     kl: float | None
     rollout_logprob_gap: float | None
     rollout_ratio: float | None
+    importance_weight: float  # where the sampler's gap is corrected only, as the next: mean of the tokens' weights
+    importance_truncated: float  # share of the tokens whose weight is the cap
     clip_fraction: float  # with --num-iterations only, as the next: share of tokens, after the first iteration
     old_kl: float  # of the policy that drew the rollouts from the one that is trained on them
     policy_passes: int  # of all processes, as the next two
@@ -153,6 +155,9 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
     if again := [group for group in reports if group.clip_fraction is not None]:
         found["clip_fraction"] = statistics.fmean(group.clip_fraction or 0.0 for group in again)
         found["old_kl"] = statistics.fmean(group.old_kl or 0.0 for group in again)
+    if weighted := [group.importance for group in reports if group.importance is not None]:
+        found["importance_weight"] = statistics.fmean(importance.weight for importance in weighted)
+        found["importance_truncated"] = statistics.fmean(importance.truncated for importance in weighted)
     return found
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from trainers.config import TrainConfig
 from trainers.consistency import accurate_rollouts
-from trainers.groups import RewardedGroup
+from trainers.groups import Importance, RewardedGroup, Rollout
+from trainers.importance import importance_weights, recorded_logprobs
 from trainers.loss import LossForm, clipped_tokens, policy_loss, token_kl
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
@@ -42,6 +43,7 @@ class GroupNumbers:
     kl: float | None  # mean over the penalised tokens; None without a penalty
     clip_fraction: float | None  # share of the tokens; None in the first iteration, as the next
     old_kl: float | None  # KL(policy of the rollouts || policy), mean over the tokens
+    importance: Importance | None  # None: not corrected
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class _PartNumbers:
     kl: Tensor | None  # (penalised tokens,)
     clipped: Tensor | None  # (tokens,) bool
     old_kl: Tensor | None  # (tokens,)
+    weights: Tensor | None  # (tokens,) importance weights; None: not corrected
 
 
 def kl_rollouts(rewarded: RewardedGroup, config: TrainConfig) -> Tensor:
@@ -101,7 +104,7 @@ def backward_groups(
         optimizer.accumulate()
         for part, one in zip(parts, numbers, strict=True):
             found.setdefault(part.group, []).append(one)
-    return _joined(found)
+    return _joined(found, config)
 
 
 def _pass_of_part(
@@ -128,9 +131,10 @@ def _pass_of_part(
     advantages = rewarded.advantage[part.rows].to(logprobs)
     # A part is the same in every iteration, so that its rows have the same T.
     old = None if first is None else torch.stack(first[part.group].logprobs[part.rows])
+    weights = _importance_of_part(rollouts[part.rows], logprobs.detach() if old is None else old, config)
     loss = policy_loss(
         logprobs,
-        advantages,
+        advantages if weights is None else weights * advantages[:, None],
         mask,
         beta=0.0 if expected is None else config.beta,
         reference_logprobs=expected,
@@ -145,18 +149,26 @@ def _pass_of_part(
         kl=None if expected is None else token_kl(found, expected)[mask & penalised[:, None]],
         clipped=None if old is None else clipped_tokens(found, old, advantages, mask, form)[mask],
         old_kl=None if old is None else token_kl(old, found)[mask],
+        weights=None if weights is None else weights[mask],
     )
 
 
-def _joined(found: Mapping[int, Sequence[_PartNumbers]]) -> dict[int, GroupNumbers]:
+def _importance_of_part(rollouts: Sequence[Rollout], logprobs: Tensor, config: TrainConfig) -> Tensor | None:
+    recorded = recorded_logprobs(rollouts, logprobs) if config.importance_cap else None
+    return None if recorded is None else importance_weights(logprobs, recorded, cap=config.importance_cap or 0.0)
+
+
+def _joined(found: Mapping[int, Sequence[_PartNumbers]], config: TrainConfig) -> dict[int, GroupNumbers]:
     joined = {}
     for place, parts in found.items():
+        weights = [part.weights for part in parts if part.weights is not None]
         joined[place] = GroupNumbers(
             loss=sum(float(part.loss.detach()) for part in parts),
             logprobs=[row for part in parts for row in part.logprobs],
             kl=_mean_of_tokens([part.kl for part in parts]),
             clip_fraction=_mean_of_tokens([part.clipped for part in parts]),
             old_kl=_mean_of_tokens([part.old_kl for part in parts]),
+            importance=_importance(torch.cat(weights), config.importance_cap) if weights else None,
         )
     return joined
 
@@ -167,3 +179,7 @@ def _mean_of_tokens(parts: Sequence[Tensor | None]) -> float | None:
         return None
     tokens = torch.cat(measured)
     return float((tokens.float() if tokens.dtype == torch.bool else tokens).mean())
+
+
+def _importance(weights: Tensor, cap: float | None) -> Importance:
+    return Importance(float(weights.mean()), float(weights.eq(cap or 0.0).float().mean()))
