@@ -149,6 +149,9 @@ class TrainConfig:
         at_least=0,
         owners=("rollouts vllm",),
     )
+    mask_truncated: bool = setting(  # DAPO's overlong filtering, arXiv 2503.14476, section 3.4
+        False, "Rollouts cut at the limit count 0 in the loss.", LOSS, negatable=True, owners=RL
+    )
     # Optimiser.
     learning_rate: float = setting(1e-6, "At its highest; LoRA ten times as much.", OPTIMISER, above=0)  # script
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = setting(  # script

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 from seedbench_r1.types import FinishReason, SamplingConfig
@@ -97,6 +98,18 @@ class GroupReport:
     clip_fraction: float | None = None  # share of tokens, mean over the iterations after the first, as the next
     old_kl: float | None = None  # KL(policy of the rollouts || policy), mean over the tokens
     importance: Importance | None = None  # None: not corrected
+
+
+def counted_rollouts(group: Group, config: TrainConfig) -> Tensor:
+    """(G,) bool: the rollouts whose tokens count in the loss. All have rewards, and count in the group's advantages."""
+    cut = torch.tensor([rollout.finish_reason == "length" for rollout in group.rollouts])
+    return ~cut if config.mask_truncated else torch.ones_like(cut)
+
+
+def counted_tokens(group: Group, config: TrainConfig) -> int:
+    """How many tokens of the group count in the loss."""
+    counted = counted_rollouts(group, config).tolist()
+    return sum(len(rollout.token_ids) for rollout, counts in zip(group.rollouts, counted, strict=True) if counts)
 
 
 def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:

@@ -23,7 +23,7 @@ from trainers.consistency import (
     dense_bonus,
 )
 from trainers.data import TrainingExample
-from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, rollout_lines
+from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, counted_tokens, rollout_lines
 from trainers.idle_passes import IdlePasses
 from trainers.logprobs import Span
 from trainers.loss import LossForm, loss_form
@@ -107,7 +107,7 @@ def step_form(groups: Sequence[Group], config: TrainConfig, questions_per_step: 
     """The loss's form for the rollouts of this step. Every process calls it."""
     tokens = 0
     if config.loss_type == "dapo":
-        tokens = processes.sum_over_ranks(sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts))
+        tokens = processes.sum_over_ranks(sum(counted_tokens(group, config) for group in groups))
     return loss_form(
         config.loss_type,
         max_completion_length=config.max_completion_length,

@@ -44,6 +44,7 @@ FORMER: dict[str, object] = {
     "epsilon": 0.2,  # of no effect with one iteration, as the next
     "epsilon_high": None,
     "importance_cap": 0.0,
+    "mask_truncated": False,
 }
 
 

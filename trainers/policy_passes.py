@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainers.config import TrainConfig
 from trainers.consistency import accurate_rollouts
-from trainers.groups import Importance, RewardedGroup, Rollout
+from trainers.groups import Importance, RewardedGroup, Rollout, counted_rollouts
 from trainers.importance import importance_weights, recorded_logprobs
 from trainers.loss import LossForm, clipped_tokens, policy_loss, token_kl
 from trainers.optimizer import Optimizer
@@ -58,14 +58,20 @@ class _PartNumbers:
 
 def kl_rollouts(rewarded: RewardedGroup, config: TrainConfig) -> Tensor:
     """(G,) bool: the rollouts whose divergence from the reference is penalised."""
+    counted = counted_rollouts(rewarded.group, config)
     if config.beta > 0 and config.kl_on == "accurate":
-        return accurate_rollouts(rewarded.accuracy[None])[0]
-    return torch.full_like(rewarded.accuracy, config.beta > 0, dtype=torch.bool)
+        return counted & accurate_rollouts(rewarded.accuracy[None])[0]
+    return counted & (config.beta > 0)
+
+
+def has_spread(rewarded: RewardedGroup, config: TrainConfig) -> bool:
+    """Whether a rollout that counts in the loss has an advantage other than zero."""
+    return bool(rewarded.advantage[counted_rollouts(rewarded.group, config)].any())
 
 
 def has_gradient(rewarded: RewardedGroup, config: TrainConfig) -> bool:
     """Without a KL penalty, a group whose advantages are all zero has none."""
-    return bool(rewarded.advantage.any()) or bool(kl_rollouts(rewarded, config).any())
+    return has_spread(rewarded, config) or bool(kl_rollouts(rewarded, config).any())
 
 
 def plan_passes(groups: Sequence[ScoredGroup], config: TrainConfig) -> list[list[Part]]:
@@ -125,6 +131,8 @@ def _pass_of_part(
         shared_prefix=config.shared_prefix,
         temperature=config.temperature,
     )
+    # A rollout that does not count has no tokens: it adds 0, and stays one of the G over which the mean is taken.
+    mask = mask & counted_rollouts(rewarded.group, config)[part.rows, None].to(mask.device)
     # The reference's T is that of the whole group, a part's may be shorter.
     expected = None if reference is None else reference[part.rows, : mask.shape[1]]
     penalised = kl_rollouts(rewarded, config)[part.rows].to(mask.device)
