@@ -191,6 +191,14 @@ class TrainConfig:
     group_chunk: int | None = setting(
         None, "Rollouts per pass when memory is short; the same numbers.", RUNTIME, at_least=1, owners=RL
     )
+    max_packed_tokens: int | None = setting(
+        None,
+        "Groups share a policy pass up to so many tokens; the same numbers.",
+        RUNTIME,
+        at_least=1,
+        owners=RL,
+        needs="shared_prefix",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bfloat16 on CUDA, else float32.", MODEL)
     device: str = setting("auto", "auto, cuda, cuda:1, cpu.", MODEL)
     # Running.
@@ -348,6 +356,8 @@ def _check_combinations(config: TrainConfig) -> None:
             f"--importance-cap {config.importance_cap:g} compares probabilities that vLLM records before temperature, "
             f"top-p and top-k. Fix: --importance-cap 0, or --temperature 1 --top-p 1 --top-k 0."
         )
+    if config.group_chunk and config.max_packed_tokens:
+        raise ConfigError("--group-chunk divides passes, --max-packed-tokens joins them. Fix: one of them alone.")
     if config.fsdp and config.lora:
         raise ConfigError(
             "--fsdp and --lora do not go together. Fix: --lora alone, which fits without and runs in any number of "

@@ -92,7 +92,7 @@ class GroupReport:
     rollouts: list[RolloutLine]
     loss: float  # mean over the iterations, as kl
     kl: float | None  # mean over the penalised tokens; None without a penalty
-    policy_passes: int  # one an iteration; 0 if the group has no gradient
+    policy_passes: int  # one an iteration; 0 if the group has no gradient, or shared the pass of a group before it
     reference_passes: int  # for the bonus alone: 0 or 1
     mismatch: SamplerMismatch | None = None  # None: not measured
     clip_fraction: float | None = None  # share of tokens, mean over the iterations after the first, as the next

@@ -98,7 +98,11 @@ def grpo_step(
         found.append(backward_groups(policy, ready, passes, form, config, questions_per_step, state.optimizer, first))
         idle.run_policy(missing)
         norms.append(update())
-    reports = [group_report(r, [n[place] for n in found if place in n], config) for place, r in enumerate(rewarded)]
+    leading = {parts[0].group for parts in passes}
+    reports = [
+        group_report(r, [numbers[place] for numbers in found if place in numbers], config, leads=place in leading)
+        for place, r in enumerate(rewarded)
+    ]
     seconds = Seconds(sampled - start, scored - sampled, time.perf_counter() - scored)
     return StepResult(reports, idle.made, seconds, sum(norms) / len(norms))
 
@@ -218,8 +222,13 @@ def _likelihood_of_lone_answer(base: RewardedGroup) -> Tensor:
     return known
 
 
-def group_report(rewarded: RewardedGroup, numbers: Sequence[GroupNumbers], config: TrainConfig) -> GroupReport:
-    """What is kept of a group. numbers: of its policy passes, an iteration each; empty if it had none."""
+def group_report(
+    rewarded: RewardedGroup, numbers: Sequence[GroupNumbers], config: TrainConfig, *, leads: bool = True
+) -> GroupReport:
+    """What is kept of a group.
+
+    numbers: of its policy passes, an iteration each; empty if it had none. leads: False if it shared a group's pass.
+    """
     lines, reference_passes = rollout_lines(rewarded), int(rewarded.needs_reference)
     if not numbers:
         return GroupReport(lines, 0.0, None, 0, reference_passes)
@@ -227,7 +236,7 @@ def group_report(rewarded: RewardedGroup, numbers: Sequence[GroupNumbers], confi
         lines,
         loss=sum(one.loss for one in numbers) / len(numbers),
         kl=_mean_of_known([one.kl for one in numbers]),
-        policy_passes=len(numbers),
+        policy_passes=len(numbers) if leads else 0,
         reference_passes=reference_passes,
         mismatch=sampler_mismatch(rewarded.group, numbers[0].logprobs, config),
         clip_fraction=_mean_of_known([one.clip_fraction for one in numbers]),

@@ -18,6 +18,7 @@ RESUME_MUTABLE = {
     "gradient_accumulation_steps",
     "shared_prefix",
     "group_chunk",
+    "max_packed_tokens",
     "gradient_checkpointing",
     "optimizer_device",
     "fsdp",

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from trainers.config import TrainConfig
 from trainers.consistency import accurate_rollouts
-from trainers.groups import Importance, RewardedGroup, Rollout, counted_rollouts
+from trainers.groups import Group, Importance, RewardedGroup, Rollout, counted_rollouts
 from trainers.importance import importance_weights, recorded_logprobs
 from trainers.loss import LossForm, clipped_tokens, policy_loss, token_kl
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
-from trainers.shared_prefix import group_logprobs
+from trainers.shared_prefix import group_logprobs, groups_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,27 @@ def has_gradient(rewarded: RewardedGroup, config: TrainConfig) -> bool:
 
 
 def plan_passes(groups: Sequence[ScoredGroup], config: TrainConfig) -> list[list[Part]]:
-    """The passes of the groups that have a gradient, group_chunk rollouts at a time."""
-    passes = []
+    """The passes of the groups that have a gradient: group_chunk rollouts at a time, or max_packed_tokens together."""
+    passes: list[list[Part]] = []
+    room = 0
     for place, scored in enumerate(groups):
-        n = len(scored.rewarded.group.rollouts)
+        if not has_gradient(scored.rewarded, config):
+            continue
+        n, tokens = len(scored.rewarded.group.rollouts), packed_tokens(scored.rewarded.group)
         size = config.group_chunk or n
-        if has_gradient(scored.rewarded, config):
-            passes += [[Part(place, slice(start, start + size))] for start in range(0, n, size)]
+        parts = [Part(place, slice(start, start + size)) for start in range(0, n, size)]
+        if tokens <= room:
+            passes[-1] += parts
+            room -= tokens
+        else:
+            passes += [[part] for part in parts]
+            room = (config.max_packed_tokens or 0) - tokens
     return passes
+
+
+def packed_tokens(group: Group) -> int:
+    """Rows of the group in a packed pass: its prompt's tokens, and of each rollout all but the last."""
+    return len(group.example.inputs.input_ids) + sum(len(rollout.token_ids) - 1 for rollout in group.rollouts)
 
 
 def backward_groups(
@@ -104,7 +117,10 @@ def backward_groups(
     policy.model.train()
     found: dict[int, list[_PartNumbers]] = {}
     for parts in passes:
-        numbers = [_pass_of_part(policy, groups[part.group], part, form, config, first) for part in parts]
+        numbers = [
+            _numbers_of_part(part, groups[part.group], *computed, form, config, first)
+            for part, computed in zip(parts, _pass(policy, groups, parts, config), strict=True)
+        ]
         # The loss is a sum over rollouts, so that parts give the gradients of the whole group.
         torch.autograd.backward(torch.stack([one.loss for one in numbers]).sum() / questions_per_step)
         optimizer.accumulate()
@@ -113,24 +129,34 @@ def backward_groups(
     return _joined(found, config)
 
 
-def _pass_of_part(
-    policy: Policy,
-    scored: ScoredGroup,
+def _pass(
+    policy: Policy, groups: Sequence[ScoredGroup], parts: Sequence[Part], config: TrainConfig
+) -> list[tuple[Tensor, Tensor]]:  # of each part (R, T) and (R, T) bool
+    prompts = [groups[part.group].rewarded.group.example.inputs for part in parts]
+    completions = [
+        [torch.tensor(rollout.token_ids) for rollout in groups[part.group].rewarded.group.rollouts[part.rows]]
+        for part in parts
+    ]
+    model, layout, temperature = policy.model, policy.processor.layout, config.temperature
+    if config.shared_prefix:
+        return groups_logprobs(model, layout, prompts, completions, temperature=temperature)
+    return [
+        group_logprobs(model, layout, prompt, ids, shared_prefix=False, temperature=temperature)
+        for prompt, ids in zip(prompts, completions, strict=True)
+    ]
+
+
+def _numbers_of_part(
     part: Part,
+    scored: ScoredGroup,
+    logprobs: Tensor,  # (R, T)
+    mask: Tensor,  # (R, T) bool
     form: LossForm,
     config: TrainConfig,
     first: Mapping[int, GroupNumbers] | None,
 ) -> _PartNumbers:
     rewarded, reference = scored.rewarded, scored.reference_logprobs
     rollouts = rewarded.group.rollouts
-    logprobs, mask = group_logprobs(
-        policy.model,
-        policy.processor.layout,
-        rewarded.group.example.inputs,
-        [torch.tensor(rollout.token_ids) for rollout in rollouts[part.rows]],
-        shared_prefix=config.shared_prefix,
-        temperature=config.temperature,
-    )
     # A rollout that does not count has no tokens: it adds 0, and stays one of the G over which the mean is taken.
     mask = mask & counted_rollouts(rewarded.group, config)[part.rows, None].to(mask.device)
     # The reference's T is that of the whole group, a part's may be shorter.

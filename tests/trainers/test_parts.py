@@ -255,6 +255,11 @@ def test_the_estimate_knows_the_models_size(toy):
     assert guess.optimizer == 3 * n
     assert guess.gathered == guess.sampler == 4 * n  # the root and two layers: the toy has no more
     assert guess.gradients == 8 * (n - matrices)  # the root and one layer, in the model's type and in fp32
+    one, few, many = (
+        estimate(replace(config, max_packed_tokens=limit), inspect_model(str(toy.raw)), 4).activations
+        for limit in (None, 1, 10**9)
+    )
+    assert (few, many) == (one, 4 * one)  # four questions in a pass
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
     assert estimate(lora, inspect_model(str(toy.raw)), 1).average == 4 * adapters

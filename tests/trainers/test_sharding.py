@@ -64,6 +64,8 @@ def trained(toy, tmp_path_factory) -> Trained:
         if name == "care":
             again = shared | {"out": made.resumed / name, "fsdp": True}
             options += [again | {"stop_after": 1}, again]
+    shared = KINDS["dapo"] | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
+    options.append(shared | {"out": made.sharded / "packed", "fsdp": True, "max_packed_tokens": 10**6})
     shared = COMMAND | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
     options.append(shared | {"out": made.two / "command", "command_line": True})
     children = trainings(options, 2)
@@ -142,6 +144,13 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     assert {value.dtype for value in written.values()} == {torch.bfloat16 if kind == "bfloat16" else torch.float32}
     fp32 = part(kept(sharded), "weights")
     assert all(torch.equal(value.to(written[name].dtype), written[name]) for name, value in fp32.items())
+
+
+def test_packed_passes_of_sharded_weights_are_those_of_one_group_each(trained):
+    packed, apart = trained.sharded / "packed", trained.one / "dapo"
+    assert farthest(weights_of(packed / "checkpoint-2"), weights_of(apart / "checkpoint-2")) <= 1e-6
+    together, one = ([line["policy_passes"] for line in metrics_of(folder)] for folder in (packed, apart))
+    assert sum(together) < sum(one)
 
 
 def test_two_processes_of_the_command_are_one_with_twice_the_accumulation(toy, trained):
