@@ -96,6 +96,9 @@ class TrainConfig:
     decode_cache: Literal["auto", "dynamic", "static"] = setting(  # static: on CUDA one recorded graph
         "auto", "Of the rollouts; auto: static on CUDA.", RUNTIME, owners=("rollouts builtin",)
     )
+    refill: int = setting(  # DAPO's dynamic sampling, arXiv 2503.14476, section 3.2; bounded, ours
+        0, "Rounds a step that replace groups without spread by further questions.", GROUP, at_least=0, owners=RL
+    )
     # Rewards.
     format_weight: float = setting(1.0, "Of the format reward.", GROUP, owners=RL)  # paper, Algorithm 1
     rewards: Literal["evaluation", "script"] = setting(

@@ -98,6 +98,7 @@ class GroupReport:
     clip_fraction: float | None = None  # share of tokens, mean over the iterations after the first, as the next
     old_kl: float | None = None  # KL(policy of the rollouts || policy), mean over the tokens
     importance: Importance | None = None  # None: not corrected
+    replaced: bool = False  # by another question's group, for lack of spread: it is no part of the loss
 
 
 def counted_rollouts(group: Group, config: TrainConfig) -> Tensor:

@@ -28,19 +28,23 @@ from trainers.idle_passes import IdlePasses
 from trainers.logprobs import Span
 from trainers.loss import LossForm, loss_form
 from trainers.policy import Policy
-from trainers.policy_passes import GroupNumbers, ScoredGroup, backward_groups, kl_rollouts, plan_passes
+from trainers.policy_passes import GroupNumbers, ScoredGroup, backward_groups, has_spread, kl_rollouts, plan_passes
 from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.rewards import reward
 from trainers.samplers import Sampler
 from trainers.shared_prefix import group_logprobs
 
+# Takes the places of this process's groups without spread, and gives further questions for them, place -> example; None
+# if no process has such a group. Every process calls it.
+Refill = Callable[[Sequence[int]], dict[int, TrainingExample] | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
     """Where a step's time went."""
 
-    rollouts: float = 0.0
+    rollouts: float = 0.0  # with the decoding of the questions that refill a step
     reference: float = 0.0
     policy: float = 0.0
 
@@ -63,6 +67,7 @@ def grpo_step(
     questions_per_step: int,
     processes: Processes,
     update: Callable[[], float],
+    refill: Refill,
 ) -> StepResult:
     """Sample and reward this process's examples, and take config.num_iterations optimiser steps on them.
 
@@ -73,24 +78,15 @@ def grpo_step(
     Raises ResourceError when the device's memory does not suffice for the rollouts.
     """
     policy, reference = state.policy, state.reference
-    start = time.perf_counter()
-    groups = sampler.sample(examples)
-    sampled = time.perf_counter()
-    # Under --fsdp every pass gathers weights collectively, so before each stage the ranks agree on the number of passes
-    # and those with fewer make up for it with idle ones.
-    idle = IdlePasses(policy, groups, config, processes.max_over_ranks)
-    base = [base_rewards(policy, group, config) for group in groups]
-    missing = idle.missing_of([len(b.answer_spans) if b.needs_reference else 0 for b in base])
-    rewarded = [compute_rewards(b, answer_likelihoods(policy, reference, b, config), config) for b in base]
-    idle.run_reference(reference, missing)
-    scored = time.perf_counter()
+    drawn = draw_groups(state, sampler, examples, config, processes, refill)
+    scored, rewarded, idle = time.perf_counter(), drawn.kept, drawn.idle
     # All KL passes before the first policy pass, so that every rank makes each stage's passes in the same order.
     missing = idle.missing_of([len(r.reward) if bool(kl_rollouts(r, config).any()) else 0 for r in rewarded])
     ready = [ScoredGroup(r, reference_logprobs(policy, reference, r, config)) for r in rewarded]
     idle.run_reference(reference, missing)
     passes = plan_passes(ready, config)
     missing = idle.missing(len(passes))
-    form = step_form(groups, config, questions_per_step, processes)
+    form = step_form([r.group for r in rewarded], config, questions_per_step, processes)
     found: list[dict[int, GroupNumbers]] = []
     norms = []
     for _ in range(config.num_iterations):
@@ -103,8 +99,66 @@ def grpo_step(
         group_report(r, [numbers[place] for numbers in found if place in numbers], config, leads=place in leading)
         for place, r in enumerate(rewarded)
     ]
-    seconds = Seconds(sampled - start, scored - sampled, time.perf_counter() - scored)
+    reports += [replace(group_report(r, [], config), replaced=True) for r in drawn.replaced]
+    seconds = replace(drawn.seconds, policy=time.perf_counter() - scored)
     return StepResult(reports, idle.made, seconds, sum(norms) / len(norms))
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnGroups:
+    """A step's rewarded groups, and those that were given up for lack of spread."""
+
+    kept: list[RewardedGroup]  # in the order of the examples
+    replaced: list[RewardedGroup]
+    idle: IdlePasses
+    seconds: Seconds  # without the policy's
+
+
+def draw_groups(
+    state: TrainingState,
+    sampler: Sampler,
+    examples: Sequence[TrainingExample],
+    config: TrainConfig,
+    processes: Processes,
+    refill: Refill,
+) -> DrawnGroups:
+    """Sample and reward the examples; replace groups without spread by others, in config.refill rounds at most.
+
+    DAPO's dynamic sampling (arXiv 2503.14476, section 3.2), whose rounds have no bound. A group that has no spread in
+    the last round either stays.
+    """
+    start = time.perf_counter()
+    groups = sampler.sample(examples)
+    sampling = time.perf_counter() - start
+    # Its passes are on a prompt of the first round: in a later one this process may have no group.
+    idle = IdlePasses(state.policy, groups, config, processes.max_over_ranks)
+    kept, replaced = reward_groups(state, groups, config, idle), list[RewardedGroup]()
+    for _ in range(config.refill):
+        begun = time.perf_counter()
+        wanted = refill([place for place, one in enumerate(kept) if not has_spread(one, config)])
+        if wanted is None:
+            break
+        # Under --fsdp in every process, also in one that wants none.
+        groups = sampler.sample(list(wanted.values()))
+        sampling += time.perf_counter() - begun
+        for place, fresh in zip(wanted, reward_groups(state, groups, config, idle), strict=True):
+            replaced.append(kept[place])
+            kept[place] = fresh
+    return DrawnGroups(kept, replaced, idle, Seconds(sampling, time.perf_counter() - start - sampling))
+
+
+def reward_groups(
+    state: TrainingState, groups: Sequence[Group], config: TrainConfig, idle: IdlePasses
+) -> list[RewardedGroup]:
+    """The groups with rewards, bonus and advantages. Every process calls it."""
+    policy, reference = state.policy, state.reference
+    # Under --fsdp every pass gathers weights collectively, so before each stage the ranks agree on the number of passes
+    # and those with fewer make up for it with idle ones.
+    base = [base_rewards(policy, group, config) for group in groups]
+    missing = idle.missing_of([len(b.answer_spans) if b.needs_reference else 0 for b in base])
+    rewarded = [compute_rewards(b, answer_likelihoods(policy, reference, b, config), config) for b in base]
+    idle.run_reference(reference, missing)
+    return rewarded
 
 
 def step_form(groups: Sequence[Group], config: TrainConfig, questions_per_step: int, processes: Processes) -> LossForm:

@@ -46,6 +46,7 @@ FORMER: dict[str, object] = {
     "epsilon_high": None,
     "importance_cap": 0.0,
     "mask_truncated": False,
+    "refill": 0,
 }
 
 

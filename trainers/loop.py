@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -27,7 +27,7 @@ from trainers.checkpoints import (
 from trainers.config import TrainConfig
 from trainers.data import QuestionStream, StepData, TrainingExample
 from trainers.groups import GroupReport
-from trainers.grpo import Seconds, grpo_step
+from trainers.grpo import Refill, Seconds, grpo_step
 from trainers.heldout import answer_greedily, heldout_metrics
 from trainers.metrics import StepLog, StepMetrics, finite, grpo_metrics, sft_metrics
 from trainers.optimizer import Optimizer, learning_rate
@@ -171,8 +171,15 @@ def _step(
             processes.all_reduce_(state.optimizer.gradients())
         return state.optimizer.step(rate)
 
+    def refill(places: Sequence[int]) -> dict[int, TrainingExample] | None:
+        found = data.replace(places)
+        if found is None:
+            return None
+        skipped.extend(found[1])
+        return found[0]
+
     with _memory_explained(plan.config):
-        numbers, groups, seconds = _learn(plan, processes, state, sampler, examples, update)
+        numbers, groups, seconds = _learn(plan, processes, state, sampler, examples, update, refill)
         sampler.sync_weights()
     # The order of the keys is that of the lines in metrics.jsonl.
     metrics: StepMetrics = {"step": step + 1, "epoch": round(data.position / len(plan.rows), 6)}
@@ -228,8 +235,9 @@ def _learn(
     sampler: Sampler,
     examples: list[TrainingExample],
     update: Callable[[], float],
+    refill: Refill,
 ) -> tuple[StepMetrics, list[GroupReport], Seconds]:
-    """Train on this process's examples. Returns the metrics of all processes'. update: takes an optimiser step."""
+    """Train on this process's examples. Returns the metrics of all processes'. update, refill: as in grpo_step."""
     config = plan.config
     if config.algo == "sft":
         start = time.perf_counter()
@@ -237,11 +245,13 @@ def _learn(
         norm = update()
         metrics = sft_metrics(processes.gather(losses))
         return metrics | {"grad_norm": norm}, [], Seconds(policy=time.perf_counter() - start)
-    mine = grpo_step(state, sampler, examples, config, plan.questions_per_step, processes, update)
+    mine = grpo_step(state, sampler, examples, config, plan.questions_per_step, processes, update, refill)
     reports = processes.gather(mine.groups)
     metrics = grpo_metrics(reports)
     if config.fsdp:
         metrics["idle_passes"] = sum(processes.gather([mine.idle_passes]))
+    if config.refill:
+        metrics["refilled"] = sum(report.replaced for report in reports)
     metrics["grad_norm"] = mine.grad_norm
     return metrics, reports, mine.seconds
 

@@ -52,6 +52,7 @@ class StepMetrics(TypedDict, total=False):
     kl: float | None
     rollout_logprob_gap: float | None
     rollout_ratio: float | None
+    refilled: int  # with --refill only: groups that were replaced; all other numbers but the loss are of these, too
     importance_weight: float  # where the sampler's gap is corrected only, as the next: mean of the tokens' weights
     importance_truncated: float  # share of the tokens whose weight is the cap
     clip_fraction: float  # with --num-iterations only, as the next: share of tokens, after the first iteration
@@ -148,7 +149,7 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "kl": _mean([group.kl for group in reports if group.kl is not None]),
         "rollout_logprob_gap": _mean([m.gap for m in mismatches]),
         "rollout_ratio": _mean([m.ratio for m in mismatches]),
-        "loss": _mean([group.loss for group in reports]),
+        "loss": _mean([group.loss for group in reports if not group.replaced]),
         "policy_passes": sum(group.policy_passes for group in reports),
         "reference_passes": sum(group.reference_passes for group in reports),
     }

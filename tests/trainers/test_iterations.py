@@ -43,7 +43,8 @@ def step_on(policy, groups, config, rate=1e-3):
         return state.optimizer.step(rate)
 
     sampler = GivenRollouts(groups)
-    result = grpo_step(state, sampler, [g.example for g in groups], config, len(groups), Processes("cpu"), update)
+    examples, alone = [one.example for one in groups], Processes("cpu")
+    result = grpo_step(state, sampler, examples, config, len(groups), alone, update, lambda places: None)
     return result, gradients, weights
 
 

@@ -34,6 +34,7 @@ KINDS = {
     "dapo": RL
     | {"algo": "grpo", "preset": "grpo-nokl", "loss_type": "dapo", "num_iterations": 2, "epsilon": 0.02}
     | {"max_steps": 2},
+    "refill": CARE | {"refill": 1, "num_generations": 2},
     "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
     # One step: then weights that are equal within 1e-6 may round apart (one in 270,592 did), and other tokens are drawn
     "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 1},
@@ -123,7 +124,7 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     assert farthest(weights_of(sharded), weights_of(one)) <= 1e-6
     assert farthest(weights_of(sharded), start) > 1e-4
     average = part(kept(sharded), "average")
-    assert bool(average) == (kind in ("care", "bfloat16"))
+    assert bool(average) == (kind in ("care", "refill", "bfloat16"))
     assert not average or farthest(average, state_of(one)["average"]) <= 1e-6
     ours, theirs = metrics_of(trained.sharded / kind), metrics_of(trained.one / kind)
     idle = [line.pop("idle_passes", 0) for line in ours]
@@ -134,6 +135,7 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
         assert mine.keys() == other.keys()
         assert {name: mine[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
         assert all(value is None for name, value in mine.items() if name not in numbers)
+    assert sum(line.get("refilled", 0) for line in ours) > 0 or kind != "refill"
     if kind != "sft":
         assert sum(idle) > 0, "no process was short of a pass: padding was not tested"
         rollouts = [read_lines(folder / kind / "rollouts.jsonl") for folder in (trained.sharded, trained.one)]
