@@ -313,17 +313,21 @@ def resolve_train_config(
     if merged.get("lora") and "learning_rate" not in given:
         full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
         merged["learning_rate"] = round(LORA_LR_FACTOR * full, 15)  # 1e-05, not 9.999999999999999e-06
-    config = TrainConfig(preset=preset, video=video, template=template, **merged)
-    if config.importance_cap is None:
-        corrected = config.rollouts == "vllm" and config.draws_from_the_policy
-        config = replace(config, importance_cap=IMPORTANCE_CAP if corrected else 0.0)
-    validate(config)
+    config = validate(_with_importance_cap(TrainConfig(preset=preset, video=video, template=template, **merged)))
     resolved = {name: getattr(config, name) for name in settings_of(TrainConfig)}
     chosen = {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")}
     chosen["num-iterations"] = "2 or more" if config.num_iterations > 1 else "1"
     refuse_strangers(named, TABLE, chosen)
     refuse_needless(named, TABLE, resolved)
     return config
+
+
+def _with_importance_cap(config: TrainConfig) -> TrainConfig:
+    """The cap that is meant where none was given: a number, so that it is a part of the run's identity."""
+    if config.importance_cap is not None:
+        return config
+    corrected = config.rollouts == "vllm" and config.draws_from_the_policy
+    return replace(config, importance_cap=IMPORTANCE_CAP if corrected else 0.0)
 
 
 def validate(config: TrainConfig) -> TrainConfig:
