@@ -2,17 +2,17 @@
 
 import threading
 
-import pytest
 import torch
 
 from seedbench_r1.models.qwen_vl import load_processor
 from tests.trainers.launch import assert_same_checkpoint, metrics_of
 from tests.trainers.test_iterations import step_on
+from tests.trainers.test_parts import rollout
 from tests.trainers.test_steps import A, B, config_of, example_of, group_of, policy, reference_of
 from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import TrainingState, read_training
 from trainers.data import QuestionStream, StepData, read_rows
-from trainers.groups import Group
+from trainers.groups import Group, GroupReport
 from trainers.grpo import grpo_step
 from trainers.metrics import grpo_metrics
 from trainers.optimizer import Optimizer
@@ -63,7 +63,14 @@ def test_a_group_is_replaced_until_it_has_spread_or_the_rounds_are_over(toy, pol
     metrics = grpo_metrics(result.groups)
     assert metrics["zero_std"] == 0.5  # of all that were drawn
     assert metrics["accuracy"] == (1 + 2 + 0 + 1) / 8  # golds A, B, C and D
-    assert metrics["loss"] == pytest.approx(sum(report.loss for report in result.groups[:2]) / 2)
+
+
+def test_the_loss_is_of_the_groups_that_were_kept_by_hand():
+    kept = [GroupReport([rollout()], loss, None, 1, 0) for loss in (0.5, 0.25)]
+    given_up = GroupReport([rollout(reward=4.0)], 0.0, None, 0, 1, replaced=True)
+    found = grpo_metrics([*kept, given_up])
+    assert (found["loss"], found["reward"]) == (0.375, 2.0)
+    assert (found["policy_passes"], found["reference_passes"]) == (2, 1)
 
 
 def test_no_group_is_replaced_unless_it_is_asked_for(toy, policy):
@@ -89,25 +96,25 @@ def test_all_processes_read_the_same_questions_in_the_order_of_the_slots(toy):
     expected = [drawn.question.question_id for drawn in QuestionStream(rows, config.seed).take(13)]
 
     def read(share, gathered):
-        """The ids of 4 slots, then of the two that are replaced, of the next 4, and the position."""
+        """The ids of a step's 4 slots, of those of slots 1, 2 and 3 that are replaced, and of the next step's."""
         stream = QuestionStream(rows, config.seed)
         with StepData(config, processor, stream, questions_per_step=4, share=share, gather=gathered) as data:
             examples, _ = data.next_step()
             found = [example.question.question_id for example in examples]
-            places = {(0, 1): [1, 3], (0, 2): [], (1, 2): [0, 1]}[share]  # slots 1 and 3
+            places = {(0, 1): [1, 2, 3], (0, 2): [1], (1, 2): [0, 1]}[share]
             fresh, skipped = data.replace(places)
             assert list(fresh) == places
             assert skipped == []
             found += [example.question.question_id for example in fresh.values()]
             examples, _ = data.next_step()
-            assert data.position == 10
+            assert data.position == 11
             return found + [example.question.question_id for example in examples]
 
-    assert read((0, 1), list) == expected[:10]
-    answers = iter([[], [1, 3], [], []])  # skipped, slots, skipped, skipped
-    assert read((0, 2), lambda items: next(answers)) == [expected[i] for i in (0, 2, 6, 8)]
-    answers = iter([[], [1, 3], [], []])
-    assert read((1, 2), lambda items: next(answers)) == [expected[i] for i in (1, 3, 4, 5, 7, 9)]
+    assert read((0, 1), list) == expected[:11]
+    answers = iter([[], [2, 1, 3], [], []])  # what was skipped, the slots in the order of the ranks, skipped, skipped
+    assert read((0, 2), lambda items: next(answers)) == [expected[i] for i in (0, 2, 5, 7, 9)]
+    answers = iter([[], [2, 1, 3], [], []])
+    assert read((1, 2), lambda items: next(answers)) == [expected[i] for i in (1, 3, 4, 6, 8, 10)]
     stream = QuestionStream(rows, config.seed)
     with StepData(config, processor, stream, questions_per_step=4) as data:
         data.next_step()
