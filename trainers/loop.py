@@ -293,8 +293,11 @@ def _memory_explained(config: TrainConfig) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         # Half of what did not fit.
         chunk = max(1, (config.group_chunk or config.num_generations) // 2)
+        smaller = (
+            f"--group-chunk {chunk}" if config.max_packed_tokens is None else "a lower --max-packed-tokens or none"
+        )
         raise ResourceError(
-            f"Out of memory in the training pass. Fix: --group-chunk {chunk} (the same numbers, less memory), "
+            f"Out of memory in the training pass. Fix: {smaller} (the same numbers, less memory), "
             f"{config.memory_hints}, --freeze-vision, --lora, or a smaller --max-completion-length. The same command "
             f"continues from the last checkpoint."
         ) from error

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from seedbench_r1.cli.train import header
 from seedbench_r1.errors import ConfigError
 from tests.trainers.test_iterations import step_on
 from tests.trainers.test_parts import resolved, rollout
@@ -16,6 +17,7 @@ from trainers.identity import resume_identity
 from trainers.importance import importance_weights, recorded_logprobs
 from trainers.loss import policy_loss
 from trainers.metrics import grpo_metrics
+from trainers.plan import plan_training
 
 __all__ = ["policy"]  # a fixture
 
@@ -128,6 +130,14 @@ def test_it_is_on_with_vllm_where_probabilities_can_be_compared(tmp_path):
     with pytest.raises(ConfigError, match="--importance-cap belongs to --rollouts vllm"):
         resolved(tmp_path, algo="care", importance_cap=2.0)
     assert resume_identity(resolved(tmp_path, algo="care", rollouts="vllm"))["importance_cap"] == 2
+
+
+def test_the_header_says_when_vllms_gap_is_not_corrected(toy):
+    planned = plan_training(config_of(toy))
+    for cap, said in ((0.0, True), (2.0, False)):
+        config = dataclasses.replace(planned.config, rollouts="vllm", importance_cap=cap)
+        lines = header(dataclasses.replace(planned, config=config))
+        assert any("the loss is not corrected" in line for line in lines) == said
 
 
 def test_metrics_of_the_correction_by_hand():

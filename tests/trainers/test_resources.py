@@ -1,5 +1,6 @@
 """Memory or disk runs out in the middle: said with what to lower, nothing of the training lost, no half checkpoint."""
 
+import dataclasses
 import resource
 import shutil
 from collections import namedtuple
@@ -59,9 +60,16 @@ def test_a_checkpoint_is_not_begun_without_space_for_it(config, monkeypatch):
 
 @pytest.mark.parametrize(
     ("place", "advice"),
-    [("trainers.grpo.group_logprobs", "--group-chunk 1"), ("trainers.samplers.decode", "--rollout-batch-size")],
+    [
+        ("trainers.grpo.group_logprobs", "--group-chunk 1"),
+        ("trainers.policy_passes.groups_logprobs", "a lower --max-packed-tokens or none"),
+        ("trainers.samplers.decode", "--rollout-batch-size"),
+    ],
 )
 def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monkeypatch, place, advice):
+    if "packed" in advice:
+        config = dataclasses.replace(config, max_packed_tokens=1000)
+
     def exhaust(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
