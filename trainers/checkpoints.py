@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_json
 from seedbench_r1.typed_json import parse_json
-from trainers.config import FORMER
 from trainers.errors import TrainingEnded
+from trainers.identity import FORMER
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.processes import Processes

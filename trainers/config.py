@@ -19,14 +19,15 @@ from seedbench_r1.config_file import ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
-from seedbench_r1.types import Template, VideoConfig, to_json
+from seedbench_r1.types import Template, VideoConfig
 
 Algo = Literal["care", "grpo", "sft"]
+LossType = Literal["grpo", "dr_grpo", "dapo", "gspo"]
 
 TRAINING_FILE = "training_6k.jsonl"
 COT_FILE = "training_with_cot_6k.jsonl"
 LORA_LR_FACTOR = 10.0  # x the full fine-tuning rate, unless --learning-rate is given: common practice; ours
-
+IMPORTANCE_CAP = 2.0  # TRL's of its time; ours are no better founded
 
 # What a preset changes against TrainConfig's defaults.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -56,6 +57,7 @@ RUNTIME, OUTPUT = "Runtime", "Output"
 GROUPS = (MODEL, DATA, GROUP, LOSS, OPTIMISER, RUNTIME, OUTPUT)  # in the order of --help
 RL = ("algo grpo", "algo care")
 CARE = ("bonus care", "bonus dense")
+SEVERAL = ("num-iterations 2 or more",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,9 @@ class TrainConfig:
     decode_cache: Literal["auto", "dynamic", "static"] = setting(  # static: on CUDA one recorded graph
         "auto", "Of the rollouts; auto: static on CUDA.", RUNTIME, owners=("rollouts builtin",)
     )
+    refill: int = setting(  # DAPO's dynamic sampling, arXiv 2503.14476, section 3.2; bounded, ours
+        0, "Rounds a step that replace groups without spread by further questions.", GROUP, at_least=0, owners=RL
+    )
     # Rewards.
     format_weight: float = setting(1.0, "Of the format reward.", GROUP, owners=RL)  # paper, Algorithm 1
     rewards: Literal["evaluation", "script"] = setting(
@@ -133,6 +138,29 @@ class TrainConfig:
     beta: float = setting(0.0, "Weight of the KL penalty.", LOSS, at_least=0, owners=RL)  # script
     kl_on: Literal["all", "accurate"] = setting(
         "all", "Rollouts; accurate: the paper's KL-EMA-HA ablation.", LOSS, needs="beta"
+    )
+    loss_type: LossType = setting(
+        "grpo", "How the tokens' terms are averaged; gspo: one ratio per rollout.", LOSS, owners=RL
+    )
+    num_iterations: int = setting(  # mu of GRPO's Algorithm 1; script
+        1, "Optimiser steps on each batch of rollouts.", LOSS, at_least=1, owners=RL
+    )
+    epsilon: float = setting(  # PPO, arXiv 1707.06347, and GRPO; GSPO's paper has 3e-4 and 4e-4
+        0.2, "The ratio to the policy of the rollouts counts from 1 minus this.", LOSS, above=0, below=1, owners=SEVERAL
+    )
+    epsilon_high: float | None = setting(  # 0.28 in DAPO, arXiv 2503.14476
+        None, "It counts up to 1 plus this; by default --epsilon.", LOSS, above=0, owners=SEVERAL
+    )
+    importance_cap: float | None = setting(  # None only until it is resolved
+        None,
+        f"Tokens are weighted by policy / vLLM, up to this; 0: not. By default {IMPORTANCE_CAP:g} without --top-p, "
+        f"--top-k and --temperature, else 0.",
+        LOSS,
+        at_least=0,
+        owners=("rollouts vllm",),
+    )
+    mask_truncated: bool = setting(  # DAPO's overlong filtering, arXiv 2503.14476, section 3.4
+        False, "Rollouts cut at the limit count 0 in the loss.", LOSS, negatable=True, owners=RL
     )
     # Optimiser.
     learning_rate: float = setting(1e-6, "At its highest; LoRA ten times as much.", OPTIMISER, above=0)  # script
@@ -172,6 +200,14 @@ class TrainConfig:
     )
     group_chunk: int | None = setting(
         None, "Rollouts per pass when memory is short; the same numbers.", RUNTIME, at_least=1, owners=RL
+    )
+    max_packed_tokens: int | None = setting(
+        None,
+        "Groups share a policy pass up to so many tokens; the same numbers.",
+        RUNTIME,
+        at_least=1,
+        owners=RL,
+        needs="shared_prefix",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto: bfloat16 on CUDA, else float32.", MODEL)
     device: str = setting("auto", "auto, cuda, cuda:1, cpu.", MODEL)
@@ -235,47 +271,20 @@ class TrainConfig:
         return self.fsdp and not self.lora
 
     @property
+    def ratio_bounds(self) -> tuple[float, float]:
+        """epsilon and epsilon_high."""
+        return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+    @property
+    def draws_from_the_policy(self) -> bool:
+        """Whether rollouts come from the distribution that the loss differentiates, up to the sampler's rounding."""
+        return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
+
+    @property
     def questions_file(self) -> Path:
         """The training rows' file."""
         return self.train_file or self.data / "annotations" / (COT_FILE if self.algo == "sft" else TRAINING_FILE)
 
-
-# Settings that may differ between a run and its continuation: none of them changes a parameter's value. The two batch
-# sizes and the number of processes may differ while their product stays (questions_per_step in training.json).
-RESUME_MUTABLE = {
-    "out",
-    "data",
-    "allow_missing",
-    "rollout_batch_size",
-    "gpu_memory_utilization",
-    "rollout_tensor_parallel",
-    "decode_cache",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "shared_prefix",
-    "group_chunk",
-    "gradient_checkpointing",
-    "optimizer_device",
-    "fsdp",
-    "device",
-    "workers",
-    "decode_timeout_s",
-    "frame_cache",
-    "frame_cache_gb",
-    "save_steps",
-    "save_total_limit",
-    "save_optimizer",
-    "hang_timeout_s",
-    "logging_steps",
-    "keep_going",
-    "rollout_log_steps",
-    "model",  # its bytes are compared instead
-    "processor",  # likewise
-    "train_file",  # likewise
-}
-
-# Settings that are younger than the first checkpoints: what those that do not name them were trained with.
-FORMER = {"rewards": "evaluation"}
 
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 TABLE = settings_of(TrainConfig) | {
@@ -336,11 +345,21 @@ def resolve_train_config(
     if merged.get("lora") and "learning_rate" not in given:
         full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
         merged["learning_rate"] = round(LORA_LR_FACTOR * full, 15)  # 1e-05, not 9.999999999999999e-06
-    config = validate(TrainConfig(preset=preset, video=video, template=template, **merged))
+    config = validate(_with_importance_cap(TrainConfig(preset=preset, video=video, template=template, **merged)))
     resolved = {name: getattr(config, name) for name in settings_of(TrainConfig)}
-    refuse_strangers(named, TABLE, {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")})
+    chosen = {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")}
+    chosen["num-iterations"] = "2 or more" if config.num_iterations > 1 else "1"
+    refuse_strangers(named, TABLE, chosen)
     refuse_needless(named, TABLE, resolved)
     return config
+
+
+def _with_importance_cap(config: TrainConfig) -> TrainConfig:
+    """The cap that is meant where none was given: a number, so that it is a part of the run's identity."""
+    if config.importance_cap is not None:
+        return config
+    corrected = config.rollouts == "vllm" and config.draws_from_the_policy
+    return replace(config, importance_cap=IMPORTANCE_CAP if corrected else 0.0)
 
 
 def validate(config: TrainConfig) -> TrainConfig:
@@ -371,6 +390,13 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
         needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
         raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")
+    if config.importance_cap and not config.draws_from_the_policy:
+        raise ConfigError(
+            f"--importance-cap {config.importance_cap:g} compares probabilities that vLLM records before temperature, "
+            f"top-p and top-k. Fix: --importance-cap 0, or --temperature 1 --top-p 1 --top-k 0."
+        )
+    if config.group_chunk and config.max_packed_tokens:
+        raise ConfigError("--group-chunk divides passes, --max-packed-tokens joins them. Fix: one of them alone.")
     if config.fsdp and not config.lora and config.optimizer_device == "cpu":
         raise ConfigError("--fsdp keeps its shards on the GPUs. Fix: without --optimizer-device cpu.")
 
@@ -380,14 +406,3 @@ def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> in
     if config.max_steps > 0:
         return config.max_steps
     return max(1, int(config.num_train_epochs * n_rows) // questions_per_step)
-
-
-def resume_identity(config: TrainConfig) -> dict[str, object]:
-    """The settings that a continuation must share, as flat JSON values ("video.max_frames": 16)."""
-    flat: dict[str, object] = {}
-    for name, value in to_json(config).items():
-        if name in RESUME_MUTABLE:
-            continue
-        parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-        flat |= parts
-    return flat

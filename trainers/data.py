@@ -5,10 +5,11 @@ The stream is the same for any number of processes and after any resume; its onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol, TypeVar
 
 from seedbench_r1.errors import DataError
 from seedbench_r1.media.cache import media_loader
@@ -19,6 +20,8 @@ from seedbench_r1.prompts import build_request
 from seedbench_r1.questions import RESPONSE_WITHOUT_CHOICES, TrainingRow, load_training_rows, training_question
 from seedbench_r1.types import Failure, Media, Question, Request
 from trainers.config import TrainConfig
+
+T = TypeVar("T")
 
 MediaKey = tuple[str, int]  # question id and epoch: near an epoch's end a step may hold the same question twice
 DecodedMedia = dict[MediaKey, Media | Failure]
@@ -118,12 +121,23 @@ def contradicting_rows(rows: Sequence[TrainingRow]) -> list[str]:
     return found
 
 
+class Gather(Protocol):
+    """Joins the lists of all processes in the order of their ranks; called equally often in each."""
+
+    def __call__(self, items: list[T], /) -> list[T]: ...
+
+
+def alone(items: list[T]) -> list[T]:
+    """The Gather of a single process."""
+    return items
+
+
 class StepData:
     """Decodes each step's questions, one step ahead. A context manager; open it in the main thread.
 
     Args:
         share: (rank, world size): slot j of a step belongs to process j % world size.
-        gather: joins the lists of all processes; called equally often in each.
+        gather: joins the lists of all processes.
         replaced: how many questions could not be used before this process began.
 
     Attributes:
@@ -138,7 +152,7 @@ class StepData:
         *,
         questions_per_step: int,
         share: tuple[int, int] = (0, 1),
-        gather: Callable[[list[SkippedQuestion]], list[SkippedQuestion]] = list,
+        gather: Gather = alone,
         replaced: int = 0,
     ) -> None:
         self._processor, self._template, self._stream = processor, config.template, stream
@@ -174,17 +188,35 @@ class StepData:
 
         Raises DataError when as many questions in a row as there are rows could not be used.
         """
-        # What was prefetched is for the slots as first drawn; replacements are decoded below.
-        prefetched = {} if self._prefetched is None else self._prefetched.result()
+        examples, skipped = self._fill(range(self._questions_per_step))
+        return [examples[slot] for slot in sorted(examples)], skipped
+
+    def replace(self, places: Sequence[int]) -> tuple[dict[int, TrainingExample], list[SkippedQuestion]] | None:
+        """The next questions of the stream, place -> example, for places among this process's examples of the step.
+
+        Every process calls it, and all read the same questions from the stream. None if no process has named a place.
+        Raises as next_step.
+        """
+        rank, world_size = self._share
+        slots = sorted(self._gather([rank + world_size * place for place in places]))
+        if not slots:
+            return None
+        examples, skipped = self._fill(slots)
+        return {slot // world_size: examples[slot] for slot in sorted(examples)}, skipped
+
+    def _fill(self, slots: Sequence[int]) -> tuple[dict[int, TrainingExample], list[SkippedQuestion]]:
+        """Read a question for each slot of all processes; this process's examples by slot, and what any skipped."""
+        # What was prefetched is for a next step's slots as first drawn; all else is decoded below.
+        media = {} if self._prefetched is None else self._prefetched.result()
         self._prefetched = None
-        pending = list(enumerate(self._stream.take(self._questions_per_step)))
+        pending = list(zip(slots, self._stream.take(len(slots)), strict=True))
         examples: dict[int, TrainingExample] = {}
         skipped: list[SkippedQuestion] = []
         while pending:
-            mine = [(slot, drawn) for slot, drawn in pending if self._is_mine(slot)]
-            media = prefetched | self._decode([drawn for _, drawn in mine if _key(drawn) not in prefetched])
+            own = [(slot, drawn) for slot, drawn in pending if self._is_mine(slot)]
+            media |= self._decode([drawn for _, drawn in own if _key(drawn) not in media])
             unusable = []
-            for slot, drawn in mine:
+            for slot, drawn in own:
                 example = self._prepare(drawn, media[_key(drawn)])
                 if isinstance(example, TrainingExample):
                     examples[slot] = example
@@ -198,8 +230,11 @@ class StepData:
             pending = list(zip([s.slot for s in unusable], self._stream.take(len(unusable)), strict=True))
         self.replaced += len(skipped)
         upcoming = enumerate(self._stream.peek(self._questions_per_step))
-        self._prefetched = self._thread.submit(self._decode, [drawn for slot, drawn in upcoming if self._is_mine(slot)])
-        return [examples[slot] for slot in sorted(examples)], skipped
+        mine = [drawn for slot, drawn in upcoming if self._is_mine(slot)]
+        # After a few slots have been refilled, some of the next step's questions are decoded already.
+        kept = {_key(drawn): media[_key(drawn)] for drawn in mine if _key(drawn) in media}
+        self._prefetched = self._thread.submit(self._decode_others, mine, kept)
+        return examples, skipped
 
     def heldout_examples(self, rows: Sequence[TrainingRow]) -> list[TrainingExample]:
         """This process's share of held-out rows, their options drawn as in epoch 0; unusable ones are left out."""
@@ -212,6 +247,9 @@ class StepData:
     def _is_mine(self, slot: int) -> bool:
         rank, world_size = self._share
         return slot % world_size == rank
+
+    def _decode_others(self, drawn: Sequence[DrawnQuestion], kept: DecodedMedia) -> DecodedMedia:
+        return kept | self._decode([entry for entry in drawn if _key(entry) not in kept])
 
     def _decode(self, drawn: Sequence[DrawnQuestion]) -> DecodedMedia:
         # A question that comes twice, in two epochs, is decoded once.

@@ -29,7 +29,7 @@ class Estimate:
     average: int  # fp32, in main memory
     sampler: int  # while sampling: all weights, gathered under --fsdp, or vLLM's own copy of them
     cache: int  # keys and values while sampling
-    activations: int  # of one packed group, gradient checkpointing considered
+    activations: int  # of one packed group, or of as many as share a pass, gradient checkpointing considered
     checkpoint: int  # on disk, with what continuing needs
     weights_file: int  # of that, what stays when a newer checkpoint is there
     prompt_tokens: int
@@ -97,7 +97,10 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
         reference=n * width // parts if config.reference != "none" and not config.lora else 0,
         average=average // parts,
         cache=0 if config.algo == "sft" else cached * layers * 2 * kv_heads * head * width,
-        activations=packed * hidden * width * (layers * kept + 17),
+        activations=max(packed, min(config.max_packed_tokens or 0, packed * questions_per_process))
+        * hidden
+        * width
+        * (layers * kept + 17),
         checkpoint=(trainable if config.lora else n) * width + moments + average,
         weights_file=(trainable if config.lora else n) * width,
         prompt_tokens=prompt,

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
 from seedbench_r1.types import FinishReason, SamplingConfig
@@ -57,6 +58,14 @@ class SamplerMismatch:
     ratio: float  # exp(policy - sampler): 1 when they agree
 
 
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """The importance weights of a group's tokens."""
+
+    weight: float  # mean
+    truncated: float  # share of the tokens whose weight is the cap
+
+
 class RolloutLine(TypedDict):
     """A rollout in rollouts.jsonl, which adds the step. Complete in itself: nothing has to be looked up to read it."""
 
@@ -81,11 +90,27 @@ class GroupReport:
     """What is kept of a group: without tensors, so that it is small enough to be sent between processes."""
 
     rollouts: list[RolloutLine]
-    loss: float
+    loss: float  # mean over the iterations, as kl
     kl: float | None  # mean over the penalised tokens; None without a penalty
-    policy_passes: int  # 0 if the group has no gradient
+    policy_passes: int  # one an iteration; 0 if the group has no gradient, or shared the pass of a group before it
     reference_passes: int  # for the bonus alone: 0 or 1
     mismatch: SamplerMismatch | None = None  # None: not measured
+    clip_fraction: float | None = None  # share of tokens, mean over the iterations after the first, as the next
+    old_kl: float | None = None  # KL(policy of the rollouts || policy), mean over the tokens
+    importance: Importance | None = None  # None: not corrected
+    replaced: bool = False  # by another question's group, for lack of spread: it is no part of the loss
+
+
+def counted_rollouts(group: Group, config: TrainConfig) -> Tensor:
+    """(G,) bool: the rollouts whose tokens count in the loss. All have rewards, and count in the group's advantages."""
+    cut = torch.tensor([rollout.finish_reason == "length" for rollout in group.rollouts])
+    return ~cut if config.mask_truncated else torch.ones_like(cut)
+
+
+def counted_tokens(group: Group, config: TrainConfig) -> int:
+    """How many tokens of the group count in the loss."""
+    counted = counted_rollouts(group, config).tolist()
+    return sum(len(rollout.token_ids) for rollout, counts in zip(group.rollouts, counted, strict=True) if counts)
 
 
 def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:

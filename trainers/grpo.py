@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainers.advantages import group_advantages
+from trainers.checkpoints import TrainingState
 from trainers.config import TrainConfig
 from trainers.consistency import (
     accurate_rollouts,
@@ -22,23 +23,28 @@ from trainers.consistency import (
     dense_bonus,
 )
 from trainers.data import TrainingExample
-from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, rollout_lines
+from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, counted_tokens, rollout_lines
 from trainers.idle_passes import IdlePasses
 from trainers.logprobs import Span
-from trainers.loss import policy_loss, token_kl
-from trainers.optimizer import Optimizer
+from trainers.loss import LossForm, loss_form
 from trainers.policy import Policy
+from trainers.policy_passes import GroupNumbers, ScoredGroup, backward_groups, has_spread, kl_rollouts, plan_passes
+from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.rewards import reward
 from trainers.samplers import Sampler
 from trainers.shared_prefix import group_logprobs
+
+# Takes the places of this process's groups without spread, and gives further questions for them, place -> example; None
+# if no process has such a group. Every process calls it.
+Refill = Callable[[Sequence[int]], dict[int, TrainingExample] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
     """Where a step's time went."""
 
-    rollouts: float = 0.0
+    rollouts: float = 0.0  # with the decoding of the questions that refill a step
     reference: float = 0.0
     policy: float = 0.0
 
@@ -50,45 +56,123 @@ class StepResult:
     groups: list[GroupReport]
     idle_passes: int  # passes made only because other processes made them; 0 without --fsdp
     seconds: Seconds
+    grad_norm: float  # before clipping, mean over the iterations; not finite if one of them was not
 
 
 def grpo_step(
-    policy: Policy,
-    reference: Reference,
-    optimizer: Optimizer,
+    state: TrainingState,
     sampler: Sampler,
     examples: Sequence[TrainingExample],
     config: TrainConfig,
     questions_per_step: int,
-    max_over_ranks: Callable[[int], int],
+    processes: Processes,
+    update: Callable[[], float],
+    refill: Refill,
 ) -> StepResult:
-    """Sample, reward and differentiate this process's examples; the gradients accumulate in the optimizer.
+    """Sample and reward this process's examples, and take config.num_iterations optimiser steps on them.
 
-    The loss is the mean over all groups of the step, those of other processes included. Raises ResourceError when the
-    device's memory does not suffice for the rollouts.
+    The loss is the mean over all groups of the step, those of other processes included. `update` takes an optimiser
+    step with the gradients that have accumulated, and returns their norm; every process calls it equally often. The
+    log-probabilities of the first iteration are the old ones of the others: it costs no pass of its own to know them.
+
+    Raises ResourceError when the device's memory does not suffice for the rollouts.
+    """
+    policy, reference = state.policy, state.reference
+    drawn = draw_groups(state, sampler, examples, config, processes, refill)
+    scored, rewarded, idle = time.perf_counter(), drawn.kept, drawn.idle
+    # All KL passes before the first policy pass, so that every rank makes each stage's passes in the same order.
+    missing = idle.missing_of([len(r.reward) if bool(kl_rollouts(r, config).any()) else 0 for r in rewarded])
+    ready = [ScoredGroup(r, reference_logprobs(policy, reference, r, config)) for r in rewarded]
+    idle.run_reference(reference, missing)
+    passes = plan_passes(ready, config)
+    missing = idle.missing(len(passes))
+    form = step_form([r.group for r in rewarded], config, questions_per_step, processes)
+    found: list[dict[int, GroupNumbers]] = []
+    norms = []
+    for _ in range(config.num_iterations):
+        first = found[0] if found else None
+        found.append(backward_groups(policy, ready, passes, form, config, questions_per_step, state.optimizer, first))
+        idle.run_policy(missing)
+        norms.append(update())
+    leading = {parts[0].group for parts in passes}
+    reports = [
+        group_report(r, [numbers[place] for numbers in found if place in numbers], config, leads=place in leading)
+        for place, r in enumerate(rewarded)
+    ]
+    reports += [replace(group_report(r, [], config), replaced=True) for r in drawn.replaced]
+    seconds = replace(drawn.seconds, policy=time.perf_counter() - scored)
+    return StepResult(reports, idle.made, seconds, sum(norms) / len(norms))
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnGroups:
+    """A step's rewarded groups, and those that were given up for lack of spread."""
+
+    kept: list[RewardedGroup]  # in the order of the examples
+    replaced: list[RewardedGroup]
+    idle: IdlePasses
+    seconds: Seconds  # without the policy's
+
+
+def draw_groups(
+    state: TrainingState,
+    sampler: Sampler,
+    examples: Sequence[TrainingExample],
+    config: TrainConfig,
+    processes: Processes,
+    refill: Refill,
+) -> DrawnGroups:
+    """Sample and reward the examples; replace groups without spread by others, in config.refill rounds at most.
+
+    DAPO's dynamic sampling (arXiv 2503.14476, section 3.2), whose rounds have no bound. A group that has no spread in
+    the last round either stays.
     """
     start = time.perf_counter()
     groups = sampler.sample(examples)
-    sampled = time.perf_counter()
+    sampling = time.perf_counter() - start
+    # Its passes are on a prompt of the first round: in a later one this process may have no group.
+    idle = IdlePasses(state.policy, groups, config, processes.max_over_ranks)
+    kept, replaced = reward_groups(state, groups, config, idle), list[RewardedGroup]()
+    for _ in range(config.refill):
+        begun = time.perf_counter()
+        wanted = refill([place for place, one in enumerate(kept) if not has_spread(one, config)])
+        if wanted is None:
+            break
+        # Under --fsdp in every process, also in one that wants none.
+        groups = sampler.sample(list(wanted.values()))
+        sampling += time.perf_counter() - begun
+        for place, fresh in zip(wanted, reward_groups(state, groups, config, idle), strict=True):
+            replaced.append(kept[place])
+            kept[place] = fresh
+    return DrawnGroups(kept, replaced, idle, Seconds(sampling, time.perf_counter() - start - sampling))
+
+
+def reward_groups(
+    state: TrainingState, groups: Sequence[Group], config: TrainConfig, idle: IdlePasses
+) -> list[RewardedGroup]:
+    """The groups with rewards, bonus and advantages. Every process calls it."""
+    policy, reference = state.policy, state.reference
     # Under --fsdp every pass gathers weights collectively, so before each stage the ranks agree on the number of passes
     # and those with fewer make up for it with idle ones.
-    idle = IdlePasses(policy, groups, config, max_over_ranks)
     base = [base_rewards(policy, group, config) for group in groups]
-    missing = idle.missing([len(b.answer_spans) if b.needs_reference else 0 for b in base])
+    missing = idle.missing_of([len(b.answer_spans) if b.needs_reference else 0 for b in base])
     rewarded = [compute_rewards(b, answer_likelihoods(policy, reference, b, config), config) for b in base]
     idle.run_reference(reference, missing)
-    scored = time.perf_counter()
-    # All KL passes before the first policy pass, so that every rank makes each stage's passes in the same order.
-    missing = idle.missing([len(r.reward) if bool(kl_rollouts(r, config).any()) else 0 for r in rewarded])
-    references = [reference_logprobs(policy, reference, r, config) for r in rewarded]
-    idle.run_reference(reference, missing)
-    missing = idle.missing([len(r.reward) if has_gradient(r, config) else 0 for r in rewarded])
-    reports = [
-        backward_group(policy, r, logprobs, config, questions_per_step, optimizer)
-        for r, logprobs in zip(rewarded, references, strict=True)
-    ]
-    idle.run_policy(missing)
-    return StepResult(reports, idle.made, Seconds(sampled - start, scored - sampled, time.perf_counter() - scored))
+    return rewarded
+
+
+def step_form(groups: Sequence[Group], config: TrainConfig, questions_per_step: int, processes: Processes) -> LossForm:
+    """The loss's form for the rollouts of this step. Every process calls it."""
+    tokens = 0
+    if config.loss_type == "dapo":
+        tokens = processes.sum_over_ranks(sum(counted_tokens(group, config) for group in groups))
+    return loss_form(
+        config.loss_type,
+        max_completion_length=config.max_completion_length,
+        tokens_per_rollout=tokens / (questions_per_step * config.num_generations),
+        epsilon=config.ratio_bounds[0],
+        epsilon_high=config.ratio_bounds[1],
+    )
 
 
 def base_rewards(policy: Policy, group: Group, config: TrainConfig) -> RewardedGroup:
@@ -111,7 +195,7 @@ def base_rewards(policy: Policy, group: Group, config: TrainConfig) -> RewardedG
     needs_reference = config.bonus != "none" and len(found) >= (2 if config.bonus == "care" else 1)
     unknown, zeros = torch.full_like(accuracy, torch.nan), torch.zeros_like(accuracy)
     total = accuracy + config.format_weight * well_formed
-    advantage = group_advantages(total[None])[0]
+    advantage = group_advantages(total[None], scale=config.loss_type != "dr_grpo")[0]
     return RewardedGroup(group, accuracy, well_formed, found, needs_reference, unknown, zeros, total, advantage)
 
 
@@ -131,7 +215,7 @@ def compute_rewards(base: RewardedGroup, likelihood: Tensor, config: TrainConfig
     elif config.bonus == "dense":
         bonus = dense_bonus(accuracy[None], likelihood[None], weight=config.bonus_weight)[0]
     total = accuracy + config.format_weight * base.format + bonus
-    advantage = group_advantages(total[None])[0]
+    advantage = group_advantages(total[None], scale=config.loss_type != "dr_grpo")[0]
     return replace(base, likelihood=likelihood, bonus=bonus, reward=total, advantage=advantage)
 
 
@@ -192,71 +276,38 @@ def _likelihood_of_lone_answer(base: RewardedGroup) -> Tensor:
     return known
 
 
-def kl_rollouts(rewarded: RewardedGroup, config: TrainConfig) -> Tensor:
-    """(G,) bool: the rollouts whose divergence from the reference is penalised."""
-    if config.beta > 0 and config.kl_on == "accurate":
-        return accurate_rollouts(rewarded.accuracy[None])[0]
-    return torch.full_like(rewarded.accuracy, config.beta > 0, dtype=torch.bool)
-
-
-def has_gradient(rewarded: RewardedGroup, config: TrainConfig) -> bool:
-    """Without a KL penalty, a group whose advantages are all zero has none."""
-    return bool(rewarded.advantage.any()) or bool(kl_rollouts(rewarded, config).any())
-
-
-def backward_group(
-    policy: Policy,
-    rewarded: RewardedGroup,
-    reference_logprobs: Tensor | None,  # (G, T); None without a penalty
-    config: TrainConfig,
-    questions_per_step: int,
-    optimizer: Optimizer,
+def group_report(
+    rewarded: RewardedGroup, numbers: Sequence[GroupNumbers], config: TrainConfig, *, leads: bool = True
 ) -> GroupReport:
-    """Add a group's gradients, group_chunk rollouts at a time. A group without a gradient costs no pass."""
+    """What is kept of a group.
+
+    numbers: of its policy passes, an iteration each; empty if it had none. leads: False if it shared a group's pass.
+    """
     lines, reference_passes = rollout_lines(rewarded), int(rewarded.needs_reference)
-    if not has_gradient(rewarded, config):
+    if not numbers:
         return GroupReport(lines, 0.0, None, 0, reference_passes)
-    group, penalised = rewarded.group, kl_rollouts(rewarded, config)
-    completions = [torch.tensor(rollout.token_ids) for rollout in group.rollouts]
-    # transformers recomputes activations (gradient checkpointing) in train mode only; the models have no dropout.
-    policy.model.train()
-    n, size = len(completions), config.group_chunk or len(completions)
-    total, penalties, computed = 0.0, list[Tensor](), list[Tensor]()
-    for part in [slice(start, start + size) for start in range(0, n, size)]:
-        logprobs, mask = group_logprobs(
-            policy.model,
-            policy.processor.layout,
-            group.example.inputs,
-            completions[part],
-            shared_prefix=config.shared_prefix,
-            temperature=config.temperature,
-        )
-        # The reference's T is that of the whole group, a chunk's may be shorter.
-        expected = None if reference_logprobs is None else reference_logprobs[part, : mask.shape[1]]
-        in_part = penalised[part].to(mask.device)
-        loss = policy_loss(
-            logprobs,
-            rewarded.advantage[part].to(logprobs),
-            mask,
-            beta=0.0 if expected is None else config.beta,
-            reference_logprobs=expected,
-            kl_rollouts=in_part,
-        ) * (len(mask) / n)
-        # The loss is a sum over rollouts, so that chunks give the gradients of the whole group.
-        torch.autograd.backward(loss / questions_per_step)
-        optimizer.accumulate()
-        total += float(loss.detach())
-        computed += list(logprobs.detach())
-        if expected is not None:
-            penalties.append(token_kl(logprobs.detach(), expected)[mask & in_part[:, None]])
-    kl = float(torch.cat(penalties).mean()) if penalties else None
-    return GroupReport(lines, total, kl, 1, reference_passes, sampler_mismatch(group, computed, config))
+    return GroupReport(
+        lines,
+        loss=sum(one.loss for one in numbers) / len(numbers),
+        kl=_mean_of_known([one.kl for one in numbers]),
+        policy_passes=len(numbers) if leads else 0,
+        reference_passes=reference_passes,
+        mismatch=sampler_mismatch(rewarded.group, numbers[0].logprobs, config),
+        clip_fraction=_mean_of_known([one.clip_fraction for one in numbers]),
+        old_kl=_mean_of_known([one.old_kl for one in numbers]),
+        importance=numbers[0].importance,  # the same in every iteration
+    )
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def sampler_mismatch(group: Group, logprobs: Sequence[Tensor], config: TrainConfig) -> SamplerMismatch | None:
     """Compare the policy's log-probabilities, G of at least (T_g,), with the sampler's, both at temperature 1.
 
-    None for a sampler that records none, or at another temperature. The loss does not use it.
+    None for a sampler that records none, or at another temperature. The loss does not use it: see trainers.importance.
     """
     # The sampler records log-probabilities before temperature, the policy pass computes them after it.
     if config.temperature != 1:

@@ -27,16 +27,16 @@ class IdlePasses:
         self._inputs = min((group.example.inputs for group in groups), key=lambda inputs: len(inputs.input_ids))
         self.made = 0
 
-    def missing(self, rollouts: Sequence[int]) -> int:
-        """How many passes this process lacks, which will run so many rollouts of each group.
+    def missing(self, own: int) -> int:
+        """How many passes this process lacks, which will make `own` of a stage.
 
         A collective call under --fsdp: every process makes it, and before the passes themselves.
         """
-        if self._policy.shards is None:
-            return 0
-        # A group is one pass per chunk of rollouts, rounded up.
-        own = sum(-(-n // (self._config.group_chunk or n)) for n in rollouts if n)
-        return self._max_over_ranks(own) - own
+        return 0 if self._policy.shards is None else self._max_over_ranks(own) - own
+
+    def missing_of(self, rollouts: Sequence[int]) -> int:
+        """The same of a process that will run so many rollouts of each group: a pass per chunk, rounded up."""
+        return self.missing(sum(-(-n // (self._config.group_chunk or n)) for n in rollouts if n))
 
     def run_reference(self, reference: Reference, count: int) -> None:
         """Forward passes of the reference."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -27,7 +27,7 @@ from trainers.checkpoints import (
 from trainers.config import TrainConfig
 from trainers.data import QuestionStream, StepData, TrainingExample
 from trainers.groups import GroupReport
-from trainers.grpo import Seconds, grpo_step
+from trainers.grpo import Refill, Seconds, grpo_step
 from trainers.heldout import answer_greedily, heldout_metrics
 from trainers.metrics import StepLog, StepMetrics, finite, grpo_metrics, sft_metrics
 from trainers.optimizer import Optimizer, learning_rate
@@ -169,18 +169,28 @@ def _step(
     start = time.perf_counter()
     examples, skipped = data.next_step()
     loaded = time.perf_counter()
-    with _memory_explained(plan.config):
-        numbers, groups, seconds = _compute_gradients(plan, processes, state, sampler, examples)
+    rate = learning_rate(plan.config, step, plan.n_steps)
+
+    def update() -> float:
         # With shards, every backward pass has summed the gradients over the processes already.
         if not state.policy.trains_shards:
             processes.all_reduce_(state.optimizer.gradients())
-        rate = learning_rate(plan.config, step, plan.n_steps)
-        norm = state.optimizer.step(rate)
+        return state.optimizer.step(rate)
+
+    def refill(places: Sequence[int]) -> dict[int, TrainingExample] | None:
+        found = data.replace(places)
+        if found is None:
+            return None
+        skipped.extend(found[1])
+        return found[0]
+
+    with _memory_explained(plan.config):
+        numbers, groups, seconds = _learn(plan, processes, state, sampler, examples, update, refill)
         sampler.sync_weights()
     # The order of the keys is that of the lines in metrics.jsonl.
     metrics: StepMetrics = {"step": step + 1, "epoch": round(data.position / len(plan.rows), 6)}
     metrics.update(numbers)
-    metrics["grad_norm"], metrics["lr"], metrics["replaced"] = norm, rate, data.replaced
+    metrics["lr"], metrics["replaced"] = rate, data.replaced
     if skipped:
         metrics["unusable"] = [{"question_id": entry.question_id, "reason": entry.reason} for entry in skipped]
     metrics["seconds"] = _rounded_seconds(start, loaded, seconds)
@@ -224,33 +234,31 @@ def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) ->
     return TrainingState(policy, reference, optimizer), sampler
 
 
-def _compute_gradients(
+def _learn(
     plan: TrainPlan,
     processes: Processes,
     state: TrainingState,
     sampler: Sampler,
     examples: list[TrainingExample],
+    update: Callable[[], float],
+    refill: Refill,
 ) -> tuple[StepMetrics, list[GroupReport], Seconds]:
-    """Gradients of this process's examples, and the metrics of all processes'."""
+    """Train on this process's examples. Returns the metrics of all processes'. update, refill: as in grpo_step."""
     config = plan.config
     if config.algo == "sft":
         start = time.perf_counter()
         losses = sft_step(state.policy, state.optimizer, examples, config, processes.gather)
-        return sft_metrics(processes.gather(losses)), [], Seconds(policy=time.perf_counter() - start)
-    mine = grpo_step(
-        state.policy,
-        state.reference,
-        state.optimizer,
-        sampler,
-        examples,
-        config,
-        plan.questions_per_step,
-        processes.max_over_ranks,
-    )
+        norm = update()
+        metrics = sft_metrics(processes.gather(losses))
+        return metrics | {"grad_norm": norm}, [], Seconds(policy=time.perf_counter() - start)
+    mine = grpo_step(state, sampler, examples, config, plan.questions_per_step, processes, update, refill)
     reports = processes.gather(mine.groups)
     metrics = grpo_metrics(reports)
     if config.fsdp:
         metrics["idle_passes"] = sum(processes.gather([mine.idle_passes]))
+    if config.refill:
+        metrics["refilled"] = sum(report.replaced for report in reports)
+    metrics["grad_norm"] = mine.grad_norm
     return metrics, reports, mine.seconds
 
 
@@ -298,7 +306,9 @@ def _memory_explained(config: TrainConfig) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         smaller = list[str]()
-        if config.algo != "sft" and not config.fsdp:
+        if config.algo != "sft" and config.max_packed_tokens is not None:
+            smaller.append("a lower --max-packed-tokens or none")
+        elif config.algo != "sft" and not config.fsdp:
             # Half of what did not fit.
             smaller.append(f"--group-chunk {max(1, (config.group_chunk or config.num_generations) // 2)}")
         raise ResourceError(f"Out of memory in the training pass. {config.memory_advice(*smaller)}") from error

@@ -52,6 +52,11 @@ class StepMetrics(TypedDict, total=False):
     kl: float | None
     rollout_logprob_gap: float | None
     rollout_ratio: float | None
+    refilled: int  # with --refill only: groups that were replaced; all other numbers but the loss are of these, too
+    importance_weight: float  # where the sampler's gap is corrected only, as the next: mean of the tokens' weights
+    importance_truncated: float  # share of the tokens whose weight is the cap
+    clip_fraction: float  # with --num-iterations only, as the next: share of tokens, after the first iteration
+    old_kl: float  # of the policy that drew the rollouts from the one that is trained on them
     policy_passes: int  # of all processes, as the next two
     reference_passes: int
     idle_passes: int  # with --fsdp only
@@ -130,7 +135,7 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
     rollouts = [rollout for group in reports for rollout in group.rollouts]
     reasonings = [parse_response(r["text"], opened=r["opened"]).reasoning for r in rollouts]
     mismatches = [group.mismatch for group in reports if group.mismatch is not None]
-    return {
+    found: StepMetrics = {
         "reward": _mean([rollout["reward"] for rollout in rollouts]),
         "accuracy": _mean([rollout["accuracy"] for rollout in rollouts]),
         "format": _mean([rollout["format"] for rollout in rollouts]),
@@ -144,10 +149,17 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "kl": _mean([group.kl for group in reports if group.kl is not None]),
         "rollout_logprob_gap": _mean([m.gap for m in mismatches]),
         "rollout_ratio": _mean([m.ratio for m in mismatches]),
-        "loss": _mean([group.loss for group in reports]),
+        "loss": _mean([group.loss for group in reports if not group.replaced]),
         "policy_passes": sum(group.policy_passes for group in reports),
         "reference_passes": sum(group.reference_passes for group in reports),
     }
+    if again := [group for group in reports if group.clip_fraction is not None]:
+        found["clip_fraction"] = statistics.fmean(group.clip_fraction or 0.0 for group in again)
+        found["old_kl"] = statistics.fmean(group.old_kl or 0.0 for group in again)
+    if weighted := [group.importance for group in reports if group.importance is not None]:
+        found["importance_weight"] = statistics.fmean(importance.weight for importance in weighted)
+        found["importance_truncated"] = statistics.fmean(importance.truncated for importance in weighted)
+    return found
 
 
 def sft_metrics(results: Sequence[ResponseLoss]) -> StepMetrics:

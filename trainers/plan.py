@@ -11,10 +11,11 @@ from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.questions import TrainingRow, file_sha256
 from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
-from trainers.config import TrainConfig, resume_identity, total_steps
+from trainers.config import TrainConfig, total_steps
 from trainers.data import read_rows
 from trainers.estimate import estimate
 from trainers.heldout import split_rows
+from trainers.identity import resume_identity
 from trainers.samplers import check_sampler
 from trainers.vllm_sampler import tensor_parallel_size
 from trainers.weights import check_tokenizer

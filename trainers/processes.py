@@ -71,6 +71,10 @@ class Processes:
         """The largest value of all processes."""
         return max(self.gather([value]))
 
+    def sum_over_ranks(self, value: int) -> int:
+        """The sum of the values of all processes."""
+        return sum(self.gather([value]))
+
     def on_all_ranks(self, work: Callable[[], None]) -> None:
         """Do `work` in every process and wait for the others. A ResourceError of one is raised in all."""
         failed: ResourceError | None = None

@@ -1,8 +1,9 @@
-"""Log-probabilities of a group of rollouts of one prompt, the prompt and its pixels computed once.
+"""Log-probabilities of groups of rollouts, each group's prompt and pixels computed once.
 
 One packed sequence holds the prompt and then all completions. Every completion's positions restart right after the
 prompt's, and its tokens see the prompt and their own completion only, so that the numbers and gradients are those of
-running each rollout by itself. The vision tower runs once and the output layer on the scored rows only.
+running each rollout by itself. The vision tower runs once and the output layer on the scored rows only. Several groups
+may follow one another in the sequence, whose tokens do not see each other.
 
     with shared_prefix_attention(model):              # around the whole training, see there
         logprobs, mask = group_logprobs(model, layout, inputs, completions)
@@ -41,13 +42,23 @@ ATTENTION = "seedbench_shared_prefix"  # the name under which transformers knows
 
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """How completions lie in a packed sequence, and what each of their tokens may see."""
+    """How a group's completions lie among its rows of a packed sequence, and what each of their tokens may see."""
 
     prompt: int  # P, tokens of the prompt
-    places: Tensor  # (G * C,) int64: the packed row of each padded completion token; padding points at row 0
+    length: int  # P + sum of the lengths: the group's rows
+    places: Tensor  # (G * C,) int64: the group's row of each padded completion token; padding points at row 0
     rows: Tensor  # (sum of the lengths,) int64: index of each packed completion token among G * C
     mask: Tensor  # (heads per key head * C, P + C) of the model's dtype: 0 where a token may attend, else -inf
     width: int  # C, the longest completion
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A group, and the tokens that are wanted of each completion."""
+
+    inputs: ModelInputs
+    completions: Sequence[Tensor]
+    spans: Sequence[Span]
 
 
 @contextlib.contextmanager
@@ -115,17 +126,49 @@ def group_logprobs(
     completions = [ids.cpu() for ids in completions]
     wanted = [(0, len(ids)) for ids in completions] if spans is None else [span or (0, 0) for span in spans]
     _check(layout, completions, wanted)
-    if shared_prefix and inner_model(model).model.language_model.config._attn_implementation != ATTENTION:
-        raise ValueError("packed groups need `with shared_prefix_attention(model):` around forward and backward")
+    if shared_prefix:
+        _check_attention(model)
     size = group_chunk or len(completions)
     flat = []
     for chunk in [slice(start, start + size) for start in range(0, len(completions), size)]:
         ids, spans_of_chunk = completions[chunk], wanted[chunk]
         if shared_prefix:
-            flat.append(_packed(model, layout, inputs, ids, spans_of_chunk, temperature))
+            flat.append(_packed(model, layout, [_Wanted(inputs, ids, spans_of_chunk)], temperature))
         else:
             flat.append(padded_logprobs(model, layout, [inputs] * len(ids), ids, spans_of_chunk, temperature))
     return pad_rows(torch.cat(flat), wanted, max(map(len, completions)))
+
+
+def groups_logprobs(
+    model: torch.nn.Module,
+    layout: VisionLayout,
+    prompts: Sequence[ModelInputs],
+    completions: Sequence[Sequence[Tensor]],  # of each prompt G of (C_g,) int64
+    *,
+    temperature: float = 1.0,
+) -> list[tuple[Tensor, Tensor]]:  # of each prompt (G, T) and (G, T) bool
+    """group_logprobs of several prompts in one packed pass: equal to a pass for each up to rounding.
+
+    Activations grow with the sum of all tokens. Raises ValueError as group_logprobs, and for no prompts.
+    """
+    groups = []
+    for inputs, given in zip(prompts, completions, strict=True):
+        ids = [one.cpu() for one in given]
+        groups.append(_Wanted(inputs, ids, [(0, len(one)) for one in ids]))
+        _check(layout, ids, groups[-1].spans)
+    if not groups:
+        raise ValueError("a packed pass needs a group at least")
+    _check_attention(model)
+    flat = _packed(model, layout, groups, temperature)
+    parts = torch.split(flat, [sum(end for _, end in group.spans) for group in groups])
+    return [
+        pad_rows(part, group.spans, max(map(len, group.completions))) for part, group in zip(parts, groups, strict=True)
+    ]
+
+
+def _check_attention(model: torch.nn.Module) -> None:
+    if inner_model(model).model.language_model.config._attn_implementation != ATTENTION:
+        raise ValueError("packed groups need `with shared_prefix_attention(model):` around forward and backward")
 
 
 def _check(layout: VisionLayout, completions: Sequence[Tensor], wanted: Sequence[Span]) -> None:
@@ -139,39 +182,40 @@ def _check(layout: VisionLayout, completions: Sequence[Tensor], wanted: Sequence
 
 
 def _packed(
-    model: torch.nn.Module,
-    layout: VisionLayout,
-    inputs: ModelInputs,
-    completions: Sequence[Tensor],
-    wanted: Sequence[Span],
-    temperature: float,
-) -> Tensor:  # (number of wanted tokens,), completion after completion
+    model: torch.nn.Module, layout: VisionLayout, groups: Sequence[_Wanted], temperature: float
+) -> Tensor:  # (number of wanted tokens,), group after group, completion after completion
     base = inner_model(model)
-    n_prompt, device = len(inputs.input_ids), base.device
-    # A completion's last wanted token is only predicted, never an input.
-    lengths = [max(end - 1, 0) for _, end in wanted]
-    kept = [ids[:length] for ids, length in zip(completions, lengths, strict=True)]
-    # Every completion's positions start right after the prompt's, as if it were the only one.
-    steps = torch.cat([torch.arange(length) for length in lengths])
-    positions = torch.cat([inputs.positions, (steps + n_prompt + inputs.delta).expand(3, -1)], dim=1)
-    rows, start = [], n_prompt
-    for (begin, end), length in zip(wanted, lengths, strict=True):
-        # Token t is predicted by the row of token t - 1, the first one by the prompt's last row.
-        rows += [n_prompt - 1 if t == 0 else start + t - 1 for t in range(begin, end)]
-        start += length
-    targets = torch.cat([ids[begin:end] for ids, (begin, end) in zip(completions, wanted, strict=True)]).to(device)
-    input_ids = torch.cat([inputs.input_ids, *kept])[None]
+    ids, positions, rows, targets, packings = [], [], [], [], []
+    start = 0
+    for group in groups:
+        inputs, n_prompt = group.inputs, len(group.inputs.input_ids)
+        # A completion's last wanted token is only predicted, never an input.
+        lengths = [max(end - 1, 0) for _, end in group.spans]
+        ids += [inputs.input_ids, *(c[:length] for c, length in zip(group.completions, lengths, strict=True))]
+        # Every completion's positions start right after the prompt's, as if it were the only one.
+        steps = torch.cat([torch.arange(length) for length in lengths])
+        positions += [inputs.positions, (steps + n_prompt + inputs.delta).expand(3, -1)]
+        last = start + n_prompt - 1
+        start += n_prompt
+        for completion, (begin, end), length in zip(group.completions, group.spans, lengths, strict=True):
+            # Token t is predicted by the row of token t - 1, the first one by the prompt's last row.
+            rows += [last if t == 0 else start + t - 1 for t in range(begin, end)]
+            targets.append(completion[begin:end])
+            start += length
+        packings.append(_packing(base, n_prompt, lengths))
+    wanted = torch.cat(targets).to(base.device)
     arguments = {
-        "position_ids": positions[:, None].to(device),
-        "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=device),
-        "shared_prefix": _packing(base, n_prompt, lengths),
+        "position_ids": torch.cat(positions, dim=1)[:, None].to(base.device),
+        "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=base.device),
+        "shared_prefix": packings,
     }
 
     def score(hidden: Tensor, project: Projection) -> Tensor:
         chunk_rows = chunk_rows_of(base.lm_head)
-        return token_logprobs(project, hidden[0], targets, temperature=temperature, chunk_rows=chunk_rows)
+        return token_logprobs(project, hidden[0], wanted, temperature=temperature, chunk_rows=chunk_rows)
 
-    return logprobs_of(model, score, arguments | media_arguments(base, layout, [inputs], input_ids))
+    media = media_arguments(base, layout, [group.inputs for group in groups], torch.cat(ids)[None])
+    return logprobs_of(model, score, arguments | media)
 
 
 def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _Packing:
@@ -184,7 +228,14 @@ def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _P
     places = torch.zeros(real.numel(), dtype=torch.int64)
     places[rows] = torch.arange(n_prompt, n_prompt + len(rows))
     masked = torch.full((width, n_prompt + width), -torch.inf, dtype=base.dtype, device=device).triu(n_prompt + 1)
-    return _Packing(n_prompt, places.to(device), rows.to(device), masked.repeat(heads_per_key, 1), width)
+    return _Packing(
+        n_prompt,
+        n_prompt + sum(lengths),
+        places.to(device),
+        rows.to(device),
+        masked.repeat(heads_per_key, 1),
+        width,
+    )
 
 
 def _attention(
@@ -194,25 +245,27 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    shared_prefix: _Packing | None = None,
+    shared_prefix: Sequence[_Packing] | None = None,
     **options: object,
 ) -> tuple[Tensor, None]:  # (B, N, heads, D)
-    """Causal attention on the prompt, and for each completion on the prompt and itself.
+    """In every group, causal attention on the prompt, and for each completion on the prompt and itself.
 
-    Without a packing it is transformers' "sdpa".
+    Without packings it is transformers' "sdpa".
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     sdpa: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
     if shared_prefix is None:
         return sdpa(module, query, key, value, attention_mask, scaling=scaling, **options)
-    n = shared_prefix.prompt
-    # Given no mask, transformers' sdpa is causal by itself.
-    prompt, _ = sdpa(module, query[:, :, :n], key[:, :, :n], value[:, :, :n], None, scaling=scaling, **options)
-    if not shared_prefix.width:
-        return prompt, None
-    completions = _completion_attention(query[0], key[0], value[0], shared_prefix, scaling)
-    return torch.cat([prompt, completions[None]], dim=1), None
+    parts, lengths = [], [packing.length for packing in shared_prefix]
+    states = (torch.split(tensor, lengths, dim=2) for tensor in (query, key, value))
+    for packing, q, k, v in zip(shared_prefix, *states, strict=True):
+        n = packing.prompt
+        # Given no mask, transformers' sdpa is causal by itself.
+        parts.append(sdpa(module, q[:, :, :n], k[:, :, :n], v[:, :, :n], None, scaling=scaling, **options)[0])
+        if packing.width:
+            parts.append(_completion_attention(q[0], k[0], v[0], packing, scaling)[None])
+    return torch.cat(parts, dim=1), None
 
 
 def _completion_attention(

@@ -205,6 +205,8 @@ def header(planned: TrainPlan) -> list[str]:
         f"{shutil.disk_usage(where).free / 1e9:.0f} GB free) {dot} about {guess.device_bytes(config) / 1e9:.1f} GB of "
         f"device memory a process, by arithmetic",
     ]
+    if config.rollouts == "vllm" and not config.importance_cap:
+        lines.append(" the loss is not corrected for what vLLM's probabilities differ from the policy's")
     # Trained on silently, such rows teach the wrong answer; whether they are meant is for the user to say.
     if odd := contradicting_rows(planned.rows):
         lines.append(f" warning: {len(odd)} responses do not give their row's gold answer, e.g. {odd[0]}")

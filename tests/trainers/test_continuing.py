@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from seedbench_r1.errors import ConfigError
 from tests.trainers.launch import assert_same_checkpoint, metrics_of, state_of
 from tests.trainers.toy import plan_and_train, toy_config
+from trainers.identity import FORMER
 from trainers.plan import plan_training
 from trainers.sharding import save_shards
 from trainers.weights import check_state
@@ -40,14 +41,22 @@ def change_json(path: Path, change: Callable[[dict], object]) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_a_checkpoint_of_before_the_rewards_setting_is_continued(toy, out, tmp_path):
+def test_a_checkpoint_of_before_the_settings_that_it_does_not_name_is_continued(toy, out, tmp_path):
     whole = plan_and_train(toy_config(toy.sft, toy.data, tmp_path / "whole", "grpo", **STEPS))
     folder = out / "checkpoint-2"
-    change_json(folder / "training.json", lambda content: (content["identity"].pop("rewards"), content.pop("weights")))
+
+    def as_it_was(content: dict) -> None:
+        del content["weights"]
+        for name in FORMER:
+            del content["identity"][name]
+
+    change_json(folder / "training.json", as_it_was)
     state = state_of(folder)
     torch.save({name: value for name, value in state.items() if name != "step"}, folder / "resume" / "state.pt")
     with pytest.raises(ConfigError, match="rewards: 'evaluation' there, 'script' here"):
         plan_training(toy_config(toy.sft, toy.data, out, "grpo", **STEPS, rewards="script"))
+    with pytest.raises(ConfigError, match="loss_type: 'grpo' there, 'gspo' here; num_iterations: 1 there, 2 here"):
+        plan_training(toy_config(toy.sft, toy.data, out, "grpo", **STEPS, loss_type="gspo", num_iterations=2))
     continued = plan_and_train(toy_config(toy.sft, toy.data, out, "grpo", **STEPS))
     assert_same_checkpoint(whole.checkpoint, continued.checkpoint)
     assert metrics_of(out) == metrics_of(tmp_path / "whole")

@@ -17,10 +17,11 @@ from seedbench_r1.questions import load_training_rows, training_question
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.rows import training_row, write_rows
 from tests.trainers.toy import policy_of, toy_config
-from trainers.config import PRESETS, RESUME_MUTABLE, TrainConfig, resolve_train_config, resume_identity, total_steps
+from trainers.config import PRESETS, TrainConfig, resolve_train_config, total_steps
 from trainers.data import QuestionStream, contradicting_rows, read_rows
 from trainers.estimate import count_parameters, estimate
 from trainers.groups import GroupReport as Report
+from trainers.identity import RESUME_MUTABLE, resume_identity
 from trainers.metrics import StepLog, collapse_warnings, grpo_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import plan_training
@@ -63,7 +64,8 @@ def test_presets_are_what_was_published(tmp_path):
         ({"algo": "grpo", "num_generations": 1}, r"--num-generations 1 leaves nothing .*: --num-generations 2 or more"),
         ({"algo": "care", "model": None}, "No model given"),
         ({"algo": "care", "out": None}, "No out given"),
-        ({"algo": "care", "epsilon": 0.2}, "Unknown training option 'epsilon'"),
+        ({"algo": "care", "delta": 0.2}, "Unknown training option 'delta'"),
+        ({"algo": "care", "epsilon": 0.2}, "--epsilon belongs to --num-iterations 2 or more, and this is --num-iter"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tmp_path, options, message):
@@ -253,6 +255,11 @@ def test_the_estimate_knows_the_models_size(toy):
     assert guess.optimizer == 3 * n
     assert guess.gathered == guess.sampler == 4 * n  # the root and two layers: the toy has no more
     assert guess.gradients == 8 * (n - matrices)  # the root and one layer, in the model's type and in fp32
+    one, few, many = (
+        estimate(replace(config, max_packed_tokens=limit), inspect_model(str(toy.raw)), 4).activations
+        for limit in (None, 1, 10**9)
+    )
+    assert (few, many) == (one, 4 * one)  # four questions in a pass
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
     assert estimate(lora, inspect_model(str(toy.raw)), 1).average == 4 * adapters

@@ -41,6 +41,11 @@ HELD = {"eval_every": 2, "eval_questions": 1}
 KINDS = {
     "care": CARE | HELD | {"group_chunk": 3, "gradient_checkpointing": True},
     "kl": RL | {"algo": "grpo", "beta": 0.5, "kl_on": "accurate", "bonus": "none", "max_steps": 2},
+    # Tokens are counted over both processes; two updates a step
+    "dapo": RL
+    | {"algo": "grpo", "preset": "grpo-nokl", "loss_type": "dapo", "num_iterations": 2, "epsilon": 0.02}
+    | {"max_steps": 2},
+    "refill": CARE | {"refill": 1, "num_generations": 2},
     "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
     "frozen": FROZEN,
     # One step: then weights that are equal within 1e-6 may round apart (one in 270,592 did), and other tokens are drawn
@@ -80,6 +85,8 @@ def trained(toy, tmp_path_factory) -> Trained:
         if name in ("care", "lora", "lora-kl"):
             again = shared | {"out": made.resumed / name, "fsdp": True}
             options += [again | {"stop_after": 1}, again | {"fsdp": name != "lora"}]
+    shared = KINDS["dapo"] | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
+    options.append(shared | {"out": made.sharded / "packed", "fsdp": True, "max_packed_tokens": 10**6})
     shared = COMMAND | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
     options.append(shared | {"out": made.two / "command", "command_line": True})
     children = trainings(options, 2)
@@ -157,9 +164,11 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     assert farthest(weights_of(sharded), weights_of(one)) <= 1e-6
     assert farthest(weights_of(sharded), start) > 1e-4
     average = part(kept(sharded), "average")
-    assert bool(average) == (kind in ("care", "bfloat16"))
+    assert bool(average) == (kind in ("care", "refill", "bfloat16"))
     assert not average or farthest(average, state_of(one)["average"]) <= 1e-6
     idle = assert_same_metrics(trained.sharded / kind, trained.one / kind, KINDS[kind]["max_steps"])
+    lines = metrics_of(trained.sharded / kind)
+    assert sum(line.get("refilled", 0) for line in lines) > 0 or kind != "refill"
     if kind != "sft":
         assert sum(idle) > 0, "no process was short of a pass: padding was not tested"
         assert_same_texts(trained.sharded / kind, trained.one / kind)
@@ -201,6 +210,13 @@ def test_adapters_on_a_sharded_base_continue_bit_for_bit_and_on_a_whole_one(trai
         (True, False),
         (True, False),
     ]
+
+
+def test_packed_passes_of_sharded_weights_are_those_of_one_group_each(trained):
+    packed, apart = trained.sharded / "packed", trained.one / "dapo"
+    assert farthest(weights_of(packed / "checkpoint-2"), weights_of(apart / "checkpoint-2")) <= 1e-6
+    together, one = ([line["policy_passes"] for line in metrics_of(folder)] for folder in (packed, apart))
+    assert sum(together) < sum(one)
 
 
 def test_two_processes_of_the_command_are_one_with_twice_the_accumulation(toy, trained):

@@ -21,6 +21,8 @@ from trainers.groups import Group, GroupReport, RewardedGroup, Rollout
 from trainers.optimizer import Optimizer
 from trainers.plan import plan_training
 from trainers.policy import Policy, load_policy
+from trainers.policy_passes import ScoredGroup, backward_groups, plan_passes
+from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.samplers import BuiltinSampler
 from trainers.sft import response_tokens, sft_step
@@ -76,8 +78,10 @@ def reward_group(policy: Policy, reference: Reference, group: Group, config) -> 
 
 
 def backward_group(policy, reference, rewarded, config, questions_per_step, optimizer) -> GroupReport:
-    logprobs = grpo.reference_logprobs(policy, reference, rewarded, config)
-    return grpo.backward_group(policy, rewarded, logprobs, config, questions_per_step, optimizer)
+    ready = [ScoredGroup(rewarded, grpo.reference_logprobs(policy, reference, rewarded, config))]
+    form = grpo.step_form([rewarded.group], config, questions_per_step, Processes("cpu"))
+    numbers = backward_groups(policy, ready, plan_passes(ready, config), form, config, questions_per_step, optimizer)
+    return grpo.group_report(rewarded, list(numbers.values()), config)
 
 
 def plain_logprobs(model, inputs, ids) -> torch.Tensor:
