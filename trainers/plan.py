@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from seedbench_r1.backends.loading import resolve_device, why_no_gpu
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.questions import TrainingRow, file_sha256
@@ -13,12 +14,14 @@ from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
 from trainers.config import TrainConfig, total_steps
 from trainers.data import read_rows
-from trainers.estimate import estimate
+from trainers.estimate import count_parameters, estimate
 from trainers.heldout import split_rows
 from trainers.identity import resume_identity
 from trainers.samplers import check_sampler
 from trainers.vllm_sampler import tensor_parallel_size
 from trainers.weights import check_tokenizer
+
+MOST_ON_CPU = 500_000_000  # parameters that --device auto trains without a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         )
     checkpoint = inspect_model(config.model, processor=config.processor, views=config.out / ".models")
     check_tokenizer(checkpoint)
+    _check_device(config, checkpoint)
     # Qwen3-VL's patches are larger than the other families'; frames must come in whole ones.
     if config.video.size_multiple % checkpoint.size_multiple:
         config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
@@ -106,6 +110,18 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     )
     _check_disk(planned)
     return planned
+
+
+def _check_device(config: TrainConfig, checkpoint: Checkpoint) -> None:
+    """A large model is trained on a CPU only by who says so: a driver too old for torch looks like no GPU."""
+    if config.device != "auto" or resolve_device("auto").type != "cpu":
+        return
+    n = count_parameters(checkpoint.base_folder or checkpoint.folder)
+    if n > MOST_ON_CPU:
+        raise ConfigError(
+            f"torch sees no GPU ({why_no_gpu()}), and a step of {n / 1e9:.1f} billion parameters takes hours on a CPU. "
+            f"Fix: see `seedbench-r1 doctor`; or --device cpu, if that is meant."
+        )
 
 
 def _check_disk(planned: TrainPlan) -> None:

@@ -38,6 +38,24 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def device_name(device: torch.device) -> str:
+    """For people: "NVIDIA H100 80GB HBM3", "CPU, 16 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def why_no_gpu() -> str:
+    """What torch says of a GPU that it does not use: a driver too old for its build is no error until it is asked."""
+    if torch.version.cuda is None:
+        return "this build of torch is for CPUs"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "no GPU is visible"
+
+
 def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -47,7 +65,10 @@ def _device(device: str) -> torch.device:
         raise ConfigError(f"--device {device} is not a device: {error}") from error
     # torch itself would fail only later, while it loads.
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device} was asked for, but torch sees no GPU. Fix: --device cpu, or see `doctor`")
+        raise ConfigError(
+            f"--device {device} was asked for, but torch sees no GPU: {why_no_gpu()}. "
+            f"Fix: --device cpu, or see `doctor`"
+        )
     return resolved
 
 

@@ -58,7 +58,10 @@ def _torch() -> Iterator[Finding]:
         return
     yield Finding("pass", f"torchvision {torchvision.__version__} imports")
     if not torch.cuda.is_available():
-        yield Finding("warn", f"no GPU: {os.cpu_count()} CPU cores will do, slowly", "needed only for real checkpoints")
+        from seedbench_r1.backends.loading import why_no_gpu
+
+        said = f"no GPU ({why_no_gpu()}): {os.cpu_count()} CPU cores will do, slowly"
+        yield Finding("warn", said, "needed only for real checkpoints")
         return
     for index in range(torch.cuda.device_count()):
         # What other processes hold counts: a full GPU is the most common reason for a failure.

@@ -182,9 +182,10 @@ class TrainProgress:
 
 
 def header(planned: TrainPlan) -> list[str]:
-    """What is going to happen, in three or four lines."""
+    """What is going to happen, in four or five lines."""
     import shutil
 
+    from seedbench_r1.backends.loading import device_name, resolve_device
     from trainers.data import contradicting_rows
     from trainers.estimate import estimate
 
@@ -204,6 +205,7 @@ def header(planned: TrainPlan) -> list[str]:
         f" ckpt every {config.save_steps} (keep {keep}, {guess.checkpoint / 1e9:.1f} GB each, "
         f"{shutil.disk_usage(where).free / 1e9:.0f} GB free) {dot} about {guess.device_bytes(config) / 1e9:.1f} GB of "
         f"device memory a process, by arithmetic",
+        f" on {planned.world_size} x {device_name(resolve_device(config.device))}",
     ]
     if config.rollouts == "vllm" and not config.importance_cap:
         lines.append(" the loss is not corrected for what vLLM's probabilities differ from the policy's")

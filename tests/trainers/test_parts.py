@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from seedbench_r1.backends.loading import resolve_device
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import inspect_model
@@ -538,3 +539,22 @@ def test_an_engine_spreads_over_as_many_processes_as_divide_the_model(tmp_path, 
     else:
         with pytest.raises(ConfigError, match=found):
             tensor_parallel_size(config, described, world_size=node, node_size=node)
+
+
+def test_a_large_model_is_not_trained_on_a_cpu_unasked(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.plan.MOST_ON_CPU", 1000)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def too_old():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    config = toy_config(toy.raw, toy.data, tmp_path, "sft")
+    assert plan_training(config).done == 0  # it says --device cpu
+    with pytest.raises(
+        ConfigError, match=r"driver on your system is too old \(found version 11040\)\.\).*--device cpu"
+    ):
+        plan_training(replace(config, device="auto"))
+    with pytest.raises(ConfigError, match="sees no GPU: The NVIDIA driver on your system is too old"):
+        resolve_device("cuda")
