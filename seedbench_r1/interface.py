@@ -196,4 +196,4 @@ def train(
     )
     # Under torchrun each process calls this; alone it is a world of one.
     processes = Processes(config.device)
-    return train_plan(plan_training(config, world_size=processes.world_size), stop=stop)
+    return train_plan(plan_training(config, world_size=processes.world_size, node_size=processes.node_size), stop=stop)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from seedbench_r1.demo.tiny_model import FAMILIES, TinySize, write_tiny_checkpoint
+from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout, normalise_patches
 from seedbench_r1.types import Request
 
-__all__ = ["FAMILIES", "make_tiny", "request", "size_multiple", "tiny_checkpoint"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["FAMILIES", "make_tiny", "request", "size_multiple", "tiny_checkpoint", "vision_tensors"]
 
 WORDS = "What should be done next? wash the pan, cut the bread, open the fridge. The answer is here."
 
@@ -67,3 +74,21 @@ def request(
     indices = tuple(int(place) for place in np.linspace(0, n_total - 1, n_frames).round())
     messages = ({"role": "user", "content": [{"type": "video"}, *parts]},)
     return Request(name, messages, frames, indices, 30.0, n_total, image)
+
+
+def vision_tensors(
+    model: PreTrainedModel, layout: VisionLayout, prompts: Sequence[ModelInputs]
+) -> dict[str, torch.Tensor]:
+    """All images and clips of a batch as transformers takes them: apart, each kind a call of the vision tower."""
+    tensors: dict[str, torch.Tensor] = {}
+    images = [(prompt.image_patches, prompt.image_grid) for prompt in prompts if prompt.image_patches is not None]
+    videos = [(prompt.video_patches, prompt.video_grid) for prompt in prompts if prompt.video_patches is not None]
+    if images:
+        patches = torch.cat([patches for patches, _ in images]).to(model.device)
+        tensors["pixel_values"] = normalise_patches(patches, layout.image_mean, layout.image_std, model.dtype)
+        tensors["image_grid_thw"] = torch.tensor([grid for _, grid in images], device=model.device)
+    if videos:
+        patches = torch.cat([patches for patches, _ in videos]).to(model.device)
+        tensors["pixel_values_videos"] = normalise_patches(patches, layout.video_mean, layout.video_std, model.dtype)
+        tensors["video_grid_thw"] = torch.tensor([grid for _, grid in videos], device=model.device)
+    return tensors

@@ -139,12 +139,14 @@ def save_checkpoint(
     *,
     keep: int | None,
     last_good: int | None = None,
+    resumable: bool = True,
     processes: Processes,
 ) -> Path:
     """Write out/checkpoint-<step>, delete the oldest beyond `keep`, and resume/ of those between. Returns the folder.
 
-    Every process calls it. The newest of step `last_good` or before stays as it is. Raises, in all processes,
-    ResourceError if the disk is too full and TrainingEnded if weights are not finite; what was written before stays.
+    Without `resumable` it has no resume/. Every process calls it. The newest of step `last_good` or before stays as it
+    is. Raises, in all processes, ResourceError if the disk is too full and TrainingEnded if weights are not finite;
+    what was written before stays.
     """
     # Every process looks at its own shards, and all must leave alike.
     broken = processes.gather([name for name in [first_not_finite(state.policy.trainable().items())] if name])
@@ -162,17 +164,17 @@ def save_checkpoint(
             raise ResourceError(f"{out} is not the same folder in all processes. Fix: --out on a shared file system.")
 
     def write_tensors() -> None:
-        if state.policy.shards is not None:
+        if resumable and state.policy.trains_shards:
             save_shards(temporary / RESUME / SHARDED, _sharded_tensors(state), progress.step)
         state.policy.save(temporary, writes=main)
 
     # Each stage is collective: a disk error in one process must stop all of them before the next. The others than
     # process 0 write their shards, and take part in gathering what process 0 writes.
     stages: tuple[tuple[Callable[[], None], bool], ...] = (
-        (partial(_prepare, out, folder, temporary, state), main),
+        (partial(_prepare, out, folder, temporary, checkpoint_bytes(state, resumable=resumable)), main),
         (check_folder_is_shared, True),
         (write_tensors, True),
-        (partial(_publish, folder, temporary, state, content), main),
+        (partial(_publish, folder, temporary, state if resumable else None, content), main),
     )
     try:
         for stage, mine in stages:
@@ -208,22 +210,24 @@ def newest_until(out: Path, step: int) -> Path | None:
     return next((path for path in reversed(list_checkpoints(out)) if int(path.name.split("-")[1]) <= step), None)
 
 
-def _prepare(out: Path, folder: Path, temporary: Path, state: TrainingState) -> None:
+def _prepare(out: Path, folder: Path, temporary: Path, need: int) -> None:
     # What a kill in the middle of an earlier checkpoint has left.
     for stale in out.glob(".checkpoint-*.unfinished"):
         shutil.rmtree(stale)
     make_folder(out)
-    need, free = checkpoint_bytes(state), shutil.disk_usage(out).free
+    free = shutil.disk_usage(out).free
     if free < SPACE_FACTOR * need:
         raise _disk_error(out, folder, f"{SPACE_FACTOR * need / 1e9:.1f} GB needed")
     (temporary / RESUME).mkdir(parents=True)
 
 
-def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mapping[str, object]) -> None:
-    """Write what process 0 alone writes, and give the folder its name."""
+def _publish(folder: Path, temporary: Path, state: TrainingState | None, content: Mapping[str, object]) -> None:
+    """Write what process 0 alone writes, and give the folder its name. state: None if none is kept."""
     step = content["step"]
     random = {**_random_states(), "step": step}
-    if state.policy.shards is not None:
+    if state is None:
+        (temporary / RESUME).rmdir()
+    elif state.policy.trains_shards:
         torch.save(random, temporary / RESUME / RANDOM)
     else:
         kept = {"optimizer": state.optimizer.state(), "average": state.reference.average, "random": random}
@@ -239,7 +243,7 @@ def _publish(folder: Path, temporary: Path, state: TrainingState, content: Mappi
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
     """Restore everything as it was when the folder, which has been checked, was written."""
-    if state.policy.shards is not None:
+    if state.policy.trains_shards:
         load_shards(folder / RESUME / SHARDED, _sharded_tensors(state))
         state.reference.write_average_to_copy()
         _restore_random(torch.load(folder / RESUME / RANDOM, weights_only=True))
@@ -251,19 +255,20 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     _restore_random(kept["random"])
 
 
-def checkpoint_bytes(state: TrainingState) -> int:
+def checkpoint_bytes(state: TrainingState, *, resumable: bool = True) -> int:
     """Size of a checkpoint, small files not counted."""
     policy, optimizer, reference = state.policy, state.optimizer, state.reference
     trainable = policy.trainable()
-    if policy.shards is not None:
+    if policy.trains_shards:
         # A sharded tensor's numel is that of the full tensor. 12 bytes: fp32 weight and two moments.
         n, n_trainable = (sum(p.numel() for p in ps) for ps in (policy.model.parameters(), trainable.values()))
-        return n * policy.shards.unsharded_shell.dtype.itemsize + (12 + (4 if reference.average else 0)) * n_trainable
+        kept = (12 + (4 if reference.average else 0)) * n_trainable
+        return n * policy.dtype.itemsize + kept * resumable
     saved = trainable if policy.adapter is not None else dict(policy.model.named_parameters())
     weights = sum(p.nbytes for p in saved.values())
     moments = sum(2 * 4 * w.numel() for w in optimizer.weights.values())
     copies = sum(w.nbytes for name, w in optimizer.weights.items() if w is not trainable[name])
-    return weights + moments + copies + sum(w.nbytes for w in reference.average.values())
+    return weights + (moments + copies + sum(w.nbytes for w in reference.average.values())) * resumable
 
 
 def _with_disk_errors(stage: Callable[[], None], out: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a training: one frozen config, and presets whose every number names its source.
+"""The settings of a training: one frozen config, whose every number names its source.
 
 "Script" below is the authors' GRPO-CARE training script, "paper" is arXiv 2506.16141, "SEED-Bench-R1" is arXiv
 2503.24376 with its scripts. Where nothing published exists, the comment says "ours".
@@ -20,6 +20,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
 from seedbench_r1.types import Template, VideoConfig
+from trainers.presets import PRESETS
 
 Algo = Literal["care", "grpo", "sft"]
 LossType = Literal["grpo", "dr_grpo", "dapo", "gspo"]
@@ -27,30 +28,7 @@ LossType = Literal["grpo", "dr_grpo", "dapo", "gspo"]
 TRAINING_FILE = "training_6k.jsonl"
 COT_FILE = "training_with_cot_6k.jsonl"
 LORA_LR_FACTOR = 10.0  # x the full fine-tuning rate, unless --learning-rate is given: common practice; ours
-IMPORTANCE_CAP = 2.0  # TRL's of its time; ours are no better founded
-
-# What a preset changes against TrainConfig's defaults.
-PRESETS: dict[str, dict[str, Any]] = {
-    "care": {"algo": "care"},
-    # script; 50 is the library's default of its time
-    "care-paper": {"algo": "care", "top_p": 0.95, "top_k": 50, "rewards": "script"},
-    "grpo": {  # SEED-Bench-R1's KL weight on a frozen reference; all else as care, so that the algorithm alone differs
-        "algo": "grpo",
-        "bonus": "none",
-        "reference": "frozen",
-        "beta": 0.1,
-    },
-    "grpo-nokl": {"algo": "grpo", "bonus": "none", "reference": "none"},
-    "sft": {  # SEED-Bench-R1's SFT settings
-        "algo": "sft",
-        "bonus": "none",
-        "reference": "none",
-        "learning_rate": 2e-5,
-        "warmup_ratio": 0.1,
-        "gradient_accumulation_steps": 16,
-        "max_completion_length": 4096,  # new tokens of a response; theirs is 8192 for prompt and response together
-    },
-}
+IMPORTANCE_CAP = 2.0  # of a token's weight: common practice; ours
 
 MODEL, DATA, GROUP, LOSS, OPTIMISER = "Model", "Data", "Rollouts and rewards", "Loss and reference", "Optimiser"
 RUNTIME, OUTPUT = "Runtime", "Output"
@@ -92,6 +70,13 @@ class TrainConfig:
     )
     gpu_memory_utilization: float = setting(  # ours
         0.3, "Share of each GPU while vLLM samples.", RUNTIME, above=0, at_most=1, owners=("rollouts vllm",)
+    )
+    rollout_tensor_parallel: int | None = setting(
+        None,
+        "Processes that share one vLLM engine and its batch; by default as many of the node's as the model allows.",
+        RUNTIME,
+        at_least=1,
+        owners=("rollouts vllm",),
     )
     decode_cache: Literal["auto", "dynamic", "static"] = setting(  # static: on CUDA one recorded graph
         "auto", "Of the rollouts; auto: static on CUDA.", RUNTIME, owners=("rollouts builtin",)
@@ -214,8 +199,18 @@ class TrainConfig:
     )
     frame_cache: Path | None = setting(None, "Folder that keeps decoded frames for later epochs and runs.", RUNTIME)
     frame_cache_gb: float = setting(50.0, "Its limit in GB.", RUNTIME, above=0, needs="frame_cache")
+    hang_timeout_s: float = setting(  # ours
+        1800.0,
+        "Seconds without a new stage after which every process says where it stands.",
+        RUNTIME,
+        flag="--hang-timeout",
+        above=0,
+    )
     save_steps: int = setting(100, "Steps between checkpoints.", OUTPUT, at_least=1)  # ours
     save_total_limit: int | None = setting(3, "Newest checkpoints kept.", OUTPUT, at_least=1)  # ours
+    save_optimizer: Literal["newest", "never"] = setting(
+        "newest", "What continuing needs; never: a stopped training starts again.", OUTPUT
+    )
     logging_steps: int = setting(  # metrics.jsonl has every step
         10, "Steps between lines shown.", OUTPUT, at_least=1
     )
@@ -233,6 +228,21 @@ class TrainConfig:
         10, "Steps between samples in rollouts.jsonl; 0: none.", OUTPUT, at_least=0, owners=RL
     )
 
+    def memory_advice(self, *first: str) -> str:
+        """What saves memory on a GPU and is not in use yet, for error messages; `first` comes first of what continues.
+
+        Under --fsdp a --group-chunk saves nothing: each chunk's backward pass holds the root's whole gradient.
+        """
+        kept, anew = list(first), []
+        if self.trains_shards:
+            kept.append("more processes")
+        else:
+            kept += ["--optimizer-device cpu"] * (self.optimizer_device == "auto")
+        anew += ["--fsdp in several processes"] * (not self.fsdp) + ["--lora"] * (not self.lora)
+        anew += ["--freeze-vision"] * (not self.freeze_vision and not self.lora) + ["a smaller --max-completion-length"]
+        going_on = f"{' or '.join(kept)}, with which the same command continues from the last checkpoint; or, "
+        return f"Fix: {going_on if kept else ''}with another --out, {', '.join(anew)}."
+
     @property
     def ratio_bounds(self) -> tuple[float, float]:
         """epsilon and epsilon_high."""
@@ -244,9 +254,9 @@ class TrainConfig:
         return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
 
     @property
-    def memory_hints(self) -> str:
-        """Further ways to save memory on a GPU, for error messages."""
-        return "more processes" if self.fsdp else "--optimizer-device cpu, --fsdp in several processes"
+    def trains_shards(self) -> bool:
+        """Whether what is trained is sharded: adapters are whole in every process."""
+        return self.fsdp and not self.lora
 
     @property
     def questions_file(self) -> Path:
@@ -365,15 +375,8 @@ def _check_combinations(config: TrainConfig) -> None:
         )
     if config.group_chunk and config.max_packed_tokens:
         raise ConfigError("--group-chunk divides passes, --max-packed-tokens joins them. Fix: one of them alone.")
-    if config.fsdp and config.lora:
-        raise ConfigError(
-            "--fsdp and --lora do not go together. Fix: --lora alone, which fits without and runs in any number of "
-            "processes, or --fsdp alone for full fine-tuning."
-        )
-    if config.fsdp and config.optimizer_device == "cpu":
+    if config.fsdp and not config.lora and config.optimizer_device == "cpu":
         raise ConfigError("--fsdp keeps its shards on the GPUs. Fix: without --optimizer-device cpu.")
-    if config.fsdp and config.rollouts == "vllm":
-        raise ConfigError("--fsdp does not hand its weights to vLLM. Fix: --rollouts builtin, or without --fsdp.")
 
 
 def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> int:

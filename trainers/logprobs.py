@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from seedbench_r1.backends.decoding import vision_tensors
+from seedbench_r1.backends.vision import media_arguments
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 
@@ -140,8 +140,8 @@ def padded_logprobs(
         rows = chunk_rows_of(base.lm_head)
         return token_logprobs(project, hidden[chosen], targets, temperature=temperature, chunk_rows=rows)
 
-    arguments = {"input_ids": input_ids.to(base.device), "position_ids": positions.to(base.device)}
-    return logprobs_of(model, score, arguments | vision_tensors(base, layout, prompts))
+    arguments = {"position_ids": positions.to(base.device)}
+    return logprobs_of(model, score, arguments | media_arguments(base, layout, prompts, input_ids))
 
 
 def pad_rows(

@@ -39,6 +39,7 @@ from trainers.samplers import Sampler, open_sampler
 from trainers.sft import sft_step
 from trainers.sharding import shard_policy
 from trainers.shared_prefix import shared_prefix_attention
+from trainers.watch import Watch
 from trainers.weights import check_finite
 
 Observe = Callable[[StepMetrics], None]
@@ -82,7 +83,8 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
         return _result(plan, plan.resume.progress)
     # The same in every process: ranks differ by the questions that they take, not by their seed.
     torch.manual_seed(config.seed)
-    with contextlib.ExitStack() as stack:
+    with Watch(processes, config.hang_timeout_s) as watch, contextlib.ExitStack() as stack:
+        watch.enter("loading the model")
         state, sampler = _load(plan, processes, stack)
         progress = Progress()
         if plan.resume is not None:
@@ -95,15 +97,19 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
         saved = progress.step
         # A signal may reach some processes later than others, and all must leave the loop after the same step.
         while progress.step < plan.n_steps and not processes.any_rank(stop.is_set()):
+            watch.enter(f"step {progress.step + 1}")
             metrics, groups = _step(plan, processes, state, sampler, data, progress.step)
             progress = Progress(progress.step + 1, data.position, data.replaced)
             state.reference.update(progress.step, state.optimizer.weights)
             if config.eval_every and progress.step % config.eval_every == 0:
+                watch.enter(f"the held-out questions after step {progress.step}")
                 metrics["heldout"] = heldout_metrics(processes.gather(answer_greedily(state.policy, heldout, config)))
             _report(plan, log, alarms, metrics, groups, observe)
             if progress.step % config.save_steps == 0 or progress.step == plan.n_steps:
+                watch.enter(f"saving checkpoint-{progress.step}")
                 saved = _save(plan, state, progress, processes, alarms.last_good)
         if saved < progress.step:
+            watch.enter(f"saving checkpoint-{progress.step}")
             _save(plan, state, progress, processes, alarms.last_good)
     return _result(plan, progress)
 
@@ -167,7 +173,7 @@ def _step(
 
     def update() -> float:
         # With shards, every backward pass has summed the gradients over the processes already.
-        if state.policy.shards is None:
+        if not state.policy.trains_shards:
             processes.all_reduce_(state.optimizer.gradients())
         return state.optimizer.step(rate)
 
@@ -268,8 +274,16 @@ def _save(
         "config": to_json(plan.config),
         "identity": plan.identity,
     }
-    keep = plan.config.save_total_limit
-    save_checkpoint(plan.config.out, state, progress, description, keep=keep, last_good=last_good, processes=processes)
+    save_checkpoint(
+        plan.config.out,
+        state,
+        progress,
+        description,
+        keep=plan.config.save_total_limit,
+        last_good=last_good,
+        resumable=plan.config.save_optimizer != "never",
+        processes=processes,
+    )
     return progress.step
 
 
@@ -291,13 +305,10 @@ def _memory_explained(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        # Half of what did not fit.
-        chunk = max(1, (config.group_chunk or config.num_generations) // 2)
-        smaller = (
-            f"--group-chunk {chunk}" if config.max_packed_tokens is None else "a lower --max-packed-tokens or none"
-        )
-        raise ResourceError(
-            f"Out of memory in the training pass. Fix: {smaller} (the same numbers, less memory), "
-            f"{config.memory_hints}, --freeze-vision, --lora, or a smaller --max-completion-length. The same command "
-            f"continues from the last checkpoint."
-        ) from error
+        smaller = list[str]()
+        if config.max_packed_tokens is not None:
+            smaller.append("a lower --max-packed-tokens or none")
+        elif config.algo != "sft" and not config.fsdp:
+            # Half of what did not fit.
+            smaller.append(f"--group-chunk {max(1, (config.group_chunk or config.num_generations) // 2)}")
+        raise ResourceError(f"Out of memory in the training pass. {config.memory_advice(*smaller)}") from error

@@ -17,6 +17,7 @@ from trainers.estimate import estimate
 from trainers.heldout import split_rows
 from trainers.identity import resume_identity
 from trainers.samplers import check_sampler
+from trainers.vllm_sampler import tensor_parallel_size
 from trainers.weights import check_tokenizer
 
 
@@ -46,8 +47,10 @@ class TrainPlan:
         return self.questions_per_step // self.world_size
 
 
-def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
+def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | None = None) -> TrainPlan:
     """Read rows and checkpoint folder and find what to continue from. Loads no model.
+
+    world_size: how many training processes there are; node_size: on this node, by default all of them.
 
     Raises:
         DataError: invalid rows, or absent media unless config.allow_missing.
@@ -57,6 +60,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
         TrainingEnded: an alarm has ended the training in config.out, and it is not to keep going.
     """
     check_sampler(config, world_size=world_size)
+    node_size = node_size or world_size
     if config.fsdp and world_size == 1:
         raise ConfigError(
             "--fsdp spreads the weights over processes, and there is one. Fix: torchrun --nproc-per-node GPUS "
@@ -67,6 +71,9 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
     # Qwen3-VL's patches are larger than the other families'; frames must come in whole ones.
     if config.video.size_multiple % checkpoint.size_multiple:
         config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
+    if config.rollouts == "vllm":
+        size = tensor_parallel_size(config, checkpoint.config, world_size=world_size, node_size=node_size)
+        config = replace(config, rollout_tensor_parallel=size)
     rows, heldout = split_rows(read_rows(config), config)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
     n_steps, data_sha256 = total_steps(config, len(rows), per_step), file_sha256(config.questions_file)
@@ -82,7 +89,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1) -> TrainPlan:
         check_same_run(resume, identity)
         # A finished training may have lost its resume/ folder: nothing will be continued from it.
         if resume.step < n_steps:
-            check_resumable(resume, sharded=config.fsdp)
+            check_resumable(resume, sharded=config.trains_shards)
     if resume is None or resume.step < n_steps:
         refuse_ended(config)
     planned = TrainPlan(

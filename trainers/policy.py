@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.qwen_vl import QwenProcessor
 from trainers.config import TrainConfig
-from trainers.sharding import Shards, gathered
+from trainers.merging import BaseWeights, whole_parameters
+from trainers.sharding import Shards, filled
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,6 +42,7 @@ class Policy:
         model: the Qwen-VL model of transformers; under LoRA its linear layers hold the adapters.
         adapter: the peft model around it, None without LoRA.
         folder: where the base checkpoint's files are.
+        base: the weights that adapters are merged into while sampling; None without LoRA, and under --fsdp.
         shards: how the model is sharded over the processes; None without --fsdp.
     """
 
@@ -46,7 +50,22 @@ class Policy:
     processor: QwenProcessor
     adapter: PeftModel | None
     folder: Path
+    base: BaseWeights | None = None
     shards: Shards | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That passes run in."""
+        return self.model.dtype if self.shards is None else self.shards.unsharded_shell.dtype
+
+    @property
+    def trains_shards(self) -> bool:
+        """Whether what is trained is sharded: under --fsdp, but for adapters, which every process holds whole."""
+        return self.shards is not None and self.adapter is None
+
+    def whole_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """As merging.whole_parameters: under --fsdp every process must take all of them."""
+        return whole_parameters(self.model, self.dtype)
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that are trained, by name."""
@@ -54,32 +73,36 @@ class Policy:
 
     @contextmanager
     def gathered(self) -> Iterator[PreTrainedModel]:
-        """The model with all its weights, in evaluation mode, for sampling and saving.
+        """The model with all its weights, adapters merged, in evaluation mode, for sampling and saving.
 
-        Under --fsdp every process must call it. A training pass sets its own mode.
+        Under --fsdp every process must call it; it takes 2 bytes per weight in bfloat16. A training pass sets its own
+        mode.
         """
-        if self.shards is None:
-            self.model.train(False)
-            yield self.model
-        else:
-            with gathered(self.shards, self.model) as model:
+        if self.shards is not None:
+            with filled(self.shards.unsharded_shell, self.whole_parameters()) as model:
                 yield model
+            return
+        self.model.train(False)
+        with contextlib.nullcontext() if self.base is None else self.base.merged():
+            yield self.model
 
     def save(self, folder: Path, *, writes: bool = True) -> None:
         """Write weights, configuration and processor files in the Hugging Face layout; an adapter alone under LoRA.
 
         Under --fsdp every process must call it, and all but one with writes=False.
         """
+        if self.adapter is not None:
+            if writes:
+                # Embeddings are never adapted; to find that out, peft would ask the hub about a base that has an id
+                # there.
+                self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
+                (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+            return
         with self.gathered() as model:
             if writes:
                 self._write(folder, model)
 
     def _write(self, folder: Path, model: PreTrainedModel) -> None:
-        if self.adapter is not None:
-            # Embeddings are never adapted; to find that out, peft would ask the hub about a base that has an id there.
-            self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-            return
         model.save_pretrained(folder)
         for path in sorted(self.folder.iterdir()):
             kept = path.suffix in _PROCESSOR_SUFFIXES and not path.name.endswith(".index.json")
@@ -122,7 +145,10 @@ def load_policy(config: TrainConfig, checkpoint: Checkpoint, device: torch.devic
         for parameter in model.model.visual.parameters():
             parameter.requires_grad_(False)
     adapter = _add_adapter(model, config) if config.lora else None
-    return Policy(model, processor, adapter, checkpoint.base_folder or checkpoint.folder)
+    # Shards are gathered into a model of their own instead, which holds merged weights from the start.
+    keeps_base = config.lora and not config.fsdp
+    folder = checkpoint.base_folder or checkpoint.folder
+    return Policy(model, processor, adapter, folder, BaseWeights(model) if keeps_base else None)
 
 
 def _add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:

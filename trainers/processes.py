@@ -7,7 +7,9 @@ pass at all, which DistributedDataParallel, waiting for every backward hook, wou
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -18,6 +20,9 @@ from seedbench_r1.errors import ResourceError, refuse_to_start_in_a_worker
 
 T = TypeVar("T")
 
+# Of a collective call: the others wait in one while process 0 writes a checkpoint (150 GB for a 7B; torch's default for
+# NCCL is ten minutes). A process that fails ends the others long before (trainers.watch).
+TIMEOUT = timedelta(hours=2)
 BUCKET_BYTES = 256 << 20  # summed at once: large enough for the network, small next to a model; not measured
 
 
@@ -26,6 +31,7 @@ class Processes:
 
     Attributes:
         rank, world_size: this process's number and how many there are.
+        node_size: how many of them run on this node.
         device: where this process computes.
 
     Raises:
@@ -36,11 +42,13 @@ class Processes:
         from accelerate import PartialState
 
         refuse_to_start_in_a_worker()
-        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=TIMEOUT)
         self.rank: int = state.process_index
         self.world_size: int = state.num_processes
         # Among several processes accelerate assigns each its GPU; alone, --device decides.
-        self.device: torch.device = resolve_device(device) if self.world_size == 1 else state.device
+        self.device = resolve_device(device if self.world_size == 1 else str(state.device))
+        here = socket.gethostname()
+        self.node_size = self.gather([here]).count(here)
 
     @property
     def is_main(self) -> bool:

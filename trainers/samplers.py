@@ -72,8 +72,7 @@ class BuiltinSampler:
                 except torch.OutOfMemoryError as error:
                     raise ResourceError(
                         f"Out of memory while sampling {config.num_generations} rollouts of {len(batch)} questions at "
-                        f"once. Fix: a smaller --rollout-batch-size or --max-completion-length, or "
-                        f"{config.memory_hints}. The same command continues from the last checkpoint."
+                        f"once. {config.memory_advice('a smaller --rollout-batch-size')}"
                     ) from error
         return groups
 

@@ -1,9 +1,8 @@
 """Weights, gradients, optimiser states and the average sharded over the processes, by torch's FSDP2 (`fully_shard`).
 
-Every decoder layer is gathered when it runs, forward and backward, and resharded afterwards. All else is gathered with
-the root, once a pass: embeddings, output layer and the vision tower. The tower is called once for images and once for
-clips; were its blocks gathered one by one, processes would gather unequally often. Shards are float32, passes run in
-the model's dtype, gradients are summed in float32.
+Every decoder layer and every block of the vision tower is gathered when it runs, forward and backward, and resharded
+afterwards; the tower runs once a pass. All else is gathered with the root, once a pass: embeddings and output layer.
+Shards are float32, passes run in the model's dtype, gradients are summed in float32.
 
 Gathering is collective: every process must gather equally often. So the processes agree on the number of passes
 beforehand (`Processes.max_over_ranks`), and one with fewer makes idle passes, whose gradient is zero.
@@ -13,11 +12,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ class Shards:
 
     Attributes:
         mesh: the processes, in one dimension.
-        unsharded_shell: the model without weights and hooks, of the dtype that passes run in; `gathered` fills it.
+        unsharded_shell: the model without adapters, weights and hooks, of the dtype that passes run in; see `filled`.
     """
 
     mesh: DeviceMesh
@@ -47,29 +46,39 @@ class Shards:
 def shard_policy(model: PreTrainedModel, device: torch.device, world_size: int) -> Shards:
     """Shard a Qwen-VL model over all processes, in place: float32 shards, passes in the dtype it had.
 
-    Every process calls it with the same weights. Afterwards the model takes passes and gradients; it cannot be copied.
+    Under LoRA the shards are frozen and keep the model's dtype, and adapters stay whole in every process: they are
+    small, and so are trained, averaged and saved as without shards. Every process calls it with the same weights.
+    Afterwards the model takes passes and gradients; it cannot be copied.
     """
     # Empty parameters in the copy's memo: the shell is made without a second copy of the weights.
     shell = copy.deepcopy(model, {id(p): torch.nn.Parameter(p.new_empty(0), False) for p in model.parameters()})
+    for name, layer in adapted_layers(shell).items():
+        shell.set_submodule(name, layer.base_layer)
     shell.train(False)
     shards = Shards(init_device_mesh(device.type, (world_size,)), shell)
-    shard(model, shards.mesh, shard_dtype=torch.float32)
+    whole = {parameter for name, parameter in model.named_parameters() if ".lora_" in name}
+    shard(model, shards.mesh, shard_dtype=model.dtype if whole else torch.float32, whole=whole)
     return shards
 
 
-def shard(model: PreTrainedModel, mesh: DeviceMesh, *, shard_dtype: torch.dtype) -> None:
-    """Shard a Qwen-VL model in place: shards of `shard_dtype`, passes in the dtype that the model has now."""
+def shard(
+    model: PreTrainedModel, mesh: DeviceMesh, *, shard_dtype: torch.dtype, whole: Set[torch.nn.Parameter] = frozenset()
+) -> None:
+    """Shard a Qwen-VL model in place: shards of `shard_dtype`, passes in the dtype that the model has now.
+
+    whole: parameters that are left as they are.
+    """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     # Inputs are not cast: a layer's rotary angles may be float32 on purpose.
     precision = MixedPrecisionPolicy(model.dtype, torch.float32, cast_forward_inputs=False)
-    for module in (*model.model.language_model.layers, model):
+    for module in (*model.model.visual.blocks, *model.model.language_model.layers, model):
         for parameter in module.parameters():
-            if not isinstance(parameter, DTensor):
+            if not isinstance(parameter, DTensor) and parameter not in whole:
                 # Layer by layer, so that the whole model never exists in float32.
                 parameter.data = parameter.data.to(shard_dtype)
         # The root is resharded after its forward pass too: the reference has no backward pass that would do it.
-        fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+        fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True, ignored_params=set(whole))
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Sums, not means: the loss is already divided by the questions of all processes. gloo can only sum.
@@ -78,20 +87,22 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, *, shard_dtype: torch.dtype)
 
 
 @contextmanager
-def gathered(shards: Shards, model: torch.nn.Module) -> Iterator[PreTrainedModel]:
-    """The model with all its weights on this device, for anything but training passes. Every process must call it.
-
-    Takes 2 bytes per weight in bfloat16 until it is left. Parameters are gathered one after the other.
-    """
-    parameters = dict(shards.unsharded_shell.named_parameters())
+def filled(shell: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> Iterator[PreTrainedModel]:
+    """The shell with these weights, which it gives up at the end."""
+    parameters = dict(shell.named_parameters())
     with torch.no_grad():
-        for name, value in model.named_parameters():
-            parameters[name].data = full_tensor(value.to(parameters[name].dtype))
+        for name, value in weights:
+            parameters[name].data = value
     try:
-        yield shards.unsharded_shell
+        yield shell
     finally:
         for parameter in parameters.values():
             parameter.data = parameter.new_empty(0)
+
+
+def adapted_layers(model: torch.nn.Module) -> dict[str, Any]:
+    """peft's layers by name; none without LoRA. peft need not be installed."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "base_layer")}
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from seedbench_r1.backends.decoding import vision_tensors
+from seedbench_r1.backends.vision import media_arguments
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 from trainers.logprobs import (
@@ -204,8 +204,8 @@ def _packed(
             start += length
         packings.append(_packing(base, n_prompt, lengths))
     wanted = torch.cat(targets).to(base.device)
+    input_ids = torch.cat(ids)[None]
     arguments = {
-        "input_ids": torch.cat(ids)[None].to(base.device),
         "position_ids": torch.cat(positions, dim=1)[:, None].to(base.device),
         "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=base.device),
         "shared_prefix": packings,
@@ -215,7 +215,8 @@ def _packed(
         chunk_rows = chunk_rows_of(base.lm_head)
         return token_logprobs(project, hidden[0], wanted, temperature=temperature, chunk_rows=chunk_rows)
 
-    return logprobs_of(model, score, arguments | vision_tensors(base, layout, [group.inputs for group in groups]))
+    prompts = [group.inputs for group in groups]
+    return logprobs_of(model, score, arguments | media_arguments(base, layout, prompts, input_ids))
 
 
 def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _Packing:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from seedbench_r1.backends.decoding import end_token_ids
 from seedbench_r1.backends.loading import resolve_device
 from seedbench_r1.backends.vllm_colocated import ColocatedEngine, out_of_memory
 from seedbench_r1.backends.vllm_engine import LOWEST_TEMPERATURE, EngineOptions, check_vllm, render, sampling_params
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.files import JsonObject
 from seedbench_r1.models.completions import completion_text
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
@@ -57,6 +55,44 @@ def check_vllm_sampler(config: TrainConfig, *, world_size: int) -> None:
         )
 
 
+def tensor_parallel_size(config: TrainConfig, model: JsonObject, *, world_size: int, node_size: int) -> int:
+    """How many processes share an engine: as asked, else the most of a node's that the model allows.
+
+    model: its config.json. Raises ConfigError for a number that does not divide the processes or the model.
+    """
+    asked = config.rollout_tensor_parallel
+    if asked is None:
+        allowed = range(1, node_size + 1)
+        return max(n for n in allowed if node_size % n == 0 and world_size % n == 0 and not _indivisible(model, n))
+    if node_size % asked or world_size % asked:
+        raise ConfigError(
+            f"--rollout-tensor-parallel {asked} does not divide the {node_size} processes of this node, of which as "
+            f"many share an engine. Fix: a divisor of {node_size}, or leave it out."
+        )
+    if wrong := _indivisible(model, asked):
+        raise ConfigError(
+            f"--rollout-tensor-parallel {asked} cannot split {config.model}: it has {wrong}. Fix: a lower number, or "
+            f"leave it out."
+        )
+    return asked
+
+
+def _indivisible(model: JsonObject, n: int) -> str | None:
+    """What of a model vLLM cannot split into n parts."""
+    text, vision = model.get("text_config") or model, model.get("vision_config") or {}
+    sizes = {
+        "attention heads": text.get("num_attention_heads"),
+        "feed-forward units": text.get("intermediate_size"),
+        "attention heads in the vision tower": vision.get("num_heads"),
+        "feed-forward units in the vision tower": vision.get("intermediate_size"),
+    }
+    for name, size in sizes.items():
+        if size and size % n:
+            return f"{size} {name}"
+    keys = text.get("num_key_value_heads") or n
+    return f"{keys} key heads" if keys % n and n % keys else None
+
+
 class VllmSampler:
     """Draws groups with vLLM on the policy's device.
 
@@ -71,12 +107,14 @@ class VllmSampler:
         self._end_ids = tuple(sorted(end_token_ids(policy.model, policy.processor.tokenizer)))
         self._weights_changed = True
         options = EngineOptions(
-            max_in_flight=config.rollout_batch_size * config.num_generations,
+            tensor_parallel=config.rollout_tensor_parallel or 1,
+            # The cache, too, is spread over the processes that share an engine, so that all their rollouts fit.
+            max_in_flight=config.rollout_batch_size * config.num_generations * (config.rollout_tensor_parallel or 1),
             gpu_memory_utilization=config.gpu_memory_utilization,
             # On a CPU, compiling takes longer than a small training.
             eager=policy.model.device.type == "cpu",
         )
-        dtype = str(policy.model.dtype).removeprefix("torch.")
+        dtype = str(policy.dtype).removeprefix("torch.")
         self._engine = ColocatedEngine(policy.folder, dtype, options, launched=world_size > 1)
 
     def sample(self, examples: Sequence[TrainingExample]) -> list[Group]:
@@ -88,16 +126,15 @@ class VllmSampler:
         requests = [request for example in examples for request in self._requests(example)]
         try:
             if self._weights_changed or self._engine.needs_weights:
-                self._engine.load_weights(merged_parameters(self._policy.model))
+                self._engine.load_weights(self._policy.whole_parameters())
                 self._weights_changed = False
             completions = iter(self._engine.complete(requests))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             raise ResourceError(
-                f"Out of memory while vLLM sampled {len(requests)} rollouts. Fix: a lower "
-                "--gpu-memory-utilization, --optimizer-device cpu, or --rollouts builtin. "
-                "The same command continues from the last checkpoint."
+                f"Out of memory while vLLM sampled {len(requests)} rollouts. "
+                f"{self._config.memory_advice('a lower --gpu-memory-utilization')}"
             ) from error
         finally:
             # The training pass needs the memory, also when sampling has failed and is handled further up.
@@ -152,21 +189,3 @@ class VllmSampler:
         if not all(map(math.isfinite, logprobs)):
             raise logits_not_finite(self._policy.model)
         return Rollout(ids, text, "stop" if ended else "length", logprobs, processor.opened)
-
-
-def merged_parameters(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """A model's parameters by their Hugging Face names, in the order of its layers, with LoRA merged into its base.
-
-    W + scale x BA is computed in the wider of the two dtypes, rounded once to W's, one layer at a time. The model is
-    not changed.
-    """
-    for name, parameter in model.named_parameters():
-        value: Tensor = parameter.detach()
-        layer, _, rest = name.rpartition(".base_layer.")
-        if layer:
-            adapted: Any = model.get_submodule(layer)  # peft's LoraLayer; peft need not be installed
-            if rest == "weight":
-                value = (value + adapted.get_delta_weight("default").detach()).to(value.dtype)
-            yield f"{layer}.{rest}", value
-        elif ".lora_" not in name:
-            yield name, value

@@ -11,7 +11,8 @@ import torch
 
 from seedbench_r1.backends.caches import DecodeCache, RowCache, open_cache
 from seedbench_r1.backends.sampling import NOT_FINITE, NonFiniteLogits, next_tokens, row_generator
-from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, normalise_patches
+from seedbench_r1.backends.vision import media_arguments
+from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, VisionLayout
 from seedbench_r1.types import FinishReason, SamplingConfig
 
 if TYPE_CHECKING:
@@ -98,34 +99,14 @@ def prefill(
         positions[:, row, start:] = prompt.positions
     cache, mask = DynamicCache(config=model.config.get_text_config()), mask.to(device)
     output = model(
-        input_ids=input_ids.to(device),
         attention_mask=mask,
         position_ids=positions.to(device),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
-        **vision_tensors(model, layout, prompts),
+        **media_arguments(model, layout, prompts, input_ids),
     )
     return output.logits[:, -1], cache, mask
-
-
-def vision_tensors(
-    model: PreTrainedModel, layout: VisionLayout, prompts: Sequence[ModelInputs]
-) -> dict[str, torch.Tensor]:
-    """All images and clips of a batch in the model's argument names; pixels cross to the device as uint8."""
-    # A quarter of the bytes of float32 cross the bus; normalising is cheap on the device.
-    tensors: dict[str, torch.Tensor] = {}
-    images = [(prompt.image_patches, prompt.image_grid) for prompt in prompts if prompt.image_patches is not None]
-    videos = [(prompt.video_patches, prompt.video_grid) for prompt in prompts if prompt.video_patches is not None]
-    if images:
-        patches = torch.cat([patches for patches, _ in images]).to(model.device)
-        tensors["pixel_values"] = normalise_patches(patches, layout.image_mean, layout.image_std, model.dtype)
-        tensors["image_grid_thw"] = torch.tensor([grid for _, grid in images], device=model.device)
-    if videos:
-        patches = torch.cat([patches for patches, _ in videos]).to(model.device)
-        tensors["pixel_values_videos"] = normalise_patches(patches, layout.video_mean, layout.video_std, model.dtype)
-        tensors["video_grid_thw"] = torch.tensor([grid for _, grid in videos], device=model.device)
-    return tensors
 
 
 @torch.inference_mode()

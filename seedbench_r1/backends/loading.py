@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from seedbench_r1.backends.adapters import merge_adapter_into
+from seedbench_r1.backends.vision import prepare_vision_tower
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor
 from seedbench_r1.typed_json import parse_json
@@ -115,4 +116,5 @@ def _load_full(
         )
     if left:
         log.warning("%d tensors of %s have no place in the model, first %s", len(left), model, left[0])
+    prepare_vision_tower(loaded)
     return loaded.eval(), processor

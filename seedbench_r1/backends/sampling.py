@@ -14,6 +14,7 @@ import torch
 from seedbench_r1.types import SamplingConfig
 
 NOT_FINITE = -1
+HEAD = 1024  # tokens among which top_p nearly always finds its share: sorting 152k logits a row costs far more
 
 
 class NonFiniteLogits(ArithmeticError):
@@ -77,15 +78,17 @@ def draw(
     With a filter, tokens are ordered by falling logit (ties by token id); without one, by token id.
     """
     vocabulary = scores.shape[1]
-    filtered = 0 < sampling.top_k < vocabulary or sampling.top_p < 1
     order = None
-    if filtered:
-        scores, order = scores.sort(dim=1, descending=True, stable=True)
-        if 0 < sampling.top_k < vocabulary:
-            scores, order = scores[:, : sampling.top_k], order[:, : sampling.top_k]
+    if 0 < sampling.top_k < vocabulary:
+        scores, order = _largest(scores, sampling.top_k)
     mass = (scores / sampling.temperature).softmax(dim=1).to(torch.float64)
+    if order is None and sampling.top_p < 1:
+        order = _largest(scores, min(HEAD, vocabulary))[1]
+        if vocabulary > HEAD and bool((mass.gather(1, order).sum(dim=1) < sampling.top_p).any()):
+            order = _largest(scores, vocabulary)[1]
+        mass = mass.gather(1, order)
     cumulative = mass.cumsum(dim=1)
-    if filtered:
+    if order is not None:
         # top_p keeps the smallest head of the order that reaches it: tokens with less than top_p before them
         kept = (cumulative - mass < sampling.top_p).sum(dim=1, keepdim=True).clamp(min=1)
         total = cumulative.gather(1, kept - 1)
@@ -96,3 +99,14 @@ def draw(
     last = torch.searchsorted(cumulative, total, right=False)
     place = torch.minimum(place, last)
     return (place if order is None else order.gather(1, place)).squeeze(1)
+
+
+def _largest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, count) largest scores of each row, falling, and their tokens; of equal ones the smaller token first."""
+    # topk leaves the order of equal values open, and logits in bfloat16 have many: so it is given whole numbers in the
+    # order of the scores, in which the token breaks ties. Without -0.0, whose bits are not those of 0.0.
+    bits = (scores + 0.0).view(torch.int32).to(torch.int64)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    keys = (ordered << 32) - torch.arange(scores.shape[1], device=scores.device)
+    order = keys.topk(count, dim=1).indices
+    return scores.gather(1, order), order

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.worker.worker_base import WorkerBase
 
+Sampled = tuple[object, "SamplingParams"]  # a rendered prompt, and how it is to be continued
 WEIGHTS, CACHE = "weights", "kv_cache"  # vLLM's names of what sleeps
 
 
 class ColocatedEngine:
     """One engine in this process; `load_weights` must copy weights into it before it is used.
+
+    With options.tensor_parallel it is one part of an engine that so many neighbouring processes share: all of them must
+    make the same calls, and each gives its own requests and gets their completions, which are generated in one batch.
 
     On CUDA it sleeps between uses: weights and cache leave the GPU, and the weights must be loaded again before they
     are used. On a CPU vLLM has no such mode, and both stay.
@@ -43,12 +47,13 @@ class ColocatedEngine:
     def __init__(self, folder: Path, dtype: str, options: EngineOptions, *, launched: bool) -> None:
         """Start with the checkpoint in `folder`, and reserve the memory.
 
-        launched: this is one of several processes of torchrun or accelerate, each with an engine of its own.
+        launched: this is one of several processes of torchrun or accelerate.
         Raises ConfigError if vLLM refuses the checkpoint or the options, ResourceError if memory does not suffice.
         """
         from vllm.platforms import current_platform
 
         self._sleeps = bool(current_platform.is_cuda_alike())
+        self._shared = options.tensor_parallel > 1
         self._needs_weights = True
         # Started with real weights (see _start), then asleep until the first rollouts.
         self.engine = _start(folder, dtype, options, sleeps=self._sleeps, launched=launched)
@@ -79,25 +84,36 @@ class ColocatedEngine:
         """True before the first `load_weights` and after a sleep that discarded them."""
         return self._needs_weights
 
-    def complete(self, requests: Sequence[tuple[object, SamplingParams]]) -> list[CompletionOutput]:
+    def complete(self, requests: Sequence[Sampled]) -> list[CompletionOutput]:
         """vLLM's CompletionOutput of each (rendered prompt, SamplingParams), in the order given.
 
         Raises ConfigError for sampling options or prompts that vLLM does not take.
         """
         if self._sleeps:
             self.engine.wake_up([CACHE])
+        everyone, before = self._of_all(requests) if self._shared else (requests, 0)
         # The engine finishes in any order; names put the results back.
-        names = [str(place) for place in range(len(requests))]
+        names = [str(place) for place in range(len(everyone))]
         found: dict[str, CompletionOutput] = {}
         try:
-            for name, (prompt, params) in zip(names, requests, strict=True):
+            for name, (prompt, params) in zip(names, everyone, strict=True):
                 self._admit(name, prompt, params)
             while self.engine.has_unfinished_requests():
                 found |= {output.request_id: output.outputs[0] for output in self.engine.step() if output.finished}
         finally:
             # After an error nothing of this call may stay in the engine for the next one.
             self.engine.abort_request([name for name in names if name not in found])
-        return [found[name] for name in names]
+        return [found[name] for name in names[before : before + len(requests)]]
+
+    def _of_all(self, requests: Sequence[Sampled]) -> tuple[list[Sampled], int]:
+        """The requests of all processes that share the engine, in the same order in each, and how many stand before."""
+        from vllm.distributed.parallel_state import get_tp_group
+
+        group = get_tp_group()
+        parts: list[list[Sampled]] = [[] for _ in range(group.world_size)]
+        # Through main memory: rendered clips are large, and the GPU is full.
+        torch.distributed.all_gather_object(parts, list(requests), group=group.cpu_group)
+        return [request for part in parts for request in part], sum(map(len, parts[: group.rank_in_group]))
 
     def _admit(self, name: str, prompt: object, params: SamplingParams) -> None:
         from vllm.exceptions import VLLMClientError
@@ -139,7 +155,7 @@ def _start(folder: Path, dtype: str, options: EngineOptions, *, sleeps: bool, la
                 dtype,
                 options,
                 enable_sleep_mode=sleeps,
-                # each process's engine stands alone, on the GPU of its local rank, within the group that exists
+                # on the GPU of its local rank, within the group that exists
                 distributed_executor_backend="external_launcher" if launched else "uni",
             )
             config = arguments.create_engine_config(UsageContext.LLM_CLASS)

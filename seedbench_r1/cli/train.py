@@ -64,7 +64,7 @@ def train_command(
 
     # Joins the other processes of torchrun, if there are any.
     processes = Processes(config.device)
-    planned = plan_training(config, world_size=processes.world_size)
+    planned = plan_training(config, world_size=processes.world_size, node_size=processes.node_size)
     if dry_run:
         if processes.is_main:
             _print_dry_run(planned, as_json=as_json)

@@ -34,10 +34,11 @@ import torch
 import transformers
 
 from seedbench_r1.backends.caches import DecodeCache
-from seedbench_r1.backends.decoding import Prompt, decode, prefill, vision_tensors
+from seedbench_r1.backends.decoding import Prompt, decode, prefill
 from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, VisionLayout, rope_positions
 from seedbench_r1.types import SamplingConfig
 from tests.benchmarks.training_step import reference_logprobs
+from tests.tiny_models import vision_tensors
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
 # The released configurations of Qwen2.5-VL-3B-Instruct and 7B-Instruct.

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 import transformers
 
-from seedbench_r1.backends.decoding import prefill, vision_tensors
+from seedbench_r1.backends.decoding import prefill
 from seedbench_r1.demo.tiny_model import TinySize, write_tiny_checkpoint
 from seedbench_r1.models.qwen_vl import load_processor, prepare_inputs
-from tests.tiny_models import WORDS, request
+from tests.tiny_models import WORDS, request, vision_tensors
 from trainers.logprobs import token_logprobs
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 

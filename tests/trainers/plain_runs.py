@@ -7,9 +7,8 @@ import pytest
 import torch
 import transformers
 
-from seedbench_r1.backends.decoding import vision_tensors
 from seedbench_r1.models.qwen_vl import load_processor, prepare_inputs
-from tests.tiny_models import FAMILIES, request, tiny_checkpoint
+from tests.tiny_models import FAMILIES, request, tiny_checkpoint, vision_tensors
 
 LENGTHS = (7, 1, 12, 4)
 

@@ -17,7 +17,7 @@ from seedbench_r1.questions import load_training_rows, training_question
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.rows import training_row, write_rows
 from tests.trainers.toy import policy_of, toy_config
-from trainers.config import PRESETS, TrainConfig, resolve_train_config, total_steps
+from trainers.config import TrainConfig, resolve_train_config, total_steps
 from trainers.data import QuestionStream, contradicting_rows, read_rows
 from trainers.estimate import count_parameters, estimate
 from trainers.groups import GroupReport as Report
@@ -25,6 +25,7 @@ from trainers.identity import RESUME_MUTABLE, resume_identity
 from trainers.metrics import StepLog, collapse_warnings, grpo_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import plan_training
+from trainers.presets import PRESETS
 
 
 def resolved(tmp_path: Path, **options) -> TrainConfig:
@@ -375,14 +376,14 @@ def test_the_mismatch_of_sampler_and_policy_by_hand(tmp_path):
 
 
 def test_adapters_are_merged_as_peft_merges_them_and_stay(toy):
-    from trainers.vllm_sampler import merged_parameters
+    from trainers.merging import whole_parameters
 
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4, lora_alpha=8)
     policy = policy_of(config)
     for name, parameter in policy.trainable().items():
         parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    found = dict(merged_parameters(policy.model))
+    found = dict(whole_parameters(policy.model, policy.dtype))
     assert all(torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
     plain = dict(policy_of(toy_config(toy.raw, toy.data, toy.data / "none", "care")).model.named_parameters())
     assert found.keys() == plain.keys()
@@ -500,3 +501,41 @@ def test_a_default_file_without_a_train_table_is_no_error(tmp_path):
     write_toml(tmp_path, "[eval]\nbatch_size = 3\n")
     options = {"algo": "care", "model": "m", "data": tmp_path, "out": tmp_path / "out"}
     assert resolve_train_config(options, environ={}, working_dir=tmp_path).save_steps == 100
+
+
+RELEASED = {  # the sizes of Qwen2.5-VL 3B and 7B
+    "3b": (16, 2, 11008),
+    "7b": (28, 4, 18944),
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "node", "asked", "found"),
+    [
+        ("7b", 1, None, 1),
+        ("7b", 4, None, 4),
+        # 28 heads are not divisible by 8, nor is the vision tower's 3,420.
+        ("7b", 8, None, 4),
+        ("3b", 8, None, 4),
+        ("7b", 6, None, 2),
+        ("7b", 4, 2, 2),
+        ("7b", 4, 3, r"--rollout-tensor-parallel 3 does not divide the 4 processes of this node"),
+        ("7b", 8, 8, r"--rollout-tensor-parallel 8 cannot split .*: it has 28 attention heads"),
+        ("3b", 8, 8, r"it has 3420 feed-forward units in the vision tower"),
+    ],
+)
+def test_an_engine_spreads_over_as_many_processes_as_divide_the_model(tmp_path, model, node, asked, found):
+    from trainers.vllm_sampler import tensor_parallel_size
+
+    heads, keys, inner = RELEASED[model]
+    sizes = {"num_attention_heads": heads, "num_key_value_heads": keys, "intermediate_size": inner}
+    described = {"text_config": sizes, "vision_config": {"num_heads": 16, "intermediate_size": 3420}}
+    more = {} if asked is None else {"rollout_tensor_parallel": asked}
+    config = resolved(tmp_path, algo="care", rollouts="vllm", **more)
+    if isinstance(found, int):
+        # In the nested layout, and in the flat one of older releases.
+        for form in (described, sizes | {"vision_config": described["vision_config"]}):
+            assert tensor_parallel_size(config, form, world_size=2 * node, node_size=node) == found
+    else:
+        with pytest.raises(ConfigError, match=found):
+            tensor_parallel_size(config, described, world_size=node, node_size=node)

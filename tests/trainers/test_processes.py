@@ -1,10 +1,20 @@
 """What a process does among its peers that no training shows."""
 
+import itertools
 import os
+import signal
 import subprocess
 import sys
+import time
 
-from tests.trainers.launch import environment
+import pytest
+
+import trainers.loop
+from seedbench_r1.cli.app import main
+from seedbench_r1.errors import ResourceError
+from tests.forked import Server
+from tests.trainers.launch import command, environment, ranks
+from tests.trainers.toy import toy_config
 
 SCRIPT = """
 import sys
@@ -28,3 +38,72 @@ def test_a_worker_that_comes_upon_the_training_says_so(tmp_path):
     done = subprocess.run(command, env=environment(PYTHONPATH=os.getcwd()), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert 'Fix: call main(), evaluate() or train() below `if __name__ == "__main__":`' in done.stderr
+
+
+SETTINGS = {"num_generations": 4, "max_steps": 3, "rollout_batch_size": 2, "save_steps": 100}
+
+
+def fail():
+    raise ResourceError("the device is full")
+
+
+def end():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    time.sleep(15)
+
+
+def train_troubled():
+    """The command, in a process of its own; before its step 2 a process of the given rank is in trouble."""
+    rank, trouble, *words = sys.argv[1:]
+    learn, steps = trainers.loop._learn, itertools.count(1)
+
+    def troubled(plan, processes, *rest):
+        if next(steps) == 2 and processes.rank == int(rank):
+            globals()[trouble]()
+        return learn(plan, processes, *rest)
+
+    trainers.loop._learn = troubled
+    sys.argv = ["seedbench-r1", *words]
+    main()
+
+
+def ended(toy, out, rank, trouble, *extra):
+    """Exit codes and what was said, of two processes that nobody else watches, as torchrun's agent would."""
+    config = toy_config(toy.sft, toy.data, out, "grpo", **SETTINGS)
+    modules = [__name__, "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "torch._dynamo"]
+    server = Server("train", f"{__name__}:train_troubled", modules)
+    words, quiet = command(config, *extra)[3:], {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    children = [server.popen([str(rank), trouble, *words], env=environment(**told), **quiet) for told in ranks(2)]
+    server.close()
+    try:
+        errors = [child.communicate(timeout=200)[1] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    return [child.returncode for child in children], errors
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_fails_ends_the_other_with_its_words(toy, tmp_path, rank):
+    codes, errors = ended(toy, tmp_path, rank, "fail")
+    assert codes == [7, 7], errors
+    assert "the device is full" in errors[rank]
+    assert f"The training has ended: process {rank}: ResourceError: the device is full" in errors[1 - rank]
+
+
+def test_a_process_that_is_killed_ends_the_other(toy, tmp_path):
+    codes, errors = ended(toy, tmp_path, 0, "end")
+    assert codes == [-9, 1], errors
+    assert "The training has ended: process 0 cannot be reached any more" in errors[1]
+
+
+def test_a_process_that_hangs_says_where_and_may_go_on(toy, tmp_path):
+    codes, errors = ended(toy, tmp_path, 1, "hang", "--hang-timeout", "5")
+    assert codes == [0, 0], errors
+    assert "s in process 1: step 2. Where every thread stands" in errors[1]
+    assert " in hang\n" in errors[1]
+    # The other one waits for it.
+    assert "in process 0: step 2" in errors[0]

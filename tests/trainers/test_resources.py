@@ -61,9 +61,9 @@ def test_a_checkpoint_is_not_begun_without_space_for_it(config, monkeypatch):
 @pytest.mark.parametrize(
     ("place", "advice"),
     [
-        ("trainers.grpo.group_logprobs", "--group-chunk 1"),
+        ("trainers.grpo.group_logprobs", "--group-chunk 1 or --optimizer-device cpu, with which the same command"),
         ("trainers.policy_passes.groups_logprobs", "a lower --max-packed-tokens or none"),
-        ("trainers.samplers.decode", "--rollout-batch-size"),
+        ("trainers.samplers.decode", "a smaller --rollout-batch-size or --optimizer-device cpu"),
     ],
 )
 def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monkeypatch, place, advice):
@@ -80,6 +80,12 @@ def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monke
     with pytest.raises(ResourceError, match=rf"Out of memory .*{advice}.*continues from the last checkpoint") as seen:
         plan_and_train(config, observe=observe)
     assert seen.value.exit_code == 7
+    # Advised is what is not in use yet, and what continues is kept apart from what does not.
+    assert "another --out, --fsdp in several processes, --lora, --freeze-vision" in str(seen.value)
+    sharded = dataclasses.replace(config, fsdp=True).memory_advice()
+    assert sharded.startswith("Fix: more processes, with which")
+    assert "--fsdp" not in sharded
+    assert "--optimizer-device cpu, with" in dataclasses.replace(config, fsdp=True, lora=True).memory_advice()
     assert [folder.name for folder in list_checkpoints(config.out)] == ["checkpoint-1"]
     monkeypatch.undo()
     assert plan_and_train(config).finished

@@ -17,7 +17,17 @@ from transformers import AutoModelForImageTextToText
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.training_snapshot import read_lines
-from tests.trainers.launch import MAIN, command, environment, finish, metrics_of, processes, state_of, trainings
+from tests.trainers.launch import (
+    MAIN,
+    assert_same_checkpoint,
+    command,
+    environment,
+    finish,
+    metrics_of,
+    processes,
+    state_of,
+    trainings,
+)
 from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import list_checkpoints, read_training
 from trainers.config import TrainConfig
@@ -25,6 +35,7 @@ from trainers.plan import plan_training
 
 # AdamW's first steps have the size of the rate, whatever the rounding
 RL = {"num_generations": 4, "max_steps": 3, "rollout_batch_size": 2, "save_steps": 100, "learning_rate": 5e-4}
+FROZEN = RL | {"algo": "care", "reference": "frozen", "max_steps": 2}
 CARE = RL | {"algo": "care", "ema_every": 1, "ema_decay": 0.9}
 HELD = {"eval_every": 2, "eval_questions": 1}
 KINDS = {
@@ -36,8 +47,17 @@ KINDS = {
     | {"max_steps": 2},
     "refill": CARE | {"refill": 1, "num_generations": 2},
     "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
+    "frozen": FROZEN,
     # One step: then weights that are equal within 1e-6 may round apart (one in 270,592 did), and other tokens are drawn
     "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 1},
+}
+
+LORA = {"lora": True, "lora_r": 4, "lora_alpha": 8, "learning_rate": 5e-3}
+ADAPTED = {
+    "lora": CARE | HELD | LORA,
+    "lora-frozen": FROZEN | LORA,
+    "lora-kl": KINDS["kl"] | LORA,
+    "lora-sft": {"algo": "sft", "max_steps": 2, "save_steps": 100} | LORA,
 }
 
 # By the command line, without --fsdp.
@@ -50,7 +70,7 @@ class Trained:
     one: Path  # one process with twice the accumulation
     two: Path  # two processes
     sharded: Path  # two processes and --fsdp
-    resumed: Path  # likewise, care only, stopped after the first step and continued
+    resumed: Path  # likewise, stopped after the first step and continued, "lora" without --fsdp; three kinds only
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +78,19 @@ def trained(toy, tmp_path_factory) -> Trained:
     """Every kind of training in each way; the two processes are started once for all of them."""
     made = Trained(*(tmp_path_factory.mktemp(name) for name in ("one", "two", "sharded", "resumed")))
     options = []
-    for name, settings in KINDS.items():
+    for name, settings in (KINDS | ADAPTED).items():
         shared = settings | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
         options.append(shared | {"out": made.two / name})
         options.append(shared | {"out": made.sharded / name, "fsdp": True})
-        if name == "care":
+        if name in ("care", "lora", "lora-kl"):
             again = shared | {"out": made.resumed / name, "fsdp": True}
-            options += [again | {"stop_after": 1}, again]
+            options += [again | {"stop_after": 1}, again | {"fsdp": name != "lora"}]
     shared = KINDS["dapo"] | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
     options.append(shared | {"out": made.sharded / "packed", "fsdp": True, "max_packed_tokens": 10**6})
     shared = COMMAND | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
     options.append(shared | {"out": made.two / "command", "command_line": True})
     children = trainings(options, 2)
-    for name, settings in (KINDS | {"command": COMMAND}).items():
+    for name, settings in (KINDS | ADAPTED | {"command": COMMAND}).items():
         plan_and_train(toy_config(toy.sft, toy.data, made.one / name, **settings, gradient_accumulation_steps=4))
     finish(children)
     return made
@@ -104,6 +124,26 @@ def farthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> f
     return max(float((left[name] - right[name]).detach().abs().max()) for name in names)
 
 
+def assert_same_metrics(ours: Path, theirs: Path, n: int) -> list[int]:
+    """Returns ours' idle passes."""
+    mine, others = metrics_of(ours), metrics_of(theirs)
+    idle = [line.pop("idle_passes", 0) for line in mine]
+    assert len(mine) == len(others) == n
+    for line, other in zip(mine, others, strict=True):
+        assert line.pop("heldout", None) == other.pop("heldout", None)
+        numbers = {name: value for name, value in other.items() if value is not None}
+        assert line.keys() == other.keys()
+        assert {name: line[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
+        assert all(value is None for name, value in line.items() if name not in numbers)
+    return idle
+
+
+def assert_same_texts(ours: Path, theirs: Path) -> None:
+    rollouts = [read_lines(folder / "rollouts.jsonl") for folder in (ours, theirs)]
+    texts = [[line["text"] for line in lines] for lines in rollouts]
+    assert texts[0] == texts[1] != []
+
+
 def assert_same_shards(one: Path, other: Path) -> None:
     left, right = kept(one), kept(other)
     assert left.keys() == right.keys()
@@ -126,21 +166,11 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     average = part(kept(sharded), "average")
     assert bool(average) == (kind in ("care", "refill", "bfloat16"))
     assert not average or farthest(average, state_of(one)["average"]) <= 1e-6
-    ours, theirs = metrics_of(trained.sharded / kind), metrics_of(trained.one / kind)
-    idle = [line.pop("idle_passes", 0) for line in ours]
-    assert len(ours) == len(theirs) == KINDS[kind]["max_steps"]
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.pop("heldout", None) == other.pop("heldout", None)
-        numbers = {name: value for name, value in other.items() if value is not None}
-        assert mine.keys() == other.keys()
-        assert {name: mine[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
-        assert all(value is None for name, value in mine.items() if name not in numbers)
-    assert sum(line.get("refilled", 0) for line in ours) > 0 or kind != "refill"
+    idle = assert_same_metrics(trained.sharded / kind, trained.one / kind, KINDS[kind]["max_steps"])
+    assert kind != "refill" or sum(line["refilled"] for line in metrics_of(trained.sharded / kind)) > 0
     if kind != "sft":
         assert sum(idle) > 0, "no process was short of a pass: padding was not tested"
-        rollouts = [read_lines(folder / kind / "rollouts.jsonl") for folder in (trained.sharded, trained.one)]
-        texts = [[line["text"] for line in lines] for lines in rollouts]
-        assert texts[0] == texts[1] != []
+        assert_same_texts(trained.sharded / kind, trained.one / kind)
     assert {path.name for path in sharded.iterdir()} == {path.name for path in one.iterdir()}
     written = AutoModelForImageTextToText.from_pretrained(sharded, dtype="auto").state_dict()
     assert {value.dtype for value in written.values()} == {torch.bfloat16 if kind == "bfloat16" else torch.float32}
@@ -153,6 +183,39 @@ def test_packed_passes_of_sharded_weights_are_those_of_one_group_each(trained):
     assert farthest(weights_of(packed / "checkpoint-2"), weights_of(apart / "checkpoint-2")) <= 1e-6
     together, one = ([line["policy_passes"] for line in metrics_of(folder)] for folder in (packed, apart))
     assert sum(together) < sum(one)
+
+
+@pytest.mark.parametrize("kind", ADAPTED)
+def test_adapters_on_a_sharded_base_are_those_on_a_whole_one(trained, kind):
+    """The base alone is sharded: what is trained, averaged and saved lies whole in every process."""
+    last = f"checkpoint-{ADAPTED[kind]['max_steps']}"
+    one, two, sharded = (folder / kind / last for folder in (trained.one, trained.two, trained.sharded))
+    adapters = [load_file(folder / "adapter_model.safetensors") for folder in (sharded, two, one)]
+    # Ten times the rate, ten times the tolerance.
+    assert farthest(adapters[0], adapters[1]) <= 1e-5
+    assert farthest(adapters[0], adapters[2]) <= 1e-5
+    assert max(float(value.abs().max()) for name, value in adapters[0].items() if "lora_B" in name) > 1e-3
+    average = state_of(sharded)["average"]
+    assert bool(average) == (kind == "lora")
+    assert not average or farthest(average, state_of(one)["average"]) <= 1e-5
+    assert_same_metrics(trained.sharded / kind, trained.one / kind, ADAPTED[kind]["max_steps"])
+    if kind != "lora-sft":
+        assert_same_texts(trained.sharded / kind, trained.one / kind)
+    assert {path.name for path in sharded.iterdir()} == {path.name for path in one.iterdir()}
+
+
+def test_adapters_on_a_sharded_base_continue_bit_for_bit_and_on_a_whole_one(trained):
+    whole, resumed = trained.sharded / "lora-kl" / "checkpoint-2", trained.resumed / "lora-kl" / "checkpoint-2"
+    assert_same_checkpoint(whole, resumed)
+    assert metrics_of(trained.sharded / "lora-kl") == metrics_of(trained.resumed / "lora-kl")
+    left, right = (folder / "lora" / "checkpoint-3" for folder in (trained.sharded, trained.resumed))
+    assert farthest(*(load_file(folder / "adapter_model.safetensors") for folder in (left, right))) <= 1e-5
+    ours, theirs = metrics_of(trained.sharded / "lora"), metrics_of(trained.resumed / "lora")
+    assert [("idle_passes" in one, "idle_passes" in two) for one, two in zip(ours, theirs, strict=True)] == [
+        (True, True),
+        (True, False),
+        (True, False),
+    ]
 
 
 def test_two_processes_of_the_command_are_one_with_twice_the_accumulation(toy, trained):
@@ -183,12 +246,8 @@ def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
 
     with pytest.raises(ConfigError, match=r"there is one. Fix: torchrun"):
         plan_training(config(tmp_path, fsdp=True))
-    with pytest.raises(ConfigError, match=r"--fsdp and --lora"):
-        config(tmp_path, fsdp=True, lora=True)
     with pytest.raises(ConfigError, match=r"without --optimizer-device cpu"):
         config(tmp_path, fsdp=True, optimizer_device="cpu")
-    with pytest.raises(ConfigError, match=r"does not hand its weights to vLLM"):
-        config(tmp_path, fsdp=True, rollouts="vllm")
     begun = {name: unfinished(getattr(trained, name) / "care", tmp_path / name) for name in ("sharded", "two")}
     with pytest.raises(ConfigError, match=r"was written with --fsdp"):
         plan_training(config(begun["sharded"]), world_size=2)

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from seedbench_r1.backends.decoding import Prompt, decode, vision_tensors
+from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import prepare_inputs
 from seedbench_r1.types import SamplingConfig
-from tests.tiny_models import FAMILIES, request
+from tests.tiny_models import FAMILIES, request, vision_tensors
 from tests.trainers.plain_runs import (
     LENGTHS,
     assert_gradients_close,
@@ -226,7 +226,7 @@ def test_vision_runs_once_and_the_output_layer_on_scored_rows_only():
     model.lm_head.register_forward_hook(lambda _, args, out: rows.append((args[0].shape[:-1].numel(), out.shape)))
     with shared_prefix_attention(model), torch.no_grad():
         group_logprobs(model, layout, inputs, completions)
-    assert sorted(patches) == sorted([len(inputs.image_patches), len(inputs.video_patches)])
+    assert patches == [len(inputs.image_patches) + len(inputs.video_patches)]
     assert rows == [(sum(LENGTHS), (sum(LENGTHS),))]
 
 

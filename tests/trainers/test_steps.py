@@ -12,6 +12,7 @@ from seedbench_r1.backends.loading import load_model
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.prompts import build_request
 from seedbench_r1.types import Media
+from tests.tiny_models import vision_tensors
 from tests.trainers.toy import TEMPLATE, policy_of, toy_config
 from trainers import grpo
 from trainers.consistency import answer_span, consistency_bonus
@@ -85,7 +86,6 @@ def backward_group(policy, reference, rewarded, config, questions_per_step, opti
 
 def plain_logprobs(model, inputs, ids) -> torch.Tensor:
     """(T,) of one completion, by one ordinary forward pass over prompt and completion."""
-    from seedbench_r1.backends.decoding import vision_tensors
     from seedbench_r1.models.qwen_vl import load_processor
 
     layout = load_processor(model.config._name_or_path).layout

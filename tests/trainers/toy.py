@@ -96,7 +96,9 @@ def toy_config(model: Path, data: Path, out: Path, algo: str, **changes: Any) ->
 
 def plan_and_train(config: TrainConfig, **options: Any) -> TrainResult:
     """As the command does, in one process or in each of several."""
-    return train(plan_training(config, world_size=Processes(config.device).world_size), **options)
+    processes = Processes(config.device)
+    planned = plan_training(config, world_size=processes.world_size, node_size=processes.node_size)
+    return train(planned, **options)
 
 
 def policy_of(config: TrainConfig) -> Policy:

@@ -64,6 +64,27 @@ def test_three_tokens_by_hand():
     assert draw(scores, config(top_p=0.6), uniform).tolist() == [0, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("options", [{"top_k": 50}, {"top_p": 0.3}, {"top_p": 0.999}, {"top_k": 3000, "top_p": 0.9}])
+@pytest.mark.parametrize("spread", [0.01, 4.0])
+def test_what_is_left_is_a_head_of_the_stable_order(options, spread):
+    """Without sorting all: logits in bfloat16 are equal by the dozen, and a flat row needs more than the head."""
+    drawn = torch.Generator().manual_seed(0)
+    scores = (spread * torch.randn(40, 5000, generator=drawn)).bfloat16().float()
+    scores[:, ::7] = float("-inf")
+    scores[:, 1::11] = -0.0
+    uniform = torch.rand(40, generator=drawn, dtype=torch.float64)
+    sampling = config(temperature=1.3, **options)
+    found = draw(scores, sampling, uniform).tolist()
+    for row, number, token in zip(scores, uniform.tolist(), found, strict=True):
+        values, order = row.sort(descending=True, stable=True)
+        head = values[: options.get("top_k", len(values))]
+        mass = (head / 1.3).softmax(0).double()
+        before = mass.cumsum(0) - mass
+        mass = mass[before < options.get("top_p", 2.0)]
+        place = int((mass.cumsum(0) <= number * mass.sum()).sum())
+        assert token == int(order[place])
+
+
 def test_a_number_next_to_one_never_draws_an_impossible_token():
     scores = torch.tensor([[0.0, 1.0, float("-inf"), float("-inf")]])
     almost = torch.tensor([math.nextafter(1.0, 0.0)], dtype=torch.float64)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seedbench_r1.types import Generation, SamplingConfig
-from tests.tiny_models import FAMILIES, request, tiny_checkpoint
+from tests.tiny_models import FAMILIES, request, tiny_checkpoint, vision_tensors
 from tests.vllm.conftest import open_vllm
 
 TOLERANCE = 1e-4  # natural log; float32 through other kernels in another order
@@ -90,7 +90,6 @@ def test_sampled_logprobs_are_those_of_the_raw_logits(family, vllm):
 @torch.inference_mode()
 def teacher_forced(backend, prompt, completion):
     """Log-probability of each token of a completion, by one forward pass of the transformers model."""
-    from seedbench_r1.backends.decoding import vision_tensors
     from seedbench_r1.models.qwen_vl import prepare_inputs
 
     inputs = prepare_inputs(prompt, backend.processor)

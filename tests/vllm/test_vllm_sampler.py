@@ -192,13 +192,13 @@ def test_rollouts_that_end_by_themselves_keep_their_end_token(sampler, policy, c
 
 
 def test_weights_that_are_not_there_are_named(sampler, policy, config, monkeypatch):
-    from trainers import vllm_sampler
+    from trainers.policy import Policy
 
-    everything = vllm_sampler.merged_parameters
+    everything = Policy.whole_parameters
     monkeypatch.setattr(
-        vllm_sampler,
-        "merged_parameters",
-        lambda model: ((name, value) for name, value in everything(model) if "layers.1.mlp.down_proj" not in name),
+        Policy,
+        "whole_parameters",
+        lambda policy: ((name, value) for name, value in everything(policy) if "layers.1.mlp.down_proj" not in name),
     )
     with pytest.raises(ValueError, match=r"1 of vLLM's parameters were given no weights.*layers\.1\.mlp\.down_proj"):
         sampler.sample(examples_of(policy))

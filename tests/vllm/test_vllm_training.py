@@ -1,26 +1,47 @@
-"""`train --rollouts vllm` on the toy task: two processes are killed, one goes on."""
+"""`train --rollouts vllm` on the toy task: in every way that weights can lie, and killed and continued."""
 
 from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import time
 
 import pytest
 
-from tests.trainers.launch import command, environment, metrics_of
-from tests.trainers.toy import RESPONSE, toy_config, write_toy, write_toy_model
+from tests.trainers.launch import command, environment, finish, metrics_of, ranks
+from tests.trainers.toy import RESPONSE, plan_and_train, toy_config, write_toy, write_toy_model
 
 STEPS, SEEN = 8, 3  # of the training, and before the kill
 
 
-def start(config, *extra, **more):
+# One engine over both processes, which is the default, and its weights from wherever they lie.
+WAYS = {
+    "fsdp": ["--fsdp"],
+    "fsdp-lora": ["--fsdp", "--lora", "--lora-r", "4"],
+    "lora-apart": ["--lora", "--lora-r", "4", "--rollout-tensor-parallel", "1"],
+    "fsdp-care": ["--fsdp", "--algo", "care", "--preset", "care", "--ema-every", "1", "--beta", "0.1"],
+}
+# What the engine is given, once a step and process: how many share it, and how many rollouts are drawn in one batch.
+SPYING = """
+import json, sys
+from seedbench_r1.backends.vllm_colocated import ColocatedEngine
+of_all = ColocatedEngine._of_all
+def spied(engine, requests):
+    found, before = of_all(engine, requests)
+    with open({place!r}, "a") as file:
+        print(json.dumps([engine.engine.vllm_config.parallel_config.tensor_parallel_size, len(found)]), file=file)
+    return found, before
+ColocatedEngine._of_all = spied
+"""
+
+
+def start(config, *extra, spy="", **more):
     # frozen reference with KL: every group has a policy pass. The decay shrinks the weights by a tenth in every step.
     options = ["--preset", "grpo", "--rollouts", "vllm", "--weight-decay", "50"]
+    python, flag, code, *words = command(config, *options, *extra)
     return subprocess.Popen(
-        command(config, *options, *extra),
+        [python, flag, spy + code, *words],
         env=environment(VLLM_CPU_KVCACHE_SPACE="1", **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -37,19 +58,48 @@ def wait_for_steps(config, children):
         time.sleep(0.005)
 
 
-def test_two_processes_are_killed_and_one_goes_on(tmp_path):
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    data = write_toy(folder / "data", {"A": RESPONSE.format("A", "A")})
+    return write_toy_model(folder / "model", data, hidden=64), data  # vLLM's CPU attention takes heads of 32 and more
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rollouts_of_two_processes_are_those_of_the_built_in_sampler_in_one(toy, tmp_path, way):
+    model, data = toy
+    algo = "care" if way == "fsdp-care" else "grpo"
+    settings = {"preset": algo, "weight_decay": 50.0, "max_steps": 3, "save_steps": 3, "num_generations": 4, "top_k": 1}
+    settings |= {"lora": True, "lora_r": 4} if "lora" in way else {}
+    settings |= {"ema_every": 1, "beta": 0.1} if algo == "care" else {}
+    plain = toy_config(model, data, tmp_path / "plain", algo, gradient_accumulation_steps=2, **settings)
+    plan_and_train(plain)
+    config = toy_config(model, data, tmp_path / "out", algo, rollouts="vllm", **settings)
+    spy = SPYING.format(place=str(tmp_path / "engine"))
+    extra = ["--learning-rate", config.learning_rate, "--top-k", "1", "--rollout-log-steps", "1", *WAYS[way]]
+    children = [start(config, *map(str, extra), spy=spy, **ranked) for ranked in ranks(2)]
+    finish(children)
+    ours, theirs = metrics_of(config.out), metrics_of(plain.out)
+    assert [line["step"] for line in ours] == [1, 2, 3]
+    assert all(line["rollout_logprob_gap"] < 1e-5 for line in ours), [line["rollout_logprob_gap"] for line in ours]
+    for name in ("length", "reward", "policy_passes"):
+        assert [line[name] for line in ours] == pytest.approx([line[name] for line in theirs]), name
+    assert [line["grad_norm"] for line in ours] == pytest.approx([line["grad_norm"] for line in theirs], rel=1e-3)
+    engine = tmp_path / "engine"
+    spied = [json.loads(line) for line in engine.read_text().splitlines()] if engine.exists() else []
+    # Two processes with a question of four rollouts each.
+    assert spied == ([] if way == "lora-apart" else [[2, 8]] * 6)
+
+
+def test_two_processes_are_killed_and_one_goes_on(toy, tmp_path):
     from seedbench_r1.errors import ConfigError
     from trainers.checkpoints import list_checkpoints
     from trainers.plan import plan_training
 
-    data = write_toy(tmp_path / "data", {"A": RESPONSE.format("A", "A")})
-    model = write_toy_model(tmp_path / "model", data, hidden=64)  # vLLM's CPU attention takes heads of 32 and more
+    model, data = toy
     settings = {"preset": "grpo", "weight_decay": 50.0, "max_steps": STEPS, "save_steps": 1, "num_generations": 4}
     config = toy_config(model, data, tmp_path / "out", "grpo", rollouts="vllm", **settings)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    children = [start(config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    children = [start(config, **ranked) for ranked in ranks(2)]
     wait_for_steps(config, children)
     for child in children:
         child.send_signal(signal.SIGKILL)
