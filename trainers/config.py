@@ -1,4 +1,4 @@
-"""The settings of a training: one frozen config, and presets whose every number names its source.
+"""The settings of a training: one frozen config, whose every number names its source.
 
 "Script" below is the authors' GRPO-CARE training script, "paper" is arXiv 2506.16141, "SEED-Bench-R1" is arXiv
 2503.24376 with its scripts. Where nothing published exists, the comment says "ours".
@@ -20,6 +20,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
 from seedbench_r1.types import Template, VideoConfig
+from trainers.presets import PRESETS
 
 Algo = Literal["care", "grpo", "sft"]
 LossType = Literal["grpo", "dr_grpo", "dapo", "gspo"]
@@ -27,30 +28,7 @@ LossType = Literal["grpo", "dr_grpo", "dapo", "gspo"]
 TRAINING_FILE = "training_6k.jsonl"
 COT_FILE = "training_with_cot_6k.jsonl"
 LORA_LR_FACTOR = 10.0  # x the full fine-tuning rate, unless --learning-rate is given: common practice; ours
-IMPORTANCE_CAP = 2.0  # TRL's of its time; ours are no better founded
-
-# What a preset changes against TrainConfig's defaults.
-PRESETS: dict[str, dict[str, Any]] = {
-    "care": {"algo": "care"},
-    # script; 50 is the library's default of its time
-    "care-paper": {"algo": "care", "top_p": 0.95, "top_k": 50, "rewards": "script"},
-    "grpo": {  # SEED-Bench-R1's KL weight on a frozen reference; all else as care, so that the algorithm alone differs
-        "algo": "grpo",
-        "bonus": "none",
-        "reference": "frozen",
-        "beta": 0.1,
-    },
-    "grpo-nokl": {"algo": "grpo", "bonus": "none", "reference": "none"},
-    "sft": {  # SEED-Bench-R1's SFT settings
-        "algo": "sft",
-        "bonus": "none",
-        "reference": "none",
-        "learning_rate": 2e-5,
-        "warmup_ratio": 0.1,
-        "gradient_accumulation_steps": 16,
-        "max_completion_length": 4096,  # new tokens of a response; theirs is 8192 for prompt and response together
-    },
-}
+IMPORTANCE_CAP = 2.0  # of a token's weight: common practice; ours
 
 MODEL, DATA, GROUP, LOSS, OPTIMISER = "Model", "Data", "Rollouts and rewards", "Loss and reference", "Optimiser"
 RUNTIME, OUTPUT = "Runtime", "Output"
@@ -266,11 +244,6 @@ class TrainConfig:
         return f"Fix: {going_on if kept else ''}with another --out, {', '.join(anew)}."
 
     @property
-    def trains_shards(self) -> bool:
-        """Whether what is trained is sharded: adapters are whole in every process."""
-        return self.fsdp and not self.lora
-
-    @property
     def ratio_bounds(self) -> tuple[float, float]:
         """epsilon and epsilon_high."""
         return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
@@ -279,6 +252,11 @@ class TrainConfig:
     def draws_from_the_policy(self) -> bool:
         """Whether rollouts come from the distribution that the loss differentiates, up to the sampler's rounding."""
         return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
+
+    @property
+    def trains_shards(self) -> bool:
+        """Whether what is trained is sharded: adapters are whole in every process."""
+        return self.fsdp and not self.lora
 
     @property
     def questions_file(self) -> Path:

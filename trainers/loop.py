@@ -306,7 +306,7 @@ def _memory_explained(config: TrainConfig) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         smaller = list[str]()
-        if config.algo != "sft" and config.max_packed_tokens is not None:
+        if config.max_packed_tokens is not None:
             smaller.append("a lower --max-packed-tokens or none")
         elif config.algo != "sft" and not config.fsdp:
             # Half of what did not fit.

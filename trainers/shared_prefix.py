@@ -204,6 +204,7 @@ def _packed(
             start += length
         packings.append(_packing(base, n_prompt, lengths))
     wanted = torch.cat(targets).to(base.device)
+    input_ids = torch.cat(ids)[None]
     arguments = {
         "position_ids": torch.cat(positions, dim=1)[:, None].to(base.device),
         "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=base.device),
@@ -214,8 +215,8 @@ def _packed(
         chunk_rows = chunk_rows_of(base.lm_head)
         return token_logprobs(project, hidden[0], wanted, temperature=temperature, chunk_rows=chunk_rows)
 
-    media = media_arguments(base, layout, [group.inputs for group in groups], torch.cat(ids)[None])
-    return logprobs_of(model, score, arguments | media)
+    prompts = [group.inputs for group in groups]
+    return logprobs_of(model, score, arguments | media_arguments(base, layout, prompts, input_ids))
 
 
 def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _Packing:

@@ -58,7 +58,7 @@ def test_packed_groups_equal_one_run_per_rollout(family, checkpointing):
         flat = torch.cat([logprobs[mask] for logprobs, mask in found])
         got = gradients(model, weighted(flat, everywhere(flat)))
     assert [mask.sum(1).tolist() for _, mask in found] == [[len(ids) for ids in group] for group in completions]
-    assert calls == 1  # for images and clips of all groups
+    assert calls == 1  # for all images and clips of all groups
     torch.testing.assert_close(flat, plain, rtol=0, atol=1e-12)
     assert_gradients_close(got, expected, 1e-9)
 

@@ -18,7 +18,7 @@ from seedbench_r1.questions import load_training_rows, training_question
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.rows import training_row, write_rows
 from tests.trainers.toy import policy_of, toy_config
-from trainers.config import PRESETS, TrainConfig, resolve_train_config, total_steps
+from trainers.config import TrainConfig, resolve_train_config, total_steps
 from trainers.data import QuestionStream, contradicting_rows, read_rows
 from trainers.estimate import count_parameters, estimate
 from trainers.groups import GroupReport as Report
@@ -26,6 +26,7 @@ from trainers.identity import RESUME_MUTABLE, resume_identity
 from trainers.metrics import StepLog, collapse_warnings, grpo_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import plan_training
+from trainers.presets import PRESETS
 
 
 def resolved(tmp_path: Path, **options) -> TrainConfig:

@@ -58,12 +58,12 @@ def hang():
 def train_troubled():
     """The command, in a process of its own; before its step 2 a process of the given rank is in trouble."""
     rank, trouble, *words = sys.argv[1:]
-    compute, steps = trainers.loop._learn, itertools.count(1)
+    learn, steps = trainers.loop._learn, itertools.count(1)
 
     def troubled(plan, processes, *rest):
         if next(steps) == 2 and processes.rank == int(rank):
             globals()[trouble]()
-        return compute(plan, processes, *rest)
+        return learn(plan, processes, *rest)
 
     trainers.loop._learn = troubled
     sys.argv = ["seedbench-r1", *words]
