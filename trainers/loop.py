@@ -111,6 +111,8 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
         if saved < progress.step:
             watch.enter(f"saving checkpoint-{progress.step}")
             _save(plan, state, progress, processes, alarms.last_good)
+        # Before the sampler is closed: vLLM's engine takes the processes' group with it.
+        watch.finish()
     return _result(plan, progress)
 
 

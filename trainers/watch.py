@@ -28,7 +28,7 @@ class Watch:
     """Use it as a context around everything that calls collectively.
 
     With one process only hangs are watched. A failure that leaves the context is told to the others, which print it
-    and end with its exit code.
+    and end with its exit code. `finish` ends it well, and is itself collective.
     """
 
     def __init__(self, processes: Processes, hang_timeout_s: float) -> None:
@@ -43,6 +43,13 @@ class Watch:
         """A stage begins, such as "rollouts of step 12"; the one before has ended."""
         self._stage, self._since = stage, time.monotonic()
 
+    def finish(self) -> None:
+        """Everything collective has been done, in every process: nothing is watched any more."""
+        self._over.set()
+        self._thread.join()
+        # The process that keeps the store may end only when nobody asks it any more.
+        self._processes.gather([0])
+
     def __enter__(self) -> Watch:
         self._thread.start()
         return self
@@ -52,12 +59,9 @@ class Watch:
     ) -> None:
         self._over.set()
         self._thread.join()
-        if self._store is None:
+        if self._store is None or error is None:
             return
-        if error is None:
-            # The process that keeps the store may end only when nobody asks it any more.
-            self._processes.gather([0])
-        elif (ended := self._failure(self._store, wait_s=0 if isinstance(error, SeedBenchError) else GRACE_S)) is None:
+        if (ended := self._failure(self._store, wait_s=0 if isinstance(error, SeedBenchError) else GRACE_S)) is None:
             code = error.exit_code if isinstance(error, SeedBenchError) else 1
             self._store.set(FAILED, f"{code} process {self._processes.rank}: {type(error).__name__}: {error}")
             time.sleep(2 * PERIOD_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,7 +150,7 @@ def _start(folder: Path, dtype: str, options: EngineOptions, *, sleeps: bool, la
     from vllm.v1.executor import Executor
 
     try:
-        with _process_state_kept():
+        with _process_state_kept(), _shared_memory_named(shared=options.tensor_parallel > 1):
             arguments = engine_arguments(
                 folder,
                 dtype,
@@ -229,3 +230,27 @@ def _process_state_kept() -> Iterator[None]:
         random.setstate(numbers)
         np.random.set_state(arrays)
         torch.set_num_threads = set_num_threads
+
+
+@contextlib.contextmanager
+def _shared_memory_named(*, shared: bool) -> Iterator[None]:
+    """Give the engine of several processes on CPUs shared memory with a name of its own.
+
+    vLLM's CPU build names it after the launcher's address, which it does not know here: two trainings on a machine
+    would have the same, and what a killed one has left would be in the way of the next.
+    """
+    from vllm.platforms import current_platform
+
+    if not shared or current_platform.device_type != "cpu":
+        yield
+        return
+    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
+
+    token = [secrets.token_hex(8)]
+    torch.distributed.broadcast_object_list(token)
+    known = ExecutorWithExternalLauncher._distributed_args
+    ExecutorWithExternalLauncher._distributed_args = lambda executor: (f"env://{token[0]}", *known(executor)[1:])
+    try:
+        yield
+    finally:
+        ExecutorWithExternalLauncher._distributed_args = known
