@@ -60,6 +60,7 @@ class Stage:
     uploads: int = 0  # copies from the host to the device
     collectives: int = 0  # bytes that collective operations receive or send, the larger of the two
     synchronisations: Counter[str] = field(default_factory=Counter)  # "file:line", where the host waits -> how often
+    holders: Counter[str] = field(default_factory=Counter)  # "operation file:line" -> bytes live at the peak, if traced
 
 
 class Accelerator(TorchDispatchMode):
@@ -69,15 +70,18 @@ class Accelerator(TorchDispatchMode):
         stages: by name, in the order in which they began.
         live: bytes of the device's tensors.
         answers: unknown whole numbers, one for each tensor of them that is read; zero when it ends.
+        traced: whether to remember what is live at each stage's peak, within a percent of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, traced: bool = False) -> None:
         super().__init__()
+        self.traced = traced
         self.stages: dict[str, Stage] = {}
         self.live = 0
         self.answers: Iterator[int] = iter(())
         self._current = ""
         self._sizes: dict[int, int] = {}  # storage -> bytes
+        self._makers: dict[int, str] = {}  # storage -> where it was made, if traced
         self._values = WeakTensorKeyDictionary()  # device tensor -> a CPU tensor, where the values are known
 
     @contextlib.contextmanager
@@ -93,6 +97,10 @@ class Accelerator(TorchDispatchMode):
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))
             for owner, name, by in replaced:
                 stack.enter_context(mock.patch.object(owner, name, by))
+            # On "meta" it would be taken apart, and hold what lies between the parts; CUDA has a kernel that, like a
+            # product, reads two tensors and writes one.
+            kernels = stack.enter_context(torch.library._scoped_library("aten", "IMPL"))
+            kernels.impl("silu_backward", lambda grad, output: torch.mul(grad, output), "AutogradMeta")
             stack.enter_context(self)
             yield
 
@@ -148,7 +156,7 @@ class Accelerator(TorchDispatchMode):
         result, values = self._compute(func, name, args, kwargs)
         outputs = [leaf for leaf in _leaves(result) if isinstance(leaf, Tensor) and leaf.device == DEVICE]
         for tensor in outputs:
-            self._track(tensor)
+            self._track(tensor, name)
         for tensor, value in zip(outputs, values, strict=False):
             self._values[tensor] = value
         if not func.is_view and name not in NO_KERNEL:
@@ -223,16 +231,18 @@ class Accelerator(TorchDispatchMode):
             self._wait()
             count = int(self._values[index].sum())
             positions = torch.empty(count, index.dim(), dtype=torch.int64, device=DEVICE)
-            self._track(positions)
+            self._track(positions, "nonzero")
             found += positions.unbind(1)
         return found
 
     def _wait(self) -> None:
         self.stages[self._current].synchronisations[_place()] += 1
 
-    def _track(self, tensor: Tensor) -> None:
+    def _track(self, tensor: Tensor, name: str) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._sizes:
+            if self.traced:
+                self._makers[storage._cdata] = f"{name} {_place()}"
             self._hold(storage._cdata, storage.nbytes())
             weakref.finalize(storage, self._release, storage._cdata)
 
@@ -249,9 +259,14 @@ class Accelerator(TorchDispatchMode):
         self._sizes[storage] = size
         counts = self.stages.setdefault(self._current, Stage())
         counts.peak = max(counts.peak, self.live)
+        if self.traced and self.live > 1.01 * counts.holders.total():
+            counts.holders = Counter()
+            for held, length in self._sizes.items():
+                counts.holders[self._makers[held]] += length
 
     def _release(self, storage: int) -> None:
         self.live -= self._sizes.pop(storage)
+        self._makers.pop(storage, None)
 
 
 def _tensor(*args: Any, **kwargs: Any) -> Tensor:
@@ -304,6 +319,7 @@ def _refuse_two_devices(name: str, args: Any, tensors: list[Tensor]) -> None:
 
 @functools.cache
 def _is_composite(func: Any) -> bool:
+    """Whether it is made of other operations on every device."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 

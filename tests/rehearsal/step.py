@@ -36,7 +36,7 @@ DECODED = 3  # tokens that are really decoded: the first of the prefill, and ste
 END = 151_645  # <|im_end|> of Qwen2.5-VL's tokenizer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
     """What is rehearsed: the first of `processes` processes takes one step."""
 
@@ -45,18 +45,20 @@ class Case:
     processes: int = 1  # with --fsdp above 1
     lora: bool = False
     prompt: int = 1480  # tokens, MEDIA among them: those that trainers.estimate expects
-    completion: int = 768  # tokens of every rollout, or of the response
+    completion: int | None = None  # tokens of every rollout, or of the response; None: the preset's most
     group: int = 8
     questions: int = 1  # of this process
     group_chunk: int | None = None
+    gradient_checkpointing: bool = True
 
     @property
     def name(self) -> str:
         """Without what has its default."""
-        options = ["lora"] * self.lora + [f"P {self.prompt}"] * (self.prompt != 1480)
-        options += [f"C {self.completion}"] * (self.completion != 768) + [f"G {self.group}"] * (self.group != 8)
+        options = ["lora"] * self.lora + [f"P {self.prompt}"] * (self.prompt != Case.prompt)
+        options += [f"C {self.completion}"] * (self.completion is not None) + [f"G {self.group}"] * (self.group != Case.group)
         options += [f"{self.questions} questions"] * (self.questions > 1)
         options += [f"chunk {self.group_chunk}"] * (self.group_chunk is not None)
+        options += ["without checkpointing"] * (not self.gradient_checkpointing)
         return " ".join([self.model, self.preset, f"x{self.processes}", *options])
 
     @property
@@ -66,13 +68,15 @@ class Case:
         sizes = {
             "fsdp": self.processes > 1,
             "lora": self.lora,
-            "max_completion_length": self.completion,
             "gradient_accumulation_steps": self.questions,
             "num_generations": self.group,
             "group_chunk": self.group_chunk,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "dtype": "bfloat16",
             "decode_cache": "static",  # what "auto" is on CUDA
         }
+        if self.completion is not None:
+            sizes["max_completion_length"] = self.completion
         folder = Path("rehearsal")
         return TrainConfig(model="rehearsal", data=folder, out=folder, preset=self.preset, **preset | sizes)
 
@@ -139,13 +143,13 @@ def response(length: int, letter: str) -> str:
     return shell.replace("></", f">{'.' * (length - 1 - len(shell))}</", 1)
 
 
-def rehearse(case: Case) -> dict[str, Stage]:
+def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
     """The second step of a training. Once in a process: torch and transformers keep what they have seen of it.
 
     Stages: load, rollouts, reference, policy, optimizer, and of the vision tower's forward passes those of three.
     Raises DeviceMixing.
     """
-    accelerator, config = Accelerator(), case.config
+    accelerator, config = Accelerator(traced=traced), case.config
     with pretended_processes(case.processes), accelerator.running(), contextlib.ExitStack() as stack:
         with accelerator.counting("load"):
             policy = loaded(case, config)
@@ -160,7 +164,7 @@ def rehearse(case: Case) -> dict[str, Stage]:
             # AdamW makes its moments in its first step, of zeros here.
             optimizer.step(config.learning_rate)
         stack.enter_context(vision_counted(accelerator))
-        text = response(case.completion, "A")
+        text = response(config.max_completion_length, "A")
         question = Question("rehearsal", "train", "?", ("a", "b", "c", "d"), "A", None, None, "rehearsal")
         inputs = gpu_step.prompt(case.prompt, MEDIA)
         examples = [TrainingExample(question, text, 0, inputs)] * case.questions
@@ -180,8 +184,14 @@ def loaded(case: Case, config: TrainConfig) -> Policy:
     """load_policy with a model of random weights in place of a checkpoint's."""
     forbidden = (gpu_step.IMAGE, gpu_step.VIDEO, gpu_step.VISION_START, gpu_step.VISION_END)
     processor = QwenProcessor(gpu_step.LAYOUT, CharacterTokenizer(), None, None, "", 32_768, forbidden)
+
+    def load_model(*given: Any, **options: Any) -> tuple[Any, QwenProcessor]:
+        model: Any = gpu_step.build(case.model, DEVICE)
+        model.gradient_checkpointing_disable()  # load_policy turns it on, if the config says so
+        return model, processor
+
     checkpoint: Any = SimpleNamespace(folder=Path("rehearsal"), base_folder=None)
-    with mock.patch("trainers.policy.load_model", lambda *given, **options: (gpu_step.build(case.model, DEVICE), processor)):
+    with mock.patch("trainers.policy.load_model", load_model):
         return load_policy(config, checkpoint, DEVICE)
 
 
