@@ -206,17 +206,17 @@ def _sizes(model: Checkpoint) -> _Sizes:
 def _work(config: TrainConfig, questions: int) -> _Work:
     video, sft = config.video, config.algo == "sft"
     frames, cell = video.max_frames // 2, video.size_multiple**2
-    image, frame = video.image_max_pixels // cell, video.max_pixels // cell
+    image = video.image_max_pixels // cell
     sampled = 1 if sft else config.num_generations
     together = config.per_device_train_batch_size if sft else min(config.group_chunk or sampled, sampled)
     return _Work(
-        prompt=frames * frame + image + TEXT_TOKENS,
+        prompt=frames * video.max_pixels // cell + image + TEXT_TOKENS,
         answer=config.max_completion_length,
         rollouts=together,
         packed=config.shared_prefix and not sft,
         # A token is 2 x 2 patches.
         image=4 * image,
-        frame=4 * frame,
+        frame=4 * video.max_pixels // cell,
         frames=frames,
         passes=questions * -(-sampled // together) if not sft else -(-questions // together),
         rows=min(config.rollout_batch_size, questions) * sampled,

@@ -220,7 +220,7 @@ class Accelerator(TorchDispatchMode):
         return values if target is None else target.copy_(values)
 
     def _whole_numbers(self, indices: Any) -> list[Tensor | None]:
-        """Masks among indices become the positions at which they are true, as CUDA does, which waits for their number."""
+        """Masks become the positions at which they are true, as on CUDA, where the host waits for their number."""
         found: list[Tensor | None] = []
         for index in indices:
             if index is None or index.dtype != torch.bool or index.device != DEVICE:
@@ -353,7 +353,7 @@ def _size(tensor: Tensor) -> int:
 
 
 def _place() -> str:
-    """"file:line" of the innermost caller outside of torch and of this file."""
+    """ "file:line" of the innermost caller outside of torch and of this file."""
     frame = sys._getframe(1)
     while frame.f_back and ("/torch/" in frame.f_code.co_filename or frame.f_code.co_filename == __file__):
         frame = frame.f_back

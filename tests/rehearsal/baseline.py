@@ -7,7 +7,8 @@ import gc
 import json
 import multiprocessing
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ CASES = (
     Case("3b", "care"),
     Case("3b", "care", lora=True),
     Case("3b", "care", processes=4),
+    Case("3b", "care", processes=4, gradient_checkpointing=False),
     Case("7b", "care"),
     Case("7b", "care", processes=2),
     Case("7b", "care", processes=8),
@@ -68,31 +70,22 @@ class Numbers:
         )
 
 
-def rehearse_apart(case: Case, *, traced: bool = False) -> dict[str, Stage]:
-    """See rehearse; in a process of its own, since torch and transformers keep what they have seen of processes."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, case, traced))
-    process.start()
-    sender.close()
-    try:
-        result = receiver.recv()
-    except EOFError as error:
-        raise RuntimeError(f"the process that rehearsed {case.name} ended early") from error
-    finally:
-        process.join()
-    if isinstance(result, Exception):
-        raise result
-    return result
+def rehearse_apart(case: Case, *, traced: bool = False, first: Callable[[], object] = int) -> dict[str, Stage]:
+    """See rehearse; after `first`, in a process of its own: torch and transformers keep what they have seen.
+
+    Processes are forked from one that has imported everything and done nothing: autograd does not outlive a fork.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([rehearse.__module__])
+    with ProcessPoolExecutor(1, mp_context=context) as apart:
+        return apart.submit(_rehearse_after, first, case, traced).result()
 
 
-def _send(sender: Any, case: Case, traced: bool) -> None:
+def _rehearse_after(first: Callable[[], object], case: Case, traced: bool) -> dict[str, Stage]:
     warnings.simplefilter("ignore", FutureWarning)
-    gc.freeze()  # what was imported needs no collecting
-    try:
-        sender.send(rehearse(case, traced=traced))
-    except Exception as error:  # raised in the process that asked
-        sender.send(error)
+    gc.freeze()  # what was imported need not be looked through
+    first()
+    return rehearse(case, traced=traced)
 
 
 def read() -> dict[str, dict[str, Numbers]]:

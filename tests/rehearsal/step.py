@@ -31,8 +31,14 @@ from trainers.sft import sft_step
 from trainers.sharding import shard_policy
 from trainers.shared_prefix import shared_prefix_attention
 
-MEDIA = ((8, 8, 16), (16, 16))  # tokens of a clip of 16 frames and an image at the default pixel limits
+# Tokens of a clip of 16 frames and of an image: as many as the default pixel limits let real sides have.
+MEDIA = ((8, 11, 12), (16, 16))
 DECODED = 3  # tokens that are really decoded: the first of the prefill, and steps that are all alike
+# In their order. "vision": the vision tower's forward passes in the stage, which does not count them itself.
+STAGES = (
+    *("load", "first update", "rollouts", "rollouts vision", "reference", "reference vision"),
+    *("policy", "policy vision", "update"),
+)
 END = 151_645  # <|im_end|> of Qwen2.5-VL's tokenizer
 
 
@@ -44,7 +50,7 @@ class Case:
     preset: str  # of trainers.config.PRESETS
     processes: int = 1  # with --fsdp above 1
     lora: bool = False
-    prompt: int = 1480  # tokens, MEDIA among them: those that trainers.estimate expects
+    prompt: int = 1531  # tokens, MEDIA among them: as many as trainers.estimate expects
     completion: int | None = None  # tokens of every rollout, or of the response; None: the preset's most
     group: int = 8
     questions: int = 1  # of this process
@@ -55,7 +61,9 @@ class Case:
     def name(self) -> str:
         """Without what has its default."""
         options = ["lora"] * self.lora + [f"P {self.prompt}"] * (self.prompt != Case.prompt)
-        options += [f"C {self.completion}"] * (self.completion is not None) + [f"G {self.group}"] * (self.group != Case.group)
+        options += [f"C {self.completion}"] * (self.completion is not None) + [f"G {self.group}"] * (
+            self.group != Case.group
+        )
         options += [f"{self.questions} questions"] * (self.questions > 1)
         options += [f"chunk {self.group_chunk}"] * (self.group_chunk is not None)
         options += ["without checkpointing"] * (not self.gradient_checkpointing)
@@ -144,10 +152,9 @@ def response(length: int, letter: str) -> str:
 
 
 def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
-    """The second step of a training. Once in a process: torch and transformers keep what they have seen of it.
+    """The second step of a training, by stage (STAGES). Raises DeviceMixing.
 
-    Stages: load, rollouts, reference, policy, optimizer, and of the vision tower's forward passes those of three.
-    Raises DeviceMixing.
+    At most once in a process: torch and transformers keep what they have seen.
     """
     accelerator, config = Accelerator(traced=traced), case.config
     with pretended_processes(case.processes), accelerator.running(), contextlib.ExitStack() as stack:
@@ -161,7 +168,8 @@ def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
                 policy = replace(policy, shards=shards)
             reference = CountedReference(accelerator, config, policy)
             optimizer = Optimizer(policy.trainable(), config)
-            # AdamW makes its moments in its first step, of zeros here.
+        with accelerator.counting("first update"):
+            # Of gradients that are zero: AdamW makes its moments in it.
             optimizer.step(config.learning_rate)
         stack.enter_context(vision_counted(accelerator))
         text = response(config.max_completion_length, "A")
@@ -175,9 +183,9 @@ def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
                 sampler = Sampler(accelerator, policy, config)
                 everyone = case.questions * case.processes
                 grpo_step(policy, reference, optimizer, sampler, examples, config, everyone, lambda count: count)
-        with accelerator.counting("optimizer"):
+        with accelerator.counting("update"):
             optimizer.step(config.learning_rate)
-    return accelerator.stages
+    return {name: accelerator.stages[name] for name in STAGES if name in accelerator.stages}
 
 
 def loaded(case: Case, config: TrainConfig) -> Policy:

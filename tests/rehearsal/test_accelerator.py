@@ -97,59 +97,72 @@ def test_a_rehearsal_gives_the_same_numbers_again(sound):
     assert not worse(again, sound)
 
 
-def test_a_mask_on_the_wrong_device_is_found(monkeypatch):
+def plant_mask_on_the_cpu():
     packing = trainers.shared_prefix._packing
 
     def planted(*given):
         packed = packing(*given)
         return dataclasses.replace(packed, mask=torch.zeros(packed.mask.shape))
 
-    monkeypatch.setattr(trainers.shared_prefix, "_packing", planted)
-    with pytest.raises(DeviceMixing, match=r"attention .*shared_prefix\.py"):
-        rehearse_apart(SMALL)
+    trainers.shared_prefix._packing = planted
 
 
-def test_targets_on_the_wrong_device_are_found(monkeypatch):
+def plant_targets_on_the_cpu():
     score = trainers.shared_prefix.token_logprobs
-    monkeypatch.setattr(
-        trainers.shared_prefix,
-        "token_logprobs",
-        lambda project, hidden, tokens, **options: score(project, hidden, torch.zeros(tokens.shape).long(), **options),
-    )
-    with pytest.raises(DeviceMixing, match=r"nll_loss.*logprobs\.py"):
-        rehearse_apart(SMALL)
+
+    def planted(project, hidden, tokens, **options):
+        return score(project, hidden, torch.zeros(tokens.shape, dtype=torch.int64), **options)
+
+    trainers.shared_prefix.token_logprobs = planted
 
 
-def test_a_look_at_a_value_in_attention_is_found(monkeypatch, sound):
+@pytest.mark.parametrize(
+    ("plant", "where"),
+    [(plant_mask_on_the_cpu, r"attention .*shared_prefix\.py"), (plant_targets_on_the_cpu, r"nll_loss.*logprobs\.py")],
+)
+def test_a_tensor_on_the_wrong_device_is_found(plant, where):
+    with pytest.raises(DeviceMixing, match=where):
+        rehearse_apart(SMALL, first=plant)
+
+
+def plant_look_at_a_value():
     attention = trainers.shared_prefix._completion_attention
 
     def planted(query, *given):
         assert query.sum().item() == 0
         return attention(query, *given)
 
-    monkeypatch.setattr(trainers.shared_prefix, "_completion_attention", planted)
-    found = worse(rehearse_apart(SMALL), sound)
-    assert [complaint.partition(":")[0] for complaint in found] == ["policy", "reference"]
+    trainers.shared_prefix._completion_attention = planted
+
+
+def test_a_look_at_a_value_in_attention_is_found(sound):
+    found = worse(rehearse_apart(SMALL, first=plant_look_at_a_value), sound)
+    assert [complaint.partition(":")[0] for complaint in found] == ["reference", "policy"]
     assert all("host synchronisations" in c and "test_accelerator.py" in c for c in found)
 
 
-def test_a_copy_that_is_kept_is_found(monkeypatch, sound):
+def plant_kept_copy():
     score, kept = trainers.grpo.group_logprobs, []
 
     def planted(model, *given, **options):
         kept.append(model.lm_head.weight.detach().clone())
         return score(model, *given, **options)
 
-    monkeypatch.setattr(trainers.grpo, "group_logprobs", planted)
-    found = worse(rehearse_apart(SMALL), sound)
+    trainers.grpo.group_logprobs = planted
+
+
+def test_a_copy_that_is_kept_is_found(sound):
+    found = worse(rehearse_apart(SMALL, first=plant_kept_copy), sound)
     assert any(complaint.startswith("policy: a peak of") for complaint in found)
 
 
-def test_another_pass_of_the_output_layer_is_found(monkeypatch, sound):
+def plant_second_pass_of_the_output_layer():
     score = trainers.shared_prefix.token_logprobs
-    monkeypatch.setattr(
-        trainers.shared_prefix, "token_logprobs", lambda *g, **o: (score(*g, **o) + score(*g, **o)) / 2
+    trainers.shared_prefix.token_logprobs = lambda *given, **options: (
+        (score(*given, **options) + score(*given, **options)) / 2
     )
-    found = worse(rehearse_apart(SMALL), sound)
+
+
+def test_another_pass_of_the_output_layer_is_found(sound):
+    found = worse(rehearse_apart(SMALL, first=plant_second_pass_of_the_output_layer), sound)
     assert any(complaint.startswith("policy:") and "TFLOP" in complaint for complaint in found)
-    assert any(complaint.startswith("reference:") and "TFLOP" in complaint for complaint in found)

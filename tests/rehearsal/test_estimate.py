@@ -22,7 +22,9 @@ def checkpoint(request, tmp_path_factory):
     model = gpu_step.build(request.param, torch.device("meta"))
     tied = model.config.tie_word_embeddings
     shapes = {
-        name: {"shape": list(value.shape)} for name, value in model.named_parameters() if not tied or "lm_head" not in name
+        name: {"shape": list(value.shape)}
+        for name, value in model.named_parameters()
+        if not tied or "lm_head" not in name
     }
     header = json.dumps(shapes).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
