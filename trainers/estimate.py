@@ -14,6 +14,7 @@ from typing import Any
 
 from seedbench_r1.models.checkpoint import Checkpoint
 from trainers.config import TrainConfig
+from trainers.logprobs import LOGITS_SHARE
 
 TEXT_TOKENS = 200  # question, options and template: about this many in the benchmark's own rows
 FLOPS = 0.4 * 989e12  # per second: 40 % of an H100 SXM's dense bfloat16 peak (its data sheet); the share is a guess
@@ -42,7 +43,7 @@ class Estimate:
     # On top of weights, optimiser and reference, one after the other:
     sampling: int  # the cache, and the sampler's weights: all of them, gathered under --fsdp, or vLLM's own copy
     policy_pass: int  # activations, gradients and, under --fsdp, what is gathered; a reference pass takes less
-    update: int  # gradients in fp32, and what AdamW takes besides
+    update: int  # gradients in fp32, and what AdamW takes besides; on the CPU with --optimizer-device cpu
     cache: int  # of sampling: keys and values
     checkpoint: int  # on disk, with what continuing needs
     weights_file: int  # of that, what stays when a newer checkpoint is there
@@ -53,8 +54,14 @@ class Estimate:
 
     def device_bytes(self, config: TrainConfig) -> int:
         """Highest use of the device, without the CUDA context (1-3 GB) and fragmentation."""
-        permanent = self.weights + self.reference + (0 if config.optimizer_device == "cpu" else self.optimizer)
-        return max(self.loading, permanent + max(self.sampling, self.policy_pass, self.update))
+        permanent, then = self.weights + self.reference, max(self.sampling, self.policy_pass)
+        if config.optimizer_device != "cpu":
+            permanent, then = permanent + self.optimizer, max(then, self.update)
+        return max(self.loading, permanent + then)
+
+    def main_memory_bytes(self, config: TrainConfig) -> int:
+        """Of the tensors in main memory, without the program itself."""
+        return self.average + (self.optimizer + self.update if config.optimizer_device == "cpu" else 0)
 
     def disk_bytes(self, config: TrainConfig, n_steps: int) -> int:
         """The most that the checkpoints of `n_steps` steps take at once: the one before stays while one is written."""
@@ -254,8 +261,8 @@ def _policy_pass(config: TrainConfig, sizes: _Sizes, work: _Work, width: int, pa
     tower = work.patches * width * (sizes.vision_blocks * block + VISION_ENDS * sizes.vision_hidden)
     tower *= not config.freeze_vision
     layer = work.tokens * width * _per_token(LORA_BACKWARD if config.lora else BACKWARD, sizes)
-    # Its chunks of logits take LOGITS_SHARE of its bytes in float32; see trainers.logprobs.
-    head = int(0.3 * sizes.embedding * width) // 4 * LOGIT_BYTES
+    # The output layer's chunks of logits take LOGITS_SHARE of its bytes in float32.
+    head = int(LOGITS_SHARE * sizes.embedding * width) // 4 * LOGIT_BYTES
     head += 0 if config.lora else 3 * sizes.embedding * width  # its gradient, that of a chunk, and their sum
     everything, nothing_left = sizes.layers * kept + tower, kept + tower
     if config.fsdp:
@@ -279,10 +286,9 @@ def _policy_pass(config: TrainConfig, sizes: _Sizes, work: _Work, width: int, pa
 
 
 def _update(config: TrainConfig, trainable: int, parts: int) -> int:
-    """Gradients, and without shards the root of the second moments, which AdamW takes of all weights at once."""
-    if config.optimizer_device == "cpu":
-        return 0
-    return 4 * trainable // parts if config.fsdp else 8 * trainable
+    """Gradients; on a GPU without shards also the roots of the second moments, which AdamW takes of all at once."""
+    roots = 0 if config.fsdp or config.optimizer_device == "cpu" else 4
+    return trainable * (4 + roots) // parts
 
 
 def _per_token(counts: tuple[int, int], sizes: _Sizes) -> int:

@@ -234,7 +234,7 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
         "  or: update": guess.update,
         "loading, in all": guess.loading,
         "device, at most": guess.device_bytes(config),
-        "average (main memory)": guess.average,
+        "main memory": guess.main_memory_bytes(config),
     }
     screen.print(f" estimated memory per process, in GB, prompts of up to {guess.prompt_tokens:,} tokens:")
     for name, value in rows.items():

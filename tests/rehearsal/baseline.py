@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from tests.rehearsal.accelerator import Stage
 from tests.rehearsal.step import Case, rehearse

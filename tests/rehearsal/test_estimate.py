@@ -1,14 +1,9 @@
 """The arithmetic of `train --dry-run` agrees with what the code was counted to take: both ways, within 5 %."""
 
-import json
-import struct
-from types import SimpleNamespace
-
 import pytest
-import torch
 
-from tests.benchmarks import gpu_step
 from tests.rehearsal.baseline import CASES, peak_gb, read
+from tests.rehearsal.hardware import DOCUMENT, document, headers_of
 from tests.rehearsal.step import Case
 from trainers.estimate import estimate
 
@@ -17,23 +12,12 @@ CLOSE = 0.05
 
 @pytest.fixture(scope="module", params=["3b", "7b"])
 def checkpoint(request, tmp_path_factory):
-    """config.json and the headers of the weights' file: all that an estimate reads."""
-    folder = tmp_path_factory.mktemp(request.param)
-    model = gpu_step.build(request.param, torch.device("meta"))
-    tied = model.config.tie_word_embeddings
-    shapes = {
-        name: {"shape": list(value.shape)}
-        for name, value in model.named_parameters()
-        if not tied or "lm_head" not in name
-    }
-    header = json.dumps(shapes).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    return SimpleNamespace(name=request.param, folder=folder, base_folder=None, config=model.config.to_dict())
+    return headers_of(request.param, tmp_path_factory.mktemp("model") / request.param)
 
 
 def cases_of(checkpoint) -> list[Case]:
     # Estimates are for prompts as long as the pixel limits allow.
-    return [case for case in CASES if case.model == checkpoint.name and case.prompt == Case.prompt]
+    return [case for case in CASES if case.model == checkpoint.folder.name and case.prompt == Case.prompt]
 
 
 def test_memory_and_arithmetic_agree_with_the_rehearsal(checkpoint):
@@ -50,3 +34,7 @@ def test_memory_and_arithmetic_agree_with_the_rehearsal(checkpoint):
         apart[case.name] = {"memory": memory, "flops": flops, "vision": vision}
     far = {case: shares for case, shares in apart.items() if max(map(abs, shares.values())) > CLOSE}
     assert not far
+
+
+def test_the_table_of_the_docs_is_the_estimates():
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run: python -m tests.docs_tables"

@@ -273,7 +273,9 @@ def test_the_estimates_options_save_what_they_say(toy):
     for options in ({"optimizer_device": "cpu"}, {"lora": True}, {"freeze_vision": True}, {"fsdp": True, "world": 4}):
         assert of(**options)[0] < plain, options
     assert of(gradient_checkpointing=False)[1] > of(gradient_checkpointing=True)[1]
-    assert of(shared_prefix=False)[1] > pass_ > of(group_chunk=1)[1]
+    assert of(shared_prefix=False)[1] > pass_
+    long = {"max_completion_length": 2000}  # else the gradients of the chunk before outweigh what a chunk saves
+    assert of(**long, group_chunk=1)[1] < of(**long)[1]
     assert of(questions=2)[1] > pass_  # the gradients of the first question's pass are there in the second
 
 
