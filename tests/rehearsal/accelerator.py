@@ -36,13 +36,14 @@ NO_KERNEL = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_", "resize_", "lift_fresh"),
     *("_unsafe_view", "_reshape_alias", "detach_", "_has_compatible_shallow_copy_type", "is_same_size"),
 }
-TENSOR, ATTENTION = torch.tensor, torch.nn.functional.scaled_dot_product_attention
-RESIZE = torch.UntypedStorage.resize_
-
-TRANSFERS = ("_to_copy", "copy_")
-INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")  # their indices may lie on the CPU
 # The shape of their result depends on values, for which the host waits.
 SHAPED_BY_VALUES = ("nonzero", "masked_select", "repeat_interleave", "_unique2", "unique_consecutive")
+TRANSFERS = ("_to_copy", "copy_")
+INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")  # their indices may lie on the CPU
+
+# Torch's own, which are replaced while an accelerator is running.
+TENSOR, ATTENTION = torch.tensor, torch.nn.functional.scaled_dot_product_attention
+RESIZE = torch.UntypedStorage.resize_
 
 
 class DeviceMixing(RuntimeError):
