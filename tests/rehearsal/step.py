@@ -50,7 +50,8 @@ class Case:
     preset: str  # of trainers.config.PRESETS
     processes: int = 1  # with --fsdp above 1
     lora: bool = False
-    prompt: int = 1531  # tokens, MEDIA among them: as many as trainers.estimate expects
+    prompt: int = 1531  # tokens, those of the media among them: as many as trainers.estimate expects
+    media: gpu_step.Media = MEDIA
     completion: int | None = None  # tokens of every rollout, or of the response; None: the preset's most
     group: int = 8
     questions: int = 1  # of this process
@@ -174,7 +175,7 @@ def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
         stack.enter_context(vision_counted(accelerator))
         text = response(config.max_completion_length, "A")
         question = Question("rehearsal", "train", "?", ("a", "b", "c", "d"), "A", None, None, "rehearsal")
-        inputs = gpu_step.prompt(case.prompt, MEDIA)
+        inputs = gpu_step.prompt(case.prompt, case.media)
         examples = [TrainingExample(question, text, 0, inputs)] * case.questions
         with accelerator.counting("policy"):
             if config.algo == "sft":
