@@ -8,15 +8,17 @@ python -m tests.rehearsal --stored --write-baseline "REASON"
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 from tests.rehearsal import baseline
 from tests.rehearsal.accelerator import Stage
-from tests.rehearsal.step import Case
+from tests.rehearsal.step import MEDIA, Case
 from trainers.config import PRESETS
 
 COLUMNS = ("stage", "TFLOP", "peak GB", "moved GB", "comm. GB", "kernels", "uploads", "syncs")
 SHOWN = 12  # places and holders of a stage
+MEDIA_TOKENS = math.prod(MEDIA[0]) + math.prod(MEDIA[1]) + 4  # with the marks around them
 
 
 def table(case: Case, stages: dict[str, Stage]) -> str:
@@ -57,7 +59,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--traced", action="store_true", help="also where the host waits, and what the peak holds")
     parser.add_argument("--stored", action="store_true", help="all cases of the baseline")
     parser.add_argument("--write-baseline", metavar="REASON", help="store the numbers of these cases, and why")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.P < MEDIA_TOKENS:
+        parser.error(f"-P {given.P}: the clip and the image alone take {MEDIA_TOKENS:,} tokens")
+    return given
 
 
 def main() -> int:
@@ -73,6 +78,9 @@ def main() -> int:
         questions=given.questions,
         group_chunk=given.group_chunk,
     )
+    if given.write_baseline is not None and not given.stored and case not in baseline.CASES:
+        print(f"{case.name} is not among the stored cases. Fix: add it to tests/rehearsal/baseline.py:CASES")
+        return 2
     stored, measured, failed = baseline.read(), {}, False
     for chosen in baseline.CASES if given.stored else (case,):
         stages = measured[chosen.name] = baseline.rehearse_apart(chosen, traced=given.traced)
