@@ -183,13 +183,15 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
 
 def _sizes(model: Checkpoint) -> _Sizes:
     text: dict[str, Any] = model.config.get("text_config") or model.config
-    vision: dict[str, Any] = model.config["vision_config"]
+    # A released config.json may leave out what is the default of Qwen2.5-VL in transformers.
+    windows = model.config.get("model_type") == "qwen2_5_vl"
+    usual = {"depth": 32, "hidden_size": 1280, "window_size": 112, "patch_size": 14, "fullatt_block_indexes": (0,) * 4}
+    vision: dict[str, Any] = usual | (model.config.get("vision_config") or {})
     hidden, heads, inner = (int(text[name]) for name in ("hidden_size", "num_attention_heads", "intermediate_size"))
     head = int(text.get("head_dim") or hidden // heads)
     queries, keys = heads * head, int(text["num_key_value_heads"]) * head
     numbers = _parameters(model.base_folder or model.folder)
     tower = {name: count for name, count in numbers.items() if "visual." in name}
-    windows = "fullatt_block_indexes" in vision
     vision_hidden = int(vision.get("embed_dim") or vision["hidden_size"])  # Qwen2-VL calls it embed_dim
     return _Sizes(
         total=sum(numbers.values()),
