@@ -6,7 +6,7 @@ twice the kernels. W + scale x BA is computed in the wider of the two dtypes and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,10 +38,7 @@ class BaseWeights:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._layers = adapted_layers(model)
-        self._kept: Mapping[str, Tensor] = {
-            name: torch.empty_like(weight, device="cpu", pin_memory=weight.is_cuda).copy_(weight)
-            for name, weight in ((name, layer.base_layer.weight.detach()) for name, layer in self._layers.items())
-        }
+        self._kept = {name: in_main_memory(layer.base_layer.weight.detach()) for name, layer in self._layers.items()}
 
     @contextmanager
     @torch.no_grad()
@@ -56,6 +53,11 @@ class BaseWeights:
             for name, layer in self._layers.items():
                 layer.base_layer.weight.copy_(self._kept[name], non_blocking=True)
                 layer.merged_adapters.clear()
+
+
+def in_main_memory(tensor: Tensor) -> Tensor:
+    """A copy, of a GPU's tensor in pinned memory: it is read back in every step."""
+    return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).copy_(tensor)
 
 
 def _merged(weight: Tensor, layer: Any) -> Tensor:  # noqa: ANN401  # peft's LoraLayer

@@ -62,8 +62,8 @@ class Optimizer:
         self._adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=config.learning_rate,
-            # torch's default for sharded tensors is one operation per tensor.
-            fused=any(isinstance(weight, DTensor) for weight in self.weights.values()) or None,
+            # torch's default is one operation per sharded tensor, and on CUDA takes the roots of all moments at once.
+            fused=any(isinstance(weight, DTensor) or weight.is_cuda for weight in self.weights.values()) or None,
         )
 
     def accumulate(self) -> None:

@@ -165,6 +165,8 @@ def _add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
         target_modules=LORA_LAYERS,
     )
     wrapped = peft.get_peft_model(model, options)
+    # For reentrant checkpointing peft lets gradients into the embeddings, and so into the frozen vision tower.
+    model.disable_input_require_grads()  # type: ignore[no-untyped-call]
     # Only now: get_peft_model writes into the same object the name under which transformers loaded the model, which may
     # be relative to this folder.
     wrapped.peft_config["default"].base_model_name_or_path = base

@@ -232,14 +232,13 @@ def _print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     rows = {
         "weights": guess.weights,
         "optimiser (fp32)": guess.optimizer,
-        "gradients of a pass": guess.gradients,
-        "gathered for a pass": guess.gathered,
         "reference": guess.reference,
-        "average (main memory)": guess.average,
-        "weights for sampling": guess.sampler,
-        "rollout cache": guess.cache,
-        "activations": guess.activations,
+        "then: sampling": guess.sampling,
+        "  or: training pass": guess.policy_pass,
+        "  or: update": guess.update,
+        "loading, in all": guess.loading,
         "device, at most": guess.device_bytes(config),
+        "main memory": guess.main_memory_bytes(config),
     }
     screen.print(f" estimated memory per process, in GB, prompts of up to {guess.prompt_tokens:,} tokens:")
     for name, value in rows.items():

@@ -2,10 +2,10 @@
 
 pip install --no-deps --target /tmp/trl trl==1.16.0 && PYTHONPATH=/tmp/trl python tests/benchmarks/against_trl.py
 
-Both train the same random Qwen2.5-VL in float32 on one thread, with AdamW and gradient checkpointing, on the same prompt
-(an image and text), eight rollouts of exactly C tokens, and rewards that differ in every group. Each side is a process
-of its own, which takes a step that is not counted and then STEPS; the sides alternate. Prints CPU-seconds a step and
-the process's peak memory, medians over the rounds, and the ratios.
+Both train the same random Qwen2.5-VL in float32 on one thread, with AdamW and gradient checkpointing, on a prompt of an
+image and text, eight rollouts of exactly C tokens, and rewards that differ in every group. Each side is a process of
+its own, which takes a step that is not counted and then STEPS; the sides alternate. Prints CPU-seconds a step and the
+process's peak memory, medians over the rounds, and the ratios.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ SHAPES = {
     "7b": {"hidden": 3584, "layers": 28, "heads": 28, "keys": 4, "inner": 18944, "vocabulary": 152_064, "tied": False},
     "smoke": {"hidden": 64, "layers": 2, "heads": 2, "keys": 1, "inner": 128, "vocabulary": 151_936, "tied": False},
 }
+Media = tuple[tuple[int, int, int], tuple[int, int]]
 # Tokens of a clip of 16 frames (8 in time) and of an image, in rows and columns; text fills the prompt up.
 MEDIA = {60: ((8, 2, 2), (2, 3)), 1350: ((8, 8, 16), (14, 14)), 4000: ((8, 16, 26), (16, 16))}
 VIDEO, IMAGE, VISION_START, VISION_END = 151_656, 151_655, 151_652, 151_653  # ids of Qwen2.5-VL's tokenizer
@@ -106,9 +107,9 @@ def build(name: str, device: torch.device) -> torch.nn.Module:
     return model
 
 
-def prompt(length: int) -> ModelInputs:
-    """A prompt of exactly `length` tokens: clip, image, text."""
-    (steps, rows, columns), (height, width) = MEDIA[length]
+def prompt(length: int, media: Media | None = None) -> ModelInputs:
+    """A prompt of exactly `length` tokens: clip, image, text. Without media, those that MEDIA has for the length."""
+    (steps, rows, columns), (height, width) = media or MEDIA[length]
     video_grid, image_grid = (steps, 2 * rows, 2 * columns), (1, 2 * height, 2 * width)
     medium = [VISION_START, *[VIDEO] * (steps * rows * columns), VISION_END]
     medium += [VISION_START, *[IMAGE] * (height * width), VISION_END]
@@ -145,7 +146,7 @@ def sampled(case: Case, side: str, length: int, cache: DecodeCache = "auto") -> 
     forbidden = (VIDEO, IMAGE, VISION_START, VISION_END)
     if side == "ours":
         tokenizer = SimpleNamespace(eos_token_id=None, pad_token_id=0)
-        processor = QwenProcessor(LAYOUT, tokenizer, None, 32_768, forbidden)
+        processor = QwenProcessor(LAYOUT, tokenizer, None, None, "", 32_768, forbidden)
         sampling = SamplingConfig(temperature=1.0, top_p=0.95, top_k=50, max_new_tokens=length, n=case.group)
         done = decode(case.model, processor, [Prompt("p", case.inputs)], sampling, cache=cache)
         return [torch.tensor(one.token_ids) for one in done]

@@ -248,23 +248,39 @@ def test_the_estimate_knows_the_models_size(toy):
     assert count_parameters(toy.raw) == n
     guess = estimate(config, inspect_model(str(toy.raw)), 1)
     assert guess.weights == guess.reference == guess.average == 4 * n
-    assert guess.optimizer == 12 * n  # gradient and two moments; the weights are fp32 already
-    layer = policy.model.model.language_model.layers[0]
-    matrices = sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim == 2)
+    assert guess.optimizer == 8 * n  # two moments; the weights are fp32 already
+    assert guess.update == 8 * n  # gradients, and the root of the second moments
+    assert guess.loading == 0
+    assert guess.policy_pass > 4 * n
     sharded = toy_config(toy.raw, toy.data, toy.data / "none", "care", dtype="float32", fsdp=True)
     guess = estimate(sharded, inspect_model(str(toy.raw)), 1, 4)
-    assert guess.weights == guess.reference == guess.average == n
-    assert guess.optimizer == 3 * n
-    assert guess.gathered == guess.sampler == 4 * n  # the root and two layers: the toy has no more
-    assert guess.gradients == 8 * (n - matrices)  # the root and one layer, in the model's type and in fp32
-    one, few, many = (
-        estimate(replace(config, max_packed_tokens=limit), inspect_model(str(toy.raw)), 4).activations
-        for limit in (None, 1, 10**9)
-    )
-    assert (few, many) == (one, 4 * one)  # four questions in a pass
+    assert guess.weights == guess.reference == guess.average == guess.update == n
+    assert guess.optimizer == 2 * n
+    assert guess.loading == n + 2 * 4 * n  # shards, the gathered policy and the copy that becomes the reference
+    assert guess.sampling > 4 * n  # all weights
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
-    assert estimate(lora, inspect_model(str(toy.raw)), 1).average == 4 * adapters
+    guess = estimate(lora, inspect_model(str(toy.raw)), 1)
+    assert guess.average == 4 * adapters
+    assert guess.weights == 2 * n + 4 * adapters  # the base in bfloat16
+
+
+def test_the_estimates_options_save_what_they_say(toy):
+    model = inspect_model(str(toy.raw))
+
+    def of(world=1, questions=1, **options):
+        config = toy_config(toy.raw, toy.data, toy.data / "none", "care", **options)
+        guess = estimate(config, model, questions, world)
+        return guess.device_bytes(config), guess.policy_pass
+
+    plain, pass_ = of()
+    for options in ({"optimizer_device": "cpu"}, {"lora": True}, {"freeze_vision": True}, {"fsdp": True, "world": 4}):
+        assert of(**options)[0] < plain, options
+    assert of(gradient_checkpointing=False)[1] > of(gradient_checkpointing=True)[1]
+    assert of(shared_prefix=False)[1] > pass_
+    long = {"max_completion_length": 2000}  # else the gradients of the chunk before outweigh what a chunk saves
+    assert of(**long, group_chunk=1)[1] < of(**long)[1]
+    assert of(questions=2)[1] > pass_  # the gradients of the first question's pass are there in the second
 
 
 def test_checkpoints_that_the_disk_has_no_room_for_are_refused_before_anything_is_trained(toy, tmp_path, monkeypatch):
@@ -345,12 +361,11 @@ def test_the_estimate_counts_vllms_weights_and_one_cache_per_prompt(toy):
     builtin = estimate(toy_config(toy.raw, toy.data, toy.data / "none", **options), model, 4)
     config = toy_config(toy.raw, toy.data, toy.data / "none", rollouts="vllm", **options)
     vllm = estimate(config, model, 4)
-    assert (builtin.sampler, vllm.sampler) == (0, vllm.weights)
     per_token = 2 * 2 * 1 * 16 * 4  # 2 layers, keys and values, one head of 16, float32
     assert builtin.cache == 4 * 8 * (vllm.prompt_tokens + 16) * per_token
     assert vllm.cache == 4 * (vllm.prompt_tokens + 8 * 16) * per_token
-    alone = vllm.weights + vllm.optimizer + vllm.reference
-    assert vllm.device_bytes(config) == alone + max(vllm.sampler + vllm.cache, vllm.activations + vllm.gradients)
+    assert vllm.sampling == vllm.weights + vllm.cache  # a copy of its own
+    assert builtin.sampling > builtin.cache
 
 
 def test_the_mismatch_of_sampler_and_policy_by_hand(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MethodType
 
 import pytest
 import torch
@@ -23,7 +24,14 @@ def pair(family):
     )
     ours = copy.deepcopy(plain)
     prepare_vision_tower(ours)
+    for module in plain.model.visual.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = MethodType(rms_norm, module)  # transformers' is in float32
     return plain, ours
+
+
+def rms_norm(module, states):
+    return module.weight * states * (states.pow(2).mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()
 
 
 def prompts_of(family, shapes=SHAPES):
