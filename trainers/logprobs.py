@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from seedbench_r1.backends.vision import media_arguments
+from seedbench_r1.backends.vision import device_of, media_arguments
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 
@@ -134,13 +134,13 @@ def padded_logprobs(
         # A token is predicted by the row before it.
         chosen[row, start + first - 1 : start + last - 1] = True
     targets = torch.cat([ids[first:last] for ids, (first, last) in zip(completions, spans, strict=True)])
-    targets, chosen = targets.to(base.device), chosen.to(base.device)
+    targets, chosen = targets.to(device_of(base)), chosen.to(device_of(base))
 
     def score(hidden: Tensor, project: Projection) -> Tensor:
         rows = chunk_rows_of(base.lm_head)
         return token_logprobs(project, hidden[chosen], targets, temperature=temperature, chunk_rows=rows)
 
-    arguments = {"position_ids": positions.to(base.device)}
+    arguments = {"position_ids": positions.to(device_of(base))}
     return logprobs_of(model, score, arguments | media_arguments(base, layout, prompts, input_ids))
 
 

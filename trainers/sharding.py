@@ -62,23 +62,43 @@ def shard_policy(model: PreTrainedModel, device: torch.device, world_size: int) 
 
 
 def shard(
-    model: PreTrainedModel, mesh: DeviceMesh, *, shard_dtype: torch.dtype, whole: Set[torch.nn.Parameter] = frozenset()
+    model: PreTrainedModel,
+    mesh: DeviceMesh,
+    *,
+    shard_dtype: torch.dtype,
+    whole: Set[torch.nn.Parameter] = frozenset(),
+    in_main_memory: bool = False,
 ) -> None:
     """Shard a Qwen-VL model in place: shards of `shard_dtype`, passes in the dtype that the model has now.
 
-    whole: parameters that are left as they are.
+    whole: parameters that are left as they are. in_main_memory: of a model for passes without gradients, shards lie in
+    (pinned) main memory and are copied to the device whenever they are gathered.
     """
-    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        FSDPModule,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,
+    )
 
     # Inputs are not cast: a layer's rotary angles may be float32 on purpose.
     precision = MixedPrecisionPolicy(model.dtype, torch.float32, cast_forward_inputs=False)
+    offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if in_main_memory else OffloadPolicy()
     for module in (*model.model.visual.blocks, *model.model.language_model.layers, model):
         for parameter in module.parameters():
             if not isinstance(parameter, DTensor) and parameter not in whole:
                 # Layer by layer, so that the whole model never exists in float32.
                 parameter.data = parameter.data.to(shard_dtype)
         # The root is resharded after its forward pass too: the reference has no backward pass that would do it.
-        fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True, ignored_params=set(whole))
+        fully_shard(
+            module,
+            mesh=mesh,
+            mp_policy=precision,
+            reshard_after_forward=True,
+            ignored_params=set(whole),
+            offload_policy=offload,
+        )
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Sums, not means: the loss is already divided by the questions of all processes. gloo can only sum.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from seedbench_r1.backends.vision import media_arguments
+from seedbench_r1.backends.vision import device_of, media_arguments
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 from trainers.logprobs import (
@@ -203,11 +203,11 @@ def _packed(
             targets.append(completion[begin:end])
             start += length
         packings.append(_packing(base, n_prompt, lengths))
-    wanted = torch.cat(targets).to(base.device)
+    wanted = torch.cat(targets).to(device_of(base))
     input_ids = torch.cat(ids)[None]
     arguments = {
-        "position_ids": torch.cat(positions, dim=1)[:, None].to(base.device),
-        "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=base.device),
+        "position_ids": torch.cat(positions, dim=1)[:, None].to(device_of(base)),
+        "logits_to_keep": torch.tensor(rows, dtype=torch.int64, device=device_of(base)),
         "shared_prefix": packings,
     }
 
@@ -220,7 +220,7 @@ def _packed(
 
 
 def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _Packing:
-    config, device = base.config.get_text_config(), base.device
+    config, device = base.config.get_text_config(), device_of(base)
     heads_per_key = config.num_attention_heads // config.num_key_value_heads
     width = max(lengths)
     steps = torch.arange(width)

@@ -47,6 +47,7 @@ def media_arguments(
     Images and clips stand in the order of their tokens, clips under the image token: the embeddings of both tokens are
     replaced by what the tower makes, and positions are always given. Pixels cross to the device as uint8.
     """
+    device = device_of(model)
     media: list[tuple[Tensor, Grid, tuple[float, ...], tuple[float, ...]]] = []
     for prompt in prompts:
         own = []
@@ -58,15 +59,20 @@ def media_arguments(
             own.append((_first(prompt, layout.video_token_id), clip))
         media += [medium for _, medium in sorted(own, key=lambda entry: entry[0])]
     if not media:
-        return {"input_ids": input_ids.to(model.device)}
+        return {"input_ids": input_ids.to(device)}
     as_images = input_ids.masked_fill(input_ids == layout.video_token_id, layout.image_token_id)
     # A quarter of the bytes of float32 cross the bus; normalising is cheap on the device.
-    pixels = [normalise_patches(patches.to(model.device), mean, std, model.dtype) for patches, _, mean, std in media]
+    pixels = [normalise_patches(patches.to(device), mean, std, model.dtype) for patches, _, mean, std in media]
     return {
-        "input_ids": as_images.to(model.device),
+        "input_ids": as_images.to(device),
         "pixel_values": torch.cat(pixels),
-        "image_grid_thw": torch.tensor([grid for _, grid, _, _ in media], device=model.device),
+        "image_grid_thw": torch.tensor([grid for _, grid, _, _ in media], device=device),
     }
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where a model's passes run. Its parameters may lie in main memory until they are gathered; its buffers do not."""
+    return next(model.buffers()).device
 
 
 def _first(prompt: ModelInputs, token: int) -> int:

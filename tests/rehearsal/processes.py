@@ -23,6 +23,22 @@ def _no_streams(device_type: str) -> Any:
     return torch.cpu
 
 
+def _in_main_memory(initialise: Any) -> Any:
+    """FSDP2 leaves shards on "meta" where they are; those that are to lie in main memory do, without being touched."""
+
+    def moved(param: Any, *given: Any) -> None:
+        initialise(param, *given)
+        if param.offload_to_cpu:
+            on_device = param.sharded_param
+            data = torch.empty(param._sharded_param_data.shape, dtype=on_device.dtype)
+            local = data[: on_device._local_tensor.numel()].view(on_device._local_tensor.shape)
+            param._sharded_param_data = data
+            param.sharded_param = torch.nn.Parameter(param.to_sharded_dtensor(local), on_device.requires_grad)
+            param._setattr_on_modules(param.sharded_param)
+
+    return moved
+
+
 @contextlib.contextmanager
 def pretended_processes(count: int) -> Iterator[None]:
     """FSDP2 shards over `count` processes, of which this is the first, and torch's optimisers do as on CUDA."""
@@ -46,4 +62,6 @@ def pretended_processes(count: int) -> Iterator[None]:
             # Its parameters lie on "meta", which it takes for a forgotten initialisation.
             group = importlib.import_module(f"{SHARDING}_fsdp_param_group").FSDPParamGroup
             stack.enter_context(mock.patch.object(group, "_validate_no_meta_params"))
+            one = importlib.import_module(f"{SHARDING}_fsdp_param").FSDPParam
+            stack.enter_context(mock.patch.object(one, "_init_sharded_param", _in_main_memory(one._init_sharded_param)))
         yield
