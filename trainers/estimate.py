@@ -37,7 +37,7 @@ class Estimate:
 
     weights: int  # under --fsdp this process's fp32 shards; with LoRA the adapters too
     optimizer: int  # the two moments, and fp32 weights where copies are needed
-    reference: int  # working copy on the device
+    reference: int  # working copy; under --fsdp in main memory
     average: int  # fp32, in main memory
     base: int  # what adapters are merged into while sampling, in main memory
     loading: int  # the most before there is an optimiser, in all
@@ -55,14 +55,15 @@ class Estimate:
 
     def device_bytes(self, config: TrainConfig) -> int:
         """Highest use of the device, without the CUDA context (1-3 GB) and fragmentation."""
-        permanent, then = self.weights + self.reference, max(self.sampling, self.policy_pass)
+        permanent, then = self.weights + self.reference * (not config.fsdp), max(self.sampling, self.policy_pass)
         if config.optimizer_device != "cpu":
             permanent, then = permanent + self.optimizer, max(then, self.update)
         return max(self.loading, permanent + then)
 
     def main_memory_bytes(self, config: TrainConfig) -> int:
         """Of the tensors in main memory, without the program itself."""
-        return self.average + self.base + (self.optimizer + self.update if config.optimizer_device == "cpu" else 0)
+        kept = self.average + self.base + self.reference * config.fsdp
+        return kept + (self.optimizer + self.update if config.optimizer_device == "cpu" else 0)
 
     def disk_bytes(self, config: TrainConfig, n_steps: int) -> int:
         """The most that the checkpoints of `n_steps` steps take at once: the one before stays while one is written."""
@@ -255,8 +256,9 @@ def _sampling(config: TrainConfig, sizes: _Sizes, work: _Work, width: int, parts
     if config.algo == "sft":
         return 0
     if config.rollouts == "vllm":
-        # Spread over the processes that share the engine; one of its matrices is gathered at a time.
-        return (sizes.total * width + cache) // (config.rollout_tensor_parallel or 1) + sizes.embedding * width
+        # Spread over the processes that share the engine; one matrix is gathered or merged at a time.
+        passing = sizes.embedding * width * (config.fsdp or config.lora)
+        return (sizes.total * width + cache) // (config.rollout_tensor_parallel or 1) + passing
     gathering = sizes.embedding * width * (parts + 1) // parts if config.fsdp else 0
     prompts = work.rows // config.num_generations * work.prompt
     prefill = prompts * width * (_per_token(FORWARD, sizes) + sizes.layers * 2 * sizes.keys)

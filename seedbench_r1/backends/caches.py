@@ -57,15 +57,22 @@ def open_cache(kind: DecodeCache, model: PreTrainedModel, prefilled: Prefilled, 
 
 
 class GrowingCache:
-    """transformers' DynamicCache: a column longer after every step; rows that have ended are dropped."""
+    """transformers' DynamicCache: a column longer after every step; rows that have ended are dropped.
+
+    Its layers are ours (GrowingLayer), but for models with sliding windows.
+    """
 
     def __init__(self, model: PreTrainedModel, prefilled: Prefilled, *, repeats: int, room: int) -> None:
+        from seedbench_r1.backends.growing_layer import GrowingLayer
+
         self._model = model
         self._cache, mask = prefilled
         self._length = mask.shape[1]
         if repeats > 1:
             self._cache.batch_repeat_interleave(repeats)
             mask = mask.repeat_interleave(repeats, dim=0)
+        if not _has_sliding_layers(model):
+            self._cache.layers = [GrowingLayer(layer) for layer in self._cache.layers]
         # Columns of tokens to come are visible from the start: each step passes only those that exist.
         self._mask = torch.cat([mask, mask.new_ones(len(mask), room)], dim=1)
 

@@ -152,6 +152,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         write_tiny_checkpoint(Path(name), vocabulary_texts=[WORDS], size=SIZE)
+        settings = Path(name) / "preprocessor_config.json"
+        # TRL leaves the size of the image to the checkpoint.
+        size = {"shortest_edge": 28 * 28, "longest_edge": 10_000 * 28 * 28}
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"size": size}))
         for case, sizes in CASES.items():
             found: dict[str, list[SimpleNamespace]] = {"ours": [], "trl": []}
             for _ in range(ROUNDS):

@@ -249,8 +249,8 @@ def test_the_estimate_knows_the_models_size(toy):
     guess = estimate(config, inspect_model(str(toy.raw)), 1)
     assert guess.weights == guess.reference == guess.average == 4 * n
     assert guess.optimizer == 8 * n  # two moments; the weights are fp32 already
-    assert guess.update == 8 * n  # gradients, and the root of the second moments
-    assert guess.loading == 0
+    assert guess.update == 4 * n  # gradients
+    assert guess.loading == 4 * n
     assert guess.policy_pass > 4 * n
     sharded = toy_config(toy.raw, toy.data, toy.data / "none", "care", dtype="float32", fsdp=True)
     guess = estimate(sharded, inspect_model(str(toy.raw)), 1, 4)
@@ -258,6 +258,7 @@ def test_the_estimate_knows_the_models_size(toy):
     assert guess.optimizer == 2 * n
     assert guess.loading == n + 2 * 4 * n  # shards, the gathered policy and the copy that becomes the reference
     assert guess.sampling > 4 * n  # all weights
+    assert guess.main_memory_bytes(sharded) == 2 * n  # average and copy
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
     guess = estimate(lora, inspect_model(str(toy.raw)), 1)
