@@ -162,7 +162,9 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
     vllm = config.rollouts == "vllm" and config.algo != "sft"
     cache = _cache(config, sizes, work, width)
     vision, flops = _flops(config, sizes, replace(work, groups=1))
-    token_s = sizes.total * width / BANDWIDTH if vllm else sizes.layers * LAYER_TOKEN_S
+    # A recorded graph and vLLM read all weights and the cache for every token; without a graph launches dominate.
+    reads = (sizes.total * width + cache) / (config.rollout_tensor_parallel or 1) / BANDWIDTH
+    token_s = sizes.layers * LAYER_TOKEN_S if not vllm and config.decode_cache == "dynamic" else reads
     decoding = 0.0 if config.algo == "sft" else work.answer * token_s
     batches = -(-questions_per_process // config.rollout_batch_size)
     weights_file = (trainable if config.lora else sizes.total) * width

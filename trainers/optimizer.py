@@ -63,7 +63,8 @@ class Optimizer:
             [group for group in groups if group["params"]],
             lr=config.learning_rate,
             # torch's default is one operation per sharded tensor, and on CUDA takes the roots of all moments at once.
-            fused=any(isinstance(weight, DTensor) or weight.is_cuda for weight in self.weights.values()) or None,
+            fused=any(isinstance(weight, DTensor) or weight.device.type != "cpu" for weight in self.weights.values())
+            or None,
         )
 
     def accumulate(self) -> None:

@@ -256,6 +256,8 @@ def _attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     sdpa: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
+    if shared_prefix is None and query.shape[2] == 1:
+        return _next_token_attention(query, key, value, attention_mask, scaling), None
     if shared_prefix is None:
         return sdpa(module, query, key, value, attention_mask, scaling=scaling, **options)
     parts, lengths = [], [packing.length for packing in shared_prefix]
@@ -267,6 +269,23 @@ def _attention(
         if packing.width:
             parts.append(_completion_attention(q[0], k[0], v[0], packing, scaling)[None])
     return torch.cat(parts, dim=1), None
+
+
+def _next_token_attention(
+    query: Tensor,  # (B, heads, 1, D)
+    key: Tensor,  # (B, key heads, N, D)
+    value: Tensor,
+    attention_mask: Tensor | None,  # (B, 1, 1, N)
+    scaling: float | None,
+) -> Tensor:  # (B, 1, heads, D)
+    """The heads that share a key as further queries. Given a mask, transformers' sdpa repeats all keys instead.
+
+    For a 7B's 8 rollouts that would be 7 GB written and read again for every token, next to 17 GB of weights.
+    """
+    rows, heads, _, size = query.shape
+    grouped = query.view(rows, key.shape[1], -1, size)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(grouped, key, value, attn_mask=attention_mask, scale=scaling).reshape(rows, 1, heads, size)
 
 
 def _completion_attention(

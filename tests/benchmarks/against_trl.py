@@ -132,12 +132,14 @@ def theirs(folder: Path, rows: int, columns: int, length: int) -> str:
         disable_tqdm=True,
         logging_strategy="no",
     )
+    processor = AutoProcessor.from_pretrained(folder, padding_side="left")
+    processor.image_processor.size["longest_edge"] = 10**8  # the image as it is, as ours takes it
     trainer = GRPOTrainer(
         model=str(folder),
         reward_funcs=lambda completions, **_: [float(next(numbers) % 2) for _ in completions],
         args=arguments,
         train_dataset=Dataset.from_list(rows_of_data),
-        processing_class=AutoProcessor.from_pretrained(folder, padding_side="left"),
+        processing_class=processor,
         callbacks=[Timed()],
     )
     trainer.train()
@@ -152,10 +154,6 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         write_tiny_checkpoint(Path(name), vocabulary_texts=[WORDS], size=SIZE)
-        settings = Path(name) / "preprocessor_config.json"
-        # TRL leaves the size of the image to the checkpoint.
-        size = {"shortest_edge": 28 * 28, "longest_edge": 10_000 * 28 * 28}
-        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"size": size}))
         for case, sizes in CASES.items():
             found: dict[str, list[SimpleNamespace]] = {"ours": [], "trl": []}
             for _ in range(ROUNDS):

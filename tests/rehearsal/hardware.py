@@ -34,6 +34,10 @@ ROWS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
     ("7b", "care", {"fsdp": True}, 2),
     ("7b", "care", {"fsdp": True}, 4),
     ("7b", "care", {"fsdp": True}, 8),
+    ("7b", "care", {"fsdp": True, "rollouts": "vllm", "rollout_tensor_parallel": 4}, 4),
+    ("7b", "care", {"fsdp": True, "rollouts": "vllm", "rollout_tensor_parallel": 4}, 8),
+    ("7b", "care", {"lora": True, "rollouts": "vllm"}, 1),
+    ("7b", "care", {"fsdp": True, "lora": True}, 2),
     ("7b", "grpo-nokl", {"fsdp": True}, 4),
     ("7b", "sft", {"fsdp": True}, 4),
     ("7b", "grpo-nokl", {"optimizer_device": "cpu"}, 1),
@@ -49,7 +53,8 @@ def document() -> str:
 
 def table() -> str:
     """Markdown. GPU and main memory are each process's, the checkpoint is that of all processes."""
-    lines = ["| model | what | GPU, GB | main memory, GB | checkpoint, GB |", "|---|---|---|---|---|"]
+    columns = ("model", "what", "GPU, GB", "main memory, GB", "checkpoint, GB", "a step, s")
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     with tempfile.TemporaryDirectory() as folder:
         models = {name: headers_of(name, Path(folder) / name) for name in ("3b", "7b")}
         for name, preset, options, processes in ROWS:
@@ -63,7 +68,8 @@ def table() -> str:
             ]
             what = f"`{' '.join([preset, *flags])}`" + (f", {processes} processes" if processes > 1 else "")
             sizes = (guess.device_bytes(config), guess.main_memory_bytes(config), guess.checkpoint)
-            lines.append(f"| {name.upper()} | {what} | {' | '.join(f'{size / 1e9:.0f}' for size in sizes)} |")
+            numbers = [*(f"{size / 1e9:.0f}" for size in sizes), f"{guess.step_s:.0f}"]
+            lines.append(f"| {name.upper()} | {what} | {' | '.join(numbers)} |")
     return "\n".join(lines) + "\n"
 
 
