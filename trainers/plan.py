@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seedbench_r1.backends.loading import resolve_device, why_no_gpu
-from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.questions import TrainingRow, file_sha256
 from trainers.alarms import refuse_ended
@@ -63,7 +64,6 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         TrainingEnded: an alarm has ended the training in config.out, and it is not to keep going.
     """
     check_sampler(config, world_size=world_size)
-    node_size = node_size or world_size
     if config.fsdp and world_size == 1:
         raise ConfigError(
             "--fsdp spreads the weights over processes, and there is one. Fix: torchrun --nproc-per-node GPUS "
@@ -72,13 +72,9 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     checkpoint = inspect_model(config.model, processor=config.processor, views=config.out / ".models")
     check_tokenizer(checkpoint)
     _check_device(config, checkpoint)
-    # Qwen3-VL's patches are larger than the other families'; frames must come in whole ones.
-    if config.video.size_multiple % checkpoint.size_multiple:
-        config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
-    if config.rollouts == "vllm":
-        size = tensor_parallel_size(config, checkpoint.config, world_size=world_size, node_size=node_size)
-        config = replace(config, rollout_tensor_parallel=size)
+    config = _for_this_model(config, checkpoint, world_size=world_size, node_size=node_size or world_size)
     rows, heldout = split_rows(read_rows(config), config)
+    _check_media(config, rows)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
     n_steps, data_sha256 = total_steps(config, len(rows), per_step), file_sha256(config.questions_file)
     identity = resume_identity(config) | {
@@ -110,6 +106,27 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     )
     _check_disk(planned)
     return planned
+
+
+def _for_this_model(config: TrainConfig, checkpoint: Checkpoint, *, world_size: int, node_size: int) -> TrainConfig:
+    """The settings that depend on the model. Raises ConfigError for an engine that cannot be spread as asked."""
+    # Qwen3-VL's patches are larger than the other families'; frames must come in whole ones.
+    if config.video.size_multiple % checkpoint.size_multiple:
+        config = replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
+    if config.rollouts == "vllm":
+        size = tensor_parallel_size(config, checkpoint.config, world_size=world_size, node_size=node_size)
+        config = replace(config, rollout_tensor_parallel=size)
+    return config
+
+
+def _check_media(config: TrainConfig, rows: Sequence[TrainingRow]) -> None:
+    """Raise DataError for a question without image and clip under --fsdp: every pass must gather the vision tower."""
+    bare = next((r.question for r in rows if r.question.image is None and r.question.video is None), None)
+    if config.fsdp and bare is not None:
+        raise DataError(
+            f"{bare.question_id} has neither image nor clip. Under --fsdp every question needs one, so that all "
+            f"processes gather the vision tower equally often. Fix: leave such rows out, or train without --fsdp."
+        )
 
 
 def _check_device(config: TrainConfig, checkpoint: Checkpoint) -> None:

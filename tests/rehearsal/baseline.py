@@ -105,6 +105,8 @@ def write(measured: dict[str, dict[str, Stage]], reason: str) -> None:
     for case, stages in measured.items():
         numbers = {name: dataclasses.asdict(Numbers.of(stage)) for name, stage in stages.items()}
         stored[case] = {"reason": reason, "stages": numbers}
+    names = [case.name for case in CASES]
+    stored = dict(sorted(stored.items(), key=lambda entry: names.index(entry[0]) if entry[0] in names else len(names)))
     PATH.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 

@@ -575,3 +575,12 @@ def test_a_large_model_is_not_trained_on_a_cpu_unasked(toy, tmp_path, monkeypatc
         plan_training(replace(config, device="auto"))
     with pytest.raises(ConfigError, match="sees no GPU: The NVIDIA driver on your system is too old"):
         resolve_device("cuda")
+
+
+def test_under_fsdp_every_question_has_media(toy, tmp_path, monkeypatch):
+    rows = read_rows(toy_config(toy.raw, toy.data, tmp_path, "care"))
+    bare = replace(rows[1], question=replace(rows[1].question, image=None, video=None))
+    monkeypatch.setattr("trainers.plan.read_rows", lambda config: [rows[0], bare, *rows[2:]])
+    assert plan_training(toy_config(toy.raw, toy.data, tmp_path, "care"), world_size=2).done == 0
+    with pytest.raises(DataError, match=rf"{bare.question.question_id} has neither image nor clip.*--fsdp"):
+        plan_training(toy_config(toy.raw, toy.data, tmp_path, "care", fsdp=True), world_size=2)

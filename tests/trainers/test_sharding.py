@@ -1,6 +1,7 @@
 """Weights spread over processes (--fsdp): the same training as without, and as in one process."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from trainers.checkpoints import list_checkpoints, read_training
 from trainers.config import TrainConfig
 from trainers.plan import plan_training
 
+TRAINING_PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 # AdamW's first steps have the size of the rate, whatever the rounding
 RL = {"num_generations": 4, "max_steps": 3, "rollout_batch_size": 2, "save_steps": 100, "learning_rate": 5e-4}
 FROZEN = RL | {"algo": "care", "reference": "frozen", "max_steps": 2}
@@ -344,3 +346,27 @@ def test_the_launchers_start_it(toy, tmp_path, launcher):
         "__0_0.distcp",
         "__1_0.distcp",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_torchrun_hands_a_signal_on_and_waits_for_the_checkpoint(toy, tmp_path, number):
+    """With the options that docs/training.md gives it: without them it kills its processes after 30 seconds."""
+    config = toy_config(toy.sft, toy.data, tmp_path, "care", **LONG | {"max_steps": 400, "save_steps": 400})
+    (tmp_path / "train.py").write_text('if __name__ == "__main__":\n    ' + MAIN)
+    documented = re.search(r"torchrun (--signals-to-handle \S+ --shutdown-timeout \S+) ", TRAINING_PAGE.read_text())
+    tool = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
+    words = [*tool, *documented[1].split(), str(tmp_path / "train.py"), *command(config, "--fsdp")[3:]]
+    child = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while len(read_lines(tmp_path / "metrics.jsonl")) < 2:
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(number)
+    error = child.communicate(timeout=300)[1]
+    (saved,) = list_checkpoints(tmp_path)
+    assert read_training(saved).progress.step == len(metrics_of(tmp_path)) < 400
+    assert "Stopping: this step is finished and saved" in error
+    left = subprocess.run(["pgrep", "-f", str(tmp_path / "train.py")], capture_output=True, check=False).stdout
+    assert left == b"", "processes were left behind"
