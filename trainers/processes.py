@@ -7,6 +7,7 @@ pass at all, which DistributedDataParallel, waiting for every backward hook, wou
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from seedbench_r1.backends.loading import resolve_device
-from seedbench_r1.errors import ResourceError, refuse_to_start_in_a_worker
+from seedbench_r1.errors import ConfigError, ResourceError, refuse_to_start_in_a_worker
 
 T = TypeVar("T")
 
@@ -35,13 +36,14 @@ class Processes:
         device: where this process computes.
 
     Raises:
-        ConfigError: a decoding worker imports a script that trains.
+        ConfigError: a decoding worker imports a script that trains; there are fewer GPUs than processes.
     """
 
     def __init__(self, device: str) -> None:
         from accelerate import PartialState
 
         refuse_to_start_in_a_worker()
+        _check_gpus(device)
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=TIMEOUT)
         self.rank: int = state.process_index
         self.world_size: int = state.num_processes
@@ -113,3 +115,13 @@ class Processes:
         for tensor in bucket:
             tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
             start += tensor.numel()
+
+
+def _check_gpus(device: str) -> None:
+    """Raise ConfigError for more processes on this node than GPUs; torch would speak of an invalid device ordinal."""
+    place, n = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if device != "cpu" and torch.cuda.is_available() and place >= n:
+        raise ConfigError(
+            f"Process {place + 1} of this node has no GPU: torch sees {n}. Fix: --nproc-per-node {n}, or another "
+            f"CUDA_VISIBLE_DEVICES."
+        )

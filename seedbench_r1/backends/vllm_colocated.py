@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vllm.v1.worker.worker_base import WorkerBase
 
 Sampled = tuple[object, "SamplingParams"]  # a rendered prompt, and how it is to be continued
+SHOWN = 5  # names in a message
 WEIGHTS, CACHE = "weights", "kv_cache"  # vLLM's names of what sleeps
 
 
@@ -66,7 +67,7 @@ class ColocatedEngine:
 
         That is the cached keys and values, and the vision tower's outputs, both of which vLLM keeps by content: without
         this a prompt seen before would be answered from the old weights. The tensors are copied, not kept. Raises
-        ValueError if a parameter of vLLM's model is not among them.
+        ConfigError if a parameter of vLLM's model is not among them.
         """
         if self._sleeps:
             # Weights first, the cache only when it is used: both at once need not fit next to gradients.
@@ -74,7 +75,11 @@ class ColocatedEngine:
         # One worker in this process, so one answer.
         (missing,) = self.engine.collective_rpc(_load_into, args=(weights,))
         if missing:
-            raise ValueError(f"{len(missing)} of vLLM's parameters were given no weights, e.g. {sorted(missing)[0]}")
+            shown = ", ".join(sorted(missing)[:SHOWN])
+            raise ConfigError(
+                f"vLLM's model has {len(missing)} parameters that the trained one did not give, by other names "
+                f"perhaps: {shown}{', ...' if len(missing) > SHOWN else ''}. Fix: --rollouts builtin, or vLLM 0.32 or 0.33."
+            )
         self.engine.reset_encoder_cache()
         if not self.engine.reset_prefix_cache():
             raise RuntimeError("vLLM did not give up its cached prompts although nothing is being generated")

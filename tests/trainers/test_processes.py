@@ -8,13 +8,15 @@ import sys
 import time
 
 import pytest
+import torch
 
 import trainers.loop
 from seedbench_r1.cli.app import main
-from seedbench_r1.errors import ResourceError
+from seedbench_r1.errors import ConfigError, ResourceError
 from tests.forked import Server
 from tests.trainers.launch import command, environment, ranks
 from tests.trainers.toy import toy_config
+from trainers.processes import Processes
 
 SCRIPT = """
 import sys
@@ -107,3 +109,11 @@ def test_a_process_that_hangs_says_where_and_may_go_on(toy, tmp_path):
     assert " in hang\n" in errors[1]
     # The other one waits for it.
     assert "in process 0: step 2" in errors[0]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"Process 3 of this node has no GPU: torch sees 2\. Fix: --nproc-per-node 2"):
+        Processes("auto")

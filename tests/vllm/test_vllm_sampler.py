@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from seedbench_r1.errors import ConfigError
 from tests.tiny_models import request, tiny_checkpoint
 from tests.trainers.toy import policy_of
 from tests.vllm.conftest import MAX_IN_FLIGHT
@@ -200,5 +201,5 @@ def test_weights_that_are_not_there_are_named(sampler, policy, config, monkeypat
         "whole_parameters",
         lambda policy: ((name, value) for name, value in everything(policy) if "layers.1.mlp.down_proj" not in name),
     )
-    with pytest.raises(ValueError, match=r"1 of vLLM's parameters were given no weights.*layers\.1\.mlp\.down_proj"):
+    with pytest.raises(ConfigError, match=r"has 1 parameters .* not give.*layers\.1\.mlp\.down_proj\.weight\. Fix"):
         sampler.sample(examples_of(policy))
