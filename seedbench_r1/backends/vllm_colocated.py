@@ -78,7 +78,8 @@ class ColocatedEngine:
             shown = ", ".join(sorted(missing)[:SHOWN])
             raise ConfigError(
                 f"vLLM's model has {len(missing)} parameters that the trained one did not give, by other names "
-                f"perhaps: {shown}{', ...' if len(missing) > SHOWN else ''}. Fix: --rollouts builtin, or vLLM 0.32 or 0.33."
+                f"perhaps: {shown}{', ...' if len(missing) > SHOWN else ''}. "
+                f"Fix: --rollouts builtin, or vLLM 0.32 or 0.33."
             )
         self.engine.reset_encoder_cache()
         if not self.engine.reset_prefix_cache():
