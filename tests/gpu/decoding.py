@@ -57,7 +57,7 @@ def speed(place: Place) -> None:
     inputs = shapes.prompt(60) if place.smoke else shapes.prompt(PROMPT, MEDIA)
     peaks = device_peaks(place.device, shapes.PEAKS)
     kinds: tuple[DecodeCache, ...] = ("static", "dynamic")
-    for rows in (GROUP, 4 * GROUP):
+    for rows in (2, 4) if place.smoke else (GROUP, 4 * GROUP):
         tokens: dict[str, list[tuple[int, ...]]] = {}
         for cache in kinds:
             took = []

@@ -32,6 +32,7 @@ def plain_tower(model: str, device: torch.device) -> torch.nn.Module:
         whole = transformers.AutoModel.from_config(
             config.vision_config, dtype=torch.bfloat16, attn_implementation="sdpa"
         )
+    whole.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     tower: torch.nn.Module = whole
     return tower
 

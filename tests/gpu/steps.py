@@ -96,7 +96,7 @@ def care_3b_full(place: Place) -> None:
 
 
 def care(place: Place, model: str, **changes: Any) -> None:
-    """A step of ours, where its host waits, and a step in the reference's style, on the same weights."""
+    """A step of ours, where its host waits, and a step in the reference's style, of the same policy."""
     full = 8 if place.smoke else 768
     with opened(place, model, "care", **changes) as training:
         step(training, decoded=4 if place.smoke else 40)  # kernels are chosen and memory is reserved
@@ -111,19 +111,26 @@ def care(place: Place, model: str, **changes: Any) -> None:
             step(training, decoded=3)  # as many as the rehearsal decodes
         place.note(waits_and_uploads=waits(training, model))
         training.meter.begin_again()
-        plain = reference_style.plain_tower("smoke" if place.smoke else model, place.device)
-        with reference_style.on_plain_tower(training.state.policy, plain):
-            reference_style.step(training, decoded=4 if place.smoke else 40, completion=full)
+        in_reference_style(place, training, model, ours)
+
+
+def in_reference_style(place: Place, training: Training, model: str, ours: dict[str, dict[str, float]]) -> None:
+    """The same step in the reference's style; that memory does not suffice is a result."""
+    full = 8 if place.smoke else 768
+    completion = training.config.max_completion_length
+    plain = reference_style.plain_tower("smoke" if place.smoke else model, place.device)
+    with reference_style.on_plain_tower(training.state.policy, plain):
+        try:
+            reference_style.step(training, decoded=4 if place.smoke else 40, completion=completion)
             training.meter.begin_again()
-            try:
-                reference_style.step(training, decoded=full, completion=full)
-            except torch.OutOfMemoryError as error:
-                place.note(reference_style=training.meter.numbers(), reference_style_error=str(error).splitlines()[0])
-                return
-        theirs = training.meter.numbers()
-        ratios = {name: round(theirs[name]["s"] / ours[name]["s"], 2) for name in theirs if name in ours}
-        place.note(reference_style=theirs, reference_style_seconds=total(theirs))
-        place.note(times_as_long=ratios | {"step": round(total(theirs) / total(ours), 2)})
+            reference_style.step(training, decoded=full, completion=completion)
+        except torch.OutOfMemoryError as error:
+            place.note(reference_style=training.meter.numbers(), reference_style_error=str(error).splitlines()[0])
+            return
+    theirs = training.meter.numbers()
+    ratios = {name: round(theirs[name]["s"] / ours[name]["s"], 2) for name in theirs if name in ours}
+    place.note(reference_style=theirs, reference_style_seconds=total(theirs))
+    place.note(times_as_long=ratios | {"step": round(total(theirs) / total(ours), 2)})
 
 
 def other_trainings_3b(place: Place) -> None:
@@ -143,9 +150,10 @@ def other_trainings_3b(place: Place) -> None:
 def opened(place: Place, model: str, preset: str, **changes: Any) -> Iterator[Training]:
     """A policy with its reference and its optimiser, which has taken a step of zeros and so has its moments."""
     meter, nowhere = Meter(place.device), Path("nowhere")
-    sizes: dict[str, Any] = {"dtype": "bfloat16", "gradient_accumulation_steps": 1, **changes}
+    sizes: dict[str, Any] = {"dtype": "bfloat16", "gradient_accumulation_steps": 1, "decode_cache": "static", **changes}
     if place.smoke:
-        model, sizes["max_completion_length"] = "smoke", 64
+        model = "smoke"
+        sizes |= {"max_completion_length": 40, "num_generations": 3}
     config = TrainConfig(model="random", data=nowhere, out=nowhere, preset=preset, **PRESETS[preset] | sizes)
     torch.manual_seed(0)
     with contextlib.ExitStack() as stack:
@@ -153,7 +161,9 @@ def opened(place: Place, model: str, preset: str, **changes: Any) -> Iterator[Tr
             policy = random_policy(model, config, place.device)
             # Before the reference, which may be a copy and then attends as the policy does.
             stack.enter_context(shared_prefix_attention(policy.model))
-            reference = MeasuredReference(config.reference, policy, decay=config.ema_decay, every=config.ema_every)
+            # An average of all weights lies in main memory; on the device it is as a frozen reference.
+            kind = "frozen" if config.reference == "ema" and not config.lora else config.reference
+            reference = MeasuredReference(kind, policy, decay=config.ema_decay, every=config.ema_every)
             reference.meter = meter
             optimizer = Optimizer(policy.trainable(), config)
         with meter.stage("first update"):
@@ -244,7 +254,9 @@ def waits(training: Training, model: str) -> dict[str, dict[str, Any]]:
     return {
         stage: {
             "count": places.total(),
-            "rehearsed": sum(expected[stage][key] for key in ("synchronisations", "uploads")) if expected else None,
+            "rehearsed": sum(expected[stage][key] for key in ("synchronisations", "uploads"))
+            if stage in expected
+            else None,
             "most": dict(places.most_common(8)),
         }
         for stage, places in training.meter.synchronisations.items()

@@ -14,6 +14,7 @@ from tests.trainers.toy import RESPONSE, plan_and_train, toy_config, write_toy, 
 from trainers.config import TrainConfig
 
 STEPS = 4  # of a training
+KEYS = ("loss", "reward", "bonus", "grad_norm", "length")  # of a step's metrics
 # Relative, in float32: sums in another order on a GPU, in the first step, before anything has grown apart.
 FIRST_LOSS = 1e-3
 LATER = 1e-3  # of a continued training against one in a piece; atomic additions may differ by rounding
@@ -59,39 +60,48 @@ def evaluation(place: Place) -> None:
 
 
 def training(place: Place) -> None:
-    """Each algorithm on the CPU, on the device, continued there from a checkpoint, and there in bfloat16."""
-    data = write_toy(place.folder / "data", {"right": RESPONSE.format("{gold}", "{gold}")})
-    model = write_toy_model(place.folder / "model", data)
-    for algo in ("sft", "grpo", "care"):
-        # 40 tokens: enough for a recorded graph on CUDA.
-        options: dict[str, Any] = {"max_steps": STEPS, "max_completion_length": 16 if place.smoke else 40}
-        if algo != "sft":
-            options |= {"num_generations": 4, "rewards": "script"}
+    """SFT from random weights; then GRPO and CARE from what SFT has made: well-formed answers with any letter."""
+    data = write_toy(place.folder / "data", {letter: RESPONSE.format(letter, letter) for letter in "ABCD"})
+    raw = write_toy_model(place.folder / "raw", data)
+    compare(place, "sft", raw, data)
+    options = {"max_steps": 100, "learning_rate": 4e-3, "save_steps": 1000, "per_device_train_batch_size": 8}
+    options |= {"gradient_accumulation_steps": 1, "device": "cpu"}
+    made = plan_and_train(toy_config(raw, data, place.folder / "form", "sft", **options)).checkpoint
+    assert made is not None
+    for algo in ("care", "grpo"):
+        compare(place, algo, made, data)
 
-        def config(name: str, algo: str = algo, options: dict[str, Any] = options, **changes: Any) -> TrainConfig:
-            given = {"device": str(place.device), "dtype": "float32", **options, **changes}
-            return toy_config(model, data, place.folder / f"{algo}-{name}", algo, **given)
 
-        exact = trained(config("cpu", device="cpu"))
-        found = trained(config("device"))
-        stopped = trained(config("continued"), stop_after=STEPS // 2)
-        continued = trained(config("continued"))
-        half = trained(config("bfloat16", dtype="bfloat16", gradient_checkpointing=True))
-        keys = ("loss", "reward", "grad_norm", "length")
-        row = {
-            "cpu": [[line.get(key) for key in keys] for line in exact],
-            "device": [[line.get(key) for key in keys] for line in found],
-            "bfloat16": [[line.get(key) for key in keys] for line in half],
-            "first_gap": gap(found[:1], exact[:1], keys),
-            "continued_gap": gap(continued, found, keys),
-        }
-        place.note(**{algo: row})
-        place.check(len(stopped) == STEPS // 2, f"{algo}: stopped after {len(stopped)} steps, not {STEPS // 2}")
-        place.check(len(continued) == STEPS, f"{algo}: {len(continued)} steps after continuing, not {STEPS}")
-        place.check(row["first_gap"] <= FIRST_LOSS, f"{algo}: the first step is {row['first_gap']:.2g} from the CPU's")
-        place.check(row["continued_gap"] <= LATER, f"{algo}: continued, {row['continued_gap']:.2g} from one in a piece")
-        broken = [line["step"] for line in half if line.get("grad_norm") is None]
-        place.check(not broken, f"{algo} in bfloat16: no finite gradient in steps {broken}")
+def compare(place: Place, algo: str, model: Path, data: Path) -> None:
+    """One algorithm on the CPU, on the device, continued there from a checkpoint, and there in bfloat16."""
+    steps = 2 if place.smoke else STEPS
+    # 40 tokens: enough for a recorded graph on CUDA.
+    options: dict[str, Any] = {"max_steps": steps, "max_completion_length": 16 if place.smoke else 40}
+    if algo != "sft":
+        options["gradient_accumulation_steps"] = 4  # all questions, so that some group has a spread
+
+    def config(name: str, **changes: Any) -> TrainConfig:
+        given = {"device": str(place.device), "dtype": "float32", **options, **changes}
+        return toy_config(model, data, place.folder / f"{algo}-{name}", algo, **given)
+
+    exact = trained(config("cpu", device="cpu"))
+    found = trained(config("device"))
+    stopped = trained(config("continued"), stop_after=steps // 2)
+    continued = trained(config("continued"))
+    half = trained(config("bfloat16", dtype="bfloat16", gradient_checkpointing=True))
+    row: dict[str, Any] = {
+        name: [[line.get(key) for key in KEYS] for line in lines]
+        for name, lines in (("cpu", exact), ("device", found), ("bfloat16", half))
+    }
+    first, later = gap(found[:1], exact[:1]), gap(continued, found)
+    place.note(**{algo: {"keys": KEYS, **row, "first_gap": first, "continued_gap": later}})
+    place.check(len(stopped) == steps // 2, f"{algo}: stopped after {len(stopped)} steps, not {steps // 2}")
+    place.check(len(continued) == steps, f"{algo}: {len(continued)} steps after continuing, not {steps}")
+    place.check(first <= FIRST_LOSS, f"{algo}: the first step is {first:.2g} from the CPU's")
+    place.check(later <= LATER, f"{algo}: continued, {later:.2g} from one in a piece")
+    place.check(any(line["grad_norm"] for line in found), f"{algo}: no step had a gradient, which proves nothing")
+    broken = [line["step"] for line in half if line.get("grad_norm") is None]
+    place.check(not broken, f"{algo} in bfloat16: no finite gradient in steps {broken}")
 
 
 def trained(config: TrainConfig, *, stop_after: int | None = None) -> list[dict[str, Any]]:
@@ -107,11 +117,11 @@ def trained(config: TrainConfig, *, stop_after: int | None = None) -> list[dict[
     return [json.loads(line) for line in lines]
 
 
-def gap(found: list[dict[str, Any]], expected: list[dict[str, Any]], keys: tuple[str, ...]) -> float:
-    """The largest difference of these numbers, relative to those above 1; infinite where only one side has a number."""
+def gap(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> float:
+    """The largest difference of KEYS, relative to numbers above 1; infinite where only one side has a number."""
     largest = 0.0
     for one, other in zip(found, expected, strict=False):
-        for key in keys:
+        for key in KEYS:
             a, b = one.get(key), other.get(key)
             if (a is None) != (b is None):
                 return math.inf
