@@ -25,16 +25,14 @@ if TYPE_CHECKING:
     from tests.gpu.steps import Training
 
 
-def plain_tower(model: str, device: torch.device) -> torch.nn.Module:
-    """A vision tower as transformers runs it, of random weights."""
-    config = shapes.build(model, torch.device("meta")).config
-    with torch.device(device):
-        whole = transformers.AutoModel.from_config(
-            config.vision_config, dtype=torch.bfloat16, attn_implementation="sdpa"
-        )
-    whole.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    tower: torch.nn.Module = whole
-    return tower
+def plain_tower(policy: Policy) -> torch.nn.Module:
+    """A vision tower as transformers runs it, of random weights, where and in what the policy computes."""
+    inner: Any = policy.model.model
+    with policy.model.device:
+        tower: Any = type(inner.visual)(inner.visual.config)
+    tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    made: torch.nn.Module = tower.to(policy.dtype)
+    return made
 
 
 @contextlib.contextmanager

@@ -111,14 +111,14 @@ def care(place: Place, model: str, **changes: Any) -> None:
             step(training, decoded=3)  # as many as the rehearsal decodes
         place.note(waits_and_uploads=waits(training, model))
         training.meter.begin_again()
-        in_reference_style(place, training, model, ours)
+        in_reference_style(place, training, ours)
 
 
-def in_reference_style(place: Place, training: Training, model: str, ours: dict[str, dict[str, float]]) -> None:
+def in_reference_style(place: Place, training: Training, ours: dict[str, dict[str, float]]) -> None:
     """The same step in the reference's style; that memory does not suffice is a result."""
     full = 8 if place.smoke else 768
     completion = training.config.max_completion_length
-    plain = reference_style.plain_tower("smoke" if place.smoke else model, place.device)
+    plain = reference_style.plain_tower(training.state.policy)
     with reference_style.on_plain_tower(training.state.policy, plain):
         try:
             reference_style.step(training, decoded=4 if place.smoke else 40, completion=completion)

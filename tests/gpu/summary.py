@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 WIDTH = 80
-SHOWN = 4  # last lines of a traceback
+SHOWN, LONGEST = 4, 300  # last lines of a traceback; characters of a line
 
 
 def summary(whole: Mapping[str, Any]) -> str:
@@ -28,7 +28,7 @@ def summary(whole: Mapping[str, Any]) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH - 4, initial_indent="    ", subsequent_indent="    ")
+    return textwrap.wrap(text[:LONGEST], WIDTH, initial_indent="    ", subsequent_indent="    ")
 
 
 def _numbers(name: str, found: Mapping[str, Any]) -> list[str]:
