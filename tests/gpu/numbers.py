@@ -72,7 +72,9 @@ def packed(
     shared_prefix: bool = True,
 ) -> Pass:
     """One pass forward and backward of a copy of the model."""
-    model: Any = copy.deepcopy(made).to(device, dtype).train()
+    model: Any = copy.deepcopy(made).to(device).train()
+    for parameter in model.parameters():  # alone: angles of the rotary embedding stay in float32, as in a loaded model
+        parameter.data = parameter.data.to(dtype)
     with shared_prefix_attention(model):
         logprobs, mask = group_logprobs(model, shapes.LAYOUT, inputs, completions, shared_prefix=shared_prefix)
         weights = torch.linspace(-1, 1, len(completions), device=device)[:, None]

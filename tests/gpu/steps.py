@@ -15,11 +15,13 @@ import torch
 from seedbench_r1.types import Question
 from tests.gpu import reference_style, shapes
 from tests.gpu.measuring import GB, Meter, device_peaks
-from tests.gpu.random_policy import MEDIA, PROMPT, random_policy, response
+from tests.gpu.random_policy import END, MEDIA, PROMPT, random_policy, response
 from tests.gpu.stage_process import Place
+from tests.rehearsal.hardware import headers_of
 from trainers.checkpoints import TrainingState
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
+from trainers.estimate import estimate
 from trainers.groups import Group, Rollout
 from trainers.grpo import grpo_step
 from trainers.optimizer import Optimizer
@@ -30,7 +32,7 @@ from trainers.sft import sft_step
 from trainers.shared_prefix import shared_prefix_attention
 
 REHEARSED = Path(__file__).parents[1] / "rehearsal" / "baseline.json"
-FULL_GB = 105  # what a full CARE step of the 3B takes in the rehearsal (90), and room for the context and fragments
+FULL_GB = 90  # what a full CARE step of the 3B takes by trainers.estimate (75), and room for context and fragments
 MORE_MEMORY = 1.1  # times the rehearsal's peak: above it, it has missed something
 
 
@@ -63,8 +65,7 @@ class MeasuredSampler:
         self.drawn += sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
         letters = "A" * (self._config.num_generations - 1) + "B"
         texts = [response(self._config.max_completion_length, letter) for letter in letters]
-        end = self._builtin._policy.processor.tokenizer.eos_token_id
-        return [Group(one, tuple(Rollout((*map(ord, text), end), text, "stop") for text in texts)) for one in examples]
+        return [Group(one, tuple(Rollout((*map(ord, text), END), text, "stop") for text in texts)) for one in examples]
 
 
 class MeasuredReference(Reference):
@@ -142,6 +143,7 @@ def other_trainings_3b(place: Place) -> None:
             step(training, decoded=8 if place.smoke else 256)
             numbers = training.meter.numbers()
             place.note(**{preset: numbers, f"{preset}_seconds": total(numbers)})
+            place.note(**against_rehearsal(place, training, "3b", numbers))
         if place.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -229,10 +231,10 @@ def rehearsed(training: Training, model: str) -> dict[str, dict[str, float]] | N
 def against_rehearsal(
     place: Place, training: Training, model: str, ours: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """Peaks and TFLOP/s by stage. Complains of a peak above the rehearsal's."""
+    """Peaks and TFLOP/s by stage, or without a rehearsal the step's peak against the estimate. Complains of more."""
     expected, peaks = rehearsed(training, model), device_peaks(place.device, shapes.PEAKS)
     if expected is None:
-        return {"rehearsal": "not rehearsed in this form"}
+        return against_estimate(place, training, model, ours)
     rows: dict[str, dict[str, float]] = {}
     for name, one in ours.items():
         tflops = expected[name]["tflop"] / one["s"]
@@ -246,6 +248,15 @@ def against_rehearsal(
             f"{name}: a peak of {one['peak_gb']:.1f} GB, rehearsed were {expected[name]['peak_gb']:.1f}",
         )
     return {"rehearsal": rows}
+
+
+def against_estimate(place: Place, training: Training, model: str, ours: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The step's peak and that of trainers.estimate, in GB. Complains of more."""
+    config, folder = training.config, place.folder / f"headers-{training.config.preset}"
+    guess = estimate(config, headers_of("smoke" if place.smoke else model, folder), 1)
+    expected, peak = guess.device_bytes(config) / GB, max(one["peak_gb"] for one in ours.values())
+    place.check(peak <= MORE_MEMORY * expected, f"a peak of {peak:.1f} GB, estimated were {expected:.1f}")
+    return {f"{config.preset} against the estimate": {"peak_gb": peak, "estimated_gb": round(expected, 2)}}
 
 
 def waits(training: Training, model: str) -> dict[str, dict[str, Any]]:
