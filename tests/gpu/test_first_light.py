@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -37,6 +38,11 @@ def dies(place):
     os._exit(9)
 
 
+def lingers(place):
+    place.note(half=5)
+    threading.Thread(target=time.sleep, args=(600,)).start()
+
+
 def complains(place):
     place.check(False, "numbers differ")
     place.note(measured=4)
@@ -52,7 +58,7 @@ def stage(function, most_s=30.0, **options):
 
 def test_a_stage_that_fails_hangs_or_dies_does_not_stop_the_next(tmp_path):
     options = Options(tmp_path / "light.json", 5.0, "cpu", True)
-    stages = [stage(fails), stage(hangs, 3.0), stage(dies), stage(complains), stage(works)]
+    stages = [stage(fails), stage(hangs, 3.0), stage(dies), stage(lingers, 4.0), stage(complains), stage(works)]
     stages.insert(2, Stage("absent", f"{__name__}:works", 1.0, 30.0, ("no_such_package",)))
     first = run_stages(stages, options)["stages"]
     assert json.loads(options.path.read_text())["stages"] == first
@@ -61,6 +67,7 @@ def test_a_stage_that_fails_hangs_or_dies_does_not_stop_the_next(tmp_path):
         "hangs": "timed out",
         "absent": "not begun: needs no_such_package",
         "dies": "crashed with exit code 9",
+        "lingers": "done",
         "complains": "failed",
         "works": "done",
     }
