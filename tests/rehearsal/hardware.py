@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks import gpu_step
+from tests.gpu import shapes
 from trainers.config import TrainConfig
 from trainers.estimate import estimate
 from trainers.presets import PRESETS
@@ -75,7 +75,7 @@ def table() -> str:
 
 def headers_of(name: str, folder: Path) -> Any:
     """What an estimate reads of a checkpoint in the shapes of a released model: configuration and weights' header."""
-    model: Any = gpu_step.build(name, torch.device("meta"))
+    model: Any = shapes.build(name, torch.device("meta"))
     left_out = "lm_head.weight" if model.config.tie_word_embeddings else None
     weights = {key: {"shape": list(value.shape)} for key, value in model.named_parameters() if key != left_out}
     header = json.dumps(weights).encode()

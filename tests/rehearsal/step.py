@@ -14,10 +14,9 @@ from unittest import mock
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from seedbench_r1.backends.vision import prepare_vision_tower
-from seedbench_r1.models.qwen_vl import QwenProcessor
 from seedbench_r1.types import Question
-from tests.benchmarks import gpu_step
+from tests.gpu import shapes
+from tests.gpu.random_policy import END, MEDIA, PROMPT, random_policy, response
 from tests.rehearsal.accelerator import DEVICE, Accelerator, Stage
 from tests.rehearsal.processes import pretended_processes
 from trainers.checkpoints import TrainingState
@@ -26,7 +25,7 @@ from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout
 from trainers.grpo import grpo_step
 from trainers.optimizer import Optimizer
-from trainers.policy import Policy, load_policy
+from trainers.policy import Policy
 from trainers.presets import PRESETS
 from trainers.reference import Reference
 from trainers.samplers import BuiltinSampler
@@ -34,27 +33,24 @@ from trainers.sft import sft_step
 from trainers.sharding import shard_policy
 from trainers.shared_prefix import shared_prefix_attention
 
-# Tokens of a clip of 16 frames and of an image: as many as the default pixel limits let real sides have.
-MEDIA = ((8, 11, 12), (16, 16))
 DECODED = 3  # tokens that are really decoded: the first of the prefill, and steps that are all alike
 # In their order. "vision": the vision tower's forward passes in the stage, which does not count them itself.
 STAGES = (
     *("load", "first update", "rollouts", "rollouts vision", "reference", "reference vision"),
     *("policy", "policy vision", "update"),
 )
-END = 151_645  # <|im_end|> of Qwen2.5-VL's tokenizer
 
 
 @dataclass(frozen=True)
 class Case:
     """What is rehearsed: the first of `processes` processes takes one step."""
 
-    model: str  # of gpu_step.SHAPES
+    model: str  # of shapes.SHAPES
     preset: str  # of trainers.config.PRESETS
     processes: int = 1  # with --fsdp above 1
     lora: bool = False
-    prompt: int = 1531  # tokens, those of the media among them: as many as trainers.estimate expects
-    media: gpu_step.Media = MEDIA
+    prompt: int = PROMPT  # tokens, those of the media among them
+    media: shapes.Media = MEDIA
     completion: int | None = None  # tokens of every rollout, or of the response; None: the preset's most
     group: int = 8
     questions: int = 1  # of this process
@@ -91,22 +87,6 @@ class Case:
             sizes["max_completion_length"] = self.completion
         folder = Path("rehearsal")
         return TrainConfig(model="rehearsal", data=folder, out=folder, preset=self.preset, **preset | sizes)
-
-
-class CharacterTokenizer:
-    """Every character is a token."""
-
-    eos_token_id = END
-    pad_token_id = 0
-
-    def __init__(self) -> None:
-        self.added_tokens_decoder: dict[int, Any] = {}  # no token is left out of a text
-
-    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        return {"input_ids": [ord(character) for character in text]}
-
-    def decode(self, ids: Sequence[int], **options: Any) -> str:
-        return "".join(map(chr, ids))
 
 
 class Sampler:
@@ -149,12 +129,6 @@ class CountedReference(Reference):
             yield model
 
 
-def response(length: int, letter: str) -> str:
-    """A well-formed response of `length` tokens, the end token included."""
-    shell = f"<think></think><answer>{letter}</answer>"
-    return shell.replace("></", f">{'.' * (length - 1 - len(shell))}</", 1)
-
-
 def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
     """The second step of a training, by stage (STAGES). Raises DeviceMixing.
 
@@ -178,7 +152,7 @@ def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
         stack.enter_context(vision_counted(accelerator))
         text = response(config.max_completion_length, "A")
         question = Question("rehearsal", "train", "?", ("a", "b", "c", "d"), "A", None, None, "rehearsal")
-        inputs = gpu_step.prompt(case.prompt, case.media)
+        inputs = shapes.prompt(case.prompt, case.media)
         examples = [TrainingExample(question, text, 0, inputs)] * case.questions
         with accelerator.counting("policy"):
             if config.algo == "sft":
@@ -195,27 +169,14 @@ def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
 
 
 def loaded(case: Case, config: TrainConfig) -> Policy:
-    """load_policy with a model of random weights in place of a checkpoint's."""
-    forbidden = (gpu_step.IMAGE, gpu_step.VIDEO, gpu_step.VISION_START, gpu_step.VISION_END)
-    processor = QwenProcessor(gpu_step.LAYOUT, CharacterTokenizer(), None, None, "", 32_768, forbidden)
-
-    def load_model(*given: Any, **options: Any) -> tuple[Any, QwenProcessor]:
-        model: Any = gpu_step.build(case.model, DEVICE)
-        model.gradient_checkpointing_disable()  # load_policy turns it on, if the config says so
-        prepare_vision_tower(model)
-        return model, processor
-
-    checkpoint: Any = SimpleNamespace(folder=Path("rehearsal"), base_folder=None)
+    """A policy of random weights on the pretended GPU."""
 
     def in_main_memory(tensor: torch.Tensor) -> torch.Tensor:
         # It would not fit here.
         return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
 
-    with (
-        mock.patch("trainers.policy.load_model", load_model),
-        mock.patch("trainers.merging.in_main_memory", in_main_memory),
-    ):
-        return load_policy(config, checkpoint, DEVICE)
+    with mock.patch("trainers.merging.in_main_memory", in_main_memory):
+        return random_policy(case.model, config, DEVICE)
 
 
 @contextlib.contextmanager

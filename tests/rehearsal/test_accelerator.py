@@ -7,12 +7,12 @@ import torch
 
 import trainers.grpo
 import trainers.shared_prefix
-from tests.benchmarks import gpu_step
+from tests.gpu import shapes
 from tests.rehearsal.accelerator import BLOCK, DEVICE, Accelerator, DeviceMixing
 from tests.rehearsal.baseline import Numbers, rehearse_apart, worse
 from tests.rehearsal.step import Case
 
-SMALL = Case("smoke", "care", prompt=60, media=gpu_step.MEDIA[60], completion=64)
+SMALL = Case("smoke", "care", prompt=60, media=shapes.MEDIA[60], completion=64)
 
 
 @pytest.fixture
