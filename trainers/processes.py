@@ -7,7 +7,6 @@ pass at all, which DistributedDataParallel, waiting for every backward hook, wou
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -43,8 +42,16 @@ class Processes:
         from accelerate import PartialState
 
         refuse_to_start_in_a_worker()
-        _check_gpus(device)
-        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=TIMEOUT)
+        try:
+            state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=TIMEOUT)
+        except RuntimeError as error:
+            if "invalid device ordinal" not in str(error):
+                raise
+            n = torch.cuda.device_count()
+            raise ConfigError(
+                f"There are more processes on this node than GPUs that torch sees, {n}. Fix: --nproc-per-node {n}, or "
+                f"another CUDA_VISIBLE_DEVICES."
+            ) from error
         self.rank: int = state.process_index
         self.world_size: int = state.num_processes
         # Among several processes accelerate assigns each its GPU; alone, --device decides.
@@ -115,13 +122,3 @@ class Processes:
         for tensor in bucket:
             tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
             start += tensor.numel()
-
-
-def _check_gpus(device: str) -> None:
-    """Raise ConfigError for more processes on this node than GPUs; torch would speak of an invalid device ordinal."""
-    place, n = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if device != "cpu" and torch.cuda.is_available() and place >= n:
-        raise ConfigError(
-            f"Process {place + 1} of this node has no GPU: torch sees {n}. Fix: --nproc-per-node {n}, or another "
-            f"CUDA_VISIBLE_DEVICES."
-        )

@@ -112,8 +112,10 @@ def test_a_process_that_hangs_says_where_and_may_go_on(toy, tmp_path):
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    def started(**options):
+        raise RuntimeError("CUDA error: invalid device ordinal\nCUDA kernel errors might be reported later.")
+
+    monkeypatch.setattr("accelerate.PartialState", started)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match=r"Process 3 of this node has no GPU: torch sees 2\. Fix: --nproc-per-node 2"):
+    with pytest.raises(ConfigError, match=r"more processes on this node than GPUs .*, 2\. Fix: --nproc-per-node 2"):
         Processes("auto")
