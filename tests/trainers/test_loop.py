@@ -194,7 +194,7 @@ def test_the_first_step_is_shown_at_once_then_every_few_in_one_line_each(toy, tm
         accuracy = sum(measured[step]["accuracy"] for step in steps) / len(steps)  # since the line before
         assert f"acc {accuracy:.2f}" in line
         assert "rollouts" in line  # where the time went
-    assert len(shown.stderr.splitlines()) == len(lines) + 2  # after two lines that say what will be done
+    assert len(shown.stderr.splitlines()) == len(lines) + 3  # after three lines that say what will be done
     # A logged rollout can be read without the annotation file.
     questions = {row.question.question_id: row.question for row in read_rows(config)}
     logged = read_lines(tmp_path / "rollouts.jsonl")

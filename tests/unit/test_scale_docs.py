@@ -119,7 +119,7 @@ def test_a_broken_task_is_not_requeued(site, data_root):
 
 def test_torchrun_starts_the_shards(site, data_root):
     (site / "shard.sh").write_text(block("$WORLD_SIZE"))
-    (command,) = block("torchrun --nproc").splitlines()
+    (command,) = block("torchrun --signals").splitlines()
     assert "--nproc-per-node 8 " in command
     (site / "launch.sh").write_text(command.replace("--nproc-per-node 8 ", "--nproc-per-node 2 "))
     env = environment(site, data_root, OMP_NUM_THREADS="1")
