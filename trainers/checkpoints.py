@@ -275,7 +275,7 @@ def _with_disk_errors(stage: Callable[[], None], out: Path, folder: Path) -> Non
     """Run a stage; what the disk refuses becomes a ResourceError."""
     try:
         stage()
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.distributed.DistError):
         raise
     # A full disk is an OSError from Python, and another class from each of torch, safetensors and torch.distributed.
     except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:

@@ -39,7 +39,6 @@ class Estimate:
     optimizer: int  # the two moments, and fp32 weights where copies are needed
     reference: int  # working copy; under --fsdp in main memory
     average: int  # fp32, in main memory
-    base: int  # what adapters are merged into while sampling, in main memory
     loading: int  # the most before there is an optimiser, in all
     # On top of weights, optimiser and reference, one after the other:
     sampling: int  # the cache, and the sampler's weights: all of them, gathered under --fsdp, or vLLM's own copy
@@ -62,7 +61,7 @@ class Estimate:
 
     def main_memory_bytes(self, config: TrainConfig) -> int:
         """Of the tensors in main memory, without the program itself."""
-        kept = self.average + self.base + self.reference * config.fsdp
+        kept = self.average + self.reference * config.fsdp
         return kept + (self.optimizer + self.update if config.optimizer_device == "cpu" else 0)
 
     def disk_bytes(self, config: TrainConfig, n_steps: int) -> int:
@@ -173,7 +172,6 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
         optimizer=trainable * (8 + copies) // own,
         reference=copied // parts,
         average=average // own,
-        base=sizes.decoder * width if config.lora and not config.fsdp else 0,
         # The reference is sharded from a full copy of the gathered policy.
         loading=sizes.total * 4 // parts + 2 * copied if config.fsdp and copied else sizes.total * width + adapters,
         sampling=_sampling(config, sizes, work, width, parts, cache),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import write_json
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.qwen_vl import QwenProcessor
 from trainers.config import TrainConfig
-from trainers.merging import BaseWeights, whole_parameters
-from trainers.sharding import Shards, filled
+from trainers.merging import whole_parameters
+from trainers.sharding import Shards, gathered
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -42,7 +43,6 @@ class Policy:
         model: the Qwen-VL model of transformers; under LoRA its linear layers hold the adapters.
         adapter: the peft model around it, None without LoRA.
         folder: where the base checkpoint's files are.
-        base: the weights that adapters are merged into while sampling; None without LoRA, and under --fsdp.
         shards: how the model is sharded over the processes; None without --fsdp.
     """
 
@@ -50,7 +50,6 @@ class Policy:
     processor: QwenProcessor
     adapter: PeftModel | None
     folder: Path
-    base: BaseWeights | None = None
     shards: Shards | None = None
 
     @property
@@ -73,18 +72,17 @@ class Policy:
 
     @contextmanager
     def gathered(self) -> Iterator[PreTrainedModel]:
-        """The model with all its weights, adapters merged, in evaluation mode, for sampling and saving.
+        """The model with all its weights, in evaluation mode, for sampling and saving.
 
         Under --fsdp every process must call it; it takes 2 bytes per weight in bfloat16. A training pass sets its own
         mode.
         """
-        if self.shards is not None:
-            with filled(self.shards.unsharded_shell, self.whole_parameters()) as model:
-                yield model
-            return
-        self.model.train(False)
-        with contextlib.nullcontext() if self.base is None else self.base.merged():
+        if self.shards is None:
+            self.model.train(False)
             yield self.model
+        else:
+            with gathered(self.shards, self.model) as model:
+                yield model
 
     def save(self, folder: Path, *, writes: bool = True) -> None:
         """Write weights, configuration and processor files in the Hugging Face layout; an adapter alone under LoRA.
@@ -97,10 +95,18 @@ class Policy:
                 # there.
                 self.adapter.save_pretrained(str(folder), save_embedding_layers=False)
                 (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+                self._name_base_class(folder / "adapter_config.json")
             return
         with self.gathered() as model:
             if writes:
                 self._write(folder, model)
+
+    def _name_base_class(self, path: Path) -> None:
+        """Say of which class the base is; under --fsdp peft writes that of its wrapper, which nobody can load."""
+        known = next(one for one in type(self.model).__mro__ if one.__module__.startswith("transformers."))
+        described = json.loads(path.read_text(encoding="utf-8"))
+        described["auto_mapping"] = {"base_model_class": known.__name__, "parent_library": known.__module__}
+        write_json(path, described)
 
     def _write(self, folder: Path, model: PreTrainedModel) -> None:
         model.save_pretrained(folder)
@@ -145,10 +151,7 @@ def load_policy(config: TrainConfig, checkpoint: Checkpoint, device: torch.devic
         for parameter in model.model.visual.parameters():
             parameter.requires_grad_(False)
     adapter = _add_adapter(model, config) if config.lora else None
-    # Shards are gathered into a model of their own instead, which holds merged weights from the start.
-    keeps_base = config.lora and not config.fsdp
-    folder = checkpoint.base_folder or checkpoint.folder
-    return Policy(model, processor, adapter, folder, BaseWeights(model) if keeps_base else None)
+    return Policy(model, processor, adapter, checkpoint.base_folder or checkpoint.folder)
 
 
 def _add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:

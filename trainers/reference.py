@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from trainers.merging import in_main_memory
 from trainers.policy import Policy
 from trainers.sharding import local_shard, shard
 
@@ -39,7 +38,9 @@ class Reference:
         self.average: dict[str, Tensor] = {}  # fp32 on the CPU, by parameter name, this process's shards; only for ema
         if kind == "ema":
             first = policy.trainable()
-            self.average = {name: in_main_memory(local_shard(value).float()) for name, value in first.items()}
+            self.average = {
+                name: local_shard(value).to("cpu", torch.float32, copy=True) for name, value in first.items()
+            }
 
     @contextmanager
     def model(self) -> Iterator[PreTrainedModel]:
@@ -66,7 +67,7 @@ class Reference:
         for name, value in self.average.items():
             weight = local_shard(weights[name])
             # lerp(theta, 1 - decay) is phi <- decay phi + (1 - decay) theta.
-            fresh = value.to(weight.device, non_blocking=True).lerp(weight.float(), 1 - self._decay)
+            fresh = value.to(weight.device).lerp(weight.float(), 1 - self._decay)
             value.copy_(fresh)
             if name in copied:
                 local_shard(copied[name]).copy_(fresh)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Shards:
 
     Attributes:
         mesh: the processes, in one dimension.
-        unsharded_shell: the model without adapters, weights and hooks, of the dtype that passes run in; see `filled`.
+        unsharded_shell: the model without weights and hooks, of the dtype that passes run in; `gathered` fills it.
     """
 
     mesh: DeviceMesh
@@ -52,8 +52,6 @@ def shard_policy(model: PreTrainedModel, device: torch.device, world_size: int) 
     """
     # Empty parameters in the copy's memo: the shell is made without a second copy of the weights.
     shell = copy.deepcopy(model, {id(p): torch.nn.Parameter(p.new_empty(0), False) for p in model.parameters()})
-    for name, layer in adapted_layers(shell).items():
-        shell.set_submodule(name, layer.base_layer)
     shell.train(False)
     shards = Shards(init_device_mesh(device.type, (world_size,)), shell)
     whole = {parameter for name, parameter in model.named_parameters() if ".lora_" in name}
@@ -107,22 +105,21 @@ def shard(
 
 
 @contextmanager
-def filled(shell: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> Iterator[PreTrainedModel]:
-    """The shell with these weights, which it gives up at the end."""
-    parameters = dict(shell.named_parameters())
+def gathered(shards: Shards, model: torch.nn.Module) -> Iterator[PreTrainedModel]:
+    """The model with all its weights on this device, for anything but training passes. Every process must call it.
+
+    Takes 2 bytes per weight in bfloat16 until it is left. Parameters are gathered one after the other; adapters, which
+    are whole already, are the model's own.
+    """
+    parameters = dict(shards.unsharded_shell.named_parameters())
     with torch.no_grad():
-        for name, value in weights:
-            parameters[name].data = value
+        for name, value in model.named_parameters():
+            parameters[name].data = full_tensor(value.detach().to(parameters[name].dtype))
     try:
-        yield shell
+        yield shards.unsharded_shell
     finally:
         for parameter in parameters.values():
             parameter.data = parameter.new_empty(0)
-
-
-def adapted_layers(model: torch.nn.Module) -> dict[str, Any]:
-    """peft's layers by name; none without LoRA. peft need not be installed."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "base_layer")}
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def check_vllm_sampler(config: TrainConfig, *, world_size: int) -> None:
     """Raise ConfigError, before any model is loaded, if vLLM cannot sample for this training.
 
-    world_size: how many training processes there are; each has an engine of its own.
+    world_size: how many training processes there are.
     """
     check_vllm("--rollouts vllm", "--rollouts builtin")
     from vllm.platforms import current_platform

@@ -1,12 +1,13 @@
 """A training of several processes, watched: what hangs says where, and a process that fails ends the others.
 
 A collective call waits for every process, for hours if one has failed before it. So each process has a thread that
-looks, every two seconds, whether another one has failed, and whether this one is still getting on.
+looks, every two seconds, whether another one has failed or is silent, and whether this one is still getting on.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import os
 import sys
 import threading
@@ -19,8 +20,11 @@ from seedbench_r1.errors import SeedBenchError
 from trainers.errors import PeerEnded
 from trainers.processes import Processes
 
-FAILED = "seedbench-r1/failed"  # in the store of the processes: what the first one that failed says
+# In the store of the processes, with the training's number: what the first one that failed says, and signs of life.
+FAILED, ALIVE = "seedbench-r1/failed", "seedbench-r1/alive"
+_NUMBERS = itertools.count()  # of trainings in this process, of which every process has as many
 PERIOD_S = 2.0
+DEAD_S = 60.0  # without a sign of life: killed, or its machine is gone
 GRACE_S = 10.0  # for the failure that a peer's end causes here to be said in its own words
 
 
@@ -36,19 +40,23 @@ class Watch:
         self._stage, self._since = "start", time.monotonic()
         self._over = threading.Event()
         self._ended: PeerEnded | None = None
+        number = next(_NUMBERS)
+        self._failed, self._alive = f"{FAILED}/{number}", f"{ALIVE}/{number}"
+        self._beats: dict[int, tuple[bytes, float]] = {}  # of the others: the last sign of life, and since when known
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
-        self._store = None if processes.world_size == 1 else _get_default_store()
+        # A connection of its own: on the group's the main thread may be waiting, for instance in new_group.
+        self._store = None if processes.world_size == 1 else _get_default_store().clone()
 
     def enter(self, stage: str) -> None:
-        """A stage begins, such as "rollouts of step 12"; the one before has ended."""
+        """A stage begins, such as "step 12"; the one before has ended."""
         self._stage, self._since = stage, time.monotonic()
 
     def finish(self) -> None:
         """Everything collective has been done, in every process: nothing is watched any more."""
+        # All together, so that nobody misses the signs of life of one that is done, or the store that process 0 keeps.
+        self._processes.gather([0])
         self._over.set()
         self._thread.join()
-        # The process that keeps the store may end only when nobody asks it any more.
-        self._processes.gather([0])
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -63,7 +71,7 @@ class Watch:
             return
         if (ended := self._failure(self._store, wait_s=0 if isinstance(error, SeedBenchError) else GRACE_S)) is None:
             code = error.exit_code if isinstance(error, SeedBenchError) else 1
-            self._store.set(FAILED, f"{code} process {self._processes.rank}: {type(error).__name__}: {error}")
+            self._store.set(self._failed, f"{code} process {self._processes.rank}: {type(error).__name__}: {error}")
             time.sleep(2 * PERIOD_S)
         elif not isinstance(error, SeedBenchError):
             # A connection broke because the other one had failed: its words say why.
@@ -71,16 +79,21 @@ class Watch:
 
     def _look(self) -> None:
         told = self._since
-        while not self._over.wait(PERIOD_S):
-            if self._store is not None:
-                self._look_at_others(self._store)
+        for beat in itertools.count():
+            if self._over.wait(PERIOD_S):
+                return
             stage, since = self._stage, max(self._since, told)
             if time.monotonic() - since > self._timeout_s:
                 told = time.monotonic()
                 self._say_where(stage, told - self._since)
+            if self._store is not None:
+                self._look_at_others(self._store, beat)
 
-    def _look_at_others(self, store: Store) -> None:
-        ended = self._failure(store)
+    def _look_at_others(self, store: Store, beat: int) -> None:
+        try:
+            ended = self._failure(store) or self._silent(store, beat)
+        except RuntimeError:  # the store is gone: asked once more, it says so
+            ended = self._failure(store)
         # What this process raises by itself, from a connection that broke, ends it in the usual way.
         if ended is None or self._over.wait(2 * GRACE_S):
             return
@@ -88,17 +101,34 @@ class Watch:
         # The main thread waits in a call that nobody will answer.
         os._exit(ended.exit_code)
 
+    def _silent(self, store: Store, beat: int) -> PeerEnded | None:
+        """Give a sign of life; the first process that has given none for DEAD_S."""
+        names = {rank: f"{self._alive}/{rank}" for rank in range(self._processes.world_size)}
+        store.set(names[self._processes.rank], str(beat))
+        now = time.monotonic()
+        for rank, name in names.items():
+            if rank == self._processes.rank or not store.check([name]):
+                continue
+            value = store.get(name)
+            last, since = self._beats.get(rank, (b"", now))
+            if value != last:
+                self._beats[rank] = value, now
+            elif now - since > DEAD_S:
+                self._ended = PeerEnded(f"process {rank} has given no sign of life for {DEAD_S:.0f} s: killed?", 1)
+                return self._ended
+        return None
+
     def _failure(self, store: Store, wait_s: float = 0.0) -> PeerEnded | None:
         """What another process has failed of, given so many seconds to say it."""
         if self._ended is not None:  # the store may be gone by now
             return self._ended
         deadline = time.monotonic() + wait_s
         try:
-            while not store.check([FAILED]):
+            while not store.check([self._failed]):
                 if time.monotonic() > deadline:
                     return None
                 time.sleep(0.1)
-            code, _, words = store.get(FAILED).decode().partition(" ")
+            code, _, words = store.get(self._failed).decode().partition(" ")
             self._ended = PeerEnded(words, int(code))
         except RuntimeError as error:  # torch.distributed's, when the process that keeps the store has been killed
             self._ended = PeerEnded(f"process 0 cannot be reached any more ({str(error).splitlines()[0]})", 1)

@@ -59,7 +59,6 @@ def on_pretended_gpu(folder: Path) -> None:
         pretended_processes(1),
         accelerator.running(),
         accelerator.counting("all"),
-        mock.patch("trainers.merging.in_main_memory", lambda tensor: tensor.clone()),
     ):
         for work in (ours, supervised, in_reference_style, decoded):
             work(Place(DEVICE, True, folder, folder / "result.json"))

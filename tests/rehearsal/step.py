@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
@@ -170,13 +169,7 @@ def rehearse(case: Case, *, traced: bool = False) -> dict[str, Stage]:
 
 def loaded(case: Case, config: TrainConfig) -> Policy:
     """A policy of random weights on the pretended GPU."""
-
-    def in_main_memory(tensor: torch.Tensor) -> torch.Tensor:
-        # It would not fit here.
-        return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
-
-    with mock.patch("trainers.merging.in_main_memory", in_main_memory):
-        return random_policy(case.model, config, DEVICE)
+    return random_policy(case.model, config, DEVICE)
 
 
 @contextlib.contextmanager

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 import torch
 
 import trainers.loop
+import trainers.watch
 from seedbench_r1.cli.app import main
 from seedbench_r1.errors import ConfigError, ResourceError
 from tests.forked import Server
@@ -57,17 +59,33 @@ def hang():
     time.sleep(15)
 
 
+def end_unnoticed():
+    """Killed while the other process is deaf, as it is behind a kernel of NCCL."""
+    if os.environ["RANK"] == "1":
+        end()
+    time.sleep(300)
+
+
+def wait_in_the_store():
+    """Process 1 fails while the other waits in the group's store, as it does when groups are made."""
+    if os.environ["RANK"] == "1":
+        time.sleep(3)
+        fail()
+    torch.distributed.distributed_c10d._get_default_store().wait(["never"], timedelta(seconds=300))
+
+
 def train_troubled():
     """The command, in a process of its own; before its step 2 a process of the given rank is in trouble."""
     rank, trouble, *words = sys.argv[1:]
     learn, steps = trainers.loop._learn, itertools.count(1)
 
     def troubled(plan, processes, *rest):
-        if next(steps) == 2 and processes.rank == int(rank):
+        if next(steps) == 2 and rank in ("all", str(processes.rank)):
             globals()[trouble]()
         return learn(plan, processes, *rest)
 
     trainers.loop._learn = troubled
+    trainers.watch.DEAD_S, trainers.watch.GRACE_S = 10.0, 2.0
     sys.argv = ["seedbench-r1", *words]
     main()
 
@@ -100,6 +118,18 @@ def test_a_process_that_is_killed_ends_the_other(toy, tmp_path):
     codes, errors = ended(toy, tmp_path, 0, "end")
     assert codes == [-9, 1], errors
     assert "The training has ended: process 0 cannot be reached any more" in errors[1]
+
+
+def test_a_process_that_is_killed_ends_one_that_notices_nothing(toy, tmp_path):
+    codes, errors = ended(toy, tmp_path, "all", "end_unnoticed")
+    assert codes == [1, -9], errors
+    assert "The training has ended: process 1 has given no sign of life for 10 s" in errors[0]
+
+
+def test_a_process_that_waits_in_the_store_hears_of_a_failure(toy, tmp_path):
+    codes, errors = ended(toy, tmp_path, "all", "wait_in_the_store")
+    assert codes == [7, 7], errors
+    assert "The training has ended: process 1: ResourceError: the device is full" in errors[0]
 
 
 def test_a_process_that_hangs_says_where_and_may_go_on(toy, tmp_path):
