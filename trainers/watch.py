@@ -59,6 +59,10 @@ class Watch:
         self._thread.join()
 
     def __enter__(self) -> Watch:
+        if self._store is not None:
+            # A first sign of life of each is there before anybody looks: one may be killed at once.
+            self._store.set(f"{self._alive}/{self._processes.rank}", "begun")
+            self._processes.gather([0])
         self._thread.start()
         return self
 
