@@ -126,7 +126,8 @@ def check_resumable(saved: SavedTraining, *, sharded: bool) -> None:
             f"from it with --model {folder} and another --out."
         )
     raise ConfigError(
-        f"{folder} has no {RESUME}/{wanted} to continue from: only the newest checkpoint of a training keeps it. "
+        f"{folder} has no {RESUME}/{wanted} to continue from: only the newest checkpoint of a training keeps it, and "
+        f"none with --save-optimizer never. "
         f"Fix: train from it with --model {folder} and another --out."
     )
 

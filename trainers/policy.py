@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.errors import ConfigError
@@ -20,7 +19,6 @@ from seedbench_r1.files import write_json
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.qwen_vl import QwenProcessor
 from trainers.config import TrainConfig
-from trainers.merging import whole_parameters
 from trainers.sharding import Shards, gathered
 
 if TYPE_CHECKING:
@@ -61,10 +59,6 @@ class Policy:
     def trains_shards(self) -> bool:
         """Whether what is trained is sharded: under --fsdp, but for adapters, which every process holds whole."""
         return self.shards is not None and self.adapter is None
-
-    def whole_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """As merging.whole_parameters: under --fsdp every process must take all of them."""
-        return whole_parameters(self.model, self.dtype)
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that are trained, by name."""

@@ -69,7 +69,7 @@ class Reference:
             # lerp(theta, 1 - decay) is phi <- decay phi + (1 - decay) theta.
             fresh = value.to(weight.device).lerp(weight.float(), 1 - self._decay)
             value.copy_(fresh)
-            if name in copied:
+            if name in copied:  # rounded on the device, too
                 local_shard(copied[name]).copy_(fresh)
 
     def load(self, average: Mapping[str, Tensor]) -> None:

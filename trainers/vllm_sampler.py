@@ -17,6 +17,7 @@ from seedbench_r1.models.completions import completion_text
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
+from trainers.merging import whole_parameters
 from trainers.policy import Policy
 from trainers.weights import logits_not_finite
 
@@ -126,7 +127,7 @@ class VllmSampler:
         requests = [request for example in examples for request in self._requests(example)]
         try:
             if self._weights_changed or self._engine.needs_weights:
-                self._engine.load_weights(self._policy.whole_parameters())
+                self._engine.load_weights(whole_parameters(self._policy.model, self._policy.dtype))
                 self._weights_changed = False
             completions = iter(self._engine.complete(requests))
         except RuntimeError as error:

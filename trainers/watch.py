@@ -71,14 +71,16 @@ class Watch:
     ) -> None:
         self._over.set()
         self._thread.join()
-        if self._store is None or error is None:
+        # An interrupt is the launcher's or the user's, who tell every process.
+        if self._store is None or not isinstance(error, Exception):
             return
-        if (ended := self._failure(self._store, wait_s=0 if isinstance(error, SeedBenchError) else GRACE_S)) is None:
+        # When another process has failed, its connections break here: as a RuntimeError of torch.distributed.
+        broken = isinstance(error, RuntimeError)
+        if (ended := self._failure(self._store, wait_s=GRACE_S if broken else 0)) is None:
             code = error.exit_code if isinstance(error, SeedBenchError) else 1
             self._store.set(self._failed, f"{code} process {self._processes.rank}: {type(error).__name__}: {error}")
             time.sleep(2 * PERIOD_S)
-        elif not isinstance(error, SeedBenchError):
-            # A connection broke because the other one had failed: its words say why.
+        elif broken:
             raise ended from error
 
     def _look(self) -> None:
@@ -111,7 +113,7 @@ class Watch:
         store.set(names[self._processes.rank], str(beat))
         now = time.monotonic()
         for rank, name in names.items():
-            if rank == self._processes.rank or not store.check([name]):
+            if rank == self._processes.rank:
                 continue
             value = store.get(name)
             last, since = self._beats.get(rank, (b"", now))

@@ -1,9 +1,9 @@
 """The vision tower, run once for all images and clips of a batch, its attention once for all windows of a length.
 
 transformers calls the tower once for images and once for clips, and under sdpa attends to one window after the other,
-asking the GPU for the windows' sizes in every block: 198 synchronisations and 17,000 kernels for one prompt. Here clips
-travel as images, which to the tower are the same, sizes are worked out on the host before the tower begins, and windows
-of equal length are one call.
+asking the GPU for the windows' sizes in every block. Here clips travel as images, which to the tower are the same,
+sizes are worked out on the host before the tower begins, and windows of equal length are one call. By tests/rehearsal
+the forward pass of one prompt takes 1 synchronisation instead of 202, and 1,241 kernels instead of 5,206.
 """
 
 from __future__ import annotations
@@ -90,12 +90,6 @@ def prepare_vision_tower(model: PreTrainedModel) -> None:
     visual.register_forward_pre_hook(_sizes_from_host, with_kwargs=True)
 
 
-def host_grids(grid_thw: Tensor) -> list[list[int]]:
-    """The grids of a batch on the host: the tower's one synchronisation."""
-    grids: list[list[int]] = grid_thw.tolist()
-    return grids
-
-
 def _sizes_from_host(
     visual: Any,  # noqa: ANN401  # of one of three families
     arguments: tuple[Tensor, ...],
@@ -105,7 +99,7 @@ def _sizes_from_host(
     from transformers import vision_utils
 
     grid_thw: Tensor = options["grid_thw"]
-    grids, device = torch.tensor(host_grids(grid_thw)), grid_thw.device
+    grids, device = torch.tensor(grid_thw.tolist()), grid_thw.device  # the tower's one synchronisation
     merge = visual.config.spatial_merge_size
     found = {"position_ids": vision_utils.get_vision_position_ids(grids, merge)}
     found["cu_seqlens"] = frames = vision_utils.get_vision_cu_seqlens(grids)

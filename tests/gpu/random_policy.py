@@ -14,6 +14,8 @@ from seedbench_r1.backends.vision import prepare_vision_tower
 from seedbench_r1.models.qwen_vl import QwenProcessor
 from tests.gpu import shapes
 from trainers.config import TrainConfig
+from trainers.data import TrainingExample
+from trainers.groups import Group, Rollout
 from trainers.policy import Policy, load_policy
 
 # Tokens of a clip of 16 frames and of an image: as many as the default pixel limits let real sides have.
@@ -49,6 +51,17 @@ def response(length: int, letter: str) -> str:
     """A well-formed response of `length` tokens, the end token included."""
     shell = f"<think></think><answer>{letter}</answer>"
     return shell.replace("></", f">{'.' * (length - 1 - len(shell))}</", 1)
+
+
+def full_groups(examples: Sequence[TrainingExample], config: TrainConfig) -> list[Group]:
+    """Rollouts of full length, of which random weights write none.
+
+    All but one of a group are right, so that bonus and reference are as busy as they ever are.
+    """
+    letters = "A" * (config.num_generations - 1) + "B"
+    texts = [response(config.max_completion_length, letter) for letter in letters]
+    rollouts = tuple(Rollout((*map(ord, text), END), text, "stop") for text in texts)
+    return [Group(example, rollouts) for example in examples]
 
 
 def random_policy(name: str, config: TrainConfig, device: torch.device) -> Policy:

@@ -15,14 +15,14 @@ import torch
 from seedbench_r1.types import Question
 from tests.gpu import reference_style, shapes
 from tests.gpu.measuring import GB, Meter, device_peaks
-from tests.gpu.random_policy import END, MEDIA, PROMPT, random_policy, response
+from tests.gpu.random_policy import MEDIA, PROMPT, full_groups, random_policy, response
 from tests.gpu.stage_process import Place
 from tests.rehearsal.hardware import headers_of
 from trainers.checkpoints import TrainingState
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.estimate import estimate
-from trainers.groups import Group, Rollout
+from trainers.groups import Group
 from trainers.grpo import grpo_step
 from trainers.optimizer import Optimizer
 from trainers.presets import PRESETS
@@ -47,11 +47,7 @@ class Training:
 
 
 class MeasuredSampler:
-    """Draws `tokens` tokens a rollout as the built-in sampler does, and hands out rollouts of full length.
-
-    Random weights write no answer: all but one of these have the right one, so that bonus and reference are as busy as
-    they ever are.
-    """
+    """Draws `tokens` tokens a rollout as the built-in sampler does, and hands out rollouts of full length."""
 
     def __init__(self, training: Training, tokens: int) -> None:
         self._meter, self._config = training.meter, training.config
@@ -63,9 +59,7 @@ class MeasuredSampler:
         with self._meter.stage("rollouts"):
             groups = self._builtin.sample(examples)
         self.drawn += sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
-        letters = "A" * (self._config.num_generations - 1) + "B"
-        texts = [response(self._config.max_completion_length, letter) for letter in letters]
-        return [Group(one, tuple(Rollout((*map(ord, text), END), text, "stop") for text in texts)) for one in examples]
+        return full_groups(examples, self._config)
 
 
 class MeasuredReference(Reference):

@@ -15,13 +15,13 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from seedbench_r1.types import Question
 from tests.gpu import shapes
-from tests.gpu.random_policy import END, MEDIA, PROMPT, random_policy, response
+from tests.gpu.random_policy import END, MEDIA, PROMPT, full_groups, random_policy, response
 from tests.rehearsal.accelerator import DEVICE, Accelerator, Stage
 from tests.rehearsal.processes import pretended_processes
 from trainers.checkpoints import TrainingState
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
-from trainers.groups import Group, Rollout
+from trainers.groups import Group
 from trainers.grpo import grpo_step
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
@@ -89,10 +89,7 @@ class Case:
 
 
 class Sampler:
-    """Samples a few tokens as the built-in sampler does, and hands out rollouts of full length.
-
-    All but one are right, so that the consistency bonus, and with it the reference, looks at as many as it ever does.
-    """
+    """Samples a few tokens as the built-in sampler does, and hands out rollouts of full length."""
 
     def __init__(self, accelerator: Accelerator, policy: Policy, config: TrainConfig) -> None:
         self._accelerator, self._config = accelerator, config
@@ -100,15 +97,12 @@ class Sampler:
 
     def sample(self, examples: Sequence[TrainingExample]) -> list[Group]:
         """See trainers.samplers.Sampler."""
-        length = self._config.max_completion_length
         # Every look at the device is for the tokens that were drawn; the cache has room for all.
         self._accelerator.answers = itertools.cycle([0] * (DECODED - 1) + [END])
         with self._accelerator.counting("rollouts"):
             self._builtin.sample(examples)
         self._accelerator.answers = iter(())
-        texts = [response(length, "A")] * (self._config.num_generations - 1) + [response(length, "B")]
-        rollouts = tuple(Rollout((*map(ord, text), END), text, "stop") for text in texts)
-        return [Group(example, rollouts) for example in examples]
+        return full_groups(examples, self._config)
 
 
 class CountedReference(Reference):

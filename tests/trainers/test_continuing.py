@@ -1,5 +1,6 @@
 """What a training is continued from is what it was: of this step, the same bytes, or it is refused by name."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from seedbench_r1.errors import ConfigError
 from tests.trainers.launch import assert_same_checkpoint, metrics_of, state_of
 from tests.trainers.toy import plan_and_train, toy_config
+from trainers.estimate import estimate
 from trainers.identity import FORMER
 from trainers.plan import plan_training
 from trainers.sharding import save_shards
@@ -173,3 +175,18 @@ def test_a_template_that_changed_since_the_start_is_refused(toy, out, tmp_path):
     assert plan_training(toy_config(model, toy.data, out, "grpo", **STEPS, processor=str(toy.sft))).done == 2
     change_json(out / "checkpoint-2" / "training.json", lambda content: content["identity"].pop("model_files"))
     assert plan_training(toy_config(model, toy.data, out, "grpo", **STEPS)).done == 2
+
+
+def test_a_training_that_keeps_no_optimiser_leaves_weights_alone(toy, tmp_path):
+    kept, bare = (toy_config(toy.sft, toy.data, tmp_path / name, "grpo", **STEPS) for name in ("kept", "bare"))
+    bare = dataclasses.replace(bare, save_optimizer="never")
+    sizes = [estimate(config, plan_training(config).checkpoint, 1).disk_bytes(config, 3) for config in (kept, bare)]
+    assert sizes[1] < sizes[0]
+    stop = threading.Event()
+    plan_and_train(kept)
+    plan_and_train(bare, stop=stop, observe=lambda line: stop.set() if line["step"] == 2 else None)
+    assert not list(bare.out.rglob("resume"))
+    whole, alone = (load_file(config.out / "checkpoint-2" / "model.safetensors") for config in (kept, bare))
+    assert all(torch.equal(value, alone[name]) for name, value in whole.items())
+    with pytest.raises(ConfigError, match=r"checkpoint-2 has no resume/state\.pt .*none with --save-optimizer never"):
+        plan_training(bare)

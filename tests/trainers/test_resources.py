@@ -89,3 +89,14 @@ def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monke
     assert [folder.name for folder in list_checkpoints(config.out)] == ["checkpoint-1"]
     monkeypatch.undo()
     assert plan_and_train(config).finished
+
+
+def test_a_connection_that_breaks_while_saving_is_no_full_disk(config, monkeypatch):
+    def broken(*given, **options):
+        raise torch.distributed.DistBackendError("NCCL error: remote process exited")
+
+    monkeypatch.setattr("trainers.checkpoints._publish", broken)
+    with pytest.raises(torch.distributed.DistBackendError, match="remote process exited"):
+        plan_and_train(config)
+    monkeypatch.undo()
+    assert plan_and_train(config).finished

@@ -203,6 +203,10 @@ def test_adapters_on_a_sharded_base_are_those_on_a_whole_one(trained, kind):
     assert_same_metrics(trained.sharded / kind, trained.one / kind, ADAPTED[kind]["max_steps"])
     if kind != "lora-sft":
         assert_same_texts(trained.sharded / kind, trained.one / kind)
+    # peft can load it, too: the wrapper of --fsdp is not what the base is.
+    described = json.loads((sharded / "adapter_config.json").read_text())
+    assert described["auto_mapping"]["base_model_class"] == "Qwen2_5_VLForConditionalGeneration"
+    assert described["auto_mapping"] == json.loads((one / "adapter_config.json").read_text())["auto_mapping"]
     assert {path.name for path in sharded.iterdir()} == {path.name for path in one.iterdir()}
 
 

@@ -193,13 +193,11 @@ def test_rollouts_that_end_by_themselves_keep_their_end_token(sampler, policy, c
 
 
 def test_weights_that_are_not_there_are_named(sampler, policy, config, monkeypatch):
-    from trainers.policy import Policy
+    from trainers.merging import whole_parameters
 
-    everything = Policy.whole_parameters
-    monkeypatch.setattr(
-        Policy,
-        "whole_parameters",
-        lambda policy: ((name, value) for name, value in everything(policy) if "layers.1.mlp.down_proj" not in name),
-    )
+    def incomplete(model, dtype):
+        return (entry for entry in whole_parameters(model, dtype) if "layers.1.mlp.down_proj" not in entry[0])
+
+    monkeypatch.setattr("trainers.vllm_sampler.whole_parameters", incomplete)
     with pytest.raises(ConfigError, match=r"has 1 parameters .* not give.*layers\.1\.mlp\.down_proj\.weight\. Fix"):
         sampler.sample(examples_of(policy))
