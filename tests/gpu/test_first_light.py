@@ -58,7 +58,7 @@ def stage(function, most_s=30.0, **options):
 
 def test_a_stage_that_fails_hangs_or_dies_does_not_stop_the_next(tmp_path):
     options = Options(tmp_path / "light.json", 5.0, "cpu", True)
-    stages = [stage(fails), stage(hangs, 3.0), stage(dies), stage(lingers, 4.0), stage(complains), stage(works)]
+    stages = [stage(fails), stage(hangs, 20.0), stage(dies), stage(lingers, 20.0), stage(complains), stage(works)]
     stages.insert(2, Stage("absent", f"{__name__}:works", 1.0, 30.0, ("no_such_package",)))
     first = run_stages(stages, options)["stages"]
     assert json.loads(options.path.read_text())["stages"] == first
