@@ -23,6 +23,10 @@ FAMILIES = (
     Family("qwen2_vl", "Qwen2VLForConditionalGeneration", clip_time="index"),
     Family("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", clip_time="seconds"),
     Family("qwen3_vl", "Qwen3VLForConditionalGeneration", clip_time="text", patch=16),
+    Family("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", clip_time="text", patch=16),
+    # Also what is released as Qwen3.6 and 3.8
+    Family("qwen3_5", "Qwen3_5ForConditionalGeneration", clip_time="text", patch=16),
+    Family("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", clip_time="text", patch=16),
 )
 
 
