@@ -140,6 +140,7 @@ def load_policy(config: TrainConfig, checkpoint: Checkpoint, device: torch.devic
     dtype = config.dtype if config.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
     base = str(checkpoint.base_folder) if checkpoint.base_folder is not None else None
     model, processor = load_model(str(checkpoint.folder), base_model=base, revision=None, dtype=dtype, device=device)
+    assert isinstance(processor, QwenProcessor)  # the plan has refused other families
     if config.gradient_checkpointing:
         # Non-reentrant: the reentrant form needs inputs with gradients, which frozen embeddings do not give.
         with warnings.catch_warnings():

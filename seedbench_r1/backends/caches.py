@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
+from seedbench_r1.backends.prefill_each import inner
 from seedbench_r1.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -182,13 +183,14 @@ def _forward(
     model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Cache
 ) -> torch.Tensor:
     """Logits (rows, V) after one more token per row. mask: (rows, columns) int64, or (rows, 1, 1, columns) bool."""
+    # Time, height and width, where a family has them.
+    on_three_axes = hasattr(inner(model), "get_rope_index")
     output = model(
         input_ids=tokens[:, None],
         attention_mask=mask,
-        position_ids=positions.view(1, -1, 1).expand(3, -1, 1),
+        position_ids=positions.view(1, -1, 1).expand(3, -1, 1) if on_three_axes else positions[:, None],
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
     )
     logits: torch.Tensor = output.logits[:, -1]
     return logits
