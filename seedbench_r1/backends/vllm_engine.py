@@ -102,7 +102,7 @@ def render(engine: LLMEngine, processor: AnyProcessor, request: Request, expecte
     prompt = {
         "prompt_token_ids": processor.text_ids(request),
         "multi_modal_data": media_of(request, as_images=processor.preprocess == "images"),
-        "mm_processor_kwargs": {"do_resize": False} if processor.preprocess == "ours" else {},
+        "mm_processor_kwargs": processor.overrides,
     }
     (rendered,) = engine.renderer.render_cmpl([prompt])
     found = rendered["prompt_token_ids"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def _info(
     folders: tuple[Path, Path | None],  # the model's, and of an adapter its base's
     base_model: str | None,
     architecture: str,
-    weights: Sequence[Path],
+    weights: list[Path],
 ) -> ModelInfo:
     folder, base_folder = folders
     training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
