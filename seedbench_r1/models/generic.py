@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seedbench_r1.errors import ConfigError
+from seedbench_r1.errors import ConfigError, one_line
 from seedbench_r1.models.families import GenericFamily
-from seedbench_r1.models.processor import one_line
 from seedbench_r1.models.templates import check_template_ends, opened_by_template
 from seedbench_r1.types import Preprocess, Request
 
