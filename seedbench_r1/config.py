@@ -6,8 +6,6 @@ The environment holds secrets and paths only: SBR1_DATA_ROOT, SBR1_RUNS_DIR and 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from seedbench_r1.config_file import CONFIG_FILE, READERS, ConfigTable, read_con
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.types import LEVELS, PIXELS, ApiVideo, SamplingConfig, Template, VideoConfig, to_json
 
 PROTOCOLS: dict[str, dict[str, object]] = {
@@ -29,6 +28,7 @@ PROTOCOLS: dict[str, dict[str, object]] = {
 OPENAI_BASE_URL = "https://api.openai.com/v1"  # where API models are if --base-url is not given
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTIONS = ("auto", "sdpa", "flash")
 ENGINES = ("local", "ray", "lmms-eval")
 # Where lmms-eval looks for a model's name (its evaluation_tracker.py, 0.7.3)
 LMMS_PATH_ARGUMENTS = ("pretrained", "model", "model_version", "model_name", "model_id", "path")
@@ -73,6 +73,16 @@ class EvalConfig:
     backend: str = setting("transformers", "transformers, vllm, openai:MODEL or fake.", MODEL)
     dtype: str = setting("auto", "Of the weights.", MODEL, choices=DTYPES, owners=(*_LOADED, *_LMMS))
     device: str = setting("auto", "auto, cuda, cuda:1, cpu.", MODEL, owners=("backend transformers", *_LMMS))
+    attention: str = setting(
+        "auto",
+        "sdpa, or flash (package flash-attn, GPU, 16 bits); auto: flash where it can be.",
+        MODEL,
+        choices=ATTENTIONS,
+        owners=("backend transformers",),
+    )
+    trust_remote_code: bool = setting(
+        False, "Run programs that come with the checkpoint, for models that transformers lacks.", MODEL, owners=_LOADED
+    )
     suite: str = setting("seedbench-r1", "seedbench-r1; general video benchmarks: transfer, transfer-lmms.", DATA)
     levels: tuple[str, ...] = setting(LEVELS, "L1,L2,L3 (default) or some of them.", DATA, owners=_OWN_SUITE)
     annotations: Path | None = setting(None, "Your own questions, same schema.", DATA, owners=_OWN_SUITE)
@@ -157,35 +167,6 @@ TABLE = settings_of(EvalConfig, VideoConfig, SamplingConfig) | {
 EVAL_TABLE = ConfigTable("eval", TABLE, frozenset({"size_multiple", "preprocess"}), top_level=True)
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingConfig)} - {"n", "logprobs"}
-
-
-def protocol_id(
-    template: Template,
-    video: VideoConfig,
-    sampling: SamplingConfig,
-    transport: Mapping[str, Any] | None = None,
-    scorer: int | None = None,
-) -> str:
-    """First 8 hex digits of the hash of all that can change an answer, but for the model, the data and the seed.
-
-    transport: how pixels travel to an API model; None where they do not travel.
-    scorer: a number that the suite adds (Suite.scorer).
-    """
-    # What does not change the distribution of answers stays outside: the seed, and what is returned besides.
-    sampled = to_json(sampling)
-    for name in ("seed", "logprobs"):
-        del sampled[name]
-    # The first parser's number for ever: answers are read anew whenever a run is, so that runs of all versions compare.
-    shown = to_json(video)
-    # Younger than the protocol ids of runs whose frames were sized here.
-    if video.preprocess == "ours":
-        del shown["preprocess"]
-    parts = {"template": to_json(template), "video": shown, "sampling": sampled, "parser": 1}
-    if transport is not None:
-        parts["transport"] = dict(transport)
-    if scorer is not None:
-        parts["scorer"] = scorer
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def resolve_eval_config(

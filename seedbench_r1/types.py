@@ -105,8 +105,8 @@ class VideoConfig:
     image_min_pixels: int = setting(4 * 28 * 28, "Of the current view.", PIXELS, above=0)
     image_max_pixels: int = setting(256 * 28 * 28, "Of the current view.", PIXELS, above=0)
     size_multiple: int = 28  # patch size x merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL
-    preprocess: Preprocess = "ours"  # who sizes what the model sees, and whether a clip is one (models/families.py)
     reader: Reader = setting("decord", "What decodes clips.", PIXELS)
+    preprocess: Preprocess = "ours"  # who sizes what the model sees, and whether a clip is one (models/families.py)
 
 
 @dataclass(frozen=True, slots=True)

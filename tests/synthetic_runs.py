@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seedbench_r1.config import protocol_id
 from seedbench_r1.kinds import LAW
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.runs.records import SCHEMA, run_identity
 from seedbench_r1.runs.training_snapshot import Overlap, TrainingSnapshot, curves, write_snapshot
 from seedbench_r1.types import (

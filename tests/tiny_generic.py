@@ -33,7 +33,7 @@ class Recipe:
     config: Callable[[int, dict[str, int]], Any]  # from the size of the vocabulary and the special tokens' ids
     processor: Callable[[Any, str], Any]  # from tokenizer and chat template
     named: dict[str, str] = field(default_factory=dict)  # attributes of the tokenizer that the processor reads
-    # Weights whose names begin otherwise in released checkpoints than save_pretrained writes them; vLLM wants the former
+    # Weights whose names begin otherwise in released checkpoints than save_pretrained writes them, as vLLM wants them
     released: tuple[str, str] | None = None
 
 

@@ -44,6 +44,7 @@ def identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
         revision=config.revision,
         processor=config.processor,
         views=config.runs_dir / VIEWS,
+        trust_remote_code=config.trust_remote_code,
     )
     if config.backend == "transformers":
         check_quantisation(config.model, checkpoint.config)
@@ -63,6 +64,8 @@ def open_backend(config: EvalConfig) -> Backend:
                 dtype=config.dtype,
                 device=config.device,
                 batch_size=config.batch_size,
+                attention=config.attention,
+                trust_remote_code=config.trust_remote_code,
             )
         case "vllm":
             from seedbench_r1.backends.vllm import VllmBackend
@@ -73,6 +76,7 @@ def open_backend(config: EvalConfig) -> Backend:
                 max_in_flight=config.max_in_flight,
                 gpu_memory_utilization=config.gpu_memory_utilization,
                 max_model_len=config.max_model_len,
+                trust_remote_code=config.trust_remote_code,
                 frames_as_images=config.video.max_frames if config.video.preprocess == "images" else 0,
             )
             return VllmBackend(

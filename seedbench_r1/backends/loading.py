@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from seedbench_r1.backends.shared_placeholder import tell_media_apart
 from seedbench_r1.backends.vision import prepare_vision_tower
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.any_processor import AnyProcessor, load_any_processor
+from seedbench_r1.models.processor import read_config
 from seedbench_r1.models.qwen_vl import QwenProcessor
 from seedbench_r1.typed_json import parse_json
 
@@ -74,26 +77,49 @@ def _device(device: str) -> torch.device:
     return resolved
 
 
+def resolve_attention(attention: str, device: torch.device, dtype: str) -> str:
+    """What --attention comes to: "sdpa" or "flash".
+
+    auto is flash where the package flash-attn is installed and the weights are 16 bits on a GPU. Raises ConfigError for
+    flash where it cannot be.
+    """
+    installed = importlib.util.find_spec("flash_attn") is not None
+    fits = device.type == "cuda" and dtype != "float32"
+    if attention == "flash" and not (installed and fits):
+        why = "it needs 16-bit weights on a GPU" if installed else "the package flash-attn is not installed"
+        raise ConfigError(f"--attention flash cannot be: {why}. Fix: --attention sdpa")
+    return "flash" if installed and fits and attention != "sdpa" else "sdpa"
+
+
 def load_model(
-    model: str, *, base_model: str | None, revision: str | None, dtype: str, device: torch.device
+    model: str,
+    *,
+    base_model: str | None,
+    revision: str | None,
+    dtype: str,
+    device: torch.device,
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, AnyProcessor]:
     """The model in evaluation mode on `device`, and its processor.
 
     `dtype` is one of DTYPES; "auto" is the checkpoint's own. A folder with an adapter_config.json is a LoRA adapter: it
-    is merged into `base_model` or the base that it names. Raises ConfigError for an unknown dtype or architecture, a
+    is merged into `base_model` or the base that it names. `attention` is sdpa or flash; under flash the vision tower of
+    Qwen-VL's kind keeps sdpa. Raises ConfigError for an unknown dtype or architecture, a
     missing base, missing peft or missing weights; ResourceError if the device's memory does not suffice.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
+    load = _Load(DTYPES[dtype], device, "flash_attention_2" if attention == "flash" else "sdpa", trust_remote_code)
     adapter = Path(model) / "adapter_config.json"
     if not adapter.is_file():
-        return _load_full(model, revision, dtype, device)
+        return _load_full(model, revision, load)
     # The adapter's own note may be a path on the machine that trained it.
     base = base_model or parse_json(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"{adapter} names no base model. Fix: add --base-model FOLDER_OR_HUB_ID")
     try:
-        loaded, processor = _load_full(base, None, dtype, device)
+        loaded, processor = _load_full(base, None, load)
     except ConfigError as error:
         raise ConfigError(
             f"The base model {base} of the LoRA adapter {model} cannot be loaded. Fix: add --base-model "
@@ -103,27 +129,44 @@ def load_model(
     return merged.eval(), processor
 
 
-def _load_full(
-    model: str, revision: str | None, dtype: str, device: torch.device
-) -> tuple[PreTrainedModel, AnyProcessor]:
+# By which of them a checkpoint's own program lets itself be loaded
+_FACTORIES = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel")
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """How weights are read."""
+
+    dtype: object  # one of DTYPES' values
+    device: torch.device
+    attention: str  # transformers' name
+    trust_remote_code: bool
+
+
+def _load_full(model: str, revision: str | None, load: _Load) -> tuple[PreTrainedModel, AnyProcessor]:
     import transformers
 
-    processor = load_any_processor(model, revision=revision)
+    processor = load_any_processor(model, revision=revision, trust_remote_code=load.trust_remote_code)
     # The class comes from config.json; what transformers does not know has been refused already.
-    known_architectures: Any = transformers.AutoModelForImageTextToText
+    factory: Any = transformers.AutoModelForImageTextToText
+    if load.trust_remote_code:
+        own = read_config(model, revision, trust_remote_code=True)
+        named = getattr(own, "auto_map", None) or {}
+        factory = getattr(transformers, next((name for name in _FACTORIES if name in named), _FACTORIES[0]))
     try:
-        loaded, report = known_architectures.from_pretrained(
+        loaded, report = factory.from_pretrained(
             model,
             revision=revision,
-            dtype=DTYPES[dtype],
+            dtype=load.dtype,
             # Named, so that an installed flash-attn does not change the numbers.
-            attn_implementation="sdpa",
-            device_map={"": device},
+            attn_implementation=load.attention,
+            device_map={"": load.device},
             output_loading_info=True,
+            trust_remote_code=load.trust_remote_code,
         )
     except torch.OutOfMemoryError as error:
         raise ResourceError(
-            f"{model} does not fit into the memory of {device}. "
+            f"{model} does not fit into the memory of {load.device}. "
             "Fix: free the GPU, or --backend vllm --tensor-parallel 2"
         ) from error
     # ImportError: of what a quantised checkpoint needs. RuntimeError: of sizes that are not config.json's.

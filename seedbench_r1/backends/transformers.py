@@ -14,7 +14,7 @@ import torch
 from seedbench_r1.backends.base import REQUEST_ERRORS, Result
 from seedbench_r1.backends.batching import ready_batches
 from seedbench_r1.backends.decoding import Prompt, decode
-from seedbench_r1.backends.loading import load_model, resolve_device
+from seedbench_r1.backends.loading import load_model, resolve_attention, resolve_device
 from seedbench_r1.errors import ResourceError
 from seedbench_r1.models.any_processor import AnyInputs, AnyProcessor
 from seedbench_r1.models.completions import completion_text
@@ -52,13 +52,21 @@ class TransformersBackend:
         dtype: str = "auto",
         device: str = "auto",
         batch_size: int = 8,
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
     ) -> None:
         self.batch_size = batch_size
         self.device = resolve_device(device)
         self.model: Any
         self.processor: AnyProcessor
         self.model, self.processor = load_model(
-            model, base_model=base_model, revision=revision, dtype=dtype, device=self.device
+            model,
+            base_model=base_model,
+            revision=revision,
+            dtype=dtype,
+            device=self.device,
+            attention=resolve_attention(attention, self.device, dtype),
+            trust_remote_code=trust_remote_code,
         )
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:

@@ -88,14 +88,15 @@ class VllmBackend:
         self._refused = VLLMClientError  # an error that one request has caused
         if dtype not in DTYPES:
             raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
-        checkpoint = inspect_model(model, base_model=base_model, revision=revision)
+        trusted = self.options.trust_remote_code
+        checkpoint = inspect_model(model, base_model=base_model, revision=revision, trust_remote_code=trusted)
         folder = checkpoint.folder
         try:
             if checkpoint.base_folder is not None:
                 self._merged = tempfile.TemporaryDirectory(prefix="seedbench-r1-merged-")
                 folder = merge_adapter(checkpoint, Path(self._merged.name), dtype)
             # From the folder that the engine loads, so that both use the same template and processor.
-            processor = load_any_processor(str(folder))
+            processor = load_any_processor(str(folder), trust_remote_code=trusted)
             wanted = checkpoint_dtype(checkpoint.config) if dtype == "auto" else dtype
             self._engine, self._guard = start_engine(folder, wanted, self.options)
             self._check_prompts(processor, checkpoint.size_multiple)
@@ -111,7 +112,8 @@ class VllmBackend:
             render(self._engine, processor, request, processor.prepare(request).input_ids.tolist())
         except (*REQUEST_ERRORS, self._refused) as error:
             raise ConfigError(
-                f"vLLM cannot be given our clips for this model: {error}. Nothing was asked. Fix: --backend transformers"
+                f"vLLM cannot be given our clips for this model: {error}. Nothing was asked. "
+                f"Fix: --backend transformers"
             ) from error
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:

@@ -63,6 +63,7 @@ class EngineOptions:
     max_in_flight: int = 128  # generations in the engine at once
     gpu_memory_utilization: float = 0.9  # share of each GPU's memory for weights, activations and cache
     max_model_len: int | None = None  # prompt and completion in tokens; None: the model's own, or less if that fits
+    trust_remote_code: bool = False
     frames_as_images: int = 0  # of a clip at most, for models that take no clips
     eager: bool = False  # no compilation, no CUDA graphs: starts faster, answers slower
 
@@ -109,9 +110,9 @@ def render(engine: LLMEngine, processor: AnyProcessor, request: Request, expecte
     # vLLM may write a clip with another of the placeholders, and puts the same embeddings there.
     if _one_placeholder(found, processor) != _one_placeholder(expected, processor):
         raise ValueError(
-            f"vLLM made {len(found)} prompt tokens of this request, {len(expected)} were expected, the first other one "
-            f"at {_first_difference(found, expected)}: it resized or resampled the frames, tells another time, or reads "
-            "the checkpoint's processor differently"
+            f"vLLM made {len(found)} prompt tokens of this request, {len(expected)} were expected; they differ from "
+            f"number {_first_difference(found, expected)} on: it resized or resampled the frames, tells other times, "
+            "or reads the checkpoint's processor differently"
         )
     return rendered
 
@@ -214,6 +215,7 @@ def engine_arguments(folder: Path, dtype: str, options: EngineOptions, **more: o
         | ({} if options.frames_as_images else {"video": 1}),
         mm_processor_cache_gb=0,  # no two questions share pixels
         disable_log_stats=True,
+        trust_remote_code=options.trust_remote_code,
         **more,
     )
 

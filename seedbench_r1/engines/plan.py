@@ -8,11 +8,12 @@ import logging
 import platform
 import subprocess
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from seedbench_r1.backends import identify_model
 from seedbench_r1.backends.openai import transport
-from seedbench_r1.config import ENGINES, EvalConfig, protocol_id
+from seedbench_r1.config import ENGINES, EvalConfig
 from seedbench_r1.engines import lmms
 from seedbench_r1.engines.base import Engine, Plan, RunProtocol
 from seedbench_r1.engines.local import LocalEngine
@@ -25,6 +26,7 @@ from seedbench_r1.media.decode import check_reader
 from seedbench_r1.media.layout import in_another_case
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.parsing import PARSER_VERSION
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.questions import choose_subset, file_sha256
 from seedbench_r1.runs.directory import run_directory
 from seedbench_r1.runs.records import SCHEMA
@@ -122,7 +124,7 @@ def _manifest(
         backend=protocol.backend,
         dtype=config.dtype,
         seed=config.sampling.seed,
-        versions=_versions() | protocol.versions | ({} if suite.scorer is None else {"scorer": str(SCORER_VERSION)}),
+        versions=_versions() | protocol.versions | _more_versions(config, suite),
         command=command,
         # Hashed: host names of clusters are nobody's business, but runs of one machine should be told apart.
         machine=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
@@ -184,6 +186,21 @@ def _versions() -> dict[str, str]:
             continue
     commit = _commit()
     return versions | {"commit": commit} if commit else versions
+
+
+def _more_versions(config: EvalConfig, suite: Suite) -> dict[str, str]:
+    """What else may change an answer and is chosen where the run is carried out."""
+    more = {} if suite.scorer is None else {"scorer": str(SCORER_VERSION)}
+    if config.trust_remote_code:
+        more["remote code"] = "allowed"
+    # torch is asked about the device only where there is a choice.
+    if config.backend == "transformers" and config.attention != "sdpa" and find_spec("flash_attn") is not None:
+        from seedbench_r1.backends.loading import resolve_attention, resolve_device
+
+        more["attention"] = resolve_attention(config.attention, resolve_device(config.device), config.dtype)
+    elif config.backend == "transformers":
+        more["attention"] = "sdpa"
+    return more
 
 
 def _commit() -> str | None:

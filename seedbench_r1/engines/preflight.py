@@ -30,7 +30,7 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
     from seedbench_r1.models.any_processor import load_any_processor
 
     folder = str(checkpoint.base_folder or checkpoint.folder)
-    processor = load_any_processor(folder)
+    processor = load_any_processor(folder, trust_remote_code=config.trust_remote_code)
     first: dict[tuple[str, bool, bool], Question] = {}
     for question in questions:
         kind = wording_name(question, config.template), question.video is None, question.image is None

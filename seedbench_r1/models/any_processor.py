@@ -13,10 +13,10 @@ AnyProcessor = QwenProcessor | GenericProcessor
 AnyInputs = ModelInputs | GenericInputs
 
 
-def load_any_processor(model: str, *, revision: str | None = None) -> AnyProcessor:
+def load_any_processor(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> AnyProcessor:
     """Open tokeniser, template and processor of a folder or hub id. Raises ConfigError as load_processor does."""
-    config = read_config(model, revision)
-    family = family_for(config.model_type, Path(model))
+    config = read_config(model, revision, trust_remote_code=trust_remote_code)
+    family = family_for(config.model_type, Path(model), trust_remote_code=trust_remote_code)
     if isinstance(family, GenericFamily):
-        return load_generic(model, family, config, revision=revision)
+        return load_generic(model, family, config, revision=revision, trust_remote_code=trust_remote_code)
     return load_processor(model, revision=revision)

@@ -45,6 +45,7 @@ def inspect_model(
     processor: str | None = None,
     views: Path | None = None,
     any_architecture: bool = False,
+    trust_remote_code: bool = False,
 ) -> Checkpoint:
     """Find a checkpoint and read its small files.
 
@@ -55,6 +56,7 @@ def inspect_model(
         processor: folder or hub id whose tokeniser, template and processor files are used instead of the model's own.
         views: where a folder with these is made (locate.with_processor).
         any_architecture: another program will load it, so that it need not be of a known family.
+        trust_remote_code: programs of the checkpoint may be run, for a family that transformers does not know.
 
     Raises:
         ConfigError: no such model, an incomplete or ambiguous folder, an unknown family, or an adapter without base.
@@ -67,7 +69,7 @@ def inspect_model(
         view = with_processor(base_folder or folder, processor, views)
         folder, base_folder = (view, None) if base_folder is None else (folder, view)
     config = _read_json((base_folder or folder) / "config.json")
-    family = family_for(config.get("model_type"), base_folder or folder)
+    family = family_for(config.get("model_type"), base_folder or folder, trust_remote_code=trust_remote_code)
     if family is None and not any_architecture:
         raise ConfigError(_unsupported_message(model, config))
     preprocess = family.preprocess if isinstance(family, GenericFamily) else "ours"
@@ -154,6 +156,12 @@ def _architecture(config: JsonObject, family: Family | GenericFamily | None) -> 
 
 def _unsupported_message(model: str, config: JsonObject) -> str:
     names = ", ".join(family.model_type for family in (*FAMILIES, *GENERIC))
+    if config.get("auto_map"):
+        return (
+            f"{model} is a {shown(config.get('model_type'))} model, which transformers does not know: it comes with "
+            f"programs of its own, which loading it would run. Fix: --trust-remote-code, if you trust who wrote them, "
+            f"or serve it and --backend openai:{model} --base-url http://localhost:8000/v1."
+        )
     return (
         f"{model} is a {shown(config.get('model_type'))} model ({_architecture(config, None)[:60]}); our backends load "
         f"{names}, and what transformers calls image-text-to-text. "

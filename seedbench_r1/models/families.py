@@ -80,19 +80,23 @@ def family_of(model_type: str, model: str = "the model") -> Family:
     raise ConfigError(f"{model} is a {model_type!r} model; trained and taken apart here are {known}.")
 
 
-def family_for(model_type: object, folder: Path) -> Family | GenericFamily | None:
+def family_for(model_type: object, folder: Path, *, trust_remote_code: bool = False) -> Family | GenericFamily | None:
     """The row of either table, or one made up for another model that transformers calls image-text-to-text; else None.
 
-    folder: of the checkpoint, whose files say whether its processor takes clips.
+    Args:
+        model_type: of config.json.
+        folder: of the checkpoint, whose files say whether its processor takes clips.
+        trust_remote_code: the checkpoint's own program may say what transformers does not know.
     """
     for family in (*FAMILIES, *GENERIC):
         if family.model_type == model_type:
             return family
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
 
-    if not isinstance(model_type, str) or model_type not in known:
+    if not isinstance(model_type, str) or (model_type not in known and not trust_remote_code):
         return None
-    return GenericFamily(model_type, known[model_type], "processor" if _takes_clips(folder) else "images")
+    name = known.get(model_type, "of the checkpoint")
+    return GenericFamily(model_type, name, "processor" if _takes_clips(folder) else "images")
 
 
 def _takes_clips(folder: Path) -> bool:

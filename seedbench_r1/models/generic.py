@@ -149,7 +149,12 @@ def clip_metadata(request: Request) -> dict[str, Any]:
 
 
 def load_generic(
-    model: str, family: GenericFamily, config: PreTrainedConfig, *, revision: str | None = None
+    model: str,
+    family: GenericFamily,
+    config: PreTrainedConfig,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> GenericProcessor:
     """Open the processor of a checkpoint folder or hub id.
 
@@ -160,7 +165,7 @@ def load_generic(
 
     processors: Any = transformers.AutoProcessor
     try:
-        processor = processors.from_pretrained(model, revision=revision)
+        processor = processors.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     # transformers raises whatever its parts raise for files that are absent, old or damaged.
     except Exception as error:
         raise ConfigError(

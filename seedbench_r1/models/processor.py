@@ -56,14 +56,16 @@ def open_processor(model: str, revision: str | None) -> ProcessorParts:
         ) from error
 
 
-def read_config(model: str, revision: str | None) -> PreTrainedConfig:
+def read_config(model: str, revision: str | None, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """config.json of a folder or hub id as its class. Raises ConfigError if there is none or it is damaged."""
     import transformers
 
     if (Path(model).is_dir() or model.startswith(("/", "."))) and not (Path(model) / "config.json").is_file():
         raise ConfigError(f"No model at {model} (no config.json). For a Hub id use org/name.")
     try:
-        config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(model, revision=revision)
+        config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(
+            model, revision=revision, trust_remote_code=trust_remote_code
+        )
     # transformers raises whatever its classes raise for values of other types than they expect.
     except Exception as error:
         raise ConfigError(f"Cannot read the configuration of {model}: {one_line(error)}") from error

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import DataError
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.typed_json import shown
 from seedbench_r1.types import Question, RunManifest
 

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from seedbench_r1.config import CUSTOM, protocol_id, resolve_eval_config
+from seedbench_r1.config import CUSTOM, resolve_eval_config
 from seedbench_r1.config_file import parse_levels, parse_shard
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, build_messages, build_prompt, load_template
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.questions import load_annotations
 from seedbench_r1.types import SamplingConfig, Template, VideoConfig
 from tests.rows import evaluation_row, write_rows

@@ -19,9 +19,9 @@ from seedbench_r1.api.cost_limit import CostLimit, token_cost
 from seedbench_r1.api.replies import Reply, read_reply
 from seedbench_r1.backends import openai as openai_api
 from seedbench_r1.backends.openai import OpenAIBackend, chat_messages, completion_seed, to_generation
-from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.types import Failure, Generation, Request, SamplingConfig, VideoConfig
 from tests.api_server import ApiServer, Reaction, error, ok
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from seedbench_r1 import config
-from seedbench_r1.config import protocol_id, resolve_eval_config, settings
+from seedbench_r1.config import resolve_eval_config, settings
 from seedbench_r1.config_file import toml_lines
 from seedbench_r1.engines.plan import open_engine
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.judges.config import resolve_judge_config
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.suites import find_suite, resolve
 from tests.command import cli
 from trainers.config import resolve_train_config

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.files import FSYNC_EVERY_S
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.questions import load_annotations
 from seedbench_r1.runs.directory import RunDir, load_run, run_directory
 from seedbench_r1.runs.records import SCHEMA, read_lines, record_from_json, record_line

@@ -13,12 +13,12 @@ import pytest
 from leaderboards.loading import load_runs
 from seedbench_r1.backends import open_backend
 from seedbench_r1.backends.fake import FakeBackend
-from seedbench_r1.config import protocol_id
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.kinds import SCORER_VERSION
 from seedbench_r1.prompts import WORDING_OF_KIND, build_messages, build_prompt, load_template
+from seedbench_r1.protocol import protocol_id
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.suites import resolve, transfer
 from seedbench_r1.suites.transfer import BENCHMARKS, DEFAULT_TEMPLATE, load_transfer_file, parse_benchmarks
