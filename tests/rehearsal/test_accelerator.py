@@ -98,6 +98,17 @@ def test_a_rehearsal_gives_the_same_numbers_again(sound):
     assert not worse(again, sound)
 
 
+def test_an_optimizer_in_main_memory_takes_its_moments_off_the_device():
+    cases = [dataclasses.replace(SMALL, processes=2, optimizer_device=device) for device in ("auto", "cpu")]
+    there, here = (rehearse_apart(case) for case in cases)
+    weights = sum(parameter.numel() for parameter in shapes.build("smoke", DEVICE).parameters())
+    saved = {name: stage.peak - here[name].peak for name, stage in there.items()}
+    assert saved.pop("load") == 0
+    # Of this process's shards two moments, and in an update the gradients.
+    share = {name: 12 if "update" in name else 8 for name in saved}
+    assert saved == {name: pytest.approx(share[name] * weights / 2, rel=0.002) for name in saved}
+
+
 def plant_mask_on_the_cpu():
     packing = trainers.shared_prefix._packing
 

@@ -259,6 +259,12 @@ def test_the_estimate_knows_the_models_size(toy):
     assert guess.loading == n + 2 * 4 * n  # shards, the gathered policy and the copy that becomes the reference
     assert guess.sampling > 4 * n  # all weights
     assert guess.main_memory_bytes(sharded) == 2 * n  # average and copy
+    moved = replace(sharded, optimizer_device="cpu")
+    there, here = estimate(moved, inspect_model(str(toy.raw)), 1, 4), guess
+    assert (there.weights, there.policy_pass) == (here.weights, here.policy_pass)  # the shards stay where they are
+    assert there.optimizer == 3 * n  # moments and the weights that are stepped on
+    assert there.main_memory_bytes(moved) == 2 * n + 3 * n + n  # those and gradients
+    assert there.checkpoint == here.checkpoint
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
     guess = estimate(lora, inspect_model(str(toy.raw)), 1)
@@ -277,6 +283,8 @@ def test_the_estimates_options_save_what_they_say(toy):
     plain, pass_ = of()
     for options in ({"optimizer_device": "cpu"}, {"lora": True}, {"freeze_vision": True}, {"fsdp": True, "world": 4}):
         assert of(**options)[0] < plain, options
+    both = {"fsdp": True, "world": 4, "optimizer_device": "cpu"}
+    assert of(**both)[0] < of(fsdp=True, world=4)[0]
     assert of(gradient_checkpointing=False)[1] > of(gradient_checkpointing=True)[1]
     assert of(shared_prefix=False)[1] > pass_
     long = {"max_completion_length": 2000}  # else the gradients of the chunk before outweigh what a chunk saves
