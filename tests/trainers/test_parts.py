@@ -27,6 +27,7 @@ from trainers.metrics import StepLog, collapse_warnings, grpo_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import plan_training
 from trainers.presets import PRESETS
+from trainers.processes import Processes
 
 
 def resolved(tmp_path: Path, **options) -> TrainConfig:
@@ -461,7 +462,7 @@ def test_memory_that_runs_out_in_vllm_is_explained(toy, monkeypatch, words, expe
     monkeypatch.setattr(vllm_sampler, "ColocatedEngine", FullEngine)
     monkeypatch.setattr(FullEngine, "words", words)
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
-    sampler = vllm_sampler.VllmSampler(policy_of(config), config, world_size=1)
+    sampler = vllm_sampler.VllmSampler(policy_of(config), config, Processes("cpu"))
     with pytest.raises(expected) as raised:
         sampler.sample([])
     assert type(raised.value) is expected
