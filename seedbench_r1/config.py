@@ -154,7 +154,7 @@ TABLE = settings_of(EvalConfig, VideoConfig, SamplingConfig) | {
 }
 
 
-EVAL_TABLE = ConfigTable("eval", TABLE, frozenset({"size_multiple"}), top_level=True)
+EVAL_TABLE = ConfigTable("eval", TABLE, frozenset({"size_multiple", "preprocess"}), top_level=True)
 _VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingConfig)} - {"n", "logprobs"}
 
@@ -176,7 +176,11 @@ def protocol_id(
     for name in ("seed", "logprobs"):
         del sampled[name]
     # The first parser's number for ever: answers are read anew whenever a run is, so that runs of all versions compare.
-    parts = {"template": to_json(template), "video": to_json(video), "sampling": sampled, "parser": 1}
+    shown = to_json(video)
+    # Younger than the protocol ids of runs whose frames were sized here.
+    if video.preprocess == "ours":
+        del shown["preprocess"]
+    parts = {"template": to_json(template), "video": shown, "sampling": sampled, "parser": 1}
     if transport is not None:
         parts["transport"] = dict(transport)
     if scorer is not None:

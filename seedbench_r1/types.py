@@ -24,6 +24,7 @@ Outcome = Literal["answered", "unparsed", "truncated"]
 FinishReason = Literal["stop", "length"]
 FailureKind = Literal["media_error", "backend_error", "timeout"]
 Reader = Literal["decord", "pyav", "torchcodec"]
+Preprocess = Literal["ours", "processor", "images"]
 ApiVideo = Literal["images", "video"]
 Count = Annotated[int, Range(0, 2**31 - 1)]
 Credit = Annotated[float, Range(0, 1)]
@@ -104,6 +105,7 @@ class VideoConfig:
     image_min_pixels: int = setting(4 * 28 * 28, "Of the current view.", PIXELS, above=0)
     image_max_pixels: int = setting(256 * 28 * 28, "Of the current view.", PIXELS, above=0)
     size_multiple: int = 28  # patch size x merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL
+    preprocess: Preprocess = "ours"  # who sizes what the model sees, and whether a clip is one (models/families.py)
     reader: Reader = setting("decord", "What decodes clips.", PIXELS)
 
 

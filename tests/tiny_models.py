@@ -50,7 +50,7 @@ def tiny_checkpoint(family: str) -> Path:
 
 
 def size_multiple(family: str) -> int:
-    return 32 if family == "qwen3_vl" else 28
+    return 32 if family.startswith("qwen3") else 28
 
 
 def request(

@@ -266,7 +266,7 @@ TABLE = settings_of(TrainConfig) | {
     name: replace(row, option=replace(row.option, group=DATA)) for name, row in settings_of(VideoConfig).items()
 }
 TABLE["prompt_file"] = Setting("prompt_file", Path, None, Option("Your wording, as for eval.", DATA))
-TRAIN_TABLE = ConfigTable("train", TABLE, frozenset({"size_multiple"}))
+TRAIN_TABLE = ConfigTable("train", TABLE, frozenset({"size_multiple", "preprocess"}))
 
 
 def resolve_train_config(

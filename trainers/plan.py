@@ -10,6 +10,7 @@ from pathlib import Path
 from seedbench_r1.backends.loading import resolve_device, why_no_gpu
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
+from seedbench_r1.models.families import family_of
 from seedbench_r1.questions import TrainingRow, file_sha256
 from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
@@ -70,6 +71,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
             "--no-python seedbench-r1 train ..., or without --fsdp."
         )
     checkpoint = inspect_model(config.model, processor=config.processor, views=config.out / ".models")
+    family_of(str(checkpoint.config.get("model_type")), config.model)
     check_tokenizer(checkpoint)
     _check_device(config, checkpoint)
     config = _for_this_model(config, checkpoint, world_size=world_size, node_size=node_size or world_size)

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# Every linear layer of the language model, and none of the vision tower.
-LORA_LAYERS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+# Every linear layer of the language model, and none of the vision tower. Experts are no linear layers to transformers,
+# but one tensor, and keep their weights.
+LORA_LAYERS = (
+    r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    r"|in_proj_qkv|in_proj_z|in_proj_b|in_proj_a|out_proj)"
+)
 
 # Files of a model folder that save_pretrained does not write: tokeniser, chat template and pixel statistics.
 _PROCESSOR_SUFFIXES = (".json", ".jinja", ".txt", ".model")
@@ -136,6 +140,7 @@ def load_policy(config: TrainConfig, checkpoint: Checkpoint, device: torch.devic
     dtype = config.dtype if config.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
     base = str(checkpoint.base_folder) if checkpoint.base_folder is not None else None
     model, processor = load_model(str(checkpoint.folder), base_model=base, revision=None, dtype=dtype, device=device)
+    assert isinstance(processor, QwenProcessor)  # the plan has refused other families
     if config.gradient_checkpointing:
         # Non-reentrant: the reentrant form needs inputs with gradients, which frozen embeddings do not give.
         with warnings.catch_warnings():

@@ -23,6 +23,7 @@ from torch import Tensor
 from seedbench_r1.backends.vision import device_of, media_arguments
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
+from trainers.linear_attention import fork_at_prompts, linear_layers, unfork
 from trainers.logprobs import (
     Projection,
     Span,
@@ -68,23 +69,31 @@ def shared_prefix_attention(model: torch.nn.Module) -> Iterator[None]:
     Calls without a packed group (sampling, evaluation) behave as with "sdpa", so that it can stay on for a whole
     training. It must be on until backward has run: gradient checkpointing computes the layers again there. The vision
     tower keeps its attention. Wrapped models (peft, DDP, FSDP, torch.compile) are fine. The former attention is
-    restored at the end. Raises ConfigError for a model with sliding-window layers or without a Qwen-VL language model.
+    restored at the end. Raises ConfigError for a model with layers of other kinds than full and linear attention, or
+    without a Qwen-VL language model.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    config = inner_model(model).model.language_model.config
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+    language_model = inner_model(model).model.language_model
+    config = language_model.config
+    linear = linear_layers(language_model)
+    known = {"full_attention", "linear_attention"} if linear else {"full_attention"}
+    if unknown := sorted({*(getattr(config, "layer_types", None) or ())} - known):
         raise ConfigError(
-            "The model has sliding-window attention, which packed groups do not support: use the repeated form"
+            f"The model has layers of {unknown[0]}, which packed groups do not support. Fix: shared_prefix=False"
         )
     AttentionInterface.register(ATTENTION, _attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     former, config._attn_implementation = config._attn_implementation, ATTENTION
+    for module in linear:
+        fork_at_prompts(module)
     try:
         yield
     finally:
         config._attn_implementation = former
+        for module in linear:
+            unfork(module)
 
 
 def group_logprobs(

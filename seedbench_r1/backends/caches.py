@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
+from seedbench_r1.backends.prefill_each import inner
 from seedbench_r1.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def open_cache(kind: DecodeCache, model: PreTrainedModel, prefilled: Prefilled, 
         ConfigError: static for a model with sliding-window layers.
     """
     if kind == "auto":
-        # Sliding windows shift their columns, which a recorded graph cannot.
-        fixed = model.device.type == "cuda" and room >= GRAPH_PAYS and not _has_sliding_layers(model)
+        fixed = model.device.type == "cuda" and room >= GRAPH_PAYS and _has_fixed_shapes(prefilled[0])
         kind = "static" if fixed else "dynamic"
     if kind == "static":
         return FixedCache(model, prefilled, repeats=repeats, room=room)
@@ -59,27 +59,34 @@ def open_cache(kind: DecodeCache, model: PreTrainedModel, prefilled: Prefilled, 
 class GrowingCache:
     """transformers' DynamicCache: a column longer after every step; rows that have ended are dropped.
 
-    Its layers are ours (GrowingLayer), but for models with sliding windows.
+    Its layers of full attention are ours (GrowingLayer).
     """
 
     def __init__(self, model: PreTrainedModel, prefilled: Prefilled, *, repeats: int, room: int) -> None:
+        from transformers.cache_utils import DynamicLayer
+
         from seedbench_r1.backends.growing_layer import GrowingLayer
 
         self._model = model
-        self._cache, mask = prefilled
+        cache: Any = prefilled[0]  # transformers' layers have no types
+        self._cache = cache
+        mask = prefilled[1]
         self._length = mask.shape[1]
         if repeats > 1:
-            self._cache.batch_repeat_interleave(repeats)
+            self._cache.reorder_cache(_repeated(mask, repeats))
             mask = mask.repeat_interleave(repeats, dim=0)
-        if not _has_sliding_layers(model):
-            self._cache.layers = [GrowingLayer(layer) for layer in self._cache.layers]
+        self._cache.layers = [
+            GrowingLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer
+            for layer in self._cache.layers
+        ]
         # Columns of tokens to come are visible from the start: each step passes only those that exist.
         self._mask = torch.cat([mask, mask.new_ones(len(mask), room)], dim=1)
 
     def keep(self, places: list[int]) -> None:
         """Drop all other rows."""
         index = torch.tensor(places, device=self._mask.device)
-        self._cache.batch_select_indices(index)
+        # Which selects rows in every kind of layer; batch_select_indices does not know states of linear attention.
+        self._cache.reorder_cache(index)
         self._mask = self._mask[index]
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -98,15 +105,23 @@ class FixedCache:
     def __init__(self, model: PreTrainedModel, prefilled: Prefilled, *, repeats: int, room: int) -> None:
         from transformers import StaticCache
 
-        if _has_sliding_layers(model):
+        source: Any = prefilled[0]  # transformers' layers have no types
+        mask = prefilled[1]
+        if not _has_fixed_shapes(source):
             raise ConfigError("A static cache does not go with sliding-window layers. Fix: --decode-cache dynamic")
-        source, mask = prefilled
         rows, self._length = len(mask) * repeats, mask.shape[1]
         self._model = model
         self._cache = StaticCache(config=model.config.get_text_config(), max_cache_len=self._length + room)
         # Layer by layer, so that prompt and copy never both lie in memory for all layers.
-        for filled, layer in zip(source.layers, self._cache.layers, strict=True):
-            _fill(layer, filled, repeats)
+        self._states: list[torch.Tensor] = []  # of linear attention: every step writes over them
+        for place, filled in enumerate(source.layers):
+            if hasattr(filled, "recurrent_states"):
+                # Their shapes are fixed as they are, and they are written in place.
+                filled.reorder_cache(_repeated(mask, repeats))
+                self._cache.layers[place] = filled
+                self._states += [*filled.conv_states.values(), *filled.recurrent_states.values()]
+            else:
+                _fill(self._cache.layers[place], filled, repeats)
         self._mask = torch.zeros(rows, 1, 1, self._length + room, dtype=torch.bool, device=mask.device)
         self._mask[:, 0, 0, : self._length] = mask.repeat_interleave(repeats, dim=0).bool()
         # A graph reads its inputs from where they were recorded: these tensors are overwritten, never replaced.
@@ -140,37 +155,42 @@ class FixedCache:
 
     def _record(self) -> None:
         """Record one step. The warm-up before it writes where the step will write, and is undone."""
+        before = [states.clone() for states in self._states]
         side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side_stream):
             # Two runs outside the graph: the first allocates workspaces and picks kernels, which capturing forbids.
             for _ in range(2):
                 self._run()
-                self._rewind()
+                self._rewind(before)
         torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the decode-ahead thread goes on
             self._logits = self._run()
         self._graph = graph
 
-    def _rewind(self) -> None:
+    def _rewind(self, before: list[torch.Tensor]) -> None:
         layers: list[Any] = self._cache.layers
         for layer in layers:
             # transformers counts the filled columns itself; the warm-up has advanced the count.
-            layer.cumulative_length.fill_(self._length)
+            if hasattr(layer, "cumulative_length"):
+                layer.cumulative_length.fill_(self._length)
+        for states, former in zip(self._states, before, strict=True):
+            states.copy_(former)
 
 
 def _forward(
     model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Cache
 ) -> torch.Tensor:
     """Logits (rows, V) after one more token per row. mask: (rows, columns) int64, or (rows, 1, 1, columns) bool."""
+    # Time, height and width, where a family has them.
+    on_three_axes = hasattr(inner(model), "get_rope_index")
     output = model(
         input_ids=tokens[:, None],
         attention_mask=mask,
-        position_ids=positions.view(1, -1, 1).expand(3, -1, 1),
+        position_ids=positions.view(1, -1, 1).expand(3, -1, 1) if on_three_axes else positions[:, None],
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
     )
     logits: torch.Tensor = output.logits[:, -1]
     return logits
@@ -187,5 +207,13 @@ def _fill(layer: Any, filled: Any, repeats: int) -> None:  # noqa: ANN401  # tra
     layer.cumulative_length.fill_(length)
 
 
-def _has_sliding_layers(model: PreTrainedModel) -> bool:
-    return "sliding_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())
+def _has_fixed_shapes(prefilled: DynamicCache) -> bool:
+    """Whether no layer moves its columns, as sliding windows do: a recorded graph cannot."""
+    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+
+    return all(type(layer) in (DynamicLayer, LinearAttentionLayer) for layer in prefilled.layers)
+
+
+def _repeated(mask: torch.Tensor, repeats: int) -> torch.Tensor:
+    """Each row of the mask `repeats` times, as indices."""
+    return torch.arange(len(mask), device=mask.device).repeat_interleave(repeats)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from seedbench_r1.backends.caches import DecodeCache, RowCache, open_cache
+from seedbench_r1.backends.prefill_each import prefill_each
 from seedbench_r1.backends.sampling import NOT_FINITE, NonFiniteLogits, next_tokens, row_generator
 from seedbench_r1.backends.vision import media_arguments
-from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, VisionLayout
+from seedbench_r1.models.any_processor import AnyInputs, AnyProcessor
+from seedbench_r1.models.generic import GenericInputs, GenericProcessor
+from seedbench_r1.models.qwen_vl import ModelInputs, VisionLayout
 from seedbench_r1.types import FinishReason, SamplingConfig
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ class Prompt:
     """One question's inputs; sampling.n completions are drawn from it."""
 
     question_id: str
-    inputs: ModelInputs
+    inputs: AnyInputs
 
 
 @dataclass(slots=True)
@@ -34,7 +37,7 @@ class Completion:
     question_id: str
     k: int  # which of the question's completions
     n_prompt_tokens: int
-    next_position: int  # of the token to be fed next, on all three axes
+    next_position: int  # of the token to be fed next, on all axes
     room: int  # tokens that may still be generated
     generator: random.Random
     token_ids: list[int] = field(default_factory=list)
@@ -112,7 +115,7 @@ def prefill(
 @torch.inference_mode()
 def decode(
     model: PreTrainedModel,
-    processor: QwenProcessor,
+    processor: AnyProcessor,
     prompts: Sequence[Prompt],
     sampling: SamplingConfig,
     *,
@@ -127,8 +130,8 @@ def decode(
     forbidden = torch.tensor(processor.forbidden_ids, dtype=torch.int64, device=model.device)
     # Padding is masked, so any valid id will do.
     pad_id = processor.tokenizer.pad_token_id or 0
-    logits, filled, mask = prefill(model, processor.layout, [prompt.inputs for prompt in prompts], pad_id)
-    completions = _completions(prompts, processor, sampling)
+    logits, filled, mask, following = _prefill_any(model, processor, prompts, pad_id)
+    completions = _completions(prompts, following, processor.context, sampling)
     # A static cache is allocated for the longest completion that may come.
     room = max(completion.room for completion in completions)
     grown = open_cache(cache, model, (filled, mask), repeats=sampling.n, room=room)
@@ -159,19 +162,31 @@ def decode(
         logits = _step(rows, tokens)
 
 
-def _completions(prompts: Sequence[Prompt], processor: QwenProcessor, sampling: SamplingConfig) -> list[Completion]:
+def _prefill_any(
+    model: PreTrainedModel, processor: AnyProcessor, prompts: Sequence[Prompt], pad_id: int
+) -> tuple[torch.Tensor, DynamicCache, torch.Tensor, list[int]]:
+    """What prefill returns, and the position of each row's next token."""
+    if isinstance(processor, GenericProcessor):
+        return prefill_each(model, [prompt.inputs for prompt in prompts if isinstance(prompt.inputs, GenericInputs)])
+    inputs = [prompt.inputs for prompt in prompts if isinstance(prompt.inputs, ModelInputs)]
+    return *prefill(model, processor.layout, inputs, pad_id), [len(i.input_ids) + i.delta for i in inputs]
+
+
+def _completions(
+    prompts: Sequence[Prompt], following: Sequence[int], context: int, sampling: SamplingConfig
+) -> list[Completion]:
     """n rows per prompt, each with its own generator."""
     return [
         Completion(
             question_id=prompt.question_id,
             k=k,
             n_prompt_tokens=len(prompt.inputs.input_ids),
-            next_position=len(prompt.inputs.input_ids) + prompt.inputs.delta,
+            next_position=position,
             # Neither the limit nor the model's context may be exceeded.
-            room=min(sampling.max_new_tokens, processor.context - len(prompt.inputs.input_ids)),
+            room=min(sampling.max_new_tokens, context - len(prompt.inputs.input_ids)),
             generator=row_generator(sampling.seed, prompt.question_id, k),
         )
-        for prompt in prompts
+        for prompt, position in zip(prompts, following, strict=True)
         for k in range(sampling.n)
     ]
 

@@ -1,4 +1,4 @@
-"""Loading a Qwen-VL checkpoint, or a LoRA adapter merged into its base, for inference."""
+"""Loading a checkpoint, or a LoRA adapter merged into its base, for inference."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 from safetensors import SafetensorError
 
 from seedbench_r1.backends.adapters import merge_adapter_into
+from seedbench_r1.backends.shared_placeholder import tell_media_apart
 from seedbench_r1.backends.vision import prepare_vision_tower
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor
+from seedbench_r1.models.any_processor import AnyProcessor, load_any_processor
+from seedbench_r1.models.qwen_vl import QwenProcessor
 from seedbench_r1.typed_json import parse_json
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def _device(device: str) -> torch.device:
 
 def load_model(
     model: str, *, base_model: str | None, revision: str | None, dtype: str, device: torch.device
-) -> tuple[PreTrainedModel, QwenProcessor]:
+) -> tuple[PreTrainedModel, AnyProcessor]:
     """The model in evaluation mode on `device`, and its processor.
 
     `dtype` is one of DTYPES; "auto" is the checkpoint's own. A folder with an adapter_config.json is a LoRA adapter: it
@@ -103,11 +105,11 @@ def load_model(
 
 def _load_full(
     model: str, revision: str | None, dtype: str, device: torch.device
-) -> tuple[PreTrainedModel, QwenProcessor]:
+) -> tuple[PreTrainedModel, AnyProcessor]:
     import transformers
 
-    processor = load_processor(model, revision=revision)
-    # The class comes from config.json; load_processor has already refused other families.
+    processor = load_any_processor(model, revision=revision)
+    # The class comes from config.json; what transformers does not know has been refused already.
     known_architectures: Any = transformers.AutoModelForImageTextToText
     try:
         loaded, report = known_architectures.from_pretrained(
@@ -137,5 +139,8 @@ def _load_full(
         )
     if left:
         log.warning("%d tensors of %s have no place in the model, first %s", len(left), model, left[0])
-    prepare_vision_tower(loaded)
+    if isinstance(processor, QwenProcessor):
+        prepare_vision_tower(loaded)
+    elif processor.family.shared_placeholder:
+        tell_media_apart(loaded)
     return loaded.eval(), processor

@@ -1,4 +1,4 @@
-"""Answers by transformers' Qwen-VL classes on one device, with our own positions, batches and decoding loop."""
+"""Answers by transformers' classes on one device, with our own batches and decoding loop."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from seedbench_r1.backends.batching import ready_batches
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.backends.loading import load_model, resolve_device
 from seedbench_r1.errors import ResourceError
+from seedbench_r1.models.any_processor import AnyInputs, AnyProcessor
 from seedbench_r1.models.completions import completion_text
-from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
 from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class _Prepared:
     question_id: str
     n_frames: int
     pixels: int  # of a frame, or of the image if there is no clip
-    inputs: ModelInputs | Failure
+    inputs: AnyInputs | Failure
 
     @property
     def length(self) -> int:
@@ -38,7 +38,7 @@ class _Prepared:
 
 
 class TransformersBackend:
-    """One Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint, or a LoRA adapter on one, loaded once.
+    """One checkpoint of a family of models/families.py, or a LoRA adapter on one, loaded once.
 
     Raises ConfigError if the checkpoint, its base model, the device or the dtype does not fit.
     """
@@ -56,7 +56,7 @@ class TransformersBackend:
         self.batch_size = batch_size
         self.device = resolve_device(device)
         self.model: Any
-        self.processor: QwenProcessor
+        self.processor: AnyProcessor
         self.model, self.processor = load_model(
             model, base_model=base_model, revision=revision, dtype=dtype, device=self.device
         )
@@ -81,7 +81,7 @@ class TransformersBackend:
 
     def _prepare(self, request: Request) -> _Prepared:
         try:
-            inputs: ModelInputs | Failure = prepare_inputs(request, self.processor)
+            inputs: AnyInputs | Failure = self.processor.prepare(request)
         except REQUEST_ERRORS as error:
             inputs = Failure("backend_error", f"{type(error).__name__}: {error}")
         frames = request.frames if request.frames is not None else request.image
@@ -96,7 +96,7 @@ class TransformersBackend:
         for item in batch:
             if isinstance(item.inputs, Failure):
                 yield from _fail(item, sampling, given, item.inputs)
-        work = _pieces([item for item in batch if isinstance(item.inputs, ModelInputs)], self.batch_size)
+        work = _pieces([item for item in batch if not isinstance(item.inputs, Failure)], self.batch_size)
         while work:
             piece = work.pop(0)
             error = yield from self._attempt(piece, sampling, given)
@@ -130,7 +130,7 @@ class TransformersBackend:
 
     def _decode(self, piece: list[_Prepared], sampling: SamplingConfig) -> Iterator[tuple[str, int, Generation]]:
         started = time.perf_counter()
-        prompts = [Prompt(item.question_id, item.inputs) for item in piece if isinstance(item.inputs, ModelInputs)]
+        prompts = [Prompt(item.question_id, item.inputs) for item in piece if not isinstance(item.inputs, Failure)]
         for completion in decode(self.model, self.processor, prompts, sampling):
             text = completion_text(self.processor.tokenizer, completion.token_ids)
             yield (

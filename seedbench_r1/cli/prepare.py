@@ -60,11 +60,11 @@ def _resolve(given: Given, config_file: Path | None) -> EvalConfig:
         raise ConfigError("No frame cache given. Fix: seedbench-r1 data prepare --frame-cache DIR.")
     if model is None:
         return resolved
-    from seedbench_r1.engines.plan import fit_size_multiple
+    from seedbench_r1.engines.plan import fit_to_model
     from seedbench_r1.models.checkpoint import inspect_model
 
     checkpoint = inspect_model(resolved.model, base_model=resolved.base_model, revision=resolved.revision)
-    return fit_size_multiple(resolved, checkpoint)
+    return fit_to_model(resolved, checkpoint)
 
 
 def _fill(questions: list[Question], config: EvalConfig) -> tuple[dict[str, str], Counter[str]]:

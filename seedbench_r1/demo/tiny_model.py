@@ -162,7 +162,8 @@ def _train_tokenizer(texts: Iterable[str], size: TinySize) -> transformers.PreTr
 def _config(family: str, size: TinySize, vocabulary: int, ids: dict[str, int]) -> transformers.PreTrainedConfig:
     head = size.hidden // size.heads
     # Of head/2 rotary frequencies, Qwen gives 16 of 64 to time and 24 each to height and width; Qwen3 24, 20, 20.
-    spatial = head * 3 // 16 if family != "qwen3_vl" else head * 5 // 32
+    newer = family.startswith("qwen3")
+    spatial = head * 5 // 32 if newer else head * 3 // 16
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
     rope["mrope_section"] = [head // 2 - 2 * spatial, spatial, spatial]
     text: dict[str, Any] = {
@@ -191,9 +192,14 @@ def _config(family: str, size: TinySize, vocabulary: int, ids: dict[str, int]) -
         "initializer_range": size.initializer_range,
         **_vision_options(family, size),
     }
-    if family == "qwen3_vl":
+    if newer:
         text |= {"head_dim": head}
         rope["mrope_interleaved"] = True
+    if family.startswith("qwen3_5"):
+        text |= _linear_attention(size)
+        rope["partial_rotary_factor"] = 1.0
+    if family.endswith("_moe"):
+        text |= _EXPERTS | {"moe_intermediate_size": size.hidden, "shared_expert_intermediate_size": size.hidden}
     config = transformers.AutoConfig.for_model(family, text_config=text, vision_config=vision, **marks)
     # Untied, as in the 7B models, so that loaders see an lm_head of its own.
     config.tie_word_embeddings = False
@@ -201,11 +207,27 @@ def _config(family: str, size: TinySize, vocabulary: int, ids: dict[str, int]) -
     return config
 
 
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+
+
+def _linear_attention(size: TinySize) -> dict[str, object]:
+    """Qwen3.5's: three layers of linear attention before each of full attention; here one, with more value heads."""
+    kinds = ["full_attention" if layer % 2 else "linear_attention" for layer in range(size.layers)]
+    heads, head = size.key_value_heads, size.hidden // size.heads
+    return {
+        "layer_types": kinds,
+        "linear_key_head_dim": head,
+        "linear_value_head_dim": head,
+        "linear_num_key_heads": heads,
+        "linear_num_value_heads": 2 * heads,
+    }
+
+
 def _vision_options(family: str, size: TinySize) -> dict[str, object]:
     """The vision tower's widths, which each family names differently."""
     if family == "qwen2_vl":
         return {"patch_size": 14, "embed_dim": size.vision_hidden, "hidden_size": size.hidden, "mlp_ratio": 2}
-    widths = {
+    widths: dict[str, object] = {
         "hidden_size": size.vision_hidden,
         "intermediate_size": 2 * size.vision_hidden,
         "out_hidden_size": size.hidden,
@@ -214,12 +236,14 @@ def _vision_options(family: str, size: TinySize) -> dict[str, object]:
     if family == "qwen2_5_vl":
         # tokens_per_second 2 as in the released 7B; its default window, and full attention in the last block
         return widths | {"patch_size": 14, "tokens_per_second": 2, "window_size": 112, "fullatt_block_indexes": [last]}
-    return widths | {"patch_size": 16, "num_position_embeddings": 256, "deepstack_visual_indexes": [0]}
+    widths |= {"patch_size": 16, "num_position_embeddings": 256}
+    return widths if family.startswith("qwen3_5") else widths | {"deepstack_visual_indexes": [0]}
 
 
 def _write_processor(folder: Path, family: str, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
     """Processor files, both as one processor_config.json and as the separate files that older readers look for."""
-    patch, mean, std = (16, HALF, HALF) if family == "qwen3_vl" else (14, CLIP_MEAN, CLIP_STD)
+    newer = family.startswith("qwen3")
+    patch, mean, std = (16, HALF, HALF) if newer else (14, CLIP_MEAN, CLIP_STD)
     shape = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2}
     options: dict[str, Any] = shape | {"image_mean": list(mean), "image_std": list(std)}
     edges = {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 256 * (2 * patch) ** 2}
@@ -227,11 +251,11 @@ def _write_processor(folder: Path, family: str, tokenizer: transformers.PreTrain
     classes: dict[str, tuple[Any, Any]] = {  # of the video processor, and of the processor
         "qwen2_vl": (transformers.Qwen2VLVideoProcessor, transformers.Qwen2VLProcessor),
         "qwen2_5_vl": (transformers.Qwen2VLVideoProcessor, transformers.Qwen2_5_VLProcessor),
-        "qwen3_vl": (transformers.Qwen3VLVideoProcessor, transformers.Qwen3VLProcessor),
     }
-    video_class, processor_class = classes[family]
-    # Qwen3-VL counts the pixels of a whole clip, the others those of one frame
-    frames = 16 if family == "qwen3_vl" else 1
+    newest = transformers.Qwen3VLVideoProcessor, transformers.Qwen3VLProcessor
+    video_class, processor_class = classes.get(family, newest)
+    # Since Qwen3-VL the pixels of a whole clip are counted, before those of one frame
+    frames = 16 if newer else 1
     video = video_class(size={name: frames * pixels for name, pixels in edges.items()}, **options)
     processor_class(image, tokenizer, video, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
     # vLLM and older transformers look for these files.

@@ -76,7 +76,7 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
         check_reader(config.video.reader)
         checkpoint, info = identify_model(config)
         if checkpoint is not None:
-            config = _loadable(fit_size_multiple(config, checkpoint), checkpoint)
+            config = _loadable(fit_to_model(config, checkpoint), checkpoint)
         protocol = _protocol(config, suite)
     # What no later question can mend is found out now, not once for each of them.
     if checkpoint is not None and not lmms.loads_the_model(config):
@@ -132,11 +132,15 @@ def _manifest(
     )
 
 
-def fit_size_multiple(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
-    """Frame sides are multiples of the model's own patch grid: 28, or 32 for Qwen3-VL (another protocol id)."""
-    if config.video.size_multiple % checkpoint.size_multiple == 0:
-        return config
-    return replace(config, video=replace(config.video, size_multiple=checkpoint.size_multiple))
+def fit_to_model(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
+    """Frame sides are multiples of the model's own patch grid: 28, or 32 since Qwen3-VL (another protocol id).
+
+    Where its processor has a size of its own, that stands in the protocol id instead.
+    """
+    video = replace(config.video, preprocess=checkpoint.preprocess)
+    if video.size_multiple % checkpoint.size_multiple:
+        video = replace(video, size_multiple=checkpoint.size_multiple)
+    return replace(config, video=video)
 
 
 def _loadable(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:

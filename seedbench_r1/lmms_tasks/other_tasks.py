@@ -18,7 +18,7 @@ from PIL import Image
 
 from seedbench_r1.backends import open_backend
 from seedbench_r1.config import EvalConfig, resolve_eval_config
-from seedbench_r1.engines.plan import fit_size_multiple
+from seedbench_r1.engines.plan import fit_to_model
 from seedbench_r1.errors import ConfigError, IncompleteRun
 from seedbench_r1.files import JsonObject
 from seedbench_r1.lmms_tasks.functions import Document, given_sampling
@@ -137,7 +137,7 @@ def _configure(options: JsonObject, config_file: Path | None) -> tuple[EvalConfi
     if config.backend == "openai":
         return config, f"{config.model} {config.base_url}"
     checkpoint = inspect_model(config.model, base_model=config.base_model, revision=config.revision)
-    return fit_size_multiple(config, checkpoint), checkpoint.info.fingerprint
+    return fit_to_model(config, checkpoint), checkpoint.info.fingerprint
 
 
 def _key(request: TaskRequest, config: EvalConfig, fingerprint: str) -> str:

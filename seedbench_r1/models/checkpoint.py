@@ -8,12 +8,12 @@ from pathlib import Path
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import JsonObject, read_json_object
-from seedbench_r1.models.families import FAMILIES, Family
+from seedbench_r1.models.families import FAMILIES, GENERIC, Family, GenericFamily, family_for
 from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes, weight_samples
 from seedbench_r1.models.locate import find_folder, with_processor
 from seedbench_r1.models.weights import check_weights, quantisation, weight_files
 from seedbench_r1.typed_json import shown
-from seedbench_r1.types import ModelInfo
+from seedbench_r1.types import ModelInfo, Preprocess
 
 _LARGEST_PATCH, _LARGEST_MERGE = 256, 16  # pixels, patches; what is larger is damage, and fills the memory
 TRAINING = "training.json"  # what a training says of a checkpoint it wrote
@@ -27,6 +27,7 @@ class Checkpoint:
     folder: Path
     base_folder: Path | None  # None unless the folder is an adapter
     size_multiple: int  # pixels: both sides of every frame are multiples of it
+    preprocess: Preprocess  # VideoConfig.preprocess
     weight_bytes: int
     config: JsonObject  # config.json of the model, or of the adapter's base
 
@@ -66,9 +67,10 @@ def inspect_model(
         view = with_processor(base_folder or folder, processor, views)
         folder, base_folder = (view, None) if base_folder is None else (folder, view)
     config = _read_json((base_folder or folder) / "config.json")
-    family = next((family for family in FAMILIES if family.model_type == config.get("model_type")), None)
+    family = family_for(config.get("model_type"), base_folder or folder)
     if family is None and not any_architecture:
         raise ConfigError(_unsupported_message(model, config))
+    preprocess = family.preprocess if isinstance(family, GenericFamily) else "ours"
     _check_templates(base_folder or folder)
     # An adapter alone is half the weights: its base is part of the fingerprint.
     weights = check_weights(folder) + (check_weights(base_folder) if base_folder else [])
@@ -91,7 +93,8 @@ def inspect_model(
         info=info,
         folder=folder,
         base_folder=base_folder,
-        size_multiple=_size_multiple(config),
+        size_multiple=1 if preprocess != "ours" else _size_multiple(config),
+        preprocess=preprocess,
         weight_bytes=sum(path.stat().st_size for path in weights),
         config=config,
     )
@@ -130,7 +133,7 @@ def _check_templates(folder: Path) -> None:
         )
 
 
-def _architecture(config: JsonObject, family: Family | None) -> str:
+def _architecture(config: JsonObject, family: Family | GenericFamily | None) -> str:
     """The class that config.json names; a trainer's wrapper, or nothing, stands for the family's own."""
     named = config.get("architectures")
     if isinstance(named, list) and named and isinstance(named[0], str):
@@ -139,10 +142,10 @@ def _architecture(config: JsonObject, family: Family | None) -> str:
 
 
 def _unsupported_message(model: str, config: JsonObject) -> str:
-    names = ", ".join(family.model_type for family in FAMILIES)
+    names = ", ".join(family.model_type for family in (*FAMILIES, *GENERIC))
     return (
         f"{model} is a {shown(config.get('model_type'))} model ({_architecture(config, None)[:60]}); our backends load "
-        f"{names}. "
+        f"{names}, and what transformers calls image-text-to-text. "
         f"Fix: --engine lmms-eval --lmms-model NAME if lmms-eval has it (which then chooses the frames), or serve it "
         f"(vllm serve {model}) and --backend openai:{model} --base-url http://localhost:8000/v1."
     )

@@ -1,16 +1,23 @@
-"""The model families of Qwen-VL's kind, as data: what differs between them outside of transformers."""
+"""The model families that our own backends load, as data.
+
+FAMILIES are of Qwen-VL's kind: their tokens, patches and positions are made here (qwen_vl.py), and they can be trained.
+GENERIC are evaluated with the inputs that their own processors make of our frames (generic.py).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.files import read_json_object
+from seedbench_r1.types import Preprocess
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One architecture that our own backends load."""
+    """One architecture of Qwen-VL's kind."""
 
     model_type: str  # of config.json
     architecture: str  # of config.json, architectures[0]
@@ -19,17 +26,69 @@ class Family:
     patch: int = 14  # pixels, where config.json does not say
 
 
+@dataclass(frozen=True, slots=True)
+class GenericFamily:
+    """One architecture that its own processor feeds."""
+
+    model_type: str
+    architecture: str
+    # ours: our resize, which the model's grid allows; processor: its processor resizes what we resized; images: that,
+    # and a clip is handed over as images with their times in between, since the processor takes no clips.
+    preprocess: Preprocess
+    # Attributes of the processor that hold what a template writes for an image and for a clip
+    placeholders: tuple[str, str] = ("image_token", "video_token")
+    shared_placeholder: bool = (
+        False  # images and clips are written with the same token (backends/shared_placeholder.py)
+    )
+
+
 FAMILIES = (
     Family("qwen2_vl", "Qwen2VLForConditionalGeneration", clip_time="index"),
     Family("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", clip_time="seconds"),
     Family("qwen3_vl", "Qwen3VLForConditionalGeneration", clip_time="text", patch=16),
+    Family("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", clip_time="text", patch=16),
+    # Also what is released as Qwen3.6 and 3.8
+    Family("qwen3_5", "Qwen3_5ForConditionalGeneration", clip_time="text", patch=16),
+    Family("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", clip_time="text", patch=16),
+)
+
+GENERIC = (
+    GenericFamily("internvl", "InternVLForConditionalGeneration", "processor"),
+    GenericFamily("glm4v", "Glm4vForConditionalGeneration", "ours", shared_placeholder=True),
+    GenericFamily("glm4v_moe", "Glm4vMoeForConditionalGeneration", "ours", shared_placeholder=True),
+    GenericFamily("glm46v", "Glm46VForConditionalGeneration", "ours", shared_placeholder=True),
 )
 
 
 def family_of(model_type: str, model: str = "the model") -> Family:
-    """The family of a config's model_type. Raises ConfigError with the list for another one."""
+    """The family of Qwen-VL's kind of a config's model_type. Raises ConfigError with the list for another one.
+
+    Positions, patches and packed groups are made for these only, so that these only can be trained.
+    """
     for family in FAMILIES:
         if family.model_type == model_type:
             return family
     known = ", ".join(family.model_type for family in FAMILIES)
-    raise ConfigError(f"{model} is a {model_type!r} model; supported is model_type {known}.")
+    raise ConfigError(f"{model} is a {model_type!r} model; trained and taken apart here are {known}.")
+
+
+def family_for(model_type: object, folder: Path) -> Family | GenericFamily | None:
+    """The row of either table, or one made up for another model that transformers calls image-text-to-text; else None.
+
+    folder: of the checkpoint, whose files say whether its processor takes clips.
+    """
+    for family in (*FAMILIES, *GENERIC):
+        if family.model_type == model_type:
+            return family
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
+
+    if not isinstance(model_type, str) or model_type not in known:
+        return None
+    return GenericFamily(model_type, known[model_type], "processor" if _takes_clips(folder) else "images")
+
+
+def _takes_clips(folder: Path) -> bool:
+    both = folder / "processor_config.json"
+    if (folder / "video_preprocessor_config.json").is_file():
+        return True
+    return both.is_file() and "video_processor" in read_json_object(both, ConfigError)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import JsonObject, read_json_object
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Classes that take image_mean and image_std from their file as they stand, and whose prompt is the bare template.
 _KNOWN = {
@@ -55,6 +58,20 @@ def open_processor(model: str, revision: str | None) -> ProcessorParts:
             f"Cannot load tokenizer and processor from {model}: {first_line[:_LONGEST_CAUSE]}. Fix: copy tokenizer*, "
             f"*processor_config.json and chat_template.* of the base model there, or --processor BASE_MODEL."
         ) from error
+
+
+def read_config(model: str, revision: str | None) -> PreTrainedConfig:
+    """config.json of a folder or hub id as its class. Raises ConfigError if there is none or it is damaged."""
+    import transformers
+
+    if (Path(model).is_dir() or model.startswith(("/", "."))) and not (Path(model) / "config.json").is_file():
+        raise ConfigError(f"No model at {model} (no config.json). For a Hub id use org/name.")
+    try:
+        config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(model, revision=revision)
+    # transformers raises whatever its classes raise for values of other types than they expect.
+    except Exception as error:
+        raise ConfigError(f"Cannot read the configuration of {model}: {one_line(error)}") from error
+    return config
 
 
 def one_line(error: Exception) -> str:

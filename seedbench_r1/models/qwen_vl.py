@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ import torch
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
 from seedbench_r1.models.families import family_of
-from seedbench_r1.models.processor import one_line, open_processor
-from seedbench_r1.models.templates import check_template_ends
+from seedbench_r1.models.processor import open_processor, read_config
+from seedbench_r1.models.templates import check_template_ends, opened_by_template
 from seedbench_r1.types import Request
 
 Grid = tuple[int, int, int]  # patches in time, height and width, before spatial merging
@@ -68,6 +67,19 @@ class QwenProcessor:
     context: int  # longest prompt plus completion, in tokens
     forbidden_ids: tuple[int, ...]  # vision tokens, which no completion may contain
 
+    def render(self, request: Request) -> str:
+        """See render_prompt."""
+        return render_prompt(request, self)
+
+    def text_ids(self, request: Request) -> list[int]:
+        """The rendered prompt as token ids, placeholders as they stand in it."""
+        ids: list[int] = self.tokenizer(self.render(request), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def prepare(self, request: Request) -> ModelInputs:
+        """See prepare_inputs."""
+        return prepare_inputs(request, self)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
@@ -90,15 +102,7 @@ def load_processor(model: str, *, revision: str | None = None) -> QwenProcessor:
         ConfigError: nothing can be loaded from there, the family is not a Qwen-VL one, the tokeniser is another
             model's, or there is no chat template.
     """
-    import transformers
-
-    if (Path(model).is_dir() or model.startswith(("/", "."))) and not (Path(model) / "config.json").is_file():
-        raise ConfigError(f"No model at {model} (no config.json). For a Hub id use org/name.")
-    try:
-        config = transformers.AutoConfig.from_pretrained(model, revision=revision)
-    # transformers raises whatever its classes raise for values of other types than they expect.
-    except Exception as error:
-        raise ConfigError(f"Cannot read the configuration of {model}: {one_line(error)}") from error
+    config: Any = read_config(model, revision)
     family = family_of(config.model_type, model)
     parts = open_processor(model, revision)
     vision = config.vision_config
@@ -143,30 +147,6 @@ def _check_marks(model: str, vocabulary: dict[str, int], layout: VisionLayout) -
                 f"The tokenizer of {model} is not the model's: {mark} is {vocabulary.get(mark, 'no token')} there, "
                 f"{wanted} in config.json. Fix: copy the base model's tokenizer* there, or --processor BASE_MODEL."
             )
-
-
-def opened_by_template(renderer: Any, chat_template: str | None) -> str:  # noqa: ANN401  # untyped in transformers
-    """The tag that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty."""
-    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    options = {"chat_template": chat_template, "tokenize": False}
-    try:
-        asked, answering = (
-            renderer.apply_chat_template(messages, add_generation_prompt=generation, **options)
-            for generation in (False, True)
-        )
-    # Templates are programs, and raise what they like.
-    except Exception as error:
-        raise ConfigError(f"The chat template cannot render: {error}. Fix: --processor BASE_MODEL.") from error
-    if answering == asked:
-        raise ConfigError(
-            "The chat template does not open the assistant's turn (add_generation_prompt). Fix: --processor BASE_MODEL."
-        )
-    turn: str = answering[len(asked) :] if answering.startswith(asked) else answering.rpartition("?")[2]
-    for tag in ("think", "answer"):
-        place = turn.rfind(f"<{tag}>")
-        if place >= 0 and f"</{tag}>" not in turn[place:]:
-            return turn[place:]
-    return ""
 
 
 def frames_to_patches(

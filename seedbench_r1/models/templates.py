@@ -1,4 +1,4 @@
-"""Whether a chat template comes to its end: it is a program of whoever wrote the checkpoint."""
+"""Whether a chat template comes to its end, and what it opens: it is a program of whoever wrote the checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from seedbench_r1.errors import ConfigError
 
@@ -55,3 +56,27 @@ def _endless() -> ConfigError:
         "The chat template does not come to an end: to render a short prompt it takes more than 3 seconds or 1 GB. "
         "Is the checkpoint from somebody you trust? Fix: --processor BASE_MODEL, or mend the template."
     )
+
+
+def opened_by_template(renderer: Any, chat_template: str | None) -> str:  # noqa: ANN401  # untyped in transformers
+    """The tag that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty."""
+    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    options = {"chat_template": chat_template, "tokenize": False}
+    try:
+        asked, answering = (
+            renderer.apply_chat_template(messages, add_generation_prompt=generation, **options)
+            for generation in (False, True)
+        )
+    # Templates are programs, and raise what they like.
+    except Exception as error:
+        raise ConfigError(f"The chat template cannot render: {error}. Fix: --processor BASE_MODEL.") from error
+    if answering == asked:
+        raise ConfigError(
+            "The chat template does not open the assistant's turn (add_generation_prompt). Fix: --processor BASE_MODEL."
+        )
+    turn: str = answering[len(asked) :] if answering.startswith(asked) else answering.rpartition("?")[2]
+    for tag in ("think", "answer"):
+        place = turn.rfind(f"<{tag}>")
+        if place >= 0 and f"</{tag}>" not in turn[place:]:
+            return turn[place:]
+    return ""

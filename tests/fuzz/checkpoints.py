@@ -10,7 +10,7 @@ from pathlib import Path
 
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.demo.tiny_model import FAMILIES
-from seedbench_r1.engines.plan import fit_size_multiple
+from seedbench_r1.engines.plan import fit_to_model
 from seedbench_r1.engines.preflight import check_prompts
 from seedbench_r1.errors import SeedBenchError
 from seedbench_r1.models.checkpoint import inspect_model
@@ -102,7 +102,7 @@ class Checkpoints:
         try:
             options = {"model": str(path), "data_root": self._folder}
             config = resolve_eval_config(options, environ={}, working_dir=self._folder)
-            check_prompts(fit_size_multiple(config, checkpoint), checkpoint, [QUESTION])
+            check_prompts(fit_to_model(config, checkpoint), checkpoint, [QUESTION])
         except SeedBenchError as error:
             return refused(error, path) + " by preflight"
         return took

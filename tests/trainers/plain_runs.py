@@ -11,6 +11,8 @@ from seedbench_r1.models.qwen_vl import load_processor, prepare_inputs
 from tests.tiny_models import FAMILIES, request, tiny_checkpoint, vision_tensors
 
 LENGTHS = (7, 1, 12, 4)
+# Of gradients in float64. Routers and the decay of linear attention are float32 in transformers, whatever the model's.
+ROUNDING = dict.fromkeys(FAMILIES, 1e-9) | dict.fromkeys(["qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"], 3e-7)
 
 
 @functools.cache
@@ -31,13 +33,40 @@ def rotary_in_float64(monkeypatch):
             return query * cos + half(query) * sin, key * cos + half(key) * sin
 
         monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotate)
+        if hasattr(module, "torch_chunk_gated_delta_rule"):
+            for name in ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"):
+                monkeypatch.setattr(module, name, functools.partial(delta_rule, getattr(module, name)))
+
+
+def delta_rule(stock, query, key, value, g, beta, initial_state=None, output_final_state=False, **options):
+    """The gated delta rule (arXiv 2412.06464, equation 10) token by token in float64; transformers' is float32."""
+    if query.dtype != torch.float64:
+        given = {"g": g, "beta": beta, "initial_state": initial_state, "output_final_state": output_final_state}
+        return stock(query, key, value, **given, **options)
+    per_key = value.shape[2] // key.shape[2]
+    query, key = (
+        (states * torch.rsqrt(states.square().sum(-1, keepdim=True) + 1e-6)).repeat_interleave(per_key, 2)
+        for states in (query, key)
+    )
+    if initial_state is None:
+        initial_state = value.new_zeros(len(value), value.shape[2], key.shape[3], value.shape[3])
+    state, out = initial_state, []
+    for t in range(value.shape[1]):
+        state = state * g[:, t, :, None, None].exp()
+        predicted = torch.einsum("bhk,bhkv->bhv", key[:, t], state)
+        written = beta[:, t, :, None] * (value[:, t] - predicted)
+        state = state + torch.einsum("bhk,bhv->bhkv", key[:, t], written)
+        out.append(torch.einsum("bhk,bhkv->bhv", query[:, t], state) / query.shape[-1] ** 0.5)
+    return torch.stack(out, 1), state if output_final_state else None
 
 
 def tiny(family="qwen2_5_vl", *, double=True):
     """A fresh model; in float64 it is so throughout, its norms too."""
     classes = transformers.AutoModelForImageTextToText
     dtype = torch.float64 if double else torch.float32
-    model = classes.from_pretrained(tiny_checkpoint(family), dtype=dtype, attn_implementation="sdpa")
+    # The product of experts that is the default knows no float64.
+    options = {"attn_implementation": "sdpa"} | ({"experts_implementation": "eager"} if double else {})
+    model = classes.from_pretrained(tiny_checkpoint(family), dtype=dtype, **options)
     if double:
         for module in model.modules():
             if "RMSNorm" in type(module).__name__:
@@ -45,8 +74,12 @@ def tiny(family="qwen2_5_vl", *, double=True):
     return model.train()
 
 
-def double_norm(norm, hidden):
-    return norm.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+def double_norm(norm, hidden, gate=None):
+    around_one = hasattr(norm, "eps")  # Qwen3.5's weights, but for those of its gated norms, which are as the others
+    epsilon = norm.eps if around_one else norm.variance_epsilon
+    weight = 1 + norm.weight if around_one else norm.weight
+    normed = weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + epsilon)
+    return normed if gate is None else normed * torch.nn.functional.silu(gate)
 
 
 def group(family="qwen2_5_vl", *, video=True, lengths=LENGTHS):

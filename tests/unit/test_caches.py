@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from seedbench_r1.backends.caches import FixedCache, GrowingCache, open_cache
 from seedbench_r1.backends.decoding import Prompt, decode, prefill
@@ -75,6 +77,13 @@ def filled(loaded, kind, *, repeats=2, room=4):
     return opened, after
 
 
+def memories(layer):
+    """What a recorded graph reads and writes of a layer."""
+    if hasattr(layer, "recurrent_states"):
+        return [*layer.conv_states.values(), *layer.recurrent_states.values()]
+    return [layer.keys, layer.values]
+
+
 @torch.inference_mode()
 def test_what_ended_rows_hold_reaches_no_other_row(loaded):
     tokens = torch.tensor([11, 12, 13, 14, 15, 16])
@@ -82,7 +91,7 @@ def test_what_ended_rows_hold_reaches_no_other_row(loaded):
     fixed, _ = filled(loaded, "static")
     assert isinstance(growing, GrowingCache)
     assert isinstance(fixed, FixedCache)
-    address = fixed._cache.layers[0].keys.data_ptr()
+    addresses = [memory.data_ptr() for layer in fixed._cache.layers for memory in memories(layer)]
     torch.testing.assert_close(fixed.step(tokens, after), growing.step(tokens, after), rtol=0, atol=1e-4)
     for step, places in enumerate(([4, 1, 2], [2, 0]), start=1):
         tokens, after = tokens[places], after[places]
@@ -91,15 +100,15 @@ def test_what_ended_rows_hold_reaches_no_other_row(loaded):
         expected = growing.step(tokens, after + step)
         assert expected.shape[0] == len(places)
         torch.testing.assert_close(fixed.step(tokens, after + step), expected, rtol=0, atol=1e-4)
-    assert fixed._cache.layers[0].keys.data_ptr() == address
+    assert [memory.data_ptr() for layer in fixed._cache.layers for memory in memories(layer)] == addresses
 
 
-def test_auto_is_dynamic_off_cuda_and_sliding_layers_refuse_static(loaded, monkeypatch):
+def test_auto_is_dynamic_off_cuda_and_sliding_layers_refuse_static(loaded):
     assert isinstance(filled(loaded, "auto", room=64)[0], GrowingCache)
-    text = loaded[1].config.get_text_config()
-    monkeypatch.setattr(text, "layer_types", ["sliding_attention"] * text.num_hidden_layers, raising=False)
+    sliding = DynamicCache()
+    sliding.layers = [DynamicSlidingWindowLayer(sliding_window=4)]
     with pytest.raises(ConfigError, match="--decode-cache dynamic"):
-        open_cache("static", loaded[1], (None, torch.ones(1, 2)), repeats=1, room=1)
+        open_cache("static", loaded[1], (sliding, torch.ones(1, 2)), repeats=1, room=1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records a CUDA graph")

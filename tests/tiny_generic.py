@@ -1,0 +1,189 @@
+"""Tiny random checkpoints of the families of models/generic.py: real classes, small numbers."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from tests.tiny_models import WORDS
+
+HIDDEN, HEADS, LAYERS = 64, 2, 2
+CLIP = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+QWEN = {"hidden_size": HIDDEN, "intermediate_size": 128, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+QWEN |= {"num_key_value_heads": 1, "max_position_embeddings": 8192, "initializer_range": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a family's checkpoint is made."""
+
+    image: str  # what its chat template writes for an image, and for a clip
+    video: str
+    marks: tuple[str, ...]  # further special tokens of its tokenizer
+    config: Callable[[int, dict[str, int]], Any]  # from the size of the vocabulary and the special tokens' ids
+    processor: Callable[[Any, str], Any]  # from tokenizer and chat template
+    named: dict[str, str] = field(default_factory=dict)  # attributes of the tokenizer that the processor reads
+
+
+def _template(recipe: Recipe) -> str:
+    """One form for all: the words of a turn between marks, a medium where the messages have it."""
+    return (
+        "{%- for turn in messages -%}{{ '<|im_start|>' + turn.role + '\n' }}"
+        "{%- if turn.content is string -%}{{ turn.content }}{%- else -%}{%- for part in turn.content -%}"
+        "{%- if part.type == 'video' -%}{{ '" + recipe.video + "' }}"
+        "{%- elif part.type == 'image' -%}{{ '" + recipe.image + "' }}"
+        "{%- else -%}{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+    )
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *recipe.marks]
+    model = tokenizers.Tokenizer(models.BPE())
+    model.pre_tokenizer, model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model.train_from_iterator(
+        [WORDS],
+        trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=marks, show_progress=False),
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=marks,
+        extra_special_tokens=recipe.named,
+        model_max_length=8192,
+    )
+
+
+def _internvl(vocabulary: int, ids: dict[str, int]) -> Any:
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": [56, 56], "patch_size": [14, 14]}
+    text = QWEN | {"model_type": "qwen2", "vocab_size": vocabulary}
+    return transformers.InternVLConfig(
+        text_config=text, vision_config=vision, image_token_id=ids["<IMG_CONTEXT>"], image_seq_length=4
+    )
+
+
+def _internvl_processor(tokenizer: Any, template: str) -> Any:
+    size = {"height": 56, "width": 56}
+    return transformers.InternVLProcessor(
+        transformers.GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=2, **CLIP),
+        tokenizer,
+        transformers.InternVLVideoProcessor(size=size, **CLIP),
+        image_seq_length=4,
+        chat_template=template,
+    )
+
+
+def _glm(name: str) -> Callable[[int, dict[str, int]], Any]:
+    def config(vocabulary: int, ids: dict[str, int]) -> Any:
+        vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": HIDDEN}
+        vision |= {"image_size": 112, "patch_size": 14, "initializer_range": 0.1}
+        rope = {
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "mrope_section": [8, 4, 4],
+            "partial_rotary_factor": 1.0,
+        }
+        text = QWEN | {"vocab_size": vocabulary, "rope_parameters": rope, "pad_token_id": ids["<|endoftext|>"]}
+        return transformers.AutoConfig.for_model(
+            name,
+            text_config=text,
+            vision_config=vision,
+            image_token_id=ids["<|image|>"],
+            video_token_id=ids["<|video|>"],
+            image_start_token_id=ids["<|begin_of_image|>"],
+            image_end_token_id=ids["<|end_of_image|>"],
+            video_start_token_id=ids["<|begin_of_video|>"],
+            video_end_token_id=ids["<|end_of_video|>"],
+        )
+
+    return config
+
+
+def _glm_processor(image: str, video: str, processor: str) -> Callable[[Any, str], Any]:
+    def make(tokenizer: Any, template: str) -> Any:
+        sizes = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 2 * 3000}
+        parts = (
+            getattr(transformers, image)(size=sizes, **CLIP),
+            tokenizer,
+            getattr(transformers, video)(size=sizes, **CLIP),
+        )
+        return getattr(transformers, processor)(*parts, chat_template=template)
+
+    return make
+
+
+GLM_MARKS = tuple(
+    f"<|{word}|>" for word in ("image", "video", "begin_of_image", "end_of_image", "begin_of_video", "end_of_video")
+)
+
+RECIPES = {
+    "internvl": Recipe(
+        image="<IMG_CONTEXT>",
+        video="<video>",
+        marks=("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
+        config=_internvl,
+        processor=_internvl_processor,
+        named={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    ),
+    "glm4v": Recipe(
+        image="<|begin_of_image|><|image|><|end_of_image|>",
+        video="<|begin_of_video|><|video|><|end_of_video|>",
+        marks=GLM_MARKS,
+        config=_glm("glm4v"),
+        processor=_glm_processor("Glm4vImageProcessor", "Glm4vVideoProcessor", "Glm4vProcessor"),
+    ),
+    "glm46v": Recipe(
+        image="<|begin_of_image|><|image|><|end_of_image|>",
+        video="<|begin_of_video|><|video|><|end_of_video|>",
+        marks=GLM_MARKS,
+        config=_glm("glm46v"),
+        processor=_glm_processor("Glm46VImageProcessor", "Glm46VVideoProcessor", "Glm46VProcessor"),
+    ),
+}
+
+
+def make_generic(folder: Path, family: str) -> Path:
+    """Write the checkpoint of a family; its weights are large enough that pixels and positions change its tokens."""
+    recipe = RECIPES[family]
+    tokenizer = _tokenizer(recipe)
+    vocabulary = tokenizer.get_vocab()
+    config = recipe.config(len(tokenizer), vocabulary)
+    config.tie_word_embeddings = False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.generation_config = transformers.GenerationConfig(
+        eos_token_id=vocabulary["<|im_end|>"], pad_token_id=vocabulary["<|endoftext|>"], do_sample=False
+    )
+    recipe.processor(tokenizer, _template(recipe)).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@functools.cache
+def _holder(family: str) -> tempfile.TemporaryDirectory[str]:
+    holder = tempfile.TemporaryDirectory(prefix="tiny-")  # removed when the interpreter ends
+    make_generic(Path(holder.name), family)
+    return holder
+
+
+def generic_checkpoint(family: str) -> Path:
+    """The folder of this family's checkpoint, made once per test run."""
+    return Path(_holder(family).name)
