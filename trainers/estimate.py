@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Estimate:
 
     weights: int  # under --fsdp this process's fp32 shards; with LoRA the adapters too
     optimizer: int  # the two moments, and fp32 weights where copies are needed
-    reference: int  # working copy; under --fsdp in main memory
+    reference: int  # working copy; under --fsdp in pinned main memory, each shard rounded up to a power of two
     average: int  # fp32, in main memory
     loading: int  # the most before there is an optimiser, in all
     # On top of weights, optimiser and reference, one after the other:
@@ -75,6 +76,7 @@ class Estimate:
 class _Sizes:
     """Of a model: numbers in its parts, and lengths."""
 
+    shapes: tuple[tuple[int, ...], ...]  # of all tensors
     total: int
     vision: int
     merger: int  # of vision: runs once per token, not per patch
@@ -170,7 +172,7 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
     return Estimate(
         weights=sizes.total * stored // parts + adapters,
         optimizer=trainable * (8 + copies) // own,
-        reference=copied // parts,
+        reference=_pinned(sizes.shapes, width, parts) if config.fsdp and copied else copied,
         average=average // own,
         # The reference is sharded from a full copy of the gathered policy.
         loading=sizes.total * 4 // parts + 2 * copied if config.fsdp and copied else sizes.total * width + adapters,
@@ -196,10 +198,12 @@ def _sizes(model: Checkpoint) -> _Sizes:
     hidden, heads, inner = (int(text[name]) for name in ("hidden_size", "num_attention_heads", "intermediate_size"))
     head = int(text.get("head_dim") or hidden // heads)
     queries, keys = heads * head, int(text["num_key_value_heads"]) * head
-    numbers = _parameters(model.base_folder or model.folder)
+    shapes = _shapes(model.base_folder or model.folder)
+    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
     tower = {name: count for name, count in numbers.items() if "visual." in name}
     vision_hidden = int(vision.get("embed_dim") or vision["hidden_size"])  # Qwen2-VL calls it embed_dim
     return _Sizes(
+        shapes=tuple(shapes.values()),
         total=sum(numbers.values()),
         vision=sum(tower.values()),
         merger=sum(count for name, count in tower.items() if "merger" in name),
@@ -346,19 +350,28 @@ def _vision_pairs(sizes: _Sizes, work: _Work) -> int:
 
 def count_parameters(folder: Path) -> int:
     """Numbers in the safetensors files of a folder, from their headers alone."""
-    return sum(_parameters(folder).values())
+    return sum(map(math.prod, _shapes(folder).values()))
 
 
-def _parameters(folder: Path) -> dict[str, int]:
-    """Name -> numbers."""
-    found: dict[str, int] = {}
+def _pinned(shapes: Iterable[Sequence[int]], width: int, parts: int) -> int:
+    """Bytes that torch's allocator of pinned memory takes for a process's shards: a power of two for each.
+
+    FSDP2 shards the first dimension, and all shards are as long as the longest (torch's CachingHostAllocator.h).
+    """
+    shards = (-(-shape[0] // parts) * math.prod(shape[1:]) * width for shape in shapes)
+    return sum(1 << (size - 1).bit_length() for size in shards)
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of every tensor, by name."""
+    found: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as stream:
             (size,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(size))
         for name, entry in header.items():
             if name != "__metadata__":
-                found[name] = math.prod(entry["shape"])
+                found[name] = tuple(entry["shape"])
     return found
 
 

@@ -20,7 +20,7 @@ from tests.rows import training_row, write_rows
 from tests.trainers.toy import policy_of, toy_config
 from trainers.config import TrainConfig, resolve_train_config, total_steps
 from trainers.data import QuestionStream, contradicting_rows, read_rows
-from trainers.estimate import count_parameters, estimate
+from trainers.estimate import _pinned, count_parameters, estimate
 from trainers.groups import GroupReport as Report
 from trainers.identity import RESUME_MUTABLE, resume_identity
 from trainers.metrics import StepLog, collapse_warnings, grpo_metrics
@@ -255,22 +255,32 @@ def test_the_estimate_knows_the_models_size(toy):
     assert guess.policy_pass > 4 * n
     sharded = toy_config(toy.raw, toy.data, toy.data / "none", "care", dtype="float32", fsdp=True)
     guess = estimate(sharded, inspect_model(str(toy.raw)), 1, 4)
-    assert guess.weights == guess.reference == guess.average == guess.update == n
+    assert guess.weights == guess.average == guess.update == n
+    # A quarter of the first dimension, rounded up, and of its bytes the next power of two.
+    shards = [math.ceil(len(p) / 4) * p[0].numel() * 4 for p in policy.model.parameters()]
+    assert guess.reference == sum(2 ** math.ceil(math.log2(size)) for size in shards) > n
     assert guess.optimizer == 2 * n
     assert guess.loading == n + 2 * 4 * n  # shards, the gathered policy and the copy that becomes the reference
     assert guess.sampling > 4 * n  # all weights
-    assert guess.main_memory_bytes(sharded) == 2 * n  # average and copy
+    assert guess.main_memory_bytes(sharded) == n + guess.reference  # average and copy
     moved = replace(sharded, optimizer_device="cpu")
     there, here = estimate(moved, inspect_model(str(toy.raw)), 1, 4), guess
     assert (there.weights, there.policy_pass) == (here.weights, here.policy_pass)  # the shards stay where they are
     assert there.optimizer == 3 * n  # moments and the weights that are stepped on
-    assert there.main_memory_bytes(moved) == 2 * n + 3 * n + n  # those and gradients
+    assert there.main_memory_bytes(moved) == n + guess.reference + 3 * n + n  # those and gradients
     assert there.checkpoint == here.checkpoint
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
     guess = estimate(lora, inspect_model(str(toy.raw)), 1)
     assert guess.average == 4 * adapters
     assert guess.weights == 2 * n + 4 * adapters  # the base in bfloat16
+
+
+def test_pinned_memory_is_taken_in_powers_of_two():
+    shapes = [(10, 3), (5,), (128, 64), (1,)]
+    # Of 4 processes each holds 3 x 3, 2, 32 x 64 and 1 numbers of 2 bytes: 18, 4, 4,096 and 2 bytes.
+    assert _pinned(shapes, width=2, parts=4) == 32 + 4 + 4096 + 2
+    assert _pinned(shapes, width=2, parts=1) == 64 + 16 + 16384 + 2
 
 
 def test_the_estimates_options_save_what_they_say(toy):
