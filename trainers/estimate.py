@@ -26,7 +26,8 @@ LAYER_TOKEN_S = 1e-3  # seconds per layer and decoding step without CUDA graphs,
 FORWARD = (3, 4)  # gate, its activation and their product; norm and residual
 BACKWARD = (6, 10)  # those and their gradients; norms in float32, queries, keys, values
 LORA_BACKWARD = (9, 17)  # adapters compute in float32
-SAVED = (4, 14)  # what a layer keeps without gradient checkpointing; a block of the vision tower likewise
+SAVED = (4, 14)  # what a layer keeps without gradient checkpointing
+VISION_SAVED = (4, 8)  # a block of the vision tower likewise, whose norms are a kernel each
 VISION_ENDS = 5  # hidden states that the vision tower keeps besides its blocks' inputs
 LOGIT_BYTES = 16  # per logit of a chunk: in the model's type and in float32, with both gradients
 ATTENTION_BACKWARD = 2.5  # times the forward arithmetic: five products in place of two
@@ -275,7 +276,8 @@ def _policy_pass(config: TrainConfig, sizes: _Sizes, work: _Work, width: int, pa
     """The most of four moments of the backward pass: output layer, first and last decoder layer, and its end."""
     checkpoints = config.gradient_checkpointing
     kept = work.tokens * width * (sizes.hidden if checkpoints else _per_token(SAVED, sizes))  # per decoder layer
-    block = sizes.vision_hidden if checkpoints else SAVED[0] * sizes.vision_inner + SAVED[1] * sizes.vision_hidden
+    saved = VISION_SAVED[0] * sizes.vision_inner + VISION_SAVED[1] * sizes.vision_hidden
+    block = sizes.vision_hidden if checkpoints else saved
     tower = work.patches * width * (sizes.vision_blocks * block + VISION_ENDS * sizes.vision_hidden)
     tower *= not (config.freeze_vision or config.lora)
     layer = work.tokens * width * _per_token(LORA_BACKWARD if config.lora else BACKWARD, sizes)

@@ -47,6 +47,19 @@ def test_arithmetic_and_kernels_are_counted_in_the_innermost_stage(accelerator):
     assert (outer.flops, outer.kernels) == (0, 3)  # two fills and the sum; a transposed view is none
 
 
+def test_an_rms_norm_is_one_kernel_each_way(accelerator):
+    hidden, weight = (torch.ones(*shape, device=DEVICE, requires_grad=True) for shape in ((3, 5, 8), (8,)))
+    normed = torch.nn.functional.rms_norm(hidden, (8,), weight, 1e-6)
+    assert accelerator.live == 4 * BLOCK  # input, weight, result, and for the backward pass a number a row
+    with accelerator.counting("backward"):
+        normed.backward(torch.empty_like(normed))
+    with accelerator.counting("sampling"), torch.inference_mode():
+        torch.nn.functional.rms_norm(hidden, (8,), weight, 1e-6)
+    assert accelerator.stages["test"].kernels == 3  # two fills
+    assert (accelerator.stages["backward"].kernels, accelerator.stages["sampling"].kernels) == (1, 1)
+    assert (hidden.grad.shape, weight.grad.shape) == ((3, 5, 8), (8,))
+
+
 def test_values_that_the_host_knows_are_read_back_and_counted(accelerator):
     grid = torch.tensor([[8, 16, 32], [1, 32, 32]], device=DEVICE)
     assert (grid.prod(-1) // 4).tolist() == [1024, 256]
