@@ -396,6 +396,4 @@ def to_json(value: object) -> Any:  # noqa: ANN401  # JSON
         return str(value)
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    return value
+    return [to_json(item) for item in value] if isinstance(value, list | tuple) else value

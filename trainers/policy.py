@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from seedbench_r1.backends.loading import load_model
+from seedbench_r1.backends.saving import save_model
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import write_json
 from seedbench_r1.models.checkpoint import Checkpoint
@@ -107,7 +108,7 @@ class Policy:
         write_json(path, described)
 
     def _write(self, folder: Path, model: PreTrainedModel) -> None:
-        model.save_pretrained(folder)
+        save_model(model, folder)
         for path in sorted(self.folder.iterdir()):
             kept = path.suffix in _PROCESSOR_SUFFIXES and not path.name.endswith(".index.json")
             if kept and path.name not in _NOT_PROCESSOR and path.is_file():

@@ -73,6 +73,7 @@ def open_backend(config: EvalConfig) -> Backend:
                 max_in_flight=config.max_in_flight,
                 gpu_memory_utilization=config.gpu_memory_utilization,
                 max_model_len=config.max_model_len,
+                frames_as_images=config.video.max_frames if config.video.preprocess == "images" else 0,
             )
             return VllmBackend(
                 config.model,

@@ -68,16 +68,11 @@ def join(caches: Sequence[DynamicCache]) -> DynamicCache:
 
 
 def _join_layer(layer: Any, rows: Sequence[Any]) -> None:  # noqa: ANN401  # transformers' layers have no types
-    from transformers.cache_utils import (
-        DummyLayer,
-        DynamicLayer,
-        DynamicSlidingWindowLayer,
-        LinearAttentionCacheLayerMixin,
-    )
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
-    if isinstance(layer, DummyLayer):
-        return
-    if not isinstance(layer, DynamicLayer | LinearAttentionCacheLayerMixin):
+    known = isinstance(layer, DynamicLayer | LinearAttentionCacheLayerMixin)
+    # A layer that reads another one's keys holds nothing.
+    if not known and layer.keys is not None:
         raise ConfigError(f"Caches of {type(layer).__name__} cannot be joined. Fix: --batch-size 1")
     if isinstance(layer, LinearAttentionCacheLayerMixin):
         for states in ("conv_states", "recurrent_states"):

@@ -29,9 +29,9 @@ from seedbench_r1.backends.vllm_engine import (
     start_engine,
 )
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.any_processor import AnyProcessor, load_any_processor
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.models.completions import completion_text
-from seedbench_r1.models.qwen_vl import QwenProcessor, load_processor, prepare_inputs
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class _InFlight:
 
 
 class VllmBackend:
-    """One Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint in a vLLM engine, which runs in child processes.
+    """One checkpoint in a vLLM engine, which runs in child processes.
 
     A LoRA adapter is merged into its base first, in a temporary folder of the base's size: vLLM's own adapters leave
     the vision tower out. dtype is one of loading.DTYPES; "auto" is the checkpoint's own.
@@ -94,13 +94,13 @@ class VllmBackend:
                 self._merged = tempfile.TemporaryDirectory(prefix="seedbench-r1-merged-")
                 folder = merge_adapter(checkpoint, Path(self._merged.name), dtype)
             # From the folder that the engine loads, so that both use the same template and processor.
-            processor = load_processor(str(folder))
+            processor = load_any_processor(str(folder))
             wanted = checkpoint_dtype(checkpoint.config) if dtype == "auto" else dtype
             self._engine, self._guard = start_engine(folder, wanted, self.options)
         except BaseException:
             self.close()
             raise
-        self.processor: QwenProcessor = dataclasses.replace(processor, context=self._engine.model_config.max_model_len)
+        self.processor: AnyProcessor = dataclasses.replace(processor, context=self._engine.model_config.max_model_len)
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests; see backends.base.Backend.
@@ -150,7 +150,7 @@ class VllmBackend:
     def _prepare(self, request: Request) -> _Prepared:
         """Prompt tokens and patches, made by vLLM and compared with our own count. Runs in the prefetching thread."""
         try:
-            expected = prepare_inputs(request, self.processor).input_ids.tolist()
+            expected = self.processor.prepare(request).input_ids.tolist()
             return _Prepared(request.question_id, render(self._engine, self.processor, request, expected))
         except (*REQUEST_ERRORS, self._refused) as error:
             return _Prepared(request.question_id, None, Failure("backend_error", f"{type(error).__name__}: {error}"))

@@ -23,11 +23,12 @@ import torch
 
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.backends.sampling import row_generator
+from seedbench_r1.backends.saving import save_model
 from seedbench_r1.config import set_environment_defaults
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import JsonObject
+from seedbench_r1.models.any_processor import AnyProcessor
 from seedbench_r1.models.checkpoint import Checkpoint
-from seedbench_r1.models.qwen_vl import QwenProcessor, render_prompt
 from seedbench_r1.types import Request, SamplingConfig
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class EngineOptions:
     max_in_flight: int = 128  # generations in the engine at once
     gpu_memory_utilization: float = 0.9  # share of each GPU's memory for weights, activations and cache
     max_model_len: int | None = None  # prompt and completion in tokens; None: the model's own, or less if that fits
+    frames_as_images: int = 0  # of a clip at most, for models that take no clips
     eager: bool = False  # no compilation, no CUDA graphs: starts faster, answers slower
 
 
@@ -91,21 +93,21 @@ def check_vllm(asked: str = "Backend 'vllm'", otherwise: str = "--backend transf
         ) from error
 
 
-def render(engine: LLMEngine, processor: QwenProcessor, request: Request, expected: list[int]) -> object:
+def render(engine: LLMEngine, processor: AnyProcessor, request: Request, expected: list[int]) -> object:
     """The engine's form of a request: prompt tokens and normalised patches, made by vLLM.
 
-    expected: the prompt's token ids by qwen_vl.prepare_inputs. Raises ValueError if vLLM's differ from them, that is,
+    expected: the prompt's token ids by processor.prepare. Raises ValueError if vLLM's differ from them, that is,
     if it would show the model anything but our prompt.
     """
-    text = render_prompt(request, processor)
     prompt = {
-        "prompt_token_ids": processor.tokenizer(text, add_special_tokens=False)["input_ids"],
-        "multi_modal_data": media_of(request),
-        "mm_processor_kwargs": {"do_resize": False},
+        "prompt_token_ids": processor.text_ids(request),
+        "multi_modal_data": media_of(request, as_images=processor.preprocess == "images"),
+        "mm_processor_kwargs": processor.overrides,
     }
     (rendered,) = engine.renderer.render_cmpl([prompt])
     found = rendered["prompt_token_ids"]
-    if found != expected:
+    # vLLM may write a clip with another of the placeholders, and puts the same embeddings there.
+    if _one_placeholder(found, processor) != _one_placeholder(expected, processor):
         raise ValueError(
             f"vLLM made {len(found)} prompt tokens of this request, not the {len(expected)} expected: it resized "
             "or resampled the frames, or reads the checkpoint's processor differently"
@@ -113,8 +115,18 @@ def render(engine: LLMEngine, processor: QwenProcessor, request: Request, expect
     return rendered
 
 
-def media_of(request: Request) -> dict[str, list[object]]:
-    """Pixels in the form that vLLM takes for clips decoded by others; their metadata says what it must not do again."""
+def _one_placeholder(ids: list[int], processor: AnyProcessor) -> list[int]:
+    marks = processor.placeholder_ids
+    return [marks[0] if token in marks else token for token in ids] if marks else ids
+
+
+def media_of(request: Request, *, as_images: bool = False) -> dict[str, list[object]]:
+    """Pixels in the form that vLLM takes for clips decoded by others; their metadata says what it must not do again.
+
+    as_images: a clip's frames as images before the current view, for models that take no clips.
+    """
+    if as_images and request.frames is not None:
+        return {"image": [*request.frames, *([] if request.image is None else [request.image])]}
     media: dict[str, list[object]] = {}
     if request.image is not None:
         media["image"] = [request.image]
@@ -192,7 +204,8 @@ def engine_arguments(folder: Path, dtype: str, options: EngineOptions, **more: o
         generation_config="vllm",  # not the checkpoint's sampling defaults
         logprobs_mode="raw_logprobs",  # before temperature, penalties and forbidden tokens
         enable_prefix_caching=True,
-        limit_mm_per_prompt={"image": 1, "video": 1},
+        limit_mm_per_prompt={"image": 1 + options.frames_as_images}
+        | ({} if options.frames_as_images else {"video": 1}),
         mm_processor_cache_gb=0,  # no two questions share pixels
         disable_log_stats=True,
         **more,
@@ -290,7 +303,7 @@ def merge_adapter(checkpoint: Checkpoint, folder: Path, dtype: str) -> Path:
         str(checkpoint.folder), base_model=str(base), revision=None, dtype=dtype, device=torch.device("cpu")
     )
     try:
-        merged.save_pretrained(folder)
+        save_model(merged, folder)
         for path in base.iterdir():  # tokeniser, chat template and processors
             wanted = path.suffix in (".json", ".jinja", ".txt", ".model") and "index" not in path.name
             if wanted and not (folder / path.name).exists():

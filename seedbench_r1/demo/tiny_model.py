@@ -19,6 +19,7 @@ import transformers
 from safetensors import SafetensorError
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from seedbench_r1.backends.saving import save_model
 from seedbench_r1.demo.traces import vocabulary_texts
 from seedbench_r1.demo.world import actions
 from seedbench_r1.errors import ConfigError, ResourceError
@@ -120,7 +121,7 @@ def write_tiny_checkpoint(
         with writing(folder):
             # Weights last: a folder with weights is complete.
             _write_processor(folder, family, tokenizer)
-            model.save_pretrained(folder)
+            save_model(model, folder)
     except (ResourceError, SafetensorError) as error:
         (folder / "config.json").unlink(missing_ok=True)  # half a model must not pass for one
         if isinstance(error, ResourceError):
@@ -199,7 +200,9 @@ def _config(family: str, size: TinySize, vocabulary: int, ids: dict[str, int]) -
         text |= _linear_attention(size)
         rope["partial_rotary_factor"] = 1.0
     if family.endswith("_moe"):
-        text |= _EXPERTS | {"moe_intermediate_size": size.hidden, "shared_expert_intermediate_size": size.hidden}
+        text |= _EXPERTS | {"moe_intermediate_size": 2 * size.hidden}
+    if family == "qwen3_5_moe":
+        text |= {"shared_expert_intermediate_size": size.hidden}
     config = transformers.AutoConfig.for_model(family, text_config=text, vision_config=vision, **marks)
     # Untied, as in the 7B models, so that loaders see an lm_head of its own.
     config.tie_word_embeddings = False
@@ -207,13 +210,14 @@ def _config(family: str, size: TinySize, vocabulary: int, ids: dict[str, int]) -
     return config
 
 
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+# norm_topk_prob: vLLM reads it from the file, where the released ones have it; to transformers it is always true.
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
 
 
 def _linear_attention(size: TinySize) -> dict[str, object]:
     """Qwen3.5's: three layers of linear attention before each of full attention; here one, with more value heads."""
     kinds = ["full_attention" if layer % 2 else "linear_attention" for layer in range(size.layers)]
-    heads, head = size.key_value_heads, size.hidden // size.heads
+    heads, head = size.key_value_heads, 64  # the smallest that vLLM has on a CPU
     return {
         "layer_types": kinds,
         "linear_key_head_dim": head,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seedbench_r1.errors import ConfigError
@@ -74,8 +74,29 @@ def inspect_model(
     _check_templates(base_folder or folder)
     # An adapter alone is half the weights: its base is part of the fingerprint.
     weights = check_weights(folder) + (check_weights(base_folder) if base_folder else [])
+    info = _info(model, revision, (folder, base_folder), base_model, _architecture(config, family), weights)
+    return Checkpoint(
+        info=replace(info, quantisation=quantisation(config)),
+        folder=folder,
+        base_folder=base_folder,
+        size_multiple=1 if preprocess != "ours" else _size_multiple(config),
+        preprocess=preprocess,
+        weight_bytes=sum(path.stat().st_size for path in weights),
+        config=config,
+    )
+
+
+def _info(
+    model: str,
+    revision: str | None,
+    folders: tuple[Path, Path | None],  # the model's, and of an adapter its base's
+    base_model: str | None,
+    architecture: str,
+    weights: list[Path],
+) -> ModelInfo:
+    folder, base_folder = folders
     training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
-    info = ModelInfo(
+    return ModelInfo(
         # As the user typed it: the cache's own path says less and differs between machines.
         path=model if revision is None else f"{model}@{revision}",
         name=model_name(model),
@@ -83,20 +104,10 @@ def inspect_model(
         base_model=_text(training.get("base_model")) or base_model,
         algorithm=_text(training.get("algorithm")),
         step=_number(training.get("step")),
-        architecture=_architecture(config, family),
+        architecture=architecture,
         selected_from_k=_number(training.get("selected_from_k")),
         files=small_file_hashes({"": folder} | ({"base/": base_folder} if base_folder else {}))
         | weight_samples(_named_weights(folder, base_folder)),
-        quantisation=quantisation(config),
-    )
-    return Checkpoint(
-        info=info,
-        folder=folder,
-        base_folder=base_folder,
-        size_multiple=1 if preprocess != "ours" else _size_multiple(config),
-        preprocess=preprocess,
-        weight_bytes=sum(path.stat().st_size for path in weights),
-        config=config,
     )
 
 

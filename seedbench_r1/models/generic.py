@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.families import GenericFamily
 from seedbench_r1.models.processor import one_line
 from seedbench_r1.models.templates import check_template_ends, opened_by_template
-from seedbench_r1.types import Request
+from seedbench_r1.types import Preprocess, Request
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig
 
 
@@ -41,6 +40,23 @@ class GenericProcessor:
     opened: str  # what the template opens in the assistant's turn beyond its header, e.g. "<think>\n"
     context: int  # longest prompt plus completion, in tokens
     forbidden_ids: tuple[int, ...]  # placeholders of media, which no completion may contain
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Who sizes what the model sees."""
+        return self.family.preprocess
+
+    @property
+    def overrides(self) -> dict[str, bool]:
+        """What the processor's own settings give way to: frames that lie on the model's grid stay as they are."""
+        return ({"do_resize": False} if self.preprocess == "ours" else {}) | dict(self.family.options)
+
+    @property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """Tokens whose embeddings are replaced by pixels': the image's and the clip's."""
+        named = (getattr(self.processor, name, None) for name in ("image_token_id", "video_token_id"))
+        video = self.tokenizer.convert_tokens_to_ids(getattr(self.processor, "video_token", None) or "")
+        return tuple(dict.fromkeys(token for token in (*named, video) if isinstance(token, int)))
 
     def render(self, request: Request) -> str:
         """The chat template filled in, one placeholder per medium. Raises ValueError if they are not the request's."""
@@ -70,9 +86,8 @@ class GenericProcessor:
         the frames, or if the prompt leaves no room in the model's context.
         """
         text = self.render(request)
-        # Frames that lie on the model's grid stay as they are; otherwise the processor has its own size.
         shared: dict[str, Any] = {"input_data_format": "channels_last"}
-        shared |= {"do_resize": False} if self.family.preprocess == "ours" else {}
+        shared |= {"do_resize": False} if self.preprocess == "ours" else {}
         images, videos, metadata = self._media(request)
         made = self.processor(
             text=[text],
@@ -80,18 +95,13 @@ class GenericProcessor:
             videos=videos or None,
             return_tensors="pt",
             text_kwargs={"add_special_tokens": self._adds_special_tokens(text)},
-            images_kwargs=shared,
+            images_kwargs=shared | dict(self.family.options),
             **({"videos_kwargs": shared | {"do_sample_frames": False, "video_metadata": metadata}} if videos else {}),
         )
         input_ids = made["input_ids"][0]
         if len(input_ids) >= self.context:
             raise ValueError(f"the prompt has {len(input_ids)} tokens, the model's context is {self.context}")
         return GenericInputs(input_ids, dict(made))
-
-    def media(self, request: Request) -> tuple[list[Any], list[Any]]:
-        """Images and clips in the order of their placeholders; a clip is its frames (T, H, W, 3) uint8."""
-        images, videos, _ = self._media(request)
-        return images, videos
 
     def _media(self, request: Request) -> tuple[list[Any], list[Any], list[dict[str, Any]]]:
         images = [] if request.image is None else [request.image]
@@ -108,7 +118,9 @@ class GenericProcessor:
         fps = clip_metadata(request)["fps"]
         frames: list[dict[str, str]] = []
         for place in request.clock_indices:
-            frames += [{"type": "text", "text": f"<{place / fps:.1f} seconds>"}, {"type": "image"}]
+            # Without line breaks, which Gemma's processor puts around images itself.
+            frames += [{"type": "text", "text": f" Frame at {place / fps:.1f} s: "}, {"type": "image"}]
+        frames.append({"type": "text", "text": " " if request.image is None else " Image: "})
         return [
             {**message, "content": _replaced(message["content"], frames)}
             if isinstance(message["content"], list | tuple)

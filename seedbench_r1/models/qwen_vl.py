@@ -22,7 +22,7 @@ from seedbench_r1.media.decode import Pixels
 from seedbench_r1.models.families import family_of
 from seedbench_r1.models.processor import open_processor, read_config
 from seedbench_r1.models.templates import check_template_ends, opened_by_template
-from seedbench_r1.types import Request
+from seedbench_r1.types import Preprocess, Request
 
 Grid = tuple[int, int, int]  # patches in time, height and width, before spatial merging
 
@@ -66,6 +66,21 @@ class QwenProcessor:
     opened: str  # what the template opens in the assistant's turn beyond its header, e.g. "<think>\n"
     context: int  # longest prompt plus completion, in tokens
     forbidden_ids: tuple[int, ...]  # vision tokens, which no completion may contain
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Who sizes what the model sees."""
+        return "ours"
+
+    @property
+    def overrides(self) -> dict[str, bool]:
+        """What the settings of the checkpoint's processor give way to."""
+        return {"do_resize": False}
+
+    @property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """Tokens that may stand for one another: none, since image and clip have their own."""
+        return ()
 
     def render(self, request: Request) -> str:
         """See render_prompt."""

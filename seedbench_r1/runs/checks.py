@@ -9,6 +9,7 @@ from pathlib import Path
 
 from seedbench_r1.config import protocol_id
 from seedbench_r1.errors import DataError
+from seedbench_r1.typed_json import shown
 from seedbench_r1.types import Question, RunManifest
 
 # Of the suites, as their protocol ids have it (Suite.scorer).
@@ -27,12 +28,14 @@ def check_sizes(path: Path, manifest: RunManifest, questions: Mapping[str, Quest
         sizes = manifest.n_total.get(split, {})
         whole = sizes.get("all")
         if whole is None:
-            raise DataError(f"{path}: manifest.json does not say how many questions {split} has. Edited?")
+            raise DataError(f"{path}: manifest.json does not say how many questions {shown(split)} has. Edited?")
         if n > whole:
-            raise DataError(f"{path}: questions.jsonl holds {n} of {split}, manifest.json says {whole}. Edited?")
+            raise DataError(f"{path}: questions.jsonl holds {n} of {shown(split)}, manifest.json says {whole}. Edited?")
         parts = sum(size for name, size in sizes.items() if name != "all")
         if parts > whole:
-            raise DataError(f"{path}: the parts of {split} in manifest.json add up to {parts}, all to {whole}. Edited?")
+            raise DataError(
+                f"{path}: the parts of {shown(split)} in manifest.json add up to {parts}, all to {whole}. Edited?"
+            )
 
 
 def doubts_of(path: Path, manifest: RunManifest) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ def doubts_of(path: Path, manifest: RunManifest) -> tuple[str, ...]:
     if settings is not None and manifest.protocol != _NOT_RECOMPUTED:
         known = (settings.template, settings.video, settings.sampling, manifest.transport)
         if manifest.protocol_id not in [protocol_id(*known, scorer) for scorer in _SCORERS]:
-            found.append(f"manifest.json: its settings are not those of protocol id {manifest.protocol_id}")
+            found.append(f"manifest.json: its settings are not those of protocol id {shown(manifest.protocol_id)}")
     if manifest.questions_sha256 is not None:
         file = path / "questions.jsonl"
         lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []

@@ -463,10 +463,10 @@ def test_runs_of_earlier_versions_are_not_doubted(old):
 @pytest.mark.parametrize(
     ("n_total", "message"),
     [
-        ({}, "does not say how many questions L1 has"),
-        ({"L1": {}}, "does not say how many questions L1 has"),
-        ({"L1": {"all": 3}}, "questions.jsonl holds 4 of L1, manifest.json says 3"),
-        ({"L1": {"all": 4, "Work": 3, "Hobbies": 2}}, "the parts of L1 in manifest.json add up to 5, all to 4"),
+        ({}, "does not say how many questions 'L1' has"),
+        ({"L1": {}}, "does not say how many questions 'L1' has"),
+        ({"L1": {"all": 3}}, "questions.jsonl holds 4 of 'L1', manifest.json says 3"),
+        ({"L1": {"all": 4, "Work": 3, "Hobbies": 2}}, "the parts of 'L1' in manifest.json add up to 5, all to 4"),
     ],
 )
 def test_a_denominator_that_cannot_be(tmp_path, questions, n_total, message):

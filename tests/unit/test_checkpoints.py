@@ -147,8 +147,8 @@ COPIES = {
         "FSDP's shards. Fix: accelerate merge-weights .*pytorch_model_fsdp_0",
     ),
     "another family": (
-        lambda m: edit_json(m / "config.json", model_type="llava_onevision", architectures=["LlavaX"]),
-        r"'llava_onevision' model \(LlavaX\).*--engine lmms-eval.*--backend openai:",
+        lambda m: edit_json(m / "config.json", model_type="llava_next_9", architectures=["LlavaX"]),
+        r"'llava_next_9' model \(LlavaX\).*--engine lmms-eval.*--backend openai:",
     ),
     "text only": (
         lambda m: edit_json(m / "config.json", model_type="qwen2", architectures=["Qwen2ForCausalLM"]),
