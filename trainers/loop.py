@@ -105,6 +105,7 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
             if config.eval_every and progress.step % config.eval_every == 0:
                 watch.enter(f"the held-out questions after step {progress.step}")
                 metrics["heldout"] = heldout_metrics(processes.gather(answer_greedily(state.policy, heldout, config)))
+            processes.stage = "log"
             _report(plan, log, alarms, metrics, groups, observe)
             if progress.step % config.save_steps == 0 or progress.step == plan.n_steps:
                 watch.enter(f"saving checkpoint-{progress.step}")

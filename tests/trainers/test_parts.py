@@ -472,9 +472,11 @@ def test_memory_that_runs_out_in_vllm_is_explained(toy, monkeypatch, words, expe
     monkeypatch.setattr(vllm_sampler, "ColocatedEngine", FullEngine)
     monkeypatch.setattr(FullEngine, "words", words)
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
-    sampler = vllm_sampler.VllmSampler(policy_of(config), config, Processes("cpu"))
+    processes = Processes("cpu")
+    sampler = vllm_sampler.VllmSampler(policy_of(config), config, processes)
     with pytest.raises(expected) as raised:
         sampler.sample([])
+    assert processes.stage == "weights for vLLM"
     assert type(raised.value) is expected
     assert ("--gpu-memory-utilization" in str(raised.value)) == (expected is ResourceError)
 

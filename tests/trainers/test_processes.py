@@ -17,7 +17,7 @@ from seedbench_r1.cli.app import main
 from seedbench_r1.errors import ConfigError, ResourceError
 from tests.forked import Server
 from tests.trainers.launch import command, environment, ranks
-from tests.trainers.toy import toy_config
+from tests.trainers.toy import plan_and_train, toy_config
 from trainers.processes import Processes
 
 SCRIPT = """
@@ -141,6 +141,19 @@ def test_a_process_that_hangs_says_where_and_may_go_on(toy, tmp_path):
     assert " in hang\n" in errors[1]
     # The other one waits for it.
     assert "in process 0: step 2, optimizer. Where every thread stands" in errors[0]
+
+
+def test_a_step_names_its_stages_in_their_order(toy, tmp_path, monkeypatch):
+    options = SETTINGS | {"max_steps": 1, "num_iterations": 2, "eval_every": 1, "eval_questions": 1}
+    config, named = toy_config(toy.sft, toy.data, tmp_path, "care", **options), []
+    stage = property(lambda processes: named[-1], lambda processes, name: named.append(name))
+    monkeypatch.setattr(Processes, "stage", stage, raising=False)
+    plan_and_train(config)
+    passes = [name for number in (1, 2) for name in (f"policy passes, iteration {number}", "optimizer")]
+    step = ["questions", "rollouts", "rewards", "reference", *passes, "metrics", "average", "log"]
+    # Without a name: what begins outside of a step, the held-out questions and the checkpoint among it.
+    assert [name for name in named if name] == step
+    assert named[-2:] == ["log", ""]
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
