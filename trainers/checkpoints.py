@@ -246,6 +246,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     """Restore everything as it was when the folder, which has been checked, was written."""
     if state.policy.trains_shards:
         load_shards(folder / RESUME / SHARDED, _sharded_tensors(state))
+        state.optimizer.write_back()
         state.reference.write_average_to_copy()
         _restore_random(torch.load(folder / RESUME / RANDOM, weights_only=True))
         return
@@ -306,10 +307,15 @@ def _reason(error: BaseException) -> str:
 
 def _sharded_tensors(state: TrainingState) -> dict[str, object]:
     """All sharded tensors of a training, sharing memory with it, so that reading a checkpoint into them restores it."""
+    layout, average = state.policy.trainable(), state.reference.average
     weights = {name: weight.detach() for name, weight in state.optimizer.weights.items()}
-    tensors: dict[str, object] = {"weights": weights, "adamw": state.optimizer.moments()}
-    average = state.reference.average
-    return tensors | ({"average": as_sharded(average, weights)} if average else {})
+    moments = state.optimizer.moments()
+    adamw: dict[str, dict[str, Tensor]] = {name: {"step": own["step"]} for name, own in moments.items()}
+    for kind in ("exp_avg", "exp_avg_sq"):
+        for name, moment in as_sharded({name: own[kind] for name, own in moments.items()}, layout).items():
+            adamw[name][kind] = moment
+    tensors: dict[str, object] = {"weights": as_sharded(weights, layout), "adamw": adamw}
+    return tensors | ({"average": as_sharded(average, layout)} if average else {})
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -233,11 +233,8 @@ class TrainConfig:
 
         Under --fsdp a --group-chunk saves nothing: each chunk's backward pass holds the root's whole gradient.
         """
-        kept, anew = list(first), []
-        if self.trains_shards:
-            kept.append("more processes")
-        else:
-            kept += ["--optimizer-device cpu"] * (self.optimizer_device == "auto")
+        kept, anew = [*first, *["more processes"] * self.trains_shards], []
+        kept += ["--optimizer-device cpu"] * (self.optimizer_device == "auto")
         anew += ["--fsdp in several processes"] * (not self.fsdp) + ["--lora"] * (not self.lora)
         anew += ["--freeze-vision"] * (not self.freeze_vision and not self.lora) + ["a smaller --max-completion-length"]
         going_on = f"{' or '.join(kept)}, with which the same command continues from the last checkpoint; or, "
@@ -375,8 +372,6 @@ def _check_combinations(config: TrainConfig) -> None:
         )
     if config.group_chunk and config.max_packed_tokens:
         raise ConfigError("--group-chunk divides passes, --max-packed-tokens joins them. Fix: one of them alone.")
-    if config.fsdp and not config.lora and config.optimizer_device == "cpu":
-        raise ConfigError("--fsdp keeps its shards on the GPUs. Fix: without --optimizer-device cpu.")
 
 
 def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> int:

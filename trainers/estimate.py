@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ LAYER_TOKEN_S = 1e-3  # seconds per layer and decoding step without CUDA graphs,
 FORWARD = (3, 4)  # gate, its activation and their product; norm and residual
 BACKWARD = (6, 10)  # those and their gradients; norms in float32, queries, keys, values
 LORA_BACKWARD = (9, 17)  # adapters compute in float32
-SAVED = (4, 14)  # what a layer keeps without gradient checkpointing; a block of the vision tower likewise
+SAVED = (4, 14)  # what a layer keeps without gradient checkpointing
+VISION_SAVED = (4, 8)  # a block of the vision tower likewise, whose norms are a kernel each
 VISION_ENDS = 5  # hidden states that the vision tower keeps besides its blocks' inputs
 LOGIT_BYTES = 16  # per logit of a chunk: in the model's type and in float32, with both gradients
 ATTENTION_BACKWARD = 2.5  # times the forward arithmetic: five products in place of two
@@ -37,7 +39,7 @@ class Estimate:
 
     weights: int  # under --fsdp this process's fp32 shards; with LoRA the adapters too
     optimizer: int  # the two moments, and fp32 weights where copies are needed
-    reference: int  # working copy; under --fsdp in main memory
+    reference: int  # working copy; under --fsdp in pinned main memory, each shard rounded up to a power of two
     average: int  # fp32, in main memory
     loading: int  # the most before there is an optimiser, in all
     # On top of weights, optimiser and reference, one after the other:
@@ -75,6 +77,7 @@ class Estimate:
 class _Sizes:
     """Of a model: numbers in its parts, and lengths."""
 
+    shapes: tuple[tuple[int, ...], ...]  # of all tensors
     total: int
     vision: int
     merger: int  # of vision: runs once per token, not per patch
@@ -170,7 +173,7 @@ def estimate(config: TrainConfig, model: Checkpoint, questions_per_process: int,
     return Estimate(
         weights=sizes.total * stored // parts + adapters,
         optimizer=trainable * (8 + copies) // own,
-        reference=copied // parts,
+        reference=_pinned(sizes.shapes, width, parts) if config.fsdp and copied else copied,
         average=average // own,
         # The reference is sharded from a full copy of the gathered policy.
         loading=sizes.total * 4 // parts + 2 * copied if config.fsdp and copied else sizes.total * width + adapters,
@@ -196,10 +199,12 @@ def _sizes(model: Checkpoint) -> _Sizes:
     hidden, heads, inner = (int(text[name]) for name in ("hidden_size", "num_attention_heads", "intermediate_size"))
     head = int(text.get("head_dim") or hidden // heads)
     queries, keys = heads * head, int(text["num_key_value_heads"]) * head
-    numbers = _parameters(model.base_folder or model.folder)
+    shapes = _shapes(model.base_folder or model.folder)
+    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
     tower = {name: count for name, count in numbers.items() if "visual." in name}
     vision_hidden = int(vision.get("embed_dim") or vision["hidden_size"])  # Qwen2-VL calls it embed_dim
     return _Sizes(
+        shapes=tuple(shapes.values()),
         total=sum(numbers.values()),
         vision=sum(tower.values()),
         merger=sum(count for name, count in tower.items() if "merger" in name),
@@ -271,7 +276,8 @@ def _policy_pass(config: TrainConfig, sizes: _Sizes, work: _Work, width: int, pa
     """The most of four moments of the backward pass: output layer, first and last decoder layer, and its end."""
     checkpoints = config.gradient_checkpointing
     kept = work.tokens * width * (sizes.hidden if checkpoints else _per_token(SAVED, sizes))  # per decoder layer
-    block = sizes.vision_hidden if checkpoints else SAVED[0] * sizes.vision_inner + SAVED[1] * sizes.vision_hidden
+    saved = VISION_SAVED[0] * sizes.vision_inner + VISION_SAVED[1] * sizes.vision_hidden
+    block = sizes.vision_hidden if checkpoints else saved
     tower = work.patches * width * (sizes.vision_blocks * block + VISION_ENDS * sizes.vision_hidden)
     tower *= not (config.freeze_vision or config.lora)
     layer = work.tokens * width * _per_token(LORA_BACKWARD if config.lora else BACKWARD, sizes)
@@ -346,19 +352,28 @@ def _vision_pairs(sizes: _Sizes, work: _Work) -> int:
 
 def count_parameters(folder: Path) -> int:
     """Numbers in the safetensors files of a folder, from their headers alone."""
-    return sum(_parameters(folder).values())
+    return sum(map(math.prod, _shapes(folder).values()))
 
 
-def _parameters(folder: Path) -> dict[str, int]:
-    """Name -> numbers."""
-    found: dict[str, int] = {}
+def _pinned(shapes: Iterable[Sequence[int]], width: int, parts: int) -> int:
+    """Bytes that torch's allocator of pinned memory takes for a process's shards: a power of two for each.
+
+    FSDP2 shards the first dimension, and all shards are as long as the longest (torch's CachingHostAllocator.h).
+    """
+    shards = (-(-shape[0] // parts) * math.prod(shape[1:]) * width for shape in shapes)
+    return sum(1 << (size - 1).bit_length() for size in shards)
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of every tensor, by name."""
+    found: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as stream:
             (size,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(size))
         for name, entry in header.items():
             if name != "__metadata__":
-                found[name] = math.prod(entry["shape"])
+                found[name] = tuple(entry["shape"])
     return found
 
 

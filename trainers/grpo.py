@@ -80,6 +80,7 @@ def grpo_step(
     policy, reference = state.policy, state.reference
     drawn = draw_groups(state, sampler, examples, config, processes, refill)
     scored, rewarded, idle = time.perf_counter(), drawn.kept, drawn.idle
+    processes.stage = "reference"
     # All KL passes before the first policy pass, so that every rank makes each stage's passes in the same order.
     missing = idle.missing_of([len(r.reward) if bool(kl_rollouts(r, config).any()) else 0 for r in rewarded])
     ready = [ScoredGroup(r, reference_logprobs(policy, reference, r, config)) for r in rewarded]
@@ -89,7 +90,8 @@ def grpo_step(
     form = step_form([r.group for r in rewarded], config, questions_per_step, processes)
     found: list[dict[int, GroupNumbers]] = []
     norms = []
-    for _ in range(config.num_iterations):
+    for number in range(1, config.num_iterations + 1):
+        processes.stage = f"policy passes, iteration {number}"
         first = found[0] if found else None
         found.append(backward_groups(policy, ready, passes, form, config, questions_per_step, state.optimizer, first))
         idle.run_policy(missing)
@@ -127,20 +129,23 @@ def draw_groups(
     DAPO's dynamic sampling (arXiv 2503.14476, section 3.2), whose rounds have no bound. A group that has no spread in
     the last round either stays.
     """
-    start = time.perf_counter()
+    start, processes.stage = time.perf_counter(), "rollouts"
     groups = sampler.sample(examples)
     sampling = time.perf_counter() - start
     # Its passes are on a prompt of the first round: in a later one this process may have no group.
     idle = IdlePasses(state.policy, groups, config, processes.max_over_ranks)
+    processes.stage = "rewards"
     kept, replaced = reward_groups(state, groups, config, idle), list[RewardedGroup]()
     for _ in range(config.refill):
         begun = time.perf_counter()
         wanted = refill([place for place, one in enumerate(kept) if not has_spread(one, config)])
         if wanted is None:
             break
+        processes.stage = "rollouts"
         # Under --fsdp in every process, also in one that wants none.
         groups = sampler.sample(list(wanted.values()))
         sampling += time.perf_counter() - begun
+        processes.stage = "rewards"
         for place, fresh in zip(wanted, reward_groups(state, groups, config, idle), strict=True):
             replaced.append(kept[place])
             kept[place] = fresh

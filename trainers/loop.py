@@ -100,10 +100,12 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
             watch.enter(f"step {progress.step + 1}")
             metrics, groups = _step(plan, processes, state, sampler, data, progress.step)
             progress = Progress(progress.step + 1, data.position, data.replaced)
+            processes.stage = "average"
             state.reference.update(progress.step, state.optimizer.weights)
             if config.eval_every and progress.step % config.eval_every == 0:
                 watch.enter(f"the held-out questions after step {progress.step}")
                 metrics["heldout"] = heldout_metrics(processes.gather(answer_greedily(state.policy, heldout, config)))
+            processes.stage = "log"
             _report(plan, log, alarms, metrics, groups, observe)
             if progress.step % config.save_steps == 0 or progress.step == plan.n_steps:
                 watch.enter(f"saving checkpoint-{progress.step}")
@@ -168,12 +170,13 @@ def _step(
     plan: TrainPlan, processes: Processes, state: TrainingState, sampler: Sampler, data: StepData, step: int
 ) -> tuple[StepMetrics, list[GroupReport]]:
     """Take the 0-based step `step`. Returns its line of metrics and all processes' groups."""
-    start = time.perf_counter()
+    start, processes.stage = time.perf_counter(), "questions"
     examples, skipped = data.next_step()
     loaded = time.perf_counter()
     rate = learning_rate(plan.config, step, plan.n_steps)
 
     def update() -> float:
+        processes.stage = "optimizer"
         # With shards, every backward pass has summed the gradients over the processes already.
         if not state.policy.trains_shards:
             processes.all_reduce_(state.optimizer.gradients())
@@ -231,7 +234,7 @@ def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) ->
     # The reference copies the policy, so it is made before anything is restored: phi starts at the base model.
     reference = Reference(config.reference, policy, decay=config.ema_decay, every=config.ema_every)
     optimizer = Optimizer(policy.trainable(), config)
-    sampler = open_sampler(policy, config, world_size=processes.world_size)
+    sampler = open_sampler(policy, config, processes)
     stack.callback(sampler.close)
     return TrainingState(policy, reference, optimizer), sampler
 
@@ -248,12 +251,13 @@ def _learn(
     """Train on this process's examples. Returns the metrics of all processes'. update, refill: as in grpo_step."""
     config = plan.config
     if config.algo == "sft":
-        start = time.perf_counter()
+        start, processes.stage = time.perf_counter(), "policy passes"
         losses = sft_step(state.policy, state.optimizer, examples, config, processes.gather)
         norm = update()
         metrics = sft_metrics(processes.gather(losses))
         return metrics | {"grad_norm": norm}, [], Seconds(policy=time.perf_counter() - start)
     mine = grpo_step(state, sampler, examples, config, plan.questions_per_step, processes, update, refill)
+    processes.stage = "metrics"
     reports = processes.gather(mine.groups)
     metrics = grpo_metrics(reports)
     if config.fsdp:

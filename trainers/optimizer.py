@@ -1,7 +1,8 @@
 """AdamW on fp32 weights, whatever the model computes in, and the learning rate as a function of the step.
 
 In bfloat16 a step of 1e-6 is lost on nearly every weight: neighbours of 0.02 are 6e-5 apart. So a bfloat16 model is
-trained through fp32 master weights, into whose gradients those of each backward pass are added.
+trained through fp32 master weights, into whose gradients those of each backward pass are added. Of sharded parameters
+every process steps on its own shards; only the gradients' norm is that of all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from trainers.config import TrainConfig
+from trainers.sharding import local_shard, norm_over_shards
 
 
 def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:
@@ -45,7 +47,7 @@ class Optimizer:
 
     Attributes:
         weights: the master weights, fp32 (or fp64), by name: the parameters themselves if they have that dtype, as
-            shards do, else copies, on the CPU if config.optimizer_device says so.
+            shards do, else copies, on the CPU if config.optimizer_device says so; there, of this process's shards.
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], config: TrainConfig) -> None:
@@ -68,12 +70,12 @@ class Optimizer:
         )
 
     def accumulate(self) -> None:
-        """Add the parameters' gradients to those of the master weights. Call it after every backward pass."""
+        """Add the parameters' gradients to those of the master weights. After every pass of this process's own."""
         for name, parameter in self._parameters.items():
             weight = self.weights[name]
             if weight is parameter or parameter.grad is None:
                 continue
-            gradient = parameter.grad.to(weight.device, weight.dtype)
+            gradient = local_shard(parameter.grad).to(weight.device, weight.dtype)
             # Summed in fp32: in bfloat16 the sum over many passes would lose the small ones.
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
             parameter.grad = None
@@ -83,6 +85,8 @@ class Optimizer:
 
         Never None, so that all processes reduce the same tensors, whichever passes they made.
         """
+        # An idle pass gives shards the gradients of the other processes' passes.
+        self.accumulate()
         for weight in self.weights.values():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -93,17 +97,15 @@ class Optimizer:
 
         A step whose norm is not finite is not taken: it would ruin every weight. The caller sees the norm.
         """
-        total = torch.nn.utils.get_total_norm(self.gradients())
-        if isinstance(total, DTensor):
-            # The same number in all processes, so that all of them take the step or none.
-            total = total.full_tensor()
+        # The same number in all processes, so that all of them take the step or none.
+        total = norm_over_shards(torch.nn.utils.get_total_norm(self.gradients()), self._parameters.values())
         norm = float(total)
         if math.isfinite(norm):
             torch.nn.utils.clip_grads_with_norm_(list(self.weights.values()), self._max_norm, total)
             for group in self._adamw.param_groups:
                 group["lr"] = rate
             self._adamw.step()
-            self._write_back()
+            self.write_back()
         for weight in self.weights.values():
             weight.grad = None
         return norm
@@ -132,14 +134,17 @@ class Optimizer:
         return {name: self._adamw.state[weight] for name, weight in self.weights.items()}
 
     @torch.no_grad()
-    def _write_back(self) -> None:
+    def write_back(self) -> None:
+        """Round the master weights into the model, after they were changed from outside, too."""
         for name, parameter in self._parameters.items():
             if self.weights[name] is not parameter:
-                parameter.copy_(self.weights[name])
+                local_shard(parameter).copy_(self.weights[name])
 
 
 def _master_weight(parameter: torch.nn.Parameter, config: TrainConfig) -> Tensor:
     device = torch.device("cpu") if config.optimizer_device == "cpu" else parameter.device
-    if parameter.dtype in (torch.float32, torch.float64) and parameter.device == device:
+    # Shards are copied where they lie in main memory, too, so that a training on CPUs does what one on GPUs does.
+    copied = config.optimizer_device == "cpu" and isinstance(parameter, DTensor)
+    if parameter.dtype in (torch.float32, torch.float64) and parameter.device == device and not copied:
         return parameter
-    return parameter.detach().to(device, torch.float32).clone().requires_grad_(True)
+    return local_shard(parameter).to(device, torch.float32, copy=True).requires_grad_(True)

@@ -33,6 +33,7 @@ class Processes:
         rank, world_size: this process's number and how many there are.
         node_size: how many of them run on this node.
         device: where this process computes.
+        stage: what it does within a step, such as "rollouts", for trainers.watch; set where a stage begins.
 
     Raises:
         ConfigError: a decoding worker imports a script that trains; there are fewer GPUs than processes.
@@ -58,6 +59,7 @@ class Processes:
         self.device = resolve_device(device if self.world_size == 1 else str(state.device))
         here = socket.gethostname()
         self.node_size = self.gather([here]).count(here)
+        self.stage = ""
 
     @property
     def is_main(self) -> bool:

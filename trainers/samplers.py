@@ -18,6 +18,7 @@ from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
 from trainers.policy import Policy
+from trainers.processes import Processes
 from trainers.vllm_sampler import VllmSampler, check_vllm_sampler
 from trainers.weights import finite_only
 
@@ -44,10 +45,10 @@ def check_sampler(config: TrainConfig, *, world_size: int) -> None:
         check_vllm_sampler(config, world_size=world_size)
 
 
-def open_sampler(policy: Policy, config: TrainConfig, *, world_size: int) -> Sampler:
+def open_sampler(policy: Policy, config: TrainConfig, processes: Processes) -> Sampler:
     """The sampler that config.rollouts names. Raises ConfigError or ResourceError if it cannot start."""
     if config.rollouts == "vllm":
-        return VllmSampler(policy, config, world_size=world_size)
+        return VllmSampler(policy, config, processes)
     return BuiltinSampler(policy, config)
 
 

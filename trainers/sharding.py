@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +133,21 @@ def local_shard(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def norm_over_shards(norm: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """The 2-norm of gradients in all processes, given that of this one's shards; as it is if nothing is sharded.
+
+    Every process calls it. `norm` may lie in main memory: NCCL reduces on the shards' device.
+    """
+    if isinstance(norm, DTensor):
+        return norm.full_tensor()
+    sharded = next((parameter for parameter in parameters if isinstance(parameter, DTensor)), None)
+    if sharded is None:
+        return norm
+    square = norm.to(local_shard(sharded).device, torch.float64).square()
+    torch.distributed.all_reduce(square, group=sharded.device_mesh.get_group())
+    return square.sqrt().to(norm.device, norm.dtype)
+
+
 def save_shards(folder: Path, tensors: Mapping[str, object], step: int) -> None:
     """Write nested dicts of sharded tensors, each process its own shards. Raises CheckpointException in all alike."""
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -177,12 +192,18 @@ def saved_steps(folder: Path) -> dict[Path, int]:
 
 
 def as_sharded(shards: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The shards that each process holds in main memory, as sharded tensors laid out as `like`; memory is shared."""
+    """The shards that each process holds in main memory, as sharded tensors laid out as `like`; memory is shared.
+
+    What is a sharded tensor already stays as it is.
+    """
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, part in shards.items():
             layout = like[name]
+            if isinstance(part, DTensor):
+                found[name] = part
+                continue
             if not isinstance(layout, DTensor):
                 raise TypeError(f"{name} is not sharded")
             found[name] = DTensor.from_local(part, mesh, layout.placements, shape=layout.shape, stride=layout.stride())

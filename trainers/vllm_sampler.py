@@ -19,6 +19,7 @@ from trainers.data import TrainingExample
 from trainers.groups import Group, Rollout, rollout_sampling
 from trainers.merging import whole_parameters
 from trainers.policy import Policy
+from trainers.processes import Processes
 from trainers.weights import logits_not_finite
 
 if TYPE_CHECKING:
@@ -102,9 +103,9 @@ class VllmSampler:
     in the group alone; equal seeds give equal rollouts only as far as vLLM's kernels do.
     """
 
-    def __init__(self, policy: Policy, config: TrainConfig, *, world_size: int) -> None:
+    def __init__(self, policy: Policy, config: TrainConfig, processes: Processes) -> None:
         """Start the engine. Raises ConfigError if vLLM refuses the model, ResourceError if memory does not suffice."""
-        self._policy, self._config = policy, config
+        self._policy, self._config, self._processes = policy, config, processes
         self._end_ids = tuple(sorted(end_token_ids(policy.model, policy.processor.tokenizer)))
         self._weights_changed = True
         options = EngineOptions(
@@ -116,7 +117,7 @@ class VllmSampler:
             eager=policy.model.device.type == "cpu",
         )
         dtype = str(policy.dtype).removeprefix("torch.")
-        self._engine = ColocatedEngine(policy.folder, dtype, options, launched=world_size > 1)
+        self._engine = ColocatedEngine(policy.folder, dtype, options, launched=processes.world_size > 1)
 
     def sample(self, examples: Sequence[TrainingExample]) -> list[Group]:
         """config.num_generations rollouts of every example, in the examples' order.
@@ -127,8 +128,9 @@ class VllmSampler:
         requests = [request for example in examples for request in self._requests(example)]
         try:
             if self._weights_changed or self._engine.needs_weights:
+                self._processes.stage = "weights for vLLM"
                 self._engine.load_weights(whole_parameters(self._policy.model, self._policy.dtype))
-                self._weights_changed = False
+                self._weights_changed, self._processes.stage = False, "rollouts"
             completions = iter(self._engine.complete(requests))
         except RuntimeError as error:
             if not out_of_memory(error):

@@ -37,7 +37,7 @@ class Watch:
 
     def __init__(self, processes: Processes, hang_timeout_s: float) -> None:
         self._processes, self._timeout_s = processes, hang_timeout_s
-        self._stage, self._since = "start", time.monotonic()
+        self._stage = "start"
         self._over = threading.Event()
         self._ended: PeerEnded | None = None
         number = next(_NUMBERS)
@@ -48,8 +48,8 @@ class Watch:
         self._store = None if processes.world_size == 1 else _get_default_store().clone()
 
     def enter(self, stage: str) -> None:
-        """A stage begins, such as "step 12"; the one before has ended."""
-        self._stage, self._since = stage, time.monotonic()
+        """A stage begins, such as "step 12"; the one before has ended. Processes.stage names those within it."""
+        self._stage, self._processes.stage = stage, ""
 
     def finish(self) -> None:
         """Everything collective has been done, in every process: nothing is watched any more."""
@@ -83,21 +83,29 @@ class Watch:
         elif broken:
             raise ended from error
 
+    @property
+    def _where(self) -> str:
+        """Such as "step 12, rollouts"."""
+        return ", ".join(filter(None, (self._stage, self._processes.stage)))
+
     def _look(self) -> None:
-        told = self._since
+        stage, since = self._where, time.monotonic()
+        told = since
         for beat in itertools.count():
             if self._over.wait(PERIOD_S):
                 return
-            stage, since = self._stage, max(self._since, told)
-            if time.monotonic() - since > self._timeout_s:
-                told = time.monotonic()
-                self._say_where(stage, told - self._since)
+            now, here = time.monotonic(), self._where
+            if here != stage:
+                stage, since, told = here, now, now
+            elif now - told > self._timeout_s:
+                told = now
+                self._say_where(stage, now - since)
             if self._store is not None:
-                self._look_at_others(self._store, beat)
+                self._look_at_others(self._store, f"{beat} {here}")
 
-    def _look_at_others(self, store: Store, beat: int) -> None:
+    def _look_at_others(self, store: Store, sign: str) -> None:
         try:
-            ended = self._failure(store) or self._silent(store, beat)
+            ended = self._failure(store) or self._silent(store, sign)
         except RuntimeError:  # the store is gone: asked once more, it says so
             ended = self._failure(store)
         # What this process raises by itself, from a connection that broke, ends it in the usual way.
@@ -107,10 +115,10 @@ class Watch:
         # The main thread waits in a call that nobody will answer.
         os._exit(ended.exit_code)
 
-    def _silent(self, store: Store, beat: int) -> PeerEnded | None:
-        """Give a sign of life; the first process that has given none for DEAD_S."""
+    def _silent(self, store: Store, sign: str) -> PeerEnded | None:
+        """Give a sign of life, which says in which stage; the first process that has given none for DEAD_S."""
         names = {rank: f"{self._alive}/{rank}" for rank in range(self._processes.world_size)}
-        store.set(names[self._processes.rank], str(beat))
+        store.set(names[self._processes.rank], sign)
         now = time.monotonic()
         for rank, name in names.items():
             if rank == self._processes.rank:
@@ -120,9 +128,15 @@ class Watch:
             if value != last:
                 self._beats[rank] = value, now
             elif now - since > DEAD_S:
-                self._ended = PeerEnded(f"process {rank} has given no sign of life for {DEAD_S:.0f} s: killed?", 1)
+                silent = f"process {rank} has given no sign of life for {DEAD_S:.0f} s{self._last_stage(rank)}: killed?"
+                self._ended = PeerEnded(silent, 1)
                 return self._ended
         return None
+
+    def _last_stage(self, rank: int) -> str:
+        """ ", last in step 12, rollouts", of another process; nothing if it has not said so."""
+        _, _, stage = self._beats.get(rank, (b"", 0.0))[0].decode().partition(" ")
+        return stage and f", last in {stage}"
 
     def _failure(self, store: Store, wait_s: float = 0.0) -> PeerEnded | None:
         """What another process has failed of, given so many seconds to say it."""
@@ -137,7 +151,8 @@ class Watch:
             code, _, words = store.get(self._failed).decode().partition(" ")
             self._ended = PeerEnded(words, int(code))
         except RuntimeError as error:  # torch.distributed's, when the process that keeps the store has been killed
-            self._ended = PeerEnded(f"process 0 cannot be reached any more ({str(error).splitlines()[0]})", 1)
+            why = str(error).splitlines()[0]
+            self._ended = PeerEnded(f"process 0 cannot be reached any more{self._last_stage(0)} ({why})", 1)
         return self._ended
 
     def _say_where(self, stage: str, seconds: float) -> None:

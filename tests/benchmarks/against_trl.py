@@ -91,7 +91,8 @@ def ours(folder: Path, rows: int, columns: int, length: int) -> str:
     trainers.grpo.reward = lambda *_: Reward(float(next(numbers) % 2), 0.0)
     optimizer = Optimizer(policy.trainable(), config)
     state = TrainingState(policy, Reference("none", policy, decay=0.9, every=1), optimizer)
-    sampler, clock, processes = open_sampler(policy, config, world_size=1), Clock(), Processes("cpu")
+    clock, processes = Clock(), Processes("cpu")
+    sampler = open_sampler(policy, config, processes)
     with shared_prefix_attention(policy.model):
         for _ in range(STEPS + 1):
             clock.begin()

@@ -102,6 +102,9 @@ class Accelerator(TorchDispatchMode):
             # product, reads two tensors and writes one.
             kernels = stack.enter_context(torch.library._scoped_library("aten", "IMPL"))
             kernels.impl("silu_backward", lambda grad, output: torch.mul(grad, output), "AutogradMeta")
+            # torch.nn.functional.rms_norm is this operation, for which CUDA has a kernel and "meta" has only its parts.
+            # By the inner library: the outer one refuses, because a compiler wants the parts.
+            kernels.m.impl("_fused_rms_norm", "Meta", _fused_rms_norm, False)
             stack.enter_context(self)
             yield
 
@@ -307,6 +310,14 @@ def _attention(
     return chosen(query, key, value, bias, grad, dropout_p, is_causal, scale=scale)[0]
 
 
+def _fused_rms_norm(
+    hidden: Tensor, shape: list[int], weight: Tensor | None, epsilon: float | None
+) -> tuple[Tensor, Tensor]:
+    """Shapes and dtypes of what CUDA's kernel gives: the result, and for the backward pass a number a row."""
+    rows = [*hidden.shape[: hidden.dim() - len(shape)], *[1] * len(shape)]
+    return torch.empty_like(hidden), hidden.new_empty(rows, dtype=torch.float32)
+
+
 def _refuse_two_devices(name: str, args: Any, tensors: list[Tensor]) -> None:
     if name in TRANSFERS or name == "set_":
         return
@@ -320,8 +331,9 @@ def _refuse_two_devices(name: str, args: Any, tensors: list[Tensor]) -> None:
 
 @functools.cache
 def _is_composite(func: Any) -> bool:
-    """Whether it is made of other operations on every device."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    """Whether it is made of other operations, and the device has no kernel for it."""
+    kernel_for = torch._C._dispatch_has_kernel_for_dispatch_key
+    return kernel_for(func.name(), "CompositeImplicitAutograd") and not kernel_for(func.name(), "Meta")
 
 
 def _leaves(tree: Any) -> Iterator[Any]:

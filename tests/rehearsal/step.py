@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
@@ -55,6 +55,7 @@ class Case:
     questions: int = 1  # of this process
     group_chunk: int | None = None
     gradient_checkpointing: bool = True
+    optimizer_device: Literal["auto", "cpu"] = "auto"  # cpu: its memory is real, 16 bytes a weight
 
     @property
     def name(self) -> str:
@@ -66,6 +67,7 @@ class Case:
         options += [f"{self.questions} questions"] * (self.questions > 1)
         options += [f"chunk {self.group_chunk}"] * (self.group_chunk is not None)
         options += ["without checkpointing"] * (not self.gradient_checkpointing)
+        options += ["optimizer on the CPU"] * (self.optimizer_device == "cpu")
         return " ".join([self.model, self.preset, f"x{self.processes}", *options])
 
     @property
@@ -79,6 +81,7 @@ class Case:
             "num_generations": self.group,
             "group_chunk": self.group_chunk,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "optimizer_device": self.optimizer_device,
             "dtype": "bfloat16",
             "decode_cache": "static",  # what "auto" is on CUDA
         }

@@ -47,6 +47,19 @@ def test_arithmetic_and_kernels_are_counted_in_the_innermost_stage(accelerator):
     assert (outer.flops, outer.kernels) == (0, 3)  # two fills and the sum; a transposed view is none
 
 
+def test_an_rms_norm_is_one_kernel_each_way(accelerator):
+    hidden, weight = (torch.ones(*shape, device=DEVICE, requires_grad=True) for shape in ((3, 5, 8), (8,)))
+    normed = torch.nn.functional.rms_norm(hidden, (8,), weight, 1e-6)
+    assert accelerator.live == 4 * BLOCK  # input, weight, result, and for the backward pass a number a row
+    with accelerator.counting("backward"):
+        normed.backward(torch.empty_like(normed))
+    with accelerator.counting("sampling"), torch.inference_mode():
+        torch.nn.functional.rms_norm(hidden, (8,), weight, 1e-6)
+    assert accelerator.stages["test"].kernels == 3  # two fills
+    assert (accelerator.stages["backward"].kernels, accelerator.stages["sampling"].kernels) == (1, 1)
+    assert (hidden.grad.shape, weight.grad.shape) == ((3, 5, 8), (8,))
+
+
 def test_values_that_the_host_knows_are_read_back_and_counted(accelerator):
     grid = torch.tensor([[8, 16, 32], [1, 32, 32]], device=DEVICE)
     assert (grid.prod(-1) // 4).tolist() == [1024, 256]
@@ -96,6 +109,17 @@ def test_a_rehearsal_gives_the_same_numbers_again(sound):
     again = rehearse_apart(SMALL)
     assert {name: Numbers.of(stage) for name, stage in again.items()} == sound
     assert not worse(again, sound)
+
+
+def test_an_optimizer_in_main_memory_takes_its_moments_off_the_device():
+    cases = [dataclasses.replace(SMALL, processes=2, optimizer_device=device) for device in ("auto", "cpu")]
+    there, here = (rehearse_apart(case) for case in cases)
+    weights = sum(parameter.numel() for parameter in shapes.build("smoke", DEVICE).parameters())
+    saved = {name: stage.peak - here[name].peak for name, stage in there.items()}
+    assert saved.pop("load") == 0
+    # Of this process's shards two moments, and in an update the gradients.
+    share = {name: 12 if "update" in name else 8 for name in saved}
+    assert saved == {name: pytest.approx(share[name] * weights / 2, rel=0.002) for name in saved}
 
 
 def plant_mask_on_the_cpu():

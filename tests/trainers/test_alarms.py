@@ -21,6 +21,7 @@ from trainers.errors import TrainingEnded
 from trainers.metrics import StepLog
 from trainers.optimizer import Optimizer
 from trainers.plan import plan_training
+from trainers.processes import Processes
 from trainers.rewards import Reward
 from trainers.trackers import scalars
 
@@ -136,7 +137,7 @@ def test_what_vllm_gives_without_a_finite_probability_is_not_trained_on(toy, mon
 
     monkeypatch.setattr(vllm_sampler, "ColocatedEngine", lambda *given, **options: None)
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
-    sampler = vllm_sampler.VllmSampler(policy_of(config), config, world_size=1)
+    sampler = vllm_sampler.VllmSampler(policy_of(config), config, Processes("cpu"))
 
     def completion(*logprobs):
         entries = [{5: SimpleNamespace(logprob=value)} for value in logprobs]

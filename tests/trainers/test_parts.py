@@ -20,13 +20,14 @@ from tests.rows import training_row, write_rows
 from tests.trainers.toy import policy_of, toy_config
 from trainers.config import TrainConfig, resolve_train_config, total_steps
 from trainers.data import QuestionStream, contradicting_rows, read_rows
-from trainers.estimate import count_parameters, estimate
+from trainers.estimate import _pinned, count_parameters, estimate
 from trainers.groups import GroupReport as Report
 from trainers.identity import RESUME_MUTABLE, resume_identity
 from trainers.metrics import StepLog, collapse_warnings, grpo_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import plan_training
 from trainers.presets import PRESETS
+from trainers.processes import Processes
 
 
 def resolved(tmp_path: Path, **options) -> TrainConfig:
@@ -254,16 +255,32 @@ def test_the_estimate_knows_the_models_size(toy):
     assert guess.policy_pass > 4 * n
     sharded = toy_config(toy.raw, toy.data, toy.data / "none", "care", dtype="float32", fsdp=True)
     guess = estimate(sharded, inspect_model(str(toy.raw)), 1, 4)
-    assert guess.weights == guess.reference == guess.average == guess.update == n
+    assert guess.weights == guess.average == guess.update == n
+    # A quarter of the first dimension, rounded up, and of its bytes the next power of two.
+    shards = [math.ceil(len(p) / 4) * p[0].numel() * 4 for p in policy.model.parameters()]
+    assert guess.reference == sum(2 ** math.ceil(math.log2(size)) for size in shards) > n
     assert guess.optimizer == 2 * n
     assert guess.loading == n + 2 * 4 * n  # shards, the gathered policy and the copy that becomes the reference
     assert guess.sampling > 4 * n  # all weights
-    assert guess.main_memory_bytes(sharded) == 2 * n  # average and copy
+    assert guess.main_memory_bytes(sharded) == n + guess.reference  # average and copy
+    moved = replace(sharded, optimizer_device="cpu")
+    there, here = estimate(moved, inspect_model(str(toy.raw)), 1, 4), guess
+    assert (there.weights, there.policy_pass) == (here.weights, here.policy_pass)  # the shards stay where they are
+    assert there.optimizer == 3 * n  # moments and the weights that are stepped on
+    assert there.main_memory_bytes(moved) == n + guess.reference + 3 * n + n  # those and gradients
+    assert there.checkpoint == here.checkpoint
     lora = toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=True, lora_r=4)
     adapters = sum(p.numel() for p in policy_of(lora).trainable().values())
     guess = estimate(lora, inspect_model(str(toy.raw)), 1)
     assert guess.average == 4 * adapters
     assert guess.weights == 2 * n + 4 * adapters  # the base in bfloat16
+
+
+def test_pinned_memory_is_taken_in_powers_of_two():
+    shapes = [(10, 3), (5,), (128, 64), (1,)]
+    # Of 4 processes each holds 3 x 3, 2, 32 x 64 and 1 numbers of 2 bytes: 18, 4, 4,096 and 2 bytes.
+    assert _pinned(shapes, width=2, parts=4) == 32 + 4 + 4096 + 2
+    assert _pinned(shapes, width=2, parts=1) == 64 + 16 + 16384 + 2
 
 
 def test_the_estimates_options_save_what_they_say(toy):
@@ -277,6 +294,8 @@ def test_the_estimates_options_save_what_they_say(toy):
     plain, pass_ = of()
     for options in ({"optimizer_device": "cpu"}, {"lora": True}, {"freeze_vision": True}, {"fsdp": True, "world": 4}):
         assert of(**options)[0] < plain, options
+    both = {"fsdp": True, "world": 4, "optimizer_device": "cpu"}
+    assert of(**both)[0] < of(fsdp=True, world=4)[0]
     assert of(gradient_checkpointing=False)[1] > of(gradient_checkpointing=True)[1]
     assert of(shared_prefix=False)[1] > pass_
     long = {"max_completion_length": 2000}  # else the gradients of the chunk before outweigh what a chunk saves
@@ -453,9 +472,11 @@ def test_memory_that_runs_out_in_vllm_is_explained(toy, monkeypatch, words, expe
     monkeypatch.setattr(vllm_sampler, "ColocatedEngine", FullEngine)
     monkeypatch.setattr(FullEngine, "words", words)
     config = toy_config(toy.raw, toy.data, toy.data / "none", "care", rollouts="vllm")
-    sampler = vllm_sampler.VllmSampler(policy_of(config), config, world_size=1)
+    processes = Processes("cpu")
+    sampler = vllm_sampler.VllmSampler(policy_of(config), config, processes)
     with pytest.raises(expected) as raised:
         sampler.sample([])
+    assert processes.stage == "weights for vLLM"
     assert type(raised.value) is expected
     assert ("--gpu-memory-utilization" in str(raised.value)) == (expected is ResourceError)
 

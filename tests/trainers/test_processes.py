@@ -11,13 +11,13 @@ from datetime import timedelta
 import pytest
 import torch
 
-import trainers.loop
+import trainers.grpo
 import trainers.watch
 from seedbench_r1.cli.app import main
 from seedbench_r1.errors import ConfigError, ResourceError
 from tests.forked import Server
 from tests.trainers.launch import command, environment, ranks
-from tests.trainers.toy import toy_config
+from tests.trainers.toy import plan_and_train, toy_config
 from trainers.processes import Processes
 
 SCRIPT = """
@@ -60,8 +60,9 @@ def hang():
 
 
 def end_unnoticed():
-    """Killed while the other process is deaf, as it is behind a kernel of NCCL."""
+    """Killed while the other process is deaf, as it is behind a kernel of NCCL; long enough there to have said so."""
     if os.environ["RANK"] == "1":
+        time.sleep(2 * trainers.watch.PERIOD_S)
         end()
     time.sleep(300)
 
@@ -75,16 +76,16 @@ def wait_in_the_store():
 
 
 def train_troubled():
-    """The command, in a process of its own; before its step 2 a process of the given rank is in trouble."""
+    """The command, in a process of its own; in its second policy pass a process of the given rank is in trouble."""
     rank, trouble, *words = sys.argv[1:]
-    learn, steps = trainers.loop._learn, itertools.count(1)
+    backward, passes = trainers.grpo.backward_groups, itertools.count(1)
 
-    def troubled(plan, processes, *rest):
-        if next(steps) == 2 and rank in ("all", str(processes.rank)):
+    def troubled(*given):
+        if next(passes) == 2 and rank in ("all", os.environ["RANK"]):
             globals()[trouble]()
-        return learn(plan, processes, *rest)
+        return backward(*given)
 
-    trainers.loop._learn = troubled
+    trainers.grpo.backward_groups = troubled
     trainers.watch.DEAD_S, trainers.watch.GRACE_S = 10.0, 2.0
     sys.argv = ["seedbench-r1", *words]
     main()
@@ -123,7 +124,8 @@ def test_a_process_that_is_killed_ends_the_other(toy, tmp_path):
 def test_a_process_that_is_killed_ends_one_that_notices_nothing(toy, tmp_path):
     codes, errors = ended(toy, tmp_path, "all", "end_unnoticed")
     assert codes == [1, -9], errors
-    assert "The training has ended: process 1 has given no sign of life for 10 s" in errors[0]
+    last = "last in step 2, policy passes, iteration 1: killed?"
+    assert f"The training has ended: process 1 has given no sign of life for 10 s, {last}" in errors[0]
 
 
 def test_a_process_that_waits_in_the_store_hears_of_a_failure(toy, tmp_path):
@@ -135,10 +137,23 @@ def test_a_process_that_waits_in_the_store_hears_of_a_failure(toy, tmp_path):
 def test_a_process_that_hangs_says_where_and_may_go_on(toy, tmp_path):
     codes, errors = ended(toy, tmp_path, 1, "hang", "--hang-timeout", "5")
     assert codes == [0, 0], errors
-    assert "s in process 1: step 2. Where every thread stands" in errors[1]
+    assert "s in process 1: step 2, policy passes, iteration 1. Where every thread stands" in errors[1]
     assert " in hang\n" in errors[1]
     # The other one waits for it.
-    assert "in process 0: step 2" in errors[0]
+    assert "in process 0: step 2, optimizer. Where every thread stands" in errors[0]
+
+
+def test_a_step_names_its_stages_in_their_order(toy, tmp_path, monkeypatch):
+    options = SETTINGS | {"max_steps": 1, "num_iterations": 2, "eval_every": 1, "eval_questions": 1}
+    config, named = toy_config(toy.sft, toy.data, tmp_path, "care", **options), []
+    stage = property(lambda processes: named[-1], lambda processes, name: named.append(name))
+    monkeypatch.setattr(Processes, "stage", stage, raising=False)
+    plan_and_train(config)
+    passes = [name for number in (1, 2) for name in (f"policy passes, iteration {number}", "optimizer")]
+    step = ["questions", "rollouts", "rewards", "reference", *passes, "metrics", "average", "log"]
+    # Without a name: what begins outside of a step, the held-out questions and the checkpoint among it.
+    assert [name for name in named if name] == step
+    assert named[-2:] == ["log", ""]
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

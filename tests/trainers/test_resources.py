@@ -83,7 +83,7 @@ def test_out_of_memory_says_what_to_lower_and_keeps_what_was_saved(config, monke
     # Advised is what is not in use yet, and what continues is kept apart from what does not.
     assert "another --out, --fsdp in several processes, --lora, --freeze-vision" in str(seen.value)
     sharded = dataclasses.replace(config, fsdp=True).memory_advice()
-    assert sharded.startswith("Fix: more processes, with which")
+    assert sharded.startswith("Fix: more processes or --optimizer-device cpu, with which")
     assert "--fsdp" not in sharded
     assert "--optimizer-device cpu, with" in dataclasses.replace(config, fsdp=True, lora=True).memory_advice()
     assert [folder.name for folder in list_checkpoints(config.out)] == ["checkpoint-1"]

@@ -50,6 +50,7 @@ KINDS = {
     "refill": CARE | {"refill": 1, "num_generations": 2},
     "sft": {"algo": "sft", "max_steps": 2, "save_steps": 100, "learning_rate": 5e-4, "freeze_vision": True},
     "frozen": FROZEN,
+    "main-memory": CARE | {"optimizer_device": "cpu"},
     # One step: then weights that are equal within 1e-6 may round apart (one in 270,592 did), and other tokens are drawn
     "bfloat16": CARE | {"dtype": "bfloat16", "max_steps": 1},
 }
@@ -72,7 +73,7 @@ class Trained:
     one: Path  # one process with twice the accumulation
     two: Path  # two processes
     sharded: Path  # two processes and --fsdp
-    resumed: Path  # likewise, stopped after the first step and continued, "lora" without --fsdp; three kinds only
+    resumed: Path  # likewise, stopped after the first step and continued, "lora" without --fsdp; some kinds only
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +85,14 @@ def trained(toy, tmp_path_factory) -> Trained:
         shared = settings | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
         options.append(shared | {"out": made.two / name})
         options.append(shared | {"out": made.sharded / name, "fsdp": True})
-        if name in ("care", "lora", "lora-kl"):
+        if name in ("care", "main-memory", "lora", "lora-kl"):
             again = shared | {"out": made.resumed / name, "fsdp": True}
             options += [again | {"stop_after": 1}, again | {"fsdp": name != "lora"}]
+        if name == "main-memory":
+            # In bfloat16: then what is stepped on is not what a pass reads.
+            again = shared | {"out": made.resumed / "moved", "fsdp": True, "max_steps": 2, "dtype": "bfloat16"}
+            options += [again | {"stop_after": 1, "optimizer_device": "auto"}, again]
+            options.append(again | {"out": made.sharded / "moved"})
     shared = KINDS["dapo"] | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
     options.append(shared | {"out": made.sharded / "packed", "fsdp": True, "max_packed_tokens": 10**6})
     shared = COMMAND | {"model": toy.sft, "data": toy.data, "gradient_accumulation_steps": 2}
@@ -166,7 +172,7 @@ def test_sharded_is_unsharded_is_one_process(toy, trained, kind):
     assert farthest(weights_of(sharded), weights_of(one)) <= 1e-6
     assert farthest(weights_of(sharded), start) > 1e-4
     average = part(kept(sharded), "average")
-    assert bool(average) == (kind in ("care", "refill", "bfloat16"))
+    assert bool(average) == (kind in ("care", "refill", "main-memory", "bfloat16"))
     assert not average or farthest(average, state_of(one)["average"]) <= 1e-6
     idle = assert_same_metrics(trained.sharded / kind, trained.one / kind, KINDS[kind]["max_steps"])
     assert kind != "refill" or sum(line["refilled"] for line in metrics_of(trained.sharded / kind)) > 0
@@ -237,11 +243,20 @@ def test_two_processes_of_the_command_are_one_with_twice_the_accumulation(toy, t
     assert printed[1] == ""
 
 
-def test_sharded_training_continues_bit_for_bit(trained):
-    whole, resumed = trained.sharded / "care", trained.resumed / "care"
+@pytest.mark.parametrize("kind", ["care", "main-memory"])
+def test_sharded_training_continues_bit_for_bit(trained, kind):
+    whole, resumed = trained.sharded / kind, trained.resumed / kind
     assert [path.name for path in list_checkpoints(resumed)] == ["checkpoint-1", "checkpoint-3"]
     assert_same_shards(whole / "checkpoint-3", resumed / "checkpoint-3")
     assert metrics_of(whole) == metrics_of(resumed)
+
+
+def test_a_sharded_optimizer_moves_to_main_memory_between_steps(trained):
+    """The advice for a GPU whose memory does not suffice."""
+    whole, resumed = (kept(folder / "moved" / "checkpoint-2") for folder in (trained.sharded, trained.resumed))
+    assert whole.keys() == resumed.keys()
+    assert farthest(part(whole, "weights"), part(resumed, "weights")) <= 1e-6
+    assert farthest(part(whole, "average"), part(resumed, "average")) <= 1e-6
 
 
 def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
@@ -252,8 +267,6 @@ def test_what_cannot_be_sharded_or_continued_is_refused(toy, trained, tmp_path):
 
     with pytest.raises(ConfigError, match=r"there is one. Fix: torchrun"):
         plan_training(config(tmp_path, fsdp=True))
-    with pytest.raises(ConfigError, match=r"without --optimizer-device cpu"):
-        config(tmp_path, fsdp=True, optimizer_device="cpu")
     begun = {name: unfinished(getattr(trained, name) / "care", tmp_path / name) for name in ("sharded", "two")}
     with pytest.raises(ConfigError, match=r"was written with --fsdp"):
         plan_training(config(begun["sharded"]), world_size=2)

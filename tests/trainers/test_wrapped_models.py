@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 
+import trainers.sharding
+import trainers.shared_prefix
 from tests.trainers.plain_runs import (
     assert_gradients_close,
     everywhere,
@@ -85,9 +88,36 @@ def test_wrapped_models_run_their_own_hooks(wrapper):
     assert wrapper != "ddp" or sum(reduced) == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.usefixtures("one_process")
+def test_a_sharded_models_masks_are_of_the_type_of_its_passes(monkeypatch):
+    """Its shards are float32: masks of that type were rounded anew by every layer, and twice as large."""
+    layout, packings = processor("qwen2_5_vl").layout, []
+    inputs, completions = group()
+    packing = trainers.shared_prefix._packing
+    monkeypatch.setattr(
+        trainers.shared_prefix, "_packing", lambda *given: packings.append(packing(*given)) or packings[-1]
+    )
+
+    def made_of(model):
+        with shared_prefix_attention(model):
+            logprobs, mask = group_logprobs(model, layout, inputs, completions)
+            weighted(logprobs, mask).backward()
+        (made,) = packings.pop().masks.items()
+        return logprobs.detach(), made
+
+    plain, sharded = (tiny(double=False).bfloat16() for _ in range(2))
+    sharded.gradient_checkpointing_enable()
+    trainers.sharding.shard(sharded, init_device_mesh("cpu", (1,)), shard_dtype=torch.float32)
+    assert sharded.dtype == torch.float32
+    expected, of_plain = made_of(plain)
+    got, (dtype, mask) = made_of(sharded)
+    assert dtype == mask.dtype == of_plain[0] == torch.bfloat16
+    assert mask.stride() == (-(-mask.shape[1] // 16) * 16, 1)
+    assert torch.equal(got, expected)
+
+
 def shard(model):
     """Each decoder layer, then all the rest, the output layer included, whose weights are sharded after its forward."""
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh("cpu", (1,))

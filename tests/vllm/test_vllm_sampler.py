@@ -37,11 +37,12 @@ def policy(config):
 
 @pytest.fixture(scope="module")
 def opened(config):
+    from trainers.processes import Processes
     from trainers.samplers import check_sampler, open_sampler
 
     threads = torch.get_num_threads()
     check_sampler(config, world_size=1)
-    sampler = open_sampler(policy_of(config), config, world_size=1)
+    sampler = open_sampler(policy_of(config), config, Processes("cpu"))
     torch.set_num_threads(1)
     yield sampler
     sampler.close()
