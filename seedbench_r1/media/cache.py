@@ -108,13 +108,16 @@ def load_cached(video: Path | None, image: Path | None, config: VideoConfig, *, 
 
 
 def entry_key(sources: list[str], config: VideoConfig, *, has_clip: bool) -> str:
-    """64 hex digits over the media files' identities, all of VideoConfig, and the versions that turn it into pixels."""
+    """64 hex digits over the media files' identities, VideoConfig, and the versions that turn it into pixels."""
+    settings = asdict(config)
+    # Which the pixels made here do not depend on.
+    del settings["preprocess"]
     parts = {
         "format": FORMAT,
         # A lone file may be a clip or an image: the list of sources does not say.
         "clip": has_clip,
         "sources": sources,
-        "video": asdict(config),
+        "video": settings,
         "libraries": [_version(name) for name in ("pillow", "av", config.reader)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -179,7 +179,7 @@ def evaluated(data_root, tmp_path, folder):
     """A run of the scripted backend that passes for one of the checkpoint in `folder`."""
     (folder / "model.safetensors").write_bytes(b"weights")
     planned = plan(configure(data_root, tmp_path))
-    planned = replace(planned, checkpoint=Checkpoint(planned.manifest.model, folder, None, 28, 7, {}))
+    planned = replace(planned, checkpoint=Checkpoint(planned.manifest.model, folder, None, 28, "ours", 7, {}))
     result = evaluate(planned, lambda _: FakeBackend.from_file(Path(planned.config.model)))
     assert result.summary.status == "complete"
     return load_run(planned.path)
