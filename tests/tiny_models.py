@@ -31,7 +31,7 @@ def make_tiny(folder: Path, family: str, *, context: int = 4096) -> Path:
     """
     size = TinySize(context=context, initializer_range=0.1)
     # Seeds whose greedy answers do not end soon
-    seed = 3 if family.startswith("qwen3_5") else 1
+    seed = {"qwen3_5": 3, "qwen3_5_moe": 20}.get(family, 1)
     write_tiny_checkpoint(folder, family=family, vocabulary_texts=[WORDS], seed=seed, size=size)
     shipped = json.loads((folder / "generation_config.json").read_text())
     shipped |= {"do_sample": True, "temperature": 1e-6, "top_k": 1, "top_p": 0.95, "repetition_penalty": 1.05}
