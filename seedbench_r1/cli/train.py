@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _Mean = Literal[
     "reward", "accuracy", "format", "bonus", "zero_std", "length", "truncated", "kl", "rollout_logprob_gap", "loss"
 ]
-DRAINING = "Stopping: this step is finished and saved. Once more stops at once."
+DRAINING = "Stopping once this step is finished and saved. Once more stops at once."
 
 ReportTo = Annotated[
     str | None, output_option("--report-to", help="tensorboard, wandb, trackio, joined by commas; by default none.")

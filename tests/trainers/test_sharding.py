@@ -371,6 +371,6 @@ def test_torchrun_hands_a_signal_on_and_waits_for_the_checkpoint(toy, tmp_path, 
     error = child.communicate(timeout=300)[1]
     (saved,) = list_checkpoints(tmp_path)
     assert read_training(saved).progress.step == len(metrics_of(tmp_path)) < 400
-    assert "Stopping: this step is finished and saved" in error
+    assert "Stopping once this step is finished and saved" in error
     left = subprocess.run(["pgrep", "-f", str(tmp_path / "train.py")], capture_output=True, check=False).stdout
     assert left == b"", "processes were left behind"
