@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from seedbench_r1.errors import IncompleteRun, Interrupted
+from seedbench_r1.config import environment_value
+from seedbench_r1.errors import IncompleteRun, Interrupted, SeedBenchError
 
 if TYPE_CHECKING:
     from seedbench_r1.engines.base import EvalResult, Plan
@@ -46,6 +50,30 @@ def raise_unless_done(planned: Plan, result: EvalResult, signal_number: int) -> 
         f"{result.unanswered} questions have no answer ({result.failed} failed). "
         f"Why: seedbench-r1 show {planned.path} --failed. Fix it and run the same command again."
     )
+
+
+# torchrun ends all of a node's processes a tenth of a second after one of them has ended.
+WAIT_FOR_THE_FIRST_S = 30.0
+
+
+@contextlib.contextmanager
+def refusals_said_once() -> Iterator[None]:
+    """What all processes of a node refuse alike is said by the first of them."""
+    try:
+        yield
+    except SeedBenchError:
+        wait_for_the_first_process()
+        raise
+
+
+def wait_for_the_first_process() -> None:
+    """Called with an error to say, in a process that torchrun has started next to others of the same command line.
+
+    If the node's first process has the same error, torchrun ends this one while it waits; if this one alone has it, it
+    is said WAIT_FOR_THE_FIRST_S later.
+    """
+    if environment_value("TORCHELASTIC_RUN_ID", "") and environment_value("LOCAL_RANK", "0") != "0":
+        time.sleep(WAIT_FOR_THE_FIRST_S)
 
 
 def lost_peer(error: Exception) -> str | None:
