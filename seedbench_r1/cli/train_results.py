@@ -129,9 +129,7 @@ def print_result(
     screen.print(f" next: {after}", soft_wrap=True)
 
 
-def eval_command(
-    planned: TrainPlan, result: TrainResult, given: Mapping[str, object], config_file: Path | None
-) -> str:
+def eval_command(planned: TrainPlan, result: TrainResult, given: Mapping[str, object], config_file: Path | None) -> str:
     """The line that evaluates what was trained, with the settings file, data, prompt and pixels of the training."""
     words = ["seedbench-r1", "eval", "--model", str(result.checkpoint)]
     if config_file is not None:
@@ -146,7 +144,7 @@ def eval_command(
 def continuation(planned: TrainPlan) -> str:
     """What to type after a training that was stopped: the command that was typed."""
     if planned.config.save_optimizer == "never":
-        return "the same command with another --out, from step 1: --save-optimizer never leaves nothing to continue from"
+        return "the same command with another --out, from step 1: --save-optimizer never leaves no state to continue"
     command = shlex.join(["seedbench-r1", *sys.argv[1:]])
     # The launcher's own words are not known here.
     return command if planned.world_size == 1 else f"behind the same launcher and its options: {command}"
