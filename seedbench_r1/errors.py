@@ -66,3 +66,11 @@ def refuse_to_start_in_a_worker() -> None:
             "A decoding worker imports the script that was started, and this script runs or trains when it is "
             'imported. Fix: call main(), evaluate() or train() below `if __name__ == "__main__":`'
         )
+
+
+LONGEST_CAUSE = 300  # characters
+
+
+def one_line(error: Exception) -> str:
+    """Another package's message, which may hold a file's content, as one line that can be read."""
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:LONGEST_CAUSE]

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tests.tiny_models import WORDS
@@ -32,6 +33,8 @@ class Recipe:
     config: Callable[[int, dict[str, int]], Any]  # from the size of the vocabulary and the special tokens' ids
     processor: Callable[[Any, str], Any]  # from tokenizer and chat template
     named: dict[str, str] = field(default_factory=dict)  # attributes of the tokenizer that the processor reads
+    # Weights whose names begin otherwise in released checkpoints than save_pretrained writes them; vLLM wants the former
+    released: tuple[str, str] | None = None
 
 
 def _template(recipe: Recipe) -> str:
@@ -128,6 +131,104 @@ GLM_MARKS = tuple(
     f"<|{word}|>" for word in ("image", "video", "begin_of_image", "end_of_image", "begin_of_video", "end_of_video")
 )
 
+
+def _siglip(name: str, size: int, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": name,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": size,
+        "patch_size": 14,
+    } | more
+
+
+def _llava(vocabulary: int, ids: dict[str, int]) -> Any:
+    return transformers.LlavaOnevisionConfig(
+        text_config=QWEN | {"model_type": "qwen2", "vocab_size": vocabulary},
+        vision_config=_siglip("siglip_vision_model", 56, vision_use_head=False),
+        image_token_index=ids["<image>"],
+        video_token_index=ids["<video>"],
+        image_grid_pinpoints=PINPOINTS,
+    )
+
+
+def _llava_processor(tokenizer: Any, template: str) -> Any:
+    size = {"height": 56, "width": 56}
+    return transformers.LlavaOnevisionProcessor(
+        transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=PINPOINTS, **CLIP),
+        tokenizer,
+        transformers.LlavaOnevisionVideoProcessor(size=size, **CLIP),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=template,
+    )
+
+
+def _video_llama(vocabulary: int, ids: dict[str, int]) -> Any:
+    return transformers.VideoLlama3Config(
+        text_config=QWEN | {"model_type": "qwen2", "vocab_size": vocabulary},
+        vision_config=_siglip("video_llama_3_vision", 0) | {"initializer_range": 0.1},
+        image_token_id=ids["<image>"],
+        video_token_id=ids["<video>"],
+    )
+
+
+def _video_llama_processor(tokenizer: Any, template: str) -> Any:
+    return transformers.VideoLlama3Processor(
+        transformers.VideoLlama3ImageProcessor(**CLIP),
+        tokenizer,
+        transformers.VideoLlama3VideoProcessor(**CLIP),
+        template,
+    )
+
+
+def _gemma3(vocabulary: int, ids: dict[str, int]) -> Any:
+    text = QWEN | {"vocab_size": vocabulary, "head_dim": 32, "sliding_window": 48, "query_pre_attn_scalar": 32}
+    text |= {"layer_types": ["sliding_attention", "full_attention"]}
+    return transformers.Gemma3Config(
+        text_config=text,
+        vision_config=_siglip("siglip_vision_model", 56, vision_use_head=False),
+        mm_tokens_per_image=4,
+        boi_token_index=ids["<start_of_image>"],
+        eoi_token_index=ids["<end_of_image>"],
+        image_token_index=ids["<image_soft_token>"],
+    )
+
+
+def _gemma3_processor(tokenizer: Any, template: str) -> Any:
+    image = transformers.Gemma3ImageProcessor(size={"height": 56, "width": 56})
+    return transformers.Gemma3Processor(image, tokenizer, chat_template=template, image_seq_length=4)
+
+
+def _smolvlm(vocabulary: int, ids: dict[str, int]) -> Any:
+    text = QWEN | {"model_type": "llama", "vocab_size": vocabulary, "pad_token_id": ids["<|endoftext|>"]}
+    return transformers.SmolVLMConfig(
+        text_config=text,
+        vision_config=_siglip("smolvlm_vision", 56) | {"initializer_range": 0.1},
+        image_token_id=ids["<image>"],
+        scale_factor=2,
+        pad_token_id=ids["<|endoftext|>"],
+    )
+
+
+def _smolvlm_processor(tokenizer: Any, template: str) -> Any:
+    sizes = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
+    return transformers.SmolVLMProcessor(
+        transformers.SmolVLMImageProcessor(**sizes),
+        tokenizer,
+        transformers.SmolVLMVideoProcessor(**sizes),
+        image_seq_len=4,
+        chat_template=template,
+    )
+
+
+SIGLIP = ("vision_tower.", "vision_tower.vision_model.")
+PINPOINTS = [[56, 56], [56, 112], [112, 56], [112, 112]]
+SMOLVLM_MARKS = ("<image>", "<video>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+SMOLVLM_MARKS += tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+
 RECIPES = {
     "internvl": Recipe(
         image="<IMG_CONTEXT>",
@@ -156,6 +257,45 @@ RECIPES = {
         config=_glm("glm46v"),
         processor=_glm_processor("Glm46VImageProcessor", "Glm46VVideoProcessor", "Glm46VProcessor"),
     ),
+    "llava_onevision": Recipe(
+        image="<image>",
+        video="<video>",
+        marks=("<image>", "<video>"),
+        config=_llava,
+        released=SIGLIP,
+        processor=_llava_processor,
+        named={"image_token": "<image>", "video_token": "<video>"},
+    ),
+    "video_llama_3": Recipe(
+        image="<image>",
+        video="<video>",
+        marks=("<image>", "<video>"),
+        config=_video_llama,
+        processor=_video_llama_processor,
+        named={"image_token": "<image>", "video_token": "<video>"},
+    ),
+    "gemma3": Recipe(
+        image="<start_of_image>",
+        video="",
+        # vLLM takes runs of line breaks for tokens of their own, which they are in Gemma's vocabulary.
+        marks=("<start_of_image>", "<end_of_image>", "<image_soft_token>", *("\n" * n for n in range(1, 5))),
+        config=_gemma3,
+        released=SIGLIP,
+        processor=_gemma3_processor,
+        named={
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+    ),
+    "smolvlm": Recipe(
+        image="<image>",
+        video="<video>",
+        marks=SMOLVLM_MARKS,
+        config=_smolvlm,
+        processor=_smolvlm_processor,
+        named={"image_token": "<image>", "video_token": "<video>"},
+    ),
 }
 
 
@@ -174,6 +314,10 @@ def make_generic(folder: Path, family: str) -> Path:
     )
     recipe.processor(tokenizer, _template(recipe)).save_pretrained(folder)
     model.save_pretrained(folder)
+    if recipe.released is not None:
+        weights = folder / "model.safetensors"
+        renamed = {name.replace(*recipe.released): value for name, value in load_file(weights).items()}
+        save_file(renamed, weights, metadata={"format": "pt"})
     return folder
 
 

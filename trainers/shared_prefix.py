@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION = "seedbench_shared_prefix"  # the name under which transformers knows `_attention`
+ALIGNED = 16  # numbers, to a multiple of which PyTorch's memory-efficient attention pads the rows of a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,23 @@ class _Packing:
     length: int  # P + sum of the lengths: the group's rows
     places: Tensor  # (G * C,) int64: the group's row of each padded completion token; padding points at row 0
     rows: Tensor  # (sum of the lengths,) int64: index of each packed completion token among G * C
-    mask: Tensor  # (heads per key head * C, P + C) of the model's dtype: 0 where a token may attend, else -inf
     width: int  # C, the longest completion
+    heads_per_key: int
+    masks: dict[torch.dtype, Tensor]  # made by `mask` so far
+
+    def mask(self, states: Tensor) -> Tensor:  # (heads per key head * C, P + C)
+        """0 where a token may attend, else -inf; of the dtype and on the device of `states`.
+
+        One for all layers. Of the dtype that a pass runs in, which only its layers know: under --fsdp the model's own
+        is the shards'.
+        """
+        if states.dtype not in self.masks:
+            # CUDA's kernel takes rows of 16 numbers, and would copy any others in every layer.
+            columns = self.prompt + self.width
+            shape = self.width, -(-columns // ALIGNED) * ALIGNED
+            masked = torch.full(shape, -torch.inf, dtype=states.dtype, device=states.device).triu(self.prompt + 1)
+            self.masks[states.dtype] = masked.repeat(self.heads_per_key, 1)[:, :columns]
+        return self.masks[states.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,21 +246,20 @@ def _packed(
 
 def _packing(base: PreTrainedModel, n_prompt: int, lengths: Sequence[int]) -> _Packing:
     config, device = base.config.get_text_config(), device_of(base)
-    heads_per_key = config.num_attention_heads // config.num_key_value_heads
     width = max(lengths)
     steps = torch.arange(width)
     real = steps < torch.tensor(lengths)[:, None]  # (G, C)
     rows = real.flatten().nonzero().flatten()
     places = torch.zeros(real.numel(), dtype=torch.int64)
     places[rows] = torch.arange(n_prompt, n_prompt + len(rows))
-    masked = torch.full((width, n_prompt + width), -torch.inf, dtype=base.dtype, device=device).triu(n_prompt + 1)
     return _Packing(
         n_prompt,
         n_prompt + sum(lengths),
         places.to(device),
         rows.to(device),
-        masked.repeat(heads_per_key, 1),
         width,
+        config.num_attention_heads // config.num_key_value_heads,
+        {},
     )
 
 
@@ -322,7 +337,7 @@ def _completion_attention(
         queries.reshape(-1, key_heads, per_key * width, size),
         with_prompt(key),
         with_prompt(value),
-        attn_mask=packing.mask.to(query.dtype),
+        attn_mask=packing.mask(query),
         scale=scaling,
     )
     by_token = attended.view(-1, key_heads, per_key, width, size).permute(0, 3, 1, 2, 4)

@@ -32,6 +32,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.any_processor import AnyProcessor, load_any_processor
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.models.completions import completion_text
+from seedbench_r1.models.sample import sample_request
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
 
 if TYPE_CHECKING:
@@ -97,10 +98,21 @@ class VllmBackend:
             processor = load_any_processor(str(folder))
             wanted = checkpoint_dtype(checkpoint.config) if dtype == "auto" else dtype
             self._engine, self._guard = start_engine(folder, wanted, self.options)
+            self._check_prompts(processor, checkpoint.size_multiple)
         except BaseException:
             self.close()
             raise
         self.processor: AnyProcessor = dataclasses.replace(processor, context=self._engine.model_config.max_model_len)
+
+    def _check_prompts(self, processor: AnyProcessor, size_multiple: int) -> None:
+        """Raise ConfigError if vLLM makes another prompt of a clip than the checkpoint's processor."""
+        request = sample_request(max(size_multiple, 28))
+        try:
+            render(self._engine, processor, request, processor.prepare(request).input_ids.tolist())
+        except (*REQUEST_ERRORS, self._refused) as error:
+            raise ConfigError(
+                f"vLLM cannot be given our clips for this model: {error}. Nothing was asked. Fix: --backend transformers"
+            ) from error
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests; see backends.base.Backend.

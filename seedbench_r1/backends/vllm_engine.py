@@ -102,17 +102,23 @@ def render(engine: LLMEngine, processor: AnyProcessor, request: Request, expecte
     prompt = {
         "prompt_token_ids": processor.text_ids(request),
         "multi_modal_data": media_of(request, as_images=processor.preprocess == "images"),
-        "mm_processor_kwargs": {"do_resize": False} if processor.preprocess == "ours" else {},
+        "mm_processor_kwargs": processor.overrides,
     }
     (rendered,) = engine.renderer.render_cmpl([prompt])
     found = rendered["prompt_token_ids"]
     # vLLM may write a clip with another of the placeholders, and puts the same embeddings there.
     if _one_placeholder(found, processor) != _one_placeholder(expected, processor):
         raise ValueError(
-            f"vLLM made {len(found)} prompt tokens of this request, not the {len(expected)} expected: it resized "
-            "or resampled the frames, or reads the checkpoint's processor differently"
+            f"vLLM made {len(found)} prompt tokens of this request, {len(expected)} were expected, the first other one "
+            f"at {_first_difference(found, expected)}: it resized or resampled the frames, tells another time, or reads "
+            "the checkpoint's processor differently"
         )
     return rendered
+
+
+def _first_difference(found: list[int], expected: list[int]) -> int:
+    pairs = zip(found, expected, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(found), len(expected)))
 
 
 def _one_placeholder(ids: list[int], processor: AnyProcessor) -> list[int]:

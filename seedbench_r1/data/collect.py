@@ -18,7 +18,7 @@ from seedbench_r1.data.archives import READ_AHEAD, Archive, Member, read_members
 from seedbench_r1.data.hub import Repository, Stopped, TransferError
 from seedbench_r1.data.manifest import ArchiveEntry, DataManifest, FileEntry, MediaEntry
 from seedbench_r1.data.remote import Source
-from seedbench_r1.errors import ConfigError, DataError, ResourceError, SeedBenchError
+from seedbench_r1.errors import ConfigError, DataError, ResourceError, SeedBenchError, one_line
 from seedbench_r1.files import utc_now
 from seedbench_r1.media.layout import NameIndex
 
@@ -234,7 +234,7 @@ class Collector:
         except Exception as error:
             if not member.separate or _is_ours(error):
                 raise
-            text = f"{archive.name}: member {member.name!r} cannot be read: {str(error) or type(error).__name__}."
+            text = f"{archive.name}: member {member.name!r} cannot be read: {one_line(error)}."
             reading.problems.append(text)
         finally:
             if wanted not in reading.kept:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import Checkpoint
+from seedbench_r1.models.sample import sample_media
 from seedbench_r1.prompts import build_prompt, build_request, wording_name
 from seedbench_r1.types import Media, Question, VideoConfig
+
+if TYPE_CHECKING:
+    from seedbench_r1.models.any_processor import AnyProcessor
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +27,19 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
             the shortest prompt leaves no room in the model's context.
     """
     # Imported here: torch and transformers take seconds, and runs without a checkpoint need neither.
-    from seedbench_r1.models.qwen_vl import load_processor, prompt_token_ids, render_prompt
+    from seedbench_r1.models.any_processor import load_any_processor
 
     folder = str(checkpoint.base_folder or checkpoint.folder)
-    processor = load_processor(folder)
+    processor = load_any_processor(folder)
     first: dict[tuple[str, bool, bool], Question] = {}
     for question in questions:
         kind = wording_name(question, config.template), question.video is None, question.image is None
         first.setdefault(kind, question)
     for question in first.values():
-        request = build_request(question, _blank(question, config.video), config.template)
         try:
-            rendered = render_prompt(request, processor)
-            n_text = len(prompt_token_ids(request, processor))
+            rendered, least, most = _tokens(question, config, processor)
+        except ConfigError:
+            raise
         # Templates are programs, and raise what they like.
         except Exception as error:
             raise ConfigError(
@@ -49,7 +52,6 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
                 f"The chat template of {config.model} leaves out what {question.question_id} asks: its text is not in "
                 f"the prompt. Fix: --processor BASE_MODEL, or mend the template."
             )
-        least, most = (n_text + n for n in _vision_tokens(question, config.video))
         if least >= processor.context:
             raise ConfigError(
                 f"A prompt such as {question.question_id}'s takes at least {least} tokens ({config.video.min_frames} "
@@ -63,12 +65,40 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
             )
 
 
-def _blank(question: Question, video: VideoConfig) -> Media:
-    """The smallest media that the model takes."""
-    side = video.size_multiple
-    frames = None if question.video is None else np.zeros((2, side, side, 3), np.uint8)
-    image = None if question.image is None else np.zeros((side, side, 3), np.uint8)
-    return Media(frames, () if frames is None else (0, 1), 1.0, 2, image, None)
+def _tokens(question: Question, config: EvalConfig, processor: AnyProcessor) -> tuple[str, int, int]:
+    """A rendered prompt, and its tokens with the fewest and smallest, and with the most and largest frames."""
+    from seedbench_r1.models.qwen_vl import QwenProcessor, prompt_token_ids
+
+    if isinstance(processor, QwenProcessor):
+        request = build_request(question, _sample(question, config.video, 2, 0, 0), config.template)
+        n_text = len(prompt_token_ids(request, processor))
+        least, most = (n_text + n for n in _vision_tokens(question, config.video))
+        return processor.render(request), least, most
+    video = config.video
+    bounds = (
+        (video.min_frames, video.min_pixels, video.image_min_pixels),
+        # More frames than the fewest in any case: a processor that takes a number of its own shows itself.
+        (max(video.max_frames, video.min_frames + 2), video.max_pixels, video.image_max_pixels),
+    )
+    few, many = (build_request(question, _sample(question, video, *bound), config.template) for bound in bounds)
+    least, most = (len(processor.prepare(request).input_ids) for request in (few, many))
+    if question.video is not None and least >= most:
+        raise ConfigError(
+            f"The processor of {config.model} makes {least} tokens of {bounds[0][0]} frames and {most} of "
+            f"{bounds[1][0]}: it drops frames, or takes a number of its own, and cannot be given ours. Nothing was "
+            f"decoded. Fix: --processor BASE_MODEL, or a server and --backend openai:MODEL."
+        )
+    return processor.render(few), least, most
+
+
+def _sample(question: Question, video: VideoConfig, n_frames: int, pixels: int, image_pixels: int) -> Media:
+    """Media of a question's kind."""
+    return sample_media(
+        None if question.video is None else n_frames,
+        pixels,
+        None if question.image is None else image_pixels,
+        video.size_multiple,
+    )
 
 
 def _vision_tokens(question: Question, video: VideoConfig) -> tuple[int, int]:

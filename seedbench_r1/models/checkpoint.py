@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def _info(
     folders: tuple[Path, Path | None],  # the model's, and of an adapter its base's
     base_model: str | None,
     architecture: str,
-    weights: Sequence[Path],
+    weights: list[Path],
 ) -> ModelInfo:
     folder, base_folder = folders
     training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
@@ -190,7 +189,13 @@ def _size_multiple(config: JsonObject) -> int:
         raise ConfigError(f"config.json: vision_config is {shown(vision)}, expected an object. Fix: copy it again.")
     default_patch = next((f.patch for f in FAMILIES if f.model_type == config.get("model_type")), 14)
     patch, merge = vision.get("patch_size", default_patch), vision.get("spatial_merge_size", 2)
-    for name, value, most in (("patch_size", patch, _LARGEST_PATCH), ("spatial_merge_size", merge, _LARGEST_MERGE)):
+    temporal = vision.get("temporal_patch_size", 2)
+    limits = (
+        ("patch_size", patch, _LARGEST_PATCH),
+        ("spatial_merge_size", merge, _LARGEST_MERGE),
+        ("temporal_patch_size", temporal, _LARGEST_MERGE),
+    )
+    for name, value, most in limits:
         if type(value) is not int or not 0 < value <= most:
             raise ConfigError(f"config.json: {name} of vision_config is {shown(value)}. Fix: copy the file again.")
     return int(patch * merge)

@@ -6,7 +6,8 @@ GENERIC are evaluated with the inputs that their own processors make of our fram
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,8 @@ class GenericFamily:
     preprocess: Preprocess
     # Attributes of the processor that hold what a template writes for an image and for a clip
     placeholders: tuple[str, str] = ("image_token", "video_token")
+    # Further arguments of its image processor
+    options: Mapping[str, bool] = field(default_factory=dict)
     shared_placeholder: bool = (
         False  # images and clips are written with the same token (backends/shared_placeholder.py)
     )
@@ -53,10 +56,15 @@ FAMILIES = (
 )
 
 GENERIC = (
+    GenericFamily("gemma3", "Gemma3ForConditionalGeneration", "images"),
     GenericFamily("internvl", "InternVLForConditionalGeneration", "processor"),
     GenericFamily("glm4v", "Glm4vForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm4v_moe", "Glm4vMoeForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm46v", "Glm46VForConditionalGeneration", "ours", shared_placeholder=True),
+    GenericFamily("llava_onevision", "LlavaOnevisionForConditionalGeneration", "processor"),
+    # Its processor loses the image where there is a clip; split into tiles, 16 frames would take 17 times the tokens.
+    GenericFamily("smolvlm", "SmolVLMForConditionalGeneration", "images", options={"do_image_splitting": False}),
+    GenericFamily("video_llama_3", "VideoLlama3ForConditionalGeneration", "ours"),
 )
 
 

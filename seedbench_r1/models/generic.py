@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seedbench_r1.errors import ConfigError
+from seedbench_r1.errors import ConfigError, one_line
 from seedbench_r1.models.families import GenericFamily
-from seedbench_r1.models.processor import one_line
 from seedbench_r1.models.templates import check_template_ends, opened_by_template
 from seedbench_r1.types import Preprocess, Request
 
@@ -45,6 +44,11 @@ class GenericProcessor:
     def preprocess(self) -> Preprocess:
         """Who sizes what the model sees."""
         return self.family.preprocess
+
+    @property
+    def overrides(self) -> dict[str, bool]:
+        """What the processor's own settings give way to: frames that lie on the model's grid stay as they are."""
+        return ({"do_resize": False} if self.preprocess == "ours" else {}) | dict(self.family.options)
 
     @property
     def placeholder_ids(self) -> tuple[int, ...]:
@@ -81,9 +85,8 @@ class GenericProcessor:
         the frames, or if the prompt leaves no room in the model's context.
         """
         text = self.render(request)
-        # Frames that lie on the model's grid stay as they are; otherwise the processor has its own size.
         shared: dict[str, Any] = {"input_data_format": "channels_last"}
-        shared |= {"do_resize": False} if self.family.preprocess == "ours" else {}
+        shared |= {"do_resize": False} if self.preprocess == "ours" else {}
         images, videos, metadata = self._media(request)
         made = self.processor(
             text=[text],
@@ -91,7 +94,7 @@ class GenericProcessor:
             videos=videos or None,
             return_tensors="pt",
             text_kwargs={"add_special_tokens": self._adds_special_tokens(text)},
-            images_kwargs=shared,
+            images_kwargs=shared | dict(self.family.options),
             **({"videos_kwargs": shared | {"do_sample_frames": False, "video_metadata": metadata}} if videos else {}),
         )
         input_ids = made["input_ids"][0]
@@ -114,7 +117,9 @@ class GenericProcessor:
         fps = clip_metadata(request)["fps"]
         frames: list[dict[str, str]] = []
         for place in request.clock_indices:
-            frames += [{"type": "text", "text": f"<{place / fps:.1f} seconds>"}, {"type": "image"}]
+            # Without line breaks, which Gemma's processor puts around images itself.
+            frames += [{"type": "text", "text": f" Frame at {place / fps:.1f} s: "}, {"type": "image"}]
+        frames.append({"type": "text", "text": " " if request.image is None else " Image: "})
         return [
             {**message, "content": _replaced(message["content"], frames)}
             if isinstance(message["content"], list | tuple)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedbench_r1.errors import ConfigError
+from seedbench_r1.errors import ConfigError, one_line
 from seedbench_r1.files import JsonObject, read_json_object
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ _KNOWN = {
     "image_processor_type": ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil"),
     "video_processor_type": ("Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor"),
 }
-
-
-_LONGEST_CAUSE = 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +50,8 @@ def open_processor(model: str, revision: str | None) -> ProcessorParts:
         return _from_files(Path(model)) or _from_processor(model, revision)
     # transformers raises whatever its parts raise for files that are absent, old or damaged.
     except Exception as error:
-        first_line = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
         raise ConfigError(
-            f"Cannot load tokenizer and processor from {model}: {first_line[:_LONGEST_CAUSE]}. Fix: copy tokenizer*, "
+            f"Cannot load tokenizer and processor from {model}: {one_line(error)}. Fix: copy tokenizer*, "
             f"*processor_config.json and chat_template.* of the base model there, or --processor BASE_MODEL."
         ) from error
 
@@ -72,11 +68,6 @@ def read_config(model: str, revision: str | None) -> PreTrainedConfig:
     except Exception as error:
         raise ConfigError(f"Cannot read the configuration of {model}: {one_line(error)}") from error
     return config
-
-
-def one_line(error: Exception) -> str:
-    """Another package's message, which may hold a file's content, as one line that can be read."""
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:_LONGEST_CAUSE]
 
 
 def _from_processor(model: str, revision: str | None) -> ProcessorParts:

@@ -73,6 +73,11 @@ class QwenProcessor:
         return "ours"
 
     @property
+    def overrides(self) -> dict[str, bool]:
+        """What the settings of the checkpoint's processor give way to."""
+        return {"do_resize": False}
+
+    @property
     def placeholder_ids(self) -> tuple[int, ...]:
         """Tokens that may stand for one another: none, since image and clip have their own."""
         return ()

@@ -103,7 +103,8 @@ def plant_mask_on_the_cpu():
 
     def planted(*given):
         packed = packing(*given)
-        return dataclasses.replace(packed, mask=torch.zeros(packed.mask.shape))
+        shape = packed.heads_per_key * packed.width, packed.prompt + packed.width
+        return dataclasses.replace(packed, masks={torch.bfloat16: torch.zeros(shape)})
 
     trainers.shared_prefix._packing = planted
 
