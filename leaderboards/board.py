@@ -55,6 +55,7 @@ class Board:
     force_mixed: bool
     left_out: tuple[LeftOut, ...]  # directories that cannot be used, with the reason
     warnings: tuple[str, ...]  # for a strip above the table
+    judges: tuple[str, ...] = ()  # all whose verdicts the runs hold, in order of their names
 
     @property
     def n_measured(self) -> int:
@@ -134,7 +135,8 @@ def build_board(
         warnings = (*board.warnings, *_warnings(board, left_out), *problems)
         board = _with_deltas(_with_ranks(replace(board, left_out=tuple(left_out), warnings=warnings)))
         # Papers' rows join last: nothing before may rank or test them.
-        return replace(board, published=load_published() if include_published else ())
+        judges = sorted({judge for loaded in runs.values() for judge in loaded.verdicts})
+        return replace(board, published=load_published() if include_published else (), judges=tuple(judges))
 
 
 def _unranked(

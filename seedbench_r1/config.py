@@ -112,7 +112,7 @@ class EvalConfig:
     )
     tensor_parallel: int = setting(1, "GPUs that share one copy.", RUNTIME, at_least=1, owners=("backend vllm",))
     data_parallel: int = setting(
-        1, "Processes on this machine, each with GPUs of its own.", RUNTIME, at_least=1, owners=("engine local",)
+        1, "Processes, each with GPUs of its own; CPU: leave it at 1.", RUNTIME, at_least=1, owners=("engine local",)
     )
     max_in_flight: int = setting(128, "Generations at once.", RUNTIME, at_least=1, owners=("backend vllm",))
     gpu_memory_utilization: float = setting(

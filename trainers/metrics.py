@@ -182,9 +182,9 @@ def collapse_warnings(history: Sequence[StepMetrics]) -> list[str]:
     cut = statistics.fmean(step["truncated"] or 0.0 for step in recent)
     words = statistics.median(step["reasoning_words"] for step in recent)
     if zero > ZERO_STD:
-        found.append(f"groups without spread {100 * zero:.0f} %, over {100 * ZERO_STD:.0f} % for {WINDOW} steps")
+        found.append(f"zero_std {100 * zero:.0f} %, groups without spread: over {100 * ZERO_STD:.0f} %, {WINDOW} steps")
     if cut > TRUNCATED:
-        found.append(f"rollouts cut at the limit {100 * cut:.0f} %: raise --max-completion-length")
+        found.append(f"truncated {100 * cut:.0f} %, rollouts cut at the limit: raise --max-completion-length")
     if words <= SHORT_WORDS:
         found.append(f"reasoning has shrunk to {words:g} words")
     return found

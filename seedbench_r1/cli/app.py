@@ -17,6 +17,7 @@ import typer.core
 
 from seedbench_r1 import __version__
 from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms_benchmarks, show, train
+from seedbench_r1.cli.outcome import lost_peer, wait_for_the_first_process
 from seedbench_r1.errors import ResourceError, SeedBenchError, refuse_to_start_in_a_worker
 from seedbench_r1.files import REFUSED
 from seedbench_r1.terminal import inert_streams, make_streams_inert, printable
@@ -41,6 +42,7 @@ def _inert_usage_errors() -> Iterator[None]:
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "message"):  # a ClickException of either
             error.message = printable(str(error.message))
+            wait_for_the_first_process()
         raise
 
 
@@ -108,7 +110,7 @@ def _run() -> None:
             _report(error, _bug_message(error), 1)
         _report(error, _disk_message(error), ResourceError.exit_code)
     except Exception as error:  # noqa: BLE001 - a bug: the traceback is kept in a file, and the process exits with 1
-        _report(error, _bug_message(error), 1)
+        _report(error, lost_peer(error) or _bug_message(error), 1)
 
 
 def _interrupted(end: SystemExit) -> bool:

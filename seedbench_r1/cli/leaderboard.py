@@ -231,10 +231,14 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
         longest = max(cell_len(printable(row.run_id)) for row in board.rows)
         # Rich folds names silently: measured at a width where nothing folds.
         unfolded = Measurement.get(screen, screen.options.update(max_width=10_000), both).maximum
-        if unfolded - max(longest - FOLDED_NAME, 0) <= screen.width:
+        needed = unfolded - max(longest - FOLDED_NAME, 0)
+        if needed <= screen.width:
             table = both
         else:
-            omitted.append(f"no room for the consistency rate in {screen.width} columns: --metric {consistency}")
+            omitted.append(
+                f"no room for the consistency rate in {screen.width} columns: it is in the files below; here it needs "
+                f"COLUMNS={needed}"
+            )
     screen.print(table)
     for row in board.rows:
         # Below the table, which has no room for them in 80 columns.
@@ -242,6 +246,10 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
             screen.print(f" {row.run_id}: {', '.join(row.flags)}", soft_wrap=True)
     for warning in (*board.warnings, *omitted):
         screen.print(f" ! {warning}", soft_wrap=True)
+    if board.judge_id is not None:
+        others = [judge for judge in board.judges if judge != board.judge_id]
+        also = f"; there are verdicts of {', '.join(others)} too: --judge ID" if others else ""
+        screen.print(f" judge: {board.judge_id}{also}", soft_wrap=True)
     counts = f" {board.n_measured} measured, {board.n_ranked} ranked, {board.n_incomplete} incomplete"
     screen.print(f"{counts}, {board.n_reported} reported by papers", soft_wrap=True)
     screen.print(f" page: {written[0]} ({page.path.stat().st_size / 1e6:.2f} MB; {page.allocation})", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -75,4 +76,22 @@ def model_command(
         write_miniature_model(out, seed=seed)
     else:
         copy_shipped_model(trained, out)
-    console.out().print(f" saved {out}; next: seedbench-r1 train --algo sft --model {out}", soft_wrap=True)
+    console.out().print(f" saved {out}; next: {_next_command(out, trained)}", soft_wrap=True)
+
+
+def _next_command(model: Path, trained: str | None) -> str:
+    """What comes after such a model: SFT after random weights, CARE after SFT, else its evaluation.
+
+    The data are those next to the model, where `demo generate` has written some.
+    """
+    from seedbench_r1.demo.settings import CONFIG
+
+    root = model.parent
+    settings = str(root / CONFIG) if (root / CONFIG).is_file() else "DATA/miniature.toml"
+    if trained in ("grpo", "care"):
+        return f"seedbench-r1 eval --config {shlex.quote(settings)} --model {shlex.quote(str(model))}"
+    algo = "sft" if trained is None else "care"
+    return (
+        f"seedbench-r1 train --config {shlex.quote(settings)} --algo {algo} --model {shlex.quote(str(model))} "
+        f"--out {shlex.quote(str(root / algo))}"
+    )

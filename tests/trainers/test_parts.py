@@ -224,7 +224,7 @@ def test_collapses_are_named_after_twenty_steps():
     assert collapse_warnings([bad] * 19) == []
     found = collapse_warnings([good] * 5 + [bad] * 20)
     assert len(found) == 3
-    assert "groups without spread 50 %" in found[0]
+    assert "zero_std 50 %, groups without spread" in found[0]
 
 
 def test_lines_after_the_checkpoint_and_torn_ones_are_dropped(tmp_path):

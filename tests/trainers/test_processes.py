@@ -14,6 +14,7 @@ import torch
 import trainers.grpo
 import trainers.watch
 from seedbench_r1.cli.app import main
+from seedbench_r1.cli.outcome import lost_peer
 from seedbench_r1.errors import ConfigError, ResourceError
 from tests.forked import Server
 from tests.trainers.launch import command, environment, ranks
@@ -119,6 +120,33 @@ def test_a_process_that_is_killed_ends_the_other(toy, tmp_path):
     codes, errors = ended(toy, tmp_path, 0, "end")
     assert codes == [-9, 1], errors
     assert "The training has ended: process 0 cannot be reached any more" in errors[1]
+
+
+def test_a_broken_connection_is_not_called_a_bug(toy, tmp_path):
+    """Process 0 keeps the store, so it hears of process 1's end from gloo alone."""
+    codes, errors = ended(toy, tmp_path, 1, "end")
+    assert codes == [1, -9], errors
+    assert "Another process has ended (killed, out of memory, or a lost node): torchrun's last lines" in errors[0]
+    assert "the same command continues" in errors[0]
+    assert "This is a bug" not in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"), True),
+        (torch.distributed.DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed."), True),
+        (torch.distributed.DistNetworkError("The connection was closed: Broken pipe"), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242"), True),
+        (RuntimeError("Timed out waiting 1800000ms for recv operation to complete (gloo)"), True),
+        (torch.distributed.DistBackendError("NCCL error: invalid usage"), False),
+        (torch.distributed.DistNetworkError("The server socket has failed to listen: EADDRINUSE"), False),
+        (RuntimeError("the decoder's connection closed"), False),
+        (TimeoutError("gloo timed out"), False),
+    ],
+)
+def test_which_errors_mean_that_a_peer_is_gone(error, is_lost):
+    assert (lost_peer(error) is not None) == is_lost
 
 
 def test_a_process_that_is_killed_ends_one_that_notices_nothing(toy, tmp_path):

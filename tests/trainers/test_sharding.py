@@ -384,6 +384,20 @@ def test_torchrun_hands_a_signal_on_and_waits_for_the_checkpoint(toy, tmp_path, 
     error = child.communicate(timeout=300)[1]
     (saved,) = list_checkpoints(tmp_path)
     assert read_training(saved).progress.step == len(metrics_of(tmp_path)) < 400
-    assert "Stopping: this step is finished and saved" in error
+    assert "Stopping once this step is finished and saved" in error
     left = subprocess.run(["pgrep", "-f", str(tmp_path / "train.py")], capture_output=True, check=False).stdout
     assert left == b"", "processes were left behind"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", [["--max-steps", "0"], ["--model", "nowhere"], ["--no-such-option"]])
+def test_what_all_refuse_is_said_once_under_torchrun(toy, tmp_path, extra):
+    """Before the processes have met, after it, and by the parser of the command line."""
+    config = toy_config(toy.sft, toy.data, tmp_path / "out", "care", **LONG | {"max_steps": 1})
+    (tmp_path / "train.py").write_text('if __name__ == "__main__":\n    ' + MAIN)
+    tool = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
+    words = [*tool, str(tmp_path / "train.py"), *command(config, "--fsdp")[3:], *extra]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+    said = {"--max-steps": "--max-steps is 0", "--model": "No model", "--no-such-option": "No such option"}
+    assert done.stderr.count(said[extra[0]]) == 1, done.stderr
+    assert "ChildFailedError" in done.stderr  # torchrun's traceback follows every refusal, as docs/training.md says

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -73,8 +74,30 @@ def test_the_consistency_rate_is_shown_or_said_to_be_left_out(on_disk, terminal,
     board = build_board([on_disk.folder / name for name in ("base", "care-200")], baseline="base")
     lines = terminal(board, width)
     assert ("l3.consistency %" in lines[0]) is shown
-    assert any("--metric l3.consistency" in line for line in lines) is not shown
+    omitted = [line for line in lines if "no room for the consistency rate" in line]
+    assert bool(omitted) is not shown
     assert max(map(len, lines[:3])) <= width
+    # What is advised is enough, and no more than that.
+    for line in omitted:
+        needed = int(line.partition("COLUMNS=")[2])
+        assert "l3.consistency %" in terminal(board, needed)[0]
+        assert "l3.consistency %" not in terminal(board, needed - 1)[0]
+
+
+def test_the_judge_is_named_and_of_equals_is_the_first_by_name(on_disk, terminal, tmp_path):
+    both = Path(shutil.copytree(on_disk.folder / "base", tmp_path / "base"))
+    verdicts = both / "verdicts.jsonl"
+    text = verdicts.read_text()
+    verdicts.write_text(text + text.replace('"rules/v1"', '"miniature/v1"'))
+    assert " judge: rules/v1" in terminal(build_board([on_disk.folder / "base"]), 80)
+    assert " judge: miniature/v1; there are verdicts of rules/v1 too: --judge ID" in terminal(build_board([both]), 80)
+    # More runs, not more verdicts: the other run has the rules judge's alone.
+    more = build_board([both, on_disk.folder / "care-200"])
+    assert " judge: rules/v1; there are verdicts of miniature/v1 too: --judge ID" in terminal(more, 80)
+    assert " judge: miniature/v1; there are verdicts of rules/v1 too: --judge ID" in terminal(
+        build_board([both, on_disk.folder / "care-200"], judge="miniature"), 80
+    )
+    assert not any("judge:" in line for line in terminal(build_board([on_disk.folder / "not-judged"]), 80))
 
 
 def test_a_long_name_is_folded_to_make_room_for_the_consistency_rate(on_disk, terminal, tmp_path):

@@ -1,10 +1,15 @@
-"""`seedbench-r1 demo` as a newcomer types it, in a process of its own: half a minute, so in a file of its own."""
+"""`seedbench-r1 demo` as a newcomer types it, in a process of its own, and what `demo model` says comes next."""
 
 from __future__ import annotations
 
 import csv
+import json
 import resource
+import shlex
 
+import pytest
+
+from seedbench_r1.demo.settings import write_settings
 from tests.command import cli, cli_process
 
 
@@ -30,3 +35,18 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     answered = {path: path.read_bytes() for path in (tmp_path / "demo-out" / "runs").glob("*/records.jsonl")}
     assert cli("demo", cwd=tmp_path).returncode == 0
     assert {path: path.read_bytes() for path in answered} == answered
+
+
+@pytest.mark.parametrize(("trained", "next_step"), [(None, "sft"), ("sft", "care"), ("care", "eval")])
+def test_a_model_says_a_next_step_that_follows_from_it(tmp_path, trained, next_step):
+    write_settings(tmp_path / "small world")
+    model = tmp_path / "small world" / "base"
+    shown = cli("demo", "model", "--out", model, *(("--trained", trained) if trained else ()), cwd=tmp_path).stdout
+    name, *words = shlex.split(shown.partition("next: ")[2])
+    assert name == "seedbench-r1"
+    done = cli(*words, "--print-config", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout)
+    assert settings["model"] == str(model)
+    assert words[0] == ("eval" if next_step == "eval" else "train")
+    assert settings.get("algo", "eval") == next_step

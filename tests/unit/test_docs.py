@@ -2,17 +2,43 @@
 
 import ast
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
+import pytest
+import typer.main
 import yaml
 
+from seedbench_r1.backends import BACKENDS
 from seedbench_r1.cli.app import app
+from seedbench_r1.config import EVAL_TABLE, resolve_eval_config
+from seedbench_r1.judges.config import JUDGE_TABLE, resolve_judge_config
 from seedbench_r1.prompts import load_template
 from tests.docs_tables import documents
+from trainers.config import TRAIN_TABLE, resolve_train_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def read_eval(given: dict[str, object]) -> None:
+    """Settings of `eval`; it refuses an unknown backend together with an unknown model, which here need not exist."""
+    named = {} if str(given.get("backend", "")).startswith("openai:") else {"model": "m"}
+    backend = resolve_eval_config({**named, **given}, environ={}).backend
+    assert backend in {name.partition(":")[0] for name in BACKENDS}, f"no backend {backend}"
+
+
+# What these commands refuse by value: their settings, what is needed besides, and who reads them.
+TABLES = {
+    "eval": (EVAL_TABLE.table, {"data_root": Path()}, read_eval),
+    "train": (
+        TRAIN_TABLE.table,
+        {"model": "m", "data": Path(), "out": Path("o")},
+        lambda given: resolve_train_config(given if "preset" in given else {"algo": "care"} | given, environ={}),
+    ),
+    "run": (JUDGE_TABLE.table, {}, resolve_judge_config),
+}
 
 
 def test_tables_in_the_docs_follow_from_the_code():
@@ -27,22 +53,80 @@ def test_links_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_command_in_the_docs_exists():
-    import typer.main
-
-    group = typer.main.get_command(app)
+def documented_commands() -> list[tuple[str, list[str]]]:
+    """Page and words behind `seedbench-r1`, of each line of a shell block, behind a launcher and in a loop, too."""
+    found = []
     for page in PAGES:
-        for line in re.findall(
-            r"^(?:\s*CUDA\S*\s+)?seedbench-r1 ([^\n#&]*)", page.read_text(encoding="utf-8"), re.MULTILINE
-        ):
-            words = line.split()
-            command = group.commands.get(words[0])
-            assert command is not None, f"{page.name}: seedbench-r1 {line}"
-            if hasattr(command, "commands"):
-                command = command.commands.get(words[1]) or command.commands["run"]  # `judge RUN` is `judge run RUN`
-            known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-            used = {word for word in words if word.startswith("--")}
-            assert used <= known | {"--help"}, f"{page.name}: {used - known} in seedbench-r1 {line}"
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+            for line in re.findall(r"(?:^|\s)seedbench-r1 ([^\n|;&]*)", block):
+                words = shlex.split(line, comments=True)
+                if words and words[0] != "COMMAND":
+                    found.append((page.name, words))
+    return found
+
+
+def parsed(words: list[str]) -> tuple[str, dict[str, object]]:
+    """The command's name, and its options and arguments by name, as the command line reads them. Runs nothing."""
+    command, name = typer.main.get_command(app), ""
+    while hasattr(command, "commands"):
+        default = "run" if "run" in command.commands else ""  # `judge RUN` is `judge run RUN`
+        known = bool(words) and words[0] in command.commands
+        assert known or default, f"no command {' '.join(words)}"
+        name = words[0] if known else default
+        command, words = command.commands[name], words[1:] if known else words
+    return name, command.make_context(name, list(words)).params
+
+
+def test_every_command_in_the_docs_is_understood():
+    """Commands, options, and what stands behind an option: numbers, choices and names of judges."""
+    commands = documented_commands()
+    assert len(commands) > 100
+    for page, words in commands:
+        where = f"{page}: seedbench-r1 {' '.join(words)}"
+        if not {"-h", "--help"} & set(words):
+            try:
+                check_values_of(*parsed(words))
+            except Exception as error:
+                raise AssertionError(f"{where}: {error}") from error
+
+
+def test_every_judge_in_the_docs_exists():
+    """In prose, too; ID stands for a judge's id, as `leaderboard` and `export` take it."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = set(re.findall(r"--judge\s+([\w:./-]*\w)", text)) - {"ID"}
+    assert len(names) > 5
+    for name in names:
+        assert resolve_judge_config({"judge": name}).judge == name
+
+
+def check_values_of(name: str, params: dict[str, object]) -> None:
+    """Raise ConfigError for a value that `eval`, `train` or `judge` would refuse. Files need not exist."""
+    given = {key: value for key, value in params.items() if value is not None}
+    if name not in TABLES:
+        return
+    table, needed, resolve = TABLES[name]
+    if any("$" in str(value) for value in given.values()):
+        return  # the shell's
+    settings = {key: value for key, value in given.items() if key in table and key != "prompt_file"}
+    resolve({**needed, **settings})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("judge runs/* --judge vllm:JUDGE", "No judge 'vllm:JUDGE'"),
+        ("eval --backend vlm --model m", "no backend vlm"),
+        ("train --algo ppo", "--algo is 'ppo'"),
+        ("train --algo care --beta many", "valid number"),
+        ("train --algo care --beta -1", "--beta is -1"),
+        ("eval --temperatur 1", "--temperatur"),
+        ("judged runs/*", "no command judged"),
+    ],
+)
+def test_a_wrong_line_would_be_noticed(line, said):
+    with pytest.raises(Exception, match=said):
+        check_values_of(*parsed(line.split()))
 
 
 def test_the_prompt_file_in_the_docs_is_valid(tmp_path):
