@@ -309,6 +309,9 @@ def make_generic(folder: Path, family: str) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and not parameter.any():  # a projection that begins at 0 would hide the pixels
+                torch.nn.init.normal_(parameter, std=0.1)
     model.generation_config = transformers.GenerationConfig(
         eos_token_id=vocabulary["<|im_end|>"], pad_token_id=vocabulary["<|endoftext|>"], do_sample=False
     )

@@ -130,7 +130,7 @@ def decode(
     forbidden = torch.tensor(processor.forbidden_ids, dtype=torch.int64, device=model.device)
     # Padding is masked, so any valid id will do.
     pad_id = processor.tokenizer.pad_token_id or 0
-    logits, filled, mask, following = _prefill_any(model, processor, prompts, pad_id)
+    logits, filled, mask, following = prefill_any(model, processor, prompts, pad_id)
     completions = _completions(prompts, following, processor.context, sampling)
     # A static cache is allocated for the longest completion that may come.
     room = max(completion.room for completion in completions)
@@ -162,7 +162,7 @@ def decode(
         logits = _step(rows, tokens)
 
 
-def _prefill_any(
+def prefill_any(
     model: PreTrainedModel, processor: AnyProcessor, prompts: Sequence[Prompt], pad_id: int
 ) -> tuple[torch.Tensor, DynamicCache, torch.Tensor, list[int]]:
     """What prefill returns, and the position of each row's next token."""
