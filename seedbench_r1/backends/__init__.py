@@ -48,6 +48,10 @@ def identify_model(config: EvalConfig) -> tuple[Checkpoint | None, ModelInfo]:
     )
     if config.backend == "transformers":
         check_quantisation(config.model, checkpoint.config)
+    else:
+        from seedbench_r1.backends.vllm_engine import check_family
+
+        check_family(checkpoint)
     return checkpoint, checkpoint.info
 
 

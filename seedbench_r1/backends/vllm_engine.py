@@ -29,6 +29,7 @@ from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import JsonObject
 from seedbench_r1.models.any_processor import AnyProcessor
 from seedbench_r1.models.checkpoint import Checkpoint
+from seedbench_r1.models.families import GenericFamily, family_for
 from seedbench_r1.types import Request, SamplingConfig
 
 if TYPE_CHECKING:
@@ -92,6 +93,20 @@ def check_vllm(asked: str = "Backend 'vllm'", otherwise: str = "--backend transf
             f"{asked} requested but {why} (python {sys.executable}). "
             f"Fix, in the checkout: pip install '.[vllm]'  or  {otherwise}"
         ) from error
+
+
+def check_family(checkpoint: Checkpoint) -> None:
+    """Raise ConfigError for a family that vLLM is known to answer otherwise; warn where it may."""
+    folder = checkpoint.base_folder or checkpoint.folder
+    family = family_for(checkpoint.config.get("model_type"), folder, trust_remote_code=True)
+    if not isinstance(family, GenericFamily):
+        return
+    if family.vllm_refused is not None:
+        raise ConfigError(
+            f"vLLM cannot answer for {family.model_type}: {family.vllm_refused}. Fix: --backend transformers"
+        )
+    if family.vllm_doubt is not None:
+        log.warning("vLLM may answer otherwise than transformers here: %s (docs/models.md)", family.vllm_doubt)
 
 
 def render(engine: LLMEngine, processor: AnyProcessor, request: Request, expected: list[int]) -> object:

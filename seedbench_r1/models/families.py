@@ -38,6 +38,9 @@ class GenericFamily:
     preprocess: Preprocess
     # Attributes of the processor that hold what a template writes for an image and for a clip
     placeholders: tuple[str, str] = ("image_token", "video_token")
+    # Why vLLM is refused for it, or may answer otherwise than transformers (0.32, its CPU build)
+    vllm_refused: str | None = None
+    vllm_doubt: str | None = None
     # Further arguments of its image processor
     options: Mapping[str, bool] = field(default_factory=dict)
     shared_placeholder: bool = (
@@ -56,15 +59,30 @@ FAMILIES = (
 )
 
 GENERIC = (
-    GenericFamily("gemma3", "Gemma3ForConditionalGeneration", "images"),
+    GenericFamily(
+        "gemma3",
+        "Gemma3ForConditionalGeneration",
+        "images",
+        vllm_doubt="tokens of an image attend to each other in both directions, which not all of its attention kernels do",
+    ),
     GenericFamily("internvl", "InternVLForConditionalGeneration", "processor"),
     GenericFamily("glm4v", "Glm4vForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm4v_moe", "Glm4vMoeForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm46v", "Glm46VForConditionalGeneration", "ours", shared_placeholder=True),
-    GenericFamily("llava_onevision", "LlavaOnevisionForConditionalGeneration", "processor"),
+    GenericFamily(
+        "llava_onevision",
+        "LlavaOnevisionForConditionalGeneration",
+        "processor",
+        vllm_refused="its engine dies as soon as clips of different lengths meet in a batch",
+    ),
     # Its processor loses the image where there is a clip; split into tiles, 16 frames would take 17 times the tokens.
     GenericFamily("smolvlm", "SmolVLMForConditionalGeneration", "images", options={"do_image_splitting": False}),
-    GenericFamily("video_llama_3", "VideoLlama3ForConditionalGeneration", "ours"),
+    GenericFamily(
+        "video_llama_3",
+        "VideoLlama3ForConditionalGeneration",
+        "ours",
+        vllm_refused="its processor tells the model other times than the frames'",
+    ),
 )
 
 

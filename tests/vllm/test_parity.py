@@ -20,7 +20,8 @@ FREE = SamplingConfig(
 )
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# Of linear attention vLLM's CPU build has bfloat16 kernels only: test_families.py.
+@pytest.fixture(scope="module", params=[family for family in FAMILIES if not family.startswith("qwen3_5")])
 def family(request):
     return request.param
 

@@ -1,0 +1,52 @@
+"""vLLM and the transformers backend on the families of models/generic.py, and on those without float32 kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from seedbench_r1.backends.transformers import TransformersBackend
+from seedbench_r1.backends.vllm import VllmBackend
+from seedbench_r1.backends.vllm_engine import EngineOptions
+from seedbench_r1.errors import ConfigError
+from tests.family_table import BFLOAT16, QWEN, TABLE, WHY_NOT, answers, asked, backend, checkpoint
+from tests.vllm.conftest import MAX_IN_FLIGHT
+
+FLOAT32, ROUNDED = 1e-4, 0.1  # natural log
+
+
+def open_family(family: str, dtype: str) -> VllmBackend:
+    as_images = 16 if backend(family).processor.preprocess == "images" else 0
+    options = EngineOptions(max_in_flight=MAX_IN_FLIGHT, eager=True, frames_as_images=as_images)
+    return VllmBackend(str(checkpoint(family)), dtype=dtype, options=options)
+
+
+@pytest.mark.parametrize("family", [name for name in TABLE if name not in QWEN or name in BFLOAT16])
+def test_tokens_and_logprobs_are_those_of_transformers(family):
+    if (family, "vllm") not in WHY_NOT:
+        compare(family)
+        return
+    with pytest.raises((ConfigError, AssertionError)):
+        compare(family)
+
+
+def compare(family: str) -> None:
+    dtype = "bfloat16" if family in BFLOAT16 else "float32"
+    opened = open_family(family, dtype)
+    try:
+        found = answers(opened, asked(family))
+    finally:
+        opened.close()
+    ours = backend(family) if dtype == "float32" else TransformersBackend(str(checkpoint(family)), dtype=dtype)
+    for name, expected in answers(ours, asked(family)).items():
+        assert found[name].n_prompt_tokens == expected.n_prompt_tokens
+        if dtype == "float32":
+            assert found[name].token_ids == expected.token_ids
+            assert np.abs(np.subtract(found[name].logprobs, expected.logprobs)).max() < FLOAT32
+        else:
+            # Two tokens that are all but equally likely may change places; up to there the numbers agree.
+            pairs = zip(found[name].token_ids, expected.token_ids, strict=False)
+            same = next((place for place, (one, other) in enumerate(pairs) if one != other), len(expected.token_ids))
+            assert same >= 1
+            gap = np.subtract(found[name].logprobs[:same], expected.logprobs[:same])
+            assert np.abs(gap).max() < ROUNDED
