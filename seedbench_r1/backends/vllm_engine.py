@@ -103,7 +103,7 @@ def check_family(checkpoint: Checkpoint) -> None:
         return
     if family.vllm_refused is not None:
         raise ConfigError(
-            f"vLLM cannot answer for {family.model_type}: {family.vllm_refused}. Fix: --backend transformers"
+            f"vLLM is not used for {family.model_type} models: {family.vllm_refused}. Fix: --backend transformers"
         )
     if family.vllm_doubt is not None:
         log.warning("vLLM may answer otherwise than transformers here: %s (docs/models.md)", family.vllm_doubt)

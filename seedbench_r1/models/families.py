@@ -63,7 +63,7 @@ GENERIC = (
         "gemma3",
         "Gemma3ForConditionalGeneration",
         "images",
-        vllm_doubt="tokens of an image attend to each other in both directions, which not all of its attention kernels do",
+        vllm_doubt="an image's tokens attend to each other in both directions, which not all of its kernels do",
     ),
     GenericFamily("internvl", "InternVLForConditionalGeneration", "processor"),
     GenericFamily("glm4v", "Glm4vForConditionalGeneration", "ours", shared_placeholder=True),

@@ -3,7 +3,7 @@
 import pytest
 
 from seedbench_r1.errors import SeedBenchError
-from tests.family_table import COLUMNS, NAMES, TABLE, WHY_NOT
+from tests.family_table import COLUMNS, DOCUMENT, NAMES, TABLE, WHY_NOT, document
 
 CELLS = [(family, column) for family in TABLE for column, (_, check) in COLUMNS.items() if check is not None]
 
@@ -23,3 +23,7 @@ def test_every_family_has_a_name_and_every_reason_a_cell():
     assert set(NAMES) == set(TABLE)
     assert {family for family, _ in WHY_NOT} <= set(TABLE)
     assert {column for _, column in WHY_NOT} <= set(COLUMNS)
+
+
+def test_the_page_holds_the_table():
+    assert DOCUMENT.read_text(encoding="utf-8") == document()
