@@ -109,7 +109,8 @@ class VllmBackend:
 
     def _check_prompts(self, processor: AnyProcessor, size_multiple: int) -> None:
         """Raise ConfigError if vLLM makes another prompt of a clip than the checkpoint's processor."""
-        request = sample_request(max(size_multiple, 28))
+        side = max(size_multiple, 28)
+        request = sample_request(4, (4 * side) ** 2, (6 * side) ** 2, side)
         try:
             render(self._engine, processor, request, processor.prepare(request).input_ids.tolist())
         except (*REQUEST_ERRORS, self._refused) as error:

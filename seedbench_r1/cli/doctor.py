@@ -19,10 +19,17 @@ def doctor_command(
     *,
     data_root: Annotated[Path | None, plain_option("--data-root", help="Data set to look at.")] = None,
     runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where runs will be written.")] = Path("runs"),
+    model: Annotated[str | None, typer.Option("--model", help="Checkpoint to look at: family, prompt, costs.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Check packages, GPUs, data and disk; each failing line says what to type. Exit 3 if one fails."""
+    """Check packages, GPUs, data and disk; each failing line says what to type. Exit 3 if one fails.
+
+    With --model, say what is done for that checkpoint instead.
+    """
+    if model is not None:
+        _print_model(model, as_json=as_json)
+        return
     from seedbench_r1.cli.checks import examine
 
     marks = {"pass": console.glyph("✓", "ok"), "warn": "!", "fail": console.glyph("✗", "x")}
@@ -37,3 +44,14 @@ def doctor_command(
     bad = [finding for finding in findings if finding.status == "fail" or (strict and finding.status == "warn")]
     if bad:
         raise ConfigError(f"{len(bad)} checks failed.")
+
+
+def _print_model(model: str, *, as_json: bool) -> None:
+    from seedbench_r1.cli.model_report import lines, report_model
+
+    report = report_model(model)
+    if as_json:
+        typer.echo(json.dumps({"schema": "sbr1.doctor-model/1", **to_json(report)}))
+        return
+    for line in lines(report):
+        console.out().print(line, soft_wrap=True, markup=False, highlight=False)

@@ -10,7 +10,9 @@ from rich.table import Table
 from seedbench_r1.cli import console
 from seedbench_r1.cli.transfer_results import print_transfer, transfer_values
 from seedbench_r1.config import EvalConfig
-from seedbench_r1.prompts import build_prompt
+from seedbench_r1.models.checkpoint import Checkpoint
+from seedbench_r1.models.families import FAMILIES
+from seedbench_r1.prompts import build_prompt, build_request
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import GroupSummary, Media, Question, RunRecord, RunSummary, to_json
@@ -169,6 +171,8 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
         tokens += rows * columns // area
     # Four characters a token is near enough for English; no tokenizer is loaded for a dry run.
     text = len(build_prompt(question, config.template)) // 4
+    if media is not None and planned.checkpoint is not None and _has_own_grid(planned.checkpoint):
+        tokens, text = _tokens_by_processor(planned.checkpoint, config, question, media)
     estimate: dict[str, Any] = {
         "run_dir": str(planned.path),
         "protocol_id": planned.manifest.protocol_id,
@@ -190,6 +194,23 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
     return estimate
 
 
+def _has_own_grid(checkpoint: Checkpoint) -> bool:
+    """Whether only the checkpoint's processor can say how many tokens it makes of a picture."""
+    return not any(family.model_type == checkpoint.config.get("model_type") for family in FAMILIES)
+
+
+def _tokens_by_processor(
+    checkpoint: Checkpoint, config: EvalConfig, question: Question, media: Media
+) -> tuple[int, int]:
+    from seedbench_r1.models.any_processor import load_any_processor
+
+    folder = str(checkpoint.base_folder or checkpoint.folder)
+    processor = load_any_processor(folder, trust_remote_code=config.trust_remote_code)
+    ids = processor.prepare(build_request(question, media, config.template)).input_ids.tolist()
+    n_vision = sum(token in processor.forbidden_ids for token in ids)
+    return n_vision, len(ids) - n_vision
+
+
 def _example(planned: Plan) -> tuple[Question, Media | None]:
     """A question with a clip if there is one, and its media, decoded where a crash costs nothing; None: unreadable."""
     from seedbench_r1.media.loader import FrameLoader
@@ -204,11 +225,17 @@ def _example(planned: Plan) -> tuple[Question, Media | None]:
 
 
 def kv_bytes_per_token(model_config: dict[str, Any]) -> int:
-    """Bytes of keys and values per token at 2 bytes a number: 2 x layers x kv heads x head size x 2."""
+    """Bytes of keys and values per token at 2 bytes a number: 2 x layers x kv heads x head size x 2; 0: not known.
+
+    Layers of linear attention keep a state, whatever the length.
+    """
     text = model_config.get("text_config") or model_config
-    heads = text["num_attention_heads"]
+    heads, layers = text.get("num_attention_heads"), text.get("num_hidden_layers")
+    if not heads or not layers:
+        return 0
+    layers -= (text.get("layer_types") or []).count("linear_attention")
     head_size = text.get("head_dim") or text["hidden_size"] // heads
-    return int(2 * text["num_hidden_layers"] * text.get("num_key_value_heads", heads) * head_size * 2)
+    return int(2 * layers * (text.get("num_key_value_heads") or heads) * head_size * 2)
 
 
 def _number(value: float) -> float | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from seedbench_r1.types import Media, Request
 
 _FPS, _SECONDS = 30.0, 2.0
-_MESSAGES = (
+_MESSAGES: tuple[dict[str, Any], ...] = (
     {"role": "user", "content": [{"type": "video"}, {"type": "image"}, {"type": "text", "text": "What next?"}]},
 )
 
@@ -32,7 +34,6 @@ def sample_media(n_frames: int | None, pixels: int, image_pixels: int | None, mu
     return Media(frames, places, _FPS, n_total, image, "decord")
 
 
-def sample_request(multiple: int) -> Request:
-    """A clip of four small frames and an image of another size, as questions have them."""
-    media = sample_media(4, (4 * multiple) ** 2, (6 * multiple) ** 2, multiple)
-    return Request.of("sample", _MESSAGES, media)
+def sample_request(n_frames: int, pixels: int, image_pixels: int, multiple: int) -> Request:
+    """A clip, an image and a short question; see sample_media."""
+    return Request.of("sample", _MESSAGES, sample_media(n_frames, pixels, image_pixels, multiple))
