@@ -300,8 +300,12 @@ RECIPES = {
 
 
 def make_generic(folder: Path, family: str) -> Path:
-    """Write the checkpoint of a family; its weights are large enough that pixels and positions change its tokens."""
-    recipe = RECIPES[family]
+    """Write the checkpoint of a family."""
+    return write_checkpoint(folder, RECIPES[family])
+
+
+def write_checkpoint(folder: Path, recipe: Recipe) -> Path:
+    """Random weights that are large enough for pixels and positions to change the tokens."""
     tokenizer = _tokenizer(recipe)
     vocabulary = tokenizer.get_vocab()
     config = recipe.config(len(tokenizer), vocabulary)

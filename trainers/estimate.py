@@ -83,6 +83,7 @@ class _Sizes:
     merger: int  # of vision: runs once per token, not per patch
     blocks: int  # of vision, too
     layer: int  # matrices of a decoder layer
+    active: int  # of layer: what a token passes through; all but the experts that are not chosen for it
     layers: int
     hidden: int
     inner: int
@@ -196,9 +197,15 @@ def _sizes(model: Checkpoint) -> _Sizes:
     windows = model.config.get("model_type") == "qwen2_5_vl"
     usual = {"depth": 32, "hidden_size": 1280, "window_size": 112, "patch_size": 14, "fullatt_block_indexes": (0,) * 4}
     vision: dict[str, Any] = usual | (model.config.get("vision_config") or {})
-    hidden, heads, inner = (int(text[name]) for name in ("hidden_size", "num_attention_heads", "intermediate_size"))
+    hidden, heads = int(text["hidden_size"]), int(text["num_attention_heads"])
+    inner, left = int(text.get("intermediate_size") or 0), 0
+    if experts := int(text.get("num_experts") or 0):
+        chosen, width = int(text["num_experts_per_tok"]), int(text["moe_intermediate_size"])
+        inner = chosen * width + int(text.get("shared_expert_intermediate_size") or 0)
+        left = 3 * hidden * width * (experts - chosen)
     head = int(text.get("head_dim") or hidden // heads)
     queries, keys = heads * head, int(text["num_key_value_heads"]) * head
+    active = 2 * hidden * (queries + keys) + 3 * hidden * inner
     shapes = _shapes(model.base_folder or model.folder)
     numbers = {name: math.prod(shape) for name, shape in shapes.items()}
     tower = {name: count for name, count in numbers.items() if "visual." in name}
@@ -209,7 +216,8 @@ def _sizes(model: Checkpoint) -> _Sizes:
         vision=sum(tower.values()),
         merger=sum(count for name, count in tower.items() if "merger" in name),
         blocks=sum(count for name, count in tower.items() if ".blocks." in name),
-        layer=2 * hidden * (queries + keys) + 3 * hidden * inner,
+        layer=active + left,
+        active=active,
         layers=int(text["num_hidden_layers"]),
         hidden=hidden,
         inner=inner,
@@ -317,7 +325,7 @@ def _flops(config: TrainConfig, sizes: _Sizes, work: _Work) -> tuple[float, floa
     tower, per_question = products + attention, 1 / work.rollouts if config.algo == "sft" else 1.0
     # Recomputed up to what backward needs: without a block's last product, unless an adapter reads its output.
     again = float(config.gradient_checkpointing)
-    last = sizes.hidden * sizes.inner / sizes.layer, 1 / (3 + 4 * sizes.vision_hidden / sizes.vision_inner)
+    last = sizes.hidden * sizes.inner / sizes.active, 1 / (3 + 4 * sizes.vision_hidden / sizes.vision_inner)
     backward = 1.0 if config.lora else 2.0  # for inputs, and for weights
     text_again, vision_again = again * (1 - (0.0 if config.lora else last[0])), again * (1 - last[1])
     passes = 1 + text_again + backward
@@ -339,7 +347,9 @@ def _flops(config: TrainConfig, sizes: _Sizes, work: _Work) -> tuple[float, floa
 
 def _text_flops(sizes: _Sizes, tokens: int, pairs: int, products: float = 1.0, attention: float = 1.0) -> float:
     """Of the decoder layers, given how often their products and their attention are computed."""
-    return 2.0 * sizes.decoder * tokens * products + 4.0 * sizes.layers * sizes.queries * pairs * attention
+    return (
+        2.0 * sizes.layers * sizes.active * tokens * products + 4.0 * sizes.layers * sizes.queries * pairs * attention
+    )
 
 
 def _vision_pairs(sizes: _Sizes, work: _Work) -> int:

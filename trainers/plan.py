@@ -71,7 +71,12 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
             "--no-python seedbench-r1 train ..., or without --fsdp."
         )
     checkpoint = inspect_model(config.model, processor=config.processor, views=config.out / ".models")
-    family_of(str(checkpoint.config.get("model_type")), config.model)
+    family = family_of(str(checkpoint.config.get("model_type")), config.model)
+    if config.rollouts == "vllm" and not family.vllm_rollouts:
+        raise ConfigError(
+            f"--rollouts vllm is not available for {family.model_type} models: their weights have other names or another "
+            f"layout in vLLM than in transformers. Fix: --rollouts builtin"
+        )
     check_tokenizer(checkpoint)
     _check_device(config, checkpoint)
     config = _for_this_model(config, checkpoint, world_size=world_size, node_size=node_size or world_size)

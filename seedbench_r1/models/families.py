@@ -25,6 +25,7 @@ class Family:
     # How a temporal patch knows its time: by its number, by seconds in the position ids, or by text in the prompt
     clip_time: Literal["index", "seconds", "text"]
     patch: int = 14  # pixels, where config.json does not say
+    vllm_rollouts: bool = True  # whether weights under training can be handed to a vLLM engine as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,10 @@ FAMILIES = (
     Family("qwen2_vl", "Qwen2VLForConditionalGeneration", clip_time="index"),
     Family("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", clip_time="seconds"),
     Family("qwen3_vl", "Qwen3VLForConditionalGeneration", clip_time="text", patch=16),
-    Family("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", clip_time="text", patch=16),
+    Family("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", clip_time="text", patch=16, vllm_rollouts=False),
     # Also what is released as Qwen3.6 and 3.8
-    Family("qwen3_5", "Qwen3_5ForConditionalGeneration", clip_time="text", patch=16),
-    Family("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", clip_time="text", patch=16),
+    Family("qwen3_5", "Qwen3_5ForConditionalGeneration", clip_time="text", patch=16, vllm_rollouts=False),
+    Family("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", clip_time="text", patch=16, vllm_rollouts=False),
 )
 
 GENERIC = (
@@ -95,7 +96,7 @@ def family_of(model_type: str, model: str = "the model") -> Family:
         if family.model_type == model_type:
             return family
     known = ", ".join(family.model_type for family in FAMILIES)
-    raise ConfigError(f"{model} is a {model_type!r} model; trained and taken apart here are {known}.")
+    raise ConfigError(f"{model} is a {model_type!r} model; training takes {known} (docs/models.md).")
 
 
 def family_for(model_type: object, folder: Path, *, trust_remote_code: bool = False) -> Family | GenericFamily | None:

@@ -303,7 +303,7 @@ def test_vision_tokens_are_forbidden(ours):
 
 def test_another_architecture_is_refused(tmp_path):
     transformers.AutoConfig.for_model("llama").save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"is a 'llama' model; .* here are .*qwen2_5_vl, qwen3_vl, "):
+    with pytest.raises(ConfigError, match=r"is a 'llama' model; training takes .*qwen2_5_vl, qwen3_vl, "):
         load_processor(str(tmp_path))
 
 

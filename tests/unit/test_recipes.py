@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny_generic
 from tests.small_benchmark import write_script
 from tests.tiny_models import tiny_checkpoint
 
@@ -92,22 +94,42 @@ def test_a_suite(copy, data_root, tmp_path, shards):
 
 
 def test_a_model_family(copy, data_root, tmp_path):
-    """With a checkpoint of the real class, made of the tiny Qwen3-VL's settings."""
-    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
-
-    model = shutil.copytree(tiny_checkpoint("qwen3_vl"), tmp_path / "model")
-    config = json.loads((model / "config.json").read_text())
-    config["text_config"] |= {"model_type": "qwen3_vl_moe_text", "num_experts": 4, "num_experts_per_tok": 2}
-    config["text_config"] |= {"moe_intermediate_size": 16}
-    config["vision_config"]["model_type"] = "qwen3_vl_moe"
-    for name in ("model_type", "architectures"):
-        del config[name]
-    Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**config)).save_pretrained(model)
-    inspect = "import sys; from seedbench_r1.models.checkpoint import inspect_model; print(inspect_model(sys.argv[1]))"
-    assert "is a 'qwen3_vl_moe' model" in python(copy, inspect, model).stderr
-    carry_out("A model family", copy)
+    """With a checkpoint of the real class; without its row it is answered by, too, but warned of."""
+    model = write_idefics3(tmp_path / "model")
     options = ["--model", model, "--data-root", data_root, "--device", "cpu", "--max-new-tokens", 2, "--limit", 2]
-    assert evaluated(copy, *options)["status"] == "subset"
+    for tried in (False, True):
+        if tried:
+            carry_out("A model family", copy)
+        options += ["--workers", 1, "--json", "--runs-dir", copy / f"runs-{tried}"]
+        done = python(copy, "from seedbench_r1.cli.app import main; main()", "eval", *options)
+        assert json.loads(done.stdout)["status"] == "subset", done.stderr
+        assert ("idefics3 have not been tried here" in done.stderr) != tried
+
+
+def write_idefics3(folder):
+    """SmolVLM2's ancestor, by the recipe of that one's checkpoint."""
+    import transformers
+
+    smolvlm = tiny_generic.RECIPES["smolvlm"]
+
+    def config(vocabulary, ids):
+        made = smolvlm.config(vocabulary, ids).to_dict()
+        vision = made["vision_config"] | {"model_type": "idefics3_vision"}
+        return transformers.Idefics3Config(
+            text_config=made["text_config"],
+            vision_config=vision,
+            image_token_id=made["image_token_id"],
+            scale_factor=made["scale_factor"],
+            pad_token_id=ids["<|endoftext|>"],
+        )
+
+    def processor(tokenizer, template):
+        sizes = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
+        image = transformers.Idefics3ImageProcessor(**sizes)
+        return transformers.Idefics3Processor(image, tokenizer, image_seq_len=4, chat_template=template)
+
+    recipe = dataclasses.replace(smolvlm, video="", config=config, processor=processor)
+    return tiny_generic.write_checkpoint(folder, recipe)
 
 
 def test_a_column_of_the_csv(copy, data_root, tmp_path):
