@@ -74,8 +74,8 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     family = family_of(str(checkpoint.config.get("model_type")), config.model)
     if config.rollouts == "vllm" and not family.vllm_rollouts:
         raise ConfigError(
-            f"--rollouts vllm is not available for {family.model_type} models: their weights have other names or another "
-            f"layout in vLLM than in transformers. Fix: --rollouts builtin"
+            f"--rollouts vllm is not available for {family.model_type} models: their weights have other names or "
+            f"another layout in vLLM than in transformers. Fix: --rollouts builtin"
         )
     check_tokenizer(checkpoint)
     _check_device(config, checkpoint)
