@@ -7,12 +7,15 @@ and from the state that is left there over all completions of the group as a bat
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from seedbench_r1.errors import ConfigError
 
 
 class Packed(Protocol):
@@ -42,6 +45,12 @@ class _Fork:
         self._repeats = 0  # completions; 0 while the prompt runs
 
     def begin_completions(self, count: int) -> None:
+        """Raises ConfigError if the layer has kept nothing here: its completions would then begin without a prompt."""
+        if self._conv is None or self._recurrent is None:
+            raise ConfigError(
+                "This version of transformers hands the state of linear attention on in another way: packed groups "
+                "would be wrong. Fix: --no-shared-prefix"
+            )
         self._repeats = count
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
@@ -80,7 +89,10 @@ def linear_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 def fork_at_prompts(module: torch.nn.Module) -> None:
     """Let a linear-attention module run packed groups; without one it behaves as before. Undone by unfork."""
-    module.forward = partial(_forward, module.forward)  # type: ignore[method-assign]
+    # Called cache_params before transformers 5.24
+    parameters = inspect.signature(type(module).forward).parameters
+    cache_name = "cache" if "cache" in parameters else "cache_params"
+    module.forward = partial(_forward, module.forward, cache_name)  # type: ignore[method-assign]
 
 
 def unfork(module: torch.nn.Module) -> None:
@@ -90,22 +102,23 @@ def unfork(module: torch.nn.Module) -> None:
 
 def _forward(
     run: Callable[..., Tensor],
+    cache_name: str,
     hidden_states: Tensor,  # (1, N, H)
-    cache_params: object = None,
     attention_mask: Tensor | None = None,
     shared_prefix: Sequence[Packed] | None = None,
     **options: object,
 ) -> Tensor:  # (1, N, H)
     if shared_prefix is None:
-        return run(hidden_states, cache_params=cache_params, attention_mask=attention_mask, **options)
+        return run(hidden_states, attention_mask=attention_mask, **options)
     parts, lengths = [], [packing.length for packing in shared_prefix]
     for packing, states in zip(shared_prefix, torch.split(hidden_states, lengths, dim=1), strict=True):
         fork = _Fork()
-        parts.append(run(states[:, : packing.prompt], cache_params=fork, attention_mask=None, **options))
+        given: dict[str, Any] = options | {cache_name: fork, "attention_mask": None}
+        parts.append(run(states[:, : packing.prompt], **given))
         if packing.width:
             # Padded to the right, where no token looks.
             padded = states[0].index_select(0, packing.places).view(-1, packing.width, states.shape[-1])
             fork.begin_completions(len(padded))
-            completed = run(padded, cache_params=fork, attention_mask=None, **options)
+            completed = run(padded, **given)
             parts.append(completed.flatten(0, 1).index_select(0, packing.rows)[None])
     return torch.cat(parts, dim=1)
