@@ -99,6 +99,8 @@ def _glm(name: str) -> Callable[[int, dict[str, int]], Any]:
             "partial_rotary_factor": 1.0,
         }
         text = QWEN | {"vocab_size": vocabulary, "rope_parameters": rope, "pad_token_id": ids["<|endoftext|>"]}
+        if name == "glm4v_moe":
+            text |= {"head_dim": 32, "moe_intermediate_size": 64, "n_routed_experts": 4, "num_experts_per_tok": 2}
         return transformers.AutoConfig.for_model(
             name,
             text_config=text,
@@ -202,6 +204,126 @@ def _gemma3_processor(tokenizer: Any, template: str) -> Any:
     return transformers.Gemma3Processor(image, tokenizer, chat_template=template, image_seq_length=4)
 
 
+def _gemma4(vocabulary: int, ids: dict[str, int]) -> Any:
+    # As in E2B: of five layers the last two read the keys of earlier ones, and tokens have inputs for each layer.
+    text = QWEN | {"vocab_size": vocabulary, "vocab_size_per_layer_input": vocabulary, "num_hidden_layers": 5}
+    text |= {"head_dim": 32, "global_head_dim": 64, "sliding_window": 48, "hidden_size_per_layer_input": 16}
+    text |= {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"] + ["full_attention"] * 2}
+    text |= {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "pad_token_id": ids["<|endoftext|>"]}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"num_key_value_heads": 2, "head_dim": 16, "position_embedding_size": 256, "initializer_range": 0.1}
+    # vLLM reads default_output_length, tokens of an image, as released configs have it
+    return transformers.Gemma4Config(
+        text_config=text,
+        vision_config=vision | {"default_output_length": 70},
+        boi_token_id=ids["<|image>"],
+        eoi_token_id=ids["<image|>"],
+        image_token_id=ids["<|image|>"],
+        video_token_id=ids["<|video|>"],
+        audio_token_id=ids["<|audio|>"],
+        boa_token_id=ids["<|audio>"],
+        eoa_token_index=ids["<audio|>"],
+        initializer_range=0.1,
+    )
+
+
+def _gemma4_processor(tokenizer: Any, template: str) -> Any:
+    return transformers.Gemma4Processor(
+        transformers.Gemma4AudioFeatureExtractor(),
+        transformers.Gemma4ImageProcessor(max_soft_tokens=70),
+        tokenizer,
+        transformers.Gemma4VideoProcessor(),
+        chat_template=template,
+    )
+
+
+def _molmo2(vocabulary: int, ids: dict[str, int]) -> Any:
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.1}
+    vision = heads | {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "image_size": [84, 84]}
+    adapter = heads | {"hidden_size": 32, "intermediate_size": 64, "text_hidden_size": HIDDEN}
+    return transformers.Molmo2Config(
+        text_config=QWEN | {"vocab_size": vocabulary, "additional_vocab_size": 8, "head_dim": 32},
+        vision_config=vision,
+        adapter_config=adapter | {"vision_feature_layer": [1, 0], "initializer_range": 0.5},
+        image_start_token_id=ids["<im_start>"],
+        low_res_image_start_token_id=ids["<low_res_im_start>"],
+        image_end_token_id=ids["<im_end>"],
+        image_patch_id=ids["<im_patch>"],
+        frame_start_token_id=ids["<frame_start>"],
+        frame_end_token_id=ids["<frame_end>"],
+        initializer_range=0.1,
+    )
+
+
+def _molmo2_processor(tokenizer: Any, template: str) -> Any:
+    size = {"height": 84, "width": 84}
+    return transformers.Molmo2Processor(
+        transformers.Molmo2ImageProcessor(size=size, max_crops=2, overlap_margins=[1, 1]),
+        transformers.Molmo2VideoProcessor(size=size),
+        tokenizer,
+        chat_template=template,
+    )
+
+
+def _kimi(vocabulary: int, ids: dict[str, int]) -> Any:
+    text = QWEN | {"model_type": "deepseek_v3", "vocab_size": vocabulary, "num_key_value_heads": HEADS}
+    text |= {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 32}
+    text |= {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    text |= {"moe_intermediate_size": 64, "first_k_dense_replace": 1, "num_mtp_layers": 0}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"pos_emb_height": 8, "pos_emb_width": 8, "initializer_range": 0.1}
+    return transformers.AutoConfig.for_model(
+        "kimi_k25",
+        text_config=text,
+        vision_config=vision,
+        projection_hidden_size=32,
+        image_token_id=ids["<|media_pad|>"],
+        video_token_id=ids["<|kimi_k25_video_placeholder|>"],
+        vision_start_token_id=ids["<|media_begin|>"],
+        vision_end_token_id=ids["<|media_end|>"],
+        initializer_range=0.1,
+    )
+
+
+def _kimi_processor(tokenizer: Any, template: str) -> Any:
+    return transformers.Kimi_K25Processor(
+        transformers.Kimi_K25ImageProcessor(),
+        tokenizer,
+        transformers.Kimi_K25VideoProcessor(),
+        chat_template=template,
+    )
+
+
+def _minicpm(vocabulary: int, ids: dict[str, int]) -> Any:
+    # Its text model is Qwen3.5's, with a layer of linear attention; 64 is the smallest head that vLLM has on a CPU.
+    linear = {"linear_key_head_dim": 64, "linear_value_head_dim": 64}
+    linear |= {"linear_num_key_heads": 1, "linear_num_value_heads": 2}
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 5, 5], "partial_rotary_factor": 1.0}
+    text = QWEN | linear | {"model_type": "qwen3_5_text", "vocab_size": vocabulary, "head_dim": 32}
+    text |= {"layer_types": ["linear_attention", "full_attention"], "rope_parameters": rope}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": 112, "patch_size": 14, "initializer_range": 0.1}
+    return transformers.MiniCPMV4_6Config(
+        text_config=text,
+        vision_config=vision,
+        insert_layer_id=0,
+        image_size=112,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        initializer_range=0.1,
+    )
+
+
+def _minicpm_processor(tokenizer: Any, template: str) -> Any:
+    options = {"scale_resolution": 112, "max_slice_nums": 2}
+    return transformers.MiniCPMV4_6Processor(
+        transformers.MiniCPMV4_6ImageProcessor(**options),
+        transformers.MiniCPMV4_6VideoProcessor(scale_resolution=112, max_slice_nums=1),
+        tokenizer,
+        chat_template=template,
+    )
+
+
 def _smolvlm(vocabulary: int, ids: dict[str, int]) -> Any:
     text = QWEN | {"model_type": "llama", "vocab_size": vocabulary, "pad_token_id": ids["<|endoftext|>"]}
     return transformers.SmolVLMConfig(
@@ -224,6 +346,18 @@ def _smolvlm_processor(tokenizer: Any, template: str) -> Any:
     )
 
 
+MOLMO2_MARKS = tuple(
+    f"<{word}>"
+    for word in ("im_patch", "im_col", "im_start", "low_res_im_start", "frame_start", "im_end", "frame_end", "im_low")
+)
+MINICPM_MARKS = {
+    "image_start_token": "<image>",
+    "image_end_token": "</image>",
+    "slice_start_token": "<slice>",
+    "slice_end_token": "</slice>",
+    "image_id_start_token": "<image_id>",
+    "image_id_end_token": "</image_id>",
+}
 SIGLIP = ("vision_tower.", "vision_tower.vision_model.")
 PINPOINTS = [[56, 56], [56, 112], [112, 56], [112, 112]]
 SMOLVLM_MARKS = ("<image>", "<video>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
@@ -248,6 +382,13 @@ RECIPES = {
         video="<|begin_of_video|><|video|><|end_of_video|>",
         marks=GLM_MARKS,
         config=_glm("glm4v"),
+        processor=_glm_processor("Glm4vImageProcessor", "Glm4vVideoProcessor", "Glm4vProcessor"),
+    ),
+    "glm4v_moe": Recipe(
+        image="<|begin_of_image|><|image|><|end_of_image|>",
+        video="<|begin_of_video|><|video|><|end_of_video|>",
+        marks=GLM_MARKS,
+        config=_glm("glm4v_moe"),
         processor=_glm_processor("Glm4vImageProcessor", "Glm4vVideoProcessor", "Glm4vProcessor"),
     ),
     "glm46v": Recipe(
@@ -287,6 +428,50 @@ RECIPES = {
             "eoi_token": "<end_of_image>",
             "image_token": "<image_soft_token>",
         },
+    ),
+    "gemma4": Recipe(
+        image="<|image|>",
+        video="<|video|>",
+        marks=("<|image|>", "<|video|>", "<|audio|>", "<|image>", "<image|>", "<|audio>", "<audio|>"),
+        config=_gemma4,
+        processor=_gemma4_processor,
+        named={
+            "image_token": "<|image|>",
+            "boi_token": "<|image>",
+            "eoi_token": "<image|>",
+            "audio_token": "<|audio|>",
+            "boa_token": "<|audio>",
+            "eoa_token": "<audio|>",
+        },
+    ),
+    "molmo2": Recipe(
+        image="<|image|>",
+        video="<|video|>",
+        marks=("<|image|>", "<|video|>", *MOLMO2_MARKS),
+        config=_molmo2,
+        processor=_molmo2_processor,
+        named={"image_token": "<|image|>", "video_token": "<|video|>"},
+    ),
+    "kimi_k25": Recipe(
+        image="<|media_begin|>image<|media_content|><|media_pad|><|media_end|>",
+        video="<|kimi_k25_video_placeholder|>",
+        marks=(
+            "<|media_begin|>",
+            "<|media_content|>",
+            "<|media_pad|>",
+            "<|media_end|>",
+            "<|kimi_k25_video_placeholder|>",
+        ),
+        config=_kimi,
+        processor=_kimi_processor,
+    ),
+    "minicpmv4_6": Recipe(
+        image="<|image_pad|>",
+        video="<|video_pad|>",
+        marks=("<|image_pad|>", "<|video_pad|>", *MINICPM_MARKS.values()),
+        config=_minicpm,
+        processor=_minicpm_processor,
+        named={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"} | MINICPM_MARKS,
     ),
     "smolvlm": Recipe(
         image="<image>",

@@ -39,7 +39,7 @@ class GenericFamily:
     # Attributes of the processor that hold what a template writes for an image and for a clip
     placeholders: tuple[str, str] = ("image_token", "video_token")
     # Further arguments of its image processor
-    options: Mapping[str, bool] = field(default_factory=dict)
+    options: Mapping[str, int] = field(default_factory=dict)
     shared_placeholder: bool = (
         False  # images and clips are written with the same token (backends/shared_placeholder.py)
     )
@@ -57,11 +57,17 @@ FAMILIES = (
 
 GENERIC = (
     GenericFamily("gemma3", "Gemma3ForConditionalGeneration", "images"),
+    GenericFamily("gemma4", "Gemma4ForConditionalGeneration", "processor"),
     GenericFamily("internvl", "InternVLForConditionalGeneration", "processor"),
     GenericFamily("glm4v", "Glm4vForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm4v_moe", "Glm4vMoeForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm46v", "Glm46VForConditionalGeneration", "ours", shared_placeholder=True),
+    # transformers 5.23 fails at any clip: it expects 4 times the features that its vision tower makes of 4 frames.
+    GenericFamily("kimi_k25", "Kimi_K25ForConditionalGeneration", "images"),
     GenericFamily("llava_onevision", "LlavaOnevisionForConditionalGeneration", "processor"),
+    GenericFamily("minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", "processor"),
+    # It takes an image or a clip, never both. Of 8 crops, as its processor has it, 17 images would fill its context.
+    GenericFamily("molmo2", "Molmo2ForConditionalGeneration", "images", options={"max_crops": 1}),
     # Its processor loses the image where there is a clip; split into tiles, 16 frames would take 17 times the tokens.
     GenericFamily("smolvlm", "SmolVLMForConditionalGeneration", "images", options={"do_image_splitting": False}),
     GenericFamily("video_llama_3", "VideoLlama3ForConditionalGeneration", "ours"),
