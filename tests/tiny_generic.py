@@ -101,6 +101,7 @@ def _glm(name: str) -> Callable[[int, dict[str, int]], Any]:
         text = QWEN | {"vocab_size": vocabulary, "rope_parameters": rope, "pad_token_id": ids["<|endoftext|>"]}
         if name == "glm4v_moe":
             text |= {"head_dim": 32, "moe_intermediate_size": 64, "n_routed_experts": 4, "num_experts_per_tok": 2}
+            text |= {"use_qk_norm": False}  # vLLM reads it, as GLM-4.5V's config.json has it
         return transformers.AutoConfig.for_model(
             name,
             text_config=text,
