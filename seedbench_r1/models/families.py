@@ -57,17 +57,20 @@ FAMILIES = (
 
 GENERIC = (
     GenericFamily("gemma3", "Gemma3ForConditionalGeneration", "images"),
+    # transformers 5.19 fails at its clips, 5.23 does not: the processor left out how many frames each has.
     GenericFamily("gemma4", "Gemma4ForConditionalGeneration", "processor"),
     GenericFamily("internvl", "InternVLForConditionalGeneration", "processor"),
     GenericFamily("glm4v", "Glm4vForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm4v_moe", "Glm4vMoeForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm46v", "Glm46VForConditionalGeneration", "ours", shared_placeholder=True),
-    # transformers 5.23 fails at any clip: it expects 4 times the features that its vision tower makes of 4 frames.
+    # transformers 5.23 fails at clips: it expects 4 times the features that its vision tower makes of 4 frames.
     GenericFamily("kimi_k25", "Kimi_K25ForConditionalGeneration", "images"),
+    GenericFamily("lfm2_vl", "Lfm2VlForConditionalGeneration", "images"),
     GenericFamily("llava_onevision", "LlavaOnevisionForConditionalGeneration", "processor"),
     GenericFamily("minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", "processor"),
     # It takes an image or a clip, never both. Of 8 crops, as its processor has it, 17 images would fill its context.
     GenericFamily("molmo2", "Molmo2ForConditionalGeneration", "images", options={"max_crops": 1}),
+    GenericFamily("perception_lm", "PerceptionLMForConditionalGeneration", "processor"),
     # Its processor loses the image where there is a clip; split into tiles, 16 frames would take 17 times the tokens.
     GenericFamily("smolvlm", "SmolVLMForConditionalGeneration", "images", options={"do_image_splitting": False}),
     GenericFamily("video_llama_3", "VideoLlama3ForConditionalGeneration", "ours"),
