@@ -39,7 +39,7 @@ class GenericFamily:
     # Attributes of the processor that hold what a template writes for an image and for a clip
     placeholders: tuple[str, str] = ("image_token", "video_token")
     # Further arguments of its image processor
-    options: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, bool] = field(default_factory=dict)
     shared_placeholder: bool = (
         False  # images and clips are written with the same token (backends/shared_placeholder.py)
     )
@@ -68,8 +68,8 @@ GENERIC = (
     GenericFamily("lfm2_vl", "Lfm2VlForConditionalGeneration", "images"),
     GenericFamily("llava_onevision", "LlavaOnevisionForConditionalGeneration", "processor"),
     GenericFamily("minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", "processor"),
-    # It takes an image or a clip, never both. Of 8 crops, as its processor has it, 17 images would fill its context.
-    GenericFamily("molmo2", "Molmo2ForConditionalGeneration", "images", options={"max_crops": 1}),
+    # Its model takes images or a clip, never both. Frames of our sizes make two crops each, about 550 tokens.
+    GenericFamily("molmo2", "Molmo2ForConditionalGeneration", "images"),
     GenericFamily("perception_lm", "PerceptionLMForConditionalGeneration", "processor"),
     # Its processor loses the image where there is a clip; split into tiles, 16 frames would take 17 times the tokens.
     GenericFamily("smolvlm", "SmolVLMForConditionalGeneration", "images", options={"do_image_splitting": False}),

@@ -46,7 +46,7 @@ class GenericProcessor:
         return self.family.preprocess
 
     @property
-    def overrides(self) -> dict[str, int]:
+    def overrides(self) -> dict[str, bool]:
         """What the processor's own settings give way to: frames that lie on the model's grid stay as they are."""
         return ({"do_resize": False} if self.preprocess == "ours" else {}) | dict(self.family.options)
 
