@@ -85,6 +85,9 @@ def make_generic(folder: Path, family: str) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        # Gemma 3's class begins with a projector of zeros, through which no pixel would reach the text.
+        for matrix in (weight for weight in model.parameters() if weight.dim() > 1 and not weight.any()):
+            torch.nn.init.normal_(matrix, std=0.1)
     model.generation_config = transformers.GenerationConfig(
         eos_token_id=vocabulary["<|im_end|>"], pad_token_id=vocabulary["<|endoftext|>"], do_sample=False
     )
