@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,35 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from tests.tiny_families import (
+    gemma,
+    glm,
+    internvl,
+    kimi,
+    lfm2,
+    llava,
+    minicpm,
+    molmo,
+    perception_lm,
+    smolvlm,
+    video_llama,
+)
+from tests.tiny_families.recipe import Recipe
 from tests.tiny_models import WORDS
 
-HIDDEN, HEADS, LAYERS = 64, 2, 2
-CLIP = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
-QWEN = {"hidden_size": HIDDEN, "intermediate_size": 128, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-QWEN |= {"num_key_value_heads": 1, "max_position_embeddings": 8192, "initializer_range": 0.1}
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a family's checkpoint is made."""
-
-    image: str  # what its chat template writes for an image, and for a clip
-    video: str
-    marks: tuple[str, ...]  # further special tokens of its tokenizer
-    config: Callable[[int, dict[str, int]], Any]  # from the size of the vocabulary and the special tokens' ids
-    processor: Callable[[Any, str], Any]  # from tokenizer and chat template
-    named: dict[str, str] = field(default_factory=dict)  # attributes of the tokenizer that the processor reads
-    # Weights whose names begin otherwise in released checkpoints than save_pretrained writes them, as vLLM wants them
-    released: tuple[str, str] | None = None
+RECIPES: dict[str, Recipe] = {
+    **gemma.RECIPES,
+    **glm.RECIPES,
+    **internvl.RECIPES,
+    **kimi.RECIPES,
+    **lfm2.RECIPES,
+    **llava.RECIPES,
+    **minicpm.RECIPES,
+    **molmo.RECIPES,
+    **perception_lm.RECIPES,
+    **smolvlm.RECIPES,
+    **video_llama.RECIPES,
+}
 
 
 def _template(recipe: Recipe) -> str:
@@ -68,237 +75,6 @@ def _tokenizer(recipe: Recipe) -> Any:
     )
 
 
-def _internvl(vocabulary: int, ids: dict[str, int]) -> Any:
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision |= {"image_size": [56, 56], "patch_size": [14, 14]}
-    text = QWEN | {"model_type": "qwen2", "vocab_size": vocabulary}
-    return transformers.InternVLConfig(
-        text_config=text, vision_config=vision, image_token_id=ids["<IMG_CONTEXT>"], image_seq_length=4
-    )
-
-
-def _internvl_processor(tokenizer: Any, template: str) -> Any:
-    size = {"height": 56, "width": 56}
-    return transformers.InternVLProcessor(
-        transformers.GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=2, **CLIP),
-        tokenizer,
-        transformers.InternVLVideoProcessor(size=size, **CLIP),
-        image_seq_length=4,
-        chat_template=template,
-    )
-
-
-def _glm(name: str) -> Callable[[int, dict[str, int]], Any]:
-    def config(vocabulary: int, ids: dict[str, int]) -> Any:
-        vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": HIDDEN}
-        vision |= {"image_size": 112, "patch_size": 14, "initializer_range": 0.1}
-        rope = {
-            "rope_type": "default",
-            "rope_theta": 10_000.0,
-            "mrope_section": [8, 4, 4],
-            "partial_rotary_factor": 1.0,
-        }
-        text = QWEN | {"vocab_size": vocabulary, "rope_parameters": rope, "pad_token_id": ids["<|endoftext|>"]}
-        return transformers.AutoConfig.for_model(
-            name,
-            text_config=text,
-            vision_config=vision,
-            image_token_id=ids["<|image|>"],
-            video_token_id=ids["<|video|>"],
-            image_start_token_id=ids["<|begin_of_image|>"],
-            image_end_token_id=ids["<|end_of_image|>"],
-            video_start_token_id=ids["<|begin_of_video|>"],
-            video_end_token_id=ids["<|end_of_video|>"],
-        )
-
-    return config
-
-
-def _glm_processor(image: str, video: str, processor: str) -> Callable[[Any, str], Any]:
-    def make(tokenizer: Any, template: str) -> Any:
-        sizes = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 2 * 3000}
-        parts = (
-            getattr(transformers, image)(size=sizes, **CLIP),
-            tokenizer,
-            getattr(transformers, video)(size=sizes, **CLIP),
-        )
-        return getattr(transformers, processor)(*parts, chat_template=template)
-
-    return make
-
-
-GLM_MARKS = tuple(
-    f"<|{word}|>" for word in ("image", "video", "begin_of_image", "end_of_image", "begin_of_video", "end_of_video")
-)
-
-
-def _siglip(name: str, size: int, **more: Any) -> dict[str, Any]:
-    return {
-        "model_type": name,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": size,
-        "patch_size": 14,
-    } | more
-
-
-def _llava(vocabulary: int, ids: dict[str, int]) -> Any:
-    return transformers.LlavaOnevisionConfig(
-        text_config=QWEN | {"model_type": "qwen2", "vocab_size": vocabulary},
-        vision_config=_siglip("siglip_vision_model", 56, vision_use_head=False),
-        image_token_index=ids["<image>"],
-        video_token_index=ids["<video>"],
-        image_grid_pinpoints=PINPOINTS,
-    )
-
-
-def _llava_processor(tokenizer: Any, template: str) -> Any:
-    size = {"height": 56, "width": 56}
-    return transformers.LlavaOnevisionProcessor(
-        transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=PINPOINTS, **CLIP),
-        tokenizer,
-        transformers.LlavaOnevisionVideoProcessor(size=size, **CLIP),
-        num_image_tokens=16,
-        vision_feature_select_strategy="full",
-        chat_template=template,
-    )
-
-
-def _video_llama(vocabulary: int, ids: dict[str, int]) -> Any:
-    return transformers.VideoLlama3Config(
-        text_config=QWEN | {"model_type": "qwen2", "vocab_size": vocabulary},
-        vision_config=_siglip("video_llama_3_vision", 0) | {"initializer_range": 0.1},
-        image_token_id=ids["<image>"],
-        video_token_id=ids["<video>"],
-    )
-
-
-def _video_llama_processor(tokenizer: Any, template: str) -> Any:
-    return transformers.VideoLlama3Processor(
-        transformers.VideoLlama3ImageProcessor(**CLIP),
-        tokenizer,
-        transformers.VideoLlama3VideoProcessor(**CLIP),
-        template,
-    )
-
-
-def _gemma3(vocabulary: int, ids: dict[str, int]) -> Any:
-    text = QWEN | {"vocab_size": vocabulary, "head_dim": 32, "sliding_window": 48, "query_pre_attn_scalar": 32}
-    text |= {"layer_types": ["sliding_attention", "full_attention"]}
-    return transformers.Gemma3Config(
-        text_config=text,
-        vision_config=_siglip("siglip_vision_model", 56, vision_use_head=False),
-        mm_tokens_per_image=4,
-        boi_token_index=ids["<start_of_image>"],
-        eoi_token_index=ids["<end_of_image>"],
-        image_token_index=ids["<image_soft_token>"],
-    )
-
-
-def _gemma3_processor(tokenizer: Any, template: str) -> Any:
-    image = transformers.Gemma3ImageProcessor(size={"height": 56, "width": 56})
-    return transformers.Gemma3Processor(image, tokenizer, chat_template=template, image_seq_length=4)
-
-
-def _smolvlm(vocabulary: int, ids: dict[str, int]) -> Any:
-    text = QWEN | {"model_type": "llama", "vocab_size": vocabulary, "pad_token_id": ids["<|endoftext|>"]}
-    return transformers.SmolVLMConfig(
-        text_config=text,
-        vision_config=_siglip("smolvlm_vision", 56) | {"initializer_range": 0.1},
-        image_token_id=ids["<image>"],
-        scale_factor=2,
-        pad_token_id=ids["<|endoftext|>"],
-    )
-
-
-def _smolvlm_processor(tokenizer: Any, template: str) -> Any:
-    sizes = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
-    return transformers.SmolVLMProcessor(
-        transformers.SmolVLMImageProcessor(**sizes),
-        tokenizer,
-        transformers.SmolVLMVideoProcessor(**sizes),
-        image_seq_len=4,
-        chat_template=template,
-    )
-
-
-SIGLIP = ("vision_tower.", "vision_tower.vision_model.")
-PINPOINTS = [[56, 56], [56, 112], [112, 56], [112, 112]]
-SMOLVLM_MARKS = ("<image>", "<video>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
-SMOLVLM_MARKS += tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
-
-RECIPES = {
-    "internvl": Recipe(
-        image="<IMG_CONTEXT>",
-        video="<video>",
-        marks=("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
-        config=_internvl,
-        processor=_internvl_processor,
-        named={
-            "start_image_token": "<img>",
-            "end_image_token": "</img>",
-            "context_image_token": "<IMG_CONTEXT>",
-            "video_token": "<video>",
-        },
-    ),
-    "glm4v": Recipe(
-        image="<|begin_of_image|><|image|><|end_of_image|>",
-        video="<|begin_of_video|><|video|><|end_of_video|>",
-        marks=GLM_MARKS,
-        config=_glm("glm4v"),
-        processor=_glm_processor("Glm4vImageProcessor", "Glm4vVideoProcessor", "Glm4vProcessor"),
-    ),
-    "glm46v": Recipe(
-        image="<|begin_of_image|><|image|><|end_of_image|>",
-        video="<|begin_of_video|><|video|><|end_of_video|>",
-        marks=GLM_MARKS,
-        config=_glm("glm46v"),
-        processor=_glm_processor("Glm46VImageProcessor", "Glm46VVideoProcessor", "Glm46VProcessor"),
-    ),
-    "llava_onevision": Recipe(
-        image="<image>",
-        video="<video>",
-        marks=("<image>", "<video>"),
-        config=_llava,
-        released=SIGLIP,
-        processor=_llava_processor,
-        named={"image_token": "<image>", "video_token": "<video>"},
-    ),
-    "video_llama_3": Recipe(
-        image="<image>",
-        video="<video>",
-        marks=("<image>", "<video>"),
-        config=_video_llama,
-        processor=_video_llama_processor,
-        named={"image_token": "<image>", "video_token": "<video>"},
-    ),
-    "gemma3": Recipe(
-        image="<start_of_image>",
-        video="",
-        # vLLM takes runs of line breaks for tokens of their own, which they are in Gemma's vocabulary.
-        marks=("<start_of_image>", "<end_of_image>", "<image_soft_token>", *("\n" * n for n in range(1, 5))),
-        config=_gemma3,
-        released=SIGLIP,
-        processor=_gemma3_processor,
-        named={
-            "boi_token": "<start_of_image>",
-            "eoi_token": "<end_of_image>",
-            "image_token": "<image_soft_token>",
-        },
-    ),
-    "smolvlm": Recipe(
-        image="<image>",
-        video="<video>",
-        marks=SMOLVLM_MARKS,
-        config=_smolvlm,
-        processor=_smolvlm_processor,
-        named={"image_token": "<image>", "video_token": "<video>"},
-    ),
-}
-
-
 def make_generic(folder: Path, family: str) -> Path:
     """Write the checkpoint of a family."""
     return write_checkpoint(folder, RECIPES[family])
@@ -309,13 +85,13 @@ def write_checkpoint(folder: Path, recipe: Recipe) -> Path:
     tokenizer = _tokenizer(recipe)
     vocabulary = tokenizer.get_vocab()
     config = recipe.config(len(tokenizer), vocabulary)
-    config.tie_word_embeddings = False
+    config.tie_word_embeddings = recipe.tied
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-        for parameter in model.parameters():
-            if parameter.dim() > 1 and not parameter.any():  # a projection that begins at 0 would hide the pixels
-                torch.nn.init.normal_(parameter, std=0.1)
+        # Gemma 3's class begins with a projector of zeros, through which no pixel would reach the text.
+        for matrix in (weight for weight in model.parameters() if weight.dim() > 1 and not weight.any()):
+            torch.nn.init.normal_(matrix, std=0.1)
     model.generation_config = transformers.GenerationConfig(
         eos_token_id=vocabulary["<|im_end|>"], pad_token_id=vocabulary["<|endoftext|>"], do_sample=False
     )

@@ -119,7 +119,9 @@ class FixedCache:
                 # Their shapes are fixed as they are, and they are written in place.
                 filled.reorder_cache(_repeated(mask, repeats))
                 self._cache.layers[place] = filled
-                self._states += [*filled.conv_states.values(), *filled.recurrent_states.values()]
+                states = (*filled.conv_states.values(), *filled.recurrent_states.values())
+                # A layer of short convolutions has no recurrent state.
+                self._states += [state for state in states if state is not None]
             else:
                 _fill(self._cache.layers[place], filled, repeats)
         self._mask = torch.zeros(rows, 1, 1, self._length + room, dtype=torch.bool, device=mask.device)

@@ -66,15 +66,39 @@ GENERIC = (
         "images",
         vllm_doubt="an image's tokens attend to each other in both directions, which not all of its kernels do",
     ),
+    # transformers 5.19 fails at its clips, 5.23 does not: the processor left out how many frames each has.
+    GenericFamily("gemma4", "Gemma4ForConditionalGeneration", "processor"),
     GenericFamily("internvl", "InternVLForConditionalGeneration", "processor"),
     GenericFamily("glm4v", "Glm4vForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm4v_moe", "Glm4vMoeForConditionalGeneration", "ours", shared_placeholder=True),
     GenericFamily("glm46v", "Glm46VForConditionalGeneration", "ours", shared_placeholder=True),
+    # transformers 5.23 fails at clips: it expects 4 times the features that its vision tower makes of 4 frames.
+    GenericFamily(
+        "kimi_k25",
+        "Kimi_K25ForConditionalGeneration",
+        "images",
+        vllm_refused="its engine does not start: weights and media have other names there",
+    ),
+    GenericFamily(
+        "lfm2_vl",
+        "Lfm2VlForConditionalGeneration",
+        "images",
+        vllm_doubt="its CPU build rotates queries wrongly (0.32)",
+    ),
     GenericFamily(
         "llava_onevision",
         "LlavaOnevisionForConditionalGeneration",
         "processor",
         vllm_refused="its engine dies as soon as clips of different lengths meet in a batch",
+    ),
+    GenericFamily("minicpmv4_6", "MiniCPMV4_6ForConditionalGeneration", "processor"),
+    # Its model takes images or a clip, never both. Frames of our sizes make two crops each, about 550 tokens.
+    GenericFamily("molmo2", "Molmo2ForConditionalGeneration", "images"),
+    GenericFamily(
+        "perception_lm",
+        "PerceptionLMForConditionalGeneration",
+        "processor",
+        vllm_refused="it is not in its registry",
     ),
     # Its processor loses the image where there is a clip; split into tiles, 16 frames would take 17 times the tokens.
     GenericFamily("smolvlm", "SmolVLMForConditionalGeneration", "images", options={"do_image_splitting": False}),

@@ -21,12 +21,22 @@ def open_family(family: str, dtype: str) -> VllmBackend:
     return VllmBackend(str(checkpoint(family)), dtype=dtype, options=options)
 
 
-@pytest.mark.parametrize("family", [name for name in TABLE if name not in QWEN or name in BFLOAT16])
+# An engine takes half a minute: of families that share their code in vLLM one is tried each time.
+SLOW = {"qwen3_5_moe", "glm4v", "glm4v_moe", "gemma4", "lfm2_vl", "molmo2"}
+CASES = [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in TABLE
+    if name not in QWEN or name in BFLOAT16
+]
+
+
+@pytest.mark.parametrize("family", CASES)
 def test_tokens_and_logprobs_are_those_of_transformers(family):
     if (family, "vllm") not in WHY_NOT:
         compare(family)
         return
-    with pytest.raises((ConfigError, AssertionError)):
+    # AttributeError: the class is absent from the transformers that vLLM comes with.
+    with pytest.raises((ConfigError, AssertionError, AttributeError)):
         compare(family)
 
 
