@@ -196,7 +196,7 @@ def check_lora(family: str) -> None:
     base = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     torch.manual_seed(0)
     # Not the vision tower's, which in Gemma 4 are wrapped in what peft does not take.
-    targets = r"(?!.*(vision|visual)).*\.(q_proj|v_proj|att_proj)"
+    targets = r"(?!.*(vision|visual)).*\.(q_proj|v_proj|o_proj|att_proj)"
     options = peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
     wrapped = peft.get_peft_model(base, options).eval()
     request = asked(family)[0]

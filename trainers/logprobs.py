@@ -80,7 +80,7 @@ def inner_model(model: torch.nn.Module) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and hasattr(getattr(module, "model", None), "language_model"):
             return module
-    raise ConfigError(f"{type(model).__name__} holds no Qwen2-VL, Qwen2.5-VL or Qwen3-VL model")
+    raise ConfigError(f"{type(model).__name__} holds no model of Qwen-VL's kind (docs/models.md)")
 
 
 def logprobs_of(

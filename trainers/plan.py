@@ -71,12 +71,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
             "--no-python seedbench-r1 train ..., or without --fsdp."
         )
     checkpoint = inspect_model(config.model, processor=config.processor, views=config.out / ".models")
-    family = family_of(str(checkpoint.config.get("model_type")), config.model)
-    if config.rollouts == "vllm" and not family.vllm_rollouts:
-        raise ConfigError(
-            f"--rollouts vllm is not available for {family.model_type} models: their weights have other names or "
-            f"another layout in vLLM than in transformers. Fix: --rollouts builtin"
-        )
+    _check_family(config, checkpoint)
     check_tokenizer(checkpoint)
     _check_device(config, checkpoint)
     config = _for_this_model(config, checkpoint, world_size=world_size, node_size=node_size or world_size)
@@ -113,6 +108,16 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     )
     _check_disk(planned)
     return planned
+
+
+def _check_family(config: TrainConfig, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError for a family that is not trained here, or not with this sampler."""
+    family = family_of(str(checkpoint.config.get("model_type")), config.model)
+    if config.rollouts == "vllm" and not family.vllm_rollouts:
+        raise ConfigError(
+            f"--rollouts vllm is not available for {family.model_type} models: their weights have other names or "
+            f"another layout in vLLM than in transformers. Fix: --rollouts builtin"
+        )
 
 
 def _for_this_model(config: TrainConfig, checkpoint: Checkpoint, *, world_size: int, node_size: int) -> TrainConfig:

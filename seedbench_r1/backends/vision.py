@@ -91,7 +91,7 @@ def prepare_vision_tower(model: PreTrainedModel) -> None:
 
 
 def _sizes_from_host(
-    visual: Any,  # noqa: ANN401  # of one of three families
+    visual: Any,  # noqa: ANN401  # of any family of Qwen-VL's kind
     arguments: tuple[Tensor, ...],
     options: dict[str, Any],
 ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
@@ -136,7 +136,7 @@ def _segments(lengths: Sequence[int], device: torch.device) -> _Segments:
 
 
 def _attention(
-    module: Any,  # noqa: ANN401  # the attention of a block, of one of three families
+    module: Any,  # noqa: ANN401  # the attention of a block
     hidden_states: Tensor,  # (N, H)
     cu_seqlens: Tensor,  # (segments + 1,) int32
     position_embeddings: tuple[Tensor, Tensor],

@@ -1,4 +1,4 @@
-"""What is particular to Qwen2-VL, Qwen2.5-VL and Qwen3-VL: prompt tokens, patches and M-RoPE positions.
+"""What is particular to the families of Qwen-VL's kind: prompt tokens, patches and M-RoPE positions.
 
 A Request goes in; out come exactly the tensors that the model classes of transformers take, with the pixels still as
 uint8 (a quarter of the bytes; `normalise_patches` runs on the device) and the positions already computed.

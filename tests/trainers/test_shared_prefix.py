@@ -282,7 +282,10 @@ def test_what_cannot_be_scored_is_refused():
             group_logprobs(model, layout, inputs, completions, spans=[None, (0, 2), None, None])
         with pytest.raises(ValueError, match="image or video token"):
             group_logprobs(model, layout, inputs, [torch.tensor([5, layout.video_token_id])])
-    with pytest.raises(ConfigError, match="Linear holds no Qwen2-VL"), shared_prefix_attention(torch.nn.Linear(1, 1)):
+    with (
+        pytest.raises(ConfigError, match="Linear holds no model of Qwen-VL"),
+        shared_prefix_attention(torch.nn.Linear(1, 1)),
+    ):
         pass
     model.model.language_model.config.layer_types = ["sliding_attention"]
     with pytest.raises(ConfigError, match="sliding_attention"), shared_prefix_attention(model):
