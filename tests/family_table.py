@@ -69,7 +69,7 @@ WHY_NOT: dict[tuple[str, str], str] = {
     ("gemma3", "vllm"): "0.004 apart on vLLM's CPU build, where an image's tokens attend backwards only; warned of",
     ("llava_onevision", "vllm"): "vLLM's engine dies as soon as clips of different lengths meet; refused",
     ("video_llama_3", "vllm"): "vLLM's processor tells other times; refused",
-} | {(name, column): _NOT_TRAINED for name in TABLE if name not in QWEN for column in ("sft", "rl")}
+} | {(name, column): _NOT_TRAINED for name in TABLE if name not in QWEN for column in ("sft", "rl", "rl_lora")}
 # Where vLLM's CPU build has no float32 kernels
 BFLOAT16 = {"qwen3_5", "qwen3_5_moe", "minicpmv4_6"}
 
@@ -227,6 +227,11 @@ def check_rl(family: str) -> None:
     _train(family, "care", num_generations=2, max_completion_length=8)
 
 
+def check_rl_lora(family: str) -> None:
+    """The same with adapters on the language model."""
+    _train(family, "care", num_generations=2, max_completion_length=8, lora=True)
+
+
 def _train(family: str, algo: str, **options: Any) -> None:
     from tests.trainers.toy import plan_and_train, toy_config, write_toy
 
@@ -237,7 +242,8 @@ def _train(family: str, algo: str, **options: Any) -> None:
         changes |= {"image_min_pixels": multiple**2, "image_max_pixels": 4 * multiple**2}
         result = plan_and_train(toy_config(checkpoint(family), data, Path(name) / "out", algo, **changes))
         assert result.checkpoint is not None
-        trained = TransformersBackend(str(result.checkpoint), dtype="float32", device="cpu")
+        base = {"base_model": str(checkpoint(family))} if options.get("lora") else {}
+        trained = TransformersBackend(str(result.checkpoint), dtype="float32", device="cpu", **base)
         assert answers(trained, asked(family)[:1])
 
 
@@ -252,6 +258,7 @@ COLUMNS: dict[str, tuple[str, Callable[[str], None] | None]] = {
     "lora": ("LoRA, merged", check_lora),
     "sft": ("SFT", check_sft),
     "rl": ("GRPO, CARE, shared prefix", check_rl),
+    "rl_lora": ("the same with LoRA", check_rl_lora),
 }
 
 
