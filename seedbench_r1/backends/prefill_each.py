@@ -35,6 +35,8 @@ def prefill_each(
     for prompt in prompts:
         cache = DynamicCache(config=model.config.get_text_config())
         arguments = {name: _placed(value, model) for name, value in prompt.arguments.items()}
+        if hasattr(inner(model), "rope_deltas"):
+            inner(model).rope_deltas = None  # the last prompt's, which a prompt of text alone would leave there
         output = model(**arguments, past_key_values=cache, use_cache=True, **last_only)
         logits.append(output.logits[:, -1])
         caches.append(cache)
