@@ -96,7 +96,7 @@ class VllmBackend:
         try:
             if checkpoint.base_folder is not None:
                 self._merged = tempfile.TemporaryDirectory(prefix="seedbench-r1-merged-")
-                folder = merge_adapter(checkpoint, Path(self._merged.name), dtype)
+                folder = merge_adapter(checkpoint, Path(self._merged.name), dtype, trust_remote_code=trusted)
             # From the folder that the engine loads, so that both use the same template and processor.
             processor = load_any_processor(str(folder), trust_remote_code=trusted)
             wanted = checkpoint_dtype(checkpoint.config) if dtype == "auto" else dtype
@@ -110,7 +110,8 @@ class VllmBackend:
     def _check_prompts(self, processor: AnyProcessor, size_multiple: int) -> None:
         """Raise ConfigError if vLLM makes another prompt of a clip than the checkpoint's processor."""
         side = max(size_multiple, 28)
-        request = sample_request(4, (4 * side) ** 2, (6 * side) ** 2, side)
+        n_frames = min(4, self.options.frames_as_images or 4)
+        request = sample_request(n_frames, (4 * side) ** 2, (6 * side) ** 2, side)
         try:
             render(self._engine, processor, request, processor.prepare(request).input_ids.tolist())
         except (*REQUEST_ERRORS, self._refused) as error:

@@ -313,7 +313,7 @@ def engine_death_explained() -> Iterator[None]:
         ) from error
 
 
-def merge_adapter(checkpoint: Checkpoint, folder: Path, dtype: str) -> Path:
+def merge_adapter(checkpoint: Checkpoint, folder: Path, dtype: str, *, trust_remote_code: bool = False) -> Path:
     """Write base plus LoRA adapter as one checkpoint into `folder`, on the CPU; return the folder.
 
     The same sum as the transformers backend's. Raises ConfigError like loading.load_model, ResourceError if the disk or
@@ -323,12 +323,17 @@ def merge_adapter(checkpoint: Checkpoint, folder: Path, dtype: str) -> Path:
     assert base is not None
     log.info("Merging the adapter %s into %s", checkpoint.folder, base)
     merged, _ = load_model(
-        str(checkpoint.folder), base_model=str(base), revision=None, dtype=dtype, device=torch.device("cpu")
+        str(checkpoint.folder),
+        base_model=str(base),
+        revision=None,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        trust_remote_code=trust_remote_code,
     )
     try:
         save_model(merged, folder)
         for path in base.iterdir():  # tokeniser, chat template and processors
-            wanted = path.suffix in (".json", ".jinja", ".txt", ".model") and "index" not in path.name
+            wanted = path.suffix in (".json", ".jinja", ".txt", ".model", ".py") and "index" not in path.name
             if wanted and not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,12 +14,19 @@ from seedbench_r1.cli.options import plain_option
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import to_json
 
+if TYPE_CHECKING:
+    from seedbench_r1.cli.model_report import ModelReport
+
 
 def doctor_command(
     *,
     data_root: Annotated[Path | None, plain_option("--data-root", help="Data set to look at.")] = None,
     runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where runs will be written.")] = Path("runs"),
     model: Annotated[str | None, typer.Option("--model", help="Checkpoint to look at: family, prompt, costs.")] = None,
+    base_model: Annotated[str | None, typer.Option("--base-model", help="Of an adapter that does not name it.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run programs that come with the checkpoint.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -28,7 +35,9 @@ def doctor_command(
     With --model, say what is done for that checkpoint instead.
     """
     if model is not None:
-        _print_model(model, as_json=as_json)
+        from seedbench_r1.cli.model_report import report_model
+
+        _print_model(report_model(model, base_model=base_model, trust_remote_code=trust_remote_code), as_json=as_json)
         return
     from seedbench_r1.cli.checks import examine
 
@@ -46,10 +55,9 @@ def doctor_command(
         raise ConfigError(f"{len(bad)} checks failed.")
 
 
-def _print_model(model: str, *, as_json: bool) -> None:
-    from seedbench_r1.cli.model_report import lines, report_model
+def _print_model(report: ModelReport, *, as_json: bool) -> None:
+    from seedbench_r1.cli.model_report import lines
 
-    report = report_model(model)
     if as_json:
         typer.echo(json.dumps({"schema": "sbr1.doctor-model/1", **to_json(report)}))
         return

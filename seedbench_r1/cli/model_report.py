@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from seedbench_r1.cli.results import kv_bytes_per_token
+from seedbench_r1.errors import ConfigError, one_line
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.models.families import FAMILIES, GENERIC, Family, GenericFamily, family_for
 from seedbench_r1.models.sample import sample_request
@@ -53,17 +54,25 @@ def report_model(model: str, *, base_model: str | None = None, trust_remote_code
     multiple = max(checkpoint.size_multiple, video.size_multiple if checkpoint.size_multiple == 1 else 1)
     few = sample_request(video.min_frames, video.min_pixels, video.image_min_pixels, multiple)
     many = sample_request(video.max_frames, video.max_pixels, video.image_max_pixels, multiple)
-    tokens = len(processor.prepare(few).input_ids), len(processor.prepare(many).input_ids)
+    try:
+        tokens = _count(processor, few), _count(processor, many)
+        rendered, times = processor.render(few), _tells_times(processor, few)
+    # Templates and processors raise what they like.
+    except Exception as error:
+        raise ConfigError(
+            f"The template or the processor of {model} cannot take a clip and an image: {one_line(error)}. "
+            f"Fix: copy them from the base model."
+        ) from error
     cache = kv_bytes_per_token(checkpoint.config) * (tokens[1] + SamplingConfig().max_new_tokens)
     return ModelReport(
         model_type=family.model_type,
         architecture=checkpoint.info.architecture or family.architecture,
         tried=family in (*FAMILIES, *GENERIC),
         frames=_PREPROCESS[checkpoint.preprocess],
-        frame_times=_tells_times(processor, few),
+        frame_times=times,
         trained=not isinstance(family, GenericFamily),
         vllm=_vllm(family),
-        prompt=processor.render(few),
+        prompt=rendered,
         opened=processor.opened,
         context=processor.context,
         prompt_tokens=tokens,
@@ -90,6 +99,14 @@ def lines(report: ModelReport) -> list[str]:
     }
     width = max(map(len, rows))
     return [*(f" {name:<{width}}  {value}" for name, value in rows.items()), " prompt:", report.prompt]
+
+
+def _count(processor: AnyProcessor, request: Request) -> int:
+    from seedbench_r1.models.generic import GenericProcessor
+
+    if isinstance(processor, GenericProcessor):
+        return processor.count_tokens(request)
+    return len(processor.prepare(request).input_ids)
 
 
 def _tells_times(processor: AnyProcessor, request: Request) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from seedbench_r1.config import EvalConfig
-from seedbench_r1.errors import ConfigError
+from seedbench_r1.errors import ConfigError, one_line
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.sample import sample_media
 from seedbench_r1.prompts import build_prompt, build_request, wording_name
@@ -83,20 +83,30 @@ def _tokens(question: Question, config: EvalConfig, processor: AnyProcessor) -> 
         least, most = (n_text + n for n in _vision_tokens(question, config.video))
         return processor.render(request), least, most
     video = config.video
+    # Two frames fewer than the most: a processor that takes no more than a number of its own shows itself.
+    most_frames = max(video.max_frames, video.min_frames + 2)
     bounds = (
         (video.min_frames, video.min_pixels, video.image_min_pixels),
-        # More frames than the fewest in any case: a processor that takes a number of its own shows itself.
-        (max(video.max_frames, video.min_frames + 2), video.max_pixels, video.image_max_pixels),
+        (most_frames - 2, video.max_pixels, video.image_max_pixels),
+        (most_frames, video.max_pixels, video.image_max_pixels),
     )
-    few, many = (build_request(question, _sample(question, video, *bound), config.template) for bound in bounds)
-    least, most = (len(processor.prepare(request).input_ids) for request in (few, many))
-    if question.video is not None and least >= most:
+    few, fewer, many = (build_request(question, _sample(question, video, *bound), config.template) for bound in bounds)
+    rendered = processor.render(few)
+    try:
+        least, nearly, most = (processor.count_tokens(request) for request in (few, fewer, many))
+    # Processors raise what they like.
+    except Exception as error:
         raise ConfigError(
-            f"The processor of {config.model} makes {least} tokens of {bounds[0][0]} frames and {most} of "
-            f"{bounds[1][0]}: it drops frames, or takes a number of its own, and cannot be given ours. Nothing was "
+            f"The processor of {config.model} cannot take what {question.question_id} shows: {one_line(error)}. "
+            f"Nothing was decoded. Fix: --processor BASE_MODEL, or mend its files."
+        ) from error
+    if question.video is not None and nearly >= most:
+        raise ConfigError(
+            f"The processor of {config.model} makes {nearly} tokens of {most_frames - 2} frames and {most} of "
+            f"{most_frames}: it drops frames, or takes a number of its own, and cannot be given ours. Nothing was "
             f"decoded. Fix: --processor BASE_MODEL, or a server and --backend openai:MODEL."
         )
-    return processor.render(few), least, most
+    return rendered, least, most
 
 
 def _sample(question: Question, video: VideoConfig, n_frames: int, pixels: int, image_pixels: int) -> Media:

@@ -84,6 +84,16 @@ class GenericProcessor:
         Raises ValueError if clip metadata is missing, if placeholders and media differ, if the processor cannot take
         the frames, or if the prompt leaves no room in the model's context.
         """
+        inputs = self._inputs(request)
+        if len(inputs.input_ids) >= self.context:
+            raise ValueError(f"the prompt has {len(inputs.input_ids)} tokens, the model's context is {self.context}")
+        return inputs
+
+    def count_tokens(self, request: Request) -> int:
+        """Of the prompt, whether or not it fits. Raises ValueError as prepare does otherwise."""
+        return len(self._inputs(request).input_ids)
+
+    def _inputs(self, request: Request) -> GenericInputs:
         text = self.render(request)
         shared: dict[str, Any] = {"input_data_format": "channels_last"}
         shared |= {"do_resize": False} if self.preprocess == "ours" else {}
@@ -97,10 +107,7 @@ class GenericProcessor:
             images_kwargs=shared | dict(self.family.options),
             **({"videos_kwargs": shared | {"do_sample_frames": False, "video_metadata": metadata}} if videos else {}),
         )
-        input_ids = made["input_ids"][0]
-        if len(input_ids) >= self.context:
-            raise ValueError(f"the prompt has {len(input_ids)} tokens, the model's context is {self.context}")
-        return GenericInputs(input_ids, dict(made))
+        return GenericInputs(made["input_ids"][0], dict(made))
 
     def _media(self, request: Request) -> tuple[list[Any], list[Any], list[dict[str, Any]]]:
         images = [] if request.image is None else [request.image]
@@ -177,9 +184,10 @@ def load_generic(
         raise ConfigError(f"{model} has no processor that takes images: {type(processor).__name__} was found.")
     if family.preprocess != "images" and getattr(processor, "video_processor", None) is None:
         raise ConfigError(
-            f"The processor of {model} takes no clips, although its family's does: video_preprocessor_config.json is "
-            f"absent. Fix: copy it from the base model, or --processor BASE_MODEL."
+            f"The processor of {model} takes no clips, although its family's does: it is another model's, or "
+            f"video_preprocessor_config.json is absent. Fix: copy it from the base model, or --processor BASE_MODEL."
         )
+    _check_fits(model, config, processor)
     template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     if not template:
         raise ConfigError(
@@ -196,6 +204,26 @@ def load_generic(
         context=config.get_text_config().max_position_embeddings,
         forbidden_ids=_placeholder_ids(processor),
     )
+
+
+def _check_fits(model: str, config: PreTrainedConfig, processor: Any) -> None:  # noqa: ANN401  # of any family
+    """Raise ConfigError for a kind of model that is not decoded here, or for another model's processor."""
+    text = config.get_text_config()
+    if config.is_encoder_decoder or not isinstance(getattr(text, "max_position_embeddings", None), int):
+        raise ConfigError(
+            f"{model} is a {config.model_type!r} model, which does not continue a prompt of text and images. "
+            f"Fix: serve it and --backend openai:{model}."
+        )
+    names = ("image_token_id", "image_token_index", "image_patch_id")
+    wanted = next((value for name in names if isinstance(value := getattr(config, name, None), int)), None)
+    known = _placeholder_ids(processor)
+    largest = max(processor.tokenizer.get_vocab().values(), default=0)
+    if (wanted is not None and known and wanted not in known) or largest >= text.vocab_size:
+        raise ConfigError(
+            f"The processor of {model} is not the model's: its placeholders are {', '.join(map(str, known))} and its "
+            f"largest token is {largest}; config.json has {wanted} and {text.vocab_size} tokens. Fix: copy the base "
+            f"model's tokenizer* and *processor_config.json there, or --processor BASE_MODEL."
+        )
 
 
 def _placeholder_ids(processor: Any) -> tuple[int, ...]:  # noqa: ANN401  # of any family

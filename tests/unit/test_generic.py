@@ -41,7 +41,7 @@ def test_a_processor_that_drops_frames_is_refused_before_a_clip_is_decoded(inter
 
     planned(internvl, data_root, tmp_path)
     monkeypatch.setattr(transformers.InternVLVideoProcessor, "_prepare_input_videos", first_two)
-    with pytest.raises(ConfigError, match=r"tokens of 4 frames and \d+ of 16: it drops frames.*Nothing was decoded"):
+    with pytest.raises(ConfigError, match=r"tokens of 14 frames and \d+ of 16: it drops frames.*Nothing was decoded"):
         planned(internvl, data_root, tmp_path)
 
 
@@ -171,3 +171,59 @@ def test_a_models_report_says_what_is_done_for_it():
     assert "<video><IMG_CONTEXT>What next?" in report.prompt
     text = "\n".join(lines(report))
     assert f"{fewest} to {most} (fewest to most frames)" in text
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_context_that_holds_the_fewest_frames_only_is_warned_of(internvl, data_root, tmp_path, caplog):
+    text = json.loads((internvl / "config.json").read_text())["text_config"]
+    edit_config(internvl, text_config=text | {"max_position_embeddings": 700})
+    planned(internvl, data_root, tmp_path)
+    assert "questions on long clips may fail" in caplog.text
+    edit_config(internvl, text_config=text | {"max_position_embeddings": 50})
+    with pytest.raises(ConfigError, match=r"takes at least \d+ tokens .*holds 50.*--min-frames"):
+        planned(internvl, data_root, tmp_path)
+
+
+def test_another_models_processor_is_refused_before_the_weights_are_read(internvl, data_root, tmp_path):
+    other = str(generic_checkpoint("llava_onevision"))
+    with pytest.raises(ConfigError, match=r"is not the model's: its placeholders are"):
+        planned(internvl, data_root, tmp_path, processor=other)
+    glm = shutil.copytree(generic_checkpoint("glm46v"), tmp_path / "glm")
+    edit_config(glm, image_token_id=300)
+    with pytest.raises(ConfigError, match=r"config.json has 300"):
+        load_any_processor(str(glm))
+
+
+def test_encoders_with_decoders_are_refused(internvl):
+    edit_config(internvl, is_encoder_decoder=True)
+    with pytest.raises(ConfigError, match="does not continue a prompt"):
+        load_any_processor(str(internvl))
+
+
+def test_a_report_names_what_a_template_lacks(internvl):
+    template = internvl / "chat_template.jinja"
+    template.write_text(template.read_text().replace("'<video>'", "'film'"))
+    with pytest.raises(ConfigError, match=r"cannot take a clip and an image: the prompt has 0 times <video>"):
+        report_model(str(internvl))
+
+
+def test_a_prompt_of_text_alone_has_the_positions_of_no_other():
+    backend = TransformersBackend(str(generic_checkpoint("glm46v")), device="cpu", batch_size=4)
+    sampling = SamplingConfig(temperature=0.0, max_new_tokens=6, logprobs=True)
+    shown = request("L1/1")
+    text = dataclasses.replace(
+        shown,
+        question_id="t",
+        messages=({"role": "user", "content": "What?"},),
+        frames=None,
+        frame_indices=(),
+        image=None,
+    )
+    alone = dict(backend.generate(iter([text]), sampling))["t"]
+    after = dict(backend._answer([backend._prepare(one) for one in (shown, text)], sampling))["t"]
+    assert after.token_ids == alone.token_ids
+    assert after.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
