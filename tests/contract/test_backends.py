@@ -17,7 +17,8 @@ import torch
 
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.types import Failure, Generation, SamplingConfig
-from tests.tiny_models import FAMILIES, request, tiny_checkpoint
+from tests.family_table import checkpoint
+from tests.tiny_models import FAMILIES, request
 
 WAIT_S = 10  # only ever waited for by a failing test
 
@@ -36,12 +37,13 @@ def open_tiny(family: str, batch_size: int) -> Any:
     from seedbench_r1.backends.transformers import TransformersBackend
 
     torch.set_num_threads(1)
-    return TransformersBackend(str(tiny_checkpoint(family)), device="cpu", batch_size=batch_size)
+    return TransformersBackend(str(checkpoint(family)), device="cpu", batch_size=batch_size)
 
 
 CASES: dict[str, Case] = {
     f"transformers-{family}": Case(open=lambda size, family=family: open_tiny(family, size), family=family)
-    for family in FAMILIES
+    # Of the generic path one for each of its ways: sized by the processor, sized here, as images, as nested images.
+    for family in (*FAMILIES, "internvl", "glm46v", "gemma3", "smolvlm")
 } | {"fake": Case(open=lambda _: FakeBackend(lambda asked, k: f"words about {asked.question_id} {k}"), samples=False)}
 
 
@@ -163,7 +165,7 @@ def test_one_bad_request_fails_alone(case, sampler):
     failure = results.pop("L1/long")
     assert isinstance(failure, Failure)
     assert failure.kind == "backend_error"
-    assert "4096" in failure.message
+    assert "the model's context is" in failure.message
     assert {name: Counter([result.token_ids]) for name, result in results.items()} == expected
 
 
