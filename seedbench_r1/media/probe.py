@@ -89,6 +89,9 @@ def probe_clip(path: Path) -> ClipInfo:
         scan = _scan(path)
         _refuse_truncated(path, scan)
         _refuse_early_end(path, scan)
+    # What the reader of transport streams says where it finds no packet any more.
+    except av.error.BlockingIOError as error:
+        raise MediaError(f"{path}: nothing can be read after a part of the file. Download it again") from error
     except av.error.FFmpegError as error:
         raise MediaError(f"{path}: cannot be read as a video ({error.strerror or error}). Download it again") from error
     if scan.rotation is None:
