@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from tests.tiny_families import (
     video_llama,
 )
 from tests.tiny_families.recipe import Recipe
-from tests.tiny_models import WORDS
+from tests.tiny_models import WORDS, made_once
 
 RECIPES: dict[str, Recipe] = {
     **gemma.RECIPES,
@@ -104,13 +102,6 @@ def write_checkpoint(folder: Path, recipe: Recipe) -> Path:
     return folder
 
 
-@functools.cache
-def _holder(family: str) -> tempfile.TemporaryDirectory[str]:
-    holder = tempfile.TemporaryDirectory(prefix="tiny-")  # removed when the interpreter ends
-    make_generic(Path(holder.name), family)
-    return holder
-
-
 def generic_checkpoint(family: str) -> Path:
     """The folder of this family's checkpoint, made once per test run."""
-    return Path(_holder(family).name)
+    return made_once(make_generic, family)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +40,20 @@ def make_tiny(folder: Path, family: str, *, context: int = 4096) -> Path:
 
 
 @functools.cache
-def _holder(family: str) -> tempfile.TemporaryDirectory[str]:
+def _holder(make: Callable[[Path, str], Path], family: str) -> tempfile.TemporaryDirectory[str]:
     holder = tempfile.TemporaryDirectory(prefix="tiny-")  # removed when the interpreter ends
-    make_tiny(Path(holder.name), family)
+    make(Path(holder.name), family)
     return holder
+
+
+def made_once(make: Callable[[Path, str], Path], family: str) -> Path:
+    """The folder that `make` has filled for a family, once per test run."""
+    return Path(_holder(make, family).name)
 
 
 def tiny_checkpoint(family: str) -> Path:
     """The folder of this family's checkpoint, made once per test run."""
-    return Path(_holder(family).name)
+    return made_once(make_tiny, family)
 
 
 def size_multiple(family: str) -> int:

@@ -7,7 +7,6 @@ and from the state that is left there over all completions of the group as a bat
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from seedbench_r1.backends.prefill_each import cache_argument
 from seedbench_r1.errors import ConfigError
 
 
@@ -89,9 +89,7 @@ def linear_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 def fork_at_prompts(module: torch.nn.Module) -> None:
     """Let a linear-attention module run packed groups; without one it behaves as before. Undone by unfork."""
-    # Called cache_params before transformers 5.24
-    parameters = inspect.signature(type(module).forward).parameters
-    cache_name = "cache" if "cache" in parameters else "cache_params"
+    cache_name = cache_argument(module, "cache_params")
     module.forward = partial(_forward, module.forward, cache_name)  # type: ignore[method-assign]
 
 

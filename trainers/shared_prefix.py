@@ -97,7 +97,7 @@ def shared_prefix_attention(model: torch.nn.Module) -> Iterator[None]:
     known = {"full_attention", "linear_attention"} if linear else {"full_attention"}
     if unknown := sorted({*(getattr(config, "layer_types", None) or ())} - known):
         raise ConfigError(
-            f"The model has layers of {unknown[0]}, which packed groups do not support. Fix: shared_prefix=False"
+            f"The model has layers of {unknown[0]}, which packed groups do not support. Fix: --no-shared-prefix"
         )
     AttentionInterface.register(ATTENTION, _attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)

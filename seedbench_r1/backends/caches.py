@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
-from seedbench_r1.backends.prefill_each import inner
+from seedbench_r1.backends.prefill_each import cache_argument, inner
 from seedbench_r1.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def open_cache(kind: DecodeCache, model: PreTrainedModel, prefilled: Prefilled, 
         room: tokens that may be generated in each row.
 
     Raises:
-        ConfigError: static for a model with sliding-window layers.
+        ConfigError: static for a model with sliding windows or other layers that are not of fixed shape.
     """
     if kind == "auto":
         fixed = model.device.type == "cuda" and room >= GRAPH_PAYS and _has_fixed_shapes(prefilled[0])
@@ -108,7 +108,9 @@ class FixedCache:
         source: Any = prefilled[0]  # transformers' layers have no types
         mask = prefilled[1]
         if not _has_fixed_shapes(source):
-            raise ConfigError("A static cache does not go with sliding-window layers. Fix: --decode-cache dynamic")
+            raise ConfigError(
+                "A static cache does not go with sliding windows and the like. Fix: --decode-cache dynamic"
+            )
         rows, self._length = len(mask) * repeats, mask.shape[1]
         self._model = model
         self._cache = StaticCache(config=model.config.get_text_config(), max_cache_len=self._length + room)
@@ -191,8 +193,8 @@ def _forward(
         input_ids=tokens[:, None],
         attention_mask=mask,
         position_ids=positions.view(1, -1, 1).expand(3, -1, 1) if on_three_axes else positions[:, None],
-        past_key_values=cache,
         use_cache=True,
+        **{cache_argument(model): cache},
     )
     logits: torch.Tensor = output.logits[:, -1]
     return logits

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from seedbench_r1.backends.caches import DecodeCache, RowCache, open_cache
-from seedbench_r1.backends.prefill_each import prefill_each
+from seedbench_r1.backends.prefill_each import cache_argument, prefill_each
 from seedbench_r1.backends.sampling import NOT_FINITE, NonFiniteLogits, next_tokens, row_generator
 from seedbench_r1.backends.vision import media_arguments
 from seedbench_r1.models.any_processor import AnyInputs, AnyProcessor
@@ -104,10 +104,10 @@ def prefill(
     output = model(
         attention_mask=mask,
         position_ids=positions.to(device),
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
         **media_arguments(model, layout, prompts, input_ids),
+        **{cache_argument(model): cache},
     )
     return output.logits[:, -1], cache, mask
 

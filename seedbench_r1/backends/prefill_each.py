@@ -6,8 +6,9 @@ it is decoding that a batch speeds up.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,8 @@ def prefill_each(
         arguments = {name: _placed(value, model) for name, value in prompt.arguments.items()}
         if hasattr(inner(model), "rope_deltas"):
             inner(model).rope_deltas = None  # the last prompt's, which a prompt of text alone would leave there
-        output = model(**arguments, past_key_values=cache, use_cache=True, **last_only)
+        arguments |= {cache_argument(model): cache, "use_cache": True}
+        output = model(**arguments, **last_only)
         logits.append(output.logits[:, -1])
         caches.append(cache)
         # Families with positions on three axes work out where the text goes on, and keep it for the next call.
@@ -47,6 +49,19 @@ def prefill_each(
     columns = torch.arange(max(lengths), device=model.device)
     mask = (columns >= max(lengths) - torch.tensor(lengths, device=model.device)[:, None]).long()
     return torch.cat(logits), join(caches), mask, following
+
+
+def cache_argument(module: torch.nn.Module, former: str = "past_key_values") -> str:
+    """What a module's forward calls its cache: "cache" since transformers 5.24, `former` before, and in older code."""
+    kind: Hashable = type(module)  # type: ignore[assignment]  # which mypy takes for unhashable: type.__hash__ is a slot
+    return _cache_argument(kind, former)
+
+
+@functools.cache
+def _cache_argument(kind: Hashable, former: str) -> str:
+    # A wrapper without a forward of its own hands on what it is given.
+    forward = getattr(kind, "forward", None)
+    return "cache" if forward is not None and "cache" in inspect.signature(forward).parameters else former
 
 
 def inner(model: PreTrainedModel) -> Any:  # noqa: ANN401  # of any family

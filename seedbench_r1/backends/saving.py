@@ -14,8 +14,8 @@ _EXPERTS = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Write weights and configuration into `folder`.
 
-    save_pretrained writes the experts of Qwen3-VL-MoE the other way round than the released checkpoints have them
-    (5.18 to 5.23). transformers reads both, vLLM the released form only. Raises OSError as save_pretrained does.
+    save_pretrained writes the experts of Qwen3-VL-MoE the other way round than the released checkpoints have them (seen
+    in 5.19 and 5.23). transformers reads both, vLLM the released form only. Raises OSError as save_pretrained does.
     """
     if model.config.model_type != "qwen3_vl_moe":
         model.save_pretrained(folder)

@@ -19,7 +19,6 @@ from seedbench_r1.backends.base import REQUEST_ERRORS, Result, nan_failure
 from seedbench_r1.backends.loading import DTYPES
 from seedbench_r1.backends.vllm_engine import (
     EngineOptions,
-    check_family,
     check_vllm,
     checkpoint_dtype,
     close_engine,
@@ -91,7 +90,6 @@ class VllmBackend:
             raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
         trusted = self.options.trust_remote_code
         checkpoint = inspect_model(model, base_model=base_model, revision=revision, trust_remote_code=trusted)
-        check_family(checkpoint)
         folder = checkpoint.folder
         try:
             if checkpoint.base_folder is not None:

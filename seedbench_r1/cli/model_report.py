@@ -51,7 +51,7 @@ def report_model(model: str, *, base_model: str | None = None, trust_remote_code
     assert family is not None  # inspect_model has refused it
     processor = load_any_processor(str(folder), trust_remote_code=trust_remote_code)
     video = VideoConfig()
-    multiple = max(checkpoint.size_multiple, video.size_multiple if checkpoint.size_multiple == 1 else 1)
+    multiple = checkpoint.size_multiple if video.size_multiple % checkpoint.size_multiple else video.size_multiple
     few = sample_request(video.min_frames, video.min_pixels, video.image_min_pixels, multiple)
     many = sample_request(video.max_frames, video.max_pixels, video.image_max_pixels, multiple)
     try:
@@ -105,20 +105,20 @@ def _count(processor: AnyProcessor, request: Request) -> int:
     from seedbench_r1.models.generic import GenericProcessor
 
     if isinstance(processor, GenericProcessor):
-        return processor.count_tokens(request)
+        return len(processor.expanded_ids(request))
     return len(processor.prepare(request).input_ids)
 
 
 def _tells_times(processor: AnyProcessor, request: Request) -> bool:
     import torch
 
+    from seedbench_r1.models.qwen_vl import ModelInputs
+
     later = replace(
         request,
         frame_indices=tuple(10 * place for place in request.frame_indices),
         n_total=10 * (request.n_total or 0),
     )
-    from seedbench_r1.models.qwen_vl import ModelInputs
-
     near, far = processor.prepare(request), processor.prepare(later)
     if not torch.equal(near.input_ids, far.input_ids):
         return True

@@ -171,8 +171,8 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
         tokens += rows * columns // area
     # Four characters a token is near enough for English; no tokenizer is loaded for a dry run.
     text = len(build_prompt(question, config.template)) // 4
-    if media is not None and planned.checkpoint is not None and _has_own_grid(planned.checkpoint):
-        tokens, text = _tokens_by_processor(planned.checkpoint, config, question, media)
+    if media is not None and planned.checkpoint is not None:
+        tokens, text = _tokens_by_processor(planned.checkpoint, config, question, media) or (tokens, text)
     estimate: dict[str, Any] = {
         "run_dir": str(planned.path),
         "protocol_id": planned.manifest.protocol_id,
@@ -194,19 +194,19 @@ def estimate_run(planned: Plan) -> dict[str, Any]:
     return estimate
 
 
-def _has_own_grid(checkpoint: Checkpoint) -> bool:
-    """Whether only the checkpoint's processor can say how many tokens it makes of a picture."""
-    return not any(family.model_type == checkpoint.config.get("model_type") for family in FAMILIES)
-
-
 def _tokens_by_processor(
     checkpoint: Checkpoint, config: EvalConfig, question: Question, media: Media
-) -> tuple[int, int]:
+) -> tuple[int, int] | None:
+    """Of vision and of text, where only the checkpoint's processor can say; None of families whose patches we cut."""
+    if any(family.model_type == checkpoint.config.get("model_type") for family in FAMILIES):
+        return None
     from seedbench_r1.models.any_processor import load_any_processor
+    from seedbench_r1.models.generic import GenericProcessor
 
     folder = str(checkpoint.base_folder or checkpoint.folder)
     processor = load_any_processor(folder, trust_remote_code=config.trust_remote_code)
-    ids = processor.prepare(build_request(question, media, config.template)).input_ids.tolist()
+    assert isinstance(processor, GenericProcessor)
+    ids = processor.expanded_ids(build_request(question, media, config.template))
     n_vision = sum(token in processor.forbidden_ids for token in ids)
     return n_vision, len(ids) - n_vision
 

@@ -93,7 +93,7 @@ def _tokens(question: Question, config: EvalConfig, processor: AnyProcessor) -> 
     few, fewer, many = (build_request(question, _sample(question, video, *bound), config.template) for bound in bounds)
     rendered = processor.render(few)
     try:
-        least, nearly, most = (processor.count_tokens(request) for request in (few, fewer, many))
+        least, nearly, most = (len(processor.expanded_ids(request)) for request in (few, fewer, many))
     # Processors raise what they like.
     except Exception as error:
         raise ConfigError(

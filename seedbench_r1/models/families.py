@@ -37,16 +37,13 @@ class GenericFamily:
     # ours: our resize, which the model's grid allows; processor: its processor resizes what we resized; images: that,
     # and a clip is handed over as images with their times in between, since the processor takes no clips.
     preprocess: Preprocess
-    # Attributes of the processor that hold what a template writes for an image and for a clip
-    placeholders: tuple[str, str] = ("image_token", "video_token")
     # Why vLLM is refused for it, or may answer otherwise than transformers (0.32, its CPU build)
     vllm_refused: str | None = None
     vllm_doubt: str | None = None
-    # Further arguments of its image processor
+    # Further arguments of its processor
     options: Mapping[str, bool] = field(default_factory=dict)
-    shared_placeholder: bool = (
-        False  # images and clips are written with the same token (backends/shared_placeholder.py)
-    )
+    # Images and clips are written with the same token (backends/shared_placeholder.py)
+    shared_placeholder: bool = False
 
 
 FAMILIES = (

@@ -1,8 +1,8 @@
 """Any image-text-to-text model of transformers whose processor takes decoded frames.
 
 The processor makes all that its model's forward pass takes, from our frames with their times; which frames these are
-is never left to it. A prompt is prefilled as the processor made it, alone (backends/decoding.py), so that no knowledge
-of a family's tensors is needed to batch them. What differs between families is in families.GENERIC.
+is never left to it. A prompt is prefilled as the processor made it, alone (backends/prefill_each.py), so that no
+knowledge of a family's tensors is needed to batch them. What differs between families is in families.GENERIC.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class GenericProcessor:
         images = int(request.image is not None)
         if self.family.preprocess == "images" and request.frames is not None:
             clips, images = 0, images + len(request.frames)
-        for attribute, expected in zip(self.family.placeholders, (images, clips), strict=True):
+        for attribute, expected in (("image_token", images), ("video_token", clips)):
             mark = getattr(self.processor, attribute, None)
             if isinstance(mark, str) and text.count(mark) != expected:
                 raise ValueError(f"the prompt has {text.count(mark)} times {mark}, the request {expected} of them")
@@ -89,14 +89,14 @@ class GenericProcessor:
             raise ValueError(f"the prompt has {len(inputs.input_ids)} tokens, the model's context is {self.context}")
         return inputs
 
-    def count_tokens(self, request: Request) -> int:
-        """Of the prompt, whether or not it fits. Raises ValueError as prepare does otherwise."""
-        return len(self._inputs(request).input_ids)
+    def expanded_ids(self, request: Request) -> list[int]:
+        """The prompt's tokens, whether or not they fit. Raises ValueError as prepare does otherwise."""
+        ids: list[int] = self._inputs(request).input_ids.tolist()
+        return ids
 
     def _inputs(self, request: Request) -> GenericInputs:
         text = self.render(request)
-        shared: dict[str, Any] = {"input_data_format": "channels_last"}
-        shared |= {"do_resize": False} if self.preprocess == "ours" else {}
+        shared: dict[str, Any] = {"input_data_format": "channels_last"} | self.overrides
         images, videos, metadata = self._media(request)
         made = self.processor(
             text=[text],
@@ -104,7 +104,7 @@ class GenericProcessor:
             videos=videos or None,
             return_tensors="pt",
             text_kwargs={"add_special_tokens": self._adds_special_tokens(text)},
-            images_kwargs=shared | dict(self.family.options),
+            images_kwargs=shared,
             **({"videos_kwargs": shared | {"do_sample_frames": False, "video_metadata": metadata}} if videos else {}),
         )
         return GenericInputs(made["input_ids"][0], dict(made))

@@ -16,8 +16,10 @@ from seedbench_r1.engines.plan import fit_to_model, plan
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.any_processor import load_any_processor
 from seedbench_r1.models.checkpoint import inspect_model
+from seedbench_r1.models.families import GENERIC
 from seedbench_r1.protocol import protocol_id
 from seedbench_r1.types import Generation, SamplingConfig, VideoConfig
+from tests.family_table import WHY_NOT
 from tests.tiny_generic import generic_checkpoint
 from tests.tiny_models import request
 from tests.unit.test_evaluate import configure
@@ -140,10 +142,16 @@ def test_programs_of_a_checkpoint_are_run_only_if_allowed(own_code, data_root, t
     assert isinstance(answer, Generation)
 
 
-def test_what_vllm_is_not_used_for_is_said_before_it_starts():
-    with pytest.raises(ConfigError, match=r"not used for video_llama_3 models: .*times.*--backend transformers"):
-        check_family(inspect_model(str(generic_checkpoint("video_llama_3"))))
-    check_family(inspect_model(str(generic_checkpoint("internvl"))))
+@pytest.mark.parametrize("family", GENERIC, ids=lambda family: family.model_type)
+def test_what_vllm_is_not_used_for_is_said_before_it_starts(family, caplog):
+    checkpoint = inspect_model(str(generic_checkpoint(family.model_type)))
+    if family.vllm_refused is not None:
+        assert (family.model_type, "vllm") in WHY_NOT
+        with pytest.raises(ConfigError, match=rf"not used for {family.model_type} models: .*--backend transformers"):
+            check_family(checkpoint)
+        return
+    check_family(checkpoint)
+    assert ("vLLM may answer otherwise" in caplog.text) == (family.vllm_doubt is not None)
 
 
 def test_attention_is_flash_only_where_it_can_be(monkeypatch):
