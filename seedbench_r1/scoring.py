@@ -4,25 +4,76 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from seedbench_r1.kinds import parse, score
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.types import (
     Failure,
     Generation,
-    GroupSummary,
     Media,
     Question,
-    ReasoningProfile,
     Request,
     RunRecord,
-    RunSummary,
 )
 
 GroupOf = Callable[[Question], str | None]
 
 _LONGEST_LETTER = 40  # characters: a letter with parentheses, emphasis, a stop, or inside an answer tag
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """Counts of one split, domain or kind."""
+
+    n: int  # questions in the file, whatever was run
+    selected: int  # questions that belong to this run: n, or fewer under --limit (a SUBSET, never ranked)
+    answered: int  # questions with a response
+    correct: float  # sum of the credits: a whole number for choices
+    strict_correct: float  # the same by the reference's rule
+    unparsed: int
+    truncated: int
+    failed: int  # questions whose last attempt failed
+    format_ok: int
+
+    @property
+    def accuracy(self) -> float:
+        """correct / selected as a fraction; nan for none. Unparsed, truncated and unanswered count as wrong."""
+        return self.correct / self.selected if self.selected else float("nan")
+
+    @property
+    def strict_accuracy(self) -> float:
+        """strict_correct / selected as a fraction; nan for none."""
+        return self.strict_correct / self.selected if self.selected else float("nan")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every question of this run has an answer."""
+        return self.answered == self.selected
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningProfile:
+    """What the reasoning of a run looks like: the collapses that users report show here first."""
+
+    n: int  # answered questions
+    empty: int  # no think block, or nothing in it
+    letter_only: int  # the reasoning is nothing but an option's letter
+    median_words: float  # of the reasoning that is not empty; nan if all is
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """Counts of a whole run. status is "complete", "incomplete" or "subset"."""
+
+    status: Literal["complete", "incomplete", "subset"]
+    splits: dict[str, GroupSummary]
+    groups: dict[str, dict[str, GroupSummary]] = field(default_factory=dict)  # split -> domain or kind -> counts
+
+    @property
+    def pending(self) -> int:
+        return sum(split.selected - split.answered for split in self.splits.values())
 
 
 def to_record(

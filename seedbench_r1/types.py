@@ -165,6 +165,8 @@ class Request:
     reader: str | None = None
     reader_note: str | None = None
     frame_times: tuple[float, ...] | None = None  # where the frame rate varies
+    prefix: str = ""  # assistant text that the completion continues, after what the template opened
+    continuations: tuple[str, ...] = ()  # texts after the prefix whose log-probabilities are asked for (Scorer)
 
     @property
     def clock_indices(self) -> tuple[float, ...]:
@@ -328,59 +330,6 @@ class RunManifest:
         if self.template is None or self.video is None or self.sampling is None:
             return None
         return RunSettings(self.template, self.video, self.sampling)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSummary:
-    """Counts of one split, domain or kind."""
-
-    n: int  # questions in the file, whatever was run
-    selected: int  # questions that belong to this run: n, or fewer under --limit (a SUBSET, never ranked)
-    answered: int  # questions with a response
-    correct: float  # sum of the credits: a whole number for choices
-    strict_correct: float  # the same by the reference's rule
-    unparsed: int
-    truncated: int
-    failed: int  # questions whose last attempt failed
-    format_ok: int
-
-    @property
-    def accuracy(self) -> float:
-        """correct / selected as a fraction; nan for none. Unparsed, truncated and unanswered count as wrong."""
-        return self.correct / self.selected if self.selected else float("nan")
-
-    @property
-    def strict_accuracy(self) -> float:
-        """strict_correct / selected as a fraction; nan for none."""
-        return self.strict_correct / self.selected if self.selected else float("nan")
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every question of this run has an answer."""
-        return self.answered == self.selected
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningProfile:
-    """What the reasoning of a run looks like: the collapses that users report show here first."""
-
-    n: int  # answered questions
-    empty: int  # no think block, or nothing in it
-    letter_only: int  # the reasoning is nothing but an option's letter
-    median_words: float  # of the reasoning that is not empty; nan if all is
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """Counts of a whole run. status is "complete", "incomplete" or "subset"."""
-
-    status: Literal["complete", "incomplete", "subset"]
-    splits: dict[str, GroupSummary]
-    groups: dict[str, dict[str, GroupSummary]] = field(default_factory=dict)  # split -> domain or kind -> counts
-
-    @property
-    def pending(self) -> int:
-        return sum(split.selected - split.answered for split in self.splits.values())
 
 
 def to_json(value: object) -> Any:  # noqa: ANN401  # JSON

@@ -15,7 +15,8 @@ from seedbench_r1.models.families import FAMILIES
 from seedbench_r1.prompts import build_prompt, build_request
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.verdicts import load_verdicts
-from seedbench_r1.types import GroupSummary, Media, Question, RunRecord, RunSummary, to_json
+from seedbench_r1.scoring import GroupSummary, RunSummary
+from seedbench_r1.types import Media, Question, RunRecord, to_json
 
 if TYPE_CHECKING:
     from leaderboards.stats import Proportion

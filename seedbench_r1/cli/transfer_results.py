@@ -8,8 +8,9 @@ from collections.abc import Callable
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.scoring import GroupSummary, RunSummary
 from seedbench_r1.suites.transfer import BENCHMARKS
-from seedbench_r1.types import GroupSummary, RunSummary, VideoConfig, to_json
+from seedbench_r1.types import VideoConfig, to_json
 
 
 def print_transfer(summary: RunSummary, video: VideoConfig | None) -> None:

@@ -14,8 +14,9 @@ from seedbench_r1.config import EvalConfig
 from seedbench_r1.errors import IncompleteRun
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.runs.directory import RunDir
+from seedbench_r1.scoring import RunSummary
 from seedbench_r1.suites.base import Suite
-from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary
+from seedbench_r1.types import Question, RunManifest, RunRecord
 
 Observe = Callable[[RunRecord], None]
 DRAINING = "Stopping: answers in flight are finished and saved. Once more stops at once."

@@ -38,9 +38,9 @@ from seedbench_r1.runs.records import (
     run_identity,
 )
 from seedbench_r1.runs.verdicts import load_verdicts
-from seedbench_r1.scoring import by_domain, by_kind, summarise
+from seedbench_r1.scoring import RunSummary, by_domain, by_kind, summarise
 from seedbench_r1.typed_json import parse_json, shown
-from seedbench_r1.types import Question, RunManifest, RunRecord, RunSummary, Verdict, to_json
+from seedbench_r1.types import Question, RunManifest, RunRecord, Verdict, to_json
 
 if TYPE_CHECKING:
     import pandas as pd

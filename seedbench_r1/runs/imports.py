@@ -18,8 +18,8 @@ from seedbench_r1.questions import file_sha256
 from seedbench_r1.runs.directory import RunDir, run_directory
 from seedbench_r1.runs.records import IMPORTED, SCHEMA
 from seedbench_r1.runs.result_files import Content, ImportedAnswer, ImportedFile
-from seedbench_r1.scoring import GroupOf, split_sizes, summarise, to_record
-from seedbench_r1.types import Generation, ModelInfo, Question, RunManifest, RunSummary
+from seedbench_r1.scoring import GroupOf, RunSummary, split_sizes, summarise, to_record
+from seedbench_r1.types import Generation, ModelInfo, Question, RunManifest
 
 
 @dataclass(frozen=True, slots=True)

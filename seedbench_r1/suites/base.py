@@ -9,12 +9,8 @@ from pathlib import Path
 from seedbench_r1 import scoring
 from seedbench_r1.config import EvalConfig, SuiteDefaults
 from seedbench_r1.rows import BadRows
-from seedbench_r1.scoring import GroupOf
-from seedbench_r1.types import (
-    Question,
-    RunRecord,
-    RunSummary,
-)
+from seedbench_r1.scoring import GroupOf, RunSummary
+from seedbench_r1.types import Question, RunRecord
 
 
 @dataclass(frozen=True, slots=True)
