@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 
@@ -38,10 +38,28 @@ class Backend(Protocol):
     * A request's result depends on the request, the sampling options and the seed, not on its neighbours or its place
       in the stream.
     * When the stream ends, everything in flight is finished and yielded before the iterator stops.
+    * Request.prefix is text that the assistant has written already: the completion goes on from it and does not repeat
+      it. A backend that cannot do so is no Scorer, and is never given one.
     """
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]: ...
 
     def close(self) -> None:
         """Release memory and child processes. Safe to call twice."""
+        ...
+
+
+Scores = tuple[float, ...]  # natural log-probability of each continuation, up to a constant of the request
+
+
+@runtime_checkable
+class Scorer(Backend, Protocol):
+    """A backend that also continues a prefix, and says how likely given continuations of it are."""
+
+    def score(self, requests: Iterable[Request]) -> Iterator[tuple[str, Scores | Failure]]:
+        """log P(continuation | prompt, prefix) of each of Request.continuations, less what all of them share.
+
+        The stream is pulled and results leave as in generate. Two continuations that are equal, or of which one begins
+        the other, are a Failure.
+        """
         ...

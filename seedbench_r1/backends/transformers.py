@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from seedbench_r1.backends.base import REQUEST_ERRORS, Result
+from seedbench_r1.backends.base import REQUEST_ERRORS, Result, Scores
 from seedbench_r1.backends.batching import ready_batches
+from seedbench_r1.backends.continuations import Parting, part, score_continuations, shared_inputs
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.backends.loading import load_model, resolve_attention, resolve_device
 from seedbench_r1.errors import ResourceError
@@ -23,6 +25,10 @@ from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 log = logging.getLogger(__name__)
 
 
+# A piece of a batch -> (question_id, k, result), each as soon as it exists.
+_Work = Callable[[list["_Prepared"]], Iterator[tuple[str, int, Any]]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """A request's inputs, or why it has none. The frames themselves are released."""
@@ -31,6 +37,7 @@ class _Prepared:
     n_frames: int
     pixels: int  # of a frame, or of the image if there is no clip
     inputs: AnyInputs | Failure
+    parting: Parting | None = None  # with continuations to be scored: the inputs end where they part
 
     @property
     def length(self) -> int:
@@ -75,11 +82,19 @@ class TransformersBackend:
         Prompts are prepared in a feeder thread while the model works. Raises ResourceError when the device's memory
         does not suffice for a single request.
         """
+        yield from self._in_batches(requests, partial(self._decode, sampling=sampling), sampling.n)
+
+    def score(self, requests: Iterable[Request]) -> Iterator[tuple[str, Scores | Failure]]:
+        """Log-probabilities of continuations; see backends.base.Scorer. Raises as generate does."""
+        yield from self._in_batches(requests, self._score, 1)
+
+    def _in_batches(self, requests: Iterable[Request], work: _Work, n: int) -> Iterator[tuple[str, Any]]:
+        """Every request's n results of `work`."""
         # Pulled and prepared in a thread: decoding and cutting patches overlap with the model's work.
         prepared = (self._prepare(request) for request in requests)
         with contextlib.closing(ready_batches(prepared, self.batch_size, lambda item: item.length)) as batches:
             for batch in batches:
-                yield from self._answer(batch, sampling)
+                yield from self._answer(batch, work, n)
 
     def close(self) -> None:
         """Release the weights."""
@@ -88,26 +103,33 @@ class TransformersBackend:
             torch.cuda.empty_cache()
 
     def _prepare(self, request: Request) -> _Prepared:
+        parting = None
         try:
-            inputs: AnyInputs | Failure = self.processor.prepare(request)
+            inputs: AnyInputs | Failure
+            if request.continuations:
+                parting = part(request, self.processor)
+                inputs = shared_inputs(request, self.processor, parting)
+            else:
+                inputs = self.processor.prepare(request)
         except REQUEST_ERRORS as error:
             inputs = Failure("backend_error", f"{type(error).__name__}: {error}")
         frames = request.frames if request.frames is not None else request.image
         # For the message when memory is short; the frames themselves are not kept.
         pixels = 0 if frames is None else frames.shape[-3] * frames.shape[-2]
-        return _Prepared(request.question_id, 0 if request.frames is None else len(request.frames), pixels, inputs)
+        n_frames = 0 if request.frames is None else len(request.frames)
+        return _Prepared(request.question_id, n_frames, pixels, inputs, parting)
 
-    def _answer(self, batch: list[_Prepared], sampling: SamplingConfig) -> Iterator[Result]:
+    def _answer(self, batch: list[_Prepared], run: _Work, n: int) -> Iterator[tuple[str, Any]]:
         """Every result of a batch once, whatever has to be retried in smaller pieces."""
         # A batch may fail after some rows have left; retries must not yield those again.
         given: set[tuple[str, int]] = set()
         for item in batch:
             if isinstance(item.inputs, Failure):
-                yield from _fail(item, sampling, given, item.inputs)
+                yield from _fail(item, n, given, item.inputs)
         work = _pieces([item for item in batch if not isinstance(item.inputs, Failure)], self.batch_size)
         while work:
             piece = work.pop(0)
-            error = yield from self._attempt(piece, sampling, given)
+            error = yield from self._attempt(piece, run, given)
             # Everything that is left is cut again, since the smaller size holds for it too.
             if isinstance(error, torch.OutOfMemoryError):
                 self._shrink(piece, error)
@@ -118,17 +140,17 @@ class TransformersBackend:
                 work = [[item] for item in piece] + work
             elif error is not None:
                 failure = Failure("backend_error", f"{type(error).__name__}: {error}")
-                yield from _fail(piece[0], sampling, given, failure)
+                yield from _fail(piece[0], n, given, failure)
 
     def _attempt(
-        self, piece: list[_Prepared], sampling: SamplingConfig, given: set[tuple[str, int]]
-    ) -> Generator[Result, None, Exception | None]:
+        self, piece: list[_Prepared], run: _Work, given: set[tuple[str, int]]
+    ) -> Generator[tuple[str, Any], None, Exception | None]:
         """Yield what has not been yielded yet; return the error that stopped it, without the frames it kept alive."""
         try:
-            for question_id, k, generation in self._decode(piece, sampling):
+            for question_id, k, result in run(piece):
                 if (question_id, k) not in given:
                     given.add((question_id, k))
-                    yield question_id, generation
+                    yield question_id, result
         except torch.AcceleratorError:
             raise  # the device is unusable from here on: not one request's fault
         except REQUEST_ERRORS as error:
@@ -156,6 +178,15 @@ class TransformersBackend:
                 ),
             )
 
+    def _score(self, piece: list[_Prepared]) -> Iterator[tuple[str, int, Scores]]:
+        prompts = [
+            (Prompt(item.question_id, item.inputs), item.parting)
+            for item in piece
+            if not isinstance(item.inputs, Failure) and item.parting is not None
+        ]
+        for question_id, scores in score_continuations(self.model, self.processor, prompts):
+            yield question_id, 0, scores
+
     def _shrink(self, piece: list[_Prepared], error: torch.OutOfMemoryError) -> None:
         """Halve the batch for the rest of this backend's life, or give up at one. Frames and pixels never change."""
         if self.device.type == "cuda":
@@ -181,9 +212,9 @@ def _pieces(items: list[_Prepared], count: int) -> list[list[_Prepared]]:
     return [items[start : start + count] for start in range(0, len(items), count)]
 
 
-def _fail(item: _Prepared, sampling: SamplingConfig, given: set[tuple[str, int]], failure: Failure) -> Iterator[Result]:
+def _fail(item: _Prepared, n: int, given: set[tuple[str, int]], failure: Failure) -> Iterator[tuple[str, Failure]]:
     """The failure, once for every completion of the question that has not left yet."""
     # Every completion of the question failed together, and each must be accounted for.
-    for k in range(sampling.n):
+    for k in range(n):
         if (item.question_id, k) not in given:
             yield item.question_id, failure

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seedbench_r1.api.prefetch import Prefetch
-from seedbench_r1.backends.base import REQUEST_ERRORS, Result, nan_failure
+from seedbench_r1.backends.base import REQUEST_ERRORS, Result, Scores, nan_failure
+from seedbench_r1.backends.continuations import part, shared_inputs
 from seedbench_r1.backends.loading import DTYPES
 from seedbench_r1.backends.vllm_engine import (
     EngineOptions,
@@ -28,6 +29,7 @@ from seedbench_r1.backends.vllm_engine import (
     sampling_params,
     start_engine,
 )
+from seedbench_r1.backends.vllm_scoring import Walk, Walks
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.any_processor import AnyProcessor, load_any_processor
 from seedbench_r1.models.checkpoint import inspect_model
@@ -134,6 +136,27 @@ class VllmBackend:
             finally:
                 if in_flight and self._engine is not None:  # nobody waits for these any more
                     self._engine.abort_request(list(in_flight))
+
+    def score(self, requests: Iterable[Request]) -> Iterator[tuple[str, Scores | Failure]]:
+        """Log-probabilities of continuations; see backends.base.Scorer. Raises ResourceError if the engine dies."""
+        prepared = (self._prepare_walk(request) for request in requests)
+        walks = Walks(self._engine, self._ids, self._refused, self.options.max_in_flight)
+        with engine_death_explained(), Prefetch(prepared, AHEAD) as ahead:
+            try:
+                yield from walks.answer(ahead)
+            finally:
+                if self._engine is not None:
+                    walks.abort()
+
+    def _prepare_walk(self, request: Request) -> Walk | tuple[str, Failure]:
+        """Runs in the prefetching thread."""
+        try:
+            parting = part(request, self.processor)
+            expected = shared_inputs(request, self.processor, parting).input_ids.tolist()
+            rendered: Any = render(self._engine, self.processor, request, expected, parting.shared)
+            return Walk(request.question_id, dict(rendered), parting.endings)
+        except (*REQUEST_ERRORS, self._refused) as error:
+            return request.question_id, Failure("backend_error", f"{type(error).__name__}: {error}")
 
     def _answer(
         self, ahead: Prefetch[_Prepared], sampling: SamplingConfig, in_flight: dict[str, _InFlight]

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -109,14 +109,21 @@ def check_family(checkpoint: Checkpoint) -> None:
         log.warning("vLLM may answer otherwise than transformers here: %s (docs/models.md)", family.vllm_doubt)
 
 
-def render(engine: LLMEngine, processor: AnyProcessor, request: Request, expected: list[int]) -> object:
+def render(
+    engine: LLMEngine,
+    processor: AnyProcessor,
+    request: Request,
+    expected: list[int],
+    text_ids: Sequence[int] | None = None,
+) -> object:
     """The engine's form of a request: prompt tokens and normalised patches, made by vLLM.
 
-    expected: the prompt's token ids by processor.prepare. Raises ValueError if vLLM's differ from them, that is,
+    expected: the prompt's token ids by processor.prepare; text_ids: those that it is made of, if not
+    processor.text_ids(request). Raises ValueError if vLLM's differ from them, that is,
     if it would show the model anything but our prompt.
     """
     prompt = {
-        "prompt_token_ids": processor.text_ids(request),
+        "prompt_token_ids": processor.text_ids(request) if text_ids is None else list(text_ids),
         "multi_modal_data": media_of(request, as_images=processor.preprocess == "images"),
         "mm_processor_kwargs": processor.overrides,
     }

@@ -73,8 +73,8 @@ class GenericProcessor:
         return text
 
     def text_ids(self, request: Request) -> list[int]:
-        """The rendered prompt as token ids, placeholders as they stand in it."""
-        text = self.render(request)
+        """The rendered prompt and the request's prefix as token ids, placeholders as they stand in it."""
+        text = self.render(request) + request.prefix
         ids: list[int] = self.tokenizer(text, add_special_tokens=self._adds_special_tokens(text))["input_ids"]
         return ids
 
@@ -95,7 +95,7 @@ class GenericProcessor:
         return ids
 
     def _inputs(self, request: Request) -> GenericInputs:
-        text = self.render(request)
+        text = self.render(request) + request.prefix
         shared: dict[str, Any] = {"input_data_format": "channels_last"} | self.overrides
         images, videos, metadata = self._media(request)
         made = self.processor(

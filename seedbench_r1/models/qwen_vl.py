@@ -87,8 +87,9 @@ class QwenProcessor:
         return render_prompt(request, self)
 
     def text_ids(self, request: Request) -> list[int]:
-        """The rendered prompt as token ids, placeholders as they stand in it."""
-        ids: list[int] = self.tokenizer(self.render(request), add_special_tokens=False)["input_ids"]
+        """The rendered prompt and the request's prefix as token ids, placeholders as they stand in it."""
+        text = self.render(request) + request.prefix
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def prepare(self, request: Request) -> ModelInputs:
@@ -334,7 +335,7 @@ def render_prompt(request: Request, processor: QwenProcessor) -> str:
 
 
 def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
-    """The rendered prompt as token ids, with one unexpanded placeholder per image and per run of video tokens.
+    """The rendered prompt and the request's prefix as token ids, a placeholder per image and per run of video tokens.
 
     For Qwen3-VL a clip's placeholder becomes a time and a placeholder in vision marks of its own for each temporal
     patch. The template's marks stay around them all, as in transformers since 5.10 and vLLM since 0.32 (earlier ones
@@ -348,7 +349,7 @@ def prompt_token_ids(request: Request, processor: QwenProcessor) -> list[int]:
         times = frame_times(request.clock_indices, request.native_fps, layout.temporal_patch)
         one = "<|vision_start|><|video_pad|><|vision_end|>"
         text = text.replace("<|video_pad|>", "".join(f"<{time:.1f} seconds>{one}" for time in times))
-    ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = processor.tokenizer(text + request.prefix, add_special_tokens=False)["input_ids"]
     return ids
 
 
@@ -375,6 +376,9 @@ def _expand(ids: list[int], runs: dict[int, list[int]]) -> list[int]:
     """Repeat each placeholder as often as its medium has tokens."""
     expanded: list[int] = []
     for token in ids:
+        # A text that spells a placeholder, in a question or a prefix, has no medium.
+        if token in runs and not runs[token]:
+            raise ValueError("the prompt holds more media placeholders than there are media")
         repeats = runs[token].pop(0) if token in runs else 1
         expanded.extend([token] * repeats)
     return expanded
