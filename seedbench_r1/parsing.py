@@ -125,7 +125,7 @@ def strict_answer(text: str) -> str:
 
 def first_block(text: str, tag: str) -> str | None:
     """The stripped content of the first <tag>...</tag>, or None. Linear in the length of the text."""
-    span = _block_span(text, tag)
+    span = block_span(text, tag)
     return None if span is None else text[span[0] : span[1]].strip()
 
 
@@ -156,12 +156,12 @@ def _filled_block(text: str, start: int) -> tuple[int, int] | None:
 
 
 def _blocks(text: str, tag: str, start: int = 0) -> Iterator[tuple[int, int]]:
-    while (span := _block_span(text, tag, start)) is not None:
+    while (span := block_span(text, tag, start)) is not None:
         yield span
         start = span[1]
 
 
-def _block_span(text: str, tag: str, start: int = 0) -> tuple[int, int] | None:
+def block_span(text: str, tag: str, start: int = 0) -> tuple[int, int] | None:
     """Character offsets of the unstripped content of the first <tag>...</tag> from `start` on, or None."""
     # Most texts without this tag have none at all, and one sign is found far sooner.
     if "<" not in text:

@@ -56,6 +56,11 @@ Scores = tuple[float, ...]  # natural log-probability of each continuation, up t
 class Scorer(Backend, Protocol):
     """A backend that also continues a prefix, and says how likely given continuations of it are."""
 
+    @property
+    def opened(self) -> str:
+        """What the model's chat template opens in the assistant's turn; a prefix begins after it."""
+        ...
+
     def score(self, requests: Iterable[Request]) -> Iterator[tuple[str, Scores | Failure]]:
         """log P(continuation | prompt, prefix) of each of Request.continuations, less what all of them share.
 

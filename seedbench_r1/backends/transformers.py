@@ -76,6 +76,11 @@ class TransformersBackend:
             trust_remote_code=trust_remote_code,
         )
 
+    @property
+    def opened(self) -> str:
+        """See backends.base.Scorer."""
+        return self.processor.opened
+
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests; see backends.base.Backend.
 

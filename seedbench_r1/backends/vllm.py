@@ -120,6 +120,11 @@ class VllmBackend:
                 f"Fix: --backend transformers"
             ) from error
 
+    @property
+    def opened(self) -> str:
+        """See backends.base.Scorer."""
+        return self.processor.opened
+
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests; see backends.base.Backend.
 

@@ -16,7 +16,20 @@ import typer
 import typer.core
 
 from seedbench_r1 import __version__
-from seedbench_r1.cli import data, demo, doctor, eval, export, imports, judge, leaderboard, lmms_benchmarks, show, train
+from seedbench_r1.cli import (
+    data,
+    demo,
+    doctor,
+    eval,
+    export,
+    imports,
+    judge,
+    leaderboard,
+    lmms_benchmarks,
+    probe,
+    show,
+    train,
+)
 from seedbench_r1.cli.outcome import lost_peer, wait_for_the_first_process
 from seedbench_r1.errors import ResourceError, SeedBenchError, refuse_to_start_in_a_worker
 from seedbench_r1.files import REFUSED
@@ -56,6 +69,7 @@ app = typer.Typer(
 )
 app.command("eval", rich_help_panel="Measure")(eval.evaluate_command)
 app.command("lmms-path", rich_help_panel="Measure")(lmms_benchmarks.lmms_path_command)
+app.command("probe", rich_help_panel="Measure")(probe.probe_command)
 app.command("show", rich_help_panel="Measure")(show.show_command)
 app.command("train", rich_help_panel="Train")(train.train_command)
 app.add_typer(demo.app, name="demo", rich_help_panel="Try")

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, chain
+from typing import NamedTuple
 
 from seedbench_r1.types import LETTERS
 
@@ -42,22 +43,45 @@ _SPACE = re.compile(r"\s+")
 _BLANKS = re.compile(r"[^\S\n]+")
 
 
+class Conclusion(NamedTuple):
+    """The sentence of a reasoning that settles on an option, as offsets of characters."""
+
+    letter: str
+    start: int
+    end: int
+
+
 def settled_option(reasoning: str, options: Sequence[str]) -> str | None:
     """The option that the reasoning settles on: its last unambiguous endorsement by letter or by text; None: none.
 
     Linear in the length of the reasoning: models that are caught in a loop write tens of thousands of characters.
     """
+    found = conclusion(reasoning, options)
+    return None if found is None else found.letter
+
+
+def conclusion(reasoning: str, options: Sequence[str]) -> Conclusion | None:
+    """settled_option, and the sentence that it is read from."""
     texts = [_plain(option) for option in options]
-    # Runs of space would be read again and again by the forms below.
-    for sentence in reversed(_SENTENCE.split(_BLANKS.sub(" ", reasoning).strip())):
-        named: set[str] = set()
-        for letter in chain(_by_letter(sentence), _by_text(sentence, texts)):
-            named.add(letter)
-            if len(named) > 1:
-                break
+    ends = [match.span() for match in _SENTENCE.finditer(reasoning)]
+    starts = [0, *(end for _, end in ends)]
+    for start, end in zip(reversed(starts), reversed([*(start for start, _ in ends), len(reasoning)]), strict=True):
+        # Runs of space would be read again and again by the forms below.
+        sentence = _BLANKS.sub(" ", reasoning[start:end]).strip()
+        named = _named(sentence, texts)
         if len(named) == 1:
-            return named.pop()
+            return Conclusion(named.pop(), start, end)
     return None
+
+
+def _named(sentence: str, texts: Sequence[str]) -> set[str]:
+    """Up to two letters of the options that a sentence endorses; texts: as _plain leaves them."""
+    named: set[str] = set()
+    for letter in chain(_by_letter(sentence), _by_text(sentence, texts)):
+        named.add(letter)
+        if len(named) > 1:
+            break
+    return named
 
 
 class _Clauses:
