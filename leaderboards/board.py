@@ -13,6 +13,7 @@ from leaderboards.loading import LeftOut, Loaded, choose_judge, find_run, gc_pau
 from leaderboards.outcomes import Measured, QuestionBank, build_bank, outcomes_of
 from leaderboards.published import PublishedRow, load_published
 from leaderboards.ranking import (
+    JUDGED,
     LevelTests,
     Metric,
     bootstrap_intervals,
@@ -23,7 +24,7 @@ from leaderboards.ranking import (
     parse_metric,
     rank,
 )
-from leaderboards.rows import LeaderboardRow, build_row
+from leaderboards.rows import Delta, LeaderboardRow, build_row
 from seedbench_r1.errors import DataError
 
 
@@ -281,20 +282,47 @@ def _with_deltas(board: Board) -> Board:
     # Incomplete and SUBSET rows too: on the questions shared with the baseline a difference is valid.
     others = [row.run_id for row in board.rows if row.run_id != board.baseline and row.protocol_id in protocols]
     read = board.measured
+    reference, compared = read[board.baseline], [read[run_id] for run_id in others]
     found = {
-        level: deltas(read[board.baseline], [read[run_id] for run_id in others], level, board.bank, tests)
+        level: deltas(reference, compared, Metric(level, "accuracy"), board.bank, tests)
         for level, tests in board.tests.items()
     }
-    by_domain = domain_deltas(read[board.baseline], [read[run_id] for run_id in others], board.bank)
+    judged = _judged_deltas(board, reference, compared)
+    by_domain = domain_deltas(reference, compared, board.bank)
     rows = tuple(
         replace(
             row,
             deltas={level: by_run[row.run_id] for level, by_run in found.items() if row.run_id in by_run},
             domain_deltas=by_domain.get(row.run_id, {}),
+            judged_deltas={
+                measure: {level: by_run[row.run_id] for level, by_run in levels.items() if row.run_id in by_run}
+                for measure, levels in judged.items()
+            },
         )
         for row in board.rows
     )
     return replace(board, rows=rows)
+
+
+def _judged_deltas(board: Board, baseline: Measured, others: list[Measured]) -> dict[str, dict[str, dict[str, Delta]]]:
+    """Measure -> level -> run_id -> difference, of the rows that the board's judge has judged."""
+    rated = {row.run_id: row.consistency for row in board.rows if row.judge_id == board.judge_id}
+    if board.judge_id is None or baseline.run_id not in rated:
+        return {}
+    return {
+        measure: {
+            level: deltas(
+                baseline,
+                # Of a run without reasoning there is no consistency, and no difference.
+                [one for one in others if level in rated.get(one.run_id, {}) and level in rated[baseline.run_id]],
+                Metric(level, measure),
+                board.bank,
+                None,
+            )
+            for level in board.bank.levels
+        }
+        for measure in JUDGED
+    }
 
 
 def _with_flags(row: LeaderboardRow, judge_id: str | None, ranked_protocols: set[str]) -> LeaderboardRow:

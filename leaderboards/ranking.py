@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,8 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import DOMAINS, LEVELS
 
 SHARED = 0.95  # share of either run's questions that a test of two runs needs
-MEASURES = ("accuracy", "sound", "consistency")  # sound: correct and consistent
+JUDGED = ("consistency", "sound")  # measures that rest on verdicts; sound: correct and consistent
+MEASURES = ("accuracy", "sound", "consistency")
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,6 +39,13 @@ class Metric:
             return table.correct, table.responded
         consistent = table.consistent == 1
         return (consistent & table.correct if self.measure == "sound" else consistent), table.judged
+
+    def could_be(self, measured: Measured) -> Bools:
+        """(n,) hits if every missing verdict were "consistent"."""
+        hits, valued = self.values(measured)
+        table = measured.outcomes
+        unknown = table.responded & ~valued
+        return hits | (unknown & table.correct if self.measure == "sound" else unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +129,22 @@ def bootstrap_intervals(compared: Sequence[Measured], level: str, bank: Question
 
 
 def deltas(
-    baseline: Measured, others: Sequence[Measured], level: str, bank: QuestionBank, tests: LevelTests
+    baseline: Measured, others: Sequence[Measured], metric: Metric, bank: QuestionBank, tests: LevelTests | None
 ) -> dict[str, Delta]:
-    """run_id -> accuracy on the level minus the baseline's, on the questions that both have answered.
+    """run_id -> the metric's value minus the baseline's, on the questions that both have one for.
 
-    The p-value is refused where these are fewer than 95 % of the questions that either run was asked. Where `tests`
-    (of accuracy on this level) holds it, it is read from there.
+    The p-value is refused where both have answered fewer than 95 % of the questions that either run was asked. Where
+    `tests` (of the metric) holds it, it is read from there.
     """
     found: dict[str, Delta] = {}
-    group = bank.group(level)
+    group = bank.group(metric.level)
     for measured in others:
-        # The sign matrix is the costly part, and the board has tested most pairs already.
-        known = tests.p[tests.run_ids.index(measured.run_id), tests.run_ids.index(baseline.run_id)]
-        delta = compare(measured, baseline, group, bank, known_p=None if np.isnan(known) else float(known))
+        known = math.nan
+        if tests is not None:
+            # The sign matrix is the costly part, and the board has tested most pairs already.
+            known = tests.p[tests.run_ids.index(measured.run_id), tests.run_ids.index(baseline.run_id)]
+        known_p = None if math.isnan(known) else float(known)
+        delta = compare(measured, baseline, group, bank, measure=metric.measure, known_p=known_p)
         if delta is not None:
             found[measured.run_id] = delta
     # One family a level: everything that is compared with this baseline on it.
@@ -178,23 +190,41 @@ def _p_together(baseline: Measured, others: Sequence[Measured], group: Bools, ba
 
 
 def compare(
-    first: Measured, second: Measured, group: Bools, bank: QuestionBank, *, known_p: float | None = None
+    first: Measured,
+    second: Measured,
+    group: Bools,
+    bank: QuestionBank,
+    *,
+    measure: str = "accuracy",
+    known_p: float | None = None,
 ) -> Delta | None:
-    """first - second on the questions of `group` that both have answered; None if there are none. p_adjusted is None.
+    """first - second on the questions of `group` that both have a value for; None if there are none.
 
-    The interval ends where a difference of shares does, at -1 and 1.
+    p_adjusted is None. The interval ends where a difference of shares does, at -1 and 1.
     """
-    ours, theirs = first.outcomes, second.outcomes
-    common = ours.responded & theirs.responded & group
+    metric = Metric("", measure)
+    (ours, valued), (theirs, also) = metric.values(first), metric.values(second)
+    answered = first.outcomes.responded & second.outcomes.responded & group
+    common = answered & valued & also
     n = int(common.sum())
     if n == 0:
         return None
-    differences = ours.correct[common].astype(np.float64) - theirs.correct[common]
+    differences = ours[common].astype(np.float64) - theirs[common]
     interval = stats.paired_interval(differences, bank.video[common])
     p = known_p
     # Both sides count: a run of 50 questions shares all of them with a run of 4,676.
-    if p is None and all(n >= SHARED * int((table.selected & group).sum()) for table in (ours, theirs)):
+    asked = [int((run.outcomes.selected & group).sum()) for run in (first, second)]
+    if p is None and all(answered.sum() >= SHARED * n_asked for n_asked in asked):
         p = stats.sign_flip_test(differences, bank.video[common])
     # A t interval may leave the range that a difference of shares cannot.
     lo, hi = (float(end) for end in np.clip((interval.lo, interval.hi), -1.0, 1.0))
-    return Delta(interval.mean, lo, hi, interval.se, n, interval.n_clusters, p, p_adjusted=None)
+    # Every missing verdict against the first and for the second, and the other way round.
+    least = float((ours[answered].astype(np.float64) - metric.could_be(second)[answered]).mean())
+    most = float((metric.could_be(first)[answered].astype(np.float64) - theirs[answered]).mean())
+    return Delta(
+        *(interval.mean, lo, hi, interval.se, n, interval.n_clusters, p),
+        p_adjusted=None,
+        missing=int(answered.sum()) - n,
+        bound_lo=least,
+        bound_hi=most,
+    )

@@ -63,16 +63,35 @@ class Quadrants:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Accuracy minus the baseline's on the questions that both have answered, with its 95 % interval. Fractions."""
+    """A measure minus the baseline's on the questions that both have a value for, with its 95 % interval. Fractions.
+
+    The bounds are over all questions that both have answered: verdicts that are missing all against the row and for the
+    baseline, and the other way round. Of accuracy, which misses none, they are the value itself.
+    """
 
     value: float
     lo: float  # paired, CR1 by video, Student's t; exact where videos show no spread: stats.paired_interval
     hi: float
     se: float
-    n: int  # questions that both have answered
+    n: int  # questions that both have answered (and, of consistency, that both have a verdict for)
     n_clusters: int
     p: float | None  # cluster sign-flip test; None: refused, n is below 95 % of either run's questions
     p_adjusted: float | None  # on a level Holm over all runs tested against the baseline; on a domain, see below
+    missing: int = 0  # questions that both have answered, without a verdict in one of them
+    bound_lo: float = math.nan
+    bound_hi: float = math.nan
+
+    @property
+    def sign_is_open(self) -> bool:
+        """Whether missing verdicts could turn the difference round, or take it away."""
+        return self.missing > 0 and self.bound_lo <= 0 <= self.bound_hi
+
+    @property
+    def stars(self) -> str:
+        """Of the adjusted p-value: *** below 0.001, ** below 0.01, * below 0.05; none where the sign is open."""
+        if self.p_adjusted is None or self.sign_is_open:
+            return ""
+        return "*" * sum(self.p_adjusted < limit for limit in (0.05, 0.01, 0.001))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +135,8 @@ class LeaderboardRow:
     tier: str | None = None
     deltas: dict[str, Delta] = field(default_factory=dict)  # level; against the baseline; empty without one
     domain_deltas: dict[str, Delta] = field(default_factory=dict)  # exploratory: Benjamini-Hochberg over all of them
+    judged_deltas: dict[str, dict[str, Delta]] = field(default_factory=dict)  # consistency and sound, then level
+    verdict_bounds: dict[str, Bounds] = field(default_factory=dict)  # level and domain, where verdicts are missing
     bootstrap: dict[str, tuple[float, float]] = field(default_factory=dict)  # level; accuracy, 10,000 draws of videos
 
     @property
@@ -146,15 +167,15 @@ class LeaderboardRow:
         right, wrong = (self.shares.get(f"reasoning_consistency_{side}", {}) for side in ("correct", "wrong"))
         return {name: (right[name], wrong[name]) for name in right if name not in DOMAINS}
 
-    def stars(self, level: str) -> str:
-        """Of the Holm-adjusted p-value against the baseline: *** below 0.001, ** below 0.01, * below 0.05.
+    def delta(self, measure: str, level: str) -> Delta | None:
+        """The difference from the baseline in accuracy, consistency or sound; None where there is none."""
+        found = self.deltas if measure == "accuracy" else self.judged_deltas.get(measure, {})
+        return found.get(level)
 
-        Never any on a checkpoint that was picked as the best of several: its own score picked it.
-        """
-        delta = self.deltas.get(level)
-        if delta is None or delta.p_adjusted is None or (self.selected_from_k or 1) > 1:
-            return ""
-        return "*" * sum(delta.p_adjusted < limit for limit in (0.05, 0.01, 0.001))
+    def stars(self, level: str, measure: str = "accuracy") -> str:
+        """The difference's stars. Never any on a checkpoint picked as the best of several: its score picked it."""
+        delta = self.delta(measure, level)
+        return "" if delta is None or (self.selected_from_k or 1) > 1 else delta.stars
 
 
 def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = False) -> LeaderboardRow:
@@ -187,6 +208,7 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         bounds={name: _bounds(measured, bank.group(name)) for name in groups if name not in accuracy},
         consistency={name: consistency_of(table, bank.group(name), bank) for name in rated},
         sound={name: sound_of(table, bank.group(name), bank) for name in rated},
+        verdict_bounds={name: found for name in rated if (found := _verdict_bounds(table, bank.group(name)))},
         quadrants={name: quadrants_of(table, bank.group(name)) for name in rated if name in levels},
         shares=further_shares(measured, bank, complete, rated),
         gap=_gap(accuracy),
@@ -293,6 +315,15 @@ def _bounds(measured: Measured, group: Bools) -> Bounds:
     n, correct = int((group & table.selected).sum()), int((group & table.correct).sum())
     answered = int((group & table.responded).sum())
     return Bounds(correct / n, (correct + n - answered) / n, answered, n)
+
+
+def _verdict_bounds(table: Outcomes, group: Bools) -> Bounds | None:
+    """What the consistency of a group can be: missing verdicts all "not consistent", and all "consistent"."""
+    answered = int((group & table.responded).sum())
+    judged, consistent = int((group & table.judged).sum()), int((group & (table.consistent == 1)).sum())
+    if judged == answered:
+        return None
+    return Bounds(consistent / answered, (consistent + answered - judged) / answered, judged, answered)
 
 
 def _gap(cells: dict[str, Proportion]) -> Gap | None:

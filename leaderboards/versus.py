@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leaderboards.board import Board
-from leaderboards.outcomes import NO_LETTER
-from leaderboards.ranking import compare
-from leaderboards.rows import Delta
+from leaderboards.outcomes import NO_LETTER, Bools, Measured, QuestionBank
+from leaderboards.ranking import JUDGED, compare
+from leaderboards.rows import Delta, has_consistency
 from leaderboards.stats import McNemar, mcnemar
 from seedbench_r1.types import LETTERS
 
@@ -34,6 +34,7 @@ class LevelComparison:
     difference: Delta  # first - second
     mcnemar: McNemar  # supposes independent questions; the p-value of `difference` does not
     discordant: tuple[Discordant, ...]  # in the order of the annotation file
+    judged: dict[str, Delta]  # "consistency" and "sound": first - second; empty unless one judge has judged both
 
     @property
     def n(self) -> int:
@@ -44,6 +45,7 @@ class LevelComparison:
 def compare_runs(board: Board, first: str, second: str) -> tuple[LevelComparison, ...]:
     """Compare two runs of a board, named by run_id, on each level where they share an answered question."""
     a, b = board.measured[first], board.measured[second]
+    same_judge = board.judge_id is not None and a.judge_id == b.judge_id == board.judge_id
     found = []
     for level in board.bank.levels:
         group = board.bank.group(level)
@@ -67,9 +69,16 @@ def compare_runs(board: Board, first: str, second: str) -> tuple[LevelComparison
                 difference=difference,
                 mcnemar=mcnemar(only_a, only_b),
                 discordant=tuple(_discordant(board, first, second, place) for place in places),
+                judged=_judged(a, b, group, board.bank) if same_judge else {},
             )
         )
     return tuple(found)
+
+
+def _judged(a: Measured, b: Measured, group: Bools, bank: QuestionBank) -> dict[str, Delta]:
+    rated = all(has_consistency(measured.outcomes, group) for measured in (a, b))
+    found = {measure: compare(a, b, group, bank, measure=measure) for measure in JUDGED} if rated else {}
+    return {measure: delta for measure, delta in found.items() if delta is not None}
 
 
 def _discordant(board: Board, first: str, second: str, place: int) -> Discordant:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from leaderboards.board import Board
 from leaderboards.outcomes import NO_LETTER, NO_VERDICT, OUTCOME_NAMES, UNKNOWN, Measured, QuestionBank
 from leaderboards.published import PublishedRow
-from leaderboards.rows import LeaderboardRow
+from leaderboards.rows import Delta, LeaderboardRow
 from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
 from seedbench_r1.types import DOMAINS, LETTERS
@@ -37,18 +37,22 @@ CELLS = {
 
 LONG_COLUMNS = (
     *("run_id", "level", "domain", "metric", "value", "lo", "hi", "se", "n", "n_clusters", "deff", "ci_method"),
-    *("baseline", "diff", "diff_lo", "diff_hi", "p", "p_adj", "test", "source"),
+    *("baseline", "diff", "diff_lo", "diff_hi", "p", "p_adj", "test", "source", "diff_min", "diff_max"),
 )
 PREDICTION_COLUMNS = (
     *("run_id", "sample_id", "level", "domain", "video_id", "gold", "pred", "correct", "consistent", "status"),
     "n_tokens",
 )
 
+# Metrics of the long file whose difference from the baseline is tested -> their names here
+MEASURE_OF = {"accuracy": "accuracy", "reasoning_consistency": "consistency", "sound_accuracy": "sound"}
+
 # How an interval or a p-value was made, in the columns ci_method and test.
 WILSON = "wilson, n / deff, clustered by video"
 NEWCOMBE = "newcombe hybrid, n / deff, clustered by video"
 BOOTSTRAP = "cluster bootstrap, percentile, 10000 draws"
 BOUNDS = "missing answers all wrong to all right"
+VERDICT_BOUNDS = "missing verdicts all not consistent to all consistent"
 CR1_T, EXACT = "interval paired CR1 t", "interval exact: no spread between videos"
 SIGN_FLIP = f"cluster sign-flip; {CR1_T}; p_adj Holm"
 EXPLORATORY = f"exploratory: cluster sign-flip; {CR1_T}; p_adj Benjamini-Hochberg over all domains and runs"
@@ -100,11 +104,9 @@ def reported_fields(row: PublishedRow) -> dict[str, str]:
 def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str, str]]:
     """A line for each number of a measured run."""
     measures = {"accuracy": row.accuracy, "reasoning_consistency": row.consistency, "sound_accuracy": row.sound}
-    # One number a line; differences belong to accuracy alone.
     for metric, cells in (measures | row.shares).items():
         for name, cell in cells.items():
-            line = _long_cell(row.run_id, name, metric, cell)
-            yield line | _long_delta(row, name, baseline) if metric == "accuracy" else line
+            yield _long_cell(row.run_id, name, metric, cell) | _long_delta(row, metric, name, baseline)
     # The same value with another interval: ci_method tells them apart.
     for name, (lo, hi) in row.bootstrap.items():
         cell = row.accuracy[name]
@@ -114,6 +116,9 @@ def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str,
     for name, bounds in row.bounds.items():
         line = _long_place(row.run_id, name, "accuracy") | {"lo": exact(bounds.lo), "hi": exact(bounds.hi)}
         yield line | {"n": str(bounds.n), "ci_method": BOUNDS}
+    for name, bounds in row.verdict_bounds.items():
+        line = _long_place(row.run_id, name, "reasoning_consistency") | {"lo": exact(bounds.lo), "hi": exact(bounds.hi)}
+        yield line | {"n": str(bounds.n), "ci_method": VERDICT_BOUNDS}
     if row.gap:
         line = _long_place(row.run_id, "L1-L3", "accuracy_gap") | {"value": exact(row.gap.value)}
         yield line | {"lo": exact(row.gap.lo), "hi": exact(row.gap.hi), "ci_method": NEWCOMBE}
@@ -146,12 +151,16 @@ def _long_cell(run_id: str, name: str, metric: str, cell: Proportion) -> dict[st
     }
 
 
-def _long_delta(row: LeaderboardRow, name: str, baseline: str | None) -> dict[str, str]:
-    delta = row.deltas.get(name) or row.domain_deltas.get(name)
+def _long_delta(row: LeaderboardRow, metric: str, name: str, baseline: str | None) -> dict[str, str]:
+    measure = MEASURE_OF.get(metric)
+    if measure is None:
+        return {}
+    exploratory = measure == "accuracy" and name in row.domain_deltas
+    delta = row.domain_deltas[name] if exploratory else row.delta(measure, name)
     if delta is None:
         return {}
     # Levels and domains are two families, adjusted in two ways.
-    test = EXPLORATORY if name in row.domain_deltas else SIGN_FLIP
+    test = EXPLORATORY if exploratory else SIGN_FLIP
     if not delta.se > 0:  # nan for a single video
         test = test.replace(CR1_T, EXACT)
     return {
@@ -162,6 +171,8 @@ def _long_delta(row: LeaderboardRow, name: str, baseline: str | None) -> dict[st
         "p": "" if delta.p is None else exact(delta.p),
         "p_adj": "" if delta.p_adjusted is None else exact(delta.p_adjusted),
         "test": REFUSED if delta.p is None else test,
+        "diff_min": exact(delta.bound_lo) if delta.missing else "",
+        "diff_max": exact(delta.bound_hi) if delta.missing else "",
     }
 
 
@@ -253,6 +264,33 @@ def _shares(name: str, values: Callable[[LeaderboardRow], Mapping[str, Proportio
     }
 
 
+def _difference_columns(measure: str, group: str) -> dict[str, Show]:
+    """A difference from the baseline, such as d_l3_cons: ends of its interval, p, and what missing verdicts leave."""
+    name = f"{group.lower()}_{'cons' if measure == 'consistency' else measure}"
+
+    def of(show: Callable[[Delta], str]) -> Show:
+        return lambda row, _: "" if (delta := row.delta(measure, group)) is None else show(delta)
+
+    return {
+        f"d_{name}": of(lambda delta: percent(delta.value)),
+        f"d_{name}_lo": of(lambda delta: percent(delta.lo)),
+        f"d_{name}_hi": of(lambda delta: percent(delta.hi)),
+        f"p_{name}": of(lambda delta: p_value(delta.p)),
+        f"p_{name}_holm": of(lambda delta: p_value(delta.p_adjusted)),
+        f"d_{name}_min": of(lambda delta: percent(delta.bound_lo) if delta.missing else ""),
+        f"d_{name}_max": of(lambda delta: percent(delta.bound_hi) if delta.missing else ""),
+    }
+
+
+def _bound_columns(group: str) -> dict[str, Show]:
+    """What a consistency rate can be where verdicts are missing: all "not consistent", and all "consistent"."""
+    name = f"{group.lower()}_cons"
+    return {
+        f"{name}_min": _of(lambda row: row.verdict_bounds, group, lambda bounds: percent(bounds.lo)),
+        f"{name}_max": _of(lambda row: row.verdict_bounds, group, lambda bounds: percent(bounds.hi)),
+    }
+
+
 def _accuracy_columns() -> dict[str, Show]:
     found: dict[str, Show] = {}
     # Each with its own n: domains and levels have different numbers of questions.
@@ -303,4 +341,15 @@ WIDE_COLUMNS: dict[str, Show] = {
     "date_utc": lambda row, _: safe_text(row.date_utc),
     "selected_from_k": lambda row, _: _whole(row.selected_from_k),
     "flags": lambda row, _: safe_text("; ".join(row.flags)),
+    "l1_sound": _of(lambda row: row.sound, "L1", lambda cell: percent(cell.value)),
+    "l2_sound": _of(lambda row: row.sound, "L2", lambda cell: percent(cell.value)),
+    **_bound_columns("L1"),
+    **_bound_columns("L2"),
+    **_bound_columns("L3"),
+    **_difference_columns("consistency", "L1"),
+    **_difference_columns("consistency", "L2"),
+    **_difference_columns("consistency", "L3"),
+    **_difference_columns("sound", "L1"),
+    **_difference_columns("sound", "L2"),
+    **_difference_columns("sound", "L3"),
 }

@@ -5,8 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from leaderboards.board import Board
-from leaderboards.draw.paper_table import COLUMNS, comparable_consistency, is_bold, printed, reported_label, row_label
+from leaderboards.draw.paper_table import (
+    COLUMNS,
+    comparable_consistency,
+    is_bold,
+    open_sign,
+    printed,
+    reported_label,
+    row_label,
+)
 from leaderboards.published import PublishedRow
+from leaderboards.ranking import JUDGED
 from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
@@ -33,6 +42,7 @@ ESCAPES = {
     "–": "--",
     "−": "-",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
     "±": r"$\pm$",
     "×": r"$\times$",
     "Δ": r"$\Delta$",
@@ -48,26 +58,28 @@ def write_latex(board: Board, path: Path, *, include_reported: bool = False) -> 
 
 def latex(board: Board, *, include_reported: bool = False) -> str:
     """A booktabs table with the papers' header. Every member of tier A is bold, not only the highest."""
+    # Without a baseline there is nothing to subtract: no empty column.
+    compared = [] if board.baseline is None else [r"$\Delta$ L3", r"$\Delta$ Consist.\ L3", r"$\Delta$ Sound L3"]
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_caption(board, include_reported=include_reported)}}}",
-        # Ten columns are wider than a text column: scaled, not cut.
+        # So many columns are wider than a text column: scaled, not cut.
         r"\resizebox{\linewidth}{!}{%",
-        r"\begin{tabular}{llcccccccc}",
+        rf"\begin{{tabular}}{{llcccccccc{'c' * len(compared)}}}",
         r"\toprule",
         # The domains belong to L3, whose total is the last of its five columns.
-        r" & & & & \multicolumn{5}{c}{L3} & \\",
+        rf" & & & & \multicolumn{{5}}{{c}}{{L3}} & {'& ' * len(compared)}\\",
         r"\cmidrule(lr){5-9}",
-        r"Model & Rank & L1 & L2 & Daily & Hobbies & Recr. & Work & Overall & Consist.\ L3 \\",
+        _line(["Model & Rank & L1 & L2 & Daily & Hobbies & Recr. & Work & Overall", r"Consist.\ L3", *compared]),
         r"\midrule",
         *(_measured(board, row) for row in board.rows),
     ]
     if include_reported and board.published:
         lines.append(r"\midrule")
         # Rows with an average alone would be a line of dashes.
-        lines += [_reported(row) for row in board.published if row.accuracy]
+        lines += [_reported(row, empty=1 + len(compared)) for row in board.published if row.accuracy]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
 
@@ -77,12 +89,26 @@ def _measured(board: Board, row: LeaderboardRow) -> str:
         # Bounds and dashes are never bold: a tier has only complete rows.
         text = _accuracy(row, name)
         cells.append(rf"\textbf{{{text}}}" if is_bold(board, row, name) else text)
-    return _line([*cells, _plus_minus(comparable_consistency(board, row))])
+    cells.append(_plus_minus(comparable_consistency(board, row)))
+    if board.baseline is not None:
+        is_baseline = row.run_id == board.baseline
+        cells += ["baseline" if is_baseline else _difference(row, measure) for measure in ("accuracy", *JUDGED)]
+    return _line(cells)
 
 
-def _reported(row: PublishedRow) -> str:
+def _difference(row: LeaderboardRow, measure: str) -> str:
+    delta = row.delta(measure, "L3")
+    if delta is None:
+        return EMPTY
+    interval = rf"\textsubscript{{[{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}]}}"
+    stars = row.stars("L3", measure)
+    marks = rf"\textsuperscript{{{stars}{escape_latex(open_sign(delta))}}}" if stars or open_sign(delta) else ""
+    return f"{100 * delta.value:+.1f}{interval}{marks}"
+
+
+def _reported(row: PublishedRow, *, empty: int) -> str:
     name = rf"\textit{{{escape_latex(reported_label(row))}}}\textsuperscript{{$\dagger$}}"
-    return _line([name, EMPTY, *(escape_latex(printed(row, column)) for column in COLUMNS), EMPTY])
+    return _line([name, EMPTY, *(escape_latex(printed(row, column)) for column in COLUMNS), *[EMPTY] * empty])
 
 
 def _line(cells: list[str]) -> str:
@@ -96,6 +122,16 @@ def _caption(board: Board, *, include_reported: bool) -> str:
     )
     if board.judge_id is not None:
         text += f" Consistency judged by {escape_latex(board.judge_id)}."
+    if board.baseline is not None:
+        text += (
+            f" $\\Delta$: minus {escape_latex(board.baseline)}, points, paired, with 95\\,\\% interval; * $p<0.05$, "
+            r"** $p<0.01$, *** $p<0.001$ (cluster sign-flip test, Holm)."
+        )
+    deltas = [row.delta(measure, "L3") for row in board.rows for measure in JUDGED]
+    if any(delta is not None and delta.sign_is_open for delta in deltas):
+        text += r" $\ddagger$: missing verdicts leave the sign open."
+    if board.judge_id is not None:
+        text += " Sound: right and consistent."
     if any(row.bounds for row in board.rows):
         text += " Bounds in brackets: incomplete, missing answers all wrong to all right."
     if include_reported and board.published:

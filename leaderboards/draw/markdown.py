@@ -10,6 +10,7 @@ from leaderboards.draw import paper_table
 from leaderboards.draw.paper_table import COLUMNS, DASH
 from leaderboards.methods import methods
 from leaderboards.published import PublishedRow
+from leaderboards.ranking import JUDGED
 from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
@@ -24,7 +25,7 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
     """A table with intervals as plus-minus, then how it was made."""
     titles = [name if name in ("L1", "L2", "L3") else f"L3 {name}" for name in COLUMNS]
     # Without a baseline there is nothing to subtract: no empty column.
-    compared = [] if board.baseline is None else ["Δ L3"]
+    compared = [] if board.baseline is None else ["Δ L3", "Δ Consistency L3", "Δ Sound L3"]
     header = ["Rank", "Tier", "Model", *titles, "Consistency L3", *compared, "Flags"]
     lines = ["# SEED-Bench-R1 leaderboard", "", *(f"> {_escape(text)}" for text in board.warnings)]
     lines += [*([""] if board.warnings else []), markdown_row(header), markdown_row("---" for _ in header)]
@@ -33,7 +34,10 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
         lines += [_reported(row, empty=1 + len(compared)) for row in board.published]
     # A table that is copied into a README must carry what its numbers mean.
     notes = [f"- {_escape(sentence)}" for sentence in methods(board)]
-    return "\n".join([*lines, "", "Percent ± half of the 95 % interval. Bold: tier A.", "", *notes]) + "\n"
+    legend = "Percent ± half of the 95 % interval. Bold: tier A. Sound: right and consistent."
+    if board.baseline is not None:
+        legend += " Δ: minus the baseline, points; ‡: missing verdicts leave its sign open."
+    return "\n".join([*lines, "", legend, "", *notes]) + "\n"
 
 
 def _measured(board: Board, row: LeaderboardRow) -> str:
@@ -43,7 +47,8 @@ def _measured(board: Board, row: LeaderboardRow) -> str:
         cells.append(f"**{text}**" if paper_table.is_bold(board, row, name) else text)
     cells.append(_plus_minus(paper_table.comparable_consistency(board, row)))
     if board.baseline is not None:
-        cells.append("baseline" if row.run_id == board.baseline else _difference(row))
+        is_baseline = row.run_id == board.baseline
+        cells += ["baseline" if is_baseline else _difference(row, measure) for measure in ("accuracy", *JUDGED)]
     return markdown_row([*cells, _escape(", ".join(row.flags)) or DASH])
 
 
@@ -65,16 +70,16 @@ def _plus_minus(cell: Proportion | None) -> str:
     return DASH if cell is None or cell.n == 0 else f"{100 * cell.value:.1f} ±{50 * (cell.hi - cell.lo):.1f}"
 
 
-def _difference(row: LeaderboardRow) -> str:
-    delta = row.deltas.get("L3")
+def _difference(row: LeaderboardRow, measure: str) -> str:
+    delta = row.delta(measure, "L3")
     if delta is None:
         return DASH
     shown = f"{100 * delta.value:+.1f} [{100 * delta.lo:.1f}, {100 * delta.hi:.1f}]"
     # An asterisk would begin emphasis.
-    stars = row.stars("L3").replace("*", "\\*")
+    stars = row.stars("L3", measure).replace("*", "\\*")
     # No test was made: the reader must see on how few questions the difference rests.
     few = f" n={delta.n}" if delta.p is None else ""
-    return f"{shown}{stars}{few}"
+    return f"{shown}{stars}{few}{paper_table.open_sign(delta)}"
 
 
 def markdown_row(cells: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leaderboards.board import Board
 from leaderboards.published import PublishedRow
-from leaderboards.rows import LeaderboardRow
+from leaderboards.rows import Delta, LeaderboardRow
 from leaderboards.stats import Proportion
 
 # As in the papers' tables: levels, with L3's domains before its total.
@@ -36,3 +36,8 @@ def is_bold(board: Board, row: LeaderboardRow, name: str) -> bool:
 def comparable_consistency(board: Board, row: LeaderboardRow) -> Proportion | None:
     """Consistency on L3, unless another judge than the board's said so: one column never mixes judges."""
     return row.consistency.get("L3") if row.judge_id == board.judge_id else None
+
+
+def open_sign(delta: Delta) -> str:
+    """A mark where missing verdicts could turn a difference round."""
+    return "‡" if delta.sign_is_open else ""

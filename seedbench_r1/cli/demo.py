@@ -96,7 +96,7 @@ def _report(folder: Path, runs: list[Path]) -> None:
     from leaderboards.board import build_board
     from leaderboards.draw.csv import write_wide_csv
     from leaderboards.draw.page import write_html
-    from seedbench_r1.cli.leaderboard import print_board
+    from seedbench_r1.cli.board_tables import print_board
     from seedbench_r1.demo.exact_judge import ExactJudge
 
     for path in runs:

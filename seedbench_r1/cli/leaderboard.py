@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import re
@@ -12,23 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.board_tables import print_board, print_diff
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.files import make_folder, utc_now
-from seedbench_r1.terminal import printable
 from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
     from leaderboards.board import Board
     from leaderboards.draw.page import HtmlReport
     from leaderboards.draw.page_payload import Detail
-    from leaderboards.ranking import Metric
-    from leaderboards.rows import LeaderboardRow
-    from leaderboards.versus import LevelComparison
 
 app = typer.Typer(help="Tables, charts and a page from runs; two runs compared.", no_args_is_help=True)
 
@@ -37,7 +32,6 @@ show_option = functools.partial(typer.Option, rich_help_panel="What is shown")
 write_option = functools.partial(typer.Option, rich_help_panel="What is written")
 DETAILS = ("auto", "none", "full")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-FOLDED_NAME = 20  # columns of the terminal to which a run's name may be folded to make room for a second measure
 
 
 @app.command("build")
@@ -122,7 +116,7 @@ def diff_command(
         value = {"schema": "sbr1.leaderboard-diff/1", "a": pair[0], "b": pair[1], "levels": to_json(comparisons)}
         typer.echo(console.json_text(without_nan(value)))
     else:
-        _print_diff(board, pair, comparisons, listed=listed)
+        print_diff(board, pair, comparisons, listed=listed)
 
 
 def parse_size(text: str) -> int:
@@ -215,113 +209,3 @@ def without_nan(value: object) -> object:
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return value
-
-
-def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
-    """The table of tiers, flags and warnings, and what was written: the page first."""
-    from rich.cells import cell_len
-    from rich.measure import Measurement
-
-    screen, omitted = console.out(), []
-    # The narrow table first; the wide one replaces it only where it fits.
-    table = _table_of_runs(board, [board.metric])
-    if board.metric.measure == "accuracy" and any(row.consistency for row in board.rows):
-        consistency = dataclasses.replace(board.metric, measure="consistency")
-        both = _table_of_runs(board, [board.metric, consistency])
-        longest = max(cell_len(printable(row.run_id)) for row in board.rows)
-        # Rich folds names silently: measured at a width where nothing folds.
-        unfolded = Measurement.get(screen, screen.options.update(max_width=10_000), both).maximum
-        needed = unfolded - max(longest - FOLDED_NAME, 0)
-        if needed <= screen.width:
-            table = both
-        else:
-            omitted.append(
-                f"no room for the consistency rate in {screen.width} columns: it is in the files below; here it needs "
-                f"COLUMNS={needed}"
-            )
-    screen.print(table)
-    for row in board.rows:
-        # Below the table, which has no room for them in 80 columns.
-        if row.flags:
-            screen.print(f" {row.run_id}: {', '.join(row.flags)}", soft_wrap=True)
-    for warning in (*board.warnings, *omitted):
-        screen.print(f" ! {warning}", soft_wrap=True)
-    if board.judge_id is not None:
-        others = [judge for judge in board.judges if judge != board.judge_id]
-        also = f"; there are verdicts of {', '.join(others)} too: --judge ID" if others else ""
-        screen.print(f" judge: {board.judge_id}{also}", soft_wrap=True)
-    counts = f" {board.n_measured} measured, {board.n_ranked} ranked, {board.n_incomplete} incomplete"
-    screen.print(f"{counts}, {board.n_reported} reported by papers", soft_wrap=True)
-    screen.print(f" page: {written[0]} ({page.path.stat().st_size / 1e6:.2f} MB; {page.allocation})", soft_wrap=True)
-    screen.print(f" files: {', '.join(str(path) for path in written[1:])}", soft_wrap=True)
-
-
-def _table_of_runs(board: Board, metrics: list[Metric]) -> Table:
-    table = console.table(("tier", "rank"), ())
-    table.add_column("run", overflow="fold")
-    compared = [] if board.baseline is None else [f"{board.metric.level} vs baseline"]
-    for name in [f"{metric} %" for metric in metrics] + compared:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in board.rows:
-        values = [_value(row, metric) for metric in metrics]
-        values += [] if board.baseline is None else [_difference(board, row)]
-        table.add_row(row.tier or "-", row.rank or "-", row.run_id, *values)
-    return table
-
-
-def _value(row: LeaderboardRow, metric: Metric) -> str:
-    cells = {"accuracy": row.accuracy, "sound": row.sound, "consistency": row.consistency}[metric.measure]
-    cell, bounds = cells.get(metric.level), row.bounds.get(metric.level)
-    # An incomplete group has bounds instead of a value, and of accuracy alone.
-    if cell is not None:
-        return f"{100 * cell.value:.1f} [{100 * cell.lo:.1f}, {100 * cell.hi:.1f}]"
-    if bounds is not None and metric.measure == "accuracy":
-        return f"between {100 * bounds.lo:.1f} and {100 * bounds.hi:.1f}"
-    return "-"
-
-
-def _difference(board: Board, row: LeaderboardRow) -> str:
-    delta = row.deltas.get(board.metric.level)
-    if row.run_id == board.baseline:
-        return "baseline"
-    if delta is None:
-        return "-"
-    few = f" n={delta.n}, no test" if delta.p is None else ""
-    return (
-        f"{100 * delta.value:+.1f} [{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}]{row.stars(board.metric.level)}{few}"
-    )
-
-
-def _print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComparison, ...], *, listed: bool) -> None:
-    screen = console.out()
-    screen.print(f"A  {pair[0]}\nB  {pair[1]}\n", soft_wrap=True)
-    numbers = ("n", "both", "A", "B", "none", "A - B, points", "p", "McNemar", "mid-p")
-    table = console.table(["level"], numbers, padding=(0, 1, 0, 0))
-    for item in comparisons:
-        d = item.difference
-        table.add_row(
-            item.level,
-            *(str(count) for count in (item.n, item.both, item.only_first, item.only_second, item.neither)),
-            f"{100 * d.value:+.1f} [{100 * d.lo:+.1f}, {100 * d.hi:+.1f}]",
-            "no test" if d.p is None else f"{d.p:.4f}",
-            f"{item.mcnemar.exact:.4f}",
-            f"{item.mcnemar.mid_p:.4f}",
-        )
-    screen.print(table)
-    screen.print(
-        " both, A, B, none: who is right. p: sign-flip test of whole videos. McNemar supposes independent questions.",
-        soft_wrap=True,
-    )
-    # Explained once, below the table.
-    if any(item.difference.p is None for item in comparisons):
-        screen.print(" no test: fewer than 95 % of a run's questions were answered by both.", soft_wrap=True)
-    for warning in board.warnings:
-        screen.print(f" ! {warning}", soft_wrap=True)
-    n_discordant = sum(len(item.discordant) for item in comparisons)
-    if not listed:
-        screen.print(f" {n_discordant} questions differ; --list names them.", soft_wrap=True)
-        return
-    for item in comparisons:
-        for question in item.discordant:
-            shown = f"gold {question.gold}  A {question.first or '-'}  B {question.second or '-'}"
-            screen.print(f" {question.question_id}  {shown}", soft_wrap=True)

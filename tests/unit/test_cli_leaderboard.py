@@ -12,7 +12,8 @@ from leaderboards.board import build_board
 from leaderboards.draw.page import HtmlReport
 from leaderboards.stats import mcnemar, sign_flip_test
 from seedbench_r1.cli.app import app
-from seedbench_r1.cli.leaderboard import parse_size, print_board, without_nan
+from seedbench_r1.cli.board_tables import print_board
+from seedbench_r1.cli.leaderboard import parse_size, without_nan
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.runs.directory import load_run
 from tests.command import cli, cli_process
@@ -69,19 +70,24 @@ def terminal(capsys, monkeypatch, tmp_path):
     return printed
 
 
-@pytest.mark.parametrize(("width", "shown"), [(80, False), (130, True)])
-def test_the_consistency_rate_is_shown_or_said_to_be_left_out(on_disk, terminal, width, shown):
+def test_consistency_is_shown_and_compared_in_80_columns(on_disk, terminal):
     board = build_board([on_disk.folder / name for name in ("base", "care-200")], baseline="base")
-    lines = terminal(board, width)
-    assert ("l3.consistency %" in lines[0]) is shown
-    omitted = [line for line in lines if "no room for the consistency rate" in line]
-    assert bool(omitted) is not shown
-    assert max(map(len, lines[:3])) <= width
-    # What is advised is enough, and no more than that.
-    for line in omitted:
-        needed = int(line.partition("COLUMNS=")[2])
-        assert "l3.consistency %" in terminal(board, needed)[0]
-        assert "l3.consistency %" not in terminal(board, needed - 1)[0]
+    lines = terminal(board, 80)
+    first = next(place for place, line in enumerate(lines) if "consistency %" in line)
+    assert lines[first].split() == ["run", "L3", "consistency", "%", "vs", "baseline", "sound", "%"]
+    row, delta = board.row("care-200"), board.row("care-200").judged_deltas["consistency"]["L3"]
+    shown = next(line for line in lines[first + 1 :] if line.startswith("care-200"))
+    assert f"{100 * row.consistency['L3'].value:.1f} [" in shown
+    assert (
+        f"{100 * delta.value:+.1f} [{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}]{row.stars('L3', 'consistency')}"
+        in shown
+    )
+    assert f"{100 * row.sound['L3'].value:.1f} [" in shown
+    assert max(map(len, lines[: first + 3])) <= 80
+    # Ranked by it, it stands in the first table, once.
+    by_consistency = build_board([on_disk.folder / name for name in ("base", "care-200")], metric="l3.consistency")
+    assert sum("consistency %" in line for line in terminal(by_consistency, 80)) == 1
+    assert not any("consistency %" in line for line in terminal(build_board([on_disk.folder / "not-judged"]), 80))
 
 
 def test_the_judge_is_named_and_of_equals_is_the_first_by_name(on_disk, terminal, tmp_path):
@@ -100,11 +106,11 @@ def test_the_judge_is_named_and_of_equals_is_the_first_by_name(on_disk, terminal
     assert not any("judge:" in line for line in terminal(build_board([on_disk.folder / "not-judged"]), 80))
 
 
-def test_a_long_name_is_folded_to_make_room_for_the_consistency_rate(on_disk, terminal, tmp_path):
+def test_a_long_name_is_folded_to_make_room(on_disk, terminal, tmp_path):
     long = tmp_path / ("care-" * 20 + "200")
     shutil.copytree(on_disk.folder / "care-200", long)
     lines = terminal(build_board([long]), 80)
-    assert "l3.consistency %" in lines[0]
+    assert max(map(len, lines[:4])) <= 80
     first = lines[0].index("run")
     assert long.name in "".join(line[first:].split(" ")[0] for line in lines[1:])
 
@@ -215,7 +221,8 @@ def test_two_runs_in_the_terminal(on_disk):
     counts = [right.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
     p = sign_flip_test([float(x) - float(y) for x, y in right], [a.questions[q].cluster for q in ids])
     mc = mcnemar(counts[1], counts[2])
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("L3 ")]
+    line, *judged = [line for line in result.stdout.splitlines() if line.startswith("L3 ")]
+    assert [line.split()[1] for line in judged] == ["consistency", "sound"]
     cells = line.split()
     assert cells[:6] == ["L3", "60", *map(str, counts)]
     assert cells[6] == f"{100 * (counts[1] - counts[2]) / 60:+.1f}"
@@ -237,7 +244,7 @@ def test_the_order_of_the_two_gives_the_sign(on_disk):
 
 def test_diff_refuses_a_test_on_too_few_questions_and_says_so(on_disk):
     result = run("diff", on_disk.folder / "base", on_disk.folder / "limited")
-    assert result.stdout.count("no test") == 4
+    assert result.stdout.count("no test") == 3 + 6 + 1  # levels; consistency and sound on each; the explanation
     assert "fewer than 95 %" in result.stdout
 
 
@@ -269,7 +276,8 @@ def test_runs_that_never_differ_or_always_do_have_an_interval_in_every_output(tm
     assert "-100.0 [-100.0, -32.7]" in texts[0]
     assert "[-33.6, 33.6]" in texts[1]
     with (tmp_path / "leaderboard_long.csv").open() as stream:
-        lines = [row for row in csv.DictReader(stream) if row["run_id"] == "same" and row["diff_lo"]]
+        compared = [row for row in csv.DictReader(stream) if row["run_id"] == "same" and row["diff_lo"]]
+        lines = [row for row in compared if row["metric"] == "accuracy"]
     assert {row["test"].split("; ")[1] for row in lines} == {"interval exact: no spread between videos"}
     shown = cli("leaderboard", "diff", "base", "same", cwd=tmp_path).stdout
     assert "+0.0 [-33.6, +33.6]" in shown
