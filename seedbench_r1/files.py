@@ -162,7 +162,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 # What a disk or its owner refuses, and no code of ours could have avoided
-REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+REFUSED = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR}
+)
 
 
 def write_error(path: Path, error: OSError) -> ResourceError:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
 _ABSENT = object()
+LARGEST = 1e300  # a whole number of JSON may have any number of digits
 MOST_DEPTH = 100  # of lists and objects in one another; what is read here has ten at most
 
 
@@ -70,6 +71,13 @@ def refuse_deep(value: object) -> None:
     raise ValueError("nested too deeply")
 
 
+def finite(value: object) -> float | None:
+    """A JSON number as a float; None for anything else, NaN, infinity and what is larger than any float."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
+        return None
+    return float(value)
+
+
 def from_json(kind: type[T], value: object) -> T:
     """A value of a type, from JSON. Keys that a dataclass does not have are of a later version, and left out.
 
@@ -114,7 +122,7 @@ def _plain(kind: type) -> Convert:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"is {value}")
             return value
-        if kind is float and type(value) is int and abs(value) < 1e300:
+        if kind is float and type(value) is int and abs(value) < LARGEST:
             return float(value)
         if kind is Path and type(value) is str:
             return Path(value)

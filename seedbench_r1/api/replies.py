@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from seedbench_r1.typed_json import from_json, parse_json
+from seedbench_r1.typed_json import finite, from_json, parse_json
 from seedbench_r1.types import Count
 
 SHOWN_CHARACTERS = 400  # of a server's own error text
@@ -87,8 +86,8 @@ def _logprobs(value: Mapping[str, Sequence[Mapping[str, float]] | None] | None) 
     tokens = value.get("content") if value else None
     if tokens is None:
         return None
-    found = tuple(float(token["logprob"]) for token in tokens)
-    if not all(map(math.isfinite, found)):
+    found = tuple(number for token in tokens if (number := finite(token["logprob"])) is not None)
+    if len(found) < len(tokens):
         raise ValueError("no chat completion: a log-probability is not finite")
     return found
 

@@ -51,7 +51,11 @@ def print_probes(screen: Console, run: Run, results: Mapping[str, Results]) -> N
         shown = [_cell(rate, rate.overall), *(_short(rate, rate.levels.get(level)) for level in ("L1", "L2", "L3"))]
         mark = " (exploratory)" if rate.kind.exploratory else ""
         table.add_row(rate.kind.name + mark, str(rate.overall.n), *shown, f"{100 * rate.chance:.0f}")
-    screen.print(table)
+    if rates:
+        screen.print(table)
+    else:
+        n_answers = sum(record.answered for record in run.records.values())
+        screen.print(f" no reasoning: none of {n_answers} answers can be probed", soft_wrap=True)
     for rate in rates:
         screen.print(f" {rate.probe_id}: {rate.kind.rate}.", soft_wrap=False)
         screen.print(f"   {rate.kind.shows} {rate.kind.shows_not}", soft_wrap=False)

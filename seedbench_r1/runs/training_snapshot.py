@@ -18,7 +18,7 @@ from seedbench_r1.errors import DataError
 from seedbench_r1.files import JsonObject, read_json_object, write_json
 from seedbench_r1.models.checkpoint import TRAINING
 from seedbench_r1.questions import file_sha256
-from seedbench_r1.typed_json import from_json, parse_json, shown
+from seedbench_r1.typed_json import finite, from_json, parse_json, shown
 from seedbench_r1.types import Question, to_json
 
 FILE = "training_snapshot.json"
@@ -227,8 +227,7 @@ def _look_up(line: JsonObject, key: str) -> float | None:
     value: Any = line
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None
+    return finite(value)
 
 
 def read_lines(path: Path) -> list[JsonObject]:

@@ -14,6 +14,8 @@ from tests.fuzz.process import Plan, watch
 
 CASES = sorted(path for path in (Path(__file__).parents[1] / "fuzz_cases").glob("*/*/*") if path.is_file())
 
+READ = {"number-beyond-any-float": "opened"}  # what costs one number of a curve, not the checkpoint
+
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory):
@@ -32,7 +34,8 @@ def targets(tmp_path_factory):
 @pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parts[-3]}-{path.parts[-2]}")
 def test_what_once_broke_is_refused_or_read(path, targets):
     outcome = targets(path.parts[-3]).check(path.name, path.read_bytes())
-    assert outcome.startswith(("refused", "left out", "flagged", "RequestFailed")), outcome
+    expected = READ.get(path.parts[-2], ("refused", "left out", "flagged", "RequestFailed"))
+    assert outcome.startswith(expected), outcome
 
 
 def test_every_target_has_a_case():
