@@ -218,7 +218,8 @@ def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBan
         # Ties by name, so that the order of lines in the file does not matter.
         own = None if only else max(loaded.verdicts, key=lambda j: (len(loaded.verdicts[j]), j), default=None)
     verdicts = loaded.verdicts[own] if own is not None else {}
-    return Measured(run_id, loaded.run, own, verdicts, outcomes_of(loaded.run, verdicts, bank), loaded.snapshot)
+    table = outcomes_of(loaded.run, verdicts, bank)
+    return Measured(run_id, loaded.run, own, verdicts, table, loaded.snapshot, loaded.probes)
 
 
 def score_of(row: LeaderboardRow, metric: Metric, judge_id: str | None) -> float:

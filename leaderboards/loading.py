@@ -13,6 +13,7 @@ from leaderboards.agreement import copies, with_doubts
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs.answers import record_files
 from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.probes import ProbeResult, load_probes
 from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
 from seedbench_r1.runs.verdicts import load_verdicts
@@ -36,6 +37,7 @@ class Loaded:
     run: Run
     verdicts: Verdicts
     snapshot: TrainingSnapshot | None  # of its checkpoint's training
+    probes: dict[str, dict[str, ProbeResult]]  # probe_id -> question_id -> result
     problem: str = ""  # why there is no snapshot though there is a file for it
 
 
@@ -141,7 +143,9 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     if not run.records:
         raise DataError(f"{path} has no answers yet. Fix: run the same `eval` command again.")
     known[lines] = run.questions
-    return Loaded(run, load_verdicts(path, run_identity(run.manifest)), *_snapshot(path))
+    identity = run_identity(run.manifest)
+    snapshot, problem = _snapshot(path)
+    return Loaded(run, load_verdicts(path, identity), snapshot, load_probes(path, identity), problem)
 
 
 def _snapshot(path: Path) -> tuple[TrainingSnapshot | None, str]:

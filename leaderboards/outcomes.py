@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from seedbench_r1.runs.directory import Run
+from seedbench_r1.runs.probes import ProbeResult
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot
 from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, Question, RunRecord, Verdict
@@ -96,6 +97,7 @@ class Measured:
     verdicts: dict[str, Verdict]  # of that judge, by question_id
     outcomes: Outcomes
     snapshot: TrainingSnapshot | None = None  # of the checkpoint's training; None: nothing is known of it
+    probes: Mapping[str, Mapping[str, ProbeResult]] = field(default_factory=dict)  # probe_id -> question_id -> result
 
 
 def build_bank(runs: Iterable[Run]) -> QuestionBank:

@@ -27,6 +27,7 @@ FLOORS = (
         "seedbench_r1.prompts",
         "seedbench_r1.parsing",
         "seedbench_r1.statements",
+        "seedbench_r1.conclusions",
         "seedbench_r1.kinds",
         "seedbench_r1.scoring",
         "seedbench_r1.media.*",

@@ -194,27 +194,31 @@ def drawn_trainings(board: Board) -> tuple[Training, ...]:
     return tuple(t for t in trainings(board) if t.curves or len(set(t.steps)) > 1)
 
 
-def step_chart(board: Board) -> Chart | None:
-    """Accuracy by training step, a panel a level, of the trainings that have two checkpoints with that level."""
+def step_chart(board: Board, measure: str = "accuracy") -> Chart | None:
+    """Accuracy or consistency by training step, a panel a level, of trainings with two checkpoints on that level."""
     # A SUBSET checkpoint would bend the line without the model having changed.
-    comparable = {row.run_id for row in board.comparable}
+    shares = {
+        row.run_id: row.accuracy if measure == "accuracy" else row.consistency
+        for row in (board.comparable if measure == "accuracy" else _judged(board))
+    }
     panels = []
     for level in (name for name in LEVELS if name in board.bank.levels):
         series = []
         # The key counts all drawn trainings, so a colour means the same training in every panel.
         for key, training in enumerate(drawn_trainings(board)):
             rows = [(step, board.rows[place]) for step, place in zip(training.steps, training.places, strict=True)]
-            cells = [(s, r.accuracy[level]) for s, r in rows if r.run_id in comparable and level in r.accuracy]
+            cells = [(s, shares[r.run_id][level]) for s, r in rows if level in shares.get(r.run_id, {})]
             if len({step for step, _ in cells}) > 1:
                 marks = tuple(Mark(_exact(step), _span(cell)) for step, cell in cells)
                 series.append(Series(training.name, training.places, key, marks))
         if series:
-            panels.append(Panel(level, STEP, ACCURACY, tuple(series)))
+            panels.append(Panel(level, STEP, Axis(f"{measure}, %", percent=True), tuple(series)))
     if not panels:
         return None
     names = dict.fromkeys(series.name for panel in panels for series in panel.series)
     note = f"{', '.join(names)}. 95 % intervals, clustered by video. The best of several steps is flattered."
-    return Chart("steps", "Accuracy by training step", tuple(panels), note)
+    name = "steps" if measure == "accuracy" else f"steps_{measure}"
+    return Chart(name, f"{measure.capitalize()} by training step", tuple(panels), note)
 
 
 def training_chart(board: Board, *, at_most: int | None = None) -> Chart | None:

@@ -18,6 +18,7 @@ from leaderboards.board import Board
 from leaderboards.draw.charts import QUADRANT_PARTS, consistency_chart, level_chart
 from leaderboards.draw.page_figures import gap_rows, quadrant_bars, scatter_view, slope_view
 from leaderboards.draw.page_payload import Detail, DetailShare, allocate, bank_layer, outcome_bytes, pack, pack_json
+from leaderboards.draw.page_probes import probe_tables
 from leaderboards.draw.page_table import table_view
 from leaderboards.draw.page_training import training_section
 from leaderboards.methods import methods
@@ -130,8 +131,10 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
         "bars": quadrant_bars(board),
         "parts": QUADRANT_PARTS,
         "training": training_section(board),
+        "probes": probe_tables(board),
         "dataset": " + ".join(sorted({row.dataset_rev for row in board.rows})),
         "judge": shareable(board.judge_id or ""),
+        "judged": _is_judged(board),
         "methods": [shareable(sentence) for sentence in methods(board)],
         "warnings": [shareable(warning) for warning in board.warnings],
         # The name alone: the folder it lies in may name a person.
@@ -160,6 +163,8 @@ def _page_data(board: Board) -> dict[str, object]:
                 "protocol": row.protocol_id,
                 # The page gives such a run no stars, whatever the baseline.
                 "picked": (row.selected_from_k or 1) > 1,
+                # Where its consistency may be compared: by the board's judge, on levels that have reasoning.
+                "rated": [level for level in row.consistency if row.judge_id == board.judge_id],
             }
             for row in board.rows
         ],
@@ -168,8 +173,14 @@ def _page_data(board: Board) -> dict[str, object]:
         "level": board.metric.level,
         "baseline": board.baseline,
         "forceMixed": board.force_mixed,
+        "judged": _is_judged(board),
         "signs": [format(words["state"], "x"), format(words["inc"], "x")],
     }
+
+
+def _is_judged(board: Board) -> bool:
+    """Whether any answer has a verdict."""
+    return any(bool(measured.outcomes.judged.any()) for measured in board.measured.values())
 
 
 def _inert_json(value: object) -> Markup:

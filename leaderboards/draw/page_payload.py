@@ -15,6 +15,7 @@ from leaderboards.board import Board
 from leaderboards.outcomes import ANSWERED, FAILED, Measured, Outcomes, QuestionBank
 from leaderboards.provenance import shareable
 from leaderboards.stats import SEED
+from seedbench_r1.conclusions import conclusion
 from seedbench_r1.types import DOMAINS, Question, RunRecord, Verdict
 
 Detail = Literal["auto", "none", "full"]
@@ -108,6 +109,7 @@ class ResponseText(NamedTuple):
     latency_s: float | None
     judge_reason: str | None
     votes: str  # "+-+"
+    settles: tuple[int, int] | None  # the sentence of a judged reasoning that settles on an option (UTF-16 offsets)
 
 
 def detail_layer(measured: Measured, bank: QuestionBank, places: Iterable[int]) -> dict[str, list[object]]:
@@ -116,10 +118,12 @@ def detail_layer(measured: Measured, bank: QuestionBank, places: Iterable[int]) 
     p is the place; the others are the fields of ResponseText in their order.
     """
     ordered = sorted(places)
-    ids = [bank.questions[place].question_id for place in ordered]
-    texts = [_text(measured.run.records[i], measured.verdicts.get(i)) for i in ids]
+    questions = [bank.questions[place] for place in ordered]
+    texts = [
+        _text(measured.run.records[q.question_id], measured.verdicts.get(q.question_id), q.options) for q in questions
+    ]
     columns: dict[str, list[object]] = {"p": [*ordered]}
-    return columns | {letter: [text[i] for text in texts] for i, letter in enumerate("rxatsvk")}
+    return columns | {letter: [text[i] for text in texts] for i, letter in enumerate("rxatsvkm")}
 
 
 def allocate(board: Board, detail: Detail, budget: int) -> Details:
@@ -187,18 +191,29 @@ def _fit(measured: Measured, bank: QuestionBank, places: Sequence[int], budget: 
     return "", 0
 
 
-def _text(record: RunRecord, verdict: Verdict | None) -> ResponseText:
+def _text(record: RunRecord, verdict: Verdict | None, options: Sequence[str]) -> ResponseText:
     reason = verdict.reason if verdict is not None else None
     votes = "".join("+" if vote else "-" for vote in verdict.votes) if verdict is not None else ""
     if record.generation is None or record.parsed is None:
         message = shareable(f"{record.failure.kind}: {record.failure.message}") if record.failure is not None else ""
-        return ResponseText(None, message, None, None, None, reason, votes)
+        return ResponseText(None, message, None, None, None, reason, votes, None)
     generation, parsed = record.generation, record.parsed
     output = None if parsed.format_ok else generation.text
     # Hundredths: more digits would be noise, and bytes.
     latency = None if generation.latency_s is None else round(generation.latency_s, 2)
     answer = parsed.answer_text[:ANSWER_LENGTH]
-    return ResponseText(parsed.reasoning, output, answer, generation.n_tokens, latency, reason, votes)
+    settles = _settles(parsed.reasoning, options) if verdict is not None and parsed.reasoning else None
+    return ResponseText(parsed.reasoning, output, answer, generation.n_tokens, latency, reason, votes, settles)
+
+
+def _settles(reasoning: str, options: Sequence[str]) -> tuple[int, int] | None:
+    found = conclusion(reasoning, options)
+    if found is None:
+        return None
+    # The script counts in UTF-16.
+    before, sentence = reasoning[: found.start], reasoning[found.start : found.end]
+    start, length = (len(text.encode("utf-16-le", "surrogatepass")) // 2 for text in (before, sentence))
+    return start, start + length
 
 
 def _wording(question: Question) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leaderboards.board import Board
 from leaderboards.draw.numbers import DASH, backbone, interval_text, p_text, percent, points
@@ -13,6 +13,9 @@ from leaderboards.rows import Bounds, Delta, Gap, LeaderboardRow
 from leaderboards.stats import Proportion
 from seedbench_r1.types import DOMAINS
 
+STARS = "stars: Holm-adjusted p below .05, .01, .001"
+# How the keys of the columns of differences begin -> what is compared
+MEASURES = {"d": "accuracy", "dc": "consistency", "ds": "sound"}
 WIDTH, MARGIN = 80.0, 3.0  # of a whisker's drawing, in its own units
 
 
@@ -105,9 +108,14 @@ def _columns(board: Board) -> Iterable[Column]:
     for level in levels:
         group = "" if level == main else "levels"
         yield Column(f"c_{level}", f"Consist. {level}", f"Reasoning consistent with the answer on {level}, %", group)
+        title = f"Consistency on {level} minus the baseline's, points; {STARS}; ‡: missing verdicts leave the sign open"
+        yield Column(f"dc_{level}", f"Δ Consist. {level}", title, group)
     yield Column("sound", f"Sound {main}", f"Correct and consistent on {main}, % of the judged")
     for level in levels:
-        title = f"Accuracy on {level} minus the baseline's, points; stars: Holm-adjusted p below .05, .01, .001"
+        title = f"Correct and consistent on {level} minus the baseline's, points; {STARS}"
+        yield Column(f"ds_{level}", f"Δ Sound {level}", title, "levels")
+    for level in levels:
+        title = f"Accuracy on {level} minus the baseline's, points; {STARS}"
         yield Column(f"d_{level}", f"Δ {level}", title, "" if level == main else "levels")
     if {"L1", "L3"} <= set(levels):
         yield Column("gap", "Gap L1–L3", "Accuracy on L1 minus accuracy on L3, points")
@@ -154,16 +162,20 @@ def _scales(board: Board) -> dict[str, _Scale]:
         "sound": _spanning([end for row in rows for c in row.sound.values() for end in (c.lo, c.hi)]),
         "gap": _spanning([0.0] + [end for row in rows if row.gap for end in (row.gap.lo, row.gap.hi)]),
     }
-    for name in board.bank.groups:
-        ends = [end for row in rows if (d := _delta(row, name)) for end in (d.value, d.lo, d.hi)]
+    for key in (f"{prefix}_{name}" for name in board.bank.groups for prefix in MEASURES):
+        ends = [end for row in rows if (d := _delta(row, key)) for end in (d.value, d.lo, d.hi)]
         # Symmetric about 0: a whisker left of the middle is a loss, whatever the column.
         half = max((abs(end) for end in ends if not math.isnan(end)), default=0.01) or 0.01
-        scales[f"d_{name}"] = _Scale(-half, half)
+        scales[key] = _Scale(-half, half)
     return scales
 
 
-def _delta(row: LeaderboardRow, group: str) -> Delta | None:
-    return row.deltas.get(group) or row.domain_deltas.get(group)
+def _delta(row: LeaderboardRow, key: str) -> Delta | None:
+    """The difference that a column shows, by its key."""
+    prefix, _, group = key.partition("_")
+    measure = MEASURES[prefix]
+    exploratory = row.domain_deltas.get(group) if measure == "accuracy" else None
+    return row.delta(measure, group) or exploratory
 
 
 def _spanning(ends: list[float]) -> _Scale:
@@ -221,9 +233,9 @@ def _cell(board: Board, row: LeaderboardRow, place: int, key: str, scales: dict[
     if key == "sound":
         return _share_cell(row.sound.get(board.metric.level), scales["sound"], _judge_note(row))
     if key.startswith("c_"):
-        return _share_cell(row.consistency.get(key[2:]), scales["consistency"], _judge_note(row))
-    if key.startswith("d_"):
-        return _delta_cell(board, row, key[2:], scales[key])
+        return _consistency_cell(row, key[2:], scales["consistency"])
+    if key.partition("_")[0] in MEASURES:
+        return _delta_cell(board, row, key, scales[key])
     if key in row.bounds:
         return _bounds_cell(row.bounds[key], scales["accuracy"])
     return _share_cell(row.accuracy.get(key), scales["accuracy"], "not asked")
@@ -255,6 +267,14 @@ def _share_cell(cell: Proportion | None, scale: _Scale, absent: str) -> CellView
     )
 
 
+def _consistency_cell(row: LeaderboardRow, level: str, scale: _Scale) -> CellView:
+    view, bounds = _share_cell(row.consistency.get(level), scale, _judge_note(row)), row.verdict_bounds.get(level)
+    if bounds is None:
+        return view
+    unknown = f"{bounds.n - bounds.answered:,} without a verdict: {percent(bounds.lo)} to {percent(bounds.hi)} in all"
+    return replace(view, note=f"{view.note}; {unknown}")
+
+
 def _bounds_cell(bounds: Bounds, scale: _Scale) -> CellView:
     return CellView(
         text=f"{percent(bounds.lo)}{DASH}{percent(bounds.hi)}",
@@ -275,8 +295,8 @@ def _gap_cell(gap: Gap | None, scale: _Scale) -> CellView:
     )
 
 
-def _delta_cell(board: Board, row: LeaderboardRow, group: str, scale: _Scale) -> CellView:
-    delta = _delta(row, group)
+def _delta_cell(board: Board, row: LeaderboardRow, key: str, scale: _Scale) -> CellView:
+    delta, (prefix, _, group) = _delta(row, key), key.partition("_")
     if delta is None or board.baseline is None:
         return CellView("baseline" if row.run_id == board.baseline else DASH, "empty")
     # A reader must see that a difference is over fewer questions than the accuracies next to it.
@@ -285,12 +305,14 @@ def _delta_cell(board: Board, row: LeaderboardRow, group: str, scale: _Scale) ->
     how = "Benjamini-Hochberg, exploratory" if group in DOMAINS else "Holm"
     tested = delta.p_adjusted
     p = "not tested: too few shared questions" if tested is None else f"p {p_text(tested)} ({how})"
+    if delta.missing:
+        p += f"; {delta.missing:,} without a verdict: {points(delta.bound_lo)} to {points(delta.bound_hi)} in all"
     return CellView(
         text=points(delta.value),
         sort=delta.value,
         interval=interval_text(delta.lo, delta.hi, points),
         note=f"n = {delta.n:,}, {p}",
-        stars=row.stars(group),
+        stars="‡" if delta.sign_is_open else row.stars(group, MEASURES[prefix]),
         shared=f"n={delta.n:,}" if delta.n < asked else "",
         whisker=scale.whisker(delta.value, delta.lo, delta.hi, zero=True),
     )

@@ -54,22 +54,30 @@ class TrainingSection:
     legend: tuple[LegendEntry, ...]
     panels: tuple[PlacedPanel, ...]
     steps: tuple[PlacedPanel, ...]  # accuracy by step, one a level
+    consistency: tuple[PlacedPanel, ...]  # the same of consistency
     heads: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def training_section(board: Board) -> TrainingSection | None:
     """None unless a run kept curves, or one training has two checkpoints that can be compared."""
-    curves, steps = training_chart(board), step_chart(board)
+    curves, steps, consistency = training_chart(board), step_chart(board), step_chart(board, "consistency")
     if curves is None and steps is None:
         return None
     shown, panels = drawn_trainings(board), () if curves is None else curves.panels
     # A training whose checkpoints cannot be compared has no line: it leaves the legend too.
-    drawn = {series.key for chart in (curves, steps) if chart for panel in chart.panels for series in panel.series}
+    drawn = {
+        series.key
+        for chart in (curves, steps, consistency)
+        if chart
+        for panel in chart.panels
+        for series in panel.series
+    }
     return TrainingSection(
         legend=tuple(_legend(board, key, training) for key, training in enumerate(shown) if key in drawn),
         panels=tuple(_curve_panel(panel) for panel in panels),
         steps=() if steps is None else tuple(_step_panel(panel) for panel in steps.panels),
+        consistency=() if consistency is None else tuple(_step_panel(panel) for panel in consistency.panels),
         heads=tuple(panel.title for panel in panels),
         rows=tuple(
             (training.name, tuple(_from_to(_points(panel, key)) for panel in panels))
@@ -128,8 +136,9 @@ def _step_panel(panel: Panel) -> PlacedPanel:
             for step, share in series.marks
         )
         texts.append(f"{series.name}: {listed}")
-    text = f"Accuracy on {panel.title} by step. {'; '.join(texts)}"
-    return PlacedPanel(f"{panel.title}, accuracy %", text, x.ticks, y.ticks, tuple(lines))
+    measure = panel.y.label
+    text = f"{measure} on {panel.title} by step. {'; '.join(texts)}"
+    return PlacedPanel(f"{panel.title}, {measure}", text, x.ticks, y.ticks, tuple(lines))
 
 
 def _places(places: Sequence[int]) -> str:

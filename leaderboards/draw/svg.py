@@ -74,6 +74,7 @@ def write_charts(board: Board, folder: Path) -> list[Path]:
         charts.consistency_chart(board, at_most=FEATURED),
         charts.quadrant_chart(board, board.metric.level, at_most=FEATURED),
         charts.step_chart(board),
+        charts.step_chart(board, "consistency"),
         charts.training_chart(board, at_most=FEATURED),
     )
     written = []
@@ -99,7 +100,13 @@ def draw(chart: charts.Chart | charts.BarChart) -> Figure:
     """The chart as a figure, not yet laid out."""
     if isinstance(chart, charts.BarChart):
         return _bars(chart)
-    draw_lines = {"levels": _levels, "consistency": _consistency, "steps": _steps, "training": _training}
+    draw_lines = {
+        "levels": _levels,
+        "consistency": _consistency,
+        "steps": _steps,
+        "steps_consistency": _steps,
+        "training": _training,
+    }
     return draw_lines[chart.name](chart)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from seedbench_r1.judges.rules import conclusion, settled_option
+from seedbench_r1.conclusions import conclusion, settled_option
 from seedbench_r1.parsing import answer_block, block_span
 from seedbench_r1.types import Generation, Question, RunRecord
 
@@ -102,7 +102,7 @@ def other_option(question: Question, not_these: Sequence[str], seed: int) -> str
 def rewritten(reasoning: str, options: Sequence[str], target: str) -> str:
     """The reasoning with its conclusion changed to another option, by rule.
 
-    In the last sentence that settles on an option (judges.rules), that option's text or letter is replaced; if the
+    In the last sentence that settles on an option (conclusions), that option's text or letter is replaced; if the
     rules then read anything but the target, or there is no such sentence, the last sentence gives way to a plain one.
     """
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

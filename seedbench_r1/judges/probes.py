@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from seedbench_r1.conclusions import settled_option
 from seedbench_r1.judges.models import build_judge_prompt, text_request
 from seedbench_r1.judges.probe_texts import (
     after_template,
@@ -22,7 +23,6 @@ from seedbench_r1.judges.probe_texts import (
     whole_text,
     with_reasoning,
 )
-from seedbench_r1.judges.rules import settled_option
 from seedbench_r1.judges.run import JudgeCase
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.prompts import build_messages
@@ -113,7 +113,7 @@ def exchanged(
 ) -> tuple[str, str, str]:
     """Reasoning that concludes another option than the answer given, that option, and where the reasoning is from.
 
-    The first rollout, in their order, whose reasoning settles on such an option (judges.rules); without one the
+    The first rollout, in their order, whose reasoning settles on such an option (conclusions); without one the
     answer's own reasoning with its conclusion rewritten.
     """
     parsed = record.parsed

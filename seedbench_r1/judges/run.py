@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from seedbench_r1.conclusions import RULES_VERSION, settled_option
 from seedbench_r1.errors import ResourceError
 from seedbench_r1.files import AppendFile
-from seedbench_r1.judges.rules import RULES_VERSION, settled_option
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.verdicts import FILE, NO_ANSWER, NO_REASONING, UNDECIDED, is_settled, load_verdicts, verdict_line

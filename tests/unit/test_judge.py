@@ -13,6 +13,7 @@ from leaderboards.board import build_board
 from leaderboards.rows import Quadrants
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.cli.judge_results import judged_levels
+from seedbench_r1.conclusions import settled_option
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.errors import ConfigError, DataError
@@ -27,7 +28,6 @@ from seedbench_r1.judges.models import (
     read_verdict,
 )
 from seedbench_r1.judges.opening import open_judge
-from seedbench_r1.judges.rules import settled_option
 from seedbench_r1.judges.run import JudgeCase, RulesJudge, blinded_id, flip_rate, judge_run, majority
 from seedbench_r1.questions import load_questions, load_training_rows
 from seedbench_r1.runs.directory import RunDir, load_run

@@ -12,10 +12,10 @@ import pytest
 
 from leaderboards.probed import probe_agreement, probe_difference, probe_rate
 from leaderboards.stats import interval, paired_interval, sign_flip_test
+from seedbench_r1.conclusions import settled_option
 from seedbench_r1.demo.dataset_writer import write_benchmark
 from seedbench_r1.demo.models import shipped_model
 from seedbench_r1.demo.settings import write_settings
-from seedbench_r1.judges.rules import settled_option
 from seedbench_r1.runs.directory import load_run, read_manifest
 from seedbench_r1.runs.probes import KINDS, ProbeResult, load_probes
 from seedbench_r1.runs.records import run_identity

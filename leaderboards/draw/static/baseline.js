@@ -1,18 +1,25 @@
 // The baseline: every other run's distance from it, tested anew when another one is chosen.
 
-// group -> what to show for each run; null: nothing to compare. Holm level by level, Benjamini-Hochberg over all domains.
+// How the keys of the table's columns of differences begin -> what is compared
+const COLUMNS = {d: "accuracy", dc: "consistency", ds: "sound"};
+
+// Column -> what to show for each run; null: nothing to compare. Holm for a measure on a level, Benjamini-Hochberg over
+// all domains.
 function distances(base) {
-  const found = {}, test = (group) => page.runs.map((run, place) => {
+  const found = {}, test = (group, measure) => page.runs.map((run, place) => {
     const comparable = page.forceMixed || run.protocol === page.runs[base].protocol;
-    return place === base || !comparable ? null : testPair(paired(place, base, group));
+    const judged = measure === "accuracy" || rated(place, group) && rated(base, group);
+    return place === base || !comparable || !judged ? null : testPair(paired(place, base, group, measure));
   });
   const adjust = (tests, by) => {
     const tested = tests.filter((t) => t && t.p !== null), adjusted = by(tested.map((t) => t.p));
     tested.forEach((t, i) => { t.pAdjusted = adjusted[i]; });
   };
-  for (const group of [...page.levels, ...page.domains]) found[group] = test(group);
-  for (const level of page.levels) adjust(found[level], holm);
-  adjust(page.runs.flatMap((_, place) => page.domains.map((domain) => found[domain][place])), benjaminiHochberg);
+  for (const domain of page.domains) found[`d_${domain}`] = test(domain, "accuracy");
+  for (const level of page.levels) {
+    for (const [prefix, measure] of Object.entries(COLUMNS)) adjust(found[`${prefix}_${level}`] = test(level, measure), holm);
+  }
+  adjust(page.runs.flatMap((_, place) => page.domains.map((domain) => found[`d_${domain}`][place])), benjaminiHochberg);
   return found;
 }
 
@@ -30,9 +37,10 @@ function fillDistance(cell, test, run, half, isBase, isDomain) {
     return;
   }
   const p = test.p === null ? "not tested: too few shared questions" : `p ${pText(test.pAdjusted)} (${isDomain ? "Benjamini-Hochberg, exploratory" : "Holm"})`;
-  const stars = isDomain ? "" : starsOf(test, run), interval = range(test.lo, test.hi);
+  const stars = isDomain ? "" : test.open ? "‡" : starsOf(test, run), interval = range(test.lo, test.hi);
   const less = test.n < test.asked ? `n=${number(test.n)}` : "";
-  cell.title = `${interval} n = ${number(test.n)}, ${p}`.trim();
+  const unknown = test.missing ? `; ${number(test.missing)} without a verdict: ${points(test.least)} to ${points(test.most)} in all` : "";
+  cell.title = `${interval} n = ${number(test.n)}, ${p}${unknown}`.trim();
   cell.replaceChildren(points(test.mean));
   if (stars) cell.append(el("sup", {}, stars));
   if (interval) cell.append(whisker(test.mean, test.lo, test.hi, half));
@@ -56,7 +64,7 @@ function gapDifference(near, far) {
 function showGaps(found) {
   for (const row of document.querySelectorAll("#gaps tr[data-place]")) {
     const place = Number(row.dataset.place), cell = row.querySelector(".versus");
-    const versus = found.L1 && found.L3 ? gapDifference(found.L1[place], found.L3[place]) : null;
+    const versus = found.d_L1 && found.d_L3 ? gapDifference(found.d_L1[place], found.d_L3[place]) : null;
     cell.replaceChildren(versus ? points(versus.mean) + " " : "–");
     if (versus) cell.append(el("span", {className: "range"}, range(versus.lo, versus.hi)));
   }
@@ -71,8 +79,9 @@ async function showBaseline() {
   shownBase = state.base;
   const base = runPlace.has(state.base) ? runPlace.get(state.base) : -1;
   const found = base < 0 ? {} : distances(base);
-  for (const group of [...page.levels, ...page.domains]) {
-    const tests = found[group] || page.runs.map(() => null), column = columnAt.get(`d_${group}`);
+  const keys = page.levels.flatMap((level) => Object.keys(COLUMNS).map((prefix) => `${prefix}_${level}`));
+  for (const key of [...keys, ...page.domains.map((domain) => `d_${domain}`)]) {
+    const tests = found[key] || page.runs.map(() => null), column = columnAt.get(key), group = key.slice(key.indexOf("_") + 1);
     const ends = tests.flatMap((test) => (test ? [test.mean, test.lo, test.hi] : [])).filter((end) => !isNaN(end));
     const half = Math.max(...ends.map(Math.abs), 0) || 0.01;
     measured.forEach((row, place) => {
@@ -87,7 +96,7 @@ async function showBaseline() {
     series.classList.toggle("base", Number(series.dataset.place) === base);
   }
   showGaps(found);
-  if (state.sort.startsWith("d_")) sortTable();
+  if (state.sort.split("_")[0] in COLUMNS) sortTable();
   document.documentElement.dataset.baseline = state.base; // says that the table shows it
 }
 

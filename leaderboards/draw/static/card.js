@@ -11,15 +11,17 @@ function stateLine(byte, text) {
   return parts.join(" · ");
 }
 
-// A run's text on a question: {r, x, a, t, s, v, k}; null if the page does not carry it.
+// A run's text on a question: {r, x, a, t, s, v, k, m}; null if the page does not carry it.
 async function textOf(place, i) {
   const columns = await textsOf(place), at = columns?.at.get(i);
   if (at === undefined) return null;
-  return Object.fromEntries([..."rxatsvk"].map((name) => [name, columns[name][at]]));
+  return Object.fromEntries([..."rxatsvkm"].map((name) => [name, columns[name][at]]));
 }
 
-function passage(text) {
-  const block = el("pre", {}, text), parts = [block];
+// settles: where the sentence stands that settles on an option.
+function passage(text, settles = null) {
+  const marked = settles ? [text.slice(0, settles[0]), el("mark", {title: "The sentence that settles on an option"}, text.slice(...settles)), text.slice(settles[1])] : [text];
+  const block = el("pre", {}, ...marked), parts = [block];
   if (text.length > LONG) {
     block.classList.add("clipped");
     const button = el("button", {type: "button", className: "plain", "aria-expanded": "false"}, `Show all ${number(text.length)} characters`);
@@ -33,6 +35,12 @@ function passage(text) {
   return parts;
 }
 
+// The same sentence in the whole output, which holds the reasoning.
+function inOutput({r, x, m}) {
+  const at = m && r ? x.indexOf(r) : -1;
+  return at < 0 ? null : [at + m[0], at + m[1]];
+}
+
 function verdictLine(byte, text) {
   const word = {true: "consistent", false: "not consistent", null: "no verdict"}[verdict(byte)];
   if (verdict(byte) === null && !(text && text.v)) return null;
@@ -43,8 +51,8 @@ function verdictLine(byte, text) {
 function reply(letter, place, byte, text) {
   const body = [];
   if (!text) body.push(el("p", {className: "quiet"}, asked(byte) && responded(byte) ? "This page does not carry the text of this response." : ""));
-  else if (text.x !== null) body.push(...passage(text.x || "(empty output)"));
-  else body.push(...passage(text.r || "(no reasoning)"), el("p", {}, "Answer: ", el("b", {}, text.a)));
+  else if (text.x !== null) body.push(...passage(text.x || "(empty output)", inOutput(text)));
+  else body.push(...passage(text.r || "(no reasoning)", text.m), el("p", {}, "Answer: ", el("b", {}, text.a)));
   return el("div", {className: "reply"},
     el("h4", {}, el("span", {className: `letter ${letter.toLowerCase()}`}, letter), " ", page.runs[place].name),
     el("p", {className: "state"}, stateLine(byte, text)), ...body, verdictLine(byte, text));

@@ -4,7 +4,11 @@ const CHUNK = 100; // questions added to the list at a time
 let listed = []; // places of the questions that fit the filter
 let pair = [0, 0];
 
+const lucky = (byte) => responded(byte) && correct(byte) && verdict(byte) === false;
 const RELATIONS = {
+  lucky: (x, y) => lucky(x) || lucky(y),
+  aConsistent: (x, y) => verdict(x) === true && verdict(y) === false,
+  bConsistent: (x, y) => verdict(x) === false && verdict(y) === true,
   apart: (x, y) => responded(x) && responded(y) && correct(x) !== correct(y),
   a: (x, y) => responded(x) && responded(y) && correct(x) && !correct(y),
   b: (x, y) => responded(x) && responded(y) && !correct(x) && correct(y),
@@ -40,6 +44,19 @@ function showCounts() {
   byId("counts").tBodies[0].replaceChildren(...rows);
 }
 
+function showJudged() {
+  const rows = page.levels.flatMap((level) => ["consistency", "sound"].map((measure) => {
+    const test = pair.every((place) => rated(place, level)) ? testPair(paired(...pair, level, measure)) : null;
+    const head = [el("th", {scope: "row"}, level), el("td", {}, measure)];
+    if (!test) return el("tr", {}, ...head, ...Array.from({length: 4}, () => el("td", {className: "num"}, "–")));
+    const difference = el("td", {className: "num"}, points(test.mean) + (test.open ? "‡ " : " "), el("span", {className: "range"}, range(test.lo, test.hi)));
+    const unknown = test.missing ? `${number(test.missing)}: ${points(test.least)} to ${points(test.most)}` : "0";
+    const p = test.p === null ? "not tested" : small(test.p);
+    return el("tr", {}, ...head, ...[number(test.n), difference, p, unknown].map((cell) => (typeof cell === "string" ? el("td", {className: "num"}, cell) : cell)));
+  }));
+  byId("judged")?.tBodies[0].replaceChildren(...rows);
+}
+
 // Which run, the letter it picked, and whether that is right.
 function mark(byte, side) {
   const text = responded(byte) ? `${picked(byte) || "none"} ${correct(byte) ? "✓" : "✗"}` : OUTCOMES[outcome(byte)];
@@ -66,7 +83,7 @@ function extendList() {
 }
 
 function showList() {
-  const [a, b] = pair.map((place) => answers[place]), fits = RELATIONS[state.rel] || RELATIONS.apart;
+  const [a, b] = pair.map((place) => answers[place]), fits = RELATIONS[state.rel] || RELATIONS[DEFAULTS.rel];
   const words = state.find.toLowerCase().split(/\s+/).filter(Boolean);
   const texts = (i) => [bank.ids[i], questionText(i), ...bank.options[i], bank.videos[bank.video[i]]].join("\n").toLowerCase();
   listed = [];
@@ -103,10 +120,11 @@ function step(by) {
 async function showCompare() {
   await loaded;
   choosePair();
-  byId("q-relation").value = state.rel in RELATIONS ? state.rel : "apart";
+  byId("q-relation").value = state.rel in RELATIONS ? state.rel : DEFAULTS.rel;
   byId("q-group").value = state.group;
   byId("q-find").value = state.find;
   showCounts();
+  showJudged();
   showList();
   await showCard();
 }

@@ -53,15 +53,29 @@ function textsOf(place) {
   return texts.get(place);
 }
 
+// What can be compared: which answers have a value, whether it is a hit, and whether it could be one.
+const hasVerdict = (byte) => responded(byte) && verdict(byte) !== null;
+const MEASURES = {
+  accuracy: {valued: responded, hit: (byte) => correct(byte), most: (byte) => correct(byte)},
+  consistency: {valued: hasVerdict, hit: (byte) => +(verdict(byte) === true), most: (byte) => +(verdict(byte) !== false)},
+  sound: {valued: hasVerdict, hit: (byte) => correct(byte) & (verdict(byte) === true), most: (byte) => correct(byte) & (verdict(byte) !== false)},
+};
+const rated = (place, level) => page.runs[place].rated.includes(level);
+
 // Differences first - second of the questions of a level or an L3 domain that both have answered, with their videos.
-function paired(first, second, group) {
-  const a = answers[first], b = answers[second];
-  const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0};
+// least and most: of all that both have answered, with every missing verdict against the first, and for it.
+function paired(first, second, group, measure = "accuracy") {
+  const a = answers[first], b = answers[second], {valued, hit, most} = MEASURES[measure];
+  const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0, answered: 0, least: 0, most: 0};
   for (const i of bank.groups.get(group) || []) {
     found.asked[0] += asked(a[i]);
     found.asked[1] += asked(b[i]);
     if (!responded(a[i]) || !responded(b[i])) continue;
-    const x = correct(a[i]), y = correct(b[i]);
+    found.answered++;
+    const x = hit(a[i]), y = hit(b[i]);
+    found.least += x - most(b[i]);
+    found.most += most(a[i]) - y;
+    if (!valued(a[i]) || !valued(b[i])) continue;
     found.differences.push(x - y);
     found.videos.push(bank.video[i]);
     found[x ? (y ? "both" : "onlyFirst") : (y ? "onlySecond" : "neither")]++;
@@ -74,7 +88,8 @@ function testPair(pair) {
   const n = pair.differences.length;
   if (n === 0) return null;
   const test = pairedInterval(pair.differences, pair.videos);
-  const enough = pair.asked.every((of) => n >= SHARED * of);
-  const lo = Math.max(-1, test.lo), hi = Math.min(1, test.hi);
-  return {...test, lo, hi, asked: Math.max(...pair.asked), p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};
+  const enough = pair.asked.every((of) => pair.answered >= SHARED * of), missing = pair.answered - n;
+  const lo = Math.max(-1, test.lo), hi = Math.min(1, test.hi), least = pair.least / pair.answered, most = pair.most / pair.answered;
+  return {...test, lo, hi, missing, least, most, open: missing > 0 && least <= 0 && most >= 0, asked: Math.max(...pair.asked),
+    p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};
 }

@@ -2,7 +2,7 @@
 
 const DEFAULTS = {
   sort: "rank", dir: "", base: page.baseline || "", text: "", algo: "", backbone: "", frames: "", protocol: "", only: "",
-  show: "", bars: page.level, a: "", b: "", rel: "apart", group: "", find: "", q: "",
+  show: "", bars: page.level, a: "", b: "", rel: page.judged ? "lucky" : "apart", group: "", find: "", q: "",
 };
 const state = {...DEFAULTS};
 

@@ -1,4 +1,4 @@
-"""The judge without a model: which option does a text settle on? A heuristic; docs/judge.md shows how good it is.
+"""Which option does a text settle on, and in which sentence? A heuristic; docs/consistency.md shows how good it is.
 
 It reads sentences from the last to the first and takes the first one that endorses exactly one option, by its letter or
 by its text, without a negation in the same clause. No such sentence: undecided.
@@ -11,9 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, chain
+from string import ascii_uppercase
 from typing import NamedTuple
-
-from seedbench_r1.types import LETTERS
 
 RULES_VERSION = 1  # part of the judge id
 
@@ -139,7 +138,7 @@ def _by_text(sentence: str, texts: Sequence[str]) -> Iterator[str]:
         spans = [span for span in spans if not covered.contains(*span)]
         longer += spans
         if any(not clauses.negates(*span) for span in spans):
-            yield LETTERS[place]
+            yield ascii_uppercase[place]
 
 
 class _Cover:
