@@ -14,10 +14,10 @@ from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import Given, PlainJson, RunPaths, plain_option, with_settings
 from seedbench_r1.cli.signals import draining_signals
-from seedbench_r1.errors import ConfigError, Interrupted
+from seedbench_r1.errors import ConfigError, IncompleteRun, Interrupted
 from seedbench_r1.interface import check_judgeable, open_judge
 from seedbench_r1.judges.config import GROUPS, JUDGES, TABLE, resolve_judge_config
-from seedbench_r1.judges.run import Judge, judge_case, judge_run, pending_records
+from seedbench_r1.judges.run import Judge, failure_of, judge_case, judge_run, pending_records
 from seedbench_r1.options import in_groups
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.verdicts import load_verdicts
@@ -27,7 +27,7 @@ from seedbench_r1.types import Verdict
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
-    from seedbench_r1.judges.models import JudgeSettings
+    from seedbench_r1.judges.wording import JudgeSettings
 
 
 # Judging is what the command is mostly called for, so it needs no second word.
@@ -83,11 +83,19 @@ def judge_command(
             console.err().print(line, soft_wrap=True)
 
     opened = open_judge(config, announce)
+    failures: list[str] = []
     try:
         for run in loaded:
-            _judge_one(run, opened, config.limit, as_json=as_json)
+            failures += _judge_one(run, opened, config.limit, as_json=as_json)
     finally:
         opened.close()
+    # Last, behind every table: a rate from which verdicts are missing must not look like a result.
+    if failures:
+        from seedbench_r1.cli.judge_results import failure_message
+
+        # Not raised as an error: standard output holds the runs' JSON objects already.
+        console.err().print(failure_message(failures, len(loaded)), soft_wrap=True)
+        raise typer.Exit(IncompleteRun.exit_code)
 
 
 @app.command("calibrate")
@@ -158,7 +166,7 @@ def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[di
 
 def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, float] | None) -> list[str]:
     """Lines for the user before the first request: how many, how large, how dear. 4 characters count as a token."""
-    from seedbench_r1.judges.models import build_judge_prompt
+    from seedbench_r1.judges.wording import build_judge_prompt
 
     sizes = []
     for run in runs:
@@ -176,7 +184,8 @@ def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, floa
     ]
 
 
-def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> None:
+def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> list[str]:
+    """Why verdicts of the run failed, one text each; empty if none did."""
     from seedbench_r1.cli.judge_results import JudgeProgress, print_consistency, run_json
 
     progress = JudgeProgress(run, judge.judge_id, quiet=as_json)
@@ -189,3 +198,4 @@ def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> N
     # After the table: what exists is shown even when the rest was stopped.
     if received:
         raise Interrupted("Stopped by a signal. Verdicts so far are saved; run it again to go on.", received[0])
+    return [why for verdict in verdicts.values() if (why := failure_of(verdict)) is not None]
