@@ -1,6 +1,7 @@
 """The statistics of the leaderboard under one name: pure functions of counts and arrays, fractions throughout."""
 
 from leaderboards.stats.agreement import (
+    UNDEFINED,
     Estimate,
     base_rate,
     clustered_kappa,
@@ -60,6 +61,7 @@ __all__ = [
     "EXACT_CLUSTERS",
     "FEW_CLUSTERS",
     "SEED",
+    "UNDEFINED",
     "Estimate",
     "Judged",
     "LabelPlan",

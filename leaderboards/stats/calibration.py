@@ -21,8 +21,8 @@ from leaderboards.stats.proportions import NAN, Z, as_count, check_deff
 Table = tuple[int, int, int, int]  # yy, yn, ny, nn: judge and human, judge only, human only, neither
 Estimator = Literal["predictive-values", "rogan-gladen"]
 
-# Pseudo-labels of either word on either side. In intervals: of 1/2, 2/3, 4/5 and 1 the one whose coverage stayed nearest
-# to 95 % over the truths of tests/unit/test_calibration.py.
+# Pseudo-labels of either word on either side. In intervals: of 1/2, 2/3, 4/5 and 1 the one whose coverage stayed
+# nearest to 95 % over the truths of tests/unit/test_calibration.py.
 PSEUDO = 2 / 3
 CAUTION = 1.0  # in planning: ten of ten confirmed must not end the labelling of a side, or of all
 FIRST = 10  # labels of each side before shares are believed enough to favour one (2511.21140 takes a pilot of ten, too)

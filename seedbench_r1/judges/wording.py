@@ -65,6 +65,12 @@ class JudgeSettings:
         return f"{self.name}/v{self.version}-{digest}"
 
 
+def asked_with(judge_id: str) -> tuple[str, int] | None:
+    """(name, prompt version) of the id of a judge that is a language model; None of any other judge."""
+    match = re.fullmatch(r"(.*)/v(\d+)-[0-9a-f]{8}", judge_id, re.DOTALL)
+    return None if match is None else (match[1], int(match[2]))
+
+
 def schema(version: int) -> dict[str, object]:
     """The JSON schema of a reply. Its properties stand in the order in which they are to be written."""
     return {
