@@ -93,7 +93,10 @@ def judge_command(
         from seedbench_r1.cli.judge_results import failure_message
 
         # Not raised as an error: standard output holds the runs' JSON objects already.
-        console.err().print(failure_message(failures, len(loaded)), soft_wrap=True)
+        said = (
+            f"{failure_message(failures)}. The same command asks for them again; another setting is another judge id."
+        )
+        console.err().print(said, soft_wrap=True)
         raise typer.Exit(IncompleteRun.exit_code)
 
 

@@ -87,7 +87,7 @@ def _write_next_sheet(
 ) -> None:
     """Labels so far, the rate they give, and the next sheet unless they are enough."""
     from leaderboards.stats import plan_labels
-    from seedbench_r1.judges.calibration import agreement, judged_counts, next_sheet, read_labels
+    from seedbench_r1.judges.calibration import agreement, judged_counts, labels_by_run, next_sheet, read_labels
 
     labels = read_labels(*sheets)
     loaded, verdicts, chosen = _judged(paths, judge_id)
@@ -100,6 +100,13 @@ def _write_next_sheet(
             f"--estimator rogan-gladen, which takes the judge to be equally good on all of them."
         )
     found = agreement(loaded, verdicts, labels)
+    # Pooled labels speak for the pool that they were drawn from.
+    without = [run.path for run, own in zip(loaded, labels_by_run(loaded, labels), strict=True) if not own]
+    if found.n and without:
+        raise ConfigError(
+            f"The labels hold none of {without[0]}, and {estimator} takes them to be drawn from all of these runs. "
+            f"Fix: leave it out, and correct it by `judge agreement`, or begin with a sheet of all of them."
+        )
     counts = [judged_counts(run, known) for run, known in zip(loaded, verdicts, strict=True)]
     plan = plan_labels(counts, found.table, n, estimator=estimator, target=target)
     # No more than seem to be missing; what is missing after that, the next call says.
@@ -167,7 +174,7 @@ def _write(rows: list[dict[str, str]], out: Path, judge_id: str) -> None:
     write_sheet(rows, out)
     console.out().print(f"{len(rows)} rows in {out}, judged by {judge_id}", soft_wrap=True)
     # The one instruction that a labeller needs; the sheet itself has no room for it.
-    console.out().print("Write yes or no into supports_answer: does the reasoning lead to the answer given?")
+    console.out().print("Write yes or no into supports_answer: does the reasoning lead to that answer?")
 
 
 def agreement_command(

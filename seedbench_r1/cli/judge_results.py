@@ -102,6 +102,8 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     screen.print(table)
     screen.print(" right/wrong: the answer; +/-: consistent or not")
     screen.print(" none: no reasoning or no answer, judged not consistent")
+    if failures := [why for verdict in verdicts.values() if (why := failure_of(verdict)) is not None]:
+        screen.print(f" {failure_message(failures)}", soft_wrap=True)
     profile = reasoning_profile(run.records.values())
     median = "-" if math.isnan(profile.median_words) else f"{profile.median_words:.0f}"
     screen.print(
@@ -118,16 +120,12 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     screen.print(f" judge {judge_id}: {note}", soft_wrap=True)
 
 
-def failure_message(failures: Sequence[str], n_runs: int) -> str:
-    """What failed, and how often; the commonest first."""
+def failure_message(failures: Sequence[str]) -> str:
+    """How many verdicts failed, and why; the commonest reason first."""
     counts = Counter(failures).most_common()
-    first, n_first = counts[0]
-    others = f"; {len(failures) - n_first} for other reasons" if len(counts) > 1 else ""
-    where = "" if n_runs == 1 else f" in {n_runs} runs"
-    return (
-        f"{len(failures)} verdicts failed{where} and are missing from the rates above, {n_first} of them: {first}"
-        f"{others}. The same command asks for them again; another setting of the judge is another judge id."
-    )
+    why, n = counts[0]
+    some = f"{n} of them: {why}; {len(failures) - n} for other reasons" if len(counts) > 1 else why
+    return f"{len(failures)} verdicts failed and are missing from the rates: {some}"
 
 
 def run_json(run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> dict[str, object]:

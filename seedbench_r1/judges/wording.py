@@ -117,8 +117,7 @@ def read_verdict(text: str, case: JudgeCase, version: int) -> tuple[bool, str]:
     """(consistent, reason) of a reply. Raises UnreadableVerdict unless it is exactly the object that was asked for.
 
     A reply whose `consistent` does not follow from its `supports` and the answer contradicts itself: unreadable. From
-    version 2 on so is one with its keys in another order, for its verdict came before its reason; and an option of the
-    same wording as the answer given counts as that answer.
+    version 2 on an option of the same wording as the answer given counts as that answer.
     """
     stripped = _without_thoughts(text)
     fenced = _FENCE.fullmatch(stripped)
@@ -129,8 +128,6 @@ def read_verdict(text: str, case: JudgeCase, version: int) -> tuple[bool, str]:
     order = ORDER[version]
     if not isinstance(value, dict) or set(value) != set(order):
         raise UnreadableVerdict(f"not an object with {order[0]}, {order[1]} and {order[2]}")
-    if version > 1 and tuple(value) != order:
-        raise UnreadableVerdict(f"its keys are not in the order {', '.join(order)}")
     supports, consistent, reason = value["supports"], value["consistent"], value["reason"]
     if supports not in (*LETTERS, "none") or not isinstance(consistent, bool) or not isinstance(reason, str):
         raise UnreadableVerdict("a value of the wrong kind")

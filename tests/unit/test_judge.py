@@ -222,12 +222,6 @@ def test_anything_else_is_no_verdict(good, version):
             read_verdict(text, CASE, version)
 
 
-def test_a_verdict_before_its_reason_is_none_of_version_2():
-    assert read_verdict(json.dumps(BETTER), CASE, 1)[0] is True  # version 1 never asked for an order
-    with pytest.raises(UnreadableVerdict, match="not in the order reason, supports, consistent"):
-        read_verdict(json.dumps(GOOD), CASE, 2)
-
-
 def test_an_option_that_reads_as_the_answer_is_the_answer():
     """In version 2; verdicts of version 1 were read by the letter alone."""
     case = JudgeCase("L1/0", "What next?", ("wash  the cup", *OPTIONS[1:]), "The cup is dirty.", "C")

@@ -95,7 +95,7 @@ def test_what_cannot_be_read_stays_missing_is_no_success_and_is_asked_again(run)
     with ApiServer(unreadable) as server:
         done = judge(run, server, "--json", "--limit", 2)
         assert done.returncode == 5, done.stderr
-        assert "2 verdicts failed and are missing from the rates above, 2 of them: not JSON" in done.stderr
+        assert "2 verdicts failed and are missing from the rates: not JSON" in done.stderr
         assert json.loads(done.stdout)["failed"] == 2
         level = json.loads(done.stdout)["levels"]["all"]
         assert (level["judged"], level["missing"], level["reasoning_consistency"]) == (0, 28, None)
@@ -320,7 +320,7 @@ def test_a_cut_verdict_is_named_and_asked_for_once(run, reaction):
     assert len(server.seen) == 1 + 3
     assert "3 verdicts failed" in done.stderr
     assert "cut at its limit of 100 tokens; give it more: --judge-max-tokens 400" in done.stderr
-    assert done.stderr.rstrip().endswith("another setting of the judge is another judge id.")
+    assert done.stderr.rstrip().endswith("another setting is another judge id.")
 
 
 def test_a_verdict_that_fits_exactly_is_a_verdict(run):
