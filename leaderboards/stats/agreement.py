@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboards.stats.proportions import (
-    FEW_CLUSTERS,
     NAN,
     Clusters,
     Z,
@@ -85,8 +84,9 @@ def kappa_interval(yy: int, yn: int, ny: int, nn: int) -> Estimate:
 def krippendorff_alpha(ratings: npt.ArrayLike, clusters: Clusters) -> Estimate:
     """Krippendorff's alpha for nominal values, with missing ones allowed, and an interval clustered by video.
 
-    K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C; the interval is a delete-one-cluster
-    jackknife, with Student's t below 30 clusters, cut at 1. Of a single cluster only the value is known.
+    K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C. The standard error is that of a
+    delete-one-cluster jackknife, the interval symmetric for log(1 - alpha), with Student's t. Of a single cluster only
+    the value is known.
 
     Args:
         ratings: (R, n) numbers that name categories; a row a rater, a column a unit; NaN where a rater gave none. Units
@@ -154,8 +154,10 @@ def _jackknife(parts: Floats, clusters: Clusters, statistic: Callable[[Floats], 
     spread = ((without - without.mean()) ** 2).sum() * (n_clusters - 1) / n_clusters
     # Equal numbers may differ from their mean by a rounding error.
     se = 0.0 if without.max() == without.min() else float(math.sqrt(spread))
-    half = se * (t_quantile(n_clusters - 1) if n_clusters < FEW_CLUSTERS else Z)
-    return Estimate(value, se, max(-1.0, value - half), min(1.0, value + half))
+    # On the scale of log(1 - value), where the spread hardly depends on the value: else too narrow near 1.
+    left = 1 - value
+    factor = math.exp(se * t_quantile(n_clusters - 1) / left) if left > 0 else 1.0
+    return Estimate(value, se, max(-1.0, 1 - left * factor), 1 - left / factor)
 
 
 def pabak(yy: int, yn: int, ny: int, nn: int) -> float:

@@ -114,7 +114,9 @@ def test_alpha_kappa_and_their_jackknife_by_brute_force():
         left = np.array([alpha_by_pairs(ratings[:, clusters != c].tolist()) for c in range(6)])
         se = math.sqrt(5 / 6 * ((left - left.mean()) ** 2).sum())
         assert found.se == pytest.approx(se)
-        assert found.value - found.lo == pytest.approx(2.570582 * se, rel=1e-6) or found.lo == -1.0  # t, 5 d.f.
+        width = 2.570582 * se / (1 - found.value)  # t, 5 degrees of freedom, for log(1 - alpha)
+        assert math.log((1 - found.lo) / (1 - found.value)) == pytest.approx(width, rel=1e-6) or found.lo == -1.0
+        assert math.log((1 - found.value) / (1 - found.hi)) == pytest.approx(width, rel=1e-6)
         both = ~np.isnan(ratings[:2]).any(axis=0)
 
         def kappa(chosen, ratings=ratings):
@@ -148,18 +150,26 @@ def test_alpha_edges():
         stats.clustered_kappa([2, 0], [1, 0], [0, 1])
 
 
-def test_alphas_interval_covers_with_answers_that_share_videos():
-    """Truth: alpha of 100,000 answers. Errors of judges, and what is true, are alike within a video."""
+@pytest.mark.parametrize("shape", [(12, 8), (40, 5), (138, 5)], ids=str)  # videos, answers of each
+@pytest.mark.parametrize("easy", [2.2, 3.5])
+def test_the_intervals_of_alpha_and_kappa_cover_with_answers_that_share_videos(shape, easy):
+    """Truth: that of 100,000 answers. Errors of judges, and what is true, are alike within a video."""
     rng = np.random.default_rng(3)
 
     def draw(videos):
-        clusters = np.repeat(np.arange(videos), rng.poisson(4, videos) + 1)
+        clusters = np.repeat(np.arange(videos), rng.poisson(shape[1] - 1, videos) + 1)
         truth = rng.random(len(clusters)) < 1 / (1 + np.exp(-0.5 - rng.normal(size=videos)[clusters]))
-        wrong = rng.random((3, len(clusters))) < 1 / (1 + np.exp(2.2 - rng.normal(size=videos)[clusters]))
+        wrong = rng.random((3, len(clusters))) < 1 / (1 + np.exp(easy - rng.normal(size=videos)[clusters]))
         ratings = (truth ^ wrong).astype(float)
         ratings[rng.random(ratings.shape) < 0.05] = NAN
         return ratings, clusters
 
-    truth = stats.krippendorff_alpha(*draw(20_000)).value
-    found = [stats.krippendorff_alpha(*draw(138)) for _ in range(600)]
-    assert 0.93 < np.mean([e.lo <= truth <= e.hi for e in found]) < 0.97
+    def both(ratings, clusters):
+        return stats.krippendorff_alpha(ratings, clusters), stats.clustered_kappa(*ratings[:2], clusters)
+
+    truth = [e.value for e in both(*draw(100_000 // shape[1]))]
+    held = np.array(
+        [[e.lo <= t <= e.hi for e, t in zip(both(*draw(shape[0])), truth, strict=True)] for _ in range(1000)]
+    )
+    assert (held.mean(axis=0) > 0.93).all(), held.mean(axis=0)
+    assert (held.mean(axis=0) < 0.97).all(), held.mean(axis=0)
