@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import string
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -50,20 +49,20 @@ def number(value: float) -> float | None:
 
 
 def print_between(found: Between, runs: list[Run]) -> None:
-    """The block of lines for a person; judges get a letter, since their ids fill a line."""
+    """The block of lines for a person; judges get a number, since their ids fill a line."""
     screen = console.out()
     of_runs = f"{len(runs)} runs" if len(runs) > 1 else str(runs[0].path)
     screen.print(f"{len(found.raters)} judges on {found.n} answers with reasoning of {of_runs}", soft_wrap=True)
-    letters = dict(zip((rater.judge_id for rater in found.raters), string.ascii_lowercase, strict=False))
+    numbers = {rater.judge_id: place for place, rater in enumerate(found.raters, start=1)}
     for rater in found.raters:
         asked = rater.yes + rater.no
         share = f"yes {100 * rater.yes / asked:.1f} % of {asked}" if asked else "no verdict"
         silent = f", none on {rater.silent}" if rater.silent else ""
-        screen.print(f"  {letters[rater.judge_id]}  {rater.judge_id}", soft_wrap=True)
+        screen.print(f"  {numbers[rater.judge_id]}  {rater.judge_id}", soft_wrap=True)
         screen.print(f"     {share}{silent}")
     for pair in found.pairs:
         agree = "-" if math.isnan(pair.agree) else f"{100 * pair.agree:.1f} %"
-        names = f"{letters[pair.first]}, {letters[pair.second]}"
+        names = f"{numbers[pair.first]}, {numbers[pair.second]}"
         screen.print(f"  {names}: agree {agree} of {pair.n}, kappa {shown(pair.kappa)}")
     screen.print(f"  Krippendorff's alpha (nominal) {shown(found.alpha)}, {found.n_rated} answers")
     screen.print(f"  95 % intervals: jackknife over {found.n_videos} videos")

@@ -108,6 +108,8 @@ def _write_next_sheet(
             f"Fix: leave it out, and correct it by `judge agreement`, or begin with a sheet of all of them."
         )
     counts = [judged_counts(run, known) for run, known in zip(loaded, verdicts, strict=True)]
+    if not any(count.asked for count in counts):
+        raise ConfigError(f"There is nothing to label: {chosen} said yes or no to none of these answers.")
     plan = plan_labels(counts, found.table, n, estimator=estimator, target=target)
     # No more than seem to be missing; what is missing after that, the next call says.
     if plan.still_needed is not None and not plan.enough:

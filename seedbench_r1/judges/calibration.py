@@ -91,7 +91,8 @@ def judged_counts(run: Run, verdicts: Mapping[str, Verdict]) -> Judged:
     answered = [record for record in run.records.values() if record.answered]
     said = [(verdict.consistent, record.cluster) for record in answered if (verdict := _asked(record, verdicts))]
     share = interval([float(bool(word)) for word, _ in said], [cluster for _, cluster in said])
-    by_definition = sum(lacks_reasoning(record) for record in answered)
+    # Those, too, have a verdict once the run was judged.
+    by_definition = sum(lacks_reasoning(record) and record.question_id in verdicts for record in answered)
     return Judged(share.k, share.n - share.k, by_definition, share.deff)
 
 

@@ -122,7 +122,8 @@ def read_verdict(text: str, case: JudgeCase, version: int) -> tuple[bool, str]:
     stripped = _without_thoughts(text)
     fenced = _FENCE.fullmatch(stripped)
     try:
-        value = parse_json(fenced.group(1) if fenced else stripped)
+        # A key that stands twice is a judge that says two things.
+        value = parse_json(fenced.group(1) if fenced else stripped, unique=version > 1)
     except ValueError as error:
         raise UnreadableVerdict("not JSON") from error
     order = ORDER[version]

@@ -222,6 +222,14 @@ def test_anything_else_is_no_verdict(good, version):
             read_verdict(text, CASE, version)
 
 
+def test_a_judge_that_says_two_things_is_unreadable():
+    twice = json.dumps(BETTER)[:-1] + ', "consistent": false}'
+    with pytest.raises(UnreadableVerdict, match="not an object"):
+        read_verdict(twice, CASE, 2)
+    # A reason that takes the verdict back: only supports and consistent are compared.
+    assert read_verdict(json.dumps(BETTER | {"reason": "C. On reflection, no."}), CASE, 2)[0] is True
+
+
 def test_an_option_that_reads_as_the_answer_is_the_answer():
     """In version 2; verdicts of version 1 were read by the letter alone."""
     case = JudgeCase("L1/0", "What next?", ("wash  the cup", *OPTIONS[1:]), "The cup is dirty.", "C")

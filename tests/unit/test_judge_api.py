@@ -264,11 +264,10 @@ def test_a_temperature_that_is_refused_is_named_with_its_way_out(run):
     assert len(server.seen) == 1
     assert "Fix: --judge-temperature none" in done.stderr
     ids = []
-    for value in ("none", 1):
-        done, server = judged(run, react, "--json", "--judge-temperature", value)
+    for flag, value in (("--judge-temperature", "none"), ("--temperature", 1)):
+        done, server = judged(run, react, "--json", flag, value)
         ids.append(json.loads(done.stdout)["judge_id"])
         assert all(("temperature" in body, "top_p" in body) == (value == 1, value == 1) for body in server.seen)
-    # The flag's older name, and a server whose port is part of the id: only the hash differs.
     assert len(set(ids)) == 2
 
 

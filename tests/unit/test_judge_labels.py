@@ -159,6 +159,23 @@ def test_what_cannot_be_reached_is_said(folder, tmp_path):
     assert "1 points cannot be reached: with every case labelled about" in done.stdout
 
 
+def test_a_run_without_reasoning_has_nothing_to_label(folder, tmp_path):
+    (tmp_path / "none.csv").touch()
+    for options in ((), ("--allocate", "none.csv")):
+        done = cli("judge", "calibrate", folder / "bare", "--judge", "rules", *options, "-o", "n.csv", cwd=tmp_path)
+        assert done.returncode == 3
+        assert "There is nothing to label" in done.stderr
+
+
+def test_a_run_that_was_not_judged_has_no_rate(folder, tmp_path):
+    (fresh,) = write_runs(tmp_path, [RunSpec("fresh", seed=3, judges=())], make_benchmark())
+    row = next(r for r in human(folder) if r in everything(folder))
+    (tmp_path / "l.csv").write_text(f"row_id,supports_answer\n{row},yes\n")
+    done = cli("judge", "agreement", "l.csv", folder / "grpo", fresh, "--judge", RULES, "--json", cwd=tmp_path)
+    rate = json.loads(done.stdout)["runs"]["fresh"]
+    assert (rate["judged"], rate["raw"], rate["by_sensitivity"]["value"]) == (0, None, None)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
