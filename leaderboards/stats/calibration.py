@@ -8,6 +8,7 @@ al. (arXiv 2511.21140), who draw by the human's word instead; which interval cov
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class LabelPlan:
     half_width: float  # of the widest interval now
     enough: bool  # it is at most the target, also by one pseudo-label of either word
     still_needed: int | None  # labels from here to the target, by today's shares; None: no target, or out of reach
-    floor: float  # half-width that stays with all cases labelled: that of the sample of answers
+    floor: float  # half-width with every case labelled, by today's shares: the answers are a sample themselves
 
 
 def plan_labels(
@@ -150,25 +151,55 @@ def plan_labels(
     source = runs if estimator == "rogan-gladen" else None
     done = table[0] + table[1], table[2] + table[3]
     left = max(0, everything.yes - done[0]), max(0, everything.no - done[1])
-    weights, floors = _neyman(runs, source, table)
-    yes, no = _divide(n, done, left, weights)
+    parts = _variance_parts(runs, source, table)
+    yes, no = _divide(n, done, left, parts)
     widths = [(e.hi - e.lo) / 2 for e in (corrected_rate(run, table, source=source) for run in runs)]
     width = NAN if any(map(math.isnan, widths)) else max(widths)
     cautious = [(e.hi - e.lo) / 2 for e in (_corrected(run, table, source, CAUTION) for run in runs)]
     # By the wider one: who stops at the first narrow interval stops at one that is narrow by luck.
     enough = target is not None and all(half <= target for half in (*widths, *cautious))
-    return LabelPlan(yes, no, width, enough, _needed(weights, floors, target, sum(done)), Z * math.sqrt(max(floors)))
+    needed, floor = _needed(parts, done, left, target)
+    return LabelPlan(yes, no, width, enough, needed, floor)
 
 
-def _divide(n: int, done: tuple[int, int], left: tuple[int, int], weights: tuple[float, float]) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The variance of a run's rate: sampling + by_yes / judge-yes labels + by_no / judge-no labels."""
+
+    sampling: float
+    by_yes: float
+    by_no: float
+
+    def at(self, n1: int, n0: int) -> float:
+        """With so many labels of the two sides."""
+        sides = ((self.by_yes, n1), (self.by_no, n0))
+        return self.sampling + sum(part / n if n else math.inf for part, n in sides if part)
+
+
+def _variance_parts(runs: Sequence[Judged], source: Sequence[Judged] | None, table: Table) -> list[_Parts]:
+    """Of the runs whose rate is known."""
+    yes, no = _shares(table, CAUTION)
+    parts = []
+    for run in runs:
+        rate = _rate(run, source, table, CAUTION)
+        if rate is not None and run.asked:
+            total = run.asked + run.by_definition
+            asked = run.asked / total
+            sampling = asked**2 * rate.sampling + rate.value**2 * run.deff * asked * (1 - asked) / total
+            sides = (asked * rate.by_yes) ** 2 * yes * (1 - yes), (asked * rate.by_no) ** 2 * no * (1 - no)
+            parts.append(_Parts(sampling, *sides))
+    return parts
+
+
+def _divide(n: int, done: tuple[int, int], left: tuple[int, int], parts: Sequence[_Parts]) -> tuple[int, int]:
     """(judge-yes, judge-no) among the next n."""
-    after = sum(done) + n
-    share = weights[0] / sum(weights) if sum(weights) else 0.5
-    wanted = round(after * share)
+    by_yes, by_no = math.sqrt(sum(p.by_yes for p in parts)), math.sqrt(sum(p.by_no for p in parts))
+    share = by_yes / (by_yes + by_no) if by_yes + by_no else 0.5
+    wanted = round((sum(done) + n) * share)
     # The first of each side, as far as n and the cases go.
     least = [min(max(0, FIRST - have), there) for have, there in zip(done, left, strict=True)]
     if sum(least) > n:
-        least = [min(least[0], max(n // 2, n - least[1])), 0]
+        least[0] = min(least[0], max(n // 2, n - least[1]))
         least[1] = n - least[0]
     yes = min(max(wanted - done[0], least[0]), n - least[1], left[0])
     no = min(n - yes, left[1])
@@ -176,31 +207,19 @@ def _divide(n: int, done: tuple[int, int], left: tuple[int, int], weights: tuple
     return min(n - no, left[0]), no
 
 
-def _neyman(
-    runs: Sequence[Judged], source: Sequence[Judged] | None, table: Table
-) -> tuple[tuple[float, float], list[float]]:
-    """Weights of the two sides, and each run's variance that no label takes away."""
-    yes, no = _shares(table, CAUTION)
-    rates = [
-        (run.asked / max(1, run.asked + run.by_definition), run, _rate(run, source, table, CAUTION)) for run in runs
-    ]
-    known = [(asked, run, rate) for asked, run, rate in rates if rate is not None]
-    floors = [
-        asked**2 * rate.sampling + rate.value**2 * run.deff * asked * (1 - asked) / (run.asked + run.by_definition)
-        for asked, run, rate in known
-        if run.asked
-    ]
-    by_yes = math.sqrt(sum((asked * rate.by_yes) ** 2 for asked, _, rate in known) * yes * (1 - yes))
-    by_no = math.sqrt(sum((asked * rate.by_no) ** 2 for asked, _, rate in known) * no * (1 - no))
-    return (by_yes, by_no), floors or [0.0]
+def _needed(
+    parts: Sequence[_Parts], done: tuple[int, int], left: tuple[int, int], target: float | None
+) -> tuple[int | None, float]:
+    """(labels from here to the target; half-width with every case labelled)."""
 
+    def half_width(n: int) -> float:
+        yes, no = _divide(n, done, left, parts)
+        return Z * math.sqrt(max((part.at(done[0] + yes, done[1] + no) for part in parts), default=0.0))
 
-def _needed(weights: tuple[float, float], floors: Sequence[float], target: float | None, done: int) -> int | None:
-    if target is None:
-        return None
-    # At Neyman's allocation the labels' part of the variance is (sum of weights)^2 / labels.
-    room = (target / Z) ** 2 - max(floors)
-    return max(0, math.ceil(sum(weights) ** 2 / room) - done) if room > 0 else None
+    floor = half_width(sum(left))
+    if target is None or floor > target:
+        return None, floor
+    return bisect.bisect_left(range(sum(left)), True, key=lambda n: half_width(n) <= target), floor
 
 
 def _rate(run: Judged, source: Sequence[Judged] | None, table: Table, pseudo: float) -> _Rate | None:

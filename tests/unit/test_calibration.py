@@ -170,19 +170,21 @@ def test_enough_is_said_when_it_is_and_how_many_are_missing():
     a, b, p, n = 19 / 22, 6 / 22, 1386 / 2432, 2432
 
     def half(total):
-        sides = p * math.sqrt(a * (1 - a)), (1 - p) * math.sqrt(b * (1 - b))
-        n1, n0 = total * sides[0] / sum(sides), total * sides[1] / sum(sides)
+        """Of the best division of so many labels in all."""
         fixed = (a - b) ** 2 * p * (1 - p) / n
-        return stats.Z * math.sqrt(fixed + p**2 * a * (1 - a) / n1 + (1 - p) ** 2 * b * (1 - b) / n0)
+        sides = p**2 * a * (1 - a), (1 - p) ** 2 * b * (1 - b)
+        return stats.Z * math.sqrt(fixed + min(sides[0] / n1 + sides[1] / (total - n1) for n1 in range(20, total - 19)))
 
-    assert half(40 + early.still_needed) <= 0.04 < half(40 + early.still_needed - 1)
+    assert half(41 + early.still_needed) <= 0.04 < half(39 + early.still_needed)
     late = stats.plan_labels([run], scaled((180, 20, 50, 150), 2), 40, estimator=PV, target=0.04)
     assert late.enough
     assert late.still_needed == 0 or late.half_width < 0.04
     # The sample of answers alone leaves more than that.
     never = stats.plan_labels([Judged(60, 40)], (18, 2, 5, 15), 40, estimator=PV, target=0.02)
     assert never.still_needed is None
-    assert never.floor > 0.02
+    # Every case labelled: a sample of 100, of which as many are consistent as today's shares say.
+    everywhere = 0.6 * 19 / 22 + 0.4 * 6 / 22
+    assert never.floor == pytest.approx(stats.Z * math.sqrt(everywhere * (1 - everywhere) / 100))
     assert stats.plan_labels([run], (18, 2, 5, 15), 40, estimator=PV).still_needed is None
     assert math.isnan(stats.plan_labels([run], (0, 0, 0, 0), 40, estimator=PV, target=0.04).half_width)
 
