@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,6 +220,11 @@ def choose_judge(runs: dict[str, Loaded], wanted: str | None) -> str | None:
     if wanted is None:
         # Ties by name, so that the order of the arguments does not matter.
         return min(used, key=lambda judge: (-used[judge], judge), default=None)
+    return find_judge(used, wanted)
+
+
+def find_judge(used: Collection[str], wanted: str) -> str:
+    """The judge id that is `wanted`, or the only one that begins with it. Raises ConfigError if none or several do."""
     # An id that is also the beginning of a longer one must stay reachable.
     found = [judge for judge in used if judge == wanted] or sorted(judge for judge in used if judge.startswith(wanted))
     if len(found) != 1:

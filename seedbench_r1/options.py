@@ -28,6 +28,7 @@ class Option:
     help: str
     group: str  # the panel of --help
     flag: str | None = None  # None: the name with hyphens
+    alias: str | None = None  # an older flag that is still taken
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None

@@ -1,4 +1,4 @@
-"""How far a judge agrees with human labels, and what that does to the rate the judge reports.
+"""How far a judge agrees with human labels or with other judges, and what that does to the rate the judge reports.
 
 The table of labels is four counts: yy both say consistent, yn only the judge does, ny only the human does, nn neither.
 A share of nothing is nan; impossible counts raise ValueError.
@@ -7,9 +7,24 @@ A share of nothing is nan; impossible counts raise ValueError.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from leaderboards.stats.proportions import NAN, Z, as_count, as_counts, check_deff
+import numpy as np
+import numpy.typing as npt
+
+from leaderboards.stats.proportions import (
+    NAN,
+    Clusters,
+    Z,
+    as_count,
+    as_counts,
+    check_deff,
+    cluster_codes,
+    t_quantile,
+)
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,85 @@ def kappa_interval(yy: int, yn: int, ny: int, nn: int) -> Estimate:
     spread = (on + off * (1 - kappa) ** 2) / n - (kappa - chance * (1 - kappa)) ** 2
     se = math.sqrt(max(0.0, spread) / n) / (1 - chance)
     return Estimate(kappa, se, max(-1.0, kappa - Z * se), min(1.0, kappa + Z * se))
+
+
+def krippendorff_alpha(ratings: npt.ArrayLike, clusters: Clusters) -> Estimate:
+    """Krippendorff's alpha for nominal values, with missing ones allowed, and an interval clustered by video.
+
+    K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C. The standard error is that of a
+    delete-one-cluster jackknife, the interval symmetric for log(1 - alpha), with Student's t. Of a single cluster only
+    the value is known.
+
+    Args:
+        ratings: (R, n) numbers that name categories; a row a rater, a column a unit; NaN where a rater gave none. Units
+            with fewer than two values say nothing and are left out.
+        clusters: (n,) of the units.
+
+    Raises:
+        ValueError: not two-dimensional, infinite values, or lengths that differ.
+    """
+    values = np.asarray(ratings, dtype=np.float64)
+    if values.ndim != 2 or np.isinf(values).any():
+        raise ValueError(f"ratings have shape {values.shape}, expected two dimensions and no infinity")
+    categories = np.unique(values[~np.isnan(values)])
+    counts = (values[None] == categories[:, None, None]).sum(axis=1, dtype=np.float64)  # (C, n)
+    given = counts.sum(axis=0)
+    counts[:, given < 2] = 0.0
+    # Of each unit: how many ordered pairs of its values differ, over the number of its values less one.
+    differing = (counts * (given - counts)).sum(axis=0) / np.maximum(given - 1, 1.0)
+    return _jackknife(np.vstack([differing, counts]), clusters, _alpha)
+
+
+def _alpha(sums: Floats) -> Floats:  # (..., 1 + C): observed disagreement, then the categories' counts
+    counts = sums[..., 1:]
+    n = counts.sum(axis=-1)
+    expected = n * n - (counts**2).sum(axis=-1)
+    # A single category: nothing could have differed.
+    return np.where(expected > 0, 1 - (n - 1) * sums[..., 0] / np.where(expected > 0, expected, 1.0), NAN)
+
+
+def clustered_kappa(first: npt.ArrayLike, second: npt.ArrayLike, clusters: Clusters) -> Estimate:
+    """Cohen's kappa of two raters of yes (1) and no (0), NaN where one gave none; interval as of krippendorff_alpha.
+
+    first, second and clusters are (n,). Raises ValueError for other values and for lengths that differ.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"ratings have shapes {a.shape} and {b.shape}, expected the same number")
+    if not np.isin(np.concatenate([a, b])[~np.isnan(np.concatenate([a, b]))], (0.0, 1.0)).all():
+        raise ValueError("ratings must be 0, 1 or NaN")
+    both = ~np.isnan(a) & ~np.isnan(b)
+    yes = np.nan_to_num(np.stack([a, b]))
+    cells = [yes[0] * yes[1], yes[0] * (1 - yes[1]), (1 - yes[0]) * yes[1], (1 - yes[0]) * (1 - yes[1])]
+    return _jackknife(np.stack(cells) * both, clusters, _kappa)
+
+
+def _kappa(tables: Floats) -> Floats:  # (..., 4): yy, yn, ny, nn
+    yy, yn, ny, nn = np.moveaxis(tables, -1, 0)
+    n = yy + yn + ny + nn
+    by_chance = (yy + yn) * (yy + ny) + (nn + yn) * (nn + ny)
+    left = n * n - by_chance
+    return np.where(left > 0, (n * (yy + nn) - by_chance) / np.where(left > 0, left, 1.0), NAN)
+
+
+def _jackknife(parts: Floats, clusters: Clusters, statistic: Callable[[Floats], Floats]) -> Estimate:
+    """A statistic of sums over units (k, n), with a delete-one-cluster jackknife (Efron and Stein, 1981)."""
+    codes, n_clusters = cluster_codes(clusters, parts.shape[1])
+    sums = np.stack([np.bincount(codes, weights=part, minlength=n_clusters) for part in parts], axis=1)  # (G, k)
+    # Clusters without a pair of values cannot vary anything.
+    sums = sums[sums.any(axis=1)]
+    n_clusters = len(sums)
+    value = float(statistic(sums.sum(axis=0)))
+    without = statistic(sums.sum(axis=0) - sums)
+    if math.isnan(value) or n_clusters < 2 or np.isnan(without).any():
+        return Estimate(value, NAN, NAN, NAN)
+    spread = ((without - without.mean()) ** 2).sum() * (n_clusters - 1) / n_clusters
+    # Equal numbers may differ from their mean by a rounding error.
+    se = 0.0 if without.max() == without.min() else float(math.sqrt(spread))
+    # On the scale of log(1 - value), where the spread hardly depends on the value: else too narrow near 1.
+    left = 1 - value
+    factor = math.exp(se * t_quantile(n_clusters - 1) / left) if left > 0 else 1.0
+    return Estimate(value, se, max(-1.0, 1 - left * factor), 1 - left / factor)
 
 
 def pabak(yy: int, yn: int, ny: int, nn: int) -> float:

@@ -20,12 +20,13 @@ from typing import Any, Literal
 
 from seedbench_r1.api.bounds import ACCEPTED_ENCODING, UnusableReply, bound_reply
 from seedbench_r1.api.redaction import redact, secret_pattern
-from seedbench_r1.api.replies import Reply, error_text, read_reply, shorten
+from seedbench_r1.api.replies import Reply, error_text, read_reply, shorten, wants_other_limit_name
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import FailureKind
 
 RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})  # the server's own trouble; the same again may succeed
 FOR_ALL_STATUS = frozenset({402, 404, 429, 502, 503, 504})  # no credit, no such model, no server: as for every other
+UNKNOWN_FIELD_STATUS = frozenset({400, 422})  # how servers refuse a field of the request
 LONGEST_WAIT_S = 60.0  # between two tries, unless the server names a longer time
 LONGEST_RETRY_AFTER_S = 600.0  # a server that wants more (a daily quota) is not waited for
 # Of the packages that carry a request: at the level of -v they write a server's headers, and so a key in them.
@@ -38,13 +39,17 @@ class RequestFailed(Exception):
     """This request has no reply.
 
     kind is "timeout" if the last try ran out of time, else "backend_error". for_all: nothing about this request is to
-    blame (no connection, no such model), so that the next one may well fail in the same way.
+    blame (no connection, no such model), so that the next one may well fail in the same way. status: of the last
+    refusal; None if no server refused.
     """
 
-    def __init__(self, message: str, kind: FailureKind = "backend_error", *, for_all: bool = False) -> None:
+    def __init__(
+        self, message: str, kind: FailureKind = "backend_error", *, for_all: bool = False, status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.for_all = for_all
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ class _Trouble:
     again: bool = True
     for_all: bool = False
     retry_after_s: float | None = None
+    status: int | None = None  # of HTTP, if it was a refusal
+    other_limit_name: bool = False  # the server wants max_completion_tokens
 
 
 _BROKEN_OFF = _Trouble("broken off: the client was closed", again=False)
@@ -70,7 +77,8 @@ class ChatClient:
         timeout_s: for one try, from sending to the last byte of the reply.
         tries: at most so many for one request.
         first_wait_s: before the second try; doubled before each further one, with jitter.
-        limit_name: what the server calls the limit on generated tokens.
+        limit_name: what the server calls the limit on generated tokens. One that refuses max_tokens and asks for
+            max_completion_tokens gets that from then on.
 
     Raises:
         ConfigError: the `openai` package is not installed.
@@ -122,7 +130,7 @@ class ChatClient:
         *,
         model: str,
         max_tokens: int,
-        temperature: float = 0.0,
+        temperature: float | None = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
         extra: Mapping[str, object] | None = None,
@@ -133,7 +141,7 @@ class ChatClient:
             messages: in the form of OpenAI's chat completions.
             model: the server's name of it.
             max_tokens: longest reply, in tokens.
-            temperature: 0 is greedy.
+            temperature: 0 is greedy; None leaves sampling to the server: top_p is not sent either.
             top_p: nucleus sampling; 1 keeps every token.
             seed: sent if given; many servers ignore it.
             extra: further fields of the request's body, e.g. {"logprobs": True} or json_reply(schema).
@@ -142,22 +150,24 @@ class ChatClient:
             RequestFailed: refused, or without a usable reply after all tries.
             ConfigError: the key is refused (401, 403) or its quota is used up; no request can succeed.
         """
-        body: dict[str, object] = {
-            "model": model,
-            "messages": list(messages),
-            "temperature": temperature,
-            "top_p": top_p,
-            self._limit_name: max_tokens,
-        }
+        body: dict[str, object] = {"model": model, "messages": list(messages)}
         # Only what was asked for is sent: some servers refuse fields that they do not know.
+        if temperature is not None:
+            body |= {"temperature": temperature, "top_p": top_p}
         if seed is not None:
             body["seed"] = seed
         attempt = 1
-        while isinstance(result := self._attempt(body, dict(extra or {})), _Trouble):
+        # This request's own: several in flight may each be refused for the old name.
+        limit_name = self._limit_name
+        while isinstance(result := self._attempt(body | {limit_name: max_tokens}, dict(extra or {})), _Trouble):
+            if result.other_limit_name and limit_name == "max_tokens":
+                self._limit_name = limit_name = "max_completion_tokens"
+                continue
             wait_s = wait_before_retry(attempt, result.retry_after_s, self._first_wait_s, random.random())
             if not result.again or attempt == self._tries or self._closed.wait(wait_s):
                 tried = f" (tried {attempt} times)" if attempt > 1 else ""
-                raise RequestFailed(f"{result.message}{tried}", result.kind, for_all=result.for_all)
+                message = f"{result.message}{tried}"
+                raise RequestFailed(message, result.kind, for_all=result.for_all, status=result.status)
             attempt += 1
         return result
 
@@ -204,7 +214,12 @@ class ChatClient:
             why = self.redact(f"({error}): {text}")
             return _Trouble(f"{self.base_url} sent no usable reply {shorten(why)}")
         # A key that a server repeats must not end up in an answer's record or in a judge's reason.
-        return replace(reply, text=self.redact(reply.text), finish_reason=self.redact(reply.finish_reason))
+        return replace(
+            reply,
+            text=self.redact(reply.text),
+            content=self.redact(reply.content),
+            finish_reason=self.redact(reply.finish_reason),
+        )
 
     async def _send(self, body: dict[str, object], extra: dict[str, object]) -> str:
         """The body of a 200."""
@@ -238,7 +253,14 @@ class ChatClient:
         after = retry_after_s(headers.get("retry-after"), datetime.now(UTC))
         if after is not None and after > LONGEST_RETRY_AFTER_S:
             return _Trouble(f"{message}; it wants to be left alone for {after:.0f} s", again=False)
-        return _Trouble(message, again=status in RETRIED_STATUS, for_all=status in FOR_ALL_STATUS, retry_after_s=after)
+        return _Trouble(
+            message,
+            again=status in RETRIED_STATUS,
+            for_all=status in FOR_ALL_STATUS,
+            retry_after_s=after,
+            status=status,
+            other_limit_name=status in UNKNOWN_FIELD_STATUS and wants_other_limit_name(text),
+        )
 
     def _not_read(self, error: Exception) -> _Trouble:
         """What a reply means that did not come, or was not read to its end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,18 +10,21 @@ from seedbench_r1.typed_json import finite, from_json, parse_json
 from seedbench_r1.types import Count
 
 SHOWN_CHARACTERS = 400  # of a server's own error text
+_UNKNOWN_FIELD = re.compile(r"unsupported|not supported|instead|unknown|unrecogni[sz]ed|not permitted", re.IGNORECASE)
+_FORMAT = re.compile(r"response_format|json_schema|structured[ _]outputs?|guided[ _](?:decoding|json)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the server answered."""
 
-    text: str  # the message's content; the refusal if it has no content; "" if the limit came before any content
+    text: str  # content, behind the thoughts that came in a field of their own, in think tags
     finish_reason: str  # the server's own word, e.g. "stop", "length", "content_filter"
     n_prompt_tokens: int | None  # by the server's count, media included; None: it sent none
     n_tokens: int | None  # generated, likewise; hidden reasoning and an end-of-text token may be among them
     latency_s: float  # of the try that succeeded
     logprobs: tuple[float, ...] | None = None  # natural log, of the generated tokens, if they were asked for
+    content: str = ""  # the message's content; a refusal if it has none; "" if the limit came before any
 
     @property
     def usage(self) -> tuple[int, int] | None:
@@ -30,10 +34,10 @@ class Reply:
         return self.n_prompt_tokens, self.n_tokens
 
 
-def read_reply(text: str, latency_s: float) -> Reply:
+def read_reply(body: str, latency_s: float) -> Reply:
     """The body of a chat completion. Raises ValueError, saying what is wrong with it."""
     try:
-        value = parse_json(text)
+        value = parse_json(body)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
     try:
@@ -45,11 +49,13 @@ def read_reply(text: str, latency_s: float) -> Reply:
             content = message.get("refusal") or ""
         # Servers that part thoughts from answers; vLLM calls the field `reasoning` since 0.12.
         thoughts = message.get("reasoning_content") or message.get("reasoning")
+        text = content
         if isinstance(thoughts, str) and thoughts:
             cut = choice["finish_reason"] == "length" and not content
-            content = f"<think>{thoughts}{'' if cut else '</think>'}{content}"
+            text = f"<think>{thoughts}{'' if cut else '</think>'}{content}"
         reply = Reply(
-            text=content,
+            text=text,
+            content=content,
             finish_reason=choice["finish_reason"],
             n_prompt_tokens=_count(usage.get("prompt_tokens")),
             n_tokens=_count(usage.get("completion_tokens")),
@@ -72,6 +78,17 @@ def error_text(body: str) -> str:
     inner = value.get("error", value) if isinstance(value, dict) else value
     message = inner.get("message", inner) if isinstance(inner, dict) else inner
     return shorten(message if isinstance(message, str) else body)
+
+
+def wants_other_limit_name(body: str) -> bool:
+    """True if an error's body asks for max_completion_tokens in place of max_tokens, as OpenAI's newer models do."""
+    # vLLM names both where the number is too large, which another name would not mend.
+    return "max_completion_tokens" in body and _UNKNOWN_FIELD.search(body) is not None
+
+
+def refuses_format(message: str) -> bool:
+    """True if an error's text says that the server knows no response_format, or none with a schema."""
+    return _FORMAT.search(message) is not None
 
 
 def _count(value: object) -> int | None:

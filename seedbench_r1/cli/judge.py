@@ -12,12 +12,13 @@ from typer.core import TyperGroup
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
-from seedbench_r1.cli.options import Given, PlainJson, RunPaths, plain_option, with_settings
+from seedbench_r1.cli.judge_labels import agreement_command, calibrate_command
+from seedbench_r1.cli.options import Given, PlainJson, RunPaths, with_settings
 from seedbench_r1.cli.signals import draining_signals
-from seedbench_r1.errors import ConfigError, Interrupted
+from seedbench_r1.errors import ConfigError, IncompleteRun, Interrupted
 from seedbench_r1.interface import check_judgeable, open_judge
 from seedbench_r1.judges.config import GROUPS, JUDGES, TABLE, resolve_judge_config
-from seedbench_r1.judges.run import Judge, judge_case, judge_run, pending_records
+from seedbench_r1.judges.run import Judge, failure_of, judge_case, judge_run, pending_records
 from seedbench_r1.options import in_groups
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.verdicts import load_verdicts
@@ -27,7 +28,7 @@ from seedbench_r1.types import Verdict
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
-    from seedbench_r1.judges.models import JudgeSettings
+    from seedbench_r1.judges.wording import JudgeSettings
 
 
 # Judging is what the command is mostly called for, so it needs no second word.
@@ -51,8 +52,6 @@ app = typer.Typer(
 )
 
 DRAINING = "Stopping: verdicts in flight are finished and saved. Once more stops at once."
-# As `leaderboard` and `export` call it, too.
-JudgeId = Annotated[str | None, plain_option("--judge-id", "--judge", help="If several judged: one judge's id.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML with these options in its table judge.")]
 
 
@@ -83,82 +82,32 @@ def judge_command(
             console.err().print(line, soft_wrap=True)
 
     opened = open_judge(config, announce)
+    failures: list[str] = []
     try:
         for run in loaded:
-            _judge_one(run, opened, config.limit, as_json=as_json)
+            failures += _judge_one(run, opened, config.limit, as_json=as_json)
     finally:
         opened.close()
+    # Last, behind every table: a rate from which verdicts are missing must not look like a result.
+    if failures:
+        from seedbench_r1.cli.judge_results import failure_message
+
+        # Not raised as an error: standard output holds the runs' JSON objects already.
+        said = (
+            f"{failure_message(failures)}. The same command asks for them again; another setting is another judge id."
+        )
+        console.err().print(said, soft_wrap=True)
+        raise typer.Exit(IncompleteRun.exit_code)
 
 
-@app.command("calibrate")
-def calibrate_command(
-    runs: RunPaths,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The sheet to fill in.")] = Path("labels.csv"),
-    n: Annotated[int, typer.Option("--n", min=2, help="Rows.")] = 200,
-    strategy: Annotated[str, typer.Option(help="by-verdict (half judged yes, half no) or random.")] = "by-verdict",
-    judge_id: JudgeId = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of rows.")] = 0,
-) -> None:
-    """Write a blinded sheet for human labels: no run name, no gold answer, no verdict."""
-    from seedbench_r1.judges.calibration import calibration_sheet, write_sheet
-
-    if strategy not in ("by-verdict", "random"):
-        raise ConfigError(f"No strategy {strategy!r}. There are: by-verdict, random.")
-    loaded, verdicts, chosen = _judged(runs, judge_id)
-    rows = calibration_sheet(loaded, verdicts, n, by_verdict=strategy == "by-verdict", seed=seed)
-    # Hours of labelling may be in it.
-    if out.exists():
-        raise ConfigError(f"{out} exists and may hold labels. Fix: --out another name.")
-    write_sheet(rows, out)
-    console.out().print(f"{len(rows)} rows in {out}, judged by {chosen}", soft_wrap=True)
-    # The one instruction that a labeller needs; the sheet itself has no room for it.
-    console.out().print("Write yes or no into supports_answer: does the reasoning lead to the answer given?")
-
-
-@app.command("agreement")
-def agreement_command(
-    labels: Annotated[Path, typer.Argument(help="The sheet, filled in.", show_default=False)],
-    runs: RunPaths,
-    *,
-    judge_id: JudgeId = None,
-    as_json: PlainJson = False,
-) -> None:
-    """Compare a judge with human labels: kappa, sensitivity, specificity, and the rate they imply."""
-    from seedbench_r1.cli.judge_agreement import agreement_json, print_agreement
-    from seedbench_r1.judges.calibration import agreement, read_labels
-
-    # Before the runs: a path that was mistyped should be what is named.
-    read = read_labels(labels)
-    loaded, verdicts, chosen = _judged(runs, judge_id)
-    found = agreement(loaded, verdicts, read)
-    # Kappa of no rows is no number.
-    if not found.n:
-        raise ConfigError(f"{labels} holds no labels yet ({found.unlabelled} empty rows).")
-    if as_json:
-        typer.echo(json.dumps(agreement_json(found, chosen, loaded, verdicts)))
-    else:
-        print_agreement(found, chosen, loaded, verdicts)
-
-
-def _judged(paths: list[Path], judge_id: str | None) -> tuple[list[Run], list[dict[str, Verdict]], str]:
-    """Runs, one judge's verdicts on each, and which judge. Raises ConfigError unless there is exactly one to take."""
-    refuse_folders_of_runs(paths)
-    loaded = [check_judgeable(load_run(path)) for path in paths]
-    by_judge = [load_verdicts(run.path) for run in loaded]
-    known = sorted({name for judges in by_judge for name in judges})
-    # Verdicts of different judges are never mixed, so the choice must be clear.
-    if judge_id is None and len(known) == 1:
-        judge_id = known[0]
-    if judge_id is None or judge_id not in known:
-        listed = ", ".join(known) or "none; run `judge` first"
-        what = "Say which judge with --judge-id." if judge_id is None else f"No verdicts of {judge_id!r}."
-        raise ConfigError(f"{what} These runs were judged by: {listed}.")
-    return loaded, [judges.get(judge_id, {}) for judges in by_judge], judge_id
+# Defined where the sheets of labels are.
+app.command("calibrate")(calibrate_command)
+app.command("agreement")(agreement_command)
 
 
 def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, float] | None) -> list[str]:
     """Lines for the user before the first request: how many, how large, how dear. 4 characters count as a token."""
-    from seedbench_r1.judges.models import build_judge_prompt
+    from seedbench_r1.judges.wording import build_judge_prompt
 
     sizes = []
     for run in runs:
@@ -176,7 +125,8 @@ def estimate(runs: list[Run], settings: JudgeSettings, prices: tuple[float, floa
     ]
 
 
-def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> None:
+def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> list[str]:
+    """Why verdicts of the run failed, one text each; empty if none did."""
     from seedbench_r1.cli.judge_results import JudgeProgress, print_consistency, run_json
 
     progress = JudgeProgress(run, judge.judge_id, quiet=as_json)
@@ -189,3 +139,4 @@ def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> N
     # After the table: what exists is shown even when the rest was stopped.
     if received:
         raise Interrupted("Stopped by a signal. Verdicts so far are saved; run it again to go on.", received[0])
+    return [why for verdict in verdicts.values() if (why := failure_of(verdict)) is not None]

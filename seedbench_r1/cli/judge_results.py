@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -12,7 +14,7 @@ from leaderboards.outcomes import build_bank, outcomes_of
 from leaderboards.rows import Quadrants, consistency_of, has_consistency, quadrants_of, sound_of
 from leaderboards.stats import Proportion
 from seedbench_r1.cli import console
-from seedbench_r1.judges.run import flip_rate
+from seedbench_r1.judges.run import failure_of, flip_rate
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.scoring import reasoning_profile
 from seedbench_r1.types import Verdict
@@ -100,6 +102,8 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     screen.print(table)
     screen.print(" right/wrong: the answer; +/-: consistent or not")
     screen.print(" none: no reasoning or no answer, judged not consistent")
+    if failures := [why for verdict in verdicts.values() if (why := failure_of(verdict)) is not None]:
+        screen.print(f" {failure_message(failures)}", soft_wrap=True)
     profile = reasoning_profile(run.records.values())
     median = "-" if math.isnan(profile.median_words) else f"{profile.median_words:.0f}"
     screen.print(
@@ -116,6 +120,14 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     screen.print(f" judge {judge_id}: {note}", soft_wrap=True)
 
 
+def failure_message(failures: Sequence[str]) -> str:
+    """How many verdicts failed, and why; the commonest reason first."""
+    counts = Counter(failures).most_common()
+    why, n = counts[0]
+    some = f"{n} of them: {why}; {len(failures) - n} for other reasons" if len(counts) > 1 else why
+    return f"{len(failures)} verdicts failed and are missing from the rates: {some}"
+
+
 def run_json(run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> dict[str, object]:
     """The JSON object of --json: counts and fractions; null where there is no number."""
     flipped, voted = flip_rate(verdicts.values())
@@ -125,6 +137,7 @@ def run_json(run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> dict[str,
         "run_dir": str(run.path),
         "judge_id": judge_id,
         "levels": {name: _level_json(level) for name, level in judged_levels(run, verdicts).items()},
+        "failed": sum(failure_of(verdict) is not None for verdict in verdicts.values()),
         "flips": {"flipped": flipped, "voted": voted},
         "reasoning": asdict(profile) | {"median_words": _number(profile.median_words)},
     }

@@ -55,7 +55,8 @@ def with_settings(rows: Iterable[Setting]) -> Callable[[Callable[..., None]], Ca
 def _parameter(row: Setting) -> inspect.Parameter:
     kind = str if row.type is tuple else row.type
     flag = f"{row.flag}/--no-{row.flag.removeprefix('--')}" if row.option.negatable else row.flag
-    option = typer.Option(flag, rich_help_panel=row.option.group, help=row.help, show_default=False)
+    flags = [flag] if row.option.alias is None else [flag, row.option.alias]
+    option = typer.Option(*flags, rich_help_panel=row.option.group, help=row.help, show_default=False)
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -1,20 +1,21 @@
-"""Human labels for a judge: a blinded sheet to fill in, and the table of agreement read back from it."""
+"""Human labels for a judge: blinded sheets to fill in, and the table of agreement read back from them."""
 
 from __future__ import annotations
 
 import csv
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaderboards.stats import Judged, interval
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import write_text
 from seedbench_r1.judges.run import JudgeCase, blinded_id, judge_case
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.scoring import lacks_reasoning
-from seedbench_r1.types import LETTERS, Verdict
+from seedbench_r1.types import LETTERS, RunRecord, Verdict
 
 COLUMNS = ("row_id", "question", "A", "B", "C", "D", "reasoning", "answer", "supports_answer")
 # What people type into spreadsheets, in any case.
@@ -36,6 +37,14 @@ class Agreement:
     def n(self) -> int:
         return self.yy + self.yn + self.ny + self.nn
 
+    @property
+    def table(self) -> tuple[int, int, int, int]:
+        """yy, yn, ny, nn: as leaderboards.stats takes it."""
+        return self.yy, self.yn, self.ny, self.nn
+
+
+Case = tuple[Path, JudgeCase]  # of the run in this directory
+
 
 def calibration_sheet(
     runs: Sequence[Run], verdicts: Sequence[dict[str, Verdict]], n: int, *, by_verdict: bool, seed: int = 0
@@ -52,29 +61,77 @@ def calibration_sheet(
     Raises:
         ConfigError: there is nothing to label.
     """
-    yes: list[tuple[Path, JudgeCase]] = []
-    no: list[tuple[Path, JudgeCase]] = []
-    rest: list[tuple[Path, JudgeCase]] = []
+    rng = random.Random(seed)
+    yes, no, rest = _by_verdict(runs, verdicts, rng)
+    everything = yes + no + rest
+    chosen = yes[: n // 2] + no[: n - n // 2] if by_verdict else rng.sample(everything, min(n, len(everything)))
+    if not chosen:
+        raise ConfigError("There is nothing to label. With --strategy by-verdict the runs must be judged first.")
+    return _shuffled_rows(chosen, rng)
+
+
+def next_sheet(
+    runs: Sequence[Run],
+    verdicts: Sequence[dict[str, Verdict]],
+    labels: Mapping[str, bool | None],
+    counts: tuple[int, int],
+    *,
+    seed: int = 0,
+) -> list[dict[str, str]]:
+    """Rows as calibration_sheet gives them, of so many judge-yes and judge-no cases that have no label yet."""
+    rng = random.Random(seed)
+    groups = _by_verdict(runs, verdicts, rng)[:2]
+    # The order does not depend on the labels, so what is drawn is random among what is left.
+    left = [[case for case in group if labels.get(_row_id(case)) is None] for group in groups]
+    return _shuffled_rows(left[0][: counts[0]] + left[1][: counts[1]], rng)
+
+
+def judged_counts(run: Run, verdicts: Mapping[str, Verdict]) -> Judged:
+    """A run's answers by one judge's verdicts, undecided and failed ones left out; design effect by video."""
+    answered = [record for record in run.records.values() if record.answered]
+    said = [(verdict.consistent, record.cluster) for record in answered if (verdict := _asked(record, verdicts))]
+    share = interval([float(bool(word)) for word, _ in said], [cluster for _, cluster in said])
+    # Those, too, have a verdict once the run was judged.
+    by_definition = sum(lacks_reasoning(record) and record.question_id in verdicts for record in answered)
+    return Judged(share.k, share.n - share.k, by_definition, share.deff)
+
+
+def _asked(record: RunRecord, verdicts: Mapping[str, Verdict]) -> Verdict | None:
+    """The verdict of an answer that a judge said yes or no to."""
+    verdict = None if lacks_reasoning(record) else verdicts.get(record.question_id)
+    return None if verdict is None or verdict.consistent is None else verdict
+
+
+def _by_verdict(
+    runs: Sequence[Run], verdicts: Sequence[dict[str, Verdict]], rng: random.Random
+) -> tuple[list[Case], list[Case], list[Case]]:
+    """Cases judged consistent, not consistent, and without a verdict, each in random order."""
+    yes: list[Case] = []
+    no: list[Case] = []
+    rest: list[Case] = []
     for run, known in zip(runs, verdicts, strict=True):
         for record in run.records.values():
             # Such answers are inconsistent by definition: labels on them would flatter every judge.
             if not record.answered or lacks_reasoning(record):
                 continue
-            verdict = known.get(record.question_id)
-            group = rest if verdict is None or verdict.consistent is None else yes if verdict.consistent else no
+            verdict = _asked(record, known)
+            group = rest if verdict is None else yes if verdict.consistent else no
             group.append((run.path, judge_case(run, record)))
-    rng = random.Random(seed)
     for group in (yes, no, rest):
         # A fixed order before shuffling, whatever the order of the runs' lines.
-        group.sort(key=lambda item: blinded_id(item[0], item[1].question_id))
+        group.sort(key=_row_id)
         rng.shuffle(group)
-    everything = yes + no + rest
-    chosen = yes[: n // 2] + no[: n - n // 2] if by_verdict else rng.sample(everything, min(n, len(everything)))
-    if not chosen:
-        raise ConfigError("There is nothing to label. With --strategy by-verdict the runs must be judged first.")
+    return yes, no, rest
+
+
+def _shuffled_rows(chosen: list[Case], rng: random.Random) -> list[dict[str, str]]:
     # Or the first half would be the consistent one.
     rng.shuffle(chosen)
     return [_row(path, case) for path, case in chosen]
+
+
+def _row_id(case: Case) -> str:
+    return blinded_id(case[0], case[1].question_id)
 
 
 def _row(path: Path, case: JudgeCase) -> dict[str, str]:
@@ -99,23 +156,57 @@ def write_sheet(rows: Sequence[dict[str, str]], path: Path) -> None:
     write_text(path, stream.getvalue())
 
 
-def read_labels(path: Path) -> dict[str, bool | None]:
-    """row_id -> label; None where the cell is empty. Raises DataError for any other word, naming the line."""
+def read_labels(*paths: Path) -> dict[str, bool | None]:
+    """row_id -> label of all sheets; None where the cell is empty. An empty file holds no labels.
+
+    Raises DataError for any other word, a row without row_id and labels that contradict each other, naming the line.
+    """
     labels: dict[str, bool | None] = {}
+    places: dict[str, str] = {}
+    for path in paths:
+        for where, row_id, label in _lines(path):
+            if label is None:
+                labels.setdefault(row_id, None)
+                continue
+            if labels.get(row_id, label) not in (label, None):
+                raise DataError(
+                    f"{where}: row {row_id} is labelled {_word(label)}, and {_word(not label)} in {places[row_id]}. "
+                    f"Fix: keep one of the two."
+                )
+            labels[row_id], places[row_id] = label, where
+    return labels
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, bool | None]]:
+    """(where, row_id, label) of a sheet's rows. Raises DataError."""
     try:
         # Excel writes a byte order mark in front of the first column's name.
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             for row in reader:
-                labels[row["row_id"]] = _label(row["supports_answer"], f"{path}:{reader.line_num}")
-    except (OSError, UnicodeDecodeError) as error:
+                where = f"{path}:{reader.line_num}"
+                row_id, label = row["row_id"], _label(row["supports_answer"], where)
+                if not row_id:
+                    raise DataError(f"{where} has no row_id. It must be a sheet of `judge calibrate`, filled in.")
+                yield where, row_id, label
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
     except KeyError as error:
         raise DataError(f"{path} has no column {error}. It must be a sheet of `judge calibrate`, filled in.") from error
-    return labels
 
 
-def agreement(runs: Sequence[Run], verdicts: Sequence[dict[str, Verdict]], labels: dict[str, bool | None]) -> Agreement:
+def _word(label: bool) -> str:
+    return "yes" if label else "no"
+
+
+def labels_by_run(runs: Sequence[Run], labels: Mapping[str, bool | None]) -> list[dict[str, bool | None]]:
+    """Each run's own part of the labels."""
+    return [{r: labels[r] for q in run.records if (r := blinded_id(run.path, q)) in labels} for run in runs]
+
+
+def agreement(
+    runs: Sequence[Run], verdicts: Sequence[dict[str, Verdict]], labels: Mapping[str, bool | None]
+) -> Agreement:
     """Count judge against labels. Raises DataError if a label belongs to none of the runs."""
     by_id = {
         # The sheet holds hashes only, so rows are found by hashing every answer again.

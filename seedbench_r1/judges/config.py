@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seedbench_r1.config_file import ConfigTable, read_config_file
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.judges.wording import MAX_TOKENS
 from seedbench_r1.options import check_values, refuse_strangers, setting, settings_of
 
 JUDGE, LIMITS = "Judge", "Limits"
@@ -25,10 +27,26 @@ class JudgeConfig:
 
     judge: str = setting("rules", f"One of {', '.join(JUDGES)}.", JUDGE)
     base_url: str | None = setting(None, "OpenAI-compatible server.", JUDGE, flag="--judge-base-url", owners=_API)
+    prompt: Literal["v1", "v2"] = setting(
+        "v2", "v1 asks for the verdict before its reason.", JUDGE, flag="--judge-prompt", owners=_MODELS
+    )
     prompt_file: Path | None = setting(None, "Your wording, as plain text.", JUDGE, owners=_MODELS)
+    max_tokens: int | None = setting(
+        None,
+        "Of a verdict and the thoughts before it; 2048, and of v1 300.",
+        JUDGE,
+        flag="--judge-max-tokens",
+        at_least=1,
+        owners=_MODELS,
+    )
     votes: int = setting(1, "Votes per case; shows the flip rate.", JUDGE, at_least=1, owners=_API)
-    temperature: float | None = setting(
-        None, "Of the votes; 0, and with several votes 0.7.", JUDGE, at_least=0, owners=_API
+    temperature: str | None = setting(
+        None,
+        "A number; none: the server's own. 0, and with several votes 0.7.",
+        JUDGE,
+        flag="--judge-temperature",
+        alias="--temperature",
+        owners=_API,
     )
     batch_size: int = setting(8, "Cases at once.", JUDGE, at_least=1, owners=("judge local:PATH",))
     concurrency: int = setting(8, "Requests in flight.", LIMITS, at_least=1, owners=_API)
@@ -50,15 +68,42 @@ class JudgeConfig:
         return self.judge.partition(":")[2]
 
     @property
-    def vote_temperature(self) -> float:
-        """Several votes need more than 0 to differ."""
-        # At temperature 0 several votes would all be the same.
-        return self.temperature if self.temperature is not None else 0.7 if self.votes > 1 else 0.0
+    def version(self) -> int:
+        """Of prompt, schema and reading."""
+        return int(self.prompt.removeprefix("v"))
+
+    @property
+    def verdict_tokens(self) -> int:
+        """The limit of a single reply."""
+        return MAX_TOKENS[self.version] if self.max_tokens is None else self.max_tokens
+
+    @property
+    def vote_temperature(self) -> float | None:
+        """None: the server's own. Raises ConfigError for a text that is neither none nor a number of at least 0."""
+        if self.temperature is None:
+            # At temperature 0 several votes would all be the same.
+            return 0.7 if self.votes > 1 else 0.0
+        return parse_temperature(self.temperature)
 
     @property
     def prices(self) -> tuple[float, float] | None:
         """Per million prompt and new tokens; None unless both are known."""
         return None if self.price_in is None or self.price_out is None else (self.price_in, self.price_out)
+
+
+def parse_temperature(text: str) -> float | None:
+    """ "0.7" -> 0.7; "none" -> None. Raises ConfigError for anything else, or a number below 0."""
+    if text.strip().lower() == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(
+            f"--judge-temperature is {text!r}, expected a number of at least 0, or none: nothing is sent."
+        )
+    return value
 
 
 TABLE = settings_of(JudgeConfig)
@@ -74,13 +119,19 @@ def resolve_judge_config(options: Mapping[str, Any], *, config_file: Path | None
     """
     # Only what was typed is refused for the wrong judge; a shared file may hold options of several.
     given = {name: value for name, value in options.items() if value is not None}
-    config = JudgeConfig(**{**read_config_file(config_file, Path(), JUDGE_TABLE), **given})
+    merged = {**read_config_file(config_file, Path(), JUDGE_TABLE), **given}
+    # TOML and Python hold it as a number, the command line as a text that may be "none".
+    if isinstance(merged.get("temperature"), (int, float)):
+        merged["temperature"] = str(merged["temperature"])
+    config = JudgeConfig(**merged)
     # A kind that needs a model and one that takes none are both checked here.
     needs_model = {"rules": False, "openai": True, "local": True, "miniature": False}.get(config.kind)
     if needs_model is None or needs_model != bool(config.model):
         raise ConfigError(f"No judge {config.judge!r}. There are: {', '.join(JUDGES)}.")
     refuse_strangers(given, TABLE, {"judge": config.kind})
     check_values({name: getattr(config, name) for name in TABLE}, TABLE)
+    if config.temperature is not None:
+        parse_temperature(config.temperature)
     # No price list is kept here: it would be out of date, and a wrong limit costs money.
     if config.max_cost is not None and config.prices is None:
         raise ConfigError("--max-cost needs --price-in and --price-out (per million tokens).")

@@ -2,120 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
-import json
-import re
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seedbench_r1.api.client import ChatClient, RequestFailed, json_reply
 from seedbench_r1.api.cost_limit import CostLimit
+from seedbench_r1.api.replies import Reply, refuses_format
 from seedbench_r1.api.worker_pool import in_parallel
 from seedbench_r1.backends.base import Backend
 from seedbench_r1.errors import ConfigError, JudgeUnavailable
 from seedbench_r1.judges.run import JudgeCase, majority
+from seedbench_r1.judges.wording import JudgeSettings, UnreadableVerdict, build_judge_prompt, read_verdict, schema
 from seedbench_r1.runs.verdicts import FAILED
-from seedbench_r1.typed_json import parse_json
-from seedbench_r1.types import LETTERS, Failure, Generation, Request, SamplingConfig, Verdict
+from seedbench_r1.types import Failure, Generation, Request, SamplingConfig, Verdict
 
-PROMPT_VERSION = 1
 TRIES = 3  # for a readable verdict; then the verdict is missing
-REASON_CHARACTERS = 4000  # of a reason that are kept: more than the limit of tokens leaves room for
 GIVE_UP_AFTER = 3  # failures in a row that no request is to blame for: the server is gone
-
-# "supports" before "consistent": the model names the option first and only then compares it with the answer.
-SCHEMA: dict[str, object] = {
-    "type": "object",
-    "properties": {
-        "supports": {"type": "string", "enum": [*LETTERS, "none"]},
-        "consistent": {"type": "boolean"},
-        "reason": {"type": "string"},
-    },
-    "required": ["supports", "consistent", "reason"],
-    "additionalProperties": False,
-}
-
-_PLACEHOLDER = re.compile(r"\{(question|options|reasoning|answer)\}")
-# Models wrap JSON in a Markdown block whatever they are asked.
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+PROBE, PROBE_TOKENS = "Reply with the word ok.", 64
+# OpenAI's refusal of a request whose limit was used up by hidden reasoning.
+CUT_REFUSAL = "output limit was reached"
 
 
-class UnreadableVerdict(ValueError):
-    """A reply that is not exactly what was asked for."""
+class CutVerdict(UnreadableVerdict):
+    """A reply that ended at its limit: asked again, it would be cut again."""
 
-
-@dataclass(frozen=True, slots=True)
-class JudgeSettings:
-    """What changes verdicts, and so is part of the judge id."""
-
-    name: str  # "openai:gpt-x" or "local:Qwen2.5-7B-Instruct"
-    prompt: str
-    votes: int = 1
-    temperature: float = 0.0  # of a single vote; several votes need more than 0 to differ
-    max_tokens: int = 300
-    server: str | None = None  # base URL, for a model name may mean anything behind another server
-    model: str | None = None  # hash of a local judge's files, template and tokeniser among them
-
-    @property
-    def judge_id(self) -> str:
-        """name / prompt version - hash of prompt, votes, temperature, limit, server and a local judge's files."""
-        # A list, so that no two settings can run together into the same text.
-        known = [self.prompt, self.votes, self.temperature, self.max_tokens, self.server]
-        parts = json.dumps(known if self.model is None else [*known, self.model])
-        return f"{self.name}/v{PROMPT_VERSION}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
-
-
-def default_prompt() -> str:
-    """Our own wording, as it stands in the package."""
-    return importlib.resources.files("seedbench_r1.judges").joinpath("judge_prompt_v1.txt").read_text(encoding="utf-8")
-
-
-def prompt_sha(prompt: str) -> str:
-    """First 12 hex digits of the sha256 of the wording."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
-
-
-def check_prompt(prompt: str) -> str:
-    """Return the prompt. Raises ConfigError if one of its four placeholders is absent."""
-    for name in ("question", "options", "reasoning", "answer"):
-        if f"{{{name}}}" not in prompt:
-            raise ConfigError(f"The judge's prompt has no {{{name}}}. Put it where the text should appear.")
-    return prompt
-
-
-def build_judge_prompt(case: JudgeCase, prompt: str) -> str:
-    """The wording filled in. Texts are inserted once and never searched for placeholders."""
-    options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, case.options, strict=True))
-    answer = f"{case.answer}. {case.options[LETTERS.index(case.answer)]}"
-    values = {"question": case.question, "options": options, "reasoning": case.reasoning, "answer": answer}
-    filled = _PLACEHOLDER.sub(lambda match: values[match.group(1)], prompt)
-    # An answer may end in half of a surrogate pair, which no server and no tokenizer takes.
-    return filled.encode("utf-8", "replace").decode("utf-8")
-
-
-def read_verdict(text: str, case: JudgeCase) -> tuple[bool, str]:
-    """(consistent, reason) of a reply. Raises UnreadableVerdict unless it is exactly the object that was asked for.
-
-    A reply whose `consistent` does not follow from its `supports` and the answer contradicts itself: unreadable.
-    """
-    stripped = text.strip()
-    if "</think>" in stripped:  # a reasoning model's own thoughts
-        stripped = stripped.rpartition("</think>")[2].strip()
-    fenced = _FENCE.fullmatch(stripped)
-    try:
-        value = parse_json(fenced.group(1) if fenced else stripped)
-    except ValueError as error:
-        raise UnreadableVerdict("not JSON") from error
-    if not isinstance(value, dict) or set(value) != {"supports", "consistent", "reason"}:
-        raise UnreadableVerdict("not an object with supports, consistent and reason")
-    supports, consistent, reason = value["supports"], value["consistent"], value["reason"]
-    if supports not in (*LETTERS, "none") or not isinstance(consistent, bool) or not isinstance(reason, str):
-        raise UnreadableVerdict("a value of the wrong kind")
-    # One of the two must be wrong, and nothing says which: a vote for neither.
-    if consistent != (supports == case.answer):
-        raise UnreadableVerdict(f"supports {supports!r} and consistent {consistent} contradict each other")
-    return consistent, f"{supports}: {reason[:REASON_CHARACTERS]}"
+    def __init__(self, max_tokens: int) -> None:
+        super().__init__(f"cut at its limit of {max_tokens} tokens; give it more: --judge-max-tokens {4 * max_tokens}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,30 +51,47 @@ class ApiJudge:
         concurrency: int = 8,
         cost_limit: CostLimit | None = None,
     ) -> None:
-        self.judge_id = settings.judge_id
+        self.settings = settings
         self._client = client
         self._model = model
-        self._settings = settings
         self._concurrency = concurrency
         self._cost_limit = cost_limit
 
-    def probe(self) -> None:
-        """One tiny request before thousands. Raises JudgeUnavailable."""
-        messages = [{"role": "user", "content": "Reply with the word ok."}]
+    @property
+    def judge_id(self) -> str:
+        """Final once the server was probed."""
+        return self.settings.judge_id
+
+    def probe(self) -> bool:
+        """One small request of the kind of all others. True if the server takes no schema, so that none is sent.
+
+        Raises:
+            JudgeUnavailable: the server does not answer, or refuses what it is asked.
+        """
         try:
-            self._client.complete(messages, model=self._model, max_tokens=16)
+            try:
+                self._ask(PROBE, seed=0, max_tokens=PROBE_TOKENS)
+            except RequestFailed as error:
+                if error.status is None or not refuses_format(str(error)):
+                    raise
+                # Here, before the first verdict: the judge id must not change within a run.
+                self.settings = replace(self.settings, schema_sent=False)
+                self._ask(PROBE, seed=0, max_tokens=PROBE_TOKENS)
+        except CutVerdict:
+            pass  # it answers; what it was cut in is not read
         except (RequestFailed, ConfigError) as error:
             raise JudgeUnavailable(
-                f"Judge {self._settings.name} does not answer: {str(error).rstrip('.')}. Evaluation is safe; only "
-                f"consistency is pending."
+                f"Judge {self.settings.name} does not answer: {str(error).rstrip('.')}. {_temperature_hint(error)}"
+                f"Evaluation is safe; only consistency is pending."
             ) from error
+        return not self.settings.schema_sent
 
     def verdicts(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[str, Verdict]]:
         """At most `concurrency` cases in flight. Raises JudgeUnavailable if the server is gone."""
         waiting: Iterator[JudgeCase] = iter(cases)
         if self._cost_limit is not None:
             waiting = self._cost_limit.affordable(
-                waiting, completions=self._settings.votes, max_tokens=self._settings.max_tokens
+                waiting, completions=self.settings.votes, max_tokens=self.settings.max_tokens
             )
         # Answers that fail for their own reason neither raise nor reset the count.
         lost = 0  # failures in a row that no request is to blame for; counted here, in one thread
@@ -173,7 +102,7 @@ class ApiJudge:
                 lost = 0
             if lost >= GIVE_UP_AFTER:
                 raise JudgeUnavailable(
-                    f"Judge {self._settings.name} is gone: {judged.verdict.reason}. Verdicts so far are saved; run "
+                    f"Judge {self.settings.name} is gone: {judged.verdict.reason}. Verdicts so far are saved; run "
                     f"judge again."
                 )
             yield judged.question_id, judged.verdict
@@ -188,14 +117,14 @@ class ApiJudge:
         """One case, in a thread of the pool."""
         votes: list[bool] = []
         reasons: list[str] = []
-        for vote in range(self._settings.votes):
+        for vote in range(self.settings.votes):
             try:
                 consistent, reason = self._vote(case, vote)
             except ConfigError as error:
                 raise JudgeUnavailable(f"{error} Evaluation is safe; only consistency is pending.") from error
             except (RequestFailed, UnreadableVerdict) as error:
                 # One lost vote loses the verdict: a majority of the others would be another judge.
-                self._settle_unused(self._settings.votes - vote - 1)
+                self._settle_unused(self.settings.votes - vote - 1)
                 failed = Verdict(None, f"{FAILED}{error}", self.judge_id)
                 yield _Judged(case.question_id, failed, unreachable=getattr(error, "for_all", False))
                 return
@@ -213,28 +142,41 @@ class ApiJudge:
             for _ in range(votes):
                 self._cost_limit.settle(None)
 
+    def _ask(self, text: str, *, seed: int, max_tokens: int) -> Reply:
+        """Raises RequestFailed, CutVerdict, or ConfigError like the client."""
+        try:
+            return self._client.complete(
+                [{"role": "user", "content": text}],
+                model=self._model,
+                max_tokens=max_tokens,
+                temperature=self.settings.temperature,
+                seed=seed,
+                extra=json_reply(schema(self.settings.version)) if self.settings.schema_sent else None,
+            )
+        except RequestFailed as error:
+            if CUT_REFUSAL in str(error):
+                raise CutVerdict(max_tokens) from error
+            raise
+
     def _vote(self, case: JudgeCase, vote: int) -> tuple[bool, str]:
         """One vote, asked for again while it cannot be read. Raises RequestFailed or UnreadableVerdict."""
-        messages = [{"role": "user", "content": build_judge_prompt(case, self._settings.prompt)}]
+        prompt = build_judge_prompt(case, self.settings.prompt)
         # Unreadable replies cost as much as others; all tries of a vote are settled as one.
         usage: tuple[int, int] | None = None
         try:
             for attempt in range(TRIES):
-                reply = self._client.complete(
-                    messages,
-                    model=self._model,
-                    max_tokens=self._settings.max_tokens,
-                    temperature=self._settings.temperature,
-                    # The same seed would give the same unreadable reply again.
-                    seed=vote * TRIES + attempt,
-                    extra=json_reply(SCHEMA),
-                )
+                # The same seed would give the same unreadable reply again.
+                seed = vote * TRIES + attempt
+                reply = self._ask(prompt, seed=seed, max_tokens=self.settings.max_tokens)
                 if self._cost_limit is not None:
                     used, counts = usage or (0, 0), self._cost_limit.counted(reply.usage, self._client.base_url)
                     usage = (used[0] + counts[0], used[1] + counts[1])
                 try:
-                    return read_verdict(reply.text, case)
+                    # Not reply.text: thoughts in a field of their own are no part of the verdict.
+                    return read_verdict(reply.content, case, self.settings.version)
                 except UnreadableVerdict as error:
+                    if reply.finish_reason == "length":
+                        raise CutVerdict(self.settings.max_tokens) from error
                     problem = error
             raise problem
         finally:
@@ -281,9 +223,13 @@ class LocalJudge:
         for question_id, result in self._backend.generate(requests(), sampling):
             case = by_id[question_id]
             try:
-                consistent, reason = read_verdict(_text(result), case)
+                consistent, reason = read_verdict(_text(result), case, self._settings.version)
             except UnreadableVerdict as error:
-                left.append((case, str(error)))
+                if isinstance(result, Generation) and result.finish_reason == "length":
+                    cut = CutVerdict(self._settings.max_tokens)
+                    yield question_id, Verdict(None, f"{FAILED}{cut}", self.judge_id)
+                else:
+                    left.append((case, str(error)))
                 continue
             yield question_id, Verdict(consistent, reason, self.judge_id)
         return left
@@ -299,3 +245,10 @@ def _text(result: Generation | Failure) -> str:
     if isinstance(result, Failure):
         raise UnreadableVerdict(result.message)
     return result.text
+
+
+def _temperature_hint(error: Exception) -> str:
+    # As OpenAI's reasoning models refuse any temperature but 1. Not switched off by itself: it changes verdicts.
+    if "temperature" not in str(error):
+        return ""
+    return "Fix: --judge-temperature none, which sends none (another judge id). "

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from seedbench_r1.config import OPENAI_BASE_URL, api_key
 from seedbench_r1.errors import ConfigError, JudgeUnavailable
 from seedbench_r1.judges.config import JudgeConfig
-from seedbench_r1.judges.models import ApiJudge, JudgeSettings, LocalJudge, check_prompt, default_prompt
+from seedbench_r1.judges.models import ApiJudge, LocalJudge
 from seedbench_r1.judges.run import Judge, RulesJudge
+from seedbench_r1.judges.wording import JudgeSettings, check_prompt, own_prompt
 from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.models.fingerprint import fingerprint, small_file_hashes, weight_samples
 from seedbench_r1.models.locate import find_folder
 from seedbench_r1.models.weights import check_weights
+
+log = logging.getLogger(__name__)
 
 Announce = Callable[[JudgeSettings], None]
 
@@ -25,7 +28,8 @@ def open_judge(config: JudgeConfig, announce: Announce = lambda settings: None) 
 
     Args:
         config: from resolve_judge_config.
-        announce: called before the first request to a server, with what it will be asked.
+        announce: called before the first request to a server, with what it will be asked; again if the server takes
+            no schema, for then the judge id is another.
 
     Raises:
         ConfigError: the prompt file cannot be used. JudgeUnavailable: the judge cannot be asked.
@@ -53,10 +57,12 @@ def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
         ) from error
     settings = JudgeSettings(
         name=config.judge,
-        prompt=_prompt(config.prompt_file),
+        prompt=_prompt(config),
         votes=config.votes,
         temperature=config.vote_temperature,
+        max_tokens=config.verdict_tokens,
         server=config.base_url,
+        version=config.version,
     )
     # Before the first paid request, so that Ctrl-C is still free.
     announce(settings)
@@ -65,7 +71,11 @@ def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
     judge = ApiJudge(client, config.model, settings, concurrency=config.concurrency, cost_limit=cost_limit)
     try:
         # A wrong key or name shows now, not after a thousand failures.
-        judge.probe()
+        if judge.probe():
+            log.warning(
+                "%s takes no JSON schema: the prompt alone asks for JSON, which is read as strictly", client.base_url
+            )
+            announce(judge.settings)
     except JudgeUnavailable:
         judge.close()
         raise
@@ -75,7 +85,7 @@ def _open_api_judge(config: JudgeConfig, announce: Announce) -> Judge:
 def _open_local_judge(config: JudgeConfig) -> Judge:
     from seedbench_r1.backends.text_model import TextModelBackend
 
-    prompt = _prompt(config.prompt_file)
+    prompt = _prompt(config)
     folder = find_folder(config.model, None)
     if (folder / "adapter_config.json").is_file():
         raise ConfigError(f"{config.model} is an adapter. Fix: merge it into its base, and judge with the result.")
@@ -84,14 +94,20 @@ def _open_local_judge(config: JudgeConfig) -> Judge:
     samples = weight_samples({path.name: path for path in weights})
     bytes_of = json.dumps([fingerprint(weights), small_file_hashes({"": folder}) | samples])
     digest = hashlib.sha256(bytes_of.encode()).hexdigest()[:16]
-    settings = JudgeSettings(name=f"local:{model_name(config.model)}", prompt=prompt, model=digest)
+    settings = JudgeSettings(
+        name=f"local:{model_name(config.model)}",
+        prompt=prompt,
+        max_tokens=config.verdict_tokens,
+        model=digest,
+        version=config.version,
+    )
     return LocalJudge(TextModelBackend(str(folder), batch_size=config.batch_size), settings)
 
 
-def _prompt(path: Path | None) -> str:
-    if path is None:
-        return default_prompt()
+def _prompt(config: JudgeConfig) -> str:
+    if config.prompt_file is None:
+        return own_prompt(config.version)
     try:
-        return check_prompt(path.read_text(encoding="utf-8"))
+        return check_prompt(config.prompt_file.read_text(encoding="utf-8"), config.version)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The judge's prompt {path} cannot be read: {error}.") from error
+        raise ConfigError(f"The judge's prompt {config.prompt_file} cannot be read: {error}.") from error

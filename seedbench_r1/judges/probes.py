@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seedbench_r1.conclusions import settled_option
-from seedbench_r1.judges.models import build_judge_prompt, text_request
+from seedbench_r1.judges.models import text_request
 from seedbench_r1.judges.probe_texts import (
     after_template,
     answer_texts,
@@ -24,6 +24,7 @@ from seedbench_r1.judges.probe_texts import (
     with_reasoning,
 )
 from seedbench_r1.judges.run import JudgeCase
+from seedbench_r1.judges.wording import build_judge_prompt
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.prompts import build_messages
 from seedbench_r1.runs.probes import FAILED, NO_OPTION, ProbeResult, Rollout

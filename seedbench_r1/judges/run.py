@@ -14,13 +14,24 @@ from pathlib import Path
 from typing import Protocol
 
 from seedbench_r1.conclusions import RULES_VERSION, settled_option
-from seedbench_r1.errors import ResourceError
+from seedbench_r1.errors import JudgeUnavailable, ResourceError
 from seedbench_r1.files import AppendFile
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.records import run_identity
-from seedbench_r1.runs.verdicts import FILE, NO_ANSWER, NO_REASONING, UNDECIDED, is_settled, load_verdicts, verdict_line
+from seedbench_r1.runs.verdicts import (
+    FAILED,
+    FILE,
+    NO_ANSWER,
+    NO_REASONING,
+    UNDECIDED,
+    is_settled,
+    load_verdicts,
+    verdict_line,
+)
 from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import RunRecord, Verdict
+
+HOPELESS_AFTER = 20  # failed verdicts from the start on, and no other among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,8 @@ class JudgeCase:
 class Judge(Protocol):
     """Gives verdicts in any order, as they come. What fails is a verdict with consistent None, never another method."""
 
-    judge_id: str
+    @property
+    def judge_id(self) -> str: ...
 
     def verdicts(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[str, Verdict]]: ...
 
@@ -87,7 +99,8 @@ def judge_run(
         This judge's verdicts on the run, earlier ones included.
 
     Raises:
-        ConfigError: another process judges the same run. JudgeUnavailable: from the judge. ResourceError: disk.
+        ConfigError: another process judges the same run. ResourceError: disk. JudgeUnavailable: from the judge, or its
+            first HOPELESS_AFTER verdicts all failed.
     """
     # Verdicts of other judges stand in the same file and are left alone.
     known = load_verdicts(run.path, run_identity(run.manifest)).get(judge.judge_id, {})
@@ -112,7 +125,9 @@ def judge_run(
                 write(record.question_id, without_judge(record, judge.judge_id))
         # The limit counts questions to the judge; verdicts by definition cost nothing.
         cases = [judge_case(run, record) for record in waiting if not lacks_reasoning(record)][:limit]
-        for question_id, verdict in judge.verdicts(_until(stop, cases)):
+        hopeless = threading.Event()
+        told = judge.verdicts(_until((stop, hopeless), cases))
+        for question_id, verdict in _while_hopeful(told, hopeless, judge.judge_id):
             write(question_id, verdict)
     finally:
         file.close()
@@ -140,6 +155,11 @@ def without_judge(record: RunRecord, judge_id: str) -> Verdict:
     return Verdict(False, NO_ANSWER if reasoned else NO_REASONING, judge_id)
 
 
+def failure_of(verdict: Verdict) -> str | None:
+    """Why a verdict failed; None if it did not."""
+    return None if is_settled(verdict) else verdict.reason.removeprefix(FAILED)
+
+
 def majority(votes: Sequence[bool]) -> bool | None:
     """The verdict of several votes; None for a tie or no votes."""
     yes = sum(votes)
@@ -159,9 +179,28 @@ def blinded_id(run_path: Path, question_id: str) -> str:
     return hashlib.sha256(f"{run_path.name}/{question_id}".encode()).hexdigest()[:12]
 
 
-def _until(stop: threading.Event, cases: Iterable[JudgeCase]) -> Iterator[JudgeCase]:
+def _until(stops: Sequence[threading.Event], cases: Iterable[JudgeCase]) -> Iterator[JudgeCase]:
     for case in cases:
         # Before each case, so that what is in flight is finished and nothing new begins.
-        if stop.is_set():
+        if any(stop.is_set() for stop in stops):
             return
         yield case
+
+
+def _while_hopeful(
+    told: Iterator[tuple[str, Verdict]], hopeless: threading.Event, judge_id: str
+) -> Iterator[tuple[str, Verdict]]:
+    """The verdicts. Sets `hopeless`, and at the end raises JudgeUnavailable, if the first of them all failed."""
+    failures: list[str | None] = []
+    for question_id, verdict in told:
+        yield question_id, verdict
+        if len(failures) < HOPELESS_AFTER:
+            failures.append(failure_of(verdict))
+        # Thousands more would cost time and money, and fail alike. What is in flight is still saved.
+        if len(failures) == HOPELESS_AFTER and None not in failures:
+            hopeless.set()
+    if hopeless.is_set():
+        raise JudgeUnavailable(
+            f"The first {HOPELESS_AFTER} verdicts of {judge_id} all failed, the last: {failures[-1]}. No more were "
+            f"asked for. Run judge again once that is mended."
+        )

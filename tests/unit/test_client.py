@@ -234,3 +234,52 @@ def test_the_package_is_absent(monkeypatch):
     monkeypatch.setattr(chat_client.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install '\.\[judge\]'"):
         check_installed()
+
+
+NEW_NAME = error(400, "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.")
+
+
+def test_the_limit_is_renamed_once_where_the_server_asks_for_it():
+    """No try is spent on it, and requests that were in flight together are each sent again."""
+    all_there = threading.Barrier(4)
+
+    def script(number, body):
+        if number < 4:
+            all_there.wait(60)
+        return NEW_NAME if "max_tokens" in body else ok()
+
+    with ApiServer(script) as server:
+        client = ChatClient(server.url, KEY, tries=1)
+        with ThreadPoolExecutor(4) as threads:
+            assert (
+                len([one.result() for one in [threads.submit(client.complete, MESSAGES, **ASK) for _ in range(4)]]) == 4
+            )
+        client.complete(MESSAGES, **ASK)
+        client.close()
+    assert ["max_tokens" in body for body in server.seen].count(True) == 4
+    assert all(len({"max_tokens", "max_completion_tokens"} & set(body)) == 1 for body in server.seen)
+    assert len(server.seen) == 9
+
+
+def test_a_server_that_refuses_either_name_is_not_asked_for_ever():
+    failure, server = ask([NEW_NAME])
+    assert (failure.status, len(server.seen)) == (400, 2)
+    for too_large in ("'max_tokens' or 'max_completion_tokens' is too large: 9", "max_tokens is not supported"):
+        failure, server = ask([error(400, too_large)])
+        assert len(server.seen) == 1
+
+
+def test_without_a_temperature_sampling_is_the_servers_own():
+    _, server = ask([ok()], temperature=None)
+    assert server.seen == [{"model": "m", "messages": MESSAGES, "max_tokens": 8}]
+
+
+def test_content_is_kept_apart_from_thoughts():
+    body = completion("B")
+    body["choices"][0]["message"]["reasoning"] = "hm"
+    reply = read_reply(json.dumps(body), 0.1)
+    assert (reply.text, reply.content) == ("<think>hm</think>B", "B")
+    assert read_reply(json.dumps(completion("B")), 0.1).content == "B"
+    body["choices"][0]["message"]["content"] = KEY
+    reply, _ = ask([Reaction(body=json.dumps(body).encode())])
+    assert KEY not in reply.content + reply.text

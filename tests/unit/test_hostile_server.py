@@ -171,7 +171,8 @@ def test_a_judge_that_sends_them_costs_verdicts_and_no_run(survived, tmp_path):
     with ApiServer(script) as server:
         options = ("--judge-base-url", server.url, "--tries", 1, "--concurrency", 1)
         done = command("judge", run, "--judge", "openai:m", *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 5, done.stderr
+    assert "11 verdicts failed and are missing from the rates" in done.stderr
     no_key_below(tmp_path)
     ((_, verdicts),) = load_verdicts(run).items()
     assert {verdict.consistent for verdict in verdicts.values()} >= {True, None}

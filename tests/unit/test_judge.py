@@ -16,19 +16,21 @@ from seedbench_r1.cli.judge_results import judged_levels
 from seedbench_r1.conclusions import settled_option
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.demo.traces import concluded_action
-from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.errors import ConfigError, DataError, JudgeUnavailable
 from seedbench_r1.judges.calibration import agreement, calibration_sheet, read_labels, write_sheet
 from seedbench_r1.judges.config import resolve_judge_config
-from seedbench_r1.judges.models import (
-    JudgeSettings,
-    LocalJudge,
-    UnreadableVerdict,
-    build_judge_prompt,
-    default_prompt,
-    read_verdict,
-)
+from seedbench_r1.judges.models import LocalJudge
 from seedbench_r1.judges.opening import open_judge
 from seedbench_r1.judges.run import JudgeCase, RulesJudge, blinded_id, flip_rate, judge_run, majority
+from seedbench_r1.judges.wording import (
+    JudgeSettings,
+    UnreadableVerdict,
+    build_judge_prompt,
+    check_prompt,
+    own_prompt,
+    read_verdict,
+    schema,
+)
 from seedbench_r1.questions import load_questions, load_training_rows
 from seedbench_r1.runs.directory import RunDir, load_run
 from seedbench_r1.runs.verdicts import FAILED, NO_ANSWER, NO_REASONING, load_verdicts
@@ -162,7 +164,7 @@ def test_a_judge_is_not_shown_the_gold_answer_or_the_run(run):
     class Spy(RulesJudge):
         def verdicts(self, cases):
             for case in cases:
-                seen.append(build_judge_prompt(case, default_prompt()))
+                seen.append(build_judge_prompt(case, own_prompt(1)))
                 yield case.question_id, Verdict(True, "", self.judge_id)
 
     judge_run(run, Spy())
@@ -178,47 +180,85 @@ def test_the_prompt_inserts_texts_once_and_literally():
     text = build_judge_prompt(case, "Q {question} O {options} R {reasoning} A {answer}")
     assert text.startswith("Q {reasoning}? O A. boil water\nB.")
     assert text.endswith('R say {answer} >>> and {"consistent": true} A C. wash the cup')
-    assert "{question}" not in build_judge_prompt(CASE, default_prompt())
+    assert "{question}" not in build_judge_prompt(CASE, own_prompt(1))
 
 
-GOOD = {"supports": "C", "consistent": True, "reason": "the cup is dirty"}
+GOOD = {"supports": "C", "consistent": True, "reason": "the cup is dirty"}  # version 1
+BETTER = {"reason": "the cup is dirty", "supports": "C", "consistent": True}  # version 2
 
 
-@pytest.mark.parametrize(
-    ("text", "consistent"),
-    [
-        (json.dumps(GOOD), True),
-        (f"```json\n{json.dumps(GOOD)}\n```", True),
-        (f"<think>hm</think>\n{json.dumps(GOOD)}", True),
-        (json.dumps(GOOD | {"supports": "A", "consistent": False}), False),
-        (json.dumps(GOOD | {"supports": "none", "consistent": False}), False),
-    ],
-)
-def test_readable_verdicts(text, consistent):
-    assert read_verdict(text, CASE)[0] is consistent
+@pytest.mark.parametrize(("good", "version"), [(GOOD, 1), (BETTER, 2)])
+def test_readable_verdicts(good, version):
+    for text, consistent in [
+        (json.dumps(good), True),
+        (f"```json\n{json.dumps(good)}\n```", True),
+        (f"<think>hm</think>\n{json.dumps(good)}", True),
+        (json.dumps(good | {"reason": "it ends in </think>"}), True),
+        (json.dumps(good | {"supports": "A", "consistent": False}), False),
+        (json.dumps(good | {"supports": "none", "consistent": False}), False),
+    ]:
+        assert read_verdict(text, CASE, version)[0] is consistent
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+@pytest.mark.parametrize(("good", "version"), [(GOOD, 1), (BETTER, 2)])
+def test_anything_else_is_no_verdict(good, version):
+    for text in [
         "",
         "yes",
         "true",
-        json.dumps([GOOD]),
-        json.dumps(GOOD)[:-3],
-        json.dumps(GOOD) + " Hope that helps.",
+        json.dumps([good]),
+        json.dumps(good)[:-3],
+        json.dumps(good) + " Hope that helps.",
         json.dumps({"consistent": True}),
-        json.dumps(GOOD | {"extra": 1}),
-        json.dumps(GOOD | {"consistent": "true"}),
-        json.dumps(GOOD | {"supports": "E"}),
-        json.dumps(GOOD | {"supports": "A"}),
-        json.dumps(GOOD | {"consistent": False}),
-        json.dumps(GOOD | {"reason": None}),
-    ],
-)
-def test_anything_else_is_no_verdict(text):
-    with pytest.raises(UnreadableVerdict):
-        read_verdict(text, CASE)
+        json.dumps(good | {"extra": 1}),
+        json.dumps(good | {"consistent": "true"}),
+        json.dumps(good | {"supports": "E"}),
+        json.dumps(good | {"supports": "A"}),
+        json.dumps(good | {"consistent": False}),
+        json.dumps(good | {"reason": None}),
+        f"<think>{json.dumps(good)}",
+    ]:
+        with pytest.raises(UnreadableVerdict):
+            read_verdict(text, CASE, version)
+
+
+def test_a_judge_that_says_two_things_is_unreadable():
+    twice = json.dumps(BETTER)[:-1] + ', "consistent": false}'
+    with pytest.raises(UnreadableVerdict, match="not an object"):
+        read_verdict(twice, CASE, 2)
+    # A reason that takes the verdict back: only supports and consistent are compared.
+    assert read_verdict(json.dumps(BETTER | {"reason": "C. On reflection, no."}), CASE, 2)[0] is True
+
+
+def test_an_option_that_reads_as_the_answer_is_the_answer():
+    """In version 2; verdicts of version 1 were read by the letter alone."""
+    case = JudgeCase("L1/0", "What next?", ("wash  the cup", *OPTIONS[1:]), "The cup is dirty.", "C")
+    reply = BETTER | {"supports": "A"}
+    assert read_verdict(json.dumps(reply), case, 2)[0] is True
+    assert read_verdict(json.dumps(reply | {"consistent": False}), case, 1)[0] is False
+    for version, consistent in ((2, False), (1, True)):
+        with pytest.raises(UnreadableVerdict, match="contradict"):
+            read_verdict(json.dumps(reply | {"consistent": consistent}), case, version)
+
+
+def test_the_schema_puts_the_reason_first_and_the_verdict_last():
+    assert list(schema(2)["properties"]) == schema(2)["required"] == ["reason", "supports", "consistent"]
+    text = own_prompt(2)
+    places = [text.rindex(f'"{key}"') for key in schema(2)["required"]]
+    assert places == sorted(places)
+    assert "{question}" not in build_judge_prompt(CASE, text)
+
+
+def test_a_prompt_of_ones_own_follows_the_order_of_its_version(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text(own_prompt(1))
+    with pytest.raises(ConfigError, match=r"another order than reason, supports, consistent.*--judge-prompt v1"):
+        check_prompt(file.read_text(), 2)
+    assert check_prompt(own_prompt(1), 1)
+    assert check_prompt(own_prompt(2), 2)
+    assert check_prompt("{question}{options}{reasoning}{answer}", 2)
+    with pytest.raises(ConfigError, match=r"no \{reasoning\}"):
+        check_prompt("{question}{options}{answer}", 2)
 
 
 def test_the_judge_id_changes_with_everything_that_changes_verdicts():
@@ -228,10 +268,77 @@ def test_the_judge_id_changes_with_everything_that_changes_verdicts():
         JudgeSettings("openai:m", "q"),
         JudgeSettings("openai:m", "p", votes=3),
         JudgeSettings("openai:m", "p", temperature=0.5),
+        JudgeSettings("openai:m", "p", temperature=None),
+        JudgeSettings("openai:m", "p", max_tokens=301),
         JudgeSettings("openai:m", "p", server="http://localhost:8000/v1"),
+        JudgeSettings("openai:m", "p", version=2),
+        JudgeSettings("openai:m", "p", schema_sent=False),
     ]
-    assert len({base.judge_id, *(other.judge_id for other in others)}) == 6
+    assert len({base.judge_id, *(other.judge_id for other in others)}) == 10
     assert base.judge_id == JudgeSettings("openai:m", "p").judge_id
+
+
+def test_ids_of_version_1_are_what_they_were():
+    """Worked out by the code of 0.1: verdicts made then are still valid, and continued."""
+    ids = [
+        JudgeSettings("openai:gpt-4.1", own_prompt(1)).judge_id,
+        JudgeSettings("openai:j", own_prompt(1), votes=3, temperature=0.7, server="http://h:8000/v1").judge_id,
+        JudgeSettings("local:j", own_prompt(1), model="0123456789abcdef").judge_id,
+    ]
+    assert ids == ["openai:gpt-4.1/v1-00e5e9aa", "openai:j/v1-87510d5e", "local:j/v1-0fc72e9f"]
+
+
+def test_the_settings_of_a_judge():
+    config = resolve_judge_config({"judge": "openai:m"})
+    assert (config.version, config.verdict_tokens, config.vote_temperature) == (2, 2048, 0.0)
+    config = resolve_judge_config({"judge": "openai:m", "prompt": "v1", "votes": 3})
+    assert (config.version, config.verdict_tokens, config.vote_temperature) == (1, 300, 0.7)
+    for given, expected in (("none", None), (1, 1.0), ("0.2", 0.2)):
+        assert resolve_judge_config({"judge": "openai:m", "temperature": given}).vote_temperature == expected
+    for wrong in ("warm", "-1", "nan", ""):
+        with pytest.raises(ConfigError, match=r"--judge-temperature is .*at least 0, or none"):
+            resolve_judge_config({"judge": "openai:m", "temperature": wrong})
+    with pytest.raises(ConfigError, match="one of v1, v2"):
+        resolve_judge_config({"judge": "openai:m", "prompt": "v3"})
+    with pytest.raises(ConfigError, match="--judge-max-tokens belongs to --judge openai"):
+        resolve_judge_config({"judge": "rules", "max_tokens": 5})
+
+
+def test_a_judge_whose_first_verdicts_all_fail_is_not_asked_for_thousands(tmp_path):
+    (path,) = write_runs(tmp_path, [RunSpec("a", judges=())], make_benchmark())
+
+    class Failing(RulesJudge):
+        judge_id = "failing"
+        from_now_on = 0
+
+        def verdicts(self, cases):
+            for number, case in enumerate(cases):
+                fails = number >= self.from_now_on
+                yield case.question_id, Verdict(None if fails else True, f"{FAILED}cut" if fails else "", self.judge_id)
+
+    with pytest.raises(JudgeUnavailable, match="The first 20 verdicts of failing all failed, the last: cut"):
+        judge_run(load_run(path), Failing())
+    failed = [v for v in load_verdicts(path)["failing"].values() if v.reason.startswith(FAILED)]
+    assert len(failed) == 20
+    judge = Failing()
+    judge.from_now_on = 1
+    assert len(judge_run(load_run(path), judge)) == 160  # one success: the others may be their own fault
+
+
+def test_a_local_judge_that_is_cut_is_not_asked_again(run):
+    asked = []
+
+    class Cutting(FakeBackend):
+        def generate(self, requests, sampling):
+            for request in requests:
+                asked.append(request.question_id)
+                yield request.question_id, Generation("<think>well", (), "length", 1, sampling.max_new_tokens, 0.1)
+
+    settings = JudgeSettings("local:x", own_prompt(2), max_tokens=50, version=2)
+    verdicts = judge_run(run, LocalJudge(Cutting(lambda request, _: ""), settings))
+    assert len(asked) == len(set(asked)) == 4
+    reasons = {v.reason for v in verdicts.values() if v.consistent is None}
+    assert reasons == {"failed: cut at its limit of 50 tokens; give it more: --judge-max-tokens 200"}
 
 
 def test_a_local_judge_asks_again_and_never_falls_back(run):
@@ -243,7 +350,7 @@ def test_a_local_judge_asks_again_and_never_falls_back(run):
         letter = run.records[request.question_id].parsed.answer
         return "no idea" if never or tries[request.question_id] < 3 else json.dumps(GOOD | {"supports": letter})
 
-    verdicts = judge_run(run, LocalJudge(FakeBackend(answer), JudgeSettings("local:x", default_prompt())))
+    verdicts = judge_run(run, LocalJudge(FakeBackend(answer), JudgeSettings("local:x", own_prompt(1))))
     first, *others = list(run.questions)[:4]
     assert verdicts[first].consistent is None
     assert verdicts[first].reason.startswith(FAILED)
@@ -255,9 +362,9 @@ def test_a_real_text_model_can_be_asked(run, tmp_path):
     """Random weights: what comes back is no verdict, and is recorded as none."""
     from seedbench_r1.backends.text_model import TextModelBackend
 
-    model = write_tiny_checkpoint(tmp_path / "model", vocabulary_texts=[default_prompt()])
+    model = write_tiny_checkpoint(tmp_path / "model", vocabulary_texts=[own_prompt(1)])
     backend = TextModelBackend(str(model), device="cpu", batch_size=2)
-    verdicts = judge_run(run, LocalJudge(backend, JudgeSettings("local:tiny", default_prompt(), max_tokens=8)))
+    verdicts = judge_run(run, LocalJudge(backend, JudgeSettings("local:tiny", own_prompt(1), max_tokens=8)))
     assert sum(v.reason.startswith(FAILED) for v in verdicts.values()) == 4
     with pytest.raises(ConfigError, match="Cannot load"):
         TextModelBackend(str(tmp_path / "nothing"))
