@@ -9,6 +9,7 @@ from pathlib import Path
 from leaderboards.board import Board
 from leaderboards.draw.csv import LONG_SCHEMA, PREDICTIONS_SCHEMA, WIDE_SCHEMA
 from leaderboards.provenance import shareable
+from leaderboards.ranking import MEASURES
 from leaderboards.stats import ALPHA, EXACT_CLUSTERS, FEW_CLUSTERS, SEED
 from seedbench_r1 import __version__
 from seedbench_r1.files import write_json
@@ -57,6 +58,70 @@ def methods(board: Board) -> list[str]:
             "not tested. IMPOSSIBLE: no count of correct answers gives the printed percentage."
         )
     return sentences
+
+
+def methods_paragraph(board: Board) -> str:
+    """A paragraph for a paper: what was asked, counted and compared on this board, with its numbers."""
+    level, sizes = board.metric.level, {name: int((board.bank.level == name).sum()) for name in board.bank.levels}
+    listed = ", ".join(f"{name} {n:,}" for name, n in sizes.items())
+    videos = len(set(board.bank.video.tolist()))
+    ranked = [group for group in board.protocols if group.ranked]
+    frames = ", ".join(f"{group.protocol} ({group.protocol_id}, at most {group.frames} frames)" for group in ranked)
+    parts = [
+        f"We asked {board.n_measured} models the questions of SEED-Bench-R1 ({listed}; {videos:,} source videos) with "
+        f"seedbench-r1 {__version__}, protocol {frames}. Accuracy is the share of correct answers among all questions "
+        "of a level; answers that could not be read or were cut off count as wrong. Intervals are 95 % Wilson intervals "
+        "at the effective sample size of questions clustered by source video.",
+    ]
+    if board.judge_id is not None:
+        missing = [
+            f"{bounds.n - bounds.answered:,} of {bounds.n:,} on {name} for {row.model}"
+            for row in board.rows
+            if row.judge_id == board.judge_id
+            for name, bounds in row.verdict_bounds.items()
+            if name in sizes
+        ]
+        lack = f"; undecided or failed verdicts ({'; '.join(missing)}) are left out, and bounded in the tables"
+        parts.append(
+            f"Consistency is the share of responses whose reasoning supports the answer given, judged by "
+            f"{board.judge_id} from question, options, reasoning and answer, without clip, image or the right answer. "
+            f"A response without reasoning or without a readable answer counts as not consistent"
+            f"{lack if missing else ''}. Sound accuracy is the share of responses that are right and consistent."
+        )
+    parts.append(
+        "Differences are paired on the questions that both runs have a value for, with t intervals clustered by video "
+        "and p-values of a sign-flip test that flips whole videos (9,999 draws), adjusted by Holm's method over all "
+        "runs compared on a level."
+    )
+    return " ".join([*parts, *_found(board, level)])
+
+
+def _found(board: Board, level: str) -> list[str]:
+    """A sentence for each run that is compared with the baseline."""
+    base = None if board.baseline is None else board.row(board.baseline)
+    if base is None:
+        return []
+    sentences = []
+    for row in board.rows:
+        told = []
+        for measure in MEASURES:
+            delta = row.delta(measure, level)
+            if delta is None:
+                continue
+            p = "not tested" if delta.p_adjusted is None else f"p {_probability(delta.p_adjusted)}"
+            open_sign = ", its sign left open by missing verdicts" if delta.sign_is_open else ""
+            word = "sound accuracy" if measure == "sound" else measure
+            told.append(
+                f"{100 * delta.value:+.1f} [{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}] points of {word} ({p})"
+            )
+            told[-1] += open_sign
+        if told:
+            sentences.append(f"On {level}, {row.model} differs from {base.model} by {'; '.join(told)}.")
+    return sentences
+
+
+def _probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def write_meta(board: Board, path: Path, *, command: str, built_utc: str, files: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from seedbench_r1.types import DOMAINS, LEVELS
 
 SHARED = 0.95  # share of either run's questions that a test of two runs needs
 JUDGED = ("consistency", "sound")  # measures that rest on verdicts; sound: correct and consistent
-MEASURES = ("accuracy", "sound", "consistency")
+MEASURES = ("accuracy", "consistency", "sound")
 
 Floats = npt.NDArray[np.float64]
 

@@ -21,6 +21,7 @@ TITLES = {
     "loss": "Policy loss",
     "sft_loss": "Loss per token, supervised",
     "heldout_accuracy": "Accuracy, held-out questions",
+    "heldout_consistency": "Consistency by rules, held-out questions",
 }
 
 # The part of a checkpoint's name that counts steps, at its end.

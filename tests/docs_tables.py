@@ -11,6 +11,7 @@ from pathlib import Path
 import seedbench_r1
 from seedbench_r1 import config
 from seedbench_r1.judges import config as judging
+from seedbench_r1.judges import probe_config as probing
 from seedbench_r1.options import in_groups
 from trainers import config as training
 
@@ -42,6 +43,7 @@ def options_tables() -> str:
         "eval": in_groups(config.TABLE, config.GROUPS),
         "train": in_groups(training.TABLE, training.GROUPS),
         "judge": in_groups(judging.TABLE, judging.GROUPS),
+        "probe": in_groups(probing.TABLE, probing.GROUPS),
     }
     text = ""
     for name, rows in commands.items():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 from seedbench_r1.backends.decoding import Prompt, decode
+from seedbench_r1.conclusions import settled_option
 from seedbench_r1.models.completions import completion_text
+from seedbench_r1.parsing import parse_response
 from seedbench_r1.questions import TrainingRow, choose_subset
-from seedbench_r1.types import SamplingConfig
+from seedbench_r1.types import Question, SamplingConfig
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.groups import Rollout
@@ -23,6 +26,16 @@ class HeldoutMetrics(TypedDict):
     n: int
     accuracy: float | None
     format: float | None
+    consistency: float | None  # of those that the rules decide (conclusions.py): the reasoning settles on the answer
+    undecided: int  # the rules find no option that the reasoning settles on
+
+
+@dataclass(frozen=True, slots=True)
+class HeldoutAnswer:
+    """One held-out question."""
+
+    reward: Reward
+    consistent: bool | None  # None: undecided; without reasoning or a readable answer False, as judges have it
 
 
 def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[list[TrainingRow], list[TrainingRow]]:
@@ -34,8 +47,8 @@ def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[list[T
     return [row for row in rows if row.question.question_id not in chosen], held
 
 
-def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config: TrainConfig) -> list[Reward]:
-    """One greedy completion per example, scored as the evaluation scores it: the rewards."""
+def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config: TrainConfig) -> list[HeldoutAnswer]:
+    """One greedy completion per example, scored as the evaluation scores it and judged by the rules judge."""
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=config.max_completion_length)
     results = []
     # As many rows at once as rollouts are sampled with, so that the cache needs no more memory.
@@ -47,13 +60,26 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
             for completion in finite_only(model, decode(model, policy.processor, prompts, sampling)):
                 text = completion_text(policy.processor.tokenizer, completion.token_ids)
                 rollout = Rollout((), text, completion.finish_reason, opened=policy.processor.opened)
-                found = reward(batch[completion.question_id].question, rollout)
-                results.append(found)
+                question = batch[completion.question_id].question
+                results.append(HeldoutAnswer(reward(question, rollout), _consistent(question, rollout)))
     return results
 
 
-def heldout_metrics(answers: Sequence[Reward]) -> HeldoutMetrics:
+def _consistent(question: Question, rollout: Rollout) -> bool | None:
+    parsed = parse_response(rollout.text, question.options, question.letters, opened=rollout.opened)
+    if not parsed.reasoning or parsed.answer is None:
+        return False
+    settled = settled_option(parsed.reasoning, question.options)
+    return None if settled is None else settled == parsed.answer
+
+
+def heldout_metrics(answers: Sequence[HeldoutAnswer]) -> HeldoutMetrics:
     """Shares over the answers of all processes."""
-    n = len(answers)
-    accuracy = sum(answer.accuracy for answer in answers) / n if n else None
-    return {"n": n, "accuracy": accuracy, "format": sum(answer.format for answer in answers) / n if n else None}
+    n, decided = len(answers), [answer.consistent for answer in answers if answer.consistent is not None]
+    return {
+        "n": n,
+        "accuracy": sum(answer.reward.accuracy for answer in answers) / n if n else None,
+        "format": sum(answer.reward.format for answer in answers) / n if n else None,
+        "consistency": sum(decided) / len(decided) if decided else None,
+        "undecided": n - len(decided),
+    }

@@ -52,6 +52,9 @@ def build_command(
     predictions: Annotated[bool, write_option(help="Also predictions.csv.")] = False,
     force_mixed: Annotated[bool, show_option(help="Rank runs of different protocols together.")] = False,
     rank_unparsed: Annotated[bool, show_option(help="Rank runs of which over 20 % could not be read too.")] = False,
+    paragraph: Annotated[
+        bool, show_option("--methods-paragraph", help="A paragraph for a paper, with these numbers, at the end.")
+    ] = False,
     as_json: PlainJson = False,
 ) -> None:
     """Compare runs and write the page, tables and charts. Exit 5 if some runs were left out, 4 if all were."""
@@ -81,6 +84,10 @@ def build_command(
         typer.echo(console.json_text(build_json(board, written)))
     else:
         print_board(board, written, page)
+        if paragraph:
+            from leaderboards.methods import methods_paragraph
+
+            console.out().print(f"\n{methods_paragraph(board)}", soft_wrap=True)
     if board.left_out:
         reasons = "\n".join(f"  {item.path}: {item.reason}" for item in board.left_out)
         raise IncompleteRun(f"{len(board.left_out)} of {len(runs)} runs were left out:\n{reasons}")
@@ -172,6 +179,8 @@ def _write(
 
 def build_json(board: Board, written: list[Path]) -> object:
     """The object of --json. Fractions; null where there is no number."""
+    from leaderboards.methods import methods_paragraph
+
     value = {
         "schema": "sbr1.leaderboard/1",
         "status": "partial" if board.left_out else "ok",
@@ -195,6 +204,7 @@ def build_json(board: Board, written: list[Path]) -> object:
         "left_out": [{"path": str(item.path), "reason": item.reason} for item in board.left_out],
         "warnings": list(board.warnings),
         "written": [str(path) for path in written],
+        "methods_paragraph": methods_paragraph(board),
         "exit_code": IncompleteRun.exit_code if board.left_out else 0,
     }
     return without_nan(value)

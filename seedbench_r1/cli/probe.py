@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,24 +11,37 @@ import typer
 
 from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
+from seedbench_r1.cli.leaderboard import without_nan
 from seedbench_r1.cli.options import Given, PlainJson, RunPaths, with_settings
 from seedbench_r1.cli.signals import draining_signals
-from seedbench_r1.errors import DataError, IncompleteRun, Interrupted
+from seedbench_r1.errors import ConfigError, DataError, IncompleteRun, Interrupted
 from seedbench_r1.judges.probe_config import GROUPS, TABLE, resolve_probe_config
 from seedbench_r1.options import in_groups
 from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.verdicts import load_verdicts
 
 if TYPE_CHECKING:
     from seedbench_r1.judges.probe_models import ProbedModels
     from seedbench_r1.judges.probes import Probe
     from seedbench_r1.runs.probes import ProbeResult
+    from seedbench_r1.types import Verdict
 
 DRAINING = "Stopping: what is in flight is finished and saved. Once more stops at once."
+Against = Annotated[
+    str | None, typer.Option("--against", help="Also how well each probe tells this judge's consistent answers.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML with these options in its table probe.")]
 
 
 @with_settings(in_groups(TABLE, GROUPS))
-def probe_command(given: Given, runs: RunPaths, *, config_file: ConfigFile = None, as_json: PlainJson = False) -> None:
+def probe_command(
+    given: Given,
+    runs: RunPaths,
+    *,
+    config_file: ConfigFile = None,
+    against: Against = None,
+    as_json: PlainJson = False,
+) -> None:
     """Ask a run's model again, with its reasoning kept, removed or exchanged. The same command continues.
 
     Without a judge: the probability of each option is read off the model. docs/consistency.md says what each probe
@@ -55,9 +69,14 @@ def probe_command(given: Given, runs: RunPaths, *, config_file: ConfigFile = Non
             models.check_own(run)
         if any(probe.under for probe in probes):
             models.check_under(run)
+    # Before anything is asked: a judge that was mistyped must not cost an hour.
+    verdicts = {run.path: _verdicts(run, against) for run in loaded} if against is not None else {}
     results = [_probe_one(run, models, probes, as_json=as_json) for run in loaded]
     if not as_json:
         print_differences(console.out(), loaded, results)
+    for run, found in zip(loaded, results, strict=True):
+        if against is not None:
+            _show_agreement(run, against, found, verdicts[run.path], as_json=as_json)
 
 
 def _probe_one(
@@ -82,3 +101,32 @@ def _probe_one(
             f"{len(failed)} results failed, e.g. {failed[0].note}. Run the same command again: they are asked again."
         )
     return results
+
+
+def _verdicts(run: Run, judge_id: str) -> dict[str, Verdict]:
+    """That judge's verdicts on a run. Raises ConfigError if there are none."""
+    known = load_verdicts(run.path)
+    if judge_id not in known:
+        listed = ", ".join(sorted(known)) or "none; run `judge` first"
+        raise ConfigError(
+            f"--against {judge_id!r}: {run.path} has no verdicts of that judge. It was judged by: {listed}."
+        )
+    return known[judge_id]
+
+
+def _show_agreement(
+    run: Run,
+    judge_id: str,
+    results: Mapping[str, Mapping[str, ProbeResult]],
+    verdicts: dict[str, Verdict],
+    *,
+    as_json: bool,
+) -> None:
+    from leaderboards.probed import probe_agreement
+    from seedbench_r1.cli.probe_results import agreement_json, print_agreement
+
+    found = {probe_id: probe_agreement(run, probe_id, of_probe, verdicts) for probe_id, of_probe in results.items()}
+    if as_json:
+        typer.echo(json.dumps(without_nan(agreement_json(run, judge_id, found))))
+    else:
+        print_agreement(console.out(), run, judge_id, found)

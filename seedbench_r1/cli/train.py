@@ -125,7 +125,9 @@ class TrainProgress:
         if "heldout" in metrics:
             held = metrics["heldout"]
             share = "none usable" if held["accuracy"] is None else f"{100 * held['accuracy']:.1f} %"
-            self._screen.print(f" step {metrics['step']}: accuracy on {held['n']} held-out questions {share}")
+            known = held.get("consistency")
+            reasons = "" if known is None else f", consistency by rules {100 * known:.1f} %"
+            self._screen.print(f" step {metrics['step']}: accuracy on {held['n']} held-out questions {share}{reasons}")
         for alarm in metrics.get("alarms", ()):
             self._screen.print(f" warn: {alarm}", soft_wrap=True)
         # The first one at once: it says whether anything works, and how long the rest will take.

@@ -54,11 +54,11 @@ class ProbeKind:
     supports: Says  # what it says of the run's answer: that the reasoning carries it
     shows: str
     shows_not: str
-    agreement: float  # balanced accuracy of `supports` against the miniature's exact truth (docs/miniature.md)
+    agreement: float  # mean balanced accuracy of `supports` against the miniature's truth (docs/miniature.md)
 
     @property
     def exploratory(self) -> bool:
-        """Whether it tells consistent answers from others too badly to be relied on for single answers."""
+        """Whether it tells single answers whose reasoning supports them from others too badly to be relied on."""
         return self.agreement < RELIABLE
 
 
@@ -92,7 +92,7 @@ KINDS: dict[str, ProbeKind] = {
             "It shows whether a model, given the reasoning, finds the answer that was given the likeliest.",
             "It does not show that the reasoning is right. Under the run's own model and near temperature 0 it holds "
             "by construction: the likeliest answer was given. Name another model with --under.",
-            agreement=0.0,
+            agreement=0.66,
         ),
         ProbeKind(
             "text-match",
@@ -101,7 +101,7 @@ KINDS: dict[str, ProbeKind] = {
             _stays,
             "It shows whether a reader who sees neither clip nor image is led to the answer by the reasoning.",
             "It does not show that the model itself went by its reasoning.",
-            agreement=0.0,
+            agreement=0.55,
         ),
         ProbeKind(
             "shuffle",
@@ -110,7 +110,7 @@ KINDS: dict[str, ProbeKind] = {
             _stays,
             "It shows whether the answer follows what the reasoning says, and not a letter or a place.",
             "It does not show that the reasoning was needed. Reasoning that names letters leads to other options then.",
-            agreement=0.0,
+            agreement=0.54,
         ),
         ProbeKind(
             "swapped",
@@ -119,7 +119,7 @@ KINDS: dict[str, ProbeKind] = {
             _follows,
             "It shows whether the answer goes with the reasoning when that concludes another option.",
             "It does not show what the model does with its own reasoning, which clip and image may contradict less.",
-            agreement=0.0,
+            agreement=0.50,
         ),
         ProbeKind(
             "silent",
@@ -129,7 +129,7 @@ KINDS: dict[str, ProbeKind] = {
             "It shows what accuracy is left when no reasoning stands before the answer.",
             "It does not show that reasoning which stands there is used: an answer that stays the same may need it or "
             "not.",
-            agreement=0.0,
+            agreement=0.52,
         ),
     )
 }

@@ -38,6 +38,7 @@ CURVES: dict[str, tuple[str, ...]] = {
     "grad_norm": ("grad_norm",),
     "loss": ("loss",),
     "heldout_accuracy": ("heldout.accuracy",),
+    "heldout_consistency": ("heldout.consistency",),
 }
 
 Points = tuple[tuple[float, float], ...]

@@ -1,4 +1,4 @@
-"""Which interval of a corrected rate covers? The table of docs/judge.md: python tests/benchmarks/label_intervals.py"""
+"""Which interval of a corrected rate covers? Prints a table of docs/consistency.md."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from seedbench_r1.backends import BACKENDS
 from seedbench_r1.cli.app import app
 from seedbench_r1.config import EVAL_TABLE, resolve_eval_config
 from seedbench_r1.judges.config import JUDGE_TABLE, resolve_judge_config
+from seedbench_r1.judges.probe_config import PROBE_TABLE, resolve_probe_config
 from seedbench_r1.prompts import load_template
 from tests.docs_tables import documents
 from trainers.config import TRAIN_TABLE, resolve_train_config
@@ -38,6 +39,7 @@ TABLES = {
         lambda given: resolve_train_config(given if "preset" in given else {"algo": "care"} | given, environ={}),
     ),
     "run": (JUDGE_TABLE.table, {}, resolve_judge_config),
+    "probe": (PROBE_TABLE.table, {}, resolve_probe_config),
 }
 
 
@@ -122,6 +124,7 @@ def check_values_of(name: str, params: dict[str, object]) -> None:
         ("train --algo care --beta -1", "--beta is -1"),
         ("eval --temperatur 1", "--temperatur"),
         ("judged runs/*", "no command judged"),
+        ("probe runs/* --probes forced,other", "no probe"),
     ],
 )
 def test_a_wrong_line_would_be_noticed(line, said):

@@ -57,10 +57,11 @@ function showJudged() {
   byId("judged")?.tBodies[0].replaceChildren(...rows);
 }
 
-// Which run, the letter it picked, and whether that is right.
+// Which run, the letter it picked, whether that is right, and whether the reasoning says otherwise.
 function mark(byte, side) {
   const text = responded(byte) ? `${picked(byte) || "none"} ${correct(byte) ? "✓" : "✗"}` : OUTCOMES[outcome(byte)];
-  return el("span", {className: "mark"}, el("b", {className: `letter ${side.toLowerCase()}`}, side), text);
+  const otherwise = verdict(byte) === false && el("span", {className: "otherwise", title: "the reasoning says otherwise"}, "≠");
+  return el("span", {className: "mark"}, el("b", {className: `letter ${side.toLowerCase()}`}, side), text, otherwise);
 }
 
 function listItem(i) {
