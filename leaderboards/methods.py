@@ -70,8 +70,8 @@ def methods_paragraph(board: Board) -> str:
     parts = [
         f"We asked {board.n_measured} models the questions of SEED-Bench-R1 ({listed}; {videos:,} source videos) with "
         f"seedbench-r1 {__version__}, protocol {frames}. Accuracy is the share of correct answers among all questions "
-        "of a level; answers that could not be read or were cut off count as wrong. Intervals are 95 % Wilson intervals "
-        "at the effective sample size of questions clustered by source video.",
+        "of a level; answers that could not be read or were cut off count as wrong. Intervals are 95 % Wilson "
+        "intervals at the effective sample size of questions clustered by source video.",
     ]
     if board.judge_id is not None:
         missing = [

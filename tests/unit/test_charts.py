@@ -23,7 +23,7 @@ from leaderboards.draw.page_training import training_section
 from leaderboards.draw.svg import FEATURED, PALETTE, _end_labels, draw, write_charts
 from tests.synthetic_runs import RunSpec, make_benchmark, sweep, write_run, write_runs
 
-NAMES = ("levels", "consistency", "quadrants", "steps", "training")
+NAMES = ("levels", "consistency", "quadrants", "steps", "steps_consistency", "training")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from tests.synthetic_runs import RunSpec, make_benchmark, write_run
 
 ACCURACY = "{0}_acc,{0}_acc_lo,{0}_acc_hi,{0}_n"
 # The promised order, written out: new columns go last.
+DIFFERENCE = "d_{0},d_{0}_lo,d_{0}_hi,p_{0},p_{0}_holm,d_{0}_min,d_{0}_max"
 WIDE = ",".join(
     [
         "run_id,model,base_model,algo,step,source,protocol_id,status,coverage,frames",
@@ -35,11 +36,13 @@ WIDE = ",".join(
         "gap_l1_l3,gap_lo,gap_hi,rank_lo,rank_hi,tier,baseline,d_l3,d_l3_lo,d_l3_hi,p_l3,p_l3_holm",
         "unparsed,truncated,errors,judge,judge_prompt_sha,model_sha,dataset_rev,prompt_sha,commit,date_utc",
         "selected_from_k,flags",
+        "l1_sound,l2_sound,l1_cons_min,l1_cons_max,l2_cons_min,l2_cons_max,l3_cons_min,l3_cons_max",
+        *(DIFFERENCE.format(f"{level}_{measure}") for measure in ("cons", "sound") for level in ("l1", "l2", "l3")),
     ]
 )
 LONG = (
     "run_id,level,domain,metric,value,lo,hi,se,n,n_clusters,deff,ci_method,"
-    "baseline,diff,diff_lo,diff_hi,p,p_adj,test,source"
+    "baseline,diff,diff_lo,diff_hi,p,p_adj,test,source,diff_min,diff_max"
 )
 PREDICTIONS = "run_id,sample_id,level,domain,video_id,gold,pred,correct,consistent,status,n_tokens"
 

@@ -35,14 +35,14 @@ def hostile_board(tmp_path):
 
 def test_markdown_has_every_row_with_as_many_cells_as_the_header(on_disk):
     rows = table_of(markdown(on_disk.board))
-    assert {len(row) for row in rows} == {13}
+    assert {len(row) for row in rows} == {15}
     assert [row[2].strip() for row in rows[2:]] == [
         f"{r.model} (step {r.step})" if r.step is not None and r.model != r.run_id else r.model
         for r in on_disk.board.rows
     ]
     reported = table_of(markdown(on_disk.board, include_reported=True))
     assert len(reported) == len(rows) + len(on_disk.board.published)
-    assert {len(row) for row in reported} == {13}
+    assert {len(row) for row in reported} == {15}
     assert any("†" in row[2] and "53.4" in row[9] for row in reported)
 
 
