@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from seedbench_r1.kinds import parse, score
 from seedbench_r1.parsing import parse_response
@@ -14,7 +14,6 @@ from seedbench_r1.types import (
     GroupSummary,
     Media,
     Question,
-    ReasoningProfile,
     Request,
     RunRecord,
     RunSummary,
@@ -150,6 +149,16 @@ def _total(credits: Iterable[float]) -> float:
 def lacks_reasoning(record: RunRecord) -> bool:
     """True if there is nothing to judge: no reasoning, or no answer that could be read."""
     return record.parsed is None or not record.parsed.reasoning or record.parsed.answer is None
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningProfile:
+    """What the reasoning of a run looks like: the collapses that users report show here first."""
+
+    n: int  # answered questions
+    empty: int  # no think block, or nothing in it
+    letter_only: int  # the reasoning is nothing but an option's letter
+    median_words: float  # of the reasoning that is not empty; nan if all is
 
 
 def reasoning_profile(records: Iterable[RunRecord]) -> ReasoningProfile:

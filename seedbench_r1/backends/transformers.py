@@ -30,6 +30,7 @@ class _Prepared:
     question_id: str
     n_frames: int
     pixels: int  # of a frame, or of the image if there is no clip
+    opened: str  # by the template, in the assistant's turn
     inputs: AnyInputs | Failure
 
     @property
@@ -88,14 +89,17 @@ class TransformersBackend:
             torch.cuda.empty_cache()
 
     def _prepare(self, request: Request) -> _Prepared:
+        opened = ""
         try:
             inputs: AnyInputs | Failure = self.processor.prepare(request)
+            opened = self.processor.opened_for(request)
         except REQUEST_ERRORS as error:
             inputs = Failure("backend_error", f"{type(error).__name__}: {error}")
         frames = request.frames if request.frames is not None else request.image
         # For the message when memory is short; the frames themselves are not kept.
         pixels = 0 if frames is None else frames.shape[-3] * frames.shape[-2]
-        return _Prepared(request.question_id, 0 if request.frames is None else len(request.frames), pixels, inputs)
+        n_frames = 0 if request.frames is None else len(request.frames)
+        return _Prepared(request.question_id, n_frames, pixels, opened, inputs)
 
     def _answer(self, batch: list[_Prepared], sampling: SamplingConfig) -> Iterator[Result]:
         """Every result of a batch once, whatever has to be retried in smaller pieces."""
@@ -139,6 +143,7 @@ class TransformersBackend:
     def _decode(self, piece: list[_Prepared], sampling: SamplingConfig) -> Iterator[tuple[str, int, Generation]]:
         started = time.perf_counter()
         prompts = [Prompt(item.question_id, item.inputs) for item in piece if not isinstance(item.inputs, Failure)]
+        opened = {item.question_id: item.opened for item in piece}
         for completion in decode(self.model, self.processor, prompts, sampling):
             text = completion_text(self.processor.tokenizer, completion.token_ids)
             yield (
@@ -152,7 +157,7 @@ class TransformersBackend:
                     n_tokens=len(completion.token_ids),
                     latency_s=time.perf_counter() - started,
                     logprobs=tuple(completion.logprobs) if sampling.logprobs else None,
-                    opened=self.processor.opened,
+                    opened=opened[completion.question_id],
                 ),
             )
 
