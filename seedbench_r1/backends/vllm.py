@@ -19,6 +19,7 @@ from seedbench_r1.backends.base import REQUEST_ERRORS, Result, nan_failure
 from seedbench_r1.backends.loading import DTYPES
 from seedbench_r1.backends.vllm_engine import (
     EngineOptions,
+    check_family,
     check_vllm,
     checkpoint_dtype,
     close_engine,
@@ -92,6 +93,7 @@ class VllmBackend:
             raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
         trusted = self.options.trust_remote_code
         checkpoint = inspect_model(model, base_model=base_model, revision=revision, trust_remote_code=trusted)
+        check_family(checkpoint)
         folder = checkpoint.folder
         try:
             if checkpoint.base_folder is not None:

@@ -168,10 +168,9 @@ def load_generic(
     family: GenericFamily,
     config: PreTrainedConfig,
     *,
-    revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> GenericProcessor:
-    """Open the processor of a checkpoint folder or hub id.
+    """Open the processor of a checkpoint folder.
 
     Raises:
         ConfigError: its files are absent or damaged, it takes no clips, or there is no chat template.
@@ -180,7 +179,7 @@ def load_generic(
 
     processors: Any = transformers.AutoProcessor
     try:
-        processor = processors.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+        processor = processors.from_pretrained(model, trust_remote_code=trust_remote_code)
     # transformers raises whatever its parts raise for files that are absent, old or damaged.
     except Exception as error:
         raise ConfigError(
