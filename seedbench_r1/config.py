@@ -159,7 +159,7 @@ class EvalConfig:
 
 
 PROMPT_FILE = Option("Your wording, as TOML.", PIXELS)
-TABLE = settings_of(EvalConfig, VideoConfig, SamplingConfig) | {
+TABLE = settings_of(EvalConfig, VideoConfig, SamplingConfig, Template) | {
     "prompt_file": Setting("prompt_file", Path, None, PROMPT_FILE)
 }
 
@@ -216,6 +216,7 @@ def resolve_eval_config(
     merged["data_root"] = merged.get("data_root") or find_data_root(None, environ, working_dir)
     prompt_file = merged.pop("prompt_file", None)
     template = load_template(Path(prompt_file), defaults.template) if prompt_file else defaults.template
+    template = dataclasses.replace(template, thinking=merged.pop("thinking", "auto"))
     video = VideoConfig(**{name: merged.pop(name) for name in sorted(_VIDEO & set(merged))})
     sampling = SamplingConfig(**{name: merged.pop(name) for name in sorted(_SAMPLING & set(merged))})
     named_video = VideoConfig(**{name: value for name, value in preset.items() if name in _VIDEO})  # type: ignore[arg-type]
@@ -259,6 +260,8 @@ def settings(config: EvalConfig) -> dict[str, Any]:
     flat = {name: value for name, value in flat.items() if value != TABLE[name].default}
     flat |= {name: getattr(config.video, name) for name in _VIDEO}
     flat |= {name: getattr(config.sampling, name) for name in _SAMPLING}
+    if config.template.thinking != "auto":
+        flat["thinking"] = config.template.thinking
     if config.protocol == CUSTOM:
         del flat["protocol"]  # what makes it so is among the settings
     if config.backend == "openai":
@@ -348,6 +351,7 @@ def validate(config: EvalConfig) -> EvalConfig:
     """Check types and ranges; return the config. Raises ConfigError naming the option and its range."""
     check_values({name: getattr(config, name) for name in settings_of(EvalConfig)}, TABLE)
     check_values({name: getattr(config.sampling, name) for name in _SAMPLING}, TABLE)
+    check_values({"thinking": config.template.thinking}, TABLE)
     check_video(config.video)
     _check_api(config)
     return config

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def build_messages(question: Question, template: Template) -> tuple[dict[str, An
 
 def build_request(question: Question, media: Media, template: Template) -> Request:
     """A question and its pixels as a backend wants them."""
-    return Request.of(question.question_id, build_messages(question, template), media)
+    request = Request.of(question.question_id, build_messages(question, template), media)
+    return replace(request, thinking=template.thinking)
 
 
 def template_sha(template: Template) -> str:
@@ -119,7 +121,7 @@ def load_template(path: Path, default: Template = DEFAULT_TEMPLATE) -> Template:
 
 
 def prompt_file_table(template: Template) -> dict[str, str]:
-    """The inverse of load_template: what its file holds."""
+    """The inverse of load_template: what its file holds. --thinking is no part of it."""
     return dict(template.wording) | ({} if template.system is None else {"system": template.system})
 
 

@@ -26,6 +26,7 @@ FailureKind = Literal["media_error", "backend_error", "timeout"]
 Reader = Literal["decord", "pyav", "torchcodec"]
 Preprocess = Literal["ours", "processor", "images"]
 ApiVideo = Literal["images", "video"]
+Thinking = Literal["auto", "on", "off"]
 Count = Annotated[int, Range(0, 2**31 - 1)]
 Credit = Annotated[float, Range(0, 1)]
 Seconds = Annotated[float, Range(0, 1e9)]
@@ -129,12 +130,20 @@ class Template:
 
     wording: Mapping[str, str]  # by the suite's own names, e.g. "with_video"; placeholders: see prompts.PLACEHOLDERS
     system: str | None = None
+    thinking: Thinking = setting(
+        "auto",
+        "Tell the model's chat template to think or not to; auto: it decides.",
+        PIXELS,
+        owners=("backend transformers", "backend vllm", "backend openai:MODEL"),
+    )
 
     def as_json(self) -> dict[str, object]:
         """The form that manifests hold and protocol ids hash. SEED-Bench-R1's has no level in between."""
-        if "with_video" in self.wording:
-            return {**self.wording, "system": self.system}
-        return {"wording": dict(self.wording), "system": self.system}
+        flat = "with_video" in self.wording
+        shown: dict[str, object] = {**self.wording} if flat else {"wording": dict(self.wording)}
+        # Younger than the protocol ids of runs whose template decided.
+        told = {} if self.thinking == "auto" else {"thinking": self.thinking}
+        return {**shown, "system": self.system, **told}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,7 @@ class Request:
     reader: str | None = None
     reader_note: str | None = None
     frame_times: tuple[float, ...] | None = None  # where the frame rate varies
+    thinking: Thinking = "auto"  # what the model's chat template is told
     prefix: str = ""  # assistant text that the completion continues, after what the template opened
     continuations: tuple[str, ...] = ()  # texts after the prefix whose log-probabilities are asked for (Scorer)
 

@@ -23,7 +23,7 @@ from seedbench_r1.backends.transformers import TransformersBackend
 from seedbench_r1.models.any_processor import load_any_processor
 from seedbench_r1.models.families import FAMILIES, GENERIC
 from seedbench_r1.models.templates import opened_by_template
-from seedbench_r1.types import Generation, Request, SamplingConfig
+from seedbench_r1.types import Generation, Request, SamplingConfig, Thinking
 from tests import tiny_generic, tiny_models
 
 GREEDY = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=6, logprobs=True)
@@ -181,13 +181,19 @@ def check_fixed(family: str) -> None:
 
 
 def check_thinking(family: str) -> None:
-    """What a template opens in the assistant's turn is found."""
+    """What a template opens in the assistant's turn is found, and one that listens is told to think or not to."""
     processor: Any = load_any_processor(str(checkpoint(family)))
     renderer = getattr(processor, "renderer", None) or processor.processor
     template = getattr(processor, "chat_template", None) or renderer.chat_template
     assert opened_by_template(renderer, template) == ""
     thinking = template + "{%- if add_generation_prompt -%}{{ '<think>\\n' }}{%- endif -%}"
     assert opened_by_template(renderer, thinking) == "<think>\n"
+    told = template + (
+        "{%- if add_generation_prompt and enable_thinking is defined -%}"
+        "{{ '<think>\\n' if enable_thinking else '<think>\\n\\n</think>\\n\\n' }}{%- endif -%}"
+    )
+    ways: tuple[Thinking, ...] = ("auto", "on", "off")
+    assert [opened_by_template(renderer, told, way) for way in ways] == ["", "<think>\n", ""]
 
 
 def check_lora(family: str) -> None:

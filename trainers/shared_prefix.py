@@ -126,7 +126,8 @@ def group_logprobs(
     """Log-probability of every completion token given the prompt and the completion so far, padded right with 0.
 
     T is the longest completion; the mask is True on tokens. Gradients flow if they are enabled. Models in float64 give
-    float64. Exact: equal to one run per rollout up to rounding.
+    float64. Exact: equal to one run per rollout up to rounding, which is float32's where transformers computes in it
+    whatever the model's type (routers, the decay and the delta rule of linear attention, rotation in the vision tower).
 
     The forward pass goes through `model` as it is given, so that DDP's and FSDP's hooks run; all parameters are read
     inside it. Between forward and backward `shared_prefix_attention` must stay on.

@@ -56,8 +56,7 @@ Scores = tuple[float, ...]  # natural log-probability of each continuation, up t
 class Scorer(Backend, Protocol):
     """A backend that also continues a prefix, and says how likely given continuations of it are."""
 
-    @property
-    def opened(self) -> str:
+    def opened_for(self, request: Request) -> str:
         """What the model's chat template opens in the assistant's turn; a prefix begins after it."""
         ...
 

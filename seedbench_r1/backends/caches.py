@@ -16,6 +16,8 @@ from seedbench_r1.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import Cache, DynamicCache, PreTrainedModel
 
+    from seedbench_r1.backends.growing_mask import Mask
+
 DecodeCache = Literal["auto", "dynamic", "static"]
 
 Prefilled = tuple["DynamicCache", torch.Tensor]  # the cache of B prompts, and their mask (B, L) int64, left-padded
@@ -66,33 +68,31 @@ class GrowingCache:
         from transformers.cache_utils import DynamicLayer
 
         from seedbench_r1.backends.growing_layer import GrowingLayer
+        from seedbench_r1.backends.growing_mask import GrowingMask
 
         self._model = model
         cache: Any = prefilled[0]  # transformers' layers have no types
         self._cache = cache
         mask = prefilled[1]
-        self._length = mask.shape[1]
         if repeats > 1:
             self._cache.reorder_cache(_repeated(mask, repeats))
             mask = mask.repeat_interleave(repeats, dim=0)
+        self._mask = GrowingMask(model, cache.layers, mask, room)
         self._cache.layers = [
             GrowingLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer
             for layer in self._cache.layers
         ]
-        # Columns of tokens to come are visible from the start: each step passes only those that exist.
-        self._mask = torch.cat([mask, mask.new_ones(len(mask), room)], dim=1)
 
     def keep(self, places: list[int]) -> None:
         """Drop all other rows."""
-        index = torch.tensor(places, device=self._mask.device)
+        index = torch.tensor(places, device=self._model.device)
         # Which selects rows in every kind of layer; batch_select_indices does not know states of linear attention.
         self._cache.reorder_cache(index)
-        self._mask = self._mask[index]
+        self._mask.keep(index)
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See RowCache."""
-        self._length += 1
-        return _forward(self._model, tokens, positions, self._mask[:, : self._length], self._cache)
+        return _forward(self._model, tokens, positions, self._mask.grown(), self._cache)
 
 
 class FixedCache:
@@ -184,9 +184,9 @@ class FixedCache:
 
 
 def _forward(
-    model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Cache
+    model: PreTrainedModel, tokens: torch.Tensor, positions: torch.Tensor, mask: Mask, cache: Cache
 ) -> torch.Tensor:
-    """Logits (rows, V) after one more token per row. mask: (rows, columns) int64, or (rows, 1, 1, columns) bool."""
+    """Logits (rows, V) after one more token per row."""
     # Time, height and width, where a family has them.
     on_three_axes = hasattr(inner(model), "get_rope_index")
     output = model(

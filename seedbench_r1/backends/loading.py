@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from seedbench_r1.backends.shared_placeholder import tell_media_apart
 from seedbench_r1.backends.vision import prepare_vision_tower
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.any_processor import AnyProcessor, load_any_processor
+from seedbench_r1.models.locate import find_folder
 from seedbench_r1.models.processor import read_config
 from seedbench_r1.models.qwen_vl import QwenProcessor
 from seedbench_r1.typed_json import parse_json
@@ -103,29 +103,30 @@ def load_model(
 ) -> tuple[PreTrainedModel, AnyProcessor]:
     """The model in evaluation mode on `device`, and its processor.
 
-    `dtype` is one of DTYPES; "auto" is the checkpoint's own. A folder with an adapter_config.json is a LoRA adapter: it
-    is merged into `base_model` or the base that it names. `attention` is sdpa or flash; under flash the vision tower of
-    Qwen-VL's kind keeps sdpa. Raises ConfigError for an unknown dtype or architecture, a
-    missing base, missing peft or missing weights; ResourceError if the device's memory does not suffice.
+    `model` is a folder or a hub id, which is fetched; `dtype` one of DTYPES, "auto" the checkpoint's own. A folder with
+    an adapter_config.json is a LoRA adapter: it is merged into `base_model` or the base that it names. `attention` is
+    sdpa or flash; under flash the vision tower of Qwen-VL's kind keeps sdpa. Raises ConfigError for an unknown dtype or
+    architecture, a missing base, missing peft or missing weights; ResourceError if the memory does not suffice.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
     load = _Load(DTYPES[dtype], device, "flash_attention_2" if attention == "flash" else "sdpa", trust_remote_code)
-    adapter = Path(model) / "adapter_config.json"
+    folder = find_folder(model, revision)
+    adapter = folder / "adapter_config.json"
     if not adapter.is_file():
-        return _load_full(model, revision, load)
+        return _load_full(str(folder), load)
     # The adapter's own note may be a path on the machine that trained it.
     base = base_model or parse_json(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"{adapter} names no base model. Fix: add --base-model FOLDER_OR_HUB_ID")
     try:
-        loaded, processor = _load_full(base, None, load)
+        loaded, processor = _load_full(str(find_folder(base, None)), load)
     except ConfigError as error:
         raise ConfigError(
             f"The base model {base} of the LoRA adapter {model} cannot be loaded. Fix: add --base-model "
             f"FOLDER_OR_HUB_ID. ({error})"
         ) from error
-    merged: Any = merge_adapter_into(loaded, Path(model))
+    merged: Any = merge_adapter_into(loaded, folder)
     return merged.eval(), processor
 
 
@@ -143,20 +144,19 @@ class _Load:
     trust_remote_code: bool
 
 
-def _load_full(model: str, revision: str | None, load: _Load) -> tuple[PreTrainedModel, AnyProcessor]:
+def _load_full(model: str, load: _Load) -> tuple[PreTrainedModel, AnyProcessor]:
     import transformers
 
-    processor = load_any_processor(model, revision=revision, trust_remote_code=load.trust_remote_code)
+    processor = load_any_processor(model, trust_remote_code=load.trust_remote_code)
     # The class comes from config.json; what transformers does not know has been refused already.
     factory: Any = transformers.AutoModelForImageTextToText
     if load.trust_remote_code:
-        own = read_config(model, revision, trust_remote_code=True)
+        own = read_config(model, None, trust_remote_code=True)
         named = getattr(own, "auto_map", None) or {}
         factory = getattr(transformers, next((name for name in _FACTORIES if name in named), _FACTORIES[0]))
     try:
         loaded, report = factory.from_pretrained(
             model,
-            revision=revision,
             dtype=load.dtype,
             # Named, so that an installed flash-attn does not change the numbers.
             attn_implementation=load.attention,

@@ -245,7 +245,7 @@ def extra_fields(request: Request, sampling: SamplingConfig, api_video: ApiVideo
     """Fields of the body that not every server knows, and only those that are needed.
 
     top_k and repetition_penalty are vLLM's names. So is media_io_kwargs: without the frames' places in the clip, vLLM
-    takes them to be a second apart.
+    takes them to be a second apart. chat_template_kwargs is read by vLLM and SGLang.
     """
     fields: dict[str, object] = {}
     # Hosted servers refuse fields that are vLLM's own, so a neutral value is not sent.
@@ -255,6 +255,8 @@ def extra_fields(request: Request, sampling: SamplingConfig, api_video: ApiVideo
         fields["repetition_penalty"] = sampling.repetition_penalty
     if sampling.logprobs:
         fields["logprobs"] = True
+    if request.thinking != "auto":
+        fields["chat_template_kwargs"] = {"enable_thinking": request.thinking == "on"}
     if api_video == "video" and request.frames is not None:
         clip = {"fps": request.native_fps, "total_num_frames": request.n_total, "num_frames": len(request.frames)}
         fields["media_io_kwargs"] = {"video": clip | {"frames_indices": list(request.clock_indices)}}

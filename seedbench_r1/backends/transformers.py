@@ -36,6 +36,7 @@ class _Prepared:
     question_id: str
     n_frames: int
     pixels: int  # of a frame, or of the image if there is no clip
+    opened: str  # by the template, in the assistant's turn
     inputs: AnyInputs | Failure
     parting: Parting | None = None  # with continuations to be scored: the inputs end where they part
 
@@ -76,10 +77,9 @@ class TransformersBackend:
             trust_remote_code=trust_remote_code,
         )
 
-    @property
-    def opened(self) -> str:
+    def opened_for(self, request: Request) -> str:
         """See backends.base.Scorer."""
-        return self.processor.opened
+        return self.processor.opened_for(request)
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests; see backends.base.Backend.
@@ -108,7 +108,7 @@ class TransformersBackend:
             torch.cuda.empty_cache()
 
     def _prepare(self, request: Request) -> _Prepared:
-        parting = None
+        opened, parting = "", None
         try:
             inputs: AnyInputs | Failure
             if request.continuations:
@@ -116,13 +116,14 @@ class TransformersBackend:
                 inputs = shared_inputs(request, self.processor, parting)
             else:
                 inputs = self.processor.prepare(request)
+            opened = self.processor.opened_for(request)
         except REQUEST_ERRORS as error:
             inputs = Failure("backend_error", f"{type(error).__name__}: {error}")
         frames = request.frames if request.frames is not None else request.image
         # For the message when memory is short; the frames themselves are not kept.
         pixels = 0 if frames is None else frames.shape[-3] * frames.shape[-2]
         n_frames = 0 if request.frames is None else len(request.frames)
-        return _Prepared(request.question_id, n_frames, pixels, inputs, parting)
+        return _Prepared(request.question_id, n_frames, pixels, opened, inputs, parting)
 
     def _answer(self, batch: list[_Prepared], run: _Work, n: int) -> Iterator[tuple[str, Any]]:
         """Every result of a batch once, whatever has to be retried in smaller pieces."""
@@ -166,6 +167,7 @@ class TransformersBackend:
     def _decode(self, piece: list[_Prepared], sampling: SamplingConfig) -> Iterator[tuple[str, int, Generation]]:
         started = time.perf_counter()
         prompts = [Prompt(item.question_id, item.inputs) for item in piece if not isinstance(item.inputs, Failure)]
+        opened = {item.question_id: item.opened for item in piece}
         for completion in decode(self.model, self.processor, prompts, sampling):
             text = completion_text(self.processor.tokenizer, completion.token_ids)
             yield (
@@ -179,7 +181,7 @@ class TransformersBackend:
                     n_tokens=len(completion.token_ids),
                     latency_s=time.perf_counter() - started,
                     logprobs=tuple(completion.logprobs) if sampling.logprobs else None,
-                    opened=self.processor.opened,
+                    opened=opened[completion.question_id],
                 ),
             )
 

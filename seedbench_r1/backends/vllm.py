@@ -20,6 +20,7 @@ from seedbench_r1.backends.continuations import part, shared_inputs
 from seedbench_r1.backends.loading import DTYPES
 from seedbench_r1.backends.vllm_engine import (
     EngineOptions,
+    check_family,
     check_vllm,
     checkpoint_dtype,
     close_engine,
@@ -49,6 +50,7 @@ class _Prepared:
 
     question_id: str
     prompt: object  # vLLM's own form of prompt and pixels; None with a failure
+    opened: str = ""  # by the template, in the assistant's turn
     failure: Failure | None = None
 
 
@@ -57,6 +59,7 @@ class _InFlight:
     """One generation that the engine is working on."""
 
     question_id: str
+    opened: str
     started: float  # time.perf_counter
 
 
@@ -92,6 +95,7 @@ class VllmBackend:
             raise ConfigError(f"--dtype {dtype} is unknown; known: {', '.join(DTYPES)}")
         trusted = self.options.trust_remote_code
         checkpoint = inspect_model(model, base_model=base_model, revision=revision, trust_remote_code=trusted)
+        check_family(checkpoint)
         folder = checkpoint.folder
         try:
             if checkpoint.base_folder is not None:
@@ -120,10 +124,9 @@ class VllmBackend:
                 f"Fix: --backend transformers"
             ) from error
 
-    @property
-    def opened(self) -> str:
+    def opened_for(self, request: Request) -> str:
         """See backends.base.Scorer."""
-        return self.processor.opened
+        return self.processor.opened_for(request)
 
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests; see backends.base.Backend.
@@ -195,9 +198,11 @@ class VllmBackend:
         """Prompt tokens and patches, made by vLLM and compared with our own count. Runs in the prefetching thread."""
         try:
             expected = self.processor.prepare(request).input_ids.tolist()
-            return _Prepared(request.question_id, render(self._engine, self.processor, request, expected))
+            rendered = render(self._engine, self.processor, request, expected)
+            return _Prepared(request.question_id, rendered, self.processor.opened_for(request))
         except (*REQUEST_ERRORS, self._refused) as error:
-            return _Prepared(request.question_id, None, Failure("backend_error", f"{type(error).__name__}: {error}"))
+            failure = Failure("backend_error", f"{type(error).__name__}: {error}")
+            return _Prepared(request.question_id, None, failure=failure)
 
     def _admit(self, item: _Prepared, sampling: SamplingConfig, in_flight: dict[str, _InFlight]) -> Iterator[Result]:
         """Add a request's generations to the engine; yield a Failure for each that it does not take."""
@@ -208,7 +213,7 @@ class VllmBackend:
                 params = sampling_params(sampling, item.question_id, k, self.processor.forbidden_ids)
                 try:
                     self._engine.add_request(name, item.prompt, params)
-                    in_flight[name] = _InFlight(item.question_id, time.perf_counter())
+                    in_flight[name] = _InFlight(item.question_id, item.opened, time.perf_counter())
                 except (ValueError, self._refused) as error:
                     failure = Failure("backend_error", f"{type(error).__name__}: {error}")
             if failure is not None:
@@ -240,5 +245,5 @@ class VllmBackend:
             n_tokens=len(tokens),
             latency_s=time.perf_counter() - finished.started,
             logprobs=tuple(logprobs) if sampling.logprobs else None,
-            opened=self.processor.opened,
+            opened=finished.opened,
         )

@@ -6,13 +6,14 @@ Written for vLLM 0.32 and 0.33. vllm is imported inside functions, never with th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -26,15 +27,17 @@ from seedbench_r1.backends.sampling import row_generator
 from seedbench_r1.backends.saving import save_model
 from seedbench_r1.config import set_environment_defaults
 from seedbench_r1.errors import ConfigError, ResourceError
-from seedbench_r1.files import JsonObject
+from seedbench_r1.files import JsonObject, read_json_object
 from seedbench_r1.models.any_processor import AnyProcessor
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.families import GenericFamily, family_for
+from seedbench_r1.models.generic import GenericProcessor
 from seedbench_r1.types import Request, SamplingConfig
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.multimodal.inputs import PlaceholderRange
     from vllm.v1.engine.llm_engine import LLMEngine
 
 log = logging.getLogger(__name__)
@@ -119,8 +122,8 @@ def render(
     """The engine's form of a request: prompt tokens and normalised patches, made by vLLM.
 
     expected: the prompt's token ids by processor.prepare; text_ids: those that it is made of, if not
-    processor.text_ids(request). Raises ValueError if vLLM's differ from them, that is,
-    if it would show the model anything but our prompt.
+    processor.text_ids(request). Raises ValueError if vLLM's differ from them, that is, if it would show the model
+    anything but our prompt, or put pixels elsewhere.
     """
     prompt = {
         "prompt_token_ids": processor.text_ids(request) if text_ids is None else list(text_ids),
@@ -136,7 +139,21 @@ def render(
             f"number {_first_difference(found, expected)} on: it resized or resampled the frames, tells other times, "
             "or reads the checkpoint's processor differently"
         )
+    if isinstance(processor, GenericProcessor) and processor.family.shared_placeholder:
+        places, marks = _embedded(rendered["mm_placeholders"]), processor.placeholder_ids
+        # vLLM takes a clip's most frequent token for its placeholder; where it is another, its engine dies.
+        if places != [place for place, token in enumerate(found) if token in marks]:
+            raise ValueError("vLLM puts pixels where this request has text: its frames are too small")
     return rendered
+
+
+def _embedded(ranges: Mapping[str, Sequence[PlaceholderRange]]) -> list[int]:
+    """Which of the prompt's tokens vLLM replaces by the embeddings of pixels."""
+    found: list[int] = []
+    for one in itertools.chain.from_iterable(ranges.values()):
+        places = range(one.offset, one.offset + one.length)
+        found += places if one.is_embed is None else itertools.compress(places, one.is_embed.tolist())
+    return sorted(found)
 
 
 def _first_difference(found: list[int], expected: list[int]) -> int:
@@ -232,7 +249,7 @@ def engine_arguments(folder: Path, dtype: str, options: EngineOptions, **more: o
         enforce_eager=options.eager,
         generation_config="vllm",  # not the checkpoint's sampling defaults
         logprobs_mode="raw_logprobs",  # before temperature, penalties and forbidden tokens
-        enable_prefix_caching=True,
+        **_prefill_in_pieces(folder),
         limit_mm_per_prompt={"image": 1 + options.frames_as_images}
         | ({} if options.frames_as_images else {"video": 1}),
         mm_processor_cache_gb=0,  # no two questions share pixels
@@ -240,6 +257,23 @@ def engine_arguments(folder: Path, dtype: str, options: EngineOptions, **more: o
         trust_remote_code=options.trust_remote_code,
         **more,
     )
+
+
+def _prefill_in_pieces(folder: Path) -> dict[str, object]:
+    """Whether a prompt may be computed in pieces, and shared by its completions; not the former on a CPU.
+
+    After each piece but the last, vLLM (0.32 and 0.33) takes back what a seeded generator has drawn, which CPU
+    generators cannot: the engine would end. States (linear attention, short convolutions) are shared at the ends of
+    pieces only.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return {"enable_prefix_caching": True}
+    config = read_json_object(folder / "config.json", ConfigError)
+    layers = (config.get("text_config") or {}).get("layer_types") or ()
+    states = set(layers) - {"full_attention", "sliding_attention"}
+    return {"enable_prefix_caching": not states, "enable_chunked_prefill": False}
 
 
 def start_engine(folder: Path, dtype: str, options: EngineOptions) -> tuple[LLMEngine, subprocess.Popen[bytes]]:

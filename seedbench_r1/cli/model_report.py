@@ -34,7 +34,8 @@ class ModelReport:
     trained: bool
     vllm: str
     prompt: str  # rendered, a placeholder for each medium
-    opened: str  # what the template opens in the assistant's turn
+    opened: str  # what the template opens in the assistant's turn, if it decides
+    thinking: bool  # whether it listens to --thinking on and off
     context: int
     prompt_tokens: tuple[int, int]  # of the fewest and of the most frames, with the current view
     weights_gb: float
@@ -74,6 +75,7 @@ def report_model(model: str, *, base_model: str | None = None, trust_remote_code
         vllm=_vllm(family),
         prompt=rendered,
         opened=processor.opened,
+        thinking=_takes_thinking(processor, few),
         context=processor.context,
         prompt_tokens=tokens,
         weights_gb=round(checkpoint.weight_bytes / 1e9, 3),
@@ -93,6 +95,7 @@ def lines(report: ModelReport) -> list[str]:
         "training": yes_no[report.trained],
         "vLLM": report.vllm,
         "opened by its template": repr(report.opened) if report.opened else "nothing",
+        "takes --thinking on, off": yes_no[report.thinking],
         "prompt tokens": f"{fewest} to {most} (fewest to most frames), of {report.context}",
         "weights": f"{report.weights_gb} GB",
         "cache of a question": f"{report.kv_cache_gb} GB" if report.kv_cache_gb else "not known",
@@ -107,6 +110,14 @@ def _count(processor: AnyProcessor, request: Request) -> int:
     if isinstance(processor, GenericProcessor):
         return len(processor.expanded_ids(request))
     return len(processor.prepare(request).input_ids)
+
+
+def _takes_thinking(processor: AnyProcessor, request: Request) -> bool:
+    try:
+        processor.render(replace(request, thinking="on"))
+    except ConfigError:
+        return False
+    return True
 
 
 def _tells_times(processor: AnyProcessor, request: Request) -> bool:

@@ -87,6 +87,7 @@ def _ignored(config: EvalConfig) -> list[str]:
     changed = [name for name in names if getattr(config, name) != TABLE[name].default]
     standard = VideoConfig(size_multiple=config.video.size_multiple)
     changed += [name for name in to_json(standard) if getattr(config.video, name) != getattr(standard, name)]
+    changed += ["thinking"] if config.template.thinking != "auto" else []
     return [TABLE[name].flag for name in changed]
 
 
@@ -109,7 +110,7 @@ def own_model_args(config: EvalConfig, folder: Path) -> str:
     options |= {name: value for name, value in settings(config).items() if name not in _SAID_OTHERWISE}
     if config.annotations is not None:
         options["annotations"] = config.annotations.absolute()
-    if config.template != DEFAULT_TEMPLATE:
+    if prompt_file_table(config.template) != prompt_file_table(DEFAULT_TEMPLATE):
         options["prompt_file"] = (folder / "prompt.toml").absolute()
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "prompt.toml", toml_lines(prompt_file_table(config.template)))

@@ -28,17 +28,9 @@ def check_prompts(config: EvalConfig, checkpoint: Checkpoint, questions: Iterabl
     """
     # Imported here: torch and transformers take seconds, and runs without a checkpoint need neither.
     from seedbench_r1.models.any_processor import load_any_processor
-    from seedbench_r1.models.families import GENERIC
-    from seedbench_r1.models.generic import GenericProcessor
 
     folder = str(checkpoint.base_folder or checkpoint.folder)
     processor = load_any_processor(folder, trust_remote_code=config.trust_remote_code)
-    if isinstance(processor, GenericProcessor) and processor.family not in GENERIC:
-        log.warning(
-            "Models of type %s have not been tried here: look at a few answers before you believe them. docs/models.md "
-            "lists those that have.",
-            processor.family.model_type,
-        )
     first: dict[tuple[str, bool, bool], Question] = {}
     for question in questions:
         kind = wording_name(question, config.template), question.video is None, question.image is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seedbench_r1.conclusions import settled_option
@@ -26,7 +26,7 @@ from seedbench_r1.judges.probe_texts import (
 from seedbench_r1.judges.run import JudgeCase
 from seedbench_r1.judges.wording import build_judge_prompt
 from seedbench_r1.parsing import parse_response
-from seedbench_r1.prompts import build_messages
+from seedbench_r1.prompts import build_request
 from seedbench_r1.runs.probes import FAILED, NO_OPTION, ProbeResult, Rollout
 from seedbench_r1.types import Failure, Generation, Media, Question, Request, RunRecord, Template
 
@@ -63,7 +63,7 @@ def requests_of(
     record: RunRecord,
     media: Media,
     template: Template,
-    opened: str,
+    opened_for: Callable[[Request], str],
     rollouts: Mapping[int, Rollout],
 ) -> tuple[Request, Asked]:
     """What a model is asked about one answer.
@@ -74,7 +74,7 @@ def requests_of(
         record: the run's answer, with reasoning.
         media: its clip and image.
         template: the run's wording.
-        opened: what the chat template of the model that is asked opens in the assistant's turn.
+        opened_for: what the chat template of the model that is asked opens in the assistant's turn.
         rollouts: further completions of the question (swapped).
 
     Raises:
@@ -100,8 +100,9 @@ def requests_of(
             result = replace(result, target=target, changed=donor, note=source)
         case "silent":
             text = with_reasoning(text, "")
-    request = Request.of(f"{probe.probe_id} {question.question_id}", build_messages(shown, template), media)
-    prefix = after_template(until_answer(text), opened)
+    name = f"{probe.probe_id} {question.question_id}"
+    request = replace(build_request(shown, media, template), question_id=name)
+    prefix = after_template(until_answer(text), opened_for(request))
     return replace(request, prefix=prefix, continuations=texts), Asked(result, letters)
 
 

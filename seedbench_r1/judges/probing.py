@@ -23,7 +23,7 @@ from seedbench_r1.judges.probes import (
     requests_of,
     text_match_request,
 )
-from seedbench_r1.prompts import build_messages
+from seedbench_r1.prompts import build_request
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.probes import (
     FAILED,
@@ -213,8 +213,7 @@ def _draw(
     def requests() -> Iterator[Request]:
         for question, media in loader.stream(missing, stop=progress.stop):
             if isinstance(media, Media):  # what fails here fails again when it is scored, and is noted then
-                messages = build_messages(question, settings.template)
-                yield Request.of(question.question_id, messages, media)
+                yield build_request(question, media, settings.template)
 
     try:
         for question_id, result in backend.generate(requests(), sampling):
@@ -244,7 +243,7 @@ def _score(
     def requests() -> Iterator[Request]:
         for question, media in _with_media(progress, by_question, loader):
             for probe in by_question[question.question_id]:
-                made = _request(progress.run, probe, question, media, scorer.opened, rollouts)
+                made = _request(progress.run, probe, question, media, scorer.opened_for, rollouts)
                 if isinstance(made, ProbeResult):
                     progress.write(question.question_id, made)
                     continue
@@ -276,7 +275,7 @@ def _request(
     probe: Probe,
     question: Question,
     media: Media | Failure,
-    opened: str,
+    opened_for: Callable[[Request], str],
     rollouts: Mapping[str, Mapping[int, Rollout]],
 ) -> tuple[Request, Asked] | ProbeResult:
     """A request, or the result that says why there is none."""
@@ -287,7 +286,7 @@ def _request(
         return replace(result, note=f"{FAILED}{media.message}")
     drawn = rollouts.get(question.question_id, {})
     try:
-        return requests_of(probe, question, record, media, settings.template, opened, drawn)
+        return requests_of(probe, question, record, media, settings.template, opened_for, drawn)
     except ValueError as error:
         return replace(result, note=str(error))
 

@@ -27,7 +27,7 @@ from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.questions import file_sha256
 from seedbench_r1.runs.directory import run_directory
 from seedbench_r1.typed_json import parse_json
-from seedbench_r1.types import Failure, Generation, Question, Request, SamplingConfig, to_json
+from seedbench_r1.types import Failure, Generation, Question, Request, SamplingConfig, Thinking, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,7 @@ def _key(request: TaskRequest, config: EvalConfig, fingerprint: str) -> str:
     files: list[object] = [None if request.video is None else _identity(request.video)]
     files.append(None if request.image is None else file_sha256(request.image))
     settings = [config.backend, config.dtype, config.sampling.seed, to_json(config.video), to_json(request.sampling)]
+    settings += [] if config.template.thinking == "auto" else [config.template.thinking]
     # Everything that can change the answer; a change of any asks again.
     value = [request.name, request.messages, files, settings, fingerprint]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
@@ -174,7 +175,7 @@ def _ask(pending: list[TaskRequest], config: EvalConfig, saved: Path) -> list[tu
             # A backend takes one kind of sampling at a time.
             for sampling in dict.fromkeys(request.sampling for request in pending):
                 same = [request for request in pending if request.sampling == sampling]
-                requests = _decode(same, loader, failures)
+                requests = _decode(same, loader, failures, config.template.thinking)
                 sampled = replace(sampling, seed=config.sampling.seed)
                 for key, result in backend.generate(requests, sampled):
                     if isinstance(result, Failure):
@@ -188,7 +189,9 @@ def _ask(pending: list[TaskRequest], config: EvalConfig, saved: Path) -> list[tu
     return failures
 
 
-def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tuple[str, Failure]]) -> Iterator[Request]:
+def _decode(
+    requests: list[TaskRequest], loader: FrameLoader, failures: list[tuple[str, Failure]], thinking: Thinking
+) -> Iterator[Request]:
     """Pixels ahead of the model."""
     # The loader gives media back in the order in which they are ready.
     by_key = {request.key: request for request in requests}
@@ -199,7 +202,7 @@ def _decode(requests: list[TaskRequest], loader: FrameLoader, failures: list[tup
         if isinstance(media, Failure):
             failures.append((request.name, media))
             continue
-        yield Request.of(request.key, request.messages, media)
+        yield replace(Request.of(request.key, request.messages, media), thinking=thinking)
 
 
 def _answer_line(key: str, name: str, generation: Generation) -> str:

@@ -71,7 +71,7 @@ def inspect_model(
     config = _read_json((base_folder or folder) / "config.json")
     family = family_for(config.get("model_type"), base_folder or folder, trust_remote_code=trust_remote_code)
     if family is None and not any_architecture:
-        raise ConfigError(_unsupported_message(model, config))
+        raise ConfigError(unsupported_message(model, config))
     preprocess = family.preprocess if isinstance(family, GenericFamily) else "ours"
     _check_templates(base_folder or folder)
     # An adapter alone is half the weights: its base is part of the fingerprint.
@@ -154,7 +154,8 @@ def _architecture(config: JsonObject, family: Family | GenericFamily | None) -> 
     return family.architecture if family is not None else "unknown"
 
 
-def _unsupported_message(model: str, config: JsonObject) -> str:
+def unsupported_message(model: str, config: JsonObject) -> str:
+    """What is wrong with a config.json of a family that family_for does not know, and what to do."""
     names = ", ".join(family.model_type for family in (*FAMILIES, *GENERIC))
     if config.get("auto_map"):
         return (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seedbench_r1.errors import ConfigError, one_line
 from seedbench_r1.models.families import GenericFamily
-from seedbench_r1.models.templates import check_template_ends, opened_by_template
+from seedbench_r1.models.templates import check_template_ends, opened_by_template, render_template
 from seedbench_r1.types import Preprocess, Request
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class GenericProcessor:
     family: GenericFamily
     processor: Any  # a transformers ProcessorMixin
     tokenizer: Any  # a transformers tokenizer
-    opened: str  # what the template opens in the assistant's turn beyond its header, e.g. "<think>\n"
+    chat_template: Any  # a text, or several by name
+    opened: str  # what the template opens, if it decides, in the assistant's turn beyond its header, e.g. "<think>\n"
     context: int  # longest prompt plus completion, in tokens
     forbidden_ids: tuple[int, ...]  # placeholders of media, which no completion may contain
 
@@ -58,10 +59,11 @@ class GenericProcessor:
         return tuple(dict.fromkeys(token for token in (*named, video) if isinstance(token, int)))
 
     def render(self, request: Request) -> str:
-        """The chat template filled in, one placeholder per medium. Raises ValueError if they are not the request's."""
-        text: str = self.processor.apply_chat_template(
-            self._messages(request), tokenize=False, add_generation_prompt=True
-        )
+        """The chat template filled in, one placeholder per medium.
+
+        Raises ValueError if they are not the request's, ConfigError as render_template.
+        """
+        text = render_template(self.processor, self.chat_template, self._messages(request), request.thinking)
         clips = int(request.frames is not None)
         images = int(request.image is not None)
         if self.family.preprocess == "images" and request.frames is not None:
@@ -71,6 +73,12 @@ class GenericProcessor:
             if isinstance(mark, str) and text.count(mark) != expected:
                 raise ValueError(f"the prompt has {text.count(mark)} times {mark}, the request {expected} of them")
         return text
+
+    def opened_for(self, request: Request) -> str:
+        """What the template opens for this request."""
+        if request.thinking == "auto":
+            return self.opened
+        return opened_by_template(self.processor, self.chat_template, request.thinking)
 
     def text_ids(self, request: Request) -> list[int]:
         """The rendered prompt and the request's prefix as token ids, placeholders as they stand in it."""
@@ -160,10 +168,9 @@ def load_generic(
     family: GenericFamily,
     config: PreTrainedConfig,
     *,
-    revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> GenericProcessor:
-    """Open the processor of a checkpoint folder or hub id.
+    """Open the processor of a checkpoint folder.
 
     Raises:
         ConfigError: its files are absent or damaged, it takes no clips, or there is no chat template.
@@ -172,7 +179,7 @@ def load_generic(
 
     processors: Any = transformers.AutoProcessor
     try:
-        processor = processors.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+        processor = processors.from_pretrained(model, trust_remote_code=trust_remote_code)
     # transformers raises whatever its parts raise for files that are absent, old or damaged.
     except Exception as error:
         raise ConfigError(
@@ -200,6 +207,7 @@ def load_generic(
         family=family,
         processor=processor,
         tokenizer=tokenizer,
+        chat_template=template,
         opened=opened_by_template(processor, template),
         context=config.get_text_config().max_position_embeddings,
         forbidden_ids=_placeholder_ids(processor),

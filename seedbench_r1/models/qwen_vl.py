@@ -21,7 +21,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
 from seedbench_r1.models.families import family_of
 from seedbench_r1.models.processor import open_processor, read_config
-from seedbench_r1.models.templates import check_template_ends, opened_by_template
+from seedbench_r1.models.templates import check_template_ends, opened_by_template, render_template
 from seedbench_r1.types import Preprocess, Request
 
 Grid = tuple[int, int, int]  # patches in time, height and width, before spatial merging
@@ -63,7 +63,7 @@ class QwenProcessor:
     tokenizer: Any  # a transformers tokenizer
     renderer: Any  # a transformers processor or tokenizer: what has apply_chat_template
     chat_template: str | None  # what it is given; None: it has its own
-    opened: str  # what the template opens in the assistant's turn beyond its header, e.g. "<think>\n"
+    opened: str  # what the template opens, if it decides, in the assistant's turn beyond its header, e.g. "<think>\n"
     context: int  # longest prompt plus completion, in tokens
     forbidden_ids: tuple[int, ...]  # vision tokens, which no completion may contain
 
@@ -85,6 +85,12 @@ class QwenProcessor:
     def render(self, request: Request) -> str:
         """See render_prompt."""
         return render_prompt(request, self)
+
+    def opened_for(self, request: Request) -> str:
+        """What the template opens for this request."""
+        if request.thinking == "auto":
+            return self.opened
+        return opened_by_template(self.renderer, self.chat_template, request.thinking)
 
     def text_ids(self, request: Request) -> list[int]:
         """The rendered prompt and the request's prefix as token ids, placeholders as they stand in it."""
@@ -318,12 +324,11 @@ def prepare_inputs(request: Request, processor: QwenProcessor) -> ModelInputs:
 def render_prompt(request: Request, processor: QwenProcessor) -> str:
     """The chat template filled in, with one placeholder per medium and the assistant's turn opened.
 
-    Raises ValueError if the placeholders are not those of the request's media (a question's text may hold one too).
+    Raises ValueError if the placeholders are not those of the request's media (a question's text may hold one too),
+    ConfigError if the request tells the template to think or not to, and it does not listen.
     """
     messages = [dict(message) for message in request.messages]
-    text: str = processor.renderer.apply_chat_template(
-        messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
-    )
+    text = render_template(processor.renderer, processor.chat_template, messages, request.thinking)
     expected = (int(request.image is not None), int(request.frames is not None))
     found = (text.count("<|image_pad|>"), text.count("<|video_pad|>"))
     if found != expected:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.types import Thinking
 
 _SCRIPT = Path(__file__).with_name("render_within_limits.py")
 TOO_MUCH = 3  # as the script has it, which is not imported: it would take jinja2 along
@@ -20,6 +22,8 @@ _CONVERSATIONS = (
     [{"role": "system", "content": "?"}, {"role": "user", "content": _MEDIA}],
     [{"role": "user", "content": "?"}],
 )
+# What templates call the argument: Qwen3.5's, GLM-4.5V's and most others; Kimi-K2.5's
+_THINKING = ("enable_thinking", "thinking")
 _TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
@@ -33,9 +37,10 @@ def check_template_ends(template: str) -> None:
         ConfigError: it takes more than 3 seconds, 1 GiB or 10 million characters.
     """
     renderings = [
-        {"messages": messages, "add_generation_prompt": answering, **_TOKENS}
+        {"messages": messages, "add_generation_prompt": answering, **_TOKENS, **told}
         for messages in _CONVERSATIONS
         for answering in (False, True)
+        for told in ({}, dict.fromkeys(_THINKING, True), dict.fromkeys(_THINKING, False))
     ]
     asked = json.dumps({"template": template, "renderings": renderings})
     try:
@@ -58,10 +63,50 @@ def _endless() -> ConfigError:
     )
 
 
-def opened_by_template(renderer: Any, chat_template: str | None) -> str:  # noqa: ANN401  # untyped in transformers
-    """The tag that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty."""
+def render_template(
+    renderer: Any,  # noqa: ANN401  # untyped in transformers
+    chat_template: str | None,
+    messages: list[dict[str, Any]],
+    thinking: Thinking,
+) -> str:
+    """The chat template filled in, and the assistant's turn opened.
+
+    Args:
+        renderer: a transformers processor or tokenizer.
+        chat_template: the template.
+        messages: of the conversation.
+        thinking: on or off is passed on under the name that the template has for it; auto passes nothing.
+
+    Raises:
+        ConfigError: the prompt is the same with on and with off.
+    """
+    options = {"chat_template": chat_template, "tokenize": False, "add_generation_prompt": True}
+    text: str = renderer.apply_chat_template(messages, **options, **_told(chat_template, thinking))
+    if thinking == "auto":
+        return text
+    other: Thinking = "off" if thinking == "on" else "on"
+    if text == renderer.apply_chat_template(messages, **options, **_told(chat_template, other)):
+        raise ConfigError(
+            f"--thinking {thinking} cannot be: the chat template makes the same prompt with on and with off, so that "
+            f"it decides itself. Fix: leave out --thinking, or --processor of a model whose template reads "
+            f"{_THINKING[0]}."
+        )
+    return text
+
+
+def _told(chat_template: str | None, thinking: Thinking) -> dict[str, bool]:
+    """Only names that stand in the template: transformers' processors take others for settings of theirs."""
+    names = [name for name in _THINKING if re.search(rf"\b{name}\b", str(chat_template))]
+    return {} if thinking == "auto" else dict.fromkeys(names, thinking == "on")
+
+
+def opened_by_template(renderer: Any, chat_template: str | None, thinking: Thinking = "auto") -> str:  # noqa: ANN401
+    """The tag that a template opens in the assistant's turn and leaves open, e.g. "<think>\\n"; else empty.
+
+    Arguments as of render_template. Raises ConfigError if the template cannot render or does not open the turn.
+    """
     messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    options = {"chat_template": chat_template, "tokenize": False}
+    options = {"chat_template": chat_template, "tokenize": False} | _told(chat_template, thinking)
     try:
         asked, answering = (
             renderer.apply_chat_template(messages, add_generation_prompt=generation, **options)

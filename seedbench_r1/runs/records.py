@@ -6,6 +6,7 @@ problem_type; a score had only the credits, under the names correct and strict_c
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -117,7 +118,8 @@ def template_from_json(value: object) -> Template:
     """The inverse of Template.as_json. Raises ValueError if the value is not a template."""
     if isinstance(value, dict) and "wording" not in value:
         names = ("with_video", "without_video")
-        value = {"wording": {name: value.get(name) for name in names}, "system": value.get("system")}
+        others = {name: item for name, item in value.items() if name in ("system", "thinking")}
+        value = {"wording": {name: value.get(name) for name in names}, **others}
     return from_json(Template, value)
 
 
@@ -138,7 +140,7 @@ def manifest_from_json(value: JsonObject) -> RunManifest:
         value |= {"template": None, "video": None, "sampling": None}
     else:
         template = template_from_json(value.get("template"))
-        value["template"] = {"wording": dict(template.wording), "system": template.system}
+        value["template"] = dataclasses.asdict(template)
     return from_json(RunManifest, value)
 
 

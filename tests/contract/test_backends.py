@@ -40,10 +40,12 @@ def open_tiny(family: str, batch_size: int) -> Any:
     return TransformersBackend(str(checkpoint(family)), device="cpu", batch_size=batch_size)
 
 
+# Of the generic path one for each of its ways: sized by the processor, sized here, as images, as nested images.
+LOADED = (*FAMILIES, "internvl", "glm46v", "gemma3", "smolvlm")  # also by vLLM: tests/vllm/test_vllm_contract.py
+
 CASES: dict[str, Case] = {
     f"transformers-{family}": Case(open=lambda size, family=family: open_tiny(family, size), family=family)
-    # Of the generic path one for each of its ways: sized by the processor, sized here, as images, as nested images.
-    for family in (*FAMILIES, "internvl", "glm46v", "gemma3", "smolvlm")
+    for family in LOADED
 } | {"fake": Case(open=lambda _: FakeBackend(lambda asked, k: f"words about {asked.question_id} {k}"), samples=False)}
 
 

@@ -8,11 +8,13 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from seedbench_r1.backends.caches import FixedCache, GrowingCache, open_cache
-from seedbench_r1.backends.decoding import Prompt, decode, prefill
+from seedbench_r1.backends.decoding import Prompt, decode, prefill, prefill_any
+from seedbench_r1.backends.growing_mask import GrowingMask
 from seedbench_r1.backends.loading import load_model
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.qwen_vl import prepare_inputs
 from seedbench_r1.types import SamplingConfig
+from tests.family_table import backend
 from tests.tiny_models import FAMILIES, request, tiny_checkpoint
 
 DRAWN = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=24, n=3, seed=5, logprobs=True)
@@ -101,6 +103,39 @@ def test_what_ended_rows_hold_reaches_no_other_row(loaded):
         assert expected.shape[0] == len(places)
         torch.testing.assert_close(fixed.step(tokens, after + step), expected, rtol=0, atol=1e-4)
     assert [memory.data_ptr() for layer in fixed._cache.layers for memory in memories(layer)] == addresses
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "internvl", "gemma3", "gemma4"])
+@pytest.mark.parametrize("padded", [True, False])
+@torch.inference_mode()
+def test_masks_that_grow_are_those_that_transformers_makes(family, padded, monkeypatch):
+    """To the bit, before and after rows have left; Gemma's windows of 48 are shorter than its prompts, or longer."""
+    opened = backend(family)
+    clips = {"n_frames": None} if family.startswith("gemma") and not padded else {}
+    asked = [request(str(n), family, question="Next? " * (1 + padded * 9 * n), **clips) for n in range(3)]
+    prompts = [Prompt(one.question_id, opened.processor.prepare(one)) for one in asked]
+    logits = {}
+    for left_to_it in (False, True):
+        with monkeypatch.context() as patched:
+            if left_to_it:
+                patched.setattr(GrowingMask, "grown", two_dimensional)
+            _, cache, mask, after = prefill_any(opened.model, opened.processor, prompts, 0)
+            assert bool(mask.all()) != padded
+            growing = open_cache("dynamic", opened.model, (cache, mask), repeats=2, room=40)
+            positions, rows = torch.tensor(after).repeat_interleave(2), []
+            for step in range(40):
+                rows.append(growing.step(11 + step + torch.arange(len(positions)), positions + step))
+                if step == 20:
+                    growing.keep([1, 0])
+                    positions = positions[[1, 0]]
+            logits[left_to_it] = torch.cat(rows)
+    assert torch.equal(logits[False], logits[True])
+
+
+def two_dimensional(growing):
+    """What any model takes, and makes its own masks of."""
+    growing._length += 1
+    return growing._columns[:, : growing._length].long()
 
 
 def test_auto_is_dynamic_off_cuda_and_sliding_layers_refuse_static(loaded):

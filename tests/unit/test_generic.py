@@ -14,6 +14,7 @@ from seedbench_r1.backends.vllm_engine import check_family
 from seedbench_r1.cli.model_report import lines, report_model
 from seedbench_r1.engines.plan import fit_to_model, plan
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.models import any_processor, families
 from seedbench_r1.models.any_processor import load_any_processor
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.models.families import GENERIC
@@ -140,6 +141,27 @@ def test_programs_of_a_checkpoint_are_run_only_if_allowed(own_code, data_root, t
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=4)
     ((_, answer),) = backend.generate(iter([request("L1/1")]), sampling)
     assert isinstance(answer, Generation)
+
+
+def test_a_hub_id_given_to_the_backend_itself_is_read_as_through_a_plan(hub, internvl, monkeypatch, caplog):
+    """Of a family that no table has: warned of, once, and given clips since its processor takes them."""
+    others = tuple(family for family in GENERIC if family.model_type != "internvl")
+    for module in (families, any_processor):
+        monkeypatch.setattr(module, "GENERIC", others)
+    any_processor._warn_of_untried.cache_clear()
+    hub.add("models/someone/new", {path.name: path.read_bytes() for path in internvl.iterdir()})
+    backend = TransformersBackend("someone/new", device="cpu")
+    assert backend.processor.preprocess == inspect_model(str(internvl)).preprocess == "processor"
+    load_any_processor(str(internvl))
+    assert caplog.text.count("Models of type internvl have not been tried here") == 1
+
+
+def test_a_family_that_is_no_image_text_to_text_is_refused_by_the_backend_itself(hub, internvl):
+    config = {"model_type": "bert", "architectures": ["BertModel"]}
+    (internvl / "config.json").write_text(json.dumps(config))
+    hub.add("models/someone/bert", {path.name: path.read_bytes() for path in internvl.iterdir()})
+    with pytest.raises(ConfigError, match=r"is a 'bert' model \(BertModel\); our backends load .*--engine lmms-eval"):
+        TransformersBackend("someone/bert", device="cpu")
 
 
 @pytest.mark.parametrize("family", GENERIC, ids=lambda family: family.model_type)

@@ -33,6 +33,7 @@ def evaluation(**options):
         ({"reader": "mpv"}, "--reader is 'mpv', which is out of range: one of decord, pyav, torchcodec."),
         ({"min_frames": 20}, "--min-frames is 20, which is out of range: at most --max-frames, 16."),
         ({"decode_timeout_s": 0.0}, "--decode-timeout is 0.0, which is out of range: above 0."),
+        ({"thinking": "yes"}, "--thinking is 'yes', which is out of range: one of auto, on, off."),
         ({"limit": True}, "limit is True, expected int."),
         ({"engine": "slurm"}, "--engine is 'slurm', which is out of range: one of local, ray, lmms-eval."),
     ],
@@ -55,6 +56,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_range(options, message):
         ({"engine": "ray", "data_parallel": 2}, "--data-parallel belongs to --engine local"),
         ({"max_cost": 1.0}, "Fix: leave it out, or add --backend openai:MODEL."),
         ({"benchmarks": "mmvu"}, "--benchmarks belongs to --suite transfer, and this is --suite seedbench-r1"),
+        ({"backend": "fake", "thinking": "on"}, "--thinking belongs to --backend transformers or --backend vllm or"),
         ({"frame_cache_gb": 5.0}, "--frame-cache-gb does nothing without --frame-cache"),
     ],
 )
@@ -125,7 +127,7 @@ def test_unknown_suites_are_answered_with_the_list(tmp_path):
 def test_the_settings_of_a_run_lead_back_to_it(tmp_path):
     """What a shard is told by a file is what its parent was told by options."""
     given = {"backend": "openai:m", "base_url": "http://h:1/v1", "levels": ("L1", "L3"), "protocol": "greedy"}
-    asked = evaluation(**given, max_frames=8, model=None, data_root=tmp_path)
+    asked = evaluation(**given, max_frames=8, thinking="off", model=None, data_root=tmp_path)
     file = tmp_path / "eval.toml"
     file.write_text(toml_lines(settings(asked)))
     assert resolve_eval_config({}, config_file=file, environ={}) == asked
@@ -211,7 +213,9 @@ def test_a_limit_on_the_cost_is_not_multiplied_by_shards():
         open_engine(config).check(config, find_suite("seedbench-r1"))
 
 
-@pytest.mark.parametrize("setting", [{"dtype": "float16"}, {"batch_size": 4}, {"max_frames": 64}, {"workers": 9}])
+@pytest.mark.parametrize(
+    "setting", [{"dtype": "float16"}, {"batch_size": 4}, {"max_frames": 64}, {"workers": 9}, {"thinking": "on"}]
+)
 def test_what_a_model_of_lmms_eval_s_own_never_sees_is_refused(setting):
     pytest.importorskip("lmms_eval")
     config = evaluation(engine="lmms-eval", lmms_model="qwen2_5_vl", **setting)

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from tests.family_table import BFLOAT16, backend, checkpoint
 from tests.tiny_models import tiny_checkpoint
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB; vLLM would take 4
@@ -24,13 +25,20 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="vLLM is not installed: make test-vllm"))
 
 
-def open_vllm(model, **extra):
+def open_vllm(model, frames_as_images=0, **extra):
     """An engine without compilation: 20 s to start instead of 40. The tiny checkpoints are float32."""
     from seedbench_r1.backends.vllm import VllmBackend
     from seedbench_r1.backends.vllm_engine import EngineOptions
 
-    options = EngineOptions(max_in_flight=MAX_IN_FLIGHT, eager=True)
+    options = EngineOptions(max_in_flight=MAX_IN_FLIGHT, eager=True, frames_as_images=frames_as_images)
     return VllmBackend(str(model), options=options, **extra)
+
+
+def open_family(family):
+    """The engine of a family's tiny checkpoint, in the type for which vLLM has kernels."""
+    as_images = 16 if backend(family).processor.preprocess == "images" else 0
+    dtype = "bfloat16" if family in BFLOAT16 else "float32"
+    return open_vllm(checkpoint(family), frames_as_images=as_images, dtype=dtype)
 
 
 @pytest.fixture(scope="session")

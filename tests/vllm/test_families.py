@@ -7,19 +7,11 @@ import pytest
 import transformers
 
 from seedbench_r1.backends.transformers import TransformersBackend
-from seedbench_r1.backends.vllm import VllmBackend
-from seedbench_r1.backends.vllm_engine import EngineOptions
 from seedbench_r1.models.families import GENERIC
 from tests.family_table import BFLOAT16, QWEN, TABLE, WHY_NOT, answers, asked, backend, checkpoint
-from tests.vllm.conftest import MAX_IN_FLIGHT
+from tests.vllm.conftest import open_family
 
 FLOAT32, ROUNDED = 1e-4, 0.1  # natural log
-
-
-def open_family(family: str, dtype: str) -> VllmBackend:
-    as_images = 16 if backend(family).processor.preprocess == "images" else 0
-    options = EngineOptions(max_in_flight=MAX_IN_FLIGHT, eager=True, frames_as_images=as_images)
-    return VllmBackend(str(checkpoint(family)), dtype=dtype, options=options)
 
 
 # An engine takes half a minute: of families that share their code in vLLM one is tried each time.
@@ -49,7 +41,7 @@ def test_the_transformers_of_vllm_lacks_molmo2():
 
 def compare(family: str) -> None:
     dtype = "bfloat16" if family in BFLOAT16 else "float32"
-    opened = open_family(family, dtype)
+    opened = open_family(family)
     try:
         found = answers(opened, asked(family))
     finally:

@@ -1,4 +1,8 @@
-"""The backend contract of tests/contract, run for a real vLLM engine."""
+"""The backend contract of tests/contract, run for a real vLLM engine of each family that the other backend is tried on.
+
+An engine takes half a minute, and the contract as much again: all but one are `slow`
+(`.venv-vllm/bin/python -m pytest tests/vllm/test_vllm_contract.py -m slow`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import dataclasses
 import pytest
 
 from tests.contract.test_backends import (  # noqa: F401 - collected here, with the fixtures below
+    LOADED,
     Case,
     sampler,
     test_a_bad_request_fails_n_times,
@@ -25,6 +30,9 @@ from tests.contract.test_backends import (  # noqa: F401 - collected here, with 
     test_temperature_varies_the_completions_of_one_question,
     test_the_length_limit_is_kept,
 )
+from tests.vllm.conftest import open_family
+
+SHARED = "qwen2_5_vl"  # whose engine other files start in any case
 
 
 @dataclasses.dataclass
@@ -46,16 +54,29 @@ class SameEngine:
         pass
 
 
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name == SHARED else pytest.mark.slow) for name in LOADED]
+)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def backend(family, request):
+    if family == SHARED:
+        yield request.getfixturevalue(SHARED)
+        return
+    opened = open_family(family)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def case(qwen2_5_vl):
+def case(family, backend):
     from seedbench_r1.backends.vllm import AHEAD
 
     return Case(
-        open=lambda size: SameEngine(qwen2_5_vl, size),
+        open=lambda size: SameEngine(backend, size),
+        family=family,
         in_flight=lambda size: size + AHEAD + 1,
     )
-
-
-@pytest.fixture
-def backend(qwen2_5_vl):
-    return qwen2_5_vl

@@ -16,6 +16,7 @@ import torch
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.types import Failure, Generation, SamplingConfig
 from tests.tiny_models import request, tiny_checkpoint
+from tests.unit.test_thinking import OPENED, TOLD
 from tests.vllm.conftest import open_vllm
 
 GREEDY = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=8)
@@ -231,3 +232,16 @@ def test_the_end_token_is_not_part_of_a_generation(qwen2_5_vl):
         assert ends.isdisjoint(result.token_ids)
         assert result.n_tokens == len(result.token_ids) == len(result.logprobs)
         assert (result.n_tokens < 200) == (result.finish_reason == "stop")
+
+
+def test_a_template_is_told_to_think_or_not_to(qwen2_5_vl, monkeypatch):
+    plain = qwen2_5_vl.processor
+    listens = plain.chat_template.rstrip("\n") + TOLD.format(name="enable_thinking")
+    monkeypatch.setattr(qwen2_5_vl, "processor", dataclasses.replace(plain, chat_template=listens))
+    asked = [dataclasses.replace(request("L1/1"), question_id=told, thinking=told) for told in ("on", "off")]
+    found = dict(qwen2_5_vl.generate(iter(asked), SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=2)))
+    assert {told: answer.opened for told, answer in found.items()} == {"on": "<think>\n", "off": ""}
+    for told in asked:
+        whole = plain.tokenizer(plain.render(request("L1/1")) + OPENED[told.thinking])["input_ids"]
+        placeholders = len(plain.prepare(request("L1/1")).input_ids) - len(plain.text_ids(request("L1/1")))
+        assert found[told.question_id].n_prompt_tokens == len(whole) + placeholders
