@@ -107,13 +107,13 @@ def _columns(board: Board) -> Iterable[Column]:
         yield Column(f"d_{name}", label, title, "domains unprinted")
     for level in levels:
         group = "" if level == main else "levels"
-        yield Column(f"c_{level}", f"Consist. {level}", f"Reasoning consistent with the answer on {level}, %", group)
+        yield Column(f"c_{level}", f"Cons. {level}", f"Reasoning consistent with the answer on {level}, %", group)
         title = f"Consistency on {level} minus the baseline's, points; {STARS}; ‡: missing verdicts leave the sign open"
-        yield Column(f"dc_{level}", f"Δ Consist. {level}", title, group)
+        yield Column(f"dc_{level}", f"Δ Cons. {level}", title, "" if level == main else "levels unprinted")
     yield Column("sound", f"Sound {main}", f"Correct and consistent on {main}, % of the judged")
     for level in levels:
         title = f"Correct and consistent on {level} minus the baseline's, points; {STARS}"
-        yield Column(f"ds_{level}", f"Δ Sound {level}", title, "levels")
+        yield Column(f"ds_{level}", f"Δ Sound {level}", title, "levels unprinted")
     for level in levels:
         title = f"Accuracy on {level} minus the baseline's, points; {STARS}"
         yield Column(f"d_{level}", f"Δ {level}", title, "" if level == main else "levels")
@@ -125,7 +125,7 @@ def _columns(board: Board) -> Iterable[Column]:
     yield Column("frames", "Frames", "Video frames at most", "run")
     yield Column("flags", "Flags", "What to know before comparing", numeric=False)
     yield Column("date", "Date", "When the run was completed (UTC)", "run", numeric=False)
-    yield Column("commit", "Code", "Commit or version of the toolkit", "run", numeric=False)
+    yield Column("commit", "Code", "Commit or version of the toolkit", "run unprinted", numeric=False)
 
 
 @dataclass(frozen=True, slots=True)

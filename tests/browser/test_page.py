@@ -7,7 +7,10 @@ import re
 import pytest
 
 from leaderboards.board import build_board
+from leaderboards.draw.numbers import points
 from leaderboards.draw.page import write_html
+from leaderboards.ranking import compare
+from seedbench_r1.runs.directory import load_run
 from tests.browser.conftest import BUILT, HOSTILE, HOSTILE_QUESTION, SPECS, wait_for
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 
@@ -140,6 +143,14 @@ def test_compare_counts(open_page, board):
         x, y = ours.correct & group, theirs.correct & group
         counts = [int((x & y).sum()), int((x & ~y).sum()), int((~x & y & group).sum())]
         assert [int(cell) for cell in cells[:4]] == [*counts, int(group.sum()) - sum(counts)]
+    # First what is right although the reasoning says otherwise, in either.
+    lucky = [table.correct & (table.consistent == 0) for table in (ours, theirs)]
+    assert text_of(browser, "#q-shown") == f"{int((lucky[0] | lucky[1]).sum())} questions"
+    choose(browser, "q-relation", "aConsistent")
+    assert text_of(browser, "#q-shown") == f"{int(((ours.consistent == 1) & (theirs.consistent == 0)).sum())} questions"
+    choose(browser, "q-relation", "bConsistent")
+    assert text_of(browser, "#q-shown") == f"{int(((ours.consistent == 0) & (theirs.consistent == 1)).sum())} questions"
+    choose(browser, "q-relation", "apart")
     apart = int((ours.correct != theirs.correct).sum())
     assert text_of(browser, "#q-shown") == f"{apart} questions"
     choose(browser, "q-relation", "a")
@@ -152,6 +163,53 @@ def test_compare_counts(open_page, board):
     click(browser, "#swap")
     wait_for(browser, "return document.getElementById('pair-a').value === 'sft'")
     assert "a=sft&b=care" in browser.current_url
+
+
+def test_consistency_is_compared_as_python_does(open_page, board):
+    """The table of two runs, and the table's column once another baseline is chosen."""
+    browser = open_page("#a=care&b=sft")
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#judged tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    assert [row[:2] for row in rows] == [[level, m] for level in ("L1", "L2", "L3") for m in ("consistency", "sound")]
+    for level, measure, n, difference, p, _ in rows:
+        a, b = (board.measured[name] for name in ("care", "sft"))
+        delta = compare(a, b, board.bank.group(level), board.bank, measure=measure)
+        assert n == str(delta.n)
+        assert difference.startswith(points(delta.value))
+        assert f"[{points(delta.lo)}, {points(delta.hi)}]" in difference
+        assert p == ("< 0.0001" if delta.p < 0.0001 else f"{delta.p:.4f}")
+    choose(browser, "base", "sft")
+    wait_for(browser, "return document.documentElement.dataset.baseline === 'sft'")
+    again = build_board([measured.run.path for measured in board.measured.values()], baseline="sft")
+    shown = browser.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('#board tr[data-place]')].map("
+        "r => [r.querySelector('button').textContent, r.cells[columnAtOf('dc_L3')].textContent]));".replace(
+            "columnAtOf('dc_L3')",
+            "[...document.querySelectorAll('#board th')].findIndex(h => h.dataset.key === 'dc_L3')",
+        )
+    )
+    for row in again.rows:
+        delta = row.delta("consistency", "L3")
+        if delta is not None:
+            mark = "‡" if delta.sign_is_open else row.stars("L3", "consistency")
+            assert shown[row.model].startswith(points(delta.value) + mark)
+    assert shown["sft"] == "baseline"
+
+
+def test_the_sentence_that_settles_is_marked(browser, tmp_path):
+    """Counted as a script counts: the sign before it is two units of UTF-16."""
+    (path,) = write_runs(tmp_path, [RunSpec("care")], make_benchmark())
+    records = [json.loads(line) for line in (path / "records.jsonl").read_text(encoding="utf-8").splitlines()]
+    run = load_run(path)
+    first = next(r for r in records if r["parsed"]["reasoning"] and r["parsed"]["answer"])
+    option = run.questions[first["question_id"]].options[2]
+    first["generation"]["text"] = f"<think>😀 It is dirty. So I should {option}. Yes.</think><answer>C</answer>"
+    (path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    write_html(build_board([path]), tmp_path / "page.html", built_utc=BUILT)
+    browser.get(f"{(tmp_path / 'page.html').as_uri()}#rel=all&q={first['question_id']}")
+    wait_for(browser, "return document.querySelector('#card .reply mark')")
+    assert text_of(browser, "#card .reply mark") == f"So I should {option}."
 
 
 def test_a_deep_link_shows_the_same_again(open_page):
@@ -344,7 +402,7 @@ def test_training_curves_follow_the_table(start_browser, browser, tmp_path):
     plain = start_browser(scripts=False)
     plain.get(address)
     charts = plain.find_elements("css selector", "#training svg.chart")
-    assert len(charts) == 8 + 3
+    assert len(charts) == 8 + 3 + 3  # curves; accuracy and consistency by step, on three levels
     assert all(chart.is_displayed() and "by step" in chart.get_attribute("aria-label") for chart in charts)
 
 
