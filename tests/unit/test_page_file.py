@@ -110,7 +110,7 @@ def test_every_cell_is_the_boards(page, board):
                 assert cells[name] == f"{percent(row.bounds[name].lo)}–{percent(row.bounds[name].hi)}"
         assert cells["Rank"] == (f"{row.rank.replace('-', '–')} {row.tier}" if row.ranked else "–")
         if row.judge_id is None:
-            assert cells["Consist. L3"] == cells["Sound L3"] == "–"
+            assert cells["Cons. L3"] == cells["Sound L3"] == "–"
         if "L3" in row.deltas:
             assert cells["Δ L3"].startswith(points(row.deltas["L3"].value))
     assert [line[0] for line in lines[1:]].count("–") == 2  # holes and few
