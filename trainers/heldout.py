@@ -61,11 +61,12 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
                 text = completion_text(policy.processor.tokenizer, completion.token_ids)
                 rollout = Rollout((), text, completion.finish_reason, opened=policy.processor.opened)
                 question = batch[completion.question_id].question
-                results.append(HeldoutAnswer(reward(question, rollout), _consistent(question, rollout)))
+                results.append(HeldoutAnswer(reward(question, rollout), consistent_by_rules(question, rollout)))
     return results
 
 
-def _consistent(question: Question, rollout: Rollout) -> bool | None:
+def consistent_by_rules(question: Question, rollout: Rollout) -> bool | None:
+    """Whether the reasoning settles on the answer given; None: on nothing. Without either, False."""
     parsed = parse_response(rollout.text, question.options, question.letters, opened=rollout.opened)
     if not parsed.reasoning or parsed.answer is None:
         return False

@@ -113,13 +113,13 @@ def rewritten(reasoning: str, options: Sequence[str], target: str) -> str:
         former = options[letters.index(found.letter)]
         changed, n = re.subn(rf"(?<!\w){re.escape(former)}(?!\w)", lambda _: goal, sentence, flags=re.IGNORECASE)
         # Letters only where the text did not stand: "A" is an article, too.
-        changed = re.sub(rf"\b{found.letter}\b(?!\s+[a-z])|\({found.letter}\)", target, changed) if n == 0 else changed
+        changed = re.sub(rf"\b{found.letter}\b(?!\s+[a-z])", target, changed) if n == 0 else changed
         candidate = reasoning[: found.start] + changed + reasoning[found.end :]
         if settled_option(candidate, options) == target:
             return candidate
-    plainly = f"So the answer is {target}. {goal}"
     kept = reasoning[: found.start] if found is not None else _without_last_sentence(reasoning)
-    return f"{kept.rstrip()} {plainly}".strip()
+    # On a line of its own: behind "A or B." no sentence begins for the rules.
+    return f"{kept.rstrip()}\nSo the answer is {target}. {goal}".strip()
 
 
 def _without_last_sentence(text: str) -> str:

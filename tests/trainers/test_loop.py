@@ -218,6 +218,7 @@ def test_held_out_questions_are_answered_and_never_trained_on(toy, tmp_path):
     assert sorted(measured) == [3, 6]
     assert all(value["n"] == 2 and 0 <= value["accuracy"] <= 1 for value in measured.values())
     assert measured[6]["format"] > 0
+    assert all(value["undecided"] == 2 or 0 <= value["consistency"] <= 1 for value in measured.values())
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from leaderboards.board import build_board
 from leaderboards.draw.csv import write_long_csv, write_wide_csv
 from leaderboards.draw.latex import latex
 from leaderboards.draw.markdown import markdown
+from leaderboards.methods import methods_paragraph
 from leaderboards.rows import Delta
 from leaderboards.stats import holm, paired_interval, sign_flip_test
 from leaderboards.versus import compare_runs
@@ -158,3 +159,14 @@ def test_diff_compares_consistency_too(folder, board):
     assert shown["levels"][2]["judged"]["sound"]["value"] == l3.judged["sound"].value
     other = cli("leaderboard", "diff", folder / "better", folder / "other-judge", cwd=folder)
     assert "consistency: not compared" in other.stdout
+
+
+def test_the_paragraph_for_a_paper_has_this_boards_numbers(folder, board):
+    delta = board.row("better").judged_deltas["consistency"]["L3"]
+    text = methods_paragraph(board)
+    assert f"{100 * delta.value:+.1f} [{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}] points of consistency" in text
+    assert RULES in text
+    assert "L1 60, L2 40, L3 80" in text
+    paths = [folder / name for name in ("base", "better")]
+    done = cli("leaderboard", "build", *paths, "--methods-paragraph", "-o", folder / "out" / "l.html", cwd=folder)
+    assert done.stdout.splitlines()[-1].startswith("We asked 2 models the questions of SEED-Bench-R1")
