@@ -20,6 +20,9 @@ from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.models.fingerprint import small_file_hashes
 from seedbench_r1.models.locate import find_folder
 from seedbench_r1.runs.directory import Run
+from seedbench_r1.types import SamplingConfig, Template, VideoConfig
+
+_DECODING = ("workers", "decode_timeout_s", "frame_cache", "frame_cache_gb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,17 @@ class ProbedModels:
         return config
 
     def open_loader(self, run: Run) -> FrameLoader:
-        """Decoding workers for the run's media."""
-        loader = open_loader(self._eval_config(run, "none", self.settings.loading))
+        """Decoding workers for the run's media. Of an import, whose settings nobody knows, they are given nothing."""
+        settings = run.manifest.settings
+        loading = {name: self.settings.loading[name] for name in _DECODING if name in self.settings.loading}
+        config = EvalConfig(
+            video=VideoConfig() if settings is None else settings.video,
+            sampling=SamplingConfig(),
+            template=Template({}),
+            model="",
+            data_root=Path(),
+        )
+        loader = open_loader(replace(config, **loading))
         assert isinstance(loader, FrameLoader)
         return loader
 

@@ -20,6 +20,7 @@ from seedbench_r1.runs.directory import load_run, read_manifest
 from seedbench_r1.runs.probes import KINDS, ProbeResult, load_probes
 from seedbench_r1.runs.records import run_identity
 from seedbench_r1.types import Verdict
+from tests.api_server import ApiServer, ok
 from tests.command import RUN, cli
 from tests.waiting import wait_until
 
@@ -289,3 +290,44 @@ def test_agreement_is_the_mean_of_both_shares(probed):
     no = [told[i].after != "A" for i in ids if not verdicts[i].consistent]
     assert found.balanced_accuracy == pytest.approx((sum(yes) / len(yes) + sum(no) / len(no)) / 2)
     assert math.isnan(probe_agreement(run, "forced/v1", told, {}).balanced_accuracy)
+
+
+def test_a_text_model_behind_a_server_is_asked_with_texts_alone(home, run):
+    letters = iter("ABCD" * 20)
+
+    def react(number, body):
+        prompts.append(body["messages"])
+        return ok(next(letters) if len(prompts) % 5 else "none")
+
+    prompts = []
+    with ApiServer(react) as server:
+        words = ("--probes", "text-match", "--text-model", "openai:reader", "--text-base-url", server.url)
+        done = cli("probe", run, *words, cwd=home, **QUIET, OPENAI_API_KEY="none")
+    assert done.returncode == 0, done.stderr
+    (probe_id,) = load_probes(run)
+    assert probe_id.startswith("text-match/v1/by:openai:reader-")
+    results = load_probes(run)[probe_id]
+    assert len(prompts) == len(results)
+    assert {result.note for result in results.values()} == {"", "no option"}
+    assert all((result.after is None) == (result.note == "no option") for result in results.values())
+    for messages in prompts:
+        assert "data:" not in json.dumps(messages)
+        assert "Thoughts:" in json.dumps(messages)
+    # Both words count: none is no agreement.
+    assert probe_rate(load_run(run), probe_id, results).overall.n == len(results)
+
+
+def test_an_import_can_be_asked_by_a_text_model_alone(home, run):
+    edit_manifest(run, protocol="imported:x", template=None, video=None, sampling=None)
+    with ApiServer(lambda number, body: ok("A")) as server:
+        words = ("--probes", "text-match", "--text-model", "openai:reader", "--text-base-url", server.url)
+        done = cli("probe", run, *words, cwd=home, **QUIET, OPENAI_API_KEY="none")
+    assert done.returncode == 0, done.stderr
+    assert load_probes(run)
+
+
+def test_a_server_that_is_gone_costs_nothing_that_was_found(home, run):
+    words = ("--probes", "text-match", "--text-model", "openai:reader", "--text-base-url", "http://127.0.0.1:9/v1")
+    done = cli("probe", run, *words, cwd=home, **QUIET, OPENAI_API_KEY="none")
+    assert done.returncode in (3, 5)
+    assert "bug" not in done.stderr
