@@ -33,14 +33,16 @@ from seedbench_r1.backends.vllm_engine import (
 from seedbench_r1.backends.vllm_scoring import Walk, Walks
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.any_processor import AnyProcessor, load_any_processor
-from seedbench_r1.models.checkpoint import inspect_model
+from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.models.completions import completion_text
+from seedbench_r1.models.fingerprint import small_file_hashes
 from seedbench_r1.models.sample import sample_request
 from seedbench_r1.types import Failure, FinishReason, Generation, Request, SamplingConfig
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
+_NOT_THE_MODEL = ("_name_or_path", "transformers_version")  # of config.json: who wrote it, and from what
 AHEAD = 8  # prepared requests that wait for room in the engine: about 20 MB of pixels each
 
 
@@ -97,6 +99,7 @@ class VllmBackend:
         checkpoint = inspect_model(model, base_model=base_model, revision=revision, trust_remote_code=trusted)
         check_family(checkpoint)
         folder = checkpoint.folder
+        self._shape = _shape(checkpoint, dtype)
         try:
             if checkpoint.base_folder is not None:
                 self._merged = tempfile.TemporaryDirectory(prefix="seedbench-r1-merged-")
@@ -110,6 +113,23 @@ class VllmBackend:
             self.close()
             raise
         self.processor: AnyProcessor = dataclasses.replace(processor, context=self._engine.model_config.max_model_len)
+
+    def replace_weights(self, model: str, *, dtype: str = "auto", revision: str | None = None) -> bool:
+        """Go on with another checkpoint's weights in the same engine; False, and nothing done, if it is no sibling.
+
+        A sibling has the same architecture, tokenizer, template and processor, byte for byte, and is no adapter. What
+        the engine keeps of prompts and pixels is forgotten. Raises ConfigError as the constructor does, ResourceError
+        if the engine dies.
+        """
+        checkpoint = inspect_model(model, revision=revision, trust_remote_code=self.options.trust_remote_code)
+        if checkpoint.base_folder is not None or self._merged is not None or _shape(checkpoint, dtype) != self._shape:
+            return False
+        with engine_death_explained():
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(checkpoint.folder)})
+            self._engine.reset_prefix_cache()
+            self._engine.reset_mm_cache()
+            self._engine.reset_encoder_cache()  # or the scheduler counts on pixels that the workers have forgotten
+        return True
 
     def _check_prompts(self, processor: AnyProcessor, size_multiple: int) -> None:
         """Raise ConfigError if vLLM makes another prompt of a clip than the checkpoint's processor."""
@@ -247,3 +267,12 @@ class VllmBackend:
             logprobs=tuple(logprobs) if sampling.logprobs else None,
             opened=finished.opened,
         )
+
+
+def _shape(checkpoint: Checkpoint, dtype: str) -> tuple[object, ...]:
+    """What two checkpoints must share to be answered by one engine: all but their weights."""
+    config = {name: value for name, value in checkpoint.config.items() if name not in _NOT_THE_MODEL}
+    files = {
+        name: digest for name, digest in small_file_hashes({"": checkpoint.folder}).items() if name != "config.json"
+    }
+    return config, files, checkpoint_dtype(checkpoint.config) if dtype == "auto" else dtype

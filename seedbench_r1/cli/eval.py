@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seedbench_r1.cli import eval_many, lmms_benchmarks
 from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import AsJson, ConfigFile, DryRun, Given, PrintConfig, Quiet, with_settings
-from seedbench_r1.config import GROUPS, TABLE
+from seedbench_r1.config import GROUPS, TABLE, EvalConfig
+from seedbench_r1.errors import ConfigError, SeedBenchError
 from seedbench_r1.options import in_groups
 
 if TYPE_CHECKING:
+    from seedbench_r1.backends.base import Backend
     from seedbench_r1.engines.base import EvalResult, Plan
+
+Further = Annotated[
+    list[str] | None, typer.Argument(metavar="", help="Further models behind --model.", show_default=False, hidden=True)
+]
 
 
 @with_settings(in_groups(TABLE, GROUPS))
 def evaluate_command(
     given: Given,
+    further: Further = None,
     *,
     config: ConfigFile = None,
     print_config: PrintConfig = False,
@@ -27,15 +37,21 @@ def evaluate_command(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a checkpoint. The same command again continues an interrupted run.
+    """Evaluate a checkpoint, or several. The same command again continues an interrupted run.
+
+    --model A B C, or --model 'out/care/checkpoint-*': one after the other; a failed one does not stop the rest.
 
     Exit codes: 0 done, 3 configuration, 4 data, 5 some questions have no answer, 7 resources, 130/143 interrupted.
     """
-    from seedbench_r1.cli import lmms_benchmarks, results
+    from seedbench_r1.cli import results
     from seedbench_r1.engines.plan import plan
     from seedbench_r1.suites import resolve
 
-    resolved = resolve(given, config_file=config)
+    models = _models(given, further or [])
+    if len(models) > 1:
+        _evaluate_many(given, models, config, dry_run=dry_run or print_config, as_json=as_json, quiet=quiet)
+        return
+    resolved = resolve(given | {"model": models[0]} if models else given, config_file=config)
     if print_config:
         results.print_config(resolved)
         return
@@ -51,6 +67,39 @@ def evaluate_command(
     run_and_report(planned, as_json=as_json, quiet=quiet)
 
 
+def _models(given: Given, further: list[str]) -> list[str]:
+    """The models of the command line; [] if it names none."""
+    if further and "model" not in given:
+        raise ConfigError(f"{further[0]!r} is no option. Fix: --model {' '.join(further)}.")
+    return eval_many.models_of([str(given["model"]), *further]) if "model" in given else []
+
+
+def _evaluate_many(
+    given: Given, models: list[str], config: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    from seedbench_r1.engines.plan import plan
+    from seedbench_r1.suites import resolve
+
+    for name in ("run_name", "shard"):
+        if name in given:
+            raise ConfigError(f"{TABLE[name].flag} is for one model, and {len(models)} were given. Fix: leave it out.")
+    if dry_run:
+        raise ConfigError("--dry-run and --print-config are for one model. Fix: name one of them.")
+    command = shlex.join(["seedbench-r1", *sys.argv[1:]])
+    plans: list[tuple[str, Plan | SeedBenchError]] = []
+    # All of them before the first is loaded: what is refused is known at once.
+    for model in models:
+        resolved = resolve(given | {"model": model}, config_file=config)
+        if resolved.engine != "local" or resolved.data_parallel > 1 or resolved.suite == lmms_benchmarks.SUITE:
+            raise ConfigError("Several models are evaluated in this process: --engine local, one process. Fix: a loop.")
+        try:
+            with data_root_explained(given, config):
+                plans.append((model, plan(resolved, command=command)))
+        except SeedBenchError as error:
+            plans.append((model, error))
+    eval_many.evaluate_many(plans, as_json=as_json, quiet=quiet)
+
+
 def run_and_report(planned: Plan, *, as_json: bool = False, quiet: bool = False) -> None:
     """Carry a plan out and print how it ended. Raises IncompleteRun or Interrupted if not everything has an answer."""
     from seedbench_r1.cli.outcome import exit_code, raise_unless_done
@@ -64,18 +113,24 @@ def run_and_report(planned: Plan, *, as_json: bool = False, quiet: bool = False)
     raise_unless_done(planned, result, signal_number)
 
 
-def carry_out(planned: Plan, *, quiet: bool) -> tuple[EvalResult, int]:
-    """Evaluate with progress on standard error and signals handled. Returns the result and the signal, 0 if none."""
+def carry_out(
+    planned: Plan, *, quiet: bool, open_backend: Callable[[EvalConfig], Backend] | None = None
+) -> tuple[EvalResult, int]:
+    """Evaluate with progress on standard error and signals handled. Returns the result and the signal, 0 if none.
+
+    open_backend: for an engine in this process, instead of loading the model anew.
+    """
     from seedbench_r1.cli.console import silence_weight_bars
     from seedbench_r1.cli.progress import EvalProgress
     from seedbench_r1.cli.signals import draining_signals
+    from seedbench_r1.engines.local import LocalEngine
     from seedbench_r1.engines.plan import open_engine
     from seedbench_r1.engines.run import run_plan
 
     if planned.checkpoint is not None:
         silence_weight_bars()
     with (
-        open_engine(planned.config) as engine,
+        open_engine(planned.config) if open_backend is None else LocalEngine(open_backend) as engine,
         draining_signals(engine.stop_message) as (stop, received),  # inside: Ray sets a handler of its own
         EvalProgress(planned, quiet=quiet) as progress,
     ):
