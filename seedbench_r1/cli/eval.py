@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +12,12 @@ import typer
 from seedbench_r1.cli import eval_many, lmms_benchmarks
 from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import AsJson, ConfigFile, DryRun, Given, PrintConfig, Quiet, with_settings
-from seedbench_r1.config import GROUPS, TABLE, EvalConfig
+from seedbench_r1.config import GROUPS, TABLE
 from seedbench_r1.errors import ConfigError, SeedBenchError
 from seedbench_r1.options import in_groups
 
 if TYPE_CHECKING:
-    from seedbench_r1.backends.base import Backend
-    from seedbench_r1.engines.base import EvalResult, Plan
+    from seedbench_r1.engines.base import Plan
 
 Further = Annotated[
     list[str] | None, typer.Argument(metavar="", help="Further models behind --model.", show_default=False, hidden=True)
@@ -102,6 +100,7 @@ def _evaluate_many(
 
 def run_and_report(planned: Plan, *, as_json: bool = False, quiet: bool = False) -> None:
     """Carry a plan out and print how it ended. Raises IncompleteRun or Interrupted if not everything has an answer."""
+    from seedbench_r1.cli.carry_out import carry_out
     from seedbench_r1.cli.outcome import exit_code, raise_unless_done
     from seedbench_r1.cli.results import print_result, result_json
 
@@ -111,30 +110,3 @@ def run_and_report(planned: Plan, *, as_json: bool = False, quiet: bool = False)
     else:
         print_result(planned, result)
     raise_unless_done(planned, result, signal_number)
-
-
-def carry_out(
-    planned: Plan, *, quiet: bool, open_backend: Callable[[EvalConfig], Backend] | None = None
-) -> tuple[EvalResult, int]:
-    """Evaluate with progress on standard error and signals handled. Returns the result and the signal, 0 if none.
-
-    open_backend: for an engine in this process, instead of loading the model anew.
-    """
-    from seedbench_r1.cli.console import silence_weight_bars
-    from seedbench_r1.cli.progress import EvalProgress
-    from seedbench_r1.cli.signals import draining_signals
-    from seedbench_r1.engines.local import LocalEngine
-    from seedbench_r1.engines.plan import open_engine
-    from seedbench_r1.engines.run import run_plan
-
-    if planned.checkpoint is not None:
-        silence_weight_bars()
-    with (
-        open_engine(planned.config) if open_backend is None else LocalEngine(open_backend) as engine,
-        draining_signals(engine.stop_message) as (stop, received),  # inside: Ray sets a handler of its own
-        EvalProgress(planned, quiet=quiet) as progress,
-    ):
-        result = run_plan(
-            planned, engine, stop=stop, observe=progress.observe, say=progress.say, opened=progress.opened
-        )
-    return result, received[0] if received else 0

@@ -68,7 +68,7 @@ def evaluate_many(plans: Sequence[tuple[str, Plan | SeedBenchError]], *, as_json
 
     A signal stops all. Raises the first error at the end, with its exit code.
     """
-    from seedbench_r1.cli.eval import carry_out
+    from seedbench_r1.cli.carry_out import carry_out
     from seedbench_r1.cli.outcome import raise_unless_done
     from seedbench_r1.engines.kept_backend import KeptBackend
 
