@@ -151,7 +151,8 @@ def _unranked(
     force_mixed: bool,
 ) -> Board:
     """The board with its rows in order and all tests, without ranks and deltas."""
-    rows.sort(key=lambda row: _descending(score_of(row, metric, judge_id)))
+    # Ties by name: equal runs give equal bytes, in whatever order they were given.
+    rows.sort(key=lambda row: (*_descending(score_of(row, metric, judge_id)), row.run_id))
     protocols = _ranked_protocols(rows, metric, baseline, judge_id, force_mixed=force_mixed)
     compared = comparable(rows, protocols)
     scored = {row.run_id for row in compared if not math.isnan(score_of(row, metric, judge_id))}

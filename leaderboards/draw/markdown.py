@@ -13,6 +13,7 @@ from leaderboards.published import PublishedRow
 from leaderboards.ranking import JUDGED
 from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import Proportion
+from leaderboards.story import story
 from seedbench_r1.files import write_text
 
 
@@ -27,7 +28,8 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
     # Without a baseline there is nothing to subtract: no empty column.
     compared = [] if board.baseline is None else ["Δ L3", "Δ Consistency L3", "Δ Sound L3"]
     header = ["Rank", "Tier", "Model", *titles, "Consistency L3", *compared, "Flags"]
-    lines = ["# SEED-Bench-R1 leaderboard", "", *(f"> {_escape(text)}" for text in board.warnings)]
+    told = [line for sentence in story(board) for line in (_escape(sentence), "")]
+    lines = ["# SEED-Bench-R1 leaderboard", "", *told, *(f"> {_escape(text)}" for text in board.warnings)]
     lines += [*([""] if board.warnings else []), markdown_row(header), markdown_row("---" for _ in header)]
     lines += [_measured(board, row) for row in board.rows]
     if include_reported:

@@ -24,6 +24,7 @@ from leaderboards.draw.page_training import training_section
 from leaderboards.methods import methods
 from leaderboards.provenance import shareable
 from leaderboards.stats.paired import SEED
+from leaderboards.story import story
 from seedbench_r1 import __version__
 from seedbench_r1.files import make_folder, write_text
 from seedbench_r1.types import DOMAINS
@@ -121,6 +122,8 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
     # Templates compute nothing: what they show is text or a coordinate by now.
     context: dict[str, object] = {
         "board": board,
+        "story": [shareable(sentence) for sentence in story(board)],
+        "chance": f"{100 * np.mean([1 / len(q.options) for q in board.bank.questions if q.options]):.0f}",
         "built": built,
         "built_day": built[:10],
         "version": __version__,

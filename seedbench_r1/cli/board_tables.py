@@ -21,7 +21,9 @@ OPEN = " ‡: missing verdicts could turn the difference round."
 
 
 def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
-    """The tables of tiers and of reasoning, flags and warnings, and what was written: the page first."""
+    """The tables of tiers and of reasoning, what they say, flags and warnings, and what was written: the page first."""
+    from leaderboards.story import story
+
     screen = console.out()
     screen.print(_table_of_runs(board, board.metric))
     for row in board.rows:
@@ -29,6 +31,8 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
         if row.flags:
             screen.print(f" {row.run_id}: {', '.join(row.flags)}", soft_wrap=True)
     _print_reasoning(board)
+    for sentence in story(board):
+        screen.print(f" {sentence}", soft_wrap=True)
     for warning in board.warnings:
         screen.print(f" ! {warning}", soft_wrap=True)
     if board.judge_id is not None:

@@ -1,0 +1,80 @@
+"""The sentences on top of a board: who leads, who is not told apart, and nothing that the tests do not say."""
+
+import pytest
+
+from leaderboards.board import build_board
+from leaderboards.draw.markdown import markdown
+from leaderboards.draw.page import write_html
+from leaderboards.ranking import Metric, compare, level_tests, rank
+from leaderboards.story import story
+from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
+
+
+def board_of(folder, *specs, **options):
+    benchmark = make_benchmark({"L1": 60, "L2": 40, "L3": 200}, seed=5)
+    return build_board(write_runs(folder, specs, benchmark), include_published=False, **options)
+
+
+def test_a_leader_is_named_with_the_next_and_the_distance(tmp_path):
+    board = board_of(
+        tmp_path,
+        RunSpec("best", ability=4.0, seed=1, consistent=0.5),
+        RunSpec("other", ability=-1.0, seed=2, consistent=0.97),
+        RunSpec("third", ability=-1.1, seed=3, consistent=0.5),
+    )
+    accuracy, consistency = story(board)
+    gap = compare(board.measured["best"], board.measured["other"], board.bank.group("L3"), board.bank)
+    assert accuracy.startswith(f"L3 accuracy: best {100 * board.row('best').accuracy['L3'].value:.1f} % leads")
+    assert f"{100 * gap.value:+.1f} [{100 * gap.lo:+.1f}, {100 * gap.hi:+.1f}] points over other" in accuracy
+    assert consistency.startswith("L3 consistency: other ")
+    assert "leads" in consistency
+
+
+def test_runs_that_no_test_separates_are_not_told_apart(tmp_path):
+    board = board_of(tmp_path, RunSpec("a", seed=1), RunSpec("b", ability=0.05, seed=2))
+    assert all("no run is told apart from the best" in sentence for sentence in story(board))
+    both = board_of(
+        tmp_path / "more", RunSpec("a", 3.0, seed=1), RunSpec("b", 3.1, seed=2), RunSpec("low", -2.0, seed=3)
+    )
+    assert "lead and are not told apart; " in story(both)[0]
+    assert "over low." in story(both)[0]
+
+
+def test_it_follows_from_the_same_tiers_as_the_table(tmp_path):
+    board = board_of(tmp_path, *(RunSpec(f"r{i}", ability=0.5 * i, seed=i) for i in range(5)))
+    tests = level_tests(list(board.measured), list(board.measured.values()), Metric("L3", "accuracy"), board.bank)
+    _, tiers = rank(tests, {row.run_id: row.accuracy["L3"].value for row in board.rows})
+    first = [row.model for row in board.rows if tiers[row.run_id] == "A"]
+    head = story(board)[0].partition(" lead")[0]
+    assert all(name in head for name in first[:4])
+    assert not any(row.model in head for row in board.rows if row.model not in first)
+
+
+def test_nothing_is_said_of_one_run_or_of_what_was_not_judged(tmp_path):
+    assert story(board_of(tmp_path / "one", RunSpec("a"))) == ()
+    unjudged = board_of(tmp_path / "two", RunSpec("a", judges=()), RunSpec("b", 2.0, judges=(), seed=1))
+    assert [sentence.partition(":")[0] for sentence in story(unjudged)] == ["L3 accuracy"]
+
+
+def test_it_stands_on_the_page_and_in_markdown(tmp_path):
+    board = board_of(tmp_path, RunSpec("a", 2.0, seed=1), RunSpec("<b>", -1.0, seed=2))
+    write_html(board, tmp_path / "page.html", built_utc="2026-01-02T03:04:05Z")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert 'class="story"' in page
+    assert "Chance is 25 %" in page
+    assert "over &lt;b&gt;" in page
+    assert "L3 accuracy: a " in markdown(board)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_equal_runs_give_equal_bytes_in_any_order(tmp_path, order):
+    benchmark = make_benchmark(seed=5)
+    specs = [RunSpec(name, seed=7) for name in ("b", "a", "c")]
+    paths = []
+    for spec in specs:  # the same answers under three names, told apart by one character of their texts
+        (path,) = write_runs(tmp_path, [spec], benchmark)
+        records = (path / "records.jsonl").read_text(encoding="utf-8")
+        (path / "records.jsonl").write_text(records.replace("</think>", f" {spec.name}</think>"), encoding="utf-8")
+        paths.append(path)
+    board = build_board([paths[i] for i in order], include_published=False)
+    assert [row.run_id for row in board.rows] == ["a", "b", "c"]
