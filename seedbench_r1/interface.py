@@ -150,9 +150,10 @@ class Leaderboard:
         """A row a run, with the columns of leaderboard.csv (docs/leaderboard.md) as texts."""
         import pandas as pd
 
-        from leaderboards.draw.csv import wide_fields
+        from leaderboards.draw.csv import own_splits, wide_fields
 
-        return pd.DataFrame([wide_fields(row, self.board.baseline) for row in self.board.rows])
+        board = self.board
+        return pd.DataFrame([wide_fields(row, board.baseline, own_splits(board)) for row in board.rows])
 
 
 def leaderboard(

@@ -43,7 +43,14 @@ def build_command(
     ),
     csv_path: Annotated[Path | None, write_option("--csv", help="The wide table. Default: next to the page.")] = None,
     baseline: Annotated[str | None, show_option(help="A run: directory, name, or model. Others are compared.")] = None,
-    metric: Annotated[str, show_option(help="LEVEL.MEASURE: accuracy, sound or consistency.")] = "l3.accuracy",
+    metric: Annotated[
+        str | None,
+        show_option(
+            help="LEVEL.MEASURE or SPLIT.MEASURE: accuracy, sound or consistency. Default: l3.accuracy; of your own "
+            "questions the first split's accuracy.",
+            show_default=False,
+        ),
+    ] = None,
     judge: Annotated[str | None, show_option(help="Judge id. Default: the one that judged most runs.")] = None,
     detail: Annotated[str, write_option(help="Reasoning in the page: auto, none, full.")] = "auto",
     max_size: Annotated[str, write_option(help="Of the page.")] = "10MB",
