@@ -164,7 +164,8 @@ def _one_by_one(plain: Mapping[str, str]) -> tuple[str, ...]:
         first = min(places)
         run = [place for place in range(first, first + len(places)) if place in places]
         run = run[: next((i for i, place in enumerate(run) if place != first + i), len(run))]
-        if len(run) < 2 or first > (1 if digits else 0):
+        # "x" and "y" alone are no options, and neither is a lone "a".
+        if len(places) < 2 or first > (1 if digits else 0):
             continue
         # Of single letters the first ones in a row: "x" and "y" behind "a" and "b" are something else.
         if stem and len(run) < len(places):
@@ -172,6 +173,8 @@ def _one_by_one(plain: Mapping[str, str]) -> tuple[str, ...]:
                 f"Columns {', '.join(places.values())} hold an option each, and one between them is not there. "
                 f"Fix: --map options=COLUMN+COLUMN+..., in their order."
             )
+        if len(run) < 2:
+            continue
         return tuple(places[place] for place in run)
     return ()
 

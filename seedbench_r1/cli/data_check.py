@@ -86,9 +86,13 @@ def check_command(
         typer.echo(console.json_text(_as_json(file, reading, found, missing, bad)))
     else:
         _print(file, reading, found, missing, bad)
-    problems = _problems(reading, missing, bad)
+    problems = "\n".join(_problems(reading, missing, bad))
+    if problems and as_json:
+        # One object on standard output: it holds them already.
+        console.err().print(problems, soft_wrap=True)
+        raise typer.Exit(DataError.exit_code)
     if problems:
-        raise DataError("\n".join(problems))
+        raise DataError(problems)
 
 
 def _problems(reading: Reading, missing: list[Path], bad: BadRows) -> list[str]:

@@ -68,8 +68,8 @@ def read_once(path: Path, mapping: Mapping[str, str]) -> Reading:
     """
     form, seen, survey = form_of(path), dict[str, None](), _Survey()
     columns = find_columns((), {})
-    n_rows = 0
-    for place, row in read_any(path, BadRows(skip=True)):
+    n_rows, unread = 0, BadRows(skip=True)
+    for place, row in read_any(path, unread):
         n_rows += 1
         # JSON rows need not all have the same fields. A mapped column may come later.
         if union(seen, row):
@@ -77,7 +77,8 @@ def read_once(path: Path, mapping: Mapping[str, str]) -> Reading:
             columns = find_columns(tuple(seen), known | {"kind": mapping["kind"]} if "kind" in mapping else known)
         survey.add(place, row, columns)
     if not n_rows:
-        raise DataError(f"{path} holds no questions: it has no row that can be read ({form}).")
+        why = unread.messages[0] if unread.messages else "it has no rows."
+        raise DataError(f"{path} holds no questions ({form}): {why}")
     columns = find_columns(tuple(seen), mapping)
     _refuse_without(path, columns, tuple(seen))
     starts = _starts(path, survey, columns)
