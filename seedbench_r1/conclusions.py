@@ -52,7 +52,7 @@ def _forms(n_options: int) -> _Forms:
     one = f"[A-{last}]"
     # "A" is also an article and "I" a pronoun, so bare letters count only in forms that mean an option.
     bare = "".join(letter for letter in ascii_uppercase[1:n_options] if letter != "I")
-    pronoun = r"(?!(?-i:I)\s+(?!(?:is|fits|makes|must|would)\b)(?-i:[a-z]))" if n_options > _PLACE_OF_I else ""
+    pronoun = r"(?!(?-i:I)\s+(?!(?:is|fits)\b)(?-i:[a-z]))" if n_options > _PLACE_OF_I else ""
     return _Forms(
         sentence=re.compile(rf"(?<=[.!?;])(?<!\b{one}\.)\s+|\n+"),  # "B. wash the cup" is one sentence
         letters=(

@@ -152,10 +152,11 @@ def _write(
     from leaderboards.draw.svg import write_charts
     from leaderboards.methods import write_meta
 
+    wide = csv_path or out.with_suffix(".csv")
+    _refuse_other_tables(wide)
     # Before the first file: an unusable folder must not leave half of the output.
     for folder in {out.parent, (csv_path or out).parent}:
         make_folder(folder)
-    wide = csv_path or out.with_suffix(".csv")
     long, predicted = wide.with_name(f"{wide.stem}_long.csv"), wide.with_name("predictions.csv")
     markdown, latex, meta = (out.with_suffix(suffix) for suffix in (".md", ".tex", ".meta.json"))
     write_wide_csv(board, wide, include_reported=include_reported)
@@ -175,6 +176,19 @@ def _write(
     names = [path.name if path.parent == out.parent else f"{path.parent.name}/{path.name}" for path in written]
     write_meta(board, meta, command=command, built_utc=now, files=[out.name, *names])
     return [out, *written, meta], report
+
+
+def _refuse_other_tables(path: Path) -> None:
+    """Raise ConfigError for a CSV that no board wrote: `--out cups.html` would take the questions in cups.csv."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head and not head.startswith(b"run_id,"):
+        raise ConfigError(
+            f"{path} is no leaderboard's table, and would be written over. Nothing was written. Fix: another --out, or "
+            f"--csv FILE."
+        )
 
 
 def build_json(board: Board, written: list[Path]) -> object:
