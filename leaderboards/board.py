@@ -59,6 +59,18 @@ class Board:
     judges: tuple[str, ...] = ()  # all whose verdicts the runs hold, in order of their names
 
     @property
+    def suite(self) -> str:
+        """Whose questions the runs answer: "seedbench-r1" or "own"."""
+        return self.bank.suite
+
+    @property
+    def title(self) -> str:
+        """What the board is called: the benchmark, or the files of a user's own questions."""
+        if self.suite != "own":
+            return "SEED-Bench-R1"
+        return ", ".join(dict.fromkeys(q.source.file for q in self.bank.questions if q.source is not None))
+
+    @property
     def n_measured(self) -> int:
         """Rows of runs that were read."""
         return len(self.rows)
@@ -96,7 +108,7 @@ def build_board(
     paths: Sequence[Path],
     *,
     baseline: str | None = None,
-    metric: str = "l3.accuracy",
+    metric: str | None = None,
     judge: str | None = None,
     include_published: bool = True,
     force_mixed: bool = False,
@@ -107,7 +119,8 @@ def build_board(
     Args:
         paths: run directories. Those that cannot be used are in `left_out`, with the reason.
         baseline: a run's directory, its run_id, or its model's name: every other row gets its distance from it.
-        metric: "<level>.<measure>", such as "l3.accuracy", "l1.sound", "l2.consistency": what rows are ranked by.
+        metric: "<level>.<measure>", such as "l3.accuracy", "l1.sound", "l2.consistency": what rows are ranked by; of a
+            user's own questions "<split>.<measure>". By default accuracy on L3, or on their first split.
         judge: a judge id, or its beginning if only one starts so; by default the judge that judged most runs.
         include_published: add the papers' rows.
         force_mixed: rank and test rows of different protocols together.
@@ -117,7 +130,6 @@ def build_board(
         ConfigError: the metric or the baseline does not exist, or the judge judged none of the runs.
         DataError: none of the directories can be used.
     """
-    wanted = parse_metric(metric)
     with gc_paused():
         runs, left_out = load_runs(paths, baseline)
         if not runs:
@@ -127,6 +139,8 @@ def build_board(
         judge_id = choose_judge(runs, judge)
         # Over all runs' questions, so that one index means the same question in every run's arrays.
         bank = build_bank(loaded.run for loaded in runs.values())
+        own = bank.suite == "own"
+        wanted = parse_metric(metric, bank.levels if own else ())
         only = judge is not None
         read = {run_id: measure(run_id, loaded, judge_id, bank, only=only) for run_id, loaded in runs.items()}
         rows = [build_row(measured, bank, rank_unparsed=rank_unparsed) for measured in read.values()]
@@ -137,7 +151,8 @@ def build_board(
         board = _with_deltas(_with_ranks(replace(board, left_out=tuple(left_out), warnings=warnings)))
         # Papers' rows join last: nothing before may rank or test them.
         judges = sorted({judge for loaded in runs.values() for judge in loaded.verdicts})
-        return replace(board, published=load_published() if include_published else (), judges=tuple(judges))
+        published = load_published() if include_published and not own else ()
+        return replace(board, published=published, judges=tuple(judges))
 
 
 def _unranked(

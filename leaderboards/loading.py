@@ -19,6 +19,9 @@ from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, Verdict
 
+# Suites that have a board -> how it is called. One board holds runs of one suite.
+NAMES = {"seedbench-r1": "SEED-Bench-R1", "own": "own questions'"}
+
 Verdicts = dict[str, dict[str, Verdict]]  # judge_id -> question_id -> verdict
 
 
@@ -56,6 +59,7 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
     for path in wanted:
         distinct.setdefault(path.resolve(), path)
     loaded, left_out = _load_all(list(distinct.values()))
+    left_out += _take_out_other_suites(loaded, baseline)
     left_out += _take_out_copies(loaded, baseline)
     runs = {name: loaded[path] for path, name in _names(list(loaded)).items()}
     if not runs:
@@ -82,6 +86,24 @@ def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
         except (DataError, OSError) as error:
             left_out.append(LeftOut(path, str(error)))
     return loaded, left_out
+
+
+def _take_out_other_suites(loaded: dict[Path, Loaded], baseline: str | None) -> list[LeftOut]:
+    """One board answers one suite: the baseline's, else SEED-Bench-R1 where a run does, else that of most runs."""
+    suites = {path: item.run.manifest.suite for path, item in loaded.items()}
+    wanted = {suite for path, suite in suites.items() if baseline and path.resolve() == Path(baseline).resolve()}
+    usable = Counter(suite for suite in suites.values() if suite in NAMES)
+    # Ties by name, so that the order of the arguments does not matter.
+    most = min(usable, key=lambda suite: (suite != "seedbench-r1", -usable[suite], suite), default="seedbench-r1")
+    chosen = (wanted & set(NAMES)).pop() if wanted & set(NAMES) else most
+    left_out = [
+        LeftOut(path, f"{path} answers the suite {suite}: not to be mixed with {NAMES[chosen]} results.")
+        for path, suite in suites.items()
+        if suite != chosen
+    ]
+    for item in left_out:
+        del loaded[item.path]
+    return left_out
 
 
 def _take_out_copies(loaded: dict[Path, Loaded], baseline: str | None) -> list[LeftOut]:
@@ -130,8 +152,6 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     if not lines and (path / "manifest.json").exists():
         raise DataError(f"{file} is missing or empty: the run was stopped before it began, or was not copied whole.")
     run = load_run(path, questions=known.get(lines))
-    if run.manifest.suite != "seedbench-r1":
-        raise DataError(f"{path} answers the suite {run.manifest.suite}: not to be mixed with SEED-Bench-R1 results.")
     # load_run keeps one of two equal ids, which would hide that every share counts a question twice.
     n_lines = len(lines.splitlines())
     if n_lines != len(run.questions):

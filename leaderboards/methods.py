@@ -21,8 +21,10 @@ def methods(board: Board) -> list[str]:
     """Sentences for the reader of this board."""
     videos = len(set(board.bank.video.tolist()))
     # Every sentence states what the code does; numbers come from its constants, so that neither can drift.
+    own = board.suite == "own"
+    of = "split of the file" if own else "level's annotation file"
     sentences = [
-        "Accuracy is correct / N of the level's annotation file; unparsed and truncated answers are wrong; questions "
+        f"Accuracy is correct / N of the {of}; unparsed and truncated answers are wrong; questions "
         "that failed leave the run INCOMPLETE, and its accuracy lies between the two bounds shown.",
         f"Intervals are 95 % Wilson intervals at n / design effect, clustered by source video ({videos} videos on "
         f"this board; CR1 variance); with fewer than {FEW_CLUSTERS} videos Student's t replaces the normal quantile.",
@@ -33,9 +35,18 @@ def methods(board: Board) -> list[str]:
         f"Ranks and tiers follow from {board.metric}: Holm over all pairs of ranked runs, alpha {ALPHA}. Rank a-b: "
         "a - 1 runs are significantly better, and all but the first b significantly worse. A tier holds the runs not "
         "significantly worse than its first. Not overlap of intervals, which hides real differences.",
-        "The levels hold different questions: the gap from L1 to L3 mixes difficulty and shift. Compare gaps between "
-        "models. No single domain supports a claim of less than 5 points.",
     ]
+    if own and not board.bank.choice.all():
+        sentences.append(
+            "Credits between 0 and 1 (OCR, free-form, regression) count as they are: accuracy is their mean, its "
+            "interval a CR1 t interval by video. Counts of right answers are of full credit. Judges decide on "
+            "questions with options alone."
+        )
+    if not own:
+        sentences.append(
+            "The levels hold different questions: the gap from L1 to L3 mixes difficulty and shift. Compare gaps "
+            "between models. No single domain supports a claim of less than 5 points."
+        )
     if board.baseline is not None:
         exploratory = (
             " Differences on single domains are exploratory: Benjamini-Hochberg over all domains and runs, no stars."

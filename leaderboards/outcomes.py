@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from string import ascii_uppercase
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.probes import ProbeResult
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot
 from seedbench_r1.scoring import lacks_reasoning
-from seedbench_r1.types import DOMAINS, LETTERS, LEVELS, Question, RunRecord, Verdict
+from seedbench_r1.types import DOMAINS, LEVELS, Question, RunRecord, Verdict
 
 # Codes of Outcomes.outcome. From ANSWERED on, the model produced a response.
 ABSENT, UNANSWERED, FAILED, ANSWERED, UNPARSED, TRUNCATED = range(6)
@@ -23,6 +24,7 @@ NO_VERDICT = -1  # of Outcomes.consistent
 UNKNOWN = -1  # of Outcomes.n_tokens
 
 Bools = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.bool_] | npt.NDArray[np.float64]  # of answers: right or wrong, or credits from 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,13 @@ class QuestionBank:
     level: npt.NDArray[np.str_]
     domain: npt.NDArray[np.str_]  # "" where there is none
     video: npt.NDArray[np.intp]
+    choice: Bools  # has options: what judges decide on
+
+    @property
+    def suite(self) -> str:
+        """That of the questions; runs of one suite share a board."""
+        source = self.questions[0].source if self.questions else None
+        return "own" if source is not None and source.suite == "own" else "seedbench-r1"
 
     def group(self, name: str) -> Bools:
         """The questions of a level or of an L3 domain."""
@@ -47,7 +56,8 @@ class QuestionBank:
     def groups(self) -> tuple[str, ...]:
         """Levels, then L3 domains, as far as there are questions of them."""
         levels, domains = set(self.level.tolist()), set(self.domain.tolist())
-        others = sorted(levels - set(LEVELS))
+        # A user's own splits, in the order of the file.
+        others = [name for name in dict.fromkeys(self.level.tolist()) if name not in LEVELS]
         return tuple([n for n in LEVELS if n in levels] + others + [n for n in DOMAINS if n in domains])
 
     @property
@@ -61,12 +71,19 @@ class Outcomes:
     """One run over the bank; every array has one entry a question of the bank."""
 
     outcome: npt.NDArray[np.int8]  # ABSENT (not of this run), UNANSWERED, FAILED, ANSWERED, UNPARSED, TRUNCATED
-    picked: npt.NDArray[np.int8]  # 0..3 for A..D, NO_LETTER
-    correct: Bools  # False where there is no response
+    picked: npt.NDArray[np.int8]  # 0..25 for A..Z, NO_LETTER
+    correct: Bools  # full credit; False where there is no response
     strict: Bools  # correct by the reference's rule
     consistent: npt.NDArray[np.int8]  # 1 yes, 0 no, NO_VERDICT: not judged, undecided or failed
     bare: Bools  # a response without reasoning, or whose answer could not be read
     n_tokens: npt.NDArray[np.int32]  # generated; UNKNOWN
+    credits: npt.NDArray[np.float64]  # 0 to 1; 0 where there is no response
+
+    @property
+    def credit(self) -> Values:
+        """What accuracy is the mean of: right and wrong where no answer has a credit in between."""
+        partly: Bools = (self.credits > 0) & (self.credits < 1)
+        return self.credits if partly.any() else self.correct
 
     @property
     def selected(self) -> Bools:
@@ -108,13 +125,16 @@ def build_bank(runs: Iterable[Run]) -> QuestionBank:
             merged = run.questions | merged if len(run.questions) > len(merged) else merged | run.questions
     rank = {level: place for place, level in enumerate(LEVELS)}
     questions = tuple(sorted(merged.values(), key=lambda question: rank.get(question.split, len(rank))))
+    # The domains of tables are L3's.
+    own = any(question.source is not None and question.source.suite == "own" for question in questions[:1])
     _, video = np.unique(np.array([question.cluster for question in questions], dtype=str), return_inverse=True)
     return QuestionBank(
         questions=questions,
         index={question.question_id: place for place, question in enumerate(questions)},
         level=np.array([question.split for question in questions], dtype=str),
-        domain=np.array([question.domain or "" for question in questions], dtype=str),
+        domain=np.array(["" if own else question.domain or "" for question in questions], dtype=str),
         video=video.astype(np.intp),
+        choice=np.array([question.kind == "choice" for question in questions], dtype=np.bool_),
     )
 
 
@@ -129,23 +149,26 @@ def outcomes_of(run: Run, verdicts: Mapping[str, Verdict], bank: QuestionBank) -
         consistent=np.full(n, NO_VERDICT, dtype=np.int8),
         bare=np.zeros(n, dtype=np.bool_),
         n_tokens=np.full(n, UNKNOWN, dtype=np.int32),
+        credits=np.zeros(n, dtype=np.float64),
     )
     table.outcome[[bank.index[question_id] for question_id in run.questions]] = UNANSWERED
     for question_id, record in run.records.items():
-        _fill(table, bank.index[question_id], record, verdicts.get(question_id))
+        place = bank.index[question_id]
+        _fill(table, place, record, verdicts.get(question_id), choice=bool(bank.choice[place]))
     return table
 
 
-def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | None) -> None:
+def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | None, *, choice: bool) -> None:
     score, parsed = record.score, record.parsed
     if score is None:
         table.outcome[place] = FAILED
         return
     table.outcome[place] = _CODES[score.outcome]
     table.correct[place] = score.correct
+    table.credits[place] = score.credit
     table.strict[place] = score.strict_correct
-    if parsed is not None and parsed.answer is not None:
-        table.picked[place] = _PLACES[parsed.answer]
+    if choice and parsed is not None and parsed.answer is not None:
+        table.picked[place] = ascii_uppercase.index(parsed.answer)
     if lacks_reasoning(record):
         table.bare[place] = True
     if verdict is not None and verdict.consistent is not None:
@@ -155,4 +178,3 @@ def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | Non
 
 
 _CODES = {"answered": ANSWERED, "unparsed": UNPARSED, "truncated": TRUNCATED}
-_PLACES: dict[str, int] = {letter: place for place, letter in enumerate(LETTERS)}

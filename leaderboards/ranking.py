@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboards import stats
-from leaderboards.outcomes import Bools, Measured, QuestionBank
+from leaderboards.outcomes import Bools, Measured, QuestionBank, Values
 from leaderboards.rows import Delta
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import DOMAINS, LEVELS
@@ -32,20 +32,23 @@ class Metric:
     def __str__(self) -> str:
         return f"{self.level.lower()}.{self.measure}"
 
-    def values(self, measured: Measured) -> tuple[Bools, Bools]:
-        """(n,) hits and (n,) the questions that have a value, over the whole bank."""
+    def values(self, measured: Measured) -> tuple[Values, Bools]:
+        """(n,) hits or credits and (n,) the questions that have a value, over the whole bank."""
         table = measured.outcomes
         if self.measure == "accuracy":
-            return table.correct, table.responded
+            return table.credit, table.responded
         consistent = table.consistent == 1
         return (consistent & table.correct if self.measure == "sound" else consistent), table.judged
 
-    def could_be(self, measured: Measured) -> Bools:
+    def could_be(self, measured: Measured) -> Values:
         """(n,) hits if every missing verdict were "consistent"."""
         hits, valued = self.values(measured)
         table = measured.outcomes
+        if self.measure == "accuracy":
+            return hits
         unknown = table.responded & ~valued
-        return hits | (unknown & table.correct if self.measure == "sound" else unknown)
+        could: Bools = (hits == 1) | (unknown & table.correct if self.measure == "sound" else unknown)
+        return could
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +65,23 @@ class LevelTests:
     p_holm: Floats  # (M, M)
 
 
-def parse_metric(text: str) -> Metric:
-    """ "l3.accuracy" -> Metric. Raises ConfigError."""
-    level, _, measure = text.partition(".")
-    names = {name.lower(): name for name in (*LEVELS, "custom")}
+def parse_metric(text: str | None, splits: Sequence[str] = ()) -> Metric:
+    """ "l3.accuracy" -> Metric; None: accuracy on L3, of a user's own questions on their first split.
+
+    splits: of a user's own questions; none: those of SEED-Bench-R1. Raises ConfigError.
+    """
+    # The name of a split may have a dot.
+    level, _, measure = (text or f"{splits[0] if splits else 'L3'}.accuracy").rpartition(".")
+    known = tuple(splits) or (*LEVELS, "custom")
+    names = {name.lower(): name for name in known}
     if level.lower() not in names or measure not in MEASURES:
+        kind = "split" if splits else "level"
         raise ConfigError(
-            f"--metric {text!r} is unknown. Fix: a level ({', '.join(names)}), a dot, and one of {', '.join(MEASURES)}."
+            f"--metric {text!r} is unknown. Fix: a {kind} ({', '.join(names)}), a dot, and one of "
+            f"{', '.join(MEASURES)}."
         )
-    return Metric(names[level.lower()], measure)
+    # Of names that differ in case alone each is still found as it is written.
+    return Metric(level if level in known else names[level.lower()], measure)
 
 
 def no_tests(run_ids: Sequence[str]) -> LevelTests:
@@ -123,7 +134,7 @@ def bootstrap_intervals(compared: Sequence[Measured], level: str, bank: Question
     whole = [measured for measured in compared if not (group & ~measured.outcomes.responded).any()]
     if not whole:
         return {}
-    correct = np.stack([measured.outcomes.correct[group] for measured in whole])
+    correct = np.stack([measured.outcomes.credit[group] for measured in whole])
     lo, hi = stats.cluster_bootstrap(correct, bank.video[group])
     return {measured.run_id: (float(lo[i]), float(hi[i])) for i, measured in enumerate(whole)}
 
@@ -183,8 +194,8 @@ def _p_together(baseline: Measured, others: Sequence[Measured], group: Bools, ba
     # Without the baseline's answers, or with its alone, there is no difference to test.
     if whole[:1] != [baseline] or len(whole) < 2:
         return {}
-    ours = baseline.outcomes.correct[group].astype(np.float64)
-    differences = np.stack([measured.outcomes.correct[group] - ours for measured in whole[1:]])
+    ours = baseline.outcomes.credit[group].astype(np.float64)
+    differences = np.stack([measured.outcomes.credit[group] - ours for measured in whole[1:]])
     p = stats.sign_flip_tests(differences, bank.video[group])
     return {measured.run_id: float(value) for measured, value in zip(whole[1:], p, strict=True)}
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, Outcomes, QuestionBank
+from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, Outcomes, QuestionBank, Values
 from leaderboards.provenance import provenance_of
-from leaderboards.stats import FEW_CLUSTERS, Proportion, gap_interval, interval
+from leaderboards.stats import FEW_CLUSTERS, Proportion, credit_interval, gap_interval
 from seedbench_r1.prompts import template_sha
-from seedbench_r1.types import DOMAINS, LEVELS
+from seedbench_r1.types import DOMAINS
 
 SHOWN_UNPARSED = 0.02  # share of unparsed answers from which a row is flagged
 SHOWN_UNJUDGED = 0.01  # share of missing verdicts from which a row is flagged
@@ -186,8 +186,10 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
     manifest, table = measured.run.manifest, measured.outcomes
     groups = [name for name in bank.groups if (bank.group(name) & table.selected).any()]
     complete = [name for name in groups if not (bank.group(name) & table.selected & ~table.responded).any()]
-    accuracy = {name: share(table.correct, bank.group(name) & table.responded, bank) for name in complete}
-    rated = [name for name in complete if has_consistency(table, bank.group(name))]
+    accuracy = {name: share(table.credit, bank.group(name) & table.responded, bank) for name in complete}
+    # Of answers without options no judge says anything.
+    judged = {name: bank.group(name) & bank.choice for name in groups}
+    rated = [name for name in complete if has_consistency(table, judged[name])]
     levels = [name for name in groups if name not in DOMAINS]
     total = sum(manifest.n_total.get(level, {}).get("all", 0) for level in levels)
     answered, unparsed = int(table.responded.sum()), int((table.outcome == UNPARSED).sum())
@@ -206,12 +208,12 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         frames=None if manifest.video is None else manifest.video.max_frames,
         accuracy=accuracy,
         bounds={name: _bounds(measured, bank.group(name)) for name in groups if name not in accuracy},
-        consistency={name: consistency_of(table, bank.group(name), bank) for name in rated},
-        sound={name: sound_of(table, bank.group(name), bank) for name in rated},
-        verdict_bounds={name: found for name in rated if (found := _verdict_bounds(table, bank.group(name)))},
-        quadrants={name: quadrants_of(table, bank.group(name)) for name in rated if name in levels},
+        consistency={name: consistency_of(table, judged[name], bank) for name in rated},
+        sound={name: sound_of(table, judged[name], bank) for name in rated},
+        verdict_bounds={name: found for name in rated if (found := _verdict_bounds(table, judged[name]))},
+        quadrants={name: quadrants_of(table, judged[name]) for name in rated if name in levels},
         shares=further_shares(measured, bank, complete, rated),
-        gap=_gap(accuracy),
+        gap=_gap(accuracy) if bank.suite == "seedbench-r1" else None,
         unparsed=unparsed,
         truncated=int((table.outcome == TRUNCATED).sum()),
         errors=int((table.outcome == FAILED).sum()),
@@ -262,16 +264,16 @@ def further_shares(
         for name, hits in of_answered.items()
     }
     if rated:
-        asked = table.responded
+        asked = table.responded & bank.choice
         found["undecided"] = {group: share(asked & ~judged, bank.group(group) & asked, bank) for group in rated}
     for name, within in of_judged.items():
         found[name] = {group: share(consistent, bank.group(group) & within, bank) for group in rated}
     return found
 
 
-def share(hits: Bools, within: Bools, bank: QuestionBank) -> Proportion:
-    """Share of hits among the questions `within`, clustered by video."""
-    return interval(hits[within], bank.video[within])
+def share(hits: Values, within: Bools, bank: QuestionBank) -> Proportion:
+    """Share of hits, or mean of credits, among the questions `within`, clustered by video."""
+    return credit_interval(hits[within], bank.video[within])
 
 
 def consistency_of(table: Outcomes, group: Bools, bank: QuestionBank) -> Proportion:
@@ -312,7 +314,7 @@ def _status(measured: Measured, total: int) -> str:
 
 def _bounds(measured: Measured, group: Bools) -> Bounds:
     table = measured.outcomes
-    n, correct = int((group & table.selected).sum()), int((group & table.correct).sum())
+    n, correct = int((group & table.selected).sum()), float(table.credit[group].sum())
     answered = int((group & table.responded).sum())
     return Bounds(correct / n, (correct + n - answered) / n, answered, n)
 
@@ -350,9 +352,9 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
         flags.append(f"UNPARSED {100 * unparsed / answered:.1f}%")
     if truncated:
         flags.append(f"TRUNCATED {100 * truncated / answered:.1f}%")
-    judged = int((table.judged & table.responded).sum())
-    if judged and 1 - judged / answered > SHOWN_UNJUDGED:
-        flags.append(f"JUDGED {100 * judged / answered:.1f}%")
+    judged, to_judge = int((table.judged & table.responded).sum()), int((table.responded & bank.choice).sum())
+    if judged and 1 - judged / to_judge > SHOWN_UNJUDGED:
+        flags.append(f"JUDGED {100 * judged / to_judge:.1f}%")
     if answered and (table.responded & table.bare).sum() >= NO_REASONING * answered:
         flags.append("NO REASONING")
     if manifest.settings is None:
@@ -374,7 +376,8 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
     if overlap is not None and overlap.shared:
         flags.append(f"CONTAM? {overlap.shared}/{overlap.checked}")
     if any(
-        len(np.unique(bank.video[(bank.level == name) & table.selected])) in range(1, FEW_CLUSTERS) for name in LEVELS
+        len(np.unique(bank.video[(bank.level == name) & table.selected])) in range(1, FEW_CLUSTERS)
+        for name in bank.levels
     ):
         flags.append("FEW VIDEOS")
     return tuple(flags)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from leaderboards.board import Board
 from leaderboards.outcomes import NO_LETTER, Bools, Measured, QuestionBank
 from leaderboards.ranking import JUDGED, compare
 from leaderboards.rows import Delta, has_consistency
 from leaderboards.stats import McNemar, mcnemar
-from seedbench_r1.types import LETTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def compare_runs(board: Board, first: str, second: str) -> tuple[LevelComparison
 
 
 def _judged(a: Measured, b: Measured, group: Bools, bank: QuestionBank) -> dict[str, Delta]:
-    rated = all(has_consistency(measured.outcomes, group) for measured in (a, b))
+    rated = all(has_consistency(measured.outcomes, group & bank.choice) for measured in (a, b))
     found = {measure: compare(a, b, group, bank, measure=measure) for measure in JUDGED} if rated else {}
     return {measure: delta for measure, delta in found.items() if delta is not None}
 
@@ -88,4 +88,4 @@ def _discordant(board: Board, first: str, second: str, place: int) -> Discordant
 
 
 def _letter(code: int) -> str | None:
-    return None if code == NO_LETTER else LETTERS[code]
+    return None if code == NO_LETTER else ascii_uppercase[code]

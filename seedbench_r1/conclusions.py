@@ -9,32 +9,20 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import accumulate, chain
 from string import ascii_uppercase
 from typing import NamedTuple
 
 RULES_VERSION = 1  # part of the judge id
+_PLACE_OF_I = ascii_uppercase.index("I")  # options before it
 
-_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\b[A-D]\.)\s+|\n+")  # "B. wash the cup" is one sentence
 # "already" negates too: a step that was done is not the next one.
 _NEGATION = re.compile(
     r"\b(?:not|no|never|cannot|can't|isn't|aren't|doesn't|don't|won't|wouldn't|shouldn't|wrong|incorrect|unlikely|"
     r"unrelated|irrelevant|rather than|instead of|already|eliminat\w*|rul\w+ out|exclud\w*|dismiss\w*)\b",
     re.IGNORECASE,
-)
-# "A" is also an article, so a bare letter counts only in forms that mean an option.
-_LETTER_FORMS = (
-    re.compile(
-        r"\b(?:option|choice|answer|letter)s?(?:\s+(?:is|must be|should be|would be))?\s*:?\s*\(?([A-D])\b", re.I
-    ),
-    re.compile(r"(?<!\w)\(([A-D])\)"),
-    re.compile(r"^\s*\*{0,2}([A-D])[.):](?=\s|$|\*)"),
-    re.compile(r"(?:^|[\s*(])([BCD])\b(?=\s+(?:is|seems|looks|fits|makes|would)\b)"),
-    re.compile(r"\*\*\(?([A-D])\)?\.?\*\*"),
-    re.compile(r"\b(?i:so|therefore|thus|hence|choose|pick|select|is)\s+([A-D])[.!]?$"),
-    re.compile(r"\b([A-D])\s*(?:,|and|or|/)\s*(?:options?\s+)?[A-D]\b"),
-    re.compile(r"\b[A-D]\s*(?:,|and|or|/)\s*(?:options?\s+)?([A-D])\b"),
 )
 _CLAUSE_END = re.compile(r",|\bbut\b|\bwhile\b|\bwhereas\b|\band then\b")
 _ARTICLE = re.compile(r"\b(?:the|a|an)\b\s*")
@@ -50,6 +38,40 @@ class Conclusion(NamedTuple):
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Forms:
+    """How letters from A to a last one are written."""
+
+    sentence: re.Pattern[str]  # the space behind a sentence
+    letters: tuple[re.Pattern[str], ...]
+
+
+@lru_cache
+def _forms(n_options: int) -> _Forms:
+    last = ascii_uppercase[n_options - 1]
+    one = f"[A-{last}]"
+    # "A" is also an article and "I" a pronoun, so bare letters count only in forms that mean an option.
+    bare = "".join(letter for letter in ascii_uppercase[1:n_options] if letter != "I")
+    pronoun = r"(?!(?-i:I)\s+(?!(?:is|fits)\b)(?-i:[a-z]))" if n_options > _PLACE_OF_I else ""
+    return _Forms(
+        sentence=re.compile(rf"(?<=[.!?;])(?<!\b{one}\.)\s+|\n+"),  # "B. wash the cup" is one sentence
+        letters=(
+            re.compile(
+                rf"\b(?:option|choice|answer|letter)s?(?:\s+(?:is|must be|should be|would be))?\s*:?\s*\(?"
+                rf"{pronoun}({one})\b",
+                re.I,
+            ),
+            re.compile(rf"(?<!\w)\(({one})\)"),
+            re.compile(rf"^\s*\*{{0,2}}({one})[.):](?=\s|$|\*)"),
+            re.compile(rf"(?:^|[\s*(])([{bare}])\b(?=\s+(?:is|seems|looks|fits|makes|would)\b)"),
+            re.compile(rf"\*\*\(?({one})\)?\.?\*\*"),
+            re.compile(rf"\b(?i:so|therefore|thus|hence|choose|pick|select|is)\s+({one})[.!]?$"),
+            re.compile(rf"\b({one})\s*(?:,|and|or|/)\s*(?:options?\s+)?{one}\b"),
+            re.compile(rf"\b{one}\s*(?:,|and|or|/)\s*(?:options?\s+)?({one})\b"),
+        ),
+    )
+
+
 def settled_option(reasoning: str, options: Sequence[str]) -> str | None:
     """The option that the reasoning settles on: its last unambiguous endorsement by letter or by text; None: none.
 
@@ -61,22 +83,24 @@ def settled_option(reasoning: str, options: Sequence[str]) -> str | None:
 
 def conclusion(reasoning: str, options: Sequence[str]) -> Conclusion | None:
     """settled_option, and the sentence that it is read from."""
-    texts = [_plain(option) for option in options]
-    ends = [match.span() for match in _SENTENCE.finditer(reasoning)]
+    if not options:
+        return None
+    texts, forms = [_plain(option) for option in options], _forms(len(options))
+    ends = [match.span() for match in forms.sentence.finditer(reasoning)]
     starts = [0, *(end for _, end in ends)]
     for start, end in zip(reversed(starts), reversed([*(start for start, _ in ends), len(reasoning)]), strict=True):
         # Runs of space would be read again and again by the forms below.
         sentence = _BLANKS.sub(" ", reasoning[start:end]).strip()
-        named = _named(sentence, texts)
+        named = _named(sentence, texts, forms)
         if len(named) == 1:
             return Conclusion(named.pop(), start, end)
     return None
 
 
-def _named(sentence: str, texts: Sequence[str]) -> set[str]:
+def _named(sentence: str, texts: Sequence[str], forms: _Forms) -> set[str]:
     """Up to two letters of the options that a sentence endorses; texts: as _plain leaves them."""
     named: set[str] = set()
-    for letter in chain(_by_letter(sentence), _by_text(sentence, texts)):
+    for letter in chain(_by_letter(sentence, forms), _by_text(sentence, texts)):
         named.add(letter)
         if len(named) > 1:
             break
@@ -110,11 +134,11 @@ class _Clauses:
         )
 
 
-def _by_letter(sentence: str) -> Iterator[str]:
+def _by_letter(sentence: str, forms: _Forms) -> Iterator[str]:
     """Every letter that is meant as one and endorsed."""
     clauses = _Clauses(sentence)
     found: set[str] = set()
-    for form in _LETTER_FORMS:
+    for form in forms.letters:
         for match in form.finditer(sentence):
             letter = match.group(1).upper()
             if letter not in found and not clauses.negates(*match.span(1)):

@@ -34,6 +34,7 @@ ENGINES = ("local", "ray", "lmms-eval")
 LMMS_PATH_ARGUMENTS = ("pretrained", "model", "model_version", "model_name", "model_id", "path")
 _OPENAI = ("backend openai:MODEL",)
 _OWN_SUITE = ("suite seedbench-r1",)
+_OWN_FILES = ("suite own",)
 MISSING: Any = dataclasses.MISSING
 
 CUSTOM = "custom"  # what a protocol is called once an option departs from the named one
@@ -83,7 +84,7 @@ class EvalConfig:
     trust_remote_code: bool = setting(
         False, "Run programs that come with the checkpoint, for models that transformers lacks.", MODEL, owners=_LOADED
     )
-    suite: str = setting("seedbench-r1", "seedbench-r1; general video benchmarks: transfer, transfer-lmms.", DATA)
+    suite: str = setting("seedbench-r1", "seedbench-r1, own; general video benchmarks: transfer, transfer-lmms.", DATA)
     levels: tuple[str, ...] = setting(LEVELS, "L1,L2,L3 (default) or some of them.", DATA, owners=_OWN_SUITE)
     annotations: Path | None = setting(None, "Your own questions, same schema.", DATA, owners=_OWN_SUITE)
     transfer_files: Path | None = setting(
@@ -92,6 +93,9 @@ class EvalConfig:
     benchmarks: str | None = setting(
         None, "Some of vsibench,videommmu,mmvu,mvbench,... (default: all).", DATA, owners=("suite transfer",)
     )
+    questions: Path | None = setting(None, "Your questions: a file or data set folder.", DATA, owners=_OWN_FILES)
+    map: str | None = setting(None, "Their columns: text=COLUMN,options=COLUMN,...", DATA, owners=_OWN_FILES)
+    splits: str | None = setting(None, "Some of their splits (default: all).", DATA, owners=_OWN_FILES)
     limit: int | None = setting(
         None, "Ask only N, each level and domain its share (SUBSET, unranked).", DATA, at_least=1
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from seedbench_r1.types import RunRecord, Verdict
     from trainers.loop import TrainResult
 
+JUDGED_SUITES = ("seedbench-r1", "own")
 Setting = str | int | float | bool | Path | Iterable[str] | None
 
 
@@ -94,10 +95,13 @@ def judge(
 
 
 def check_judgeable(run: Run) -> Run:
-    """The run. Raises ConfigError if its suite is not one that judges know."""
-    # Prompts and the rules judge ask about one of four options, which other suites need not have.
-    if run.manifest.suite != "seedbench-r1":
-        raise ConfigError(f"{run.path} answers the suite {run.manifest.suite}; judges know seedbench-r1 only.")
+    """The run. Raises ConfigError if its suite is not one that judges know, or it has no question with options."""
+    if run.manifest.suite not in JUDGED_SUITES:
+        known = " and ".join(JUDGED_SUITES)
+        raise ConfigError(f"{run.path} answers the suite {run.manifest.suite}; judges know {known} only.")
+    # Judges say which of the options the reasoning leads to.
+    if all(question.kind != "choice" for question in run.questions.values()):
+        raise ConfigError(f"{run.path} has no question with options; judges say which of them the reasoning leads to.")
     return run
 
 
@@ -146,9 +150,10 @@ class Leaderboard:
         """A row a run, with the columns of leaderboard.csv (docs/leaderboard.md) as texts."""
         import pandas as pd
 
-        from leaderboards.draw.csv import wide_fields
+        from leaderboards.draw.csv import own_splits, wide_fields
 
-        return pd.DataFrame([wide_fields(row, self.board.baseline) for row in self.board.rows])
+        board = self.board
+        return pd.DataFrame([wide_fields(row, board.baseline, own_splits(board)) for row in board.rows])
 
 
 def leaderboard(

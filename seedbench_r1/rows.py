@@ -54,7 +54,7 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[Place, dict[str, Any]]
         with path.open("rb") as file:
             head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
             file.seek(0)
-            rows = _list_items(path, file.read()) if head.startswith(b"[") else _lines(path, file, bad)
+            rows = _list_items(path, file.read()) if begins_a_list(head) else _lines(path, file, bad)
             for place, row, escaped in rows:
                 if not isinstance(row, dict):
                     found = repr(row) if isinstance(row, RepeatedKey) else type(row).__name__
@@ -67,6 +67,11 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[Place, dict[str, Any]]
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def begins_a_list(head: bytes) -> bool:
+    """Whether a file that begins so, without byte order mark and space, is one JSON list."""
+    return head.startswith(b"[")
 
 
 def _is_text(value: object) -> bool:
@@ -126,7 +131,14 @@ class RowReader:
         """A relative path that stays inside its folder, and that a file may have. Raises DataError."""
         path = PurePosixPath(value)
         # Question files come from the network; they may not lead outside the data root.
-        if path.is_absolute() or ".." in path.parts or "\x00" in value:
+        if path.is_absolute() or ".." in path.parts:
+            raise self.fail(f"{key} is {value!r}, expected {expected}.")
+        return self.possible(key, value, expected)
+
+    def possible(self, key: str, value: str, expected: str) -> PurePosixPath:
+        """A path that a file may have. Raises DataError."""
+        path = PurePosixPath(value)
+        if "\x00" in value:
             raise self.fail(f"{key} is {value!r}, expected {expected}.")
         sizes = [len(part.encode()) for part in path.parts]
         if sum(sizes) + len(sizes) > _LONGEST_PATH or max(sizes, default=0) > _LONGEST_NAME:

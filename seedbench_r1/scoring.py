@@ -127,6 +127,15 @@ def by_kind(question: Question) -> str:
     return question.kind
 
 
+def by_domain_or_kind(question: Question) -> str:
+    """What divides questions of one's own in tables: their domain, where the file has one, else the kind."""
+    return question.domain or question.kind
+
+
+# Of the suites that are divided by anything but the domain
+GROUP_OF: dict[str, GroupOf] = {"transfer": by_kind, "own": by_domain_or_kind}
+
+
 def summarise(
     records: Mapping[str, RunRecord],
     questions: Iterable[Question],

@@ -24,6 +24,8 @@ FLOORS = (
     (
         "seedbench_r1.questions",
         "seedbench_r1.rows",
+        "seedbench_r1.row_files",
+        "seedbench_r1.columns",
         "seedbench_r1.prompts",
         "seedbench_r1.parsing",
         "seedbench_r1.statements",

@@ -137,7 +137,8 @@ def level_chart(board: Board, *, at_most: int | None = None) -> Chart | None:
 
     Here and below `at_most` limits the runs to the best ones and the baseline, for print.
     """
-    levels = [level for level in LEVELS if level in board.bank.levels]
+    # A user's splits are no steps of one shift.
+    levels = [] if board.suite == "own" else [level for level in LEVELS if level in board.bank.levels]
     # A line needs two ends.
     rows = [row for row in board.comparable if sum(level in row.accuracy for level in levels) > 1]
     shown = _featured(board, rows, at_most)
@@ -202,7 +203,7 @@ def step_chart(board: Board, measure: str = "accuracy") -> Chart | None:
         for row in (board.comparable if measure == "accuracy" else _judged(board))
     }
     panels = []
-    for level in (name for name in LEVELS if name in board.bank.levels):
+    for level in board.bank.levels:
         series = []
         # The key counts all drawn trainings, so a colour means the same training in every panel.
         for key, training in enumerate(drawn_trainings(board)):

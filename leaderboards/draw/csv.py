@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TypeVar
 
 from leaderboards.board import Board
@@ -18,7 +20,7 @@ from leaderboards.published import PublishedRow
 from leaderboards.rows import Delta, LeaderboardRow
 from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
-from seedbench_r1.types import DOMAINS, LETTERS
+from seedbench_r1.types import DOMAINS
 
 WIDE_SCHEMA = "sbr1.leaderboard-wide/1"  # raised when a column changes its meaning, not when one is added
 LONG_SCHEMA = "sbr1.leaderboard-long/1"
@@ -34,6 +36,8 @@ CELLS = {
     "l3_recreation": "Recreation",
     "l3_work": "Work",
 }
+
+_OF_LEVELS = re.compile(r"(?:[dp]_)?l[123](?:_.*)?|gap_.*")
 
 LONG_COLUMNS = (
     *("run_id", "level", "domain", "metric", "value", "lo", "hi", "se", "n", "n_clusters", "deff", "ci_method"),
@@ -61,10 +65,11 @@ REFUSED = "refused: fewer than 95 % of the questions shared"
 
 def write_wide_csv(board: Board, path: Path, *, include_reported: bool = False) -> None:
     """Percentages with two decimals, `_lo` and `_hi` their 95 % interval; empty where there is no number."""
-    rows = [wide_fields(row, board.baseline) for row in board.rows]
+    splits = own_splits(board)
+    rows = [wide_fields(row, board.baseline, splits) for row in board.rows]
     if include_reported:
         rows += [reported_fields(row) for row in board.published]
-    _write(path, tuple(WIDE_COLUMNS), rows)
+    _write(path, tuple(map(safe_text, wide_columns(splits))), [_safe_names(row) for row in rows])
 
 
 def write_long_csv(board: Board, path: Path, *, include_reported: bool = False) -> None:
@@ -82,9 +87,30 @@ def write_predictions_csv(board: Board, path: Path) -> None:
     )
 
 
-def wide_fields(row: LeaderboardRow, baseline: str | None) -> dict[str, str]:
-    """Column -> text of a measured run."""
-    return {name: show(row, baseline) for name, show in WIDE_COLUMNS.items()}
+def own_splits(board: Board) -> tuple[str, ...]:
+    """The splits of a user's own questions, which are columns there; none on a board of SEED-Bench-R1."""
+    return board.bank.levels if board.suite == "own" else ()
+
+
+def wide_fields(row: LeaderboardRow, baseline: str | None, splits: Sequence[str] = ()) -> dict[str, str]:
+    """Column -> text of a measured run. splits: of a user's own questions."""
+    return {name: show(row, baseline) for name, show in wide_columns(splits).items()}
+
+
+def wide_columns(splits: Sequence[str] = ()) -> dict[str, Show]:
+    """Those of SEED-Bench-R1; or those that every run has, then each split's: split_acc, split_cons, d_split, ..."""
+    if not splits:
+        return WIDE_COLUMNS
+    found = {name: show for name, show in WIDE_COLUMNS.items() if not _OF_LEVELS.fullmatch(name)}
+    for split in splits:
+        found |= _shares(f"{split}_acc", lambda row: row.accuracy, split)
+        found[f"{split}_n"] = _of(lambda row: row.accuracy, split, lambda cell: str(cell.n))
+        found |= _shares(f"{split}_cons", lambda row: row.consistency, split)
+        found[f"{split}_sound"] = _of(lambda row: row.sound, split, lambda cell: percent(cell.value))
+        found |= _bound_columns(split, split)
+        for measure, name in (("accuracy", split), ("consistency", f"{split}_cons"), ("sound", f"{split}_sound")):
+            found |= _difference_columns(measure, split, name)
+    return found
 
 
 def reported_fields(row: PublishedRow) -> dict[str, str]:
@@ -199,7 +225,7 @@ def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, s
             "domain": question.domain or "",
             "video_id": safe_text(question.cluster),
             "gold": question.gold,
-            "pred": "" if picked == NO_LETTER else LETTERS[picked],
+            "pred": "" if picked == NO_LETTER else ascii_uppercase[picked],
             "correct": str(int(correct)) if responded else "",
             "consistent": "" if consistent == NO_VERDICT else str(consistent),
             "status": OUTCOME_NAMES[outcome],
@@ -214,6 +240,11 @@ def _write(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, str
     writer.writeheader()
     writer.writerows({name: _one_line(value) for name, value in row.items()} for row in rows)
     write_text(path, stream.getvalue())
+
+
+def _safe_names(row: Mapping[str, str]) -> dict[str, str]:
+    """The name of a user's split may begin as a formula does."""
+    return {safe_text(name): text for name, text in row.items()}
 
 
 def _one_line(value: str) -> str:
@@ -264,9 +295,9 @@ def _shares(name: str, values: Callable[[LeaderboardRow], Mapping[str, Proportio
     }
 
 
-def _difference_columns(measure: str, group: str) -> dict[str, Show]:
+def _difference_columns(measure: str, group: str, name: str | None = None) -> dict[str, Show]:
     """A difference from the baseline, such as d_l3_cons: ends of its interval, p, and what missing verdicts leave."""
-    name = f"{group.lower()}_{'cons' if measure == 'consistency' else measure}"
+    name = name or f"{group.lower()}_{'cons' if measure == 'consistency' else measure}"
 
     def of(show: Callable[[Delta], str]) -> Show:
         return lambda row, _: "" if (delta := row.delta(measure, group)) is None else show(delta)
@@ -282,9 +313,9 @@ def _difference_columns(measure: str, group: str) -> dict[str, Show]:
     }
 
 
-def _bound_columns(group: str) -> dict[str, Show]:
+def _bound_columns(group: str, prefix: str | None = None) -> dict[str, Show]:
     """What a consistency rate can be where verdicts are missing: all "not consistent", and all "consistent"."""
-    name = f"{group.lower()}_cons"
+    name = f"{prefix or group.lower()}_cons"
     return {
         f"{name}_min": _of(lambda row: row.verdict_bounds, group, lambda bounds: percent(bounds.lo)),
         f"{name}_max": _of(lambda row: row.verdict_bounds, group, lambda bounds: percent(bounds.hi)),

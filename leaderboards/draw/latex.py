@@ -6,9 +6,11 @@ from pathlib import Path
 
 from leaderboards.board import Board
 from leaderboards.draw.paper_table import (
-    COLUMNS,
+    PAPER_COLUMNS,
+    columns,
     comparable_consistency,
     is_bold,
+    main_level,
     open_sign,
     printed,
     reported_label,
@@ -59,7 +61,8 @@ def write_latex(board: Board, path: Path, *, include_reported: bool = False) -> 
 def latex(board: Board, *, include_reported: bool = False) -> str:
     """A booktabs table with the papers' header. Every member of tier A is bold, not only the highest."""
     # Without a baseline there is nothing to subtract: no empty column.
-    compared = [] if board.baseline is None else [r"$\Delta$ L3", r"$\Delta$ Consist.\ L3", r"$\Delta$ Sound L3"]
+    main = escape_latex(main_level(board))
+    compared = [] if board.baseline is None else [rf"$\Delta$ {name}{main}" for name in ("", r"Consist.\ ", "Sound ")]
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -67,12 +70,9 @@ def latex(board: Board, *, include_reported: bool = False) -> str:
         rf"\caption{{{_caption(board, include_reported=include_reported)}}}",
         # So many columns are wider than a text column: scaled, not cut.
         r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{llcccccccc{'c' * len(compared)}}}",
+        rf"\begin{{tabular}}{{ll{'c' * len(columns(board))}c{'c' * len(compared)}}}",
         r"\toprule",
-        # The domains belong to L3, whose total is the last of its five columns.
-        rf" & & & & \multicolumn{{5}}{{c}}{{L3}} & {'& ' * len(compared)}\\",
-        r"\cmidrule(lr){5-9}",
-        _line(["Model & Rank & L1 & L2 & Daily & Hobbies & Recr. & Work & Overall", r"Consist.\ L3", *compared]),
+        *_header(board, compared),
         r"\midrule",
         *(_measured(board, row) for row in board.rows),
     ]
@@ -83,32 +83,46 @@ def latex(board: Board, *, include_reported: bool = False) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
 
+def _header(board: Board, compared: list[str]) -> list[str]:
+    """The papers' two lines; of a user's own questions, one with their splits."""
+    if board.suite == "own":
+        names = [escape_latex(name) for name in columns(board)]
+        return [_line(["Model", "Rank", *names, rf"Consist.\ {escape_latex(main_level(board))}", *compared])]
+    return [
+        # The domains belong to L3, whose total is the last of its five columns.
+        rf" & & & & \multicolumn{{5}}{{c}}{{L3}} & {'& ' * len(compared)}\\",
+        r"\cmidrule(lr){5-9}",
+        _line(["Model & Rank & L1 & L2 & Daily & Hobbies & Recr. & Work & Overall", r"Consist.\ L3", *compared]),
+    ]
+
+
 def _measured(board: Board, row: LeaderboardRow) -> str:
     cells = [escape_latex(row_label(row)), escape_latex(row.rank) or EMPTY]
-    for name in COLUMNS:
+    for name in columns(board):
         # Bounds and dashes are never bold: a tier has only complete rows.
         text = _accuracy(row, name)
         cells.append(rf"\textbf{{{text}}}" if is_bold(board, row, name) else text)
     cells.append(_plus_minus(comparable_consistency(board, row)))
     if board.baseline is not None:
         is_baseline = row.run_id == board.baseline
-        cells += ["baseline" if is_baseline else _difference(row, measure) for measure in ("accuracy", *JUDGED)]
+        main = main_level(board)
+        cells += ["baseline" if is_baseline else _difference(row, measure, main) for measure in ("accuracy", *JUDGED)]
     return _line(cells)
 
 
-def _difference(row: LeaderboardRow, measure: str) -> str:
-    delta = row.delta(measure, "L3")
+def _difference(row: LeaderboardRow, measure: str, level: str) -> str:
+    delta = row.delta(measure, level)
     if delta is None:
         return EMPTY
     interval = rf"\textsubscript{{[{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}]}}"
-    stars = row.stars("L3", measure)
+    stars = row.stars(level, measure)
     marks = rf"\textsuperscript{{{stars}{escape_latex(open_sign(delta))}}}" if stars or open_sign(delta) else ""
     return f"{100 * delta.value:+.1f}{interval}{marks}"
 
 
 def _reported(row: PublishedRow, *, empty: int) -> str:
     name = rf"\textit{{{escape_latex(reported_label(row))}}}\textsuperscript{{$\dagger$}}"
-    return _line([name, EMPTY, *(escape_latex(printed(row, column)) for column in COLUMNS), *[EMPTY] * empty])
+    return _line([name, EMPTY, *(escape_latex(printed(row, column)) for column in PAPER_COLUMNS), *[EMPTY] * empty])
 
 
 def _line(cells: list[str]) -> str:
@@ -117,8 +131,9 @@ def _line(cells: list[str]) -> str:
 
 def _caption(board: Board, *, include_reported: bool) -> str:
     text = (
-        f"SEED-Bench-R1 accuracy (\\%) with 95\\,\\% intervals, clustered by video. Bold: not significantly below the "
-        f"best in {escape_latex(str(board.metric))} (cluster sign-flip test, Holm). Rank: interval of ranks."
+        f"{escape_latex(board.title)} accuracy (\\%) with 95\\,\\% intervals, clustered by video. Bold: not "
+        f"significantly below the best in {escape_latex(str(board.metric))} (cluster sign-flip "
+        "test, Holm). Rank: interval of ranks."
     )
     if board.judge_id is not None:
         text += f" Consistency judged by {escape_latex(board.judge_id)}."
@@ -127,7 +142,7 @@ def _caption(board: Board, *, include_reported: bool) -> str:
             f" $\\Delta$: minus {escape_latex(board.baseline)}, points, paired, with 95\\,\\% interval; * $p<0.05$, "
             r"** $p<0.01$, *** $p<0.001$ (cluster sign-flip test, Holm)."
         )
-    deltas = [row.delta(measure, "L3") for row in board.rows for measure in JUDGED]
+    deltas = [row.delta(measure, main_level(board)) for row in board.rows for measure in JUDGED]
     if any(delta is not None and delta.sign_is_open for delta in deltas):
         text += r" $\ddagger$: missing verdicts leave the sign open."
     if board.judge_id is not None:

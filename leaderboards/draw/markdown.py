@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leaderboards.board import Board
 from leaderboards.draw import paper_table
-from leaderboards.draw.paper_table import COLUMNS, DASH
+from leaderboards.draw.paper_table import DASH, columns, main_level
 from leaderboards.methods import methods
 from leaderboards.published import PublishedRow
 from leaderboards.ranking import JUDGED
@@ -15,6 +15,7 @@ from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import Proportion
 from leaderboards.story import story
 from seedbench_r1.files import write_text
+from seedbench_r1.types import DOMAINS
 
 
 def write_markdown(board: Board, path: Path, *, include_reported: bool = False) -> None:
@@ -24,12 +25,13 @@ def write_markdown(board: Board, path: Path, *, include_reported: bool = False) 
 
 def markdown(board: Board, *, include_reported: bool = False) -> str:
     """A table with intervals as plus-minus, then how it was made."""
-    titles = [name if name in ("L1", "L2", "L3") else f"L3 {name}" for name in COLUMNS]
+    main = _escape(main_level(board))
+    titles = [f"L3 {name}" if name in DOMAINS else _escape(name) for name in columns(board)]
     # Without a baseline there is nothing to subtract: no empty column.
-    compared = [] if board.baseline is None else ["Δ L3", "Δ Consistency L3", "Δ Sound L3"]
-    header = ["Rank", "Tier", "Model", *titles, "Consistency L3", *compared, "Flags"]
+    compared = [] if board.baseline is None else [f"Δ {main}", f"Δ Consistency {main}", f"Δ Sound {main}"]
+    header = ["Rank", "Tier", "Model", *titles, f"Consistency {main}", *compared, "Flags"]
     told = [line for sentence in story(board) for line in (_escape(sentence), "")]
-    lines = ["# SEED-Bench-R1 leaderboard", "", *told, *(f"> {_escape(text)}" for text in board.warnings)]
+    lines = [f"# {_escape(board.title)} leaderboard", "", *told, *(f"> {_escape(text)}" for text in board.warnings)]
     lines += [*([""] if board.warnings else []), markdown_row(header), markdown_row("---" for _ in header)]
     lines += [_measured(board, row) for row in board.rows]
     if include_reported:
@@ -44,13 +46,14 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
 
 def _measured(board: Board, row: LeaderboardRow) -> str:
     cells = [row.rank or DASH, row.tier or DASH, _escape(paper_table.row_label(row))]
-    for name in COLUMNS:
+    for name in columns(board):
         text = _accuracy(row, name)
         cells.append(f"**{text}**" if paper_table.is_bold(board, row, name) else text)
     cells.append(_plus_minus(paper_table.comparable_consistency(board, row)))
     if board.baseline is not None:
         is_baseline = row.run_id == board.baseline
-        cells += ["baseline" if is_baseline else _difference(row, measure) for measure in ("accuracy", *JUDGED)]
+        main = main_level(board)
+        cells += ["baseline" if is_baseline else _difference(row, measure, main) for measure in ("accuracy", *JUDGED)]
     return markdown_row([*cells, _escape(", ".join(row.flags)) or DASH])
 
 
@@ -58,7 +61,7 @@ def _reported(row: PublishedRow, *, empty: int) -> str:
     """A paper's row; `empty` columns between its accuracies and its flags are not compared with anything."""
     name = f"*{_escape(paper_table.reported_label(row))}* †"
     flags = _escape(", ".join((*row.flags, f"{row.source}, {row.table}")))
-    numbers = [paper_table.printed(row, column) for column in COLUMNS]
+    numbers = [paper_table.printed(row, column) for column in paper_table.PAPER_COLUMNS]
     return markdown_row([DASH, DASH, name, *numbers, *[DASH] * empty, flags])
 
 
@@ -72,13 +75,13 @@ def _plus_minus(cell: Proportion | None) -> str:
     return DASH if cell is None or cell.n == 0 else f"{100 * cell.value:.1f} ±{50 * (cell.hi - cell.lo):.1f}"
 
 
-def _difference(row: LeaderboardRow, measure: str) -> str:
-    delta = row.delta(measure, "L3")
+def _difference(row: LeaderboardRow, measure: str, level: str) -> str:
+    delta = row.delta(measure, level)
     if delta is None:
         return DASH
     shown = f"{100 * delta.value:+.1f} [{100 * delta.lo:.1f}, {100 * delta.hi:.1f}]"
     # An asterisk would begin emphasis.
-    stars = row.stars("L3", measure).replace("*", "\\*")
+    stars = row.stars(level, measure).replace("*", "\\*")
     # No test was made: the reader must see on how few questions the difference rests.
     few = f" n={delta.n}" if delta.p is None else ""
     return f"{shown}{stars}{few}{paper_table.open_sign(delta)}"

@@ -17,7 +17,16 @@ from markupsafe import Markup
 from leaderboards.board import Board
 from leaderboards.draw.charts import QUADRANT_PARTS, consistency_chart, level_chart
 from leaderboards.draw.page_figures import gap_rows, quadrant_bars, scatter_view, slope_view
-from leaderboards.draw.page_payload import Detail, DetailShare, allocate, bank_layer, outcome_bytes, pack, pack_json
+from leaderboards.draw.page_payload import (
+    Detail,
+    DetailShare,
+    allocate,
+    bank_layer,
+    more_layers,
+    outcome_bytes,
+    pack,
+    pack_json,
+)
 from leaderboards.draw.page_probes import probe_tables
 from leaderboards.draw.page_table import table_view
 from leaderboards.draw.page_training import training_section
@@ -88,6 +97,7 @@ def write_html(
     layers = {
         "bank": pack_json(bank_layer(board.bank)),
         "outcomes": pack(b"".join(outcome_bytes(measured.outcomes) for measured in board.measured.values())),
+        **more_layers(board),
     }
     # Rendered once: how many texts fit is known only when everything else has its size.
     before, after = _without_texts(board, layers, built)

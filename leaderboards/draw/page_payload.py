@@ -66,12 +66,29 @@ def outcome_bytes(table: Outcomes) -> bytes:
     """One byte a question of the bank.
 
     Bits 0-2: outcome (see leaderboards.outcomes; 6: answered without reasoning). 3-4: the letter picked, A to D, where
-    there is one. 5: correct. 6-7: verdict: 0 none, 1 not consistent, 2 consistent.
+    there is one; of letters behind D see letter_bytes. 5: correct. 6-7: verdict: 0 none, 1 not consistent, 2
+    consistent.
     """
     outcome = np.where((table.outcome == ANSWERED) & table.bare, BARE, table.outcome).astype(np.uint8)
-    picked = np.maximum(table.picked, 0).astype(np.uint8)
+    picked = np.maximum(table.picked, 0).astype(np.uint8) & 3
     verdict = (table.consistent + 1).astype(np.uint8)
     return (outcome | picked << 3 | table.correct.astype(np.uint8) << 5 | verdict << 6).tobytes()
+
+
+def letter_bytes(table: Outcomes) -> bytes:
+    """One byte a question of the bank: the letter picked, 1 for A to 26 for Z; 0: none."""
+    return (table.picked + 1).astype(np.uint8).tobytes()
+
+
+def more_layers(board: Board) -> dict[str, str]:
+    """What only boards of a user's own questions need: letters behind D, and credits between 0 and 1 (float64)."""
+    tables = [measured.outcomes for measured in board.measured.values()]
+    layers = {}
+    if any((table.picked > 3).any() for table in tables) or not board.bank.choice.all():
+        layers["letters"] = pack(b"".join(letter_bytes(table) for table in tables))
+    if any(table.credit is not table.correct for table in tables):
+        layers["credits"] = pack(b"".join(table.credits.astype("<f8").tobytes() for table in tables))
+    return layers
 
 
 def bank_layer(bank: QuestionBank) -> dict[str, object]:
@@ -88,7 +105,7 @@ def bank_layer(bank: QuestionBank) -> dict[str, object]:
         "level": [_number(levels, question.split) for question in bank.questions],
         "domain": [DOMAINS.index(q.domain) if q.domain in DOMAINS else -1 for q in bank.questions],
         "video": bank.video.tolist(),
-        "gold": "".join(question.gold for question in bank.questions),
+        "gold": _golds(bank),
         "options": [question.options for question in bank.questions],
         "progress": ["\n".join(step.narration for step in question.progress) for question in bank.questions],
         "goals": list(goals),
@@ -214,6 +231,12 @@ def _settles(reasoning: str, options: Sequence[str]) -> tuple[int, int] | None:
     before, sentence = reasoning[: found.start], reasoning[found.start : found.end]
     start, length = (len(text.encode("utf-16-le", "surrogatepass")) // 2 for text in (before, sentence))
     return start, start + length
+
+
+def _golds(bank: QuestionBank) -> str | list[str]:
+    """A letter a question as one text, which is small; of other kinds a list of answers."""
+    golds = [question.gold for question in bank.questions]
+    return "".join(golds) if bank.choice.all() else golds
 
 
 def _wording(question: Question) -> str:

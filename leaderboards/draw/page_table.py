@@ -117,7 +117,7 @@ def _columns(board: Board) -> Iterable[Column]:
     for level in levels:
         title = f"Accuracy on {level} minus the baseline's, points; {STARS}"
         yield Column(f"d_{level}", f"Δ {level}", title, "" if level == main else "levels")
-    if {"L1", "L3"} <= set(levels):
+    if {"L1", "L3"} <= set(levels) and board.suite != "own":
         yield Column("gap", "Gap L1–L3", "Accuracy on L1 minus accuracy on L3, points")
     yield Column("base", "Base model", "What it was trained from", "run unprinted", numeric=False)
     yield Column("step", "Step", "Optimiser steps of its training", "run unprinted")
@@ -262,7 +262,7 @@ def _share_cell(cell: Proportion | None, scale: _Scale, absent: str) -> CellView
         text=percent(cell.value),
         sort=cell.value,
         interval=interval_text(cell.lo, cell.hi),
-        note=f"{cell.k:,} of {cell.n:,}{effect}",
+        note=f"{cell.k:,.10g} of {cell.n:,}{effect}",
         whisker=scale.whisker(cell.value, cell.lo, cell.hi),
     )
 

@@ -8,8 +8,18 @@ from leaderboards.rows import Delta, LeaderboardRow
 from leaderboards.stats import Proportion
 
 # As in the papers' tables: levels, with L3's domains before its total.
-COLUMNS = ("L1", "L2", "Daily life", "Hobbies", "Recreation", "Work", "L3")
+PAPER_COLUMNS = ("L1", "L2", "Daily life", "Hobbies", "Recreation", "Work", "L3")
 DASH = "–"
+
+
+def columns(board: Board) -> tuple[str, ...]:
+    """The papers' columns; of a user's own questions, their splits."""
+    return board.bank.levels if board.suite == "own" else PAPER_COLUMNS
+
+
+def main_level(board: Board) -> str:
+    """The level of consistency and differences: L3 as in the papers; of a user's own questions, the metric's split."""
+    return board.metric.level if board.suite == "own" else "L3"
 
 
 def row_label(row: LeaderboardRow) -> str:
@@ -34,8 +44,8 @@ def is_bold(board: Board, row: LeaderboardRow, name: str) -> bool:
 
 
 def comparable_consistency(board: Board, row: LeaderboardRow) -> Proportion | None:
-    """Consistency on L3, unless another judge than the board's said so: one column never mixes judges."""
-    return row.consistency.get("L3") if row.judge_id == board.judge_id else None
+    """Consistency on main_level, unless another judge than the board's said so: one column never mixes judges."""
+    return row.consistency.get(main_level(board)) if row.judge_id == board.judge_id else None
 
 
 def open_sign(delta: Delta) -> str:

@@ -91,7 +91,7 @@ def write_charts(board: Board, folder: Path) -> list[Path]:
                 figure.savefig(folder / f"{chart.name}.pdf", metadata={"CreationDate": None, "Creator": None})
             except OSError as error:
                 raise write_error(folder, error) from error
-            write_text(folder / f"{chart.name}.svg", svg(figure, chart.name, f"{chart.title}, SEED-Bench-R1"))
+            write_text(folder / f"{chart.name}.svg", svg(figure, chart.name, f"{chart.title}, {board.title}"))
         written += [folder / f"{chart.name}.svg", folder / f"{chart.name}.pdf"]
     return written
 

@@ -101,6 +101,11 @@ def load_exported(path: Path, *, judge: str | None = None, allow_incomplete: boo
     if left_out:
         raise DataError(f"{path} cannot be exported: {left_out[0].reason}")
     (run_id, loaded), *_ = runs.items()
+    if loaded.run.manifest.suite != "seedbench-r1":
+        raise DataError(
+            f"{path} answers the suite {loaded.run.manifest.suite}: these formats name SEED-Bench-R1's levels. "
+            f"Fix: leaderboard build {path}, whose CSV files hold every number."
+        )
     judge_id = None if judge is None else choose_judge(runs, judge)
     bank = build_bank([loaded.run])
     measured = measure(run_id, loaded, judge_id, bank, only=judge is not None)

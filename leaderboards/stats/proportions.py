@@ -27,11 +27,11 @@ Clusters = Sequence[str] | Sequence[int] | npt.NDArray[np.generic]
 class Proportion:
     """k of n with its 95 % interval, clustered. Fractions; value, se, lo and hi are nan for no questions."""
 
-    k: int  # successes
+    k: float  # successes, a whole number; of answers with credits in between, the sum of these
     n: int
     lo: float
     hi: float
-    deff: float  # design effect: the interval is that of n / deff independent questions
+    deff: float  # design effect: the interval is that of n / deff independent questions; below 1 for credits alone
     n_clusters: int
 
     @property
@@ -207,6 +207,29 @@ def interval(values: Values, clusters: Clusters) -> Proportion:
     deff = _design_effect(array, errors)
     lo, hi = wilson_interval(k, errors.n, deff=deff, n_clusters=errors.n_clusters)
     return Proportion(k, errors.n, lo, hi, deff, errors.n_clusters)
+
+
+def credit_interval(credits: Values, clusters: Clusters) -> Proportion:
+    """Mean of (n,) credits in [0, 1] as `interval` gives it where all are 0 or 1; k is their sum.
+
+    Else mean -+ Student's t with G - 1 degrees of freedom times the CR1 standard error, inside [0, 1]. Where all
+    clusters show the same mean m, exact: with q = 0.025 ** (1 / G), from q m to q m + 1 - q, since a share of more than
+    1 - q of other clusters would have shown itself. Raises ValueError for NaN, other values and lengths that differ.
+    """
+    array = as_values(credits)
+    if ((array == 0) | (array == 1)).all():
+        return interval(array, clusters)
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError("credits must lie in [0, 1]")
+    errors = standard_errors(array, clusters)
+    total, mean = float(array.sum()), errors.mean
+    # Sums of equal credits may differ in their last bit.
+    if errors.cr1 > 1e-9:
+        half = t_quantile(errors.n_clusters - 1) * errors.cr1
+        deff = (errors.cr1 / errors.binomial) ** 2
+        return Proportion(total, errors.n, max(0.0, mean - half), min(1.0, mean + half), deff, errors.n_clusters)
+    q = 0.025 ** (1 / errors.n_clusters)
+    return Proportion(total, errors.n, q * mean, q * mean + 1 - q, 1.0, errors.n_clusters)
 
 
 def gap_interval(

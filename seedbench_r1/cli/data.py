@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.data_check import check_command
 from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import plain_option
 from seedbench_r1.cli.prepare import prepare_command
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Fetch the data set, and look at it on disk.", no_args_is_help=True)
 app.command("prepare")(prepare_command)
+app.command("check")(check_command)
 
 Root = Annotated[Path | None, plain_option("--data-root", help="Folder of annotations/, videos/, images/.")]
 Levels = Annotated[str, typer.Option(help="Levels to look at.")]

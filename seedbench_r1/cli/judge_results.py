@@ -70,10 +70,11 @@ def judged_levels(run: Run, verdicts: dict[str, Verdict]) -> dict[str, JudgedLev
     """The levels that have an answer; then, if these are several, all of them together."""
     bank = build_bank([run])
     table = outcomes_of(run, verdicts, bank)
-    groups = {level: bank.group(level) for level in bank.levels if (bank.group(level) & table.responded).any()}
+    asked = table.responded & bank.choice
+    groups = {level: bank.group(level) & bank.choice for level in bank.levels if (bank.group(level) & asked).any()}
     # Together they weigh questions, not levels: L1 is more than half of them.
     if len(groups) > 1:
-        groups["all"] = table.selected
+        groups["all"] = table.selected & bank.choice
     return {
         level: JudgedLevel(
             n=int((group & table.responded).sum()),

@@ -43,7 +43,14 @@ def build_command(
     ),
     csv_path: Annotated[Path | None, write_option("--csv", help="The wide table. Default: next to the page.")] = None,
     baseline: Annotated[str | None, show_option(help="A run: directory, name, or model. Others are compared.")] = None,
-    metric: Annotated[str, show_option(help="LEVEL.MEASURE: accuracy, sound or consistency.")] = "l3.accuracy",
+    metric: Annotated[
+        str | None,
+        show_option(
+            help="LEVEL.MEASURE or SPLIT.MEASURE: accuracy, sound or consistency. Default: l3.accuracy; of your own "
+            "questions the first split's accuracy.",
+            show_default=False,
+        ),
+    ] = None,
     judge: Annotated[str | None, show_option(help="Judge id. Default: the one that judged most runs.")] = None,
     detail: Annotated[str, write_option(help="Reasoning in the page: auto, none, full.")] = "auto",
     max_size: Annotated[str, write_option(help="Of the page.")] = "10MB",
@@ -152,10 +159,11 @@ def _write(
     from leaderboards.draw.svg import write_charts
     from leaderboards.methods import write_meta
 
+    wide = csv_path or out.with_suffix(".csv")
+    _refuse_other_tables(wide)
     # Before the first file: an unusable folder must not leave half of the output.
     for folder in {out.parent, (csv_path or out).parent}:
         make_folder(folder)
-    wide = csv_path or out.with_suffix(".csv")
     long, predicted = wide.with_name(f"{wide.stem}_long.csv"), wide.with_name("predictions.csv")
     markdown, latex, meta = (out.with_suffix(suffix) for suffix in (".md", ".tex", ".meta.json"))
     write_wide_csv(board, wide, include_reported=include_reported)
@@ -175,6 +183,19 @@ def _write(
     names = [path.name if path.parent == out.parent else f"{path.parent.name}/{path.name}" for path in written]
     write_meta(board, meta, command=command, built_utc=now, files=[out.name, *names])
     return [out, *written, meta], report
+
+
+def _refuse_other_tables(path: Path) -> None:
+    """Raise ConfigError for a CSV that no board wrote: `--out cups.html` would take the questions in cups.csv."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head and not head.startswith(b"run_id,"):
+        raise ConfigError(
+            f"{path} is no leaderboard's table, and would be written over. Nothing was written. Fix: another --out, or "
+            f"--csv FILE."
+        )
 
 
 def build_json(board: Board, written: list[Path]) -> object:

@@ -15,7 +15,7 @@ from seedbench_r1.models.families import FAMILIES
 from seedbench_r1.prompts import build_prompt, build_request
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.verdicts import load_verdicts
-from seedbench_r1.scoring import GroupSummary, RunSummary
+from seedbench_r1.scoring import GROUP_OF, GroupSummary, RunSummary, by_domain
 from seedbench_r1.types import Media, Question, RunRecord, to_json
 
 if TYPE_CHECKING:
@@ -61,18 +61,35 @@ def print_summary(run: Run, summary: RunSummary) -> None:
 
 
 def level_table(run: Run, summary: RunSummary) -> Table:
-    """Levels, then L3's domains, as counts and percentages."""
-    table = console.table(["level"], ("n", "accuracy %", "unparsed", "truncated", "failed"))
-    every = run.records.values()
-    groups = [(name, group, [r for r in every if r.split == name]) for name, group in summary.splits.items()]
-    # Domains stand indented below the levels: they divide L3 and do not add to it.
-    for name, group in _domains(summary).items():
-        groups.append((f"  {name}", group, [r for r in every if r.domain == name]))
-    for name, group, records in groups:
-        shown = f"{group.selected}" if group.selected == group.n else f"{group.selected} of {group.n}"
-        counts = map(str, (group.unparsed, group.truncated, group.failed))
-        table.add_row(name, shown, accuracy_cell(group, records), *counts)
+    """Levels or splits, and what divides them, as counts and percentages."""
+    own = run.manifest.suite == "own"
+    table = console.table(
+        ["split" if own else "level"], ("n", "score %" if own else "accuracy %", "unparsed", "truncated", "failed")
+    )
+    by_split: dict[str, list[RunRecord]] = {}
+    by_group: dict[tuple[str, str | None], list[RunRecord]] = {}
+    group_of = GROUP_OF.get(run.manifest.suite, by_domain)
+    for record in run.records.values():
+        by_split.setdefault(record.split, []).append(record)
+        by_group.setdefault((record.split, group_of(run.questions[record.question_id])), []).append(record)
+    for split, group in summary.splits.items():
+        _add_row(table, split, group, by_split.get(split, []))
+        # Domains stand indented below their level: they divide it and do not add to it.
+        for name, part in shown_groups(run, summary, split).items():
+            _add_row(table, f"  {name}", part, by_group.get((split, name), []))
     return table
+
+
+def _add_row(table: Table, name: str, group: GroupSummary, records: list[RunRecord]) -> None:
+    shown = f"{group.selected}" if group.selected == group.n else f"{group.selected} of {group.n}"
+    counts = map(str, (group.unparsed, group.truncated, group.failed))
+    table.add_row(name, shown, accuracy_cell(group, records), *counts)
+
+
+def shown_groups(run: Run, summary: RunSummary, split: str) -> dict[str, GroupSummary]:
+    """The domains or kinds of a split. Of one's own questions, a single one is the split once more."""
+    groups = summary.groups.get(split, {})
+    return {} if run.manifest.suite == "own" and len(groups) < 2 else groups
 
 
 def _domains(summary: RunSummary) -> dict[str, GroupSummary]:
@@ -92,10 +109,10 @@ def accuracy_cell(group: GroupSummary, records: list[RunRecord]) -> str:
 
 def share_of(records: list[RunRecord]) -> Proportion:
     """Accuracy with the interval that tables, page and files show: clustered by video."""
-    from leaderboards.stats import interval
+    from leaderboards.stats import credit_interval
 
     scored = [(record.score.credit, record.cluster) for record in records if record.score is not None]
-    return interval([credit for credit, _ in scored], [cluster for _, cluster in scored])
+    return credit_interval([credit for credit, _ in scored], [cluster for _, cluster in scored])
 
 
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
@@ -123,6 +140,9 @@ def summary_values(run: Run, summary: RunSummary) -> dict[str, object]:
     if run.manifest.suite == "transfer":
         return transfer_values(summary)
     levels = _level_values(run, summary)
+    if run.manifest.suite == "own":
+        groups = {split: to_json(shown_groups(run, summary, split)) for split in summary.splits}
+        return {"status": summary.status, "splits": levels, "groups": groups}
     return {"status": summary.status, "levels": levels, "domains": to_json(_domains(summary))}
 
 
@@ -149,7 +169,7 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
     for question in planned.questions:  # the first of each kind
         shown.setdefault(question.kind, question)
     for question in shown.values():
-        kind = f" ({question.kind})" if planned.suite.name == "transfer" else ""
+        kind = f" ({question.kind})" if planned.suite.name != "seedbench-r1" else ""
         screen.print(f"prompt of {question.question_id}{kind}:\n")
         screen.print(build_prompt(question, planned.config.template), soft_wrap=True)
     screen.print("")

@@ -27,8 +27,8 @@ from seedbench_r1.media.layout import in_another_case
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.protocol import protocol_id
-from seedbench_r1.questions import choose_subset, file_sha256
-from seedbench_r1.runs.directory import run_directory
+from seedbench_r1.questions import choose_subset
+from seedbench_r1.runs.directory import run_directory, slug
 from seedbench_r1.runs.records import SCHEMA
 from seedbench_r1.suites import find_suite
 from seedbench_r1.suites.base import Questions, Suite
@@ -69,6 +69,8 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
     for split, bad in questions.bad_rows.items():
         if bad.messages:
             log.warning("%d rows of %s are left out: %s", len(bad.messages), questions.files[split], bad.messages[0])
+    for note in questions.notes:
+        log.warning("%s", note)
     # Such a model chooses frames and pixels itself, so our video settings say nothing about its runs.
     if lmms.loads_the_model(config):
         checkpoint, info = lmms.identify_model(config)
@@ -84,14 +86,19 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
     if checkpoint is not None and not lmms.loads_the_model(config):
         check_prompts(config, checkpoint, questions.all())
     manifest = _manifest(config, suite, questions, info, protocol, command)
+    # Files of one's own are many: each has run directories of its own.
+    of_file = "" if config.questions is None else f"{slug(config.questions.stem)}-"
+    prefix = protocol.path_prefix + of_file
     path = run_directory(
-        config.runs_dir, info.name + protocol.model_suffix, protocol.path_prefix + protocol.protocol_id, config.run_name
+        config.runs_dir, info.name + protocol.model_suffix, prefix + protocol.protocol_id, config.run_name
     )
     asked = questions.all()
     if config.limit is not None:
         # A subset is drawn by the seed, so that every shard and every later call draws the same.
         asked = choose_subset(asked, config.limit, seed=config.sampling.seed)
-    missing = sorted({p for q in asked for p in (q.video, q.image) if p is not None and not p.exists()})
+    # Of many questions on one clip the disk is asked once.
+    media = {p for q in asked for p in (q.video, q.image) if p is not None}
+    missing = sorted(path for path in media if not path.exists())
     if missing and not config.allow_missing:
         raise _missing_error(path, missing, asked, config, suite)
     return Plan(config, path, manifest, asked, missing, checkpoint, suite)
@@ -119,7 +126,7 @@ def _manifest(
         parser_version=PARSER_VERSION,
         n_total=suite.split_sizes(questions),
         bad_rows={split: n for split, bad in questions.bad_rows.items() if (n := len(bad.messages))},
-        dataset_hash={split: file_sha256(path) for split, path in questions.files.items()},
+        dataset_hash=questions.hashes(),
         model=info,
         backend=protocol.backend,
         dtype=config.dtype,

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 
 from leaderboards.stats import Judged, interval
 from seedbench_r1.errors import ConfigError, DataError
@@ -17,7 +18,7 @@ from seedbench_r1.runs.directory import Run
 from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import LETTERS, RunRecord, Verdict
 
-COLUMNS = ("row_id", "question", "A", "B", "C", "D", "reasoning", "answer", "supports_answer")
+BEFORE, AFTER = ("row_id", "question"), ("reasoning", "answer", "supports_answer")  # the options' columns
 # What people type into spreadsheets, in any case.
 YES, NO = {"yes", "y", "1", "true"}, {"no", "n", "0", "false"}
 
@@ -93,7 +94,7 @@ def judged_counts(run: Run, verdicts: Mapping[str, Verdict]) -> Judged:
     share = interval([float(bool(word)) for word, _ in said], [cluster for _, cluster in said])
     # Those, too, have a verdict once the run was judged.
     by_definition = sum(lacks_reasoning(record) and record.question_id in verdicts for record in answered)
-    return Judged(share.k, share.n - share.k, by_definition, share.deff)
+    return Judged(int(share.k), share.n - int(share.k), by_definition, share.deff)
 
 
 def _asked(record: RunRecord, verdicts: Mapping[str, Verdict]) -> Verdict | None:
@@ -135,7 +136,7 @@ def _row_id(case: Case) -> str:
 
 
 def _row(path: Path, case: JudgeCase) -> dict[str, str]:
-    options: dict[str, str] = dict(zip(LETTERS, case.options, strict=True))
+    options = dict(zip(case.letters, case.options, strict=True))
     return {
         "row_id": blinded_id(path, case.question_id),
         "question": case.question,
@@ -149,7 +150,9 @@ def _row(path: Path, case: JudgeCase) -> dict[str, str]:
 def write_sheet(rows: Sequence[dict[str, str]], path: Path) -> None:
     """Write the CSV. Texts that a spreadsheet would take for a formula get a leading quote. Raises ResourceError."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS)
+    # Four at least, as the benchmark's; more where a question has more.
+    options = [letter for letter in ascii_uppercase if letter in LETTERS or any(letter in row for row in rows)]
+    writer = csv.DictWriter(stream, (*BEFORE, *options, *AFTER))
     writer.writeheader()
     # Model output may begin with "=": a spreadsheet would run it.
     writer.writerows({name: _harmless(text) for name, text in row.items()} for row in rows)

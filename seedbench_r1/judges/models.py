@@ -142,7 +142,7 @@ class ApiJudge:
             for _ in range(votes):
                 self._cost_limit.settle(None)
 
-    def _ask(self, text: str, *, seed: int, max_tokens: int) -> Reply:
+    def _ask(self, text: str, *, seed: int, max_tokens: int, letters: str = "ABCD") -> Reply:
         """Raises RequestFailed, CutVerdict, or ConfigError like the client."""
         try:
             return self._client.complete(
@@ -151,7 +151,7 @@ class ApiJudge:
                 max_tokens=max_tokens,
                 temperature=self.settings.temperature,
                 seed=seed,
-                extra=json_reply(schema(self.settings.version)) if self.settings.schema_sent else None,
+                extra=json_reply(schema(self.settings.version, letters)) if self.settings.schema_sent else None,
             )
         except RequestFailed as error:
             if CUT_REFUSAL in str(error):
@@ -167,7 +167,7 @@ class ApiJudge:
             for attempt in range(TRIES):
                 # The same seed would give the same unreadable reply again.
                 seed = vote * TRIES + attempt
-                reply = self._ask(prompt, seed=seed, max_tokens=self.settings.max_tokens)
+                reply = self._ask(prompt, seed=seed, max_tokens=self.settings.max_tokens, letters=case.letters)
                 if self._cost_limit is not None:
                     used, counts = usage or (0, 0), self._cost_limit.counted(reply.usage, self._client.base_url)
                     usage = (used[0] + counts[0], used[1] + counts[1])

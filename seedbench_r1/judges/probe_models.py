@@ -65,7 +65,7 @@ class ProbedModels:
         if self._config.model is None and "@" in model:
             model, _, revision = model.rpartition("@")
             loading.setdefault("revision", revision)
-        checkpoint = _inspect(model, loading)
+        checkpoint = _inspect(model, loading, run.path.parent / VIEWS)
         known, found = run.manifest.model, checkpoint.info
         changed = [name for name, digest in known.files.items() if found.files.get(name, digest) != digest]
         if found.fingerprint != known.fingerprint or changed:
@@ -145,13 +145,13 @@ class ProbedModels:
         return replace(config, **loading)
 
 
-def _inspect(model: str, loading: dict[str, Any]) -> Checkpoint:
+def _inspect(model: str, loading: dict[str, Any], views: Path | None = None) -> Checkpoint:
     return inspect_model(
         model,
         base_model=loading.get("base_model"),
         revision=loading.get("revision"),
         processor=loading.get("processor"),
-        views=Path("runs") / VIEWS,
+        views=views,
         trust_remote_code=loading.get("trust_remote_code", False),
     )
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Protocol
 
 from seedbench_r1.conclusions import RULES_VERSION, settled_option
@@ -43,6 +44,11 @@ class JudgeCase:
     options: tuple[str, ...]
     reasoning: str
     answer: str
+
+    @property
+    def letters(self) -> str:
+        """ "ABC" for three options."""
+        return ascii_uppercase[: len(self.options)]
 
 
 class Judge(Protocol):
@@ -135,8 +141,9 @@ def judge_run(
 
 
 def pending_records(run: Run, known: dict[str, Verdict]) -> list[RunRecord]:
-    """Answered records without a settled verdict, in the run's order."""
-    records = [run.records[question_id] for question_id in run.questions if question_id in run.records]
+    """Answers to choices without a settled verdict, in the run's order. Of other kinds nothing can be settled on."""
+    choices = [question_id for question_id, question in run.questions.items() if question.kind == "choice"]
+    records = [run.records[question_id] for question_id in choices if question_id in run.records]
     return [record for record in records if record.answered and not is_settled(known.get(record.question_id))]
 
 

@@ -20,15 +20,11 @@ PROMPT_VERSIONS = ("v1", "v2")  # as --judge-prompt takes them; the last is the 
 MAX_TOKENS = {1: 300, 2: 2048}  # of a verdict, by version: from 2 on with room for a judge that reasons first
 REASON_CHARACTERS = 4000  # of a reason that are kept
 
-_PLACEHOLDER = re.compile(r"\{(question|options|reasoning|answer)\}")
+_PLACEHOLDER = re.compile(r"\{(question|options|reasoning|answer|letters|reply_letters)\}")
+_LETTERS = re.compile(r"\{(letters|reply_letters)\}")
 # Models wrap JSON in a Markdown block whatever they are asked.
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
-_KEYS: dict[str, object] = {
-    "supports": {"type": "string", "enum": [*LETTERS, "none"]},
-    "consistent": {"type": "boolean"},
-    "reason": {"type": "string"},
-}
 # Version 1 asked for the verdict before its reason; what a model writes first, it then defends.
 ORDER = {1: ("supports", "consistent", "reason"), 2: ("reason", "supports", "consistent")}
 
@@ -54,8 +50,10 @@ class JudgeSettings:
     @property
     def judge_id(self) -> str:
         """name / prompt version - hash of prompt, votes, temperature, limit, server and a local judge's files."""
+        # As for four options, whatever a question has: one judge has one id, and that of earlier verdicts stays.
+        prompt = _LETTERS.sub(lambda match: letters_in_words("ABCD")[match.group(1)], self.prompt)
         # A list, so that no two settings can run together into the same text.
-        known: list[object] = [self.prompt, self.votes, self.temperature, self.max_tokens, self.server]
+        known: list[object] = [prompt, self.votes, self.temperature, self.max_tokens, self.server]
         if self.model is not None:
             known.append(self.model)
         # Last and only where it is so: the ids of verdicts made before stay what they were.
@@ -71,13 +69,26 @@ def asked_with(judge_id: str) -> tuple[str, int] | None:
     return None if match is None else (match[1], int(match[2]))
 
 
-def schema(version: int) -> dict[str, object]:
+def schema(version: int, letters: str = "".join(LETTERS)) -> dict[str, object]:
     """The JSON schema of a reply. Its properties stand in the order in which they are to be written."""
+    keys: dict[str, object] = {
+        "supports": {"type": "string", "enum": [*letters, "none"]},
+        "consistent": {"type": "boolean"},
+        "reason": {"type": "string"},
+    }
     return {
         "type": "object",
-        "properties": {key: _KEYS[key] for key in ORDER[version]},
+        "properties": {key: keys[key] for key in ORDER[version]},
         "required": list(ORDER[version]),
         "additionalProperties": False,
+    }
+
+
+def letters_in_words(letters: str) -> dict[str, str]:
+    """Placeholder -> the letters of the options, as a sentence and as the values of a reply have them."""
+    return {
+        "letters": f"{', '.join(letters[:-1])} or {letters[-1]}",
+        "reply_letters": " | ".join(f'"{letter}"' for letter in letters),
     }
 
 
@@ -105,9 +116,10 @@ def check_prompt(prompt: str, version: int) -> str:
 
 def build_judge_prompt(case: JudgeCase, prompt: str) -> str:
     """The wording filled in. Texts are inserted once and never searched for placeholders."""
-    options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, case.options, strict=True))
-    answer = f"{case.answer}. {case.options[LETTERS.index(case.answer)]}"
+    options = "\n".join(f"{letter}. {option}" for letter, option in zip(case.letters, case.options, strict=True))
+    answer = f"{case.answer}. {case.options[case.letters.index(case.answer)]}"
     values = {"question": case.question, "options": options, "reasoning": case.reasoning, "answer": answer}
+    values |= letters_in_words(case.letters)
     filled = _PLACEHOLDER.sub(lambda match: values[match.group(1)], prompt)
     # An answer may end in half of a surrogate pair, which no server and no tokenizer takes.
     return filled.encode("utf-8", "replace").decode("utf-8")
@@ -130,7 +142,7 @@ def read_verdict(text: str, case: JudgeCase, version: int) -> tuple[bool, str]:
     if not isinstance(value, dict) or set(value) != set(order):
         raise UnreadableVerdict(f"not an object with {order[0]}, {order[1]} and {order[2]}")
     supports, consistent, reason = value["supports"], value["consistent"], value["reason"]
-    if supports not in (*LETTERS, "none") or not isinstance(consistent, bool) or not isinstance(reason, str):
+    if supports not in (*case.letters, "none") or not isinstance(consistent, bool) or not isinstance(reason, str):
         raise UnreadableVerdict("a value of the wrong kind")
     # One of the two must be wrong, and nothing says which: a vote for neither.
     if consistent != (supports == case.answer or (version > 1 and _same_wording(case, supports))):
@@ -150,5 +162,5 @@ def _without_thoughts(text: str) -> str:
 def _same_wording(case: JudgeCase, supports: str) -> bool:
     """True if the option reads as the answer given does: annotation files have such pairs."""
     wordings = [" ".join(option.casefold().split()) for option in case.options]
-    texts: dict[str, str] = dict(zip(LETTERS, wordings, strict=False))
+    texts = dict(zip(case.letters, wordings, strict=True))
     return supports in texts and texts[supports] == texts[case.answer]

@@ -38,7 +38,7 @@ from seedbench_r1.runs.records import (
     run_identity,
 )
 from seedbench_r1.runs.verdicts import load_verdicts
-from seedbench_r1.scoring import RunSummary, by_domain, by_kind, summarise
+from seedbench_r1.scoring import GROUP_OF, RunSummary, by_domain, summarise
 from seedbench_r1.typed_json import parse_json, shown
 from seedbench_r1.types import Question, RunManifest, RunRecord, Verdict, to_json
 
@@ -62,7 +62,7 @@ class Run:
 
     def summary(self) -> RunSummary:
         """Counts of the whole run, by split and by domain (for general benchmarks: by kind)."""
-        group_of = by_kind if self.manifest.suite == "transfer" else by_domain
+        group_of = GROUP_OF.get(self.manifest.suite, by_domain)
         return summarise(self.records, self.questions.values(), self.manifest.n_total, group_of)
 
     def question(self, question_id: str) -> tuple[Question, RunRecord | None]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +11,8 @@ from typing import Any
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import JsonObject
 from seedbench_r1.parsing import first_block
-from seedbench_r1.rows import BadRows, read_rows
+from seedbench_r1.row_files import read_csv
+from seedbench_r1.rows import BadRows, Place, read_rows
 from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import LEVELS
 
@@ -110,7 +109,7 @@ def read_predictions(path: Path, level: str | None = None) -> ImportedFile:
         ConfigError, DataError: as read_grpo_care does.
     """
     answers = []
-    for (where, _), row in _csv_rows(path) if path.suffix.lower() == ".csv" else _rows(path):
+    for (where, _), row in _rows(path):
         text, question_id = row.get("response"), row.get("question_id")
         if not isinstance(text, str):
             raise DataError(f"{where}: response is {text!r}, expected a text (columns: {', '.join(row)}).")
@@ -206,29 +205,13 @@ def _lmms_answer(sample: JsonObject, level: str | None, where: str) -> ImportedA
     return ImportedAnswer(question_id, text, where, options, doc.get("golden_choice_idx"))
 
 
-def _rows(path: Path) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
     try:
-        yield from read_rows(path, BadRows())
+        # An empty answer is one; other empty cells are no values.
+        is_csv = path.suffix.lower() == ".csv"
+        yield from read_csv(path, BadRows(), keep=("response",)) if is_csv else read_rows(path, BadRows())
     except FileNotFoundError as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[tuple[str, int], Mapping[str, Any]]]:
-    """Rows with where they stand; an empty cell is no value, but for an empty answer."""
-    # csv's own limit of 131,072 characters is below long responses.
-    csv.field_size_limit(2**31 - 1)
-    table = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
-    try:
-        names = table.fieldnames or []
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"{path}:1: the column {repeated[0]!r} is there more than once.")
-        for row in table:
-            if None in row:
-                raise DataError(f"{path}:{table.line_num}: more cells than the header has columns.")
-            filled = {name: value for name, value in row.items() if name and (value != "" or name == "response")}
-            yield (f"{path}:{table.line_num}", table.line_num), filled
-    except csv.Error as error:
-        raise DataError(f"{path}:{table.line_num}: not valid CSV ({error}).") from error
 
 
 def _read_text(path: Path) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 from seedbench_r1.config import EVAL_TABLE, SEEDBENCH, EvalConfig, resolve_eval_config
 from seedbench_r1.config_file import read_config_file
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.row_files import folder_of
 from seedbench_r1.suites.base import Suite
 
-SUITES = ("seedbench-r1", "transfer")
+SUITES = ("seedbench-r1", "transfer", "own")
 
 
 def find_suite(name: str) -> Suite:
@@ -25,6 +26,10 @@ def find_suite(name: str) -> Suite:
             from seedbench_r1.suites.transfer import TRANSFER
 
             return TRANSFER
+        case "own":
+            from seedbench_r1.suites.own import OWN
+
+            return OWN
         case "transfer-lmms":
             raise ConfigError(
                 "The suite transfer-lmms holds lmms-eval's own tasks, which only the command line runs: "
@@ -47,6 +52,8 @@ def resolve(
     defaults = SEEDBENCH if name == "transfer-lmms" else find_suite(name).defaults
     if name == "transfer-lmms":  # its videos are lmms-eval's
         options = {**options, "data_root": options.get("data_root") or Path()}
+    if name == "own":
+        options = {**options, "data_root": _own_root(options, file)}
     return resolve_eval_config(
         options,
         config_file=config_file,
@@ -54,3 +61,15 @@ def resolve(
         defaults=defaults,
         **({} if environ is None else {"environ": environ}),
     )
+
+
+def _own_root(options: Mapping[str, Any], file: Mapping[str, Any]) -> Path:
+    """--data-root, else that of a config file which chooses the suite, else the folder of the questions.
+
+    SBR1_DATA_ROOT, and a config file for other suites, name SEED-Bench-R1's folder: clips of one's own are not there.
+    """
+    questions = options.get("questions") or file.get("questions")
+    if questions is None:
+        raise ConfigError("--suite own needs your questions. Fix: --questions FILE.")
+    given = options.get("data_root") or (file.get("data_root") if file.get("suite") == "own" else None)
+    return Path(given) if given else folder_of(Path(questions))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from seedbench_r1 import scoring
 from seedbench_r1.config import EvalConfig, SuiteDefaults
+from seedbench_r1.row_files import content_sha256
 from seedbench_r1.rows import BadRows
 from seedbench_r1.scoring import GroupOf, RunSummary
 from seedbench_r1.types import Question, RunRecord
@@ -20,10 +22,19 @@ class Questions:
     splits: dict[str, list[Question]]
     files: dict[str, Path]
     bad_rows: dict[str, BadRows] = field(default_factory=dict)  # of each split, left out under --skip-bad-rows
+    read_as: str = ""  # what besides a file's bytes decides what its questions are, such as which columns were read
+    notes: tuple[str, ...] = ()  # what the user is to be told of how they were read
 
     def all(self) -> list[Question]:
         """Every question, split by split."""
         return [question for questions in self.splits.values() for question in questions]
+
+    def hashes(self) -> dict[str, str]:
+        """split -> 64 hex digits: sha256 of its file's bytes, and of how they were read where that is not fixed."""
+        found = {path: content_sha256(path) for path in dict.fromkeys(self.files.values())}
+        if self.read_as:
+            found = {path: hashlib.sha256(f"{sha}{self.read_as}".encode()).hexdigest() for path, sha in found.items()}
+        return {split: found[path] for split, path in self.files.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """The rules judge, the loop, what a model's verdict may look like, and human labels."""
 
 import csv
+import hashlib
 import json
 import shutil
 import time
 from pathlib import Path
+from string import ascii_uppercase
 
 import pytest
 import safetensors.torch
@@ -23,6 +25,7 @@ from seedbench_r1.judges.models import LocalJudge
 from seedbench_r1.judges.opening import open_judge
 from seedbench_r1.judges.run import JudgeCase, RulesJudge, blinded_id, flip_rate, judge_run, majority
 from seedbench_r1.judges.wording import (
+    ORDER,
     JudgeSettings,
     UnreadableVerdict,
     build_judge_prompt,
@@ -247,6 +250,50 @@ def test_the_schema_puts_the_reason_first_and_the_verdict_last():
     places = [text.rindex(f'"{key}"') for key in schema(2)["required"]]
     assert places == sorted(places)
     assert "{question}" not in build_judge_prompt(CASE, text)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 7, 26])
+def test_prompt_schema_and_reading_know_the_letters_of_the_question(n):
+    letters = ascii_uppercase[:n]
+    case = JudgeCase("own/0", "What next?", tuple(f"thing {k}" for k in range(n)), "It is thing 1.", letters[-1])
+    for version in (1, 2):
+        text = build_judge_prompt(case, own_prompt(version))
+        assert f"leads to, {', '.join(letters[:-1])} or {letters[-1]}; " in text
+        assert " | ".join(f'"{letter}"' for letter in letters) + ' | "none"' in text
+        assert schema(version, letters)["properties"]["supports"]["enum"] == [*letters, "none"]
+        reply = {key: (GOOD | {"supports": letters[-1]})[key] for key in ORDER[version]}
+        assert read_verdict(json.dumps(reply), case, version)[0] is True
+        if n < 26:
+            with pytest.raises(UnreadableVerdict, match="wrong kind"):
+                read_verdict(json.dumps(reply | {"supports": ascii_uppercase[n]}), case, version)
+
+
+def test_ids_and_prompts_of_four_options_are_what_they_were():
+    """Before prompts knew other numbers of options; verdicts of those judges are continued."""
+    known = {1: ("openai:x/v1-00e5e9aa", "0183f5b1b5fa"), 2: ("openai:x/v2-b4221d91", "bc09183fefdc")}
+    case = JudgeCase("L1/1", "q?", ("a", "b", "c", "d"), "r", "B")
+    for version, (judge_id, sha) in known.items():
+        assert JudgeSettings("openai:x", own_prompt(version), version=version).judge_id == judge_id
+        assert hashlib.sha256(build_judge_prompt(case, own_prompt(version)).encode()).hexdigest()[:12] == sha
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "n", "settles"),
+    [
+        ("So the answer is C.", 3, "C"),
+        ("So the answer is G.", 7, "G"),
+        ("Option G is wrong. (E) fits.", 7, "E"),
+        ("E. thing 4 is what follows.", 7, "E"),
+        ("(D) fits.", 3, None),
+        ("Z is not it, so Y.", 26, "Y"),
+        ("So the answer I would give is thing 2.", 12, "C"),
+        ("I would take it.", 12, None),
+        ("So the answer is I.", 12, "I"),
+        ("anything", 0, None),
+    ],
+)
+def test_letters_of_other_numbers_of_options(reasoning, n, settles):
+    assert settled_option(reasoning, [f"thing {k}" for k in range(n)]) == settles
 
 
 def test_a_prompt_of_ones_own_follows_the_order_of_its_version(tmp_path):

@@ -120,7 +120,9 @@ def test_a_judge_may_be_named_in_the_file(tmp_path):
 
 
 def test_unknown_suites_are_answered_with_the_list(tmp_path):
-    with pytest.raises(ConfigError, match=r"No suite 'mmlu'\. There are: seedbench-r1, transfer, and transfer-lmms"):
+    with pytest.raises(
+        ConfigError, match=r"No suite 'mmlu'\. There are: seedbench-r1, transfer, own, and transfer-lmms"
+    ):
         resolve({"model": "m", "data_root": tmp_path, "suite": "mmlu"})
 
 

@@ -115,7 +115,8 @@ async function showCard() {
       el("span", {className: "quiet"}, [domainOf(i), `video ${bank.videos[bank.video[i]]}`].filter(Boolean).join(" · ")), button),
     el("p", {}, questionText(i)),
     steps.length > 0 && el("ol", {className: "progress", "aria-label": "Steps done so far"}, ...steps.map((step) => el("li", {}, step))),
-    el("ol", {className: "options"}, ...bank.options[i].map((_, k) => optionItem(i, k, bytes))),
+    bank.options[i].length > 0 ? el("ol", {className: "options"}, ...bank.options[i].map((_, k) => optionItem(i, k, bytes)))
+      : el("p", {}, "Right answer: ", el("b", {}, bank.gold[i])),
     el("div", {className: "replies"}, ...sides.map((place, side) => reply("AB"[side], place, bytes[side], replies[side]))),
   );
   card.dataset.q = bank.ids[i];

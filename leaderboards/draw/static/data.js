@@ -2,7 +2,7 @@
 
 const page = JSON.parse(byId("data").textContent);
 const runPlace = new Map(page.runs.map((run, place) => [run.id, place]));
-const LETTERS = "ABCD";
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const OUTCOMES = ["not asked", "not answered yet", "failed", "answered", "unparsed", "truncated", "answered, no reasoning"];
 
 async function inflate(id) {
@@ -15,12 +15,19 @@ async function inflate(id) {
 const inflateJson = async (id) => JSON.parse(new TextDecoder().decode(await inflate(id)));
 
 let bank = null; // columns, one entry a question; see report_payload.py
-let answers = []; // a Uint8Array for each run
+let answers = []; // for each run a Uint16Array: its byte of layer-outcomes, and the letter picked (1: A) in the upper one
+let credits = null; // for each run a Float64Array; null: every answer is right or wrong
 const signSums = new SignSums(...page.signs);
 
-const loaded = Promise.all([inflateJson("layer-bank"), inflate("layer-outcomes")]).then(([columns, bytes]) => {
-  const n = columns.ids.length;
-  answers = page.runs.map((_, place) => bytes.subarray(place * n, (place + 1) * n));
+const optional = (id) => (byId(id) ? inflate(id) : null);
+const layers = [inflateJson("layer-bank"), inflate("layer-outcomes"), optional("layer-letters"), optional("layer-credits")];
+
+const loaded = Promise.all(layers).then(([columns, bytes, letters, shares]) => {
+  const n = columns.ids.length, parts = (all) => page.runs.map((_, place) => all.subarray(place * n, (place + 1) * n));
+  // Without a layer of letters the byte holds one of four.
+  const letterOf = (byte, i) => (letters ? letters[i] : hasLetter(byte) ? (byte >> 3 & 3) + 1 : 0);
+  answers = parts(Uint16Array.from(bytes, (byte, i) => byte | letterOf(byte, i) << 8));
+  credits = shares && parts(new Float64Array(shares.buffer));
   bank = columns;
   bank.place = new Map(columns.ids.map((id, i) => [id, i]));
   bank.groups = new Map([...page.levels, ...page.domains].map((group) => [group, []]));
@@ -30,9 +37,10 @@ const loaded = Promise.all([inflateJson("layer-bank"), inflate("layer-outcomes")
 const outcome = (byte) => byte & 7;
 const asked = (byte) => (byte & 7) !== 0;
 const responded = (byte) => (byte & 7) >= 3;
-const picked = (byte) => ((byte & 7) === 3 || (byte & 7) === 6 ? LETTERS[byte >> 3 & 3] : "");
+const hasLetter = (byte) => (byte & 7) === 3 || (byte & 7) === 6;
+const picked = (byte) => (byte >> 8 ? LETTERS[(byte >> 8) - 1] : "");
 const correct = (byte) => byte >> 5 & 1;
-const verdict = (byte) => [null, false, true][byte >> 6];
+const verdict = (byte) => [null, false, true][byte >> 6 & 3];
 
 const questionText = (i) => bank.wordings[bank.wording[i]].replaceAll("\u0001", bank.goals[bank.goal[i]]);
 const goalOf = (i) => bank.goals[bank.goal[i]];
@@ -72,13 +80,15 @@ function paired(first, second, group, measure = "accuracy") {
     found.asked[1] += asked(b[i]);
     if (!responded(a[i]) || !responded(b[i])) continue;
     found.answered++;
-    const x = hit(a[i]), y = hit(b[i]);
-    found.least += x - most(b[i]);
-    found.most += most(a[i]) - y;
+    // Counts are of full credit, means of all of it.
+    const parts = measure === "accuracy" && credits, right = hit(a[i]), also = hit(b[i]);
+    const x = parts ? credits[first][i] : right, y = parts ? credits[second][i] : also;
+    found.least += x - (parts ? y : most(b[i]));
+    found.most += (parts ? x : most(a[i])) - y;
     if (!valued(a[i]) || !valued(b[i])) continue;
     found.differences.push(x - y);
     found.videos.push(bank.video[i]);
-    found[x ? (y ? "both" : "onlyFirst") : (y ? "onlySecond" : "neither")]++;
+    found[right ? (also ? "both" : "onlyFirst") : (also ? "onlySecond" : "neither")]++;
   }
   return found;
 }

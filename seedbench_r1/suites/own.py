@@ -1,0 +1,79 @@
+"""Questions of one's own, from a file of any form and columns (docs/your-questions.md)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from seedbench_r1 import scoring
+from seedbench_r1.columns import parse_map
+from seedbench_r1.config import PROTOCOLS, EvalConfig, SuiteDefaults
+from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.row_files import FORMS
+from seedbench_r1.rows import BadRows
+from seedbench_r1.suites.base import Questions, Suite
+from seedbench_r1.suites.own_rows import SUITE, OwnReader, Reading, read_once
+from seedbench_r1.suites.transfer import DEFAULT_TEMPLATE
+from seedbench_r1.types import Question
+
+
+def load(config: EvalConfig) -> Questions:
+    """Read and validate the questions of config.questions, split by split, each in the file's order.
+
+    Raises:
+        ConfigError: --map or --splits does not fit the file.
+        DataError: the file is absent or a row is invalid; the message names file, line and field.
+    """
+    path, bad = config.questions, BadRows(skip=config.skip_bad_rows)
+    if path is None:
+        raise ConfigError("--suite own needs your questions. Fix: --questions FILE.")
+    reading, questions = open_file(path, config.map, config.data_root, bad)
+    splits: dict[str, list[Question]] = {}
+    for question in questions:
+        splits.setdefault(question.split, []).append(question)
+    if not splits:
+        raise DataError(f"{path} holds no question that can be asked. {(bad.messages or [''])[0]}")
+    splits = _chosen(splits, config.splits)
+    # The split may be what is bad in a row, so that all count with the first one.
+    bad_rows = {next(iter(splits)): bad}
+    read_as = json.dumps(reading.columns.identity())
+    # That rows with options are choices surprises nobody.
+    notes = [f"{path.name}: {note}." for note in reading.notes if reading.inferred != "options" or "kind" not in note]
+    return Questions(splits, dict.fromkeys(splits, path), bad_rows, read_as, tuple(notes))
+
+
+def open_file(path: Path, mapping: str | None, data_root: Path, bad: BadRows) -> tuple[Reading, Iterator[Question]]:
+    """How a file is read, and its questions, which are made one at a time. Raises ConfigError and DataError."""
+    try:
+        reading = read_once(path, parse_map(mapping))
+    except FileNotFoundError as error:
+        raise DataError(f"No questions at {path}. Fix: --questions FILE; read are {FORMS}.") from error
+    return reading, OwnReader(path, reading, data_root, bad).questions()
+
+
+def _chosen(splits: dict[str, list[Question]], wanted: str | None) -> dict[str, list[Question]]:
+    if wanted is None:
+        return splits
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    for name in names:
+        if name not in splits:
+            nearest = difflib.get_close_matches(name, splits, n=1)
+            meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(f"--splits: no split {name!r}.{meant} There are: {', '.join(splits)}.")
+    if not names:
+        raise ConfigError(f"--splits {wanted!r} names none. There are: {', '.join(splits)}.")
+    return {name: splits[name] for name in splits if name in names}
+
+
+OWN = Suite(
+    name=SUITE,
+    defaults=SuiteDefaults(PROTOCOLS, DEFAULT_TEMPLATE),
+    load=load,
+    group_of=scoring.by_domain_or_kind,
+    scorer=1,
+    path_prefix="own-",
+    splits_option="--splits",
+    where_media_go="put them where the file's paths lead, from its folder or --data-root (docs/your-questions.md)",
+)
