@@ -43,6 +43,7 @@ class _Forms:
     """How letters from A to a last one are written."""
 
     sentence: re.Pattern[str]  # the space behind a sentence
+    any_letter: re.Pattern[str]  # without which none of the letters' forms fits: one look instead of eight
     letters: tuple[re.Pattern[str], ...]
 
 
@@ -55,6 +56,7 @@ def _forms(n_options: int) -> _Forms:
     pronoun = r"(?!(?-i:I)\s+(?!(?:is|fits)\b)(?-i:[a-z]))" if n_options > _PLACE_OF_I else ""
     return _Forms(
         sentence=re.compile(rf"(?<=[.!?;])(?<!\b{one}\.)\s+|\n+"),  # "B. wash the cup" is one sentence
+        any_letter=re.compile(rf"(?<![^\W_]){one}(?![^\W_])|option|choice|answer|letter", re.I),
         letters=(
             re.compile(
                 rf"\b(?:option|choice|answer|letter)s?(?:\s+(?:is|must be|should be|would be))?\s*:?\s*\(?"
@@ -136,6 +138,8 @@ class _Clauses:
 
 def _by_letter(sentence: str, forms: _Forms) -> Iterator[str]:
     """Every letter that is meant as one and endorsed."""
+    if not forms.any_letter.search(sentence):
+        return
     clauses = _Clauses(sentence)
     found: set[str] = set()
     for form in forms.letters:
@@ -155,7 +159,7 @@ def _by_text(sentence: str, texts: Sequence[str]) -> Iterator[str]:
     for place in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
         text = texts[place]
         # Options that are equal cannot be distinguished by their text.
-        if not text or texts.count(text) > 1:
+        if not text or text not in plain or texts.count(text) > 1:
             continue
         covered = _Cover(longer)
         spans = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", plain)]

@@ -58,17 +58,11 @@ class HtmlReport:
 
     @property
     def allocation(self) -> str:
-        """ "reasoning: full 2 runs, partial 10 runs (600-612 questions each)"."""
-        full = [share for share in self.shares if share.n_included and share.full]
-        partial = [share.n_included for share in self.shares if share.n_included and not share.full]
-        without = len(self.shares) - len(full) - len(partial)
-        parts = [f"full {_runs(len(full))}"] if full else []
-        if partial:
-            span = f"{min(partial):,}" if min(partial) == max(partial) else f"{min(partial):,}-{max(partial):,}"
-            parts.append(f"partial {_runs(len(partial))} ({span} questions each)")
-        if without:
-            parts.append(f"none {_runs(without)}")
-        return f"reasoning: {', '.join(parts)}"
+        """ "reasoning: 1,204 of 4,676 questions, of every run", or "all" or "none" of it."""
+        carried, total = (max((getattr(s, name) for s in self.shares), default=0) for name in ("n_included", "n_total"))
+        if all(share.full for share in self.shares):
+            return "reasoning: all of it"
+        return f"reasoning: {carried:,} of {total:,} questions, of every run" if carried else "reasoning: none"
 
 
 def write_html(
@@ -203,7 +197,3 @@ def _inert_json(value: object) -> Markup:
 
 def _static(name: str) -> str:
     return resources.files("leaderboards.draw").joinpath("static", name).read_text(encoding="utf-8")
-
-
-def _runs(n: int) -> str:
-    return f"{n} run" if n == 1 else f"{n} runs"

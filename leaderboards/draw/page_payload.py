@@ -21,7 +21,7 @@ from seedbench_r1.types import DOMAINS, Question, RunRecord, Verdict
 Detail = Literal["auto", "none", "full"]
 
 ZLIB_LEVEL = 4  # a quarter of level 6's time for a tenth more bytes, on 20 runs' reasoning
-CHOSEN = 600  # questions with their text for each run but two: about 0.34 MB a run
+TRIED = 200  # questions that are packed to learn how many will fit
 ANSWER_LENGTH = 400  # characters shown of an answer: without a tag it is the whole output, which is shown too
 LAYER_OVERHEAD = 200  # bytes of one script element around a packed layer, at most; run_ids are not in it
 
@@ -129,16 +129,25 @@ class ResponseText(NamedTuple):
     settles: tuple[int, int] | None  # the sentence of a judged reasoning that settles on an option (UTF-16 offsets)
 
 
-def detail_layer(measured: Measured, bank: QuestionBank, places: Iterable[int]) -> dict[str, list[object]]:
+Texts = dict[tuple[str, int], ResponseText]  # by run_id and place
+
+
+def detail_layer(
+    measured: Measured, bank: QuestionBank, places: Iterable[int], made: Texts | None = None
+) -> dict[str, list[object]]:
     """Text of the responses at these places of the bank, by columns, which compress better than rows.
 
-    p is the place; the others are the fields of ResponseText in their order.
+    p is the place; the others are the fields of ResponseText in their order. made: texts that are known, added to.
     """
     ordered = sorted(places)
-    questions = [bank.questions[place] for place in ordered]
-    texts = [
-        _text(measured.run.records[q.question_id], measured.verdicts.get(q.question_id), q.options) for q in questions
-    ]
+    made = {} if made is None else made
+    texts = []
+    for place in ordered:
+        key, question = (measured.run_id, place), bank.questions[place]
+        if key not in made:
+            record, verdict = measured.run.records[question.question_id], measured.verdicts.get(question.question_id)
+            made[key] = _text(record, verdict, question.options)
+        texts.append(made[key])
     columns: dict[str, list[object]] = {"p": [*ordered]}
     return columns | {letter: [text[i] for text in texts] for i, letter in enumerate("rxatsvkm")}
 
@@ -146,66 +155,69 @@ def detail_layer(measured: Measured, bank: QuestionBank, places: Iterable[int]) 
 def allocate(board: Board, detail: Detail, budget: int) -> Details:
     """Choose whose text the page carries.
 
-    auto: all of the baseline and of the best run, then up to 600 questions of each other run, what is left of `budget`
-    bytes being shared out evenly: first those on which it and the baseline disagree, then right answers with
-    inconsistent reasoning, failures and cut generations, then a seeded sample over levels. full: everything, whatever
-    the budget. none: nothing.
+    auto: the same questions of all runs, so that any two can be compared, as many as fit into `budget` bytes, the most
+    telling first (by_interest). full: everything, whatever the budget. none: nothing.
     """
-    layers: dict[str, str] = {}
-    shares: dict[str, DetailShare] = {}
-    featured = _featured(board)
-    others = [row.run_id for row in board.rows if row.run_id not in featured]
-    for place, run_id in enumerate([*featured, *others]):
-        measured = board.measured[run_id]
-        # Disagreement is with the baseline; that of the baseline, or without one, with the best run.
-        other = next((board.measured[name] for name in featured if name != run_id), None)
-        places = by_interest(measured, other, board.bank)
-        wanted = 0 if detail == "none" else len(places)
-        if detail == "auto" and run_id not in featured:
-            wanted = min(CHOSEN, wanted)
-        # Featured runs may use all that is left; the others share the rest evenly, as it stands then.
-        sharing = 1 if run_id in featured else len(board.rows) - place
-        limit = None if detail == "full" else budget // sharing
-        text, n_included = _fit(measured, board.bank, places[:wanted], limit)
-        budget -= len(text) + LAYER_OVERHEAD if text else 0
-        shares[run_id] = DetailShare(run_id, n_included, len(places), len(text))
-        if text:
-            layers[run_id] = text
-    return Details(layers, tuple(shares[row.run_id] for row in board.rows))
+    order = [] if detail == "none" else by_interest(list(board.measured.values()), board.bank)
+    n, layers = _fit(board, order, budget) if detail == "auto" else (len(order), _pack(board, order))
+    asked = set(order[:n])
+    shares = []
+    for run_id, measured in board.measured.items():
+        present = np.flatnonzero(measured.outcomes.outcome >= FAILED).tolist()
+        carried = len(asked.intersection(present)) if run_id in layers else 0
+        shares.append(DetailShare(run_id, carried, len(present), len(layers.get(run_id, ""))))
+    return Details(layers, tuple(shares))
 
 
-def by_interest(measured: Measured, other: Measured | None, bank: QuestionBank) -> list[int]:
-    """Places in the bank of all responses and failures of a run, the most informative first."""
-    table = measured.outcomes
-    present = table.outcome >= FAILED
-    differs = np.zeros(len(present), dtype=bool)
-    if other is not None:
-        differs = present & other.outcomes.responded & (table.correct != other.outcomes.correct)
-    lucky = present & table.correct & (table.consistent == 0)
-    broken = present & table.responded & (table.outcome != ANSWERED) | (table.outcome == FAILED)
-    ranks = np.select([differs, lucky, broken], [0, 1, 2], default=3)
+def by_interest(runs: Sequence[Measured], bank: QuestionBank) -> list[int]:
+    """Places in the bank of all responses and failures, the most informative first.
+
+    What some runs have right and others wrong; then right answers whose reasoning says otherwise; then failures and
+    answers that are cut or could not be read; then a seeded sample, in which levels have their shares.
+    """
+    tables = [measured.outcomes for measured in runs]
+    right = sum((table.correct & table.responded).astype(int) for table in tables)
+    wrong = sum((~table.correct & table.responded).astype(int) for table in tables)
+    lucky = np.logical_or.reduce([table.responded & table.correct & (table.consistent == 0) for table in tables])
+    broken = np.logical_or.reduce([(table.outcome >= FAILED) & (table.outcome != ANSWERED) for table in tables])
+    present = np.logical_or.reduce([table.outcome >= FAILED for table in tables])
+    ranks = np.select([(right > 0) & (wrong > 0), lucky, broken], [0, 1, 2], default=3)
     shuffled = np.random.PCG64(SEED).random_raw(len(present))  # levels are met in proportion to their sizes
     order = np.lexsort((shuffled, ranks))
     places: list[int] = order[present[order]].tolist()
     return places
 
 
-def _featured(board: Board) -> list[str]:
-    """The baseline and the best run: all of their text is wanted."""
-    best = [row.run_id for row in board.rows if row.run_id != board.baseline]
-    return [name for name in (board.baseline, *best[:1]) if name is not None]
+def _pack(board: Board, places: Sequence[int], made: Texts | None = None) -> dict[str, str]:
+    """run_id -> the text of its responses at these places, packed; no entry for a run that has none there."""
+    layers = {}
+    for run_id, measured in board.measured.items():
+        own = [place for place in places if measured.outcomes.outcome[place] >= FAILED]
+        if own:
+            layers[run_id] = pack_json(detail_layer(measured, board.bank, own, made))
+    return layers
 
 
-def _fit(measured: Measured, bank: QuestionBank, places: Sequence[int], budget: int | None) -> tuple[str, int]:
-    """Pack as many of these places, from the first on, as the budget allows: (text, number); ("", 0) for none."""
-    n = len(places)
+def _size(layers: dict[str, str]) -> int:
+    return sum(len(text) + LAYER_OVERHEAD for text in layers.values())
+
+
+def _fit(board: Board, order: Sequence[int], budget: int) -> tuple[int, dict[str, str]]:
+    """As many of these places, from the first on, as the budget allows, and their text; (0, {}) for none."""
+    n = len(order)
+    made: Texts = {}  # each text is read once, however often it is packed
+    if n > TRIED:
+        # What the first few take says about how many will fit; many compress better than few.
+        few = max(1, _size(_pack(board, order[:TRIED], made)))
+        n = min(n, int(1.15 * TRIED * max(0, budget) / few))
     while n > 0:
-        text = pack_json(detail_layer(measured, bank, places[:n]))
-        if budget is None or len(text) + LAYER_OVERHEAD <= budget:
-            return text, n
-        # Nearly in proportion, less 3 % for what compresses worse, and always at least one less.
-        n = min(n - 1, int(n * 0.97 * max(0, budget - LAYER_OVERHEAD) / len(text)))
-    return "", 0
+        layers = _pack(board, order[:n], made)
+        size = _size(layers)
+        if size <= budget:
+            return n, layers
+        # In proportion, less 2 % for what compresses worse, and always at least one less.
+        n = min(n - 1, int(n * 0.98 * max(0, budget) / size))
+    return 0, {}
 
 
 def _text(record: RunRecord, verdict: Verdict | None, options: Sequence[str]) -> ResponseText:

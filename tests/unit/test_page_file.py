@@ -162,23 +162,26 @@ def test_texts_survive_packing(page, board):
 
 
 def test_the_most_telling_responses_come_first(board):
-    ours, theirs = board.measured["best"], board.measured["middle"]
-    order = by_interest(ours, theirs, board.bank)
-    a, b = ours.outcomes, theirs.outcomes
-    apart = np.flatnonzero(a.correct != b.correct)
-    lucky = np.setdiff1d(np.flatnonzero(a.correct & (a.consistent == 0)), apart)
+    runs = list(board.measured.values())
+    order = by_interest(runs, board.bank)
+    answered = np.array([run.outcomes.responded for run in runs])
+    right = np.array([run.outcomes.correct for run in runs]) & answered
+    apart = np.flatnonzero(right.any(axis=0) & (answered & ~right).any(axis=0))
+    lucky = (right & np.array([run.outcomes.consistent == 0 for run in runs])).any(axis=0)
+    others = np.setdiff1d(np.flatnonzero(lucky), apart)
     assert set(order[: len(apart)]) == set(apart)
-    assert set(order[len(apart) : len(apart) + len(lucky)]) == set(lucky)
+    assert set(order[len(apart) : len(apart) + len(others)]) == set(others)
     assert sorted(order) == list(range(len(board.bank.questions)))
-    assert by_interest(board.measured["few"], None, board.bank) != order
-    assert len(by_interest(board.measured["few"], None, board.bank)) == 30
+    alone = by_interest([board.measured["few"]], board.bank)
+    assert alone != order
+    assert len(alone) == 30
 
 
 def test_the_size_is_kept(board, tmp_path):
     whole = write_html(board, tmp_path / "whole.html", built_utc=BUILT)
     bare = write_html(board, tmp_path / "none.html", detail="none", built_utc=BUILT)
-    assert whole.allocation == "reasoning: full 5 runs"
-    assert bare.allocation == "reasoning: none 5 runs"
+    assert whole.allocation == "reasoning: all of it"
+    assert bare.allocation == "reasoning: none"
     text = whole.n_bytes - bare.n_bytes
     before = -1
     for share in (0.15, 0.4, 0.8):
@@ -195,15 +198,22 @@ def test_the_size_is_kept(board, tmp_path):
     assert full.n_bytes == whole.n_bytes
 
 
-def test_the_baseline_and_the_best_run_come_first(board):
-    whole = {share.run_id: share.n_bytes for share in allocate(board, "full", 0).shares}
-    room = whole["best"] + whole["middle"] + whole["weak"] // 2
-    shares = {share.run_id: share for share in allocate(board, "auto", room).shares}
-    assert list(shares) == [row.run_id for row in board.rows]
-    assert shares["best"].full
-    assert shares["middle"].full
-    assert 0 < shares["weak"].n_included < shares["weak"].n_total
-    assert shares["holes"].n_included > 0
+def test_any_two_runs_have_text_of_the_same_questions(board):
+    """Of the questions on which any two differ, as many as fit carry the text of all runs that were asked them."""
+    whole = allocate(board, "full", 0)
+    room = sum(share.n_bytes for share in whole.shares) // 2
+    details = allocate(board, "auto", room)
+    assert [share.run_id for share in details.shares] == [row.run_id for row in board.rows]
+    assert 0.8 * room < sum(share.n_bytes + 200 for share in details.shares) <= room
+    carried = {
+        run_id: set(json.loads(zlib.decompress(base64.b64decode(text)))["p"]) for run_id, text in details.layers.items()
+    }
+    every = set.union(*carried.values())
+    for run_id, places in carried.items():
+        present = set(np.flatnonzero(board.measured[run_id].outcomes.outcome >= 2).tolist())
+        assert places == every & present
+    first = by_interest(list(board.measured.values()), board.bank)[: len(every)]
+    assert set(first) == every
 
 
 def test_the_same_board_gives_the_same_bytes(board, page, tmp_path):
