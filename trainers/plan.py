@@ -12,6 +12,7 @@ from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.models.families import family_of
 from seedbench_r1.questions import TrainingRow, file_sha256
+from seedbench_r1.rows import BadRows
 from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
 from trainers.config import TrainConfig, total_steps
@@ -31,8 +32,8 @@ class TrainPlan:
     """Everything that is known of a training before its model is loaded. `train` carries it out."""
 
     config: TrainConfig
-    rows: list[TrainingRow]  # to train on
-    heldout: list[TrainingRow]  # for --eval-every
+    rows: Sequence[TrainingRow]  # to train on
+    heldout: Sequence[TrainingRow]  # for --eval-every
     data_sha256: str  # of the rows' file
     checkpoint: Checkpoint  # of config.model
     world_size: int  # processes
@@ -40,6 +41,7 @@ class TrainPlan:
     n_steps: int
     identity: dict[str, object]  # what a continuation must share
     resume: SavedTraining | None  # the newest checkpoint of config.out, from which to continue
+    bad_rows: tuple[str, ...] = ()  # what was left out under --skip-bad-rows, and why
 
     @property
     def done(self) -> int:
@@ -75,7 +77,8 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     check_tokenizer(checkpoint)
     _check_device(config, checkpoint)
     config = _for_this_model(config, checkpoint, world_size=world_size, node_size=node_size or world_size)
-    rows, heldout = split_rows(read_rows(config), config)
+    bad = BadRows(skip=config.skip_bad_rows)
+    rows, heldout = split_rows(read_rows(config, bad), config)
     _check_media(config, rows)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
     n_steps, data_sha256 = total_steps(config, len(rows), per_step), file_sha256(config.questions_file)
@@ -105,6 +108,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         n_steps=n_steps,
         identity=identity,
         resume=resume,
+        bad_rows=tuple(bad.messages),
     )
     _check_disk(planned)
     return planned
@@ -133,8 +137,10 @@ def _for_this_model(config: TrainConfig, checkpoint: Checkpoint, *, world_size: 
 
 def _check_media(config: TrainConfig, rows: Sequence[TrainingRow]) -> None:
     """Raise DataError for a question without image and clip under --fsdp: every pass must gather the vision tower."""
+    if not config.fsdp:
+        return
     bare = next((r.question for r in rows if r.question.image is None and r.question.video is None), None)
-    if config.fsdp and bare is not None:
+    if bare is not None:
         raise DataError(
             f"{bare.question_id} has neither image nor clip. Under --fsdp every question needs one, so that all "
             f"processes gather the vision tower equally often. Fix: leave such rows out, or train without --fsdp."

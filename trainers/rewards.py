@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from seedbench_r1.kinds import score
-from seedbench_r1.parsing import first_block, parse_response
+from seedbench_r1.kinds import parse, score
+from seedbench_r1.parsing import first_block
 from seedbench_r1.types import Question
 from trainers.groups import Rollout
 
@@ -20,7 +20,7 @@ _BETWEEN = re.compile(r"</think>\s*<answer>")
 class Reward:
     """The two rewards of GRPO-CARE's base reward, R_base = r_acc + r_fmt (arXiv 2506.16141, Algorithm 1)."""
 
-    accuracy: float  # 1.0 or 0.0
+    accuracy: float  # 0 to 1; a choice's and a number's are one of the two
     format: float  # 1.0 if the text is one think block, one answer block and nothing else
 
 
@@ -28,8 +28,8 @@ def reward(question: Question, rollout: Rollout, rules: Literal["evaluation", "s
     """Accuracy and format reward of one completion."""
     if rules == "script":
         return script_reward(question, rollout.opened + rollout.text)
-    parsed = parse_response(rollout.text, question.options, question.letters, opened=rollout.opened)
-    return Reward(float(score(question, parsed, rollout.finish_reason).correct), float(parsed.format_ok))
+    parsed = parse(rollout.text, question, rollout.opened)
+    return Reward(score(question, parsed, rollout.finish_reason).credit, float(parsed.format_ok))
 
 
 def script_reward(question: Question, text: str) -> Reward:

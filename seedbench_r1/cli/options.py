@@ -39,7 +39,9 @@ def with_settings(rows: Iterable[Setting]) -> Callable[[Callable[..., None]], Ca
         @functools.wraps(function)
         def command(**values: object) -> None:
             given = {row.name: values.pop(row.name) for row in table}
-            function({name: _read(name, value) for name, value in given.items() if value is not None}, **values)
+            # What may be given several times is an empty list where it was not.
+            there = {name: value for name, value in given.items() if value is not None and value != []}
+            function({name: _read(name, value) for name, value in there.items()}, **values)
 
         own = [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
         positional = [other for other in own if "ArgumentInfo" in str(other.annotation)]
@@ -53,7 +55,7 @@ def with_settings(rows: Iterable[Setting]) -> Callable[[Callable[..., None]], Ca
 
 
 def _parameter(row: Setting) -> inspect.Parameter:
-    kind = str if row.type is tuple else row.type
+    kind = (list[str] if row.option.several else str) if row.type is tuple else row.type
     flag = f"{row.flag}/--no-{row.flag.removeprefix('--')}" if row.option.negatable else row.flag
     flags = [flag] if row.option.alias is None else [flag, row.option.alias]
     option = typer.Option(*flags, rich_help_panel=row.option.group, help=row.help, show_default=False)

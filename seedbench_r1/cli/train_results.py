@@ -53,8 +53,10 @@ def header(planned: TrainPlan) -> list[str]:
     if config.rollouts == "vllm" and not config.importance_cap:
         lines.append(" the loss is not corrected for what vLLM's probabilities differ from the policy's")
     # Trained on silently, such rows teach the wrong answer; whether they are meant is for the user to say.
-    if odd := contradicting_rows(planned.rows):
+    if config.algo == "sft" and (odd := contradicting_rows(planned.rows)):
         lines.append(f" warning: {len(odd)} responses do not give their row's gold answer, e.g. {odd[0]}")
+    if planned.bad_rows:
+        lines.append(f" {len(planned.bad_rows)} rows left out that cannot be used, e.g. {planned.bad_rows[0]}")
     if planned.resume is not None:
         lines.append(f" continuing {planned.resume.folder}: {planned.done:,} of {planned.n_steps:,} steps done")
     return lines
@@ -132,6 +134,8 @@ def print_result(
 def eval_command(planned: TrainPlan, result: TrainResult, given: Mapping[str, object], config_file: Path | None) -> str:
     """The line that evaluates what was trained, with the settings file, data, prompt and pixels of the training."""
     words = ["seedbench-r1", "eval", "--model", str(result.checkpoint)]
+    if planned.config.suite == "video-r1":
+        words += ["--suite", "transfer"]
     if config_file is not None:
         words += ["--config", str(config_file)]
     words += ["--data-root", str(planned.config.data)]
