@@ -105,6 +105,9 @@ class TrainConfig:
         owners=RL,
         several=True,
     )
+    reward_failures: Literal["stop", "zero"] = setting(
+        "stop", "When such a reward gives no number: stop, or count it 0.", GROUP, owners=RL, needs="reward"
+    )
     bonus: Literal["care", "dense", "refgen", "none"] = setting(
         "care", "Consistency bonus; dense and refgen: the paper's ablations.", GROUP, owners=RL
     )

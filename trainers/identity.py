@@ -28,6 +28,7 @@ RESUME_MUTABLE = {
     "decode_timeout_s",
     "frame_cache",
     "frame_cache_gb",
+    "reward_failures",  # until the first one both are the same
     "save_steps",
     "save_total_limit",
     "save_optimizer",

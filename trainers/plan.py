@@ -20,7 +20,9 @@ from trainers.data import read_rows
 from trainers.estimate import count_parameters, estimate
 from trainers.heldout import split_rows
 from trainers.identity import resume_identity
+from trainers.rewards import check_rewards
 from trainers.samplers import check_sampler
+from trainers.user_rewards import parse_rewards, reward_identity, try_rewards
 from trainers.vllm_sampler import tensor_parallel_size
 from trainers.weights import check_tokenizer
 
@@ -41,6 +43,7 @@ class TrainPlan:
     n_steps: int
     identity: dict[str, object]  # what a continuation must share
     resume: SavedTraining | None  # the newest checkpoint of config.out, from which to continue
+    reward_trials: dict[str, dict[str, float]]  # --reward's functions on trial completions: user_rewards.try_rewards
     bad_rows: tuple[str, ...] = ()  # what was left out under --skip-bad-rows, and why
 
     @property
@@ -67,6 +70,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         TrainingEnded: an alarm has ended the training in config.out, and it is not to keep going.
     """
     check_sampler(config, world_size=world_size)
+    check_rewards(config)
     if config.fsdp and world_size == 1:
         raise ConfigError(
             "--fsdp spreads the weights over processes, and there is one. Fix: torchrun --nproc-per-node GPUS "
@@ -78,6 +82,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     _check_device(config, checkpoint)
     config = _for_this_model(config, checkpoint, world_size=world_size, node_size=node_size or world_size)
     bad = BadRows(skip=config.skip_bad_rows)
+    specs = parse_rewards(config.reward)
     rows, heldout = split_rows(read_rows(config, bad), config)
     _check_media(config, rows)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
@@ -86,6 +91,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         "questions_per_step": per_step,
         "steps": n_steps,
         "data_sha256": data_sha256,
+        "reward_functions": reward_identity(specs),
         "model_fingerprint": checkpoint.info.fingerprint,
         "model_files": checkpoint.info.files,
     }
@@ -97,6 +103,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
             check_resumable(resume, sharded=config.trains_shards)
     if resume is None or resume.step < n_steps:
         refuse_ended(config)
+    trials = try_rewards(specs, rows[0].question)
     planned = TrainPlan(
         config=config,
         rows=rows,
@@ -108,6 +115,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         n_steps=n_steps,
         identity=identity,
         resume=resume,
+        reward_trials=trials,
         bad_rows=tuple(bad.messages),
     )
     _check_disk(planned)

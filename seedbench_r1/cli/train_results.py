@@ -63,13 +63,15 @@ def header(planned: TrainPlan) -> list[str]:
 
 
 def print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
-    """The header, and the memory and time that the training will take."""
+    """The header, the memory and time that the training will take, and what --reward's functions said."""
     from trainers.estimate import estimate
+    from trainers.user_rewards import parse_rewards
 
     config = planned.config
     guess = estimate(config, planned.checkpoint, planned.questions_per_process, planned.world_size)
     if as_json:
         content: dict[str, Any] = {"schema": "sbr1.train-plan/1", "steps": planned.n_steps, "done": planned.done}
+        content |= {"rewards": planned.reward_trials} if planned.reward_trials else {}
         typer.echo(json.dumps(content | {"estimate": to_json(guess), "device_bytes": guess.device_bytes(config)}))
         return
     screen = console.out()
@@ -92,6 +94,9 @@ def print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     if config.rollouts == "vllm":
         share = f"{100 * config.gpu_memory_utilization:.0f} %"
         screen.print(f" vLLM needs its weights and cache to fit into {share} of the GPU, and these {share} to be free.")
+    for spec in parse_rewards(config.reward):
+        values = ", ".join(f"{label} {value:g}" for label, value in planned.reward_trials[spec.name].items())
+        screen.print(f" reward {spec.name}, weight {spec.weight:g}, on trial completions: {values}", soft_wrap=True)
     left = duration(guess.step_s * (planned.n_steps - planned.done))
     screen.print(
         f" estimated time on H100s, one per process: {duration(guess.step_s)} a step, {left} in all. By arithmetic, "
