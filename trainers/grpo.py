@@ -21,6 +21,7 @@ from trainers.consistency import (
     answer_span,
     consistency_bonus,
     dense_bonus,
+    refgen_bonus,
 )
 from trainers.data import TrainingExample
 from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, counted_tokens, rollout_lines
@@ -31,6 +32,7 @@ from trainers.policy import Policy
 from trainers.policy_passes import GroupNumbers, ScoredGroup, backward_groups, has_spread, kl_rollouts, plan_passes
 from trainers.processes import Processes
 from trainers.reference import Reference
+from trainers.regeneration import answer_prefix, regenerated_accuracy
 from trainers.rewards import reward
 from trainers.samplers import Sampler
 from trainers.shared_prefix import group_logprobs
@@ -162,7 +164,7 @@ def reward_groups(
     # and those with fewer make up for it with idle ones.
     base = [with_own_rewards(base_rewards(policy, group, config), state.user_rewards, config) for group in groups]
     missing = idle.missing_of([len(b.answer_spans) if b.needs_reference else 0 for b in base])
-    rewarded = [compute_rewards(b, answer_likelihoods(policy, reference, b, config), config) for b in base]
+    rewarded = [with_bonus(policy, reference, b, config) for b in base]
     idle.run_reference(reference, missing)
     return rewarded
 
@@ -197,8 +199,10 @@ def base_rewards(policy: Policy, group: Group, config: TrainConfig) -> RewardedG
         if accurate[row]
     }
     found = {row: span for row, span in spans.items() if span is not None}
-    # Dense bonuses need no comparison: one answer is enough.
-    needs_reference = config.bonus != "none" and len(found) >= (2 if config.bonus == "care" else 1)
+    # Dense bonuses need no comparison: one answer is enough. RefGen asks for reasoning, and not for answers.
+    thoughts = [answer_prefix(rollout.text) for rollout in group.rollouts if config.bonus == "refgen"]
+    likely = {"care": len(found) >= 2, "dense": len(found) >= 1, "refgen": any(thoughts)}
+    needs_reference = likely.get(config.bonus, False)
     unknown, zeros = torch.full_like(accuracy, torch.nan), torch.zeros_like(accuracy)
     without = RewardedGroup(group, accuracy, well_formed, found, needs_reference, unknown, zeros, zeros, zeros)
     return _summed(without, config)
@@ -229,6 +233,16 @@ def _summed(rewarded: RewardedGroup, config: TrainConfig) -> RewardedGroup:
         total = total + rewarded.own_sum
     advantage = group_advantages(total[None], scale=config.loss_type != "dr_grpo")[0]
     return replace(rewarded, reward=total, advantage=advantage)
+
+
+def with_bonus(policy: Policy, reference: Reference, base: RewardedGroup, config: TrainConfig) -> RewardedGroup:
+    """Ask the reference, if it can change the bonus, and add that to the base rewards."""
+    if config.bonus != "refgen":
+        return compute_rewards(base, answer_likelihoods(policy, reference, base, config), config)
+    if not base.needs_reference:
+        return base
+    regenerated = regenerated_accuracy(policy, reference, base.group, config)
+    return _summed(replace(base, bonus=refgen_bonus(regenerated[None], weight=config.bonus_weight)[0]), config)
 
 
 def compute_rewards(base: RewardedGroup, likelihood: Tensor, config: TrainConfig) -> RewardedGroup:
