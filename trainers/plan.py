@@ -87,7 +87,8 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     _check_media(config, rows)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
     n_steps, data_sha256 = total_steps(config, len(rows), per_step), file_sha256(config.questions_file)
-    identity = resume_identity(config) | {
+    identity = {
+        **resume_identity(config),
         "questions_per_step": per_step,
         "steps": n_steps,
         "data_sha256": data_sha256,
@@ -95,15 +96,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         "model_fingerprint": checkpoint.info.fingerprint,
         "model_files": checkpoint.info.files,
     }
-    resume = newest_checkpoint(config.out)
-    if resume is not None:
-        check_same_run(resume, identity)
-        # A finished training may have lost its resume/ folder: nothing will be continued from it.
-        if resume.step < n_steps:
-            check_resumable(resume, sharded=config.trains_shards)
-    if resume is None or resume.step < n_steps:
-        refuse_ended(config)
-    trials = try_rewards(specs, rows[0].question)
+    resume = _what_to_continue(config, identity, n_steps)
     planned = TrainPlan(
         config=config,
         rows=rows,
@@ -115,11 +108,27 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         n_steps=n_steps,
         identity=identity,
         resume=resume,
-        reward_trials=trials,
+        reward_trials=try_rewards(specs, rows[0].question),
         bad_rows=tuple(bad.messages),
     )
     _check_disk(planned)
     return planned
+
+
+def _what_to_continue(config: TrainConfig, identity: dict[str, object], n_steps: int) -> SavedTraining | None:
+    """The newest checkpoint of config.out, None without one.
+
+    Raises ConfigError if it is another training's, or cannot be continued; TrainingEnded if an alarm has ended it.
+    """
+    resume = newest_checkpoint(config.out)
+    if resume is not None:
+        check_same_run(resume, identity)
+        # A finished training may have lost its resume/ folder: nothing will be continued from it.
+        if resume.step < n_steps:
+            check_resumable(resume, sharded=config.trains_shards)
+    if resume is None or resume.step < n_steps:
+        refuse_ended(config)
+    return resume
 
 
 def _check_family(config: TrainConfig, checkpoint: Checkpoint) -> None:

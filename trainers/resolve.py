@@ -40,7 +40,8 @@ def resolve_train_config(
         ConfigError: something needed is absent, a key is unknown, or a value is out of range, of the wrong type or
             does not go with another.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    # What may be given several times is empty where it was not given.
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
     if unknown := sorted(set(given) - {*TABLE, *TRAIN_TABLE.also}):
         raise ConfigError(f"Unknown training option {unknown[0]!r}.")
     file = read_config_file(config_file, working_dir, TRAIN_TABLE)
@@ -72,13 +73,18 @@ def resolve_train_config(
         full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
         merged["learning_rate"] = round(LORA_LR_FACTOR * full, 15)  # 1e-05, not 9.999999999999999e-06
     config = validate(_with_importance_cap(TrainConfig(preset=preset, video=video, template=template, **merged)))
+    _refuse_ignored(named, config)
+    return config
+
+
+def _refuse_ignored(named: Mapping[str, Any], config: TrainConfig) -> None:
+    """Raise ConfigError for a given option that would do nothing."""
     resolved = {name: getattr(config, name) for name in settings_of(TrainConfig)}
     chosen = {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")}
     chosen["kl-on"] = config.kl_on
     chosen["num-iterations"] = "2 or more" if config.num_iterations > 1 else "1"
     refuse_strangers(named, TABLE, chosen)
     refuse_needless(named, TABLE, resolved)
-    return config
 
 
 def _with_importance_cap(config: TrainConfig) -> TrainConfig:

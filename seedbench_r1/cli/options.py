@@ -39,9 +39,7 @@ def with_settings(rows: Iterable[Setting]) -> Callable[[Callable[..., None]], Ca
         @functools.wraps(function)
         def command(**values: object) -> None:
             given = {row.name: values.pop(row.name) for row in table}
-            # What may be given several times is an empty list where it was not.
-            there = {name: value for name, value in given.items() if value is not None and value != []}
-            function({name: _read(name, value) for name, value in there.items()}, **values)
+            function({name: _read(name, value) for name, value in given.items() if value is not None}, **values)
 
         own = [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
         positional = [other for other in own if "ArgumentInfo" in str(other.annotation)]
