@@ -9,10 +9,12 @@ import pytest
 
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.prompts import build_prompt
+from seedbench_r1.questions import file_sha256
 from seedbench_r1.rows import BadRows, read_rows
-from seedbench_r1.runs.training_snapshot import read_lines
-from seedbench_r1.suites.transfer import DEFAULT_TEMPLATE
-from tests.small_transfer import choice_row, row_of
+from seedbench_r1.runs.training_snapshot import Overlap, find_overlap, read_lines
+from seedbench_r1.suites.transfer import DEFAULT_TEMPLATE, load_transfer_file
+from tests.command import cli
+from tests.small_transfer import IMAGE, choice_row, row_of, write_transfer
 from tests.trainers.toy import plan_and_train
 from tests.video_r1 import SMALL, training_rows, write_model, write_training
 from trainers.checkpoints import read_training
@@ -224,3 +226,63 @@ def test_twenty_thousand_rows_take_memory_in_proportion(tmp_path):
     n, _, megabytes = map(float, done.stdout.split())
     assert n == 20_000
     assert megabytes < 400 / 13 + 15  # pieces of the file are read at once
+
+
+def test_an_epoch_of_care_on_five_kinds_is_evaluated_on_the_transfer_suite(tmp_path, model):
+    """SFT on traces, CARE on 40 rows, then the six benchmarks with the checkpoint: the road of docs/training.md."""
+    root = tmp_path / "data"
+    root.mkdir()
+    traces = [row | {"process": "<think>so it is</think>"} for row in training_rows(40)]
+    write_training(root, traces, "Video-R1-COT-165k.json")
+    write_training(root, training_rows(40))
+    write_transfer(root)
+    pixels = {name: value for name, value in SMALL.items() if "pixels" in name or name == "max_frames"}
+    shared = [*flags(pixels), "--device", "cpu"]
+    train = ["train", "--suite", "video-r1", "--data", root, *shared, "--workers", 1, "--no-gradient-checkpointing"]
+    train += ["--lr-scheduler-type", "constant", "--per-device-train-batch-size", 4, "--max-completion-length", 48]
+    sft = ["--algo", "sft", "--train-file", root / "Video-R1-COT-165k.json", "--model", model, "--out", "sft"]
+    sft += ["--gradient-accumulation-steps", 1, "--learning-rate", 4e-3, "--max-steps", 60, "--warmup-ratio", 0]
+    assert_done(cli(*train, *sft, cwd=tmp_path))
+    care = ["--algo", "care", "--train-file", root / "Video-R1-260k.json", "--model", "sft/checkpoint-60"]
+    care += ["--out", "care"]
+    care += ["--num-generations", 4, "--learning-rate", 1e-4, "--rollout-log-steps", 1]
+    said = assert_done(cli(*train, *care, cwd=tmp_path))
+    assert "eval --model care/checkpoint-10 --suite transfer" in " ".join(said.stdout.split())
+    lines = read_lines(tmp_path / "care" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert lines[-1]["epoch"] == 1.0
+    rollouts = read_lines(tmp_path / "care" / "rollouts.jsonl")
+    assert max(line["format"] for line in lines) > 0.2
+    assert any(line["bonus"] > 0 for line in lines)
+    assert any(0 < rollout["accuracy"] < 1 for rollout in rollouts)  # a text that is partly right
+    evaluate = ["eval", "--suite", "transfer", "--model", "care/checkpoint-10", "--data-root", root, "--json", *shared]
+    result = json.loads(assert_done(cli(*evaluate, "--max-new-tokens", 48, cwd=tmp_path)).stdout)
+    assert result["status"] == "complete"
+    assert set(result["benchmarks"]) == {"vsibench", "videommmu", "mmvu", "mvbench", "tempcompass", "videomme"}
+    (run,) = (tmp_path / "runs").glob("*--transfer-*")
+    snapshot = json.loads((run / "training_snapshot.json").read_text())
+    assert snapshot["step"] == 10
+    # The training files were read again: none of these questions is in them.
+    assert (snapshot["overlap"]["shared"], snapshot["overlap"]["files"]) == (0, 2)
+
+
+def test_a_transfer_question_that_was_trained_on_is_counted(tmp_path):
+    seen = choice_row("A", path="./elsewhere/a.mp4")
+    files = {"mvbench": [choice_row("B"), row_of("OCR", "EXIT", data_type="image", path=IMAGE)]}
+    write_transfer(tmp_path, files)
+    asked = load_transfer_file(tmp_path / "Evaluation" / "eval_mvbench.json", tmp_path, "mvbench")
+    for rows, shared in (([seen], 1), ([seen | {"problem": "Another?"}], 0), ([seen | {"data_type": "image"}], 0)):
+        path = tmp_path / "Video-R1-260k.json"
+        path.write_text(json.dumps([*rows, 3]))
+        identity, config = {"data_sha256": file_sha256(path)}, {"train_file": str(path)}
+        (tmp_path / "training.json").write_text(json.dumps({"identity": identity, "config": config, "step": 1}))
+        assert find_overlap(tmp_path, asked, {}) == Overlap(shared, 2, files=1, unknown=0)
+
+
+def flags(values):
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+def assert_done(done):
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
