@@ -22,7 +22,7 @@ from seedbench_r1.questions import RESPONSE_WITHOUT_CHOICES, TrainingRow, load_t
 from seedbench_r1.rows import BadRows
 from seedbench_r1.types import Failure, Media, Question, Request
 from trainers.config import TrainConfig
-from trainers.video_r1 import load_video_r1_rows
+from trainers.video_r1 import is_video_r1_file, load_video_r1_rows
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ def read_rows(config: TrainConfig, bad: BadRows | None = None) -> Sequence[Train
         rows = found = load_video_r1_rows(path, config.data, bad, responses=sft)
         missing, fix = found.missing_media(), "unpack Video-R1's archives below --data, as the rows' paths say"
     else:
-        rows = load_training_rows(path, config.data, bad)
+        rows = _benchmark_rows(config, bad)
         paths = {path for row in rows for path in (row.question.video, row.question.image) if path is not None}
         missing = sorted(str(path) for path in paths if not path.exists())
         fix = "seedbench-r1 data download --only-missing"
@@ -119,6 +119,16 @@ def read_rows(config: TrainConfig, bad: BadRows | None = None) -> Sequence[Train
             f"Fix: {fix}. To train on the other rows: --allow-missing"
         )
     return rows
+
+
+def _benchmark_rows(config: TrainConfig, bad: BadRows) -> list[TrainingRow]:
+    path = config.questions_file
+    try:
+        return load_training_rows(path, config.data, bad)
+    except DataError:
+        if not is_video_r1_file(path):
+            raise
+        raise DataError(f"{path} holds Video-R1's rows. Fix: --suite video-r1 --train-file {path}") from None
 
 
 def contradicting_rows(rows: Sequence[TrainingRow]) -> list[str]:

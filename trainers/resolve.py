@@ -50,6 +50,9 @@ def resolve_train_config(
     root = given.get("data")
     if root is None and not environ.get("SBR1_DATA_ROOT"):
         root = file.get("data")
+    if "reward" in file:  # as all paths of a file, from its folder
+        folder = working_dir if config_file is None else config_file.parent
+        file = {**file, "reward": tuple(str(folder / text) for text in file["reward"])}
     named = given
     given = {**file, **given, "data": find_data_root(root, environ, working_dir)}
     algo = given.pop("algo", None)

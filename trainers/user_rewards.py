@@ -7,9 +7,11 @@ with what the prompt had opened.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -197,7 +199,9 @@ _loaded: dict[str, Mapping[str, object]] = {}  # path -> the module's names
 
 def _guarded(job: Callable[..., object], arguments: tuple[object, ...]) -> _Outcome:
     try:
-        return None, job(*arguments)
+        # What it prints is no result of the command's.
+        with contextlib.redirect_stdout(sys.stderr):
+            return None, job(*arguments)
     except Exception as error:  # noqa: BLE001  # a user's code may raise anything, and not all of it can be sent
         return f"raised {type(error).__name__}: {one_line(error)}", None
 

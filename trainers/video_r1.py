@@ -118,6 +118,15 @@ def load_video_r1_rows(path: Path, data_root: Path, bad: BadRows, *, responses: 
     return VideoR1Rows(path.name, data_root, rows)
 
 
+def is_video_r1_file(path: Path) -> bool:
+    """Whether the first row of a file is of this form."""
+    try:
+        first = next(read_rows(path, BadRows()), None)
+    except (OSError, DataError):
+        return False
+    return first is not None and {"problem", "problem_type", "solution"} <= set(first[1])
+
+
 @contextmanager
 def _nothing_to_free() -> Iterator[None]:
     """No search for unreachable objects: where all that is made is kept, it took half of the time."""

@@ -285,3 +285,18 @@ def test_the_command_takes_several_rewards_and_tries_them_in_a_dry_run(toy, tmp_
     assert json.loads(as_json.stdout)["rewards"]["right"]["very long"] == 1
     refused = CliRunner().invoke(app, command(config, "--reward", f"{functions}:nothing", "--dry-run")[3:])
     assert "nothing returned None" in str(refused.exception)
+
+
+def test_a_path_in_a_settings_file_begins_at_its_folder_and_prints_are_no_results(toy, tmp_path, capfd):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "loud.py").write_text("def loud(question, completion):\n    print('heard')\n    return 1.0\n")
+    (folder / "a.toml").write_text('[train]\nalgo = "care"\nreward = ["loud.py:loud:0.5"]\n')
+    places = {"model": str(toy.raw), "data": toy.data, "out": tmp_path / "out"}
+    config = resolve_train_config(places, config_file=folder / "a.toml")
+    (spec,) = parse_rewards(config.reward)
+    assert (spec.path, spec.weight) == (folder / "loud.py", 0.5)
+    assert set(try_rewards([spec], question("ocr", "EXIT"))["loud"].values()) == {1.0}
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "heard" in err

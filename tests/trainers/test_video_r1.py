@@ -176,6 +176,13 @@ def test_missing_media_and_bad_rows_are_said_before_a_model_is_loaded(tmp_path, 
     assert gc.isenabled()
 
 
+def test_a_file_of_video_r1s_without_the_suite_is_told_so(tmp_path):
+    file = write_training(tmp_path, training_rows(5))
+    places = {"model": "m", "data": tmp_path, "out": tmp_path / "out", "algo": "care", "train_file": file}
+    with pytest.raises(DataError, match=r"holds Video-R1's rows\. Fix: --suite video-r1 --train-file"):
+        read_training_rows(resolve_train_config(places))
+
+
 def test_a_step_of_care_on_every_kind(tmp_path, model):
     write_training(tmp_path, training_rows(5))
     config = config_of(tmp_path, model, gradient_accumulation_steps=5, max_steps=1, rollout_log_steps=1)
