@@ -89,7 +89,16 @@ def parse_shard(value: object) -> tuple[int, int]:
     raise ConfigError(f"--shard {value!r} is not understood. Give i/n with 1 <= i <= n, e.g. 2/8.")
 
 
-READERS: dict[str, Callable[[Any], Any]] = {"levels": parse_levels, "shard": parse_shard}  # texts -> tuples
+def parse_texts(value: object) -> tuple[str, ...]:
+    """One text, or a list of them. Raises ConfigError for anything else."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{value!r} is not understood. Give a text, or a list of texts.")
+    return tuple(texts)
+
+
+# texts -> tuples
+READERS: dict[str, Callable[[Any], Any]] = {"levels": parse_levels, "shard": parse_shard, "reward": parse_texts}
 
 
 def toml_lines(values: Mapping[str, object]) -> str:

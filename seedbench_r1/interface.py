@@ -191,10 +191,11 @@ def train(
     Raises:
         ConfigError, DataError, ResourceError: as the command (docs/cli.md, exit codes 3, 4 and 7).
     """
-    from trainers.config import TABLE, resolve_train_config
+    from trainers.config import TABLE
     from trainers.loop import train as train_plan
     from trainers.plan import plan_training
     from trainers.processes import Processes
+    from trainers.resolve import resolve_train_config
 
     config = resolve_train_config(
         typed(settings, TABLE), config_file=None if config_file is None else Path(config_file)

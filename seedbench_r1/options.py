@@ -37,6 +37,7 @@ class Option:
     owners: tuple[str, ...] = ()  # "backend vllm", "engine ray", ...: refused unless one of them is chosen; empty: all
     needs: str | None = None  # another setting without which this one does nothing
     negatable: bool = False  # --flag/--no-flag
+    several: bool = False  # of a tuple: the option may be given several times, an entry each
     env: str | None = None  # a variable that holds a path
 
 

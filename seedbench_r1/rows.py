@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Iterator, Sequence
+from json import JSONDecodeError, JSONDecoder
 from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.typed_json import RepeatedKey, parse_json
+from seedbench_r1.typed_json import MOST_DEPTH, RepeatedKey, parse_json, refuse_deep, unique_keys
 
 _LETTERED = re.compile(r"\(?([A-Z])[.):](\s*)(.*)", re.DOTALL)
 _MOST_VALUES = 50_000  # remembered by Interned, so that a file of a million different ones costs nothing
@@ -19,6 +20,9 @@ H = TypeVar("H", bound=Hashable)
 _LONGEST_NAME, _LONGEST_PATH = 255, 3000  # bytes; Linux takes 255 and, with the folders above, 4095
 _LONGEST_MESSAGE = 600  # characters of a value and what is expected of it
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # it may be
+_HALF_PAIR_TEXT = re.compile(_HALF_PAIR.pattern.decode())
+_SPACE = re.compile(r"[ \t\r\n]*")
+_PIECE = 1 << 20  # characters of a list that are read at once
 
 Place = tuple[str, int]  # where a row stands, for messages, and its line or its place in a list, both from 1
 
@@ -54,7 +58,7 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[Place, dict[str, Any]]
         with path.open("rb") as file:
             head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
             file.seek(0)
-            rows = _list_items(path, file.read()) if begins_a_list(head) else _lines(path, file, bad)
+            rows = _list_items(path) if begins_a_list(head) else _lines(path, file, bad)
             for place, row, escaped in rows:
                 if not isinstance(row, dict):
                     found = repr(row) if isinstance(row, RepeatedKey) else type(row).__name__
@@ -83,14 +87,55 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def _list_items(path: Path, content: bytes) -> Iterator[tuple[Place, object, bool]]:
+def _list_items(path: Path) -> Iterator[tuple[Place, object, bool]]:
+    """The items of a JSON list, read a piece at a time: a list of 260,000 rows takes no more memory than its rows."""
+    index = 0
     try:
-        value = parse_json(content.decode("utf-8-sig"), unique=True)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for text, value in _items_of(file):
+                yield (f"{path}: index {index}", index + 1), value, _HALF_PAIR_TEXT.search(text) is not None
+                index += 1
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}). Is it a Git LFS pointer or a half download?") from error
-    escaped = _HALF_PAIR.search(content) is not None
-    for index, row in enumerate(value):
-        yield (f"{path}: index {index}", index + 1), row, escaped
+        reason = f"{error.msg} at index {index}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{path} is not valid JSON ({reason}). Is it a Git LFS pointer or a half download?") from error
+
+
+def _items_of(file: TextIO) -> Iterator[tuple[str, object]]:
+    """Each item of the JSON list in a file as text and value. Raises ValueError as parse_json does."""
+    read, piece = JSONDecoder(object_pairs_hook=unique_keys).raw_decode, _PIECE
+    rest = file.read(piece).lstrip()
+    while not rest:
+        rest = file.read(piece).lstrip()  # it has a bracket
+    at, begun, ended = 1, False, False
+    while True:
+        at = _SPACE.match(rest, at).end()  # type: ignore[union-attr]
+        try:
+            if not begun and rest.startswith("]", at):
+                end, sign, value = at, "]", None
+            else:
+                value, stop = read(rest, at)
+                end = _SPACE.match(rest, stop).end()  # type: ignore[union-attr]
+                sign = rest[end : end + 1]
+                if sign not in (",", "]"):  # it may have been cut: 12 is the beginning of 123
+                    raise JSONDecodeError("Expecting ',' delimiter", rest, end)
+                text = rest[at:stop]
+                if text.count("[") + text.count("{") > MOST_DEPTH:
+                    refuse_deep(value)
+                yield text, value
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        except JSONDecodeError:
+            if ended:
+                raise
+            # Twice as much each time, so that a damaged file is not read over and over.
+            more = file.read(piece)
+            rest, at, piece, ended = rest[at:] + more, 0, 2 * piece, len(more) < piece
+            continue
+        at, begun = end + 1, True
+        if sign == "]":
+            if (rest[at:] + file.read()).strip():
+                raise JSONDecodeError("Extra data", rest, at)
+            return
 
 
 def _lines(path: Path, file: Iterator[bytes], bad: BadRows) -> Iterator[tuple[Place, object, bool]]:

@@ -43,7 +43,7 @@ def parse_json(text: str | bytes, *, unique: bool = False) -> Any:  # noqa: ANN4
     unique: an object in which a key stands twice becomes a RepeatedKey; json.loads takes the last one.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique if unique else None)
+        value = json.loads(text, object_pairs_hook=unique_keys if unique else None)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
@@ -52,7 +52,8 @@ def parse_json(text: str | bytes, *, unique: bool = False) -> Any:  # noqa: ANN4
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RepeatedKey:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RepeatedKey:
+    """The object of these pairs, for json's object_pairs_hook; a RepeatedKey where a key stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -33,6 +33,7 @@ from trainers.policy import Policy
 from trainers.processes import Processes
 from trainers.reference import Reference
 from trainers.sharding import as_sharded, load_shards, save_shards
+from trainers.user_rewards import UserRewards
 from trainers.weights import RANDOM, RESUME, SHARDED, STATE, check_hashes, check_state, first_not_finite, weight_hashes
 
 TRAINING = "training.json"
@@ -52,11 +53,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Everything that a step changes and a checkpoint keeps, except how far the training is."""
+    """Everything that a step changes and a checkpoint keeps, except how far the training is; and what it asks."""
 
     policy: Policy
     reference: Reference
     optimizer: Optimizer
+    user_rewards: UserRewards | None = None
 
 
 @dataclass(frozen=True, slots=True)

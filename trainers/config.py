@@ -7,18 +7,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from seedbench_r1.config import MISSING, check_video, find_data_root
-from seedbench_r1.config_file import ConfigTable, read_config_file
-from seedbench_r1.errors import ConfigError
-from seedbench_r1.options import Option, Setting, check_values, refuse_needless, refuse_strangers, setting, settings_of
-from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
+from seedbench_r1.config import MISSING
+from seedbench_r1.config_file import ConfigTable
+from seedbench_r1.options import Option, Setting, setting, settings_of
+from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.types import Template, VideoConfig
 from trainers.presets import PRESETS
 
@@ -35,6 +33,8 @@ RUNTIME, OUTPUT = "Runtime", "Output"
 GROUPS = (MODEL, DATA, GROUP, LOSS, OPTIMISER, RUNTIME, OUTPUT)  # in the order of --help
 RL = ("algo grpo", "algo care")
 CARE = ("bonus care", "bonus dense")
+BONUS = (*CARE, "bonus refgen")
+SEPARATE = ("kl-on separate",)
 SEVERAL = ("num-iterations 2 or more",)
 
 
@@ -49,7 +49,13 @@ class TrainConfig:
     preset: str = setting(MISSING, "Named settings; by default --algo's own.", MODEL, choices=tuple(PRESETS))
     video: VideoConfig = field(default_factory=VideoConfig)
     template: Template = DEFAULT_TEMPLATE
-    train_file: Path | None = setting(None, f"Rows; by default {TRAINING_FILE}, for SFT {COT_FILE}.", DATA)
+    suite: Literal["seedbench-r1", "video-r1"] = setting(
+        "seedbench-r1", "Whose rows they are, and with them the wording: the benchmark's, or Video-R1's.", DATA
+    )
+    train_file: Path | None = setting(
+        None, f"Rows; by default {TRAINING_FILE}, for SFT {COT_FILE}. --suite video-r1 needs one.", DATA
+    )
+    skip_bad_rows: bool = setting(False, "Leave out rows that cannot be used, and count them.", DATA)
     allow_missing: bool = setting(
         False, "Replace rows whose media are absent by the next one, and count them.", DATA, negatable=True
     )
@@ -92,17 +98,32 @@ class TrainConfig:
         GROUP,
         owners=RL,
     )
-    bonus: Literal["care", "dense", "none"] = setting(
-        "care", "Consistency bonus; dense: the paper's ablation.", GROUP, owners=RL
+    reward: tuple[str, ...] = setting(
+        (),
+        "A reward of your own: file.py:function[:weight]. May be given again.",
+        GROUP,
+        owners=RL,
+        several=True,
     )
-    bonus_weight: float = setting(0.5, "Lambda of Algorithm 1.", GROUP, owners=CARE)  # script
+    reward_failures: Literal["stop", "zero"] = setting(
+        "stop", "When such a reward gives no number: stop, or count it 0.", GROUP, owners=RL, needs="reward"
+    )
+    bonus: Literal["care", "dense", "refgen", "none"] = setting(
+        "care", "Consistency bonus; dense and refgen: the paper's ablations.", GROUP, owners=RL
+    )
+    bonus_weight: float = setting(0.5, "Lambda of Algorithm 1.", GROUP, owners=BONUS)  # script
     # Paper 0.01; the SEED-Bench-R1 script leaves it unset, which is 0
-    bonus_margin: float = setting(0.0, "Below the mean likelihood and still rewarded.", GROUP, at_least=0, owners=CARE)
+    bonus_margin: float = setting(
+        0.0, "Below the mean likelihood and still rewarded.", GROUP, at_least=0, owners=CARE[:1]
+    )
     bonus_cap: float = setting(  # script
-        0.95, "Likelihoods count up to this (gamma_p).", GROUP, above=0, at_most=1, owners=CARE
+        0.95, "Likelihoods count up to this (gamma_p).", GROUP, above=0, at_most=1, owners=CARE[:1]
     )
     likelihood_mean: Literal["geometric", "arithmetic"] = setting(  # script; the paper's equation is arithmetic
         "geometric", "Over the answer's tokens.", GROUP, owners=CARE
+    )
+    refgen_tokens: int = setting(  # ours
+        64, "New tokens of an answer that the reference writes.", GROUP, at_least=1, owners=BONUS[-1:]
     )
     # Reference model.
     reference: Literal["ema", "frozen", "none"] = setting("ema", "The reference model.", LOSS, owners=RL)
@@ -114,8 +135,18 @@ class TrainConfig:
     )
     # Loss.
     beta: float = setting(0.0, "Weight of the KL penalty.", LOSS, at_least=0, owners=RL)  # script
-    kl_on: Literal["all", "accurate"] = setting(
-        "all", "Rollouts; accurate: the paper's KL-EMA-HA ablation.", LOSS, needs="beta"
+    kl_on: Literal["all", "accurate", "separate"] = setting(
+        "all",
+        "Rollouts with the penalty; accurate: the paper's KL-EMA-HA ablation; separate: these, reasoning and answer "
+        "each with its own mean and weight, SepKL-EMA-HA.",
+        LOSS,
+        owners=RL,
+    )
+    beta_think: float | None = setting(
+        None, "Weight of the reasoning's KL; by default --beta.", LOSS, at_least=0, owners=SEPARATE
+    )
+    beta_answer: float | None = setting(
+        None, "Weight of the answer's KL; by default --beta.", LOSS, at_least=0, owners=SEPARATE
     )
     loss_type: LossType = setting(
         "grpo", "How the tokens' terms are averaged; gspo: one ratio per rollout.", LOSS, owners=RL
@@ -246,6 +277,17 @@ class TrainConfig:
         return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
 
     @property
+    def separate_betas(self) -> tuple[float, float]:
+        """The weights of the reasoning's and the answer's KL under --kl-on separate."""
+        think, answer = self.beta_think, self.beta_answer
+        return self.beta if think is None else think, self.beta if answer is None else answer
+
+    @property
+    def penalises(self) -> bool:
+        """Whether there is a KL penalty."""
+        return max(self.separate_betas) > 0 if self.kl_on == "separate" else self.beta > 0
+
+    @property
     def draws_from_the_policy(self) -> bool:
         """Whether rollouts come from the distribution that the loss differentiates, up to the sampler's rounding."""
         return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
@@ -257,121 +299,17 @@ class TrainConfig:
 
     @property
     def questions_file(self) -> Path:
-        """The training rows' file."""
+        """The training rows' file; what Video-R1's are called has no default."""
         return self.train_file or self.data / "annotations" / (COT_FILE if self.algo == "sft" else TRAINING_FILE)
 
 
-_VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
+VIDEO = {f.name for f in dataclasses.fields(VideoConfig)}
 TABLE = settings_of(TrainConfig) | {
     name: replace(row, option=replace(row.option, group=DATA)) for name, row in settings_of(VideoConfig).items()
 }
 TABLE["prompt_file"] = Setting("prompt_file", Path, None, Option("Your wording, as for eval.", DATA))
+ENVIRONMENT: Mapping[str, str] = os.environ
 TRAIN_TABLE = ConfigTable("train", TABLE, frozenset({"size_multiple", "preprocess"}))
-
-
-def resolve_train_config(
-    options: Mapping[str, Any],
-    *,
-    config_file: Path | None = None,
-    environ: Mapping[str, str] = os.environ,
-    working_dir: Path = Path(),
-) -> TrainConfig:
-    """Preset < [train] of the TOML file < SBR1_DATA_ROOT < options, into a validated config.
-
-    Args:
-        options: the command line's values by name, None for "not given". algo or preset, model and out are needed from
-            here or from the file; the fields of VideoConfig and prompt_file may be among them. One of algo and preset
-            here sets aside both of the file.
-        config_file: TOML with the same names under [train]; by default ./seedbench-r1.toml, if any.
-        environ: environment variables.
-        working_dir: where the default config file is looked for.
-
-    Raises:
-        ConfigError: something needed is absent, a key is unknown, or a value is out of range, of the wrong type or
-            does not go with another.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    if unknown := sorted(set(given) - {*TABLE, *TRAIN_TABLE.also}):
-        raise ConfigError(f"Unknown training option {unknown[0]!r}.")
-    file = read_config_file(config_file, working_dir, TRAIN_TABLE)
-    if {"algo", "preset"} & set(given):
-        file = {name: value for name, value in file.items() if name not in ("algo", "preset")}
-    root = given.get("data")
-    if root is None and not environ.get("SBR1_DATA_ROOT"):
-        root = file.get("data")
-    named = given
-    given = {**file, **given, "data": find_data_root(root, environ, working_dir)}
-    algo = given.pop("algo", None)
-    check_values({"algo": algo}, TABLE)
-    preset = given.pop("preset", algo)
-    if preset is None:
-        raise ConfigError("No algorithm given. Fix: --algo care, --algo grpo or --algo sft.")
-    if preset not in PRESETS:
-        raise ConfigError(f"No preset {preset!r}. There are: {', '.join(PRESETS)}.")
-    if algo not in (None, PRESETS[preset]["algo"]):
-        raise ConfigError(f"--preset {preset} is for --algo {PRESETS[preset]['algo']}, not {algo}.")
-    for name, flag in (("model", "--model PATH_OR_HUB_ID"), ("out", "--out DIR")):
-        if not given.get(name):
-            raise ConfigError(f"No {name} given. Fix: seedbench-r1 train {flag}.")
-    prompt_file = given.pop("prompt_file", None)
-    template = load_template(Path(prompt_file)) if prompt_file else DEFAULT_TEMPLATE
-    video = VideoConfig(**{name: given.pop(name) for name in sorted(_VIDEO & set(given))})
-    merged: dict[str, Any] = {**PRESETS[preset], **given}
-    if merged.get("lora") and "learning_rate" not in given:
-        full = merged.get("learning_rate", TrainConfig.__dataclass_fields__["learning_rate"].default)
-        merged["learning_rate"] = round(LORA_LR_FACTOR * full, 15)  # 1e-05, not 9.999999999999999e-06
-    config = validate(_with_importance_cap(TrainConfig(preset=preset, video=video, template=template, **merged)))
-    resolved = {name: getattr(config, name) for name in settings_of(TrainConfig)}
-    chosen = {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")}
-    chosen["num-iterations"] = "2 or more" if config.num_iterations > 1 else "1"
-    refuse_strangers(named, TABLE, chosen)
-    refuse_needless(named, TABLE, resolved)
-    return config
-
-
-def _with_importance_cap(config: TrainConfig) -> TrainConfig:
-    """The cap that is meant where none was given: a number, so that it is a part of the run's identity."""
-    if config.importance_cap is not None:
-        return config
-    corrected = config.rollouts == "vllm" and config.draws_from_the_policy
-    return replace(config, importance_cap=IMPORTANCE_CAP if corrected else 0.0)
-
-
-def validate(config: TrainConfig) -> TrainConfig:
-    """Check types, ranges and what goes together; return the config. Raises ConfigError naming the option."""
-    check_values({name: getattr(config, name) for name in settings_of(TrainConfig)}, TABLE)
-    check_video(config.video)
-    for name in TABLE:
-        value = getattr(config.video if name in _VIDEO else config, name, None)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{TABLE[name].flag} is {value}, which is out of range: a finite number.")
-    if config.max_steps == 0:
-        raise ConfigError("--max-steps is 0, which is out of range: at least 1, or -1 for epochs.")
-    _check_combinations(config)
-    return config
-
-
-def _check_combinations(config: TrainConfig) -> None:
-    """Raise ConfigError for settings that exclude each other."""
-    if config.algo != "care" and config.bonus != "none":
-        raise ConfigError(f"--algo {config.algo} has no consistency bonus. Fix: --algo care, or --bonus none.")
-    if config.algo != "sft" and config.num_generations < 2:
-        raise ConfigError(
-            f"--num-generations {config.num_generations} leaves nothing to learn from: an advantage compares a rollout "
-            f"with the others of its group. Fix: --num-generations 2 or more; published runs use 8."
-        )
-    if config.algo == "sft" and config.rollouts == "vllm":
-        raise ConfigError("--algo sft draws no rollouts. Fix: leave --rollouts out.")
-    if config.reference == "none" and (config.bonus != "none" or config.beta > 0):
-        needs = "--beta above 0" if config.beta > 0 else f"--bonus {config.bonus}"
-        raise ConfigError(f"{needs} needs a reference model. Fix: --reference ema or --reference frozen.")
-    if config.importance_cap and not config.draws_from_the_policy:
-        raise ConfigError(
-            f"--importance-cap {config.importance_cap:g} compares probabilities that vLLM records before temperature, "
-            f"top-p and top-k. Fix: --importance-cap 0, or --temperature 1 --top-p 1 --top-k 0."
-        )
-    if config.group_chunk and config.max_packed_tokens:
-        raise ConfigError("--group-chunk divides passes, --max-packed-tokens joins them. Fix: one of them alone.")
 
 
 def total_steps(config: TrainConfig, n_rows: int, questions_per_step: int) -> int:

@@ -59,6 +59,14 @@ def dense_bonus(accuracy: Tensor, likelihood: Tensor, *, weight: float = 0.5) ->
     return weight * accuracy * torch.nan_to_num(likelihood, nan=0.0)
 
 
+def refgen_bonus(regenerated: Tensor, *, weight: float = 0.5) -> Tensor:
+    """(B, G): weight x accuracy of the answer that the reference regenerates from the reasoning; NaN, no reasoning: 0.
+
+    The paper's RefGen ablation (Table 3). The rollout's own answer has no part in it.
+    """
+    return weight * torch.nan_to_num(regenerated, nan=0.0)
+
+
 def answer_likelihood(
     logprobs: Tensor,  # (B, G, T) natural log, of the rollouts' own tokens
     mask: Tensor,  # (B, G, T) bool or 0/1: answer tokens

@@ -12,14 +12,17 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from seedbench_r1.errors import DataError
+from seedbench_r1.kinds import parse
 from seedbench_r1.media.cache import media_loader
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
-from seedbench_r1.parsing import after_opening, parse_response
+from seedbench_r1.parsing import after_opening
 from seedbench_r1.prompts import build_request
 from seedbench_r1.questions import RESPONSE_WITHOUT_CHOICES, TrainingRow, load_training_rows, training_question
+from seedbench_r1.rows import BadRows
 from seedbench_r1.types import Failure, Media, Question, Request
 from trainers.config import TrainConfig
+from trainers.video_r1 import is_video_r1_file, load_video_r1_rows
 
 T = TypeVar("T")
 
@@ -89,24 +92,43 @@ class QuestionStream:
         return DrawnQuestion(question, row.response or f"<answer>{question.gold}</answer>", epoch)
 
 
-def read_rows(config: TrainConfig) -> list[TrainingRow]:
-    """The training rows. Raises DataError for invalid rows, and for absent media unless config.allow_missing.
+def read_rows(config: TrainConfig, bad: BadRows | None = None) -> Sequence[TrainingRow]:
+    """The training rows. Raises DataError for absent media unless config.allow_missing, and for a row of no use.
 
     For SFT a response must come with the options that it speaks of: other options would make its letter wrong.
+
+    bad: takes the rows that cannot be used; by default one that does as config.skip_bad_rows says.
     """
-    rows = load_training_rows(config.questions_file, config.data)
-    lost = next((row for row in rows if row.response is not None and not row.fixed_options), None)
-    if config.algo == "sft" and lost is not None:
-        line = lost.question.source.line if lost.question.source else "?"
-        raise DataError(f"{config.questions_file}:{line}: {RESPONSE_WITHOUT_CHOICES} Nothing was trained.")
-    paths = {path for row in rows for path in (row.question.video, row.question.image) if path is not None}
-    missing = sorted(path for path in paths if not path.exists())
+    bad, path, sft = bad or BadRows(skip=config.skip_bad_rows), config.questions_file, config.algo == "sft"
+    rows: Sequence[TrainingRow]
+    if config.suite == "video-r1":
+        rows = found = load_video_r1_rows(path, config.data, bad, responses=sft)
+        missing, fix = found.missing_media(), "unpack Video-R1's archives below --data, as the rows' paths say"
+    else:
+        rows = _benchmark_rows(config, bad)
+        paths = {path for row in rows for path in (row.question.video, row.question.image) if path is not None}
+        missing = sorted(str(path) for path in paths if not path.exists())
+        fix = "seedbench-r1 data download --only-missing"
+        lost = next((row for row in rows if row.response is not None and not row.fixed_options), None)
+        if sft and lost is not None:
+            line = lost.question.source.line if lost.question.source else "?"
+            raise DataError(f"{path}:{line}: {RESPONSE_WITHOUT_CHOICES} Nothing was trained.")
     if missing and not config.allow_missing:
         raise DataError(
-            f"{len(missing)} media files of {config.questions_file} missing, e.g. {missing[0]}. Nothing was trained. "
-            f"Fix: seedbench-r1 data download --only-missing. To train on the other rows: --allow-missing"
+            f"{len(missing)} media files of {path} missing, e.g. {missing[0]}. Nothing was trained. "
+            f"Fix: {fix}. To train on the other rows: --allow-missing"
         )
     return rows
+
+
+def _benchmark_rows(config: TrainConfig, bad: BadRows) -> list[TrainingRow]:
+    path = config.questions_file
+    try:
+        return load_training_rows(path, config.data, bad)
+    except DataError:
+        if not is_video_r1_file(path):
+            raise
+        raise DataError(f"{path} holds Video-R1's rows. Fix: --suite video-r1 --train-file {path}") from None
 
 
 def contradicting_rows(rows: Sequence[TrainingRow]) -> list[str]:
@@ -116,7 +138,7 @@ def contradicting_rows(rows: Sequence[TrainingRow]) -> list[str]:
         # Without fixed options the letters are drawn per epoch, so a response cannot name the gold one.
         if row.response is None or not row.fixed_options:
             continue
-        if parse_response(row.response, row.question.options, row.question.letters).answer != row.question.gold:
+        if parse(row.response, row.question).answer != row.question.gold:
             found.append(row.question.question_id)
     return found
 

@@ -341,7 +341,9 @@ def _flops(config: TrainConfig, sizes: _Sizes, work: _Work) -> tuple[float, floa
     prefill = tower + _text_flops(sizes, work.prompt, work.prompt**2)
     reference = tower + _text_flops(sizes, work.tokens, work.pairs)
     penalty = reference + 2.0 * work.rollouts * work.answer * sizes.embedding
-    looked = (reference if config.bonus != "none" else 0.0) + (penalty if config.beta else 0.0)
+    # RefGen prefills the prompt for every rollout; the answers' few tokens are left out.
+    asked = {"none": 0.0, "refgen": work.rollouts * prefill}.get(config.bonus, reference)
+    looked = asked + (penalty if config.penalises else 0.0)
     return tower, prefill + n_passes * (looked + policy)
 
 

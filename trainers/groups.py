@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, field
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ class RewardedGroup:
     bonus: Tensor
     reward: Tensor
     advantage: Tensor
+    own: dict[str, Tensor] = field(default_factory=dict)  # --reward's values by name, unweighted
+    own_sum: Tensor | None = None  # the weighted sum of these, which is a part of the reward; None: there are none
+    failed: int = 0  # of these values, how many are 0 because the function gave no number
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class RolloutLine(TypedDict):
     bonus: float
     likelihood: float | None
     advantage: float
+    rewards: NotRequired[dict[str, float]]  # with --reward only: by name, unweighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class GroupReport:
     clip_fraction: float | None = None  # share of tokens, mean over the iterations after the first, as the next
     old_kl: float | None = None  # KL(policy of the rollouts || policy), mean over the tokens
     importance: Importance | None = None  # None: not corrected
+    reward_failures: int = 0  # of --reward's functions
     replaced: bool = False  # by another question's group, for lack of spread: it is no part of the loss
 
 
@@ -116,7 +121,7 @@ def counted_tokens(group: Group, config: TrainConfig) -> int:
 def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:
     """The group's rollouts with their rewards, in JSON values."""
     question = rewarded.group.example.question
-    return [
+    lines: list[RolloutLine] = [
         {
             "question_id": question.question_id,
             "question": question.text,
@@ -135,6 +140,9 @@ def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:
         }
         for row, rollout in enumerate(rewarded.group.rollouts)
     ]
+    for row, line in enumerate(lines if rewarded.own else []):
+        line["rewards"] = {name: float(values[row]) for name, values in rewarded.own.items()}
+    return lines
 
 
 def rollout_sampling(config: TrainConfig, epoch: int) -> SamplingConfig:

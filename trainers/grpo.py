@@ -21,6 +21,7 @@ from trainers.consistency import (
     answer_span,
     consistency_bonus,
     dense_bonus,
+    refgen_bonus,
 )
 from trainers.data import TrainingExample
 from trainers.groups import Group, GroupReport, RewardedGroup, SamplerMismatch, counted_tokens, rollout_lines
@@ -31,9 +32,11 @@ from trainers.policy import Policy
 from trainers.policy_passes import GroupNumbers, ScoredGroup, backward_groups, has_spread, kl_rollouts, plan_passes
 from trainers.processes import Processes
 from trainers.reference import Reference
+from trainers.regeneration import answer_prefix, regenerated_accuracy
 from trainers.rewards import reward
 from trainers.samplers import Sampler
 from trainers.shared_prefix import group_logprobs
+from trainers.user_rewards import RewardFailed, UserRewards, failure_in_training
 
 # Takes the places of this process's groups without spread, and gives further questions for them, place -> example; None
 # if no process has such a group. Every process calls it.
@@ -159,9 +162,9 @@ def reward_groups(
     policy, reference = state.policy, state.reference
     # Under --fsdp every pass gathers weights collectively, so before each stage the ranks agree on the number of passes
     # and those with fewer make up for it with idle ones.
-    base = [base_rewards(policy, group, config) for group in groups]
+    base = [with_own_rewards(base_rewards(policy, group, config), state.user_rewards, config) for group in groups]
     missing = idle.missing_of([len(b.answer_spans) if b.needs_reference else 0 for b in base])
-    rewarded = [compute_rewards(b, answer_likelihoods(policy, reference, b, config), config) for b in base]
+    rewarded = [with_bonus(policy, reference, b, config) for b in base]
     idle.run_reference(reference, missing)
     return rewarded
 
@@ -196,12 +199,50 @@ def base_rewards(policy: Policy, group: Group, config: TrainConfig) -> RewardedG
         if accurate[row]
     }
     found = {row: span for row, span in spans.items() if span is not None}
-    # Dense bonuses need no comparison: one answer is enough.
-    needs_reference = config.bonus != "none" and len(found) >= (2 if config.bonus == "care" else 1)
+    # Dense bonuses need no comparison: one answer is enough. RefGen asks for reasoning, and not for answers.
+    thoughts = [answer_prefix(rollout.text) for rollout in group.rollouts if config.bonus == "refgen"]
+    likely = {"care": len(found) >= 2, "dense": len(found) >= 1, "refgen": any(thoughts)}
+    needs_reference = likely.get(config.bonus, False)
     unknown, zeros = torch.full_like(accuracy, torch.nan), torch.zeros_like(accuracy)
-    total = accuracy + config.format_weight * well_formed
+    without = RewardedGroup(group, accuracy, well_formed, found, needs_reference, unknown, zeros, zeros, zeros)
+    return _summed(without, config)
+
+
+def with_own_rewards(base: RewardedGroup, rewards: UserRewards | None, config: TrainConfig) -> RewardedGroup:
+    """Add the values of --reward's functions. Raises ConfigError for one without, unless it is to count 0."""
+    if rewards is None:
+        return base
+    question, failed = base.group.example.question, 0
+    own = {spec.name: torch.zeros_like(base.accuracy) for spec in rewards.specs}
+    for spec in rewards.specs:
+        for row, rollout in enumerate(base.group.rollouts):
+            try:
+                own[spec.name][row] = rewards.value(spec, question, rollout.opened + rollout.text)
+            except RewardFailed as error:
+                if config.reward_failures == "stop":
+                    raise failure_in_training(spec, question, rollout.opened + rollout.text, error) from error
+                failed += 1
+    weighted = torch.stack([spec.weight * own[spec.name] for spec in rewards.specs]).sum(dim=0)
+    return _summed(replace(base, own=own, own_sum=weighted, failed=failed), config)
+
+
+def _summed(rewarded: RewardedGroup, config: TrainConfig) -> RewardedGroup:
+    """With the sum of all its rewards, and the advantages that follow from it."""
+    total = rewarded.accuracy + config.format_weight * rewarded.format + rewarded.bonus
+    if rewarded.own_sum is not None:
+        total = total + rewarded.own_sum
     advantage = group_advantages(total[None], scale=config.loss_type != "dr_grpo")[0]
-    return RewardedGroup(group, accuracy, well_formed, found, needs_reference, unknown, zeros, total, advantage)
+    return replace(rewarded, reward=total, advantage=advantage)
+
+
+def with_bonus(policy: Policy, reference: Reference, base: RewardedGroup, config: TrainConfig) -> RewardedGroup:
+    """Ask the reference, if it can change the bonus, and add that to the base rewards."""
+    if config.bonus != "refgen":
+        return compute_rewards(base, answer_likelihoods(policy, reference, base, config), config)
+    if not base.needs_reference:
+        return base
+    regenerated = regenerated_accuracy(policy, reference, base.group, config)
+    return _summed(replace(base, bonus=refgen_bonus(regenerated[None], weight=config.bonus_weight)[0]), config)
 
 
 def compute_rewards(base: RewardedGroup, likelihood: Tensor, config: TrainConfig) -> RewardedGroup:
@@ -219,9 +260,7 @@ def compute_rewards(base: RewardedGroup, likelihood: Tensor, config: TrainConfig
         )[0]
     elif config.bonus == "dense":
         bonus = dense_bonus(accuracy[None], likelihood[None], weight=config.bonus_weight)[0]
-    total = accuracy + config.format_weight * base.format + bonus
-    advantage = group_advantages(total[None], scale=config.loss_type != "dr_grpo")[0]
-    return replace(base, likelihood=likelihood, bonus=bonus, reward=total, advantage=advantage)
+    return _summed(replace(base, likelihood=likelihood, bonus=bonus), config)
 
 
 def answer_likelihoods(policy: Policy, reference: Reference, base: RewardedGroup, config: TrainConfig) -> Tensor:
@@ -290,7 +329,7 @@ def group_report(
     """
     lines, reference_passes = rollout_lines(rewarded), int(rewarded.needs_reference)
     if not numbers:
-        return GroupReport(lines, 0.0, None, 0, reference_passes)
+        return GroupReport(lines, 0.0, None, 0, reference_passes, reward_failures=rewarded.failed)
     return GroupReport(
         lines,
         loss=sum(one.loss for one in numbers) / len(numbers),
@@ -301,6 +340,7 @@ def group_report(
         clip_fraction=_mean_of_known([one.clip_fraction for one in numbers]),
         old_kl=_mean_of_known([one.old_kl for one in numbers]),
         importance=numbers[0].importance,  # the same in every iteration
+        reward_failures=rewarded.failed,
     )
 
 

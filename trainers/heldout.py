@@ -8,8 +8,8 @@ from typing import TypedDict
 
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.conclusions import settled_option
+from seedbench_r1.kinds import parse
 from seedbench_r1.models.completions import completion_text
-from seedbench_r1.parsing import parse_response
 from seedbench_r1.questions import TrainingRow, choose_subset
 from seedbench_r1.types import Question, SamplingConfig
 from trainers.config import TrainConfig
@@ -27,7 +27,7 @@ class HeldoutMetrics(TypedDict):
     accuracy: float | None
     format: float | None
     consistency: float | None  # of those that the rules decide (conclusions.py): the reasoning settles on the answer
-    undecided: int  # the rules find no option that the reasoning settles on
+    undecided: int  # the rules find no option that the reasoning settles on, or there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,13 @@ class HeldoutAnswer:
     consistent: bool | None  # None: undecided; without reasoning or a readable answer False, as judges have it
 
 
-def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[list[TrainingRow], list[TrainingRow]]:
+def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[Sequence[TrainingRow], Sequence[TrainingRow]]:
     """Rows to train on, and config.eval_questions held out by seed and id; none without config.eval_every."""
     # At least one row is left to train on.
     n = min(config.eval_questions, len(rows) - 1) if config.eval_every else 0
-    chosen = {q.question_id for q in choose_subset([row.question for row in rows], n, seed=config.seed)} if n else set()
+    if not n:
+        return rows, []
+    chosen = {q.question_id for q in choose_subset([row.question for row in rows], n, seed=config.seed)}
     held = [row for row in rows if row.question.question_id in chosen]
     return [row for row in rows if row.question.question_id not in chosen], held
 
@@ -66,10 +68,12 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
 
 
 def consistent_by_rules(question: Question, rollout: Rollout) -> bool | None:
-    """Whether the reasoning settles on the answer given; None: on nothing. Without either, False."""
-    parsed = parse_response(rollout.text, question.options, question.letters, opened=rollout.opened)
+    """Whether the reasoning settles on the answer given; None: on nothing, or no choice. Without either, False."""
+    parsed = parse(rollout.text, question, rollout.opened)
     if not parsed.reasoning or parsed.answer is None:
         return False
+    if question.kind != "choice":
+        return None
     settled = settled_option(parsed.reasoning, question.options)
     return None if settled is None else settled == parsed.answer
 

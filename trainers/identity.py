@@ -28,6 +28,7 @@ RESUME_MUTABLE = {
     "decode_timeout_s",
     "frame_cache",
     "frame_cache_gb",
+    "reward_failures",  # until the first one both are the same
     "save_steps",
     "save_total_limit",
     "save_optimizer",
@@ -38,6 +39,7 @@ RESUME_MUTABLE = {
     "model",  # its bytes are compared instead
     "processor",  # likewise
     "train_file",  # likewise
+    "reward",  # names, weights and the files' bytes are compared instead
 }
 
 # Settings that are younger than the first checkpoints: what those that do not name them were trained with.
@@ -50,6 +52,12 @@ FORMER: dict[str, object] = {
     "importance_cap": 0.0,
     "mask_truncated": False,
     "refill": 0,
+    "suite": "seedbench-r1",
+    "skip_bad_rows": False,
+    "reward_functions": [],
+    "refgen_tokens": 64,  # of no effect without --bonus refgen
+    "beta_think": None,  # of no effect without --kl-on separate, as the next
+    "beta_answer": None,
 }
 
 

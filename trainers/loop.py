@@ -39,6 +39,7 @@ from trainers.samplers import Sampler, open_sampler
 from trainers.sft import sft_step
 from trainers.sharding import shard_policy
 from trainers.shared_prefix import shared_prefix_attention
+from trainers.user_rewards import UserRewards, parse_rewards
 from trainers.watch import Watch
 from trainers.weights import check_finite
 
@@ -236,7 +237,9 @@ def _load(plan: TrainPlan, processes: Processes, stack: contextlib.ExitStack) ->
     optimizer = Optimizer(policy.trainable(), config)
     sampler = open_sampler(policy, config, processes)
     stack.callback(sampler.close)
-    return TrainingState(policy, reference, optimizer), sampler
+    specs = parse_rewards(config.reward)
+    rewards = stack.enter_context(UserRewards(specs)) if specs else None
+    return TrainingState(policy, reference, optimizer, rewards), sampler
 
 
 def _learn(

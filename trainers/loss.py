@@ -55,6 +55,28 @@ def token_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return difference.exp() - difference - 1
 
 
+def separate_kl_weights(
+    mask: Tensor,  # (R, T) bool: completion tokens
+    answer: Tensor,  # (R, T) bool: those of the answer; all others are the reasoning's
+    *,
+    beta_think: float,
+    beta_answer: float,
+    form: LossForm = ON_POLICY_GRPO,
+) -> Tensor:  # (R, T) float32, 0 outside the mask; policy_loss's beta
+    """Weights by which a rollout's penalty is beta_think x mean KL of its reasoning + beta_answer x its answer's.
+
+    The SepKL-EMA-HA ablation of GRPO-CARE (arXiv 2506.16141, Table 3), of which the paper gives no formula: with one
+    mean over both, the few tokens of an answer would hardly count. Each weight is multiplied by what policy_loss
+    divides a rollout's sum by, so that the penalty is the same in every form.
+    """
+    parts = ((mask & ~answer, beta_think), (mask & answer, beta_answer))
+    length = mask.sum(dim=1, keepdim=True).clamp(min=1).float() if form.length is None else form.length
+    weights = torch.zeros(mask.shape, device=mask.device)
+    for tokens, beta in parts:
+        weights = weights + tokens * (beta * length / tokens.sum(dim=1, keepdim=True).clamp(min=1))
+    return weights
+
+
 def policy_ratio(
     logprobs: Tensor,  # (R, T) under the policy
     old_logprobs: Tensor,  # (R, T) under the policy that the rollouts are from; without gradient
@@ -79,8 +101,8 @@ def policy_loss(
     advantages: Tensor,  # (R,); or (R, T), each token's times its importance weight
     mask: Tensor,  # (R, T) bool or 0/1: completion tokens
     *,
-    beta: float = 0.0,  # weight of the KL penalty
-    reference_logprobs: Tensor | None = None,  # (R, T); needed when beta > 0
+    beta: float | Tensor = 0.0,  # weight of the KL penalty; or (R, T), each token's
+    reference_logprobs: Tensor | None = None,  # (R, T); needed when beta is not 0
     kl_rollouts: Tensor | None = None,  # (R,) bool: penalise these only (the paper's KL-EMA-HA); None: all
     old_logprobs: Tensor | None = None,  # (R, T) before the first update on these rollouts; None: this is the first
     form: LossForm = ON_POLICY_GRPO,
@@ -93,9 +115,10 @@ def policy_loss(
     exp(logprob - logprob.detach()), which is 1 with the gradient of the log-probability: there is nothing to clip. A
     rollout without tokens adds 0, and counts in the mean.
 
-    Raises ValueError if beta > 0 without reference_logprobs.
+    Raises ValueError if beta is not 0 without reference_logprobs.
     """
-    if beta and reference_logprobs is None:
+    penalty = isinstance(beta, Tensor) or beta != 0
+    if penalty and reference_logprobs is None:
         raise ValueError("beta > 0 needs reference_logprobs")
     inside = mask.bool()
     per_rollout = advantages if advantages.ndim == 2 else advantages[:, None]
@@ -105,7 +128,7 @@ def policy_loss(
     if old_logprobs is not None:
         clipped = ratio.clamp(1 - form.epsilon, 1 + form.epsilon_high)
         per_token = torch.maximum(per_token, -(clipped * per_rollout))
-    if beta and reference_logprobs is not None:
+    if penalty and reference_logprobs is not None:
         kl = token_kl(logprobs, torch.where(inside, reference_logprobs, logprobs.detach()))
         penalised = inside if kl_rollouts is None else inside & kl_rollouts.bool()[:, None]
         per_token = per_token + beta * torch.where(penalised, kl, torch.zeros_like(kl))

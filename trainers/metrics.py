@@ -44,6 +44,8 @@ class StepMetrics(TypedDict, total=False):
     accuracy: float | None
     format: float | None
     bonus: float | None
+    rewards: dict[str, float]  # with --reward only, as the next: means by name, unweighted
+    reward_failures: int  # values that are 0 because a function gave no number
     likelihood: float | None  # of the answers that the reference scored
     zero_std: float | None  # share of groups whose advantages are all 0
     truncated: float | None  # share of rollouts
@@ -153,6 +155,9 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "policy_passes": sum(group.policy_passes for group in reports),
         "reference_passes": sum(group.reference_passes for group in reports),
     }
+    if own := [rollout["rewards"] for rollout in rollouts if "rewards" in rollout]:
+        found["rewards"] = {name: statistics.fmean(values[name] for values in own) for name in own[0]}
+        found["reward_failures"] = sum(group.reward_failures for group in reports)
     if again := [group for group in reports if group.clip_fraction is not None]:
         found["clip_fraction"] = statistics.fmean(group.clip_fraction or 0.0 for group in again)
         found["old_kl"] = statistics.fmean(group.old_kl or 0.0 for group in again)

@@ -12,6 +12,7 @@ from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.models.families import family_of
 from seedbench_r1.questions import TrainingRow, file_sha256
+from seedbench_r1.rows import BadRows
 from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
 from trainers.config import TrainConfig, total_steps
@@ -19,7 +20,9 @@ from trainers.data import read_rows
 from trainers.estimate import count_parameters, estimate
 from trainers.heldout import split_rows
 from trainers.identity import resume_identity
+from trainers.rewards import check_rewards
 from trainers.samplers import check_sampler
+from trainers.user_rewards import parse_rewards, reward_identity, try_rewards
 from trainers.vllm_sampler import tensor_parallel_size
 from trainers.weights import check_tokenizer
 
@@ -31,8 +34,8 @@ class TrainPlan:
     """Everything that is known of a training before its model is loaded. `train` carries it out."""
 
     config: TrainConfig
-    rows: list[TrainingRow]  # to train on
-    heldout: list[TrainingRow]  # for --eval-every
+    rows: Sequence[TrainingRow]  # to train on
+    heldout: Sequence[TrainingRow]  # for --eval-every
     data_sha256: str  # of the rows' file
     checkpoint: Checkpoint  # of config.model
     world_size: int  # processes
@@ -40,6 +43,8 @@ class TrainPlan:
     n_steps: int
     identity: dict[str, object]  # what a continuation must share
     resume: SavedTraining | None  # the newest checkpoint of config.out, from which to continue
+    reward_trials: dict[str, dict[str, float]]  # --reward's functions on trial completions: user_rewards.try_rewards
+    bad_rows: tuple[str, ...] = ()  # what was left out under --skip-bad-rows, and why
 
     @property
     def done(self) -> int:
@@ -65,6 +70,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         TrainingEnded: an alarm has ended the training in config.out, and it is not to keep going.
     """
     check_sampler(config, world_size=world_size)
+    check_rewards(config)
     if config.fsdp and world_size == 1:
         raise ConfigError(
             "--fsdp spreads the weights over processes, and there is one. Fix: torchrun --nproc-per-node GPUS "
@@ -75,25 +81,22 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     check_tokenizer(checkpoint)
     _check_device(config, checkpoint)
     config = _for_this_model(config, checkpoint, world_size=world_size, node_size=node_size or world_size)
-    rows, heldout = split_rows(read_rows(config), config)
+    bad = BadRows(skip=config.skip_bad_rows)
+    specs = parse_rewards(config.reward)
+    rows, heldout = split_rows(read_rows(config, bad), config)
     _check_media(config, rows)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
     n_steps, data_sha256 = total_steps(config, len(rows), per_step), file_sha256(config.questions_file)
-    identity = resume_identity(config) | {
+    identity = {
+        **resume_identity(config),
         "questions_per_step": per_step,
         "steps": n_steps,
         "data_sha256": data_sha256,
+        "reward_functions": reward_identity(specs),
         "model_fingerprint": checkpoint.info.fingerprint,
         "model_files": checkpoint.info.files,
     }
-    resume = newest_checkpoint(config.out)
-    if resume is not None:
-        check_same_run(resume, identity)
-        # A finished training may have lost its resume/ folder: nothing will be continued from it.
-        if resume.step < n_steps:
-            check_resumable(resume, sharded=config.trains_shards)
-    if resume is None or resume.step < n_steps:
-        refuse_ended(config)
+    resume = _what_to_continue(config, identity, n_steps)
     planned = TrainPlan(
         config=config,
         rows=rows,
@@ -105,9 +108,27 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         n_steps=n_steps,
         identity=identity,
         resume=resume,
+        reward_trials=try_rewards(specs, rows[0].question),
+        bad_rows=tuple(bad.messages),
     )
     _check_disk(planned)
     return planned
+
+
+def _what_to_continue(config: TrainConfig, identity: dict[str, object], n_steps: int) -> SavedTraining | None:
+    """The newest checkpoint of config.out, None without one.
+
+    Raises ConfigError if it is another training's, or cannot be continued; TrainingEnded if an alarm has ended it.
+    """
+    resume = newest_checkpoint(config.out)
+    if resume is not None:
+        check_same_run(resume, identity)
+        # A finished training may have lost its resume/ folder: nothing will be continued from it.
+        if resume.step < n_steps:
+            check_resumable(resume, sharded=config.trains_shards)
+    if resume is None or resume.step < n_steps:
+        refuse_ended(config)
+    return resume
 
 
 def _check_family(config: TrainConfig, checkpoint: Checkpoint) -> None:
@@ -133,8 +154,10 @@ def _for_this_model(config: TrainConfig, checkpoint: Checkpoint, *, world_size: 
 
 def _check_media(config: TrainConfig, rows: Sequence[TrainingRow]) -> None:
     """Raise DataError for a question without image and clip under --fsdp: every pass must gather the vision tower."""
+    if not config.fsdp:
+        return
     bare = next((r.question for r in rows if r.question.image is None and r.question.video is None), None)
-    if config.fsdp and bare is not None:
+    if bare is not None:
         raise DataError(
             f"{bare.question_id} has neither image nor clip. Under --fsdp every question needs one, so that all "
             f"processes gather the vision tower equally often. Fix: leave such rows out, or train without --fsdp."

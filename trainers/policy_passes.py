@@ -12,7 +12,7 @@ from trainers.config import TrainConfig
 from trainers.consistency import accurate_rollouts
 from trainers.groups import Group, Importance, RewardedGroup, Rollout, counted_rollouts
 from trainers.importance import importance_weights, recorded_logprobs
-from trainers.loss import LossForm, clipped_tokens, policy_loss, token_kl
+from trainers.loss import LossForm, clipped_tokens, policy_loss, separate_kl_weights, token_kl
 from trainers.optimizer import Optimizer
 from trainers.policy import Policy
 from trainers.shared_prefix import group_logprobs, groups_logprobs
@@ -59,9 +59,18 @@ class _PartNumbers:
 def kl_rollouts(rewarded: RewardedGroup, config: TrainConfig) -> Tensor:
     """(G,) bool: the rollouts whose divergence from the reference is penalised."""
     counted = counted_rollouts(rewarded.group, config)
-    if config.beta > 0 and config.kl_on == "accurate":
+    if config.penalises and config.kl_on != "all":
         return counted & accurate_rollouts(rewarded.accuracy[None])[0]
-    return counted & (config.beta > 0)
+    return counted & config.penalises
+
+
+def answer_tokens(rewarded: RewardedGroup, rows: slice, like: Tensor) -> Tensor:
+    """(R, T) bool, as `like`: the answers' tokens of these rollouts; those that are not accurate have none."""
+    found = torch.zeros_like(like, dtype=torch.bool)
+    for place, row in enumerate(range(len(rewarded.group.rollouts))[rows]):
+        start, end = rewarded.answer_spans.get(row, (0, 0))
+        found[place, start:end] = True
+    return found
 
 
 def has_spread(rewarded: RewardedGroup, config: TrainConfig) -> bool:
@@ -170,7 +179,7 @@ def _numbers_of_part(
         logprobs,
         advantages if weights is None else weights * advantages[:, None],
         mask,
-        beta=0.0 if expected is None else config.beta,
+        beta=0.0 if expected is None else _kl_weight(rewarded, part.rows, mask, form, config),
         reference_logprobs=expected,
         kl_rollouts=penalised,
         old_logprobs=old,
@@ -185,6 +194,16 @@ def _numbers_of_part(
         old_kl=None if old is None else token_kl(old, found)[mask],
         weights=None if weights is None else weights[mask],
     )
+
+
+def _kl_weight(
+    rewarded: RewardedGroup, rows: slice, mask: Tensor, form: LossForm, config: TrainConfig
+) -> float | Tensor:
+    if config.kl_on != "separate":
+        return config.beta
+    think, answer = config.separate_betas
+    found = answer_tokens(rewarded, rows, mask)
+    return separate_kl_weights(mask, found, beta_think=think, beta_answer=answer, form=form)
 
 
 def _importance_of_part(rollouts: Sequence[Rollout], logprobs: Tensor, config: TrainConfig) -> Tensor | None:

@@ -53,7 +53,7 @@ def with_settings(rows: Iterable[Setting]) -> Callable[[Callable[..., None]], Ca
 
 
 def _parameter(row: Setting) -> inspect.Parameter:
-    kind = str if row.type is tuple else row.type
+    kind = (list[str] if row.option.several else str) if row.type is tuple else row.type
     flag = f"{row.flag}/--no-{row.flag.removeprefix('--')}" if row.option.negatable else row.flag
     flags = [flag] if row.option.alias is None else [flag, row.option.alias]
     option = typer.Option(*flags, rich_help_panel=row.option.group, help=row.help, show_default=False)

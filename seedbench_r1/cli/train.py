@@ -16,7 +16,8 @@ from seedbench_r1.cli.train_results import header, print_dry_run, print_result
 from seedbench_r1.errors import Interrupted
 from seedbench_r1.options import in_groups
 from seedbench_r1.types import to_json
-from trainers.config import GROUPS, TABLE, resolve_train_config
+from trainers.config import GROUPS, TABLE
+from trainers.resolve import resolve_train_config
 
 if TYPE_CHECKING:
     from trainers.metrics import StepMetrics

@@ -53,21 +53,25 @@ def header(planned: TrainPlan) -> list[str]:
     if config.rollouts == "vllm" and not config.importance_cap:
         lines.append(" the loss is not corrected for what vLLM's probabilities differ from the policy's")
     # Trained on silently, such rows teach the wrong answer; whether they are meant is for the user to say.
-    if odd := contradicting_rows(planned.rows):
+    if config.algo == "sft" and (odd := contradicting_rows(planned.rows)):
         lines.append(f" warning: {len(odd)} responses do not give their row's gold answer, e.g. {odd[0]}")
+    if planned.bad_rows:
+        lines.append(f" {len(planned.bad_rows)} rows left out that cannot be used, e.g. {planned.bad_rows[0]}")
     if planned.resume is not None:
         lines.append(f" continuing {planned.resume.folder}: {planned.done:,} of {planned.n_steps:,} steps done")
     return lines
 
 
 def print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
-    """The header, and the memory and time that the training will take."""
+    """The header, the memory and time that the training will take, and what --reward's functions said."""
     from trainers.estimate import estimate
+    from trainers.user_rewards import parse_rewards
 
     config = planned.config
     guess = estimate(config, planned.checkpoint, planned.questions_per_process, planned.world_size)
     if as_json:
         content: dict[str, Any] = {"schema": "sbr1.train-plan/1", "steps": planned.n_steps, "done": planned.done}
+        content |= {"rewards": planned.reward_trials} if planned.reward_trials else {}
         typer.echo(json.dumps(content | {"estimate": to_json(guess), "device_bytes": guess.device_bytes(config)}))
         return
     screen = console.out()
@@ -90,6 +94,9 @@ def print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     if config.rollouts == "vllm":
         share = f"{100 * config.gpu_memory_utilization:.0f} %"
         screen.print(f" vLLM needs its weights and cache to fit into {share} of the GPU, and these {share} to be free.")
+    for spec in parse_rewards(config.reward):
+        values = ", ".join(f"{label} {value:g}" for label, value in planned.reward_trials[spec.name].items())
+        screen.print(f" reward {spec.name}, weight {spec.weight:g}, on trial completions: {values}", soft_wrap=True)
     left = duration(guess.step_s * (planned.n_steps - planned.done))
     screen.print(
         f" estimated time on H100s, one per process: {duration(guess.step_s)} a step, {left} in all. By arithmetic, "
@@ -132,6 +139,8 @@ def print_result(
 def eval_command(planned: TrainPlan, result: TrainResult, given: Mapping[str, object], config_file: Path | None) -> str:
     """The line that evaluates what was trained, with the settings file, data, prompt and pixels of the training."""
     words = ["seedbench-r1", "eval", "--model", str(result.checkpoint)]
+    if planned.config.suite == "video-r1":
+        words += ["--suite", "transfer"]
     if config_file is not None:
         words += ["--config", str(config_file)]
     words += ["--data-root", str(planned.config.data)]

@@ -18,6 +18,7 @@ from seedbench_r1.errors import DataError
 from seedbench_r1.files import JsonObject, read_json_object, write_json
 from seedbench_r1.models.checkpoint import TRAINING
 from seedbench_r1.questions import file_sha256
+from seedbench_r1.rows import BadRows, read_rows
 from seedbench_r1.typed_json import finite, from_json, parse_json, shown
 from seedbench_r1.types import Question, to_json
 
@@ -207,15 +208,22 @@ def _training_file(config: JsonObject, digest: str) -> Path | None:
 
 
 def _row_keys(path: Path) -> set[tuple[str, str, str]]:
-    return {
-        (row.get("video_basename") or "", row.get("current_observation_basename") or "", row.get("task_goal") or "")
-        for row in read_lines(path)
-    }
+    # What the training has left out of the file, if it was told to, is left out here.
+    return {_row_key(row) for _, row in read_rows(path, BadRows(skip=True))}
+
+
+def _row_key(row: JsonObject) -> tuple[str, str, str]:
+    if "problem" in row:  # Video-R1's form, which knows no goals
+        name = str(row.get("path")).rpartition("/")[2]
+        media = (name, "") if row.get("data_type") == "video" else ("", name)
+        return *media, str(row["problem"])
+    return row.get("video_basename") or "", row.get("current_observation_basename") or "", row.get("task_goal") or ""
 
 
 def _key(question: Question) -> tuple[str, str, str]:
     video, image = ("" if path is None else path.name for path in (question.video, question.image))
-    return video, image, question.task_goal or ""
+    asked = question.text if question.source is not None and question.source.suite == "transfer" else ""
+    return video, image, question.task_goal or asked
 
 
 def _until(line: JsonObject, step: int | None) -> bool:

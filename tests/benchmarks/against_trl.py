@@ -66,13 +66,13 @@ def ours(folder: Path, rows: int, columns: int, length: int) -> str:
     from seedbench_r1.models.qwen_vl import prepare_inputs
     from seedbench_r1.types import Question, Request
     from trainers.checkpoints import TrainingState
-    from trainers.config import resolve_train_config
     from trainers.data import TrainingExample
     from trainers.grpo import grpo_step
     from trainers.optimizer import Optimizer
     from trainers.policy import load_policy
     from trainers.processes import Processes
     from trainers.reference import Reference
+    from trainers.resolve import resolve_train_config
     from trainers.rewards import Reward
     from trainers.samplers import open_sampler
     from trainers.shared_prefix import shared_prefix_attention

@@ -12,8 +12,8 @@ from seedbench_r1.demo.settings import CLIP, MEDIA, TRAINING, write_settings
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.parsing import parse_response
 from tests.trainers.toy import plan_and_train, policy_of
-from trainers.config import resolve_train_config
 from trainers.data import QuestionStream, StepData, read_rows
+from trainers.resolve import resolve_train_config
 from trainers.samplers import BuiltinSampler
 
 STEPS, ROWS, ASKED = 160, 640, 80  # consistency falls first, while accuracy rises; after 80 steps it may still be low

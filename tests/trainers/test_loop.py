@@ -25,10 +25,10 @@ from tests.trainers.launch import (
 )
 from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import list_checkpoints, read_training
-from trainers.config import resolve_train_config
 from trainers.data import QuestionStream, read_rows
 from trainers.loop import train
 from trainers.plan import plan_training
+from trainers.resolve import resolve_train_config
 
 SMALL = {"max_steps": 4, "num_generations": 4, "gradient_accumulation_steps": 2, "save_steps": 100}
 

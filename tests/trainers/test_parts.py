@@ -18,7 +18,7 @@ from seedbench_r1.questions import load_training_rows, training_question
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.rows import training_row, write_rows
 from tests.trainers.toy import policy_of, toy_config
-from trainers.config import TrainConfig, resolve_train_config, total_steps
+from trainers.config import TrainConfig, total_steps
 from trainers.data import QuestionStream, contradicting_rows, read_rows
 from trainers.estimate import _pinned, count_parameters, estimate
 from trainers.groups import GroupReport as Report
@@ -28,6 +28,7 @@ from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import plan_training
 from trainers.presets import PRESETS
 from trainers.processes import Processes
+from trainers.resolve import resolve_train_config
 
 
 def resolved(tmp_path: Path, **options) -> TrainConfig:
@@ -601,7 +602,7 @@ def test_a_large_model_is_not_trained_on_a_cpu_unasked(toy, tmp_path, monkeypatc
 def test_under_fsdp_every_question_has_media(toy, tmp_path, monkeypatch):
     rows = read_rows(toy_config(toy.raw, toy.data, tmp_path, "care"))
     bare = replace(rows[1], question=replace(rows[1].question, image=None, video=None))
-    monkeypatch.setattr("trainers.plan.read_rows", lambda config: [rows[0], bare, *rows[2:]])
+    monkeypatch.setattr("trainers.plan.read_rows", lambda config, bad: [rows[0], bare, *rows[2:]])
     assert plan_training(toy_config(toy.raw, toy.data, tmp_path, "care"), world_size=2).done == 0
     with pytest.raises(DataError, match=rf"{bare.question.question_id} has neither image nor clip.*--fsdp"):
         plan_training(toy_config(toy.raw, toy.data, tmp_path, "care", fsdp=True), world_size=2)

@@ -16,11 +16,12 @@ from seedbench_r1.prompts import build_prompt
 from seedbench_r1.questions import load_training_rows
 from seedbench_r1.types import Template
 from tests.rows import evaluation_row, write_rows
-from trainers.config import TrainConfig, resolve_train_config
+from trainers.config import TrainConfig
 from trainers.loop import TrainResult, train
 from trainers.plan import plan_training
 from trainers.policy import Policy, load_policy
 from trainers.processes import Processes
+from trainers.resolve import resolve_train_config
 
 TEMPLATE = Template(dict.fromkeys(("with_video", "without_video"), "{question} {options}"))
 GOLDS = "ABCD"

@@ -17,7 +17,8 @@ from seedbench_r1.judges.config import JUDGE_TABLE, resolve_judge_config
 from seedbench_r1.judges.probe_config import PROBE_TABLE, resolve_probe_config
 from seedbench_r1.prompts import load_template
 from tests.docs_tables import documents
-from trainers.config import TRAIN_TABLE, resolve_train_config
+from trainers.config import TRAIN_TABLE
+from trainers.resolve import resolve_train_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,7 +18,7 @@ from seedbench_r1.judges.config import resolve_judge_config
 from seedbench_r1.protocol import protocol_id
 from seedbench_r1.suites import find_suite, resolve
 from tests.command import cli
-from trainers.config import resolve_train_config
+from trainers.resolve import resolve_train_config
 
 
 def evaluation(**options):
@@ -82,7 +82,7 @@ def test_a_file_may_serve_two_backends(tmp_path):
         ({"algo": "sft", "num_generations": 4}, "--num-generations belongs to --algo grpo or --algo care"),
         ({"algo": "care", "lora_r": 8}, "--lora-r does nothing without --lora"),
         ({"algo": "care", "reference": "frozen", "ema_decay": 0.9}, "--ema-decay belongs to --reference ema"),
-        ({"algo": "care", "kl_on": "accurate"}, "--kl-on does nothing without --beta"),
+        ({"algo": "care", "kl_on": "accurate"}, "--kl-on accurate does nothing without a KL penalty. Fix: add --beta"),
         (
             {"algo": "care", "warmup_ratio": 1.0},
             "--warmup-ratio is 1.0, which is out of range: at least 0 and below 1.",

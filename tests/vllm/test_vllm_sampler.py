@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def config_of(tmp_path, **changes):
-    from trainers.config import resolve_train_config
+    from trainers.resolve import resolve_train_config
 
     options = {"algo": "grpo", "preset": "grpo-nokl", "model": str(tiny_checkpoint("qwen2_5_vl")), "device": "cpu"}
     options |= {"data": tmp_path, "out": tmp_path / "out", "rollouts": "vllm", "rollout_batch_size": MAX_IN_FLIGHT // 2}
