@@ -111,12 +111,12 @@ def answer_span(tokenizer: Decoder, completion_ids: Sequence[int]) -> tuple[int,
     if start >= end:
         return None
     # A token that holds both tag and answer, such as ">A", belongs to the span: it holds the answer's first character.
-    first = _first_reaching(tokenizer, ids, text, start + 1)
-    last = _first_reaching(tokenizer, ids, text, end)
+    first = first_reaching(tokenizer, ids, text, start + 1)
+    last = first_reaching(tokenizer, ids, text, end)
     return first, last + 1
 
 
-def _first_reaching(tokenizer: Decoder, ids: list[int], text: str, length: int) -> int:
+def first_reaching(tokenizer: Decoder, ids: list[int], text: str, length: int) -> int:
     """Index of the token with which the decoded prefix first holds `length` characters of `text`.
 
     Binary search over prefixes. A prefix that ends inside a character decodes to a replacement character, which is no

@@ -48,6 +48,7 @@ class RewardedGroup:
     bonus: Tensor
     reward: Tensor
     advantage: Tensor
+    regenerated: dict[int, str] = field(default_factory=dict)  # rollout -> its text with the answer by the reference
     own: dict[str, Tensor] = field(default_factory=dict)  # --reward's values by name, unweighted
     own_sum: Tensor | None = None  # the weighted sum of these, which is a part of the reward; None: there are none
     failed: int = 0  # of these values, how many are 0 because the function gave no number
@@ -86,6 +87,7 @@ class RolloutLine(TypedDict):
     bonus: float
     likelihood: float | None
     advantage: float
+    regenerated: NotRequired[str]  # with --bonus refgen: its thoughts and the answer that the reference has written
     rewards: NotRequired[dict[str, float]]  # with --reward only: by name, unweighted
 
 
@@ -140,6 +142,8 @@ def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:
         }
         for row, rollout in enumerate(rewarded.group.rollouts)
     ]
+    for row, text in rewarded.regenerated.items():
+        lines[row]["regenerated"] = text
     for row, line in enumerate(lines if rewarded.own else []):
         line["rewards"] = {name: float(values[row]) for name, values in rewarded.own.items()}
     return lines

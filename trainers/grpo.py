@@ -32,7 +32,7 @@ from trainers.policy import Policy
 from trainers.policy_passes import GroupNumbers, ScoredGroup, backward_groups, has_spread, kl_rollouts, plan_passes
 from trainers.processes import Processes
 from trainers.reference import Reference
-from trainers.regeneration import answer_prefix, regenerated_accuracy
+from trainers.regeneration import answer_prefix, regenerate, regenerated_accuracy
 from trainers.rewards import reward
 from trainers.samplers import Sampler
 from trainers.shared_prefix import group_logprobs
@@ -241,8 +241,10 @@ def with_bonus(policy: Policy, reference: Reference, base: RewardedGroup, config
         return compute_rewards(base, answer_likelihoods(policy, reference, base, config), config)
     if not base.needs_reference:
         return base
-    regenerated = regenerated_accuracy(policy, reference, base.group, config)
-    return _summed(replace(base, bonus=refgen_bonus(regenerated[None], weight=config.bonus_weight)[0]), config)
+    answers = regenerate(policy, reference, base.group, config)
+    bonus = refgen_bonus(regenerated_accuracy(base.group, answers, config)[None], weight=config.bonus_weight)[0]
+    texts = {row: rollout.text for row, rollout in answers.items()}
+    return _summed(replace(base, bonus=bonus, regenerated=texts), config)
 
 
 def compute_rewards(base: RewardedGroup, likelihood: Tensor, config: TrainConfig) -> RewardedGroup:

@@ -5,8 +5,9 @@ A rollout is consistent as far as the reference, given its thoughts, comes to a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from seedbench_r1.models.completions import completion_text
 from seedbench_r1.models.qwen_vl import ModelInputs
 from seedbench_r1.types import SamplingConfig
 from trainers.config import TrainConfig
+from trainers.consistency import first_reaching
 from trainers.groups import Group, Rollout
 from trainers.policy import Policy
 from trainers.reference import Reference
@@ -39,6 +41,24 @@ def answer_prefix(text: str) -> str | None:
     return text[:end] + space + _TAG
 
 
+def prefix_ids(tokenizer: Any, token_ids: Sequence[int]) -> list[int] | None:  # noqa: ANN401  # transformers'
+    """A rollout's own tokens as far as they are its answer_prefix, and new ones for the rest of that.
+
+    Its own, since the text made into tokens anew could become others, a vision token that it has only spelled among
+    them. Qwen's tokenizer has one for "><": the last of its own may hold the beginning of the tag.
+    """
+    ids = list(token_ids)
+    text: str = tokenizer.decode(ids)
+    prefix = answer_prefix(text)
+    if prefix is None:
+        return None
+    n = first_reaching(tokenizer, ids, text, text.rfind(_CLOSED) + len(_CLOSED)) + 1
+    if not prefix.startswith(tokenizer.decode(ids[:n])):
+        n -= 1
+    rest: list[int] = tokenizer(prefix[len(tokenizer.decode(ids[:n])) :], add_special_tokens=False)["input_ids"]
+    return ids[:n] + rest
+
+
 def continued(inputs: ModelInputs, token_ids: Sequence[int]) -> ModelInputs:
     """A prompt and what the assistant has written already. Text moves on by one on all axes."""
     start, n = len(inputs.input_ids) + inputs.delta, len(token_ids)
@@ -50,35 +70,32 @@ def continued(inputs: ModelInputs, token_ids: Sequence[int]) -> ModelInputs:
     )
 
 
-def regenerated_accuracy(policy: Policy, reference: Reference, group: Group, config: TrainConfig) -> Tensor:  # (G,)
-    """The accuracy reward of the answer that the reference writes, greedily, after each rollout's thoughts.
-
-    NaN where a rollout's thoughts have no end. Each rollout's prompt is prefilled anew, its vision included.
-    """
+def regenerated_accuracy(group: Group, answers: Mapping[int, Rollout], config: TrainConfig) -> Tensor:  # (G,)
+    """The accuracy reward of each rollout's regenerated answer; NaN where there is none."""
     accuracy = torch.full((len(group.rollouts),), torch.nan)
-    for row, rollout in regenerated(policy, reference, group, config):
+    for row, rollout in answers.items():
         accuracy[row] = reward(group.example.question, rollout, config.rewards).accuracy
     return accuracy
 
 
-def regenerated(
-    policy: Policy, reference: Reference, group: Group, config: TrainConfig
-) -> Iterator[tuple[int, Rollout]]:
-    """The rollouts whose thoughts have an end, by their places, with the reference's answers in place of their own."""
+def regenerate(policy: Policy, reference: Reference, group: Group, config: TrainConfig) -> dict[int, Rollout]:
+    """The rollouts whose thoughts have an end, by their places, with the reference's answers in place of their own.
+
+    Greedily; each rollout's prompt is prefilled anew, its vision included.
+    """
     processor, inputs = policy.processor, group.example.inputs
-    prefixes, prompts = dict[int, str](), list[Prompt]()
+    prefixes, prompts = dict[int, list[int]](), list[Prompt]()
     for row, rollout in enumerate(group.rollouts):
-        if (prefix := answer_prefix(rollout.text)) is None:
-            continue
-        after = continued(inputs, processor.tokenizer(prefix, add_special_tokens=False)["input_ids"])
-        if len(after.input_ids) < processor.context:
+        prefix = prefix_ids(processor.tokenizer, rollout.token_ids)
+        if prefix is not None and len(inputs.input_ids) + len(prefix) < processor.context:
             prefixes[row] = prefix
-            prompts.append(Prompt(str(row), after))
+            prompts.append(Prompt(str(row), continued(inputs, prefix)))
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=config.refgen_tokens)
-    size = config.group_chunk or len(group.rollouts)
+    size, found = config.group_chunk or len(group.rollouts), dict[int, Rollout]()
     with reference.model() as model:
         for start in range(0, len(prompts), size):
             for one in finite_only(model, decode(model, processor, prompts[start : start + size], sampling)):
                 row = int(one.question_id)
-                text = prefixes[row] + completion_text(processor.tokenizer, one.token_ids)
-                yield row, Rollout((), text, one.finish_reason, opened=group.rollouts[row].opened)
+                text = completion_text(processor.tokenizer, [*prefixes[row], *one.token_ids])
+                found[row] = Rollout((), text, one.finish_reason, opened=group.rollouts[row].opened)
+    return found

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -132,13 +133,17 @@ class UserRewards:
             raise ConfigError(f"--reward {spec.path}:{spec.function}: {said}. Nothing was trained.")
 
     def _run(self, job: Callable[..., object], arguments: tuple[object, ...], limit: float) -> _Outcome:
-        future = self._pool.schedule(_guarded, args=(job, arguments), timeout=limit)
         try:
-            result: _Outcome = future.result()
+            result: _Outcome = self._pool.schedule(_guarded, args=(job, arguments), timeout=limit).result()
         except FutureTimeoutError:
             return f"took longer than {limit:g} seconds", None
         except ProcessExpired as error:
             return f"ended its process (exit code {error.exitcode})", None
+        except BrokenProcessPool as error:
+            raise ConfigError(
+                "The process of --reward's functions does not stay alive. Fix: free memory; or, if a script called "
+                'train(), let it do so below `if __name__ == "__main__":`'
+            ) from error
         return result
 
 

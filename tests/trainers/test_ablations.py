@@ -20,10 +20,11 @@ from tests.trainers.test_steps import A, B, backward_group, config_of, group_of,
 from tests.trainers.toy import policy_of, toy_config
 from trainers import grpo
 from trainers.consistency import answer_likelihood, answer_span, consistency_bonus, refgen_bonus
+from trainers.groups import rollout_lines
 from trainers.loss import LossForm, loss_form, policy_loss, separate_kl_weights
 from trainers.optimizer import Optimizer
 from trainers.policy_passes import answer_tokens, kl_rollouts
-from trainers.regeneration import answer_prefix, continued, regenerated, regenerated_accuracy
+from trainers.regeneration import answer_prefix, continued, prefix_ids, regenerate, regenerated_accuracy
 from trainers.resolve import resolve_train_config
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
@@ -139,6 +140,54 @@ def test_what_the_reference_goes_on_from(text, prefix):
     assert answer_prefix(text) == prefix
 
 
+class Spelling:
+    """A tokenizer of given pieces, which makes a text into the longest of them, as a vision token that it spells."""
+
+    pieces = (
+        "<think>",
+        "so",
+        "</",
+        "think",
+        ">",
+        "><",
+        "answer",
+        "B",
+        "\n\n",
+        ">S",
+        "o B",
+        "<",
+        "|pad|>",
+        "<|pad|>",
+        "<answer",
+    )
+
+    def decode(self, ids):
+        return "".join(self.pieces[i] for i in ids)
+
+    def __call__(self, text, *, add_special_tokens):
+        ids = []
+        while text:
+            piece = max((p for p in self.pieces if text.startswith(p)), key=len)
+            ids, text = [*ids, self.pieces.index(piece)], text[len(piece) :]
+        return {"input_ids": ids}
+
+
+@pytest.mark.parametrize(
+    ("own", "prefix"),
+    [
+        (["<think>", "so", "</", "think", "><", "answer", ">", "B"], ["<think>", "so", "</", "think", "><", "answer"]),
+        (["<think>", "</", "think", ">", "\n\n", "<answer"], ["<think>", "</", "think", ">", "\n\n", "<answer"]),
+        (["<think>", "</", "think", ">S", "o B"], ["<think>", "</", "think", "><", "answer"]),  # ">S" tells too much
+        (["<think>", "<", "|pad|>", "</", "think", ">"], ["<think>", "<", "|pad|>", "</", "think", ">", "<answer"]),
+        (["<think>", "so"], None),
+    ],
+)
+def test_a_rollouts_own_tokens_are_kept(own, prefix):
+    tokenizer = Spelling()
+    found = prefix_ids(tokenizer, [tokenizer.pieces.index(piece) for piece in own])
+    assert (found if found is None else [tokenizer.pieces[i] for i in found]) == prefix
+
+
 def test_the_bonus_of_a_regenerated_answer():
     found = refgen_bonus(torch.tensor([[1.0, 0.0, 0.4, math.nan]]), weight=0.5)
     torch.testing.assert_close(found, torch.tensor([[0.5, 0.0, 0.2, 0.0]]))
@@ -184,9 +233,11 @@ def test_the_reference_answers_from_the_reasoning_whatever_the_policy_said(toy, 
     assert found.bonus.tolist() == [0.5, 0.0, 0.5, 0.0, 0.0]
     torch.testing.assert_close(found.reward, found.accuracy + found.format + found.bonus)
     chunked = dataclasses.replace(config, group_chunk=1)
-    assert regenerated_accuracy(policy, reference, group, chunked).isnan().tolist() == [False] * 4 + [True]
-    written = dict(regenerated(policy, reference, group, config))
-    assert written[3].text == "<think>so B</think><answer>B</answer>"
+    assert regenerated_accuracy(group, regenerate(policy, reference, group, chunked), config).isnan().tolist() == [
+        False
+    ] * 4 + [True]
+    written = [line.get("regenerated") for line in rollout_lines(found)]
+    assert written[3:] == ["<think>so B</think><answer>B</answer>", None]
     # Without thoughts that end there is nothing to ask.
     bare = grpo.base_rewards(policy, group_of(toy, policy, ["<answer>A</answer>", "B"]), config)
     assert not bare.needs_reference
@@ -198,11 +249,11 @@ def test_the_averages_weights_write_the_answer_and_not_the_policys(toy, lora):
     config = config_of(toy, bonus="refgen", refgen_tokens=8, lora=lora)
     policy = policy_of(config)  # noqa: F811
     reference, group = reference_of(policy), group_of(toy, policy, [A])
-    before = dict(regenerated(policy, reference, group, config))
+    before = regenerate(policy, reference, group, config)
     with torch.no_grad():  # the policy now writes something else
         for parameter in policy.trainable().values():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.5)
-    assert dict(regenerated(policy, reference, group, config)) == before
+    assert regenerate(policy, reference, group, config) == before
     prefix = answer_prefix(A)
     inputs = continued(group.example.inputs, policy.processor.tokenizer(prefix)["input_ids"])
     policy.model.train(False)

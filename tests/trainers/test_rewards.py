@@ -1,6 +1,7 @@
 """Rewards by kind: the evaluation's own, the authors' script's, and a user's own functions."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ from seedbench_r1.errors import ConfigError
 from seedbench_r1.kinds import parse, score
 from seedbench_r1.runs.training_snapshot import read_lines
 from seedbench_r1.types import Question
-from tests.trainers.launch import command
+from tests.trainers.launch import command, environment
 from tests.trainers.test_steps import A, B, config_of, group_of, policy, reference_of  # noqa: F401 - a fixture
 from tests.trainers.toy import plan_and_train, toy_config
 from tests.video_r1 import training_rows, write_training
@@ -300,3 +301,13 @@ def test_a_path_in_a_settings_file_begins_at_its_folder_and_prints_are_no_result
     out, err = capfd.readouterr()
     assert out == ""
     assert "heard" in err
+
+
+def test_a_script_without_its_guard_is_told_so(toy, tmp_path, functions):
+    script = tmp_path / "script.py"
+    options = {"algo": "care", "model": str(toy.raw), "data": str(toy.data), "out": str(tmp_path / "out")}
+    options |= {"device": "cpu", "max_steps": 1, "reward": [f"{functions}:right"]}
+    script.write_text(f"import seedbench_r1 as sb\nsb.train(**{options!r})\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 1
+    assert "The process of --reward's functions does not stay alive" in done.stderr
