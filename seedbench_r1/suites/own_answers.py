@@ -22,13 +22,14 @@ _INTEGER = re.compile(r"[+-]?\d{1,9}")
 
 def as_text(value: object) -> str | None:
     """A cell as the text of an answer, without the <answer> tag that some files put around it; None: no such cell."""
+    # Nearly all are plain texts.
+    if isinstance(value, str):
+        text = value.strip()
+        return (first_block(text, "answer") or text) if "<" in text else text
     # 3.0 is what pandas makes of 3 in a column with gaps.
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
-    if not isinstance(value, str | int | float):
-        return None
-    text = str(value).strip()
-    return first_block(text, "answer") or text
+    return str(value) if isinstance(value, int | float) else None
 
 
 def folded(text: str) -> str:
