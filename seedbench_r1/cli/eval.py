@@ -79,7 +79,7 @@ def carry_out(planned: Plan, *, quiet: bool) -> tuple[EvalResult, int]:
         draining_signals(engine.stop_message) as (stop, received),  # inside: Ray sets a handler of its own
         EvalProgress(planned, quiet=quiet) as progress,
     ):
-        result = run_plan(
-            planned, engine, stop=stop, observe=progress.observe, say=progress.say, opened=progress.opened
-        )
+        # Where nothing is shown, a million records need not be held for showing.
+        shown = {} if quiet else {"observe": progress.observe, "opened": progress.opened}
+        result = run_plan(planned, engine, stop=stop, say=progress.say, **shown)
     return result, received[0] if received else 0

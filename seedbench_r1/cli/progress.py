@@ -96,13 +96,13 @@ class EvalProgress:
 
     def opened(self, records: dict[str, RunRecord], pending: list[Question]) -> None:
         """Begin to show: the run is open, so that nothing is said of one that is refused."""
-        if self._quiet:
-            return
         # The bars begin where the last call ended.
         wanted = {question.question_id for question in self._plan.questions}
         self._records = {i: record for i, record in records.items() if i in wanted}
         self._pending = {question.question_id for question in pending}
         self._pace.restart(0)
+        if self._quiet:
+            return
         for line in self._header():
             self._console.print(line, soft_wrap=True)
         if console.is_live(self._console):
@@ -113,9 +113,6 @@ class EvalProgress:
 
     def observe(self, record: RunRecord) -> None:
         """Take note of a record that was just written."""
-        # Nothing is shown, so that a million records need not be held.
-        if self._quiet:
-            return
         with self._guard:
             self._records[record.question_id] = without_texts(record)
             self._pending.discard(record.question_id)
@@ -128,7 +125,7 @@ class EvalProgress:
                     self._cost = None
                 elif self._cost is not None and self._prices:
                     self._cost += token_cost(read, written, *self._prices)
-            if self._live is not None:
+            if self._quiet or self._live is not None:
                 return
             # In a log file a line now and then.
             if self._pace.speed_if_due(self._new, len(self._plan.questions)) is not None:
