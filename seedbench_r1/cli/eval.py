@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -80,6 +81,6 @@ def carry_out(planned: Plan, *, quiet: bool) -> tuple[EvalResult, int]:
         EvalProgress(planned, quiet=quiet) as progress,
     ):
         # Where nothing is shown, a million records need not be held for showing.
-        shown = {} if quiet else {"observe": progress.observe, "opened": progress.opened}
-        result = run_plan(planned, engine, stop=stop, say=progress.say, **shown)
+        run = functools.partial(run_plan, planned, engine, stop=stop, say=progress.say)
+        result = run() if quiet else run(observe=progress.observe, opened=progress.opened)
     return result, received[0] if received else 0
