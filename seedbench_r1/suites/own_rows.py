@@ -16,6 +16,7 @@ from typing import Any
 from seedbench_r1.columns import Columns, find_columns, kind_named, union
 from seedbench_r1.errors import DataError
 from seedbench_r1.kinds import read_number
+from seedbench_r1.media.layout import KINDS
 from seedbench_r1.row_files import form_of, read_any
 from seedbench_r1.rows import MOST_VALUES, BadRows, Interned, Place, RowReader
 from seedbench_r1.suites.own_answers import GoldCounts, agreed_letter, as_text, by_form, index_start
@@ -242,6 +243,11 @@ class OwnReader:
         options = _options(cells)
         kind = self._kind(cells, options)
         video, image = (self._media(cells, name) for name in ("video", "image"))
+        # One column of paths may hold both: the file's ending says what it is.
+        if video and not image and KINDS.get(video[1].suffix.lower()) == "images":
+            video, image = None, video
+        elif image and not video and KINDS.get(image[1].suffix.lower()) == "videos":
+            video, image = image, None
         shown = video or image
         if shown is None:
             names = " and ".join(columns.name(name) for name in ("video", "image") if columns.of(name))
