@@ -115,6 +115,9 @@ def _by_verdict(
             # Such answers are inconsistent by definition: labels on them would flatter every judge.
             if not record.answered or lacks_reasoning(record):
                 continue
+            # Of numbers and texts judges say nothing.
+            if run.questions[record.question_id].kind != "choice":
+                continue
             verdict = _asked(record, known)
             group = rest if verdict is None else yes if verdict.consistent else no
             group.append((run.path, judge_case(run, record)))

@@ -355,6 +355,7 @@ def test_one_column_may_hold_clips_and_pictures(tmp_path):
         row(2, video="b.PNG"),
         row(3, video=None, image="c.webm"),
         row(4, video="d", image="e"),
+        row(5, video=None, image="f.bmp"),
     ]
     questions = read(write(tmp_path / "q.jsonl", rows))
     assert [(q.video and q.video.name, q.image and q.image.name) for q in questions] == [
@@ -362,6 +363,7 @@ def test_one_column_may_hold_clips_and_pictures(tmp_path):
         (None, "b.PNG"),
         ("c.webm", None),
         ("d", "e"),
+        (None, "f.bmp"),
     ]
 
 
