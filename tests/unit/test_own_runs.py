@@ -205,7 +205,7 @@ def test_an_environment_for_the_benchmark_is_not_blamed(media, tmp_path):
 
 
 def test_sheets_for_labels_have_a_column_for_every_option(two_runs, tmp_path):
-    done = cli("judge", "calibrate", two_runs[0], "--n", 2, "--out", tmp_path / "s.csv", cwd=tmp_path)
+    done = cli("judge", "calibrate", two_runs[0], "--n", 8, "--out", tmp_path / "s.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "s.csv").open() as file:
         lines = {line["answer"]: line for line in csv.DictReader(file)}
