@@ -148,7 +148,7 @@ def pending_records(run: Run, known: dict[str, Verdict]) -> list[RunRecord]:
 
 
 def is_case(run: Run, record: RunRecord) -> bool:
-    """Whether a judge is asked: an answer to a choice, with reasoning. Others are decided by definition, or not at all."""
+    """Whether a judge is asked: an answer to a choice, with reasoning. Others have a verdict by definition or none."""
     choice = run.questions[record.question_id].kind == "choice"
     return choice and record.answered and not lacks_reasoning(record)
 
