@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,12 +123,17 @@ def write_json(path: Path, value: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name, fsync, rename: readers see the old file or the new one. Raises ResourceError."""
+    write_lines(path, (text,))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """As write_text, of texts that need not be in memory together; they bring their line ends."""
     with (
         writing(path),
         replacing(path) as temporary_path,
         temporary_path.open("w", encoding="utf-8", errors=_UNPAIRED) as stream,
     ):
-        stream.write(text)
+        stream.writelines(lines)
         stream.flush()
         # Without it a power cut can leave the new name with no content.
         os.fsync(stream.fileno())

@@ -14,7 +14,7 @@ from seedbench_r1.errors import DataError
 from seedbench_r1.typed_json import MOST_DEPTH, RepeatedKey, parse_json, refuse_deep, unique_keys
 
 _LETTERED = re.compile(r"\(?([A-Z])[.):](\s*)(.*)", re.DOTALL)
-_MOST_VALUES = 50_000  # remembered by Interned, so that a file of a million different ones costs nothing
+MOST_VALUES = 50_000  # remembered by Interned, so that a file of a million different ones costs nothing
 
 H = TypeVar("H", bound=Hashable)
 _LONGEST_NAME, _LONGEST_PATH = 255, 3000  # bytes; Linux takes 255 and, with the folders above, 4095
@@ -215,7 +215,7 @@ class Interned:
         self._values: dict[Hashable, Any] = {}
 
     def __call__(self, value: H) -> H:
-        if len(self._values) > _MOST_VALUES:
+        if len(self._values) > MOST_VALUES:
             self._values.clear()
         kept: H = self._values.setdefault(value, value)
         return kept

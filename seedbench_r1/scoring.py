@@ -10,6 +10,7 @@ from typing import Literal
 from seedbench_r1.kinds import parse, score
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.types import (
+    LETTERS,
     Failure,
     Generation,
     Media,
@@ -212,8 +213,8 @@ def lacks_reasoning(record: RunRecord) -> bool:
     return record.parsed is None or not record.parsed.reasoning or record.parsed.answer is None
 
 
-def reasoning_profile(records: Iterable[RunRecord]) -> ReasoningProfile:
-    """Length of the reasoning, and how often it is empty or nothing but a letter."""
+def reasoning_profile(records: Iterable[RunRecord], letters: Sequence[str] = LETTERS) -> ReasoningProfile:
+    """Length of the reasoning, and how often it is empty or nothing but a letter, one of `letters`."""
     texts = [record.parsed.reasoning or "" for record in records if record.parsed is not None]
     words = sorted(len(text.split()) for text in texts if text)
     # ~middle is the mirrored place: the same one for an odd count.
@@ -222,11 +223,11 @@ def reasoning_profile(records: Iterable[RunRecord]) -> ReasoningProfile:
     return ReasoningProfile(
         n=len(texts),
         empty=sum(not text for text in texts),
-        letter_only=sum(_is_a_letter(text) for text in texts),
+        letter_only=sum(_is_a_letter(text, letters) for text in texts),
         median_words=median,
     )
 
 
-def _is_a_letter(text: str) -> bool:
+def _is_a_letter(text: str, letters: Sequence[str]) -> bool:
     """True if all the text says is one option's letter. Longer texts say more and need no parsing."""
-    return len(text) <= _LONGEST_LETTER and parse_response(text).answer is not None
+    return len(text) <= _LONGEST_LETTER and parse_response(text, letters=letters).answer is not None

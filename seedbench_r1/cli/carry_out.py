@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def carry_out(
         draining_signals(engine.stop_message) as (stop, received),  # inside: Ray sets a handler of its own
         EvalProgress(planned, quiet=quiet) as progress,
     ):
-        result = run_plan(
-            planned, engine, stop=stop, observe=progress.observe, say=progress.say, opened=progress.opened
-        )
+        # Where nothing is shown, a million records need not be held for showing.
+        run = functools.partial(run_plan, planned, engine, stop=stop, say=progress.say)
+        result = run() if quiet else run(observe=progress.observe, opened=progress.opened)
     return result, received[0] if received else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from seedbench_r1.cli import eval_many, lmms_benchmarks
 from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import AsJson, ConfigFile, DryRun, Given, PrintConfig, Quiet, with_settings
-from seedbench_r1.config import GROUPS, TABLE
+from seedbench_r1.config import GROUPS, TABLE, EvalConfig
 from seedbench_r1.errors import ConfigError, SeedBenchError
 from seedbench_r1.options import in_groups
 
@@ -57,12 +58,19 @@ def evaluate_command(
     if resolved.suite == lmms_benchmarks.SUITE:
         lmms_benchmarks.run_benchmarks(resolved, command, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
-    with data_root_explained(given, config):
+    with _explained(resolved, given, config):
         planned = plan(resolved, command=command)
     if dry_run:
         results.print_dry_run(planned, as_json=as_json)
         return
     run_and_report(planned, as_json=as_json, quiet=quiet)
+
+
+def _explained(resolved: EvalConfig, given: Given, config: Path | None) -> AbstractContextManager[None]:
+    """Where the data root comes from, if it is to blame."""
+    # Own clips are below the file's folder unless told otherwise: no data root that was set for others is to blame.
+    own_folder = resolved.suite == "own" and not given.get("data_root")
+    return nullcontext() if own_folder else data_root_explained(given, config)
 
 
 def _models(given: Given, further: list[str]) -> list[str]:
@@ -91,7 +99,7 @@ def _evaluate_many(
         if resolved.engine != "local" or resolved.data_parallel > 1 or resolved.suite == lmms_benchmarks.SUITE:
             raise ConfigError("Several models are evaluated in this process: --engine local, one process. Fix: a loop.")
         try:
-            with data_root_explained(given, config):
+            with _explained(resolved, given, config):
                 plans.append((model, plan(resolved, command=command)))
         except SeedBenchError as error:
             plans.append((model, error))

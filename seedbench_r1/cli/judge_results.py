@@ -16,8 +16,8 @@ from leaderboards.stats import Proportion
 from seedbench_r1.cli import console
 from seedbench_r1.judges.run import failure_of, flip_rate
 from seedbench_r1.runs.directory import Run
-from seedbench_r1.scoring import reasoning_profile
-from seedbench_r1.types import Verdict
+from seedbench_r1.scoring import ReasoningProfile, reasoning_profile
+from seedbench_r1.types import LETTERS, Verdict
 
 LINE_EVERY_S = 5.0
 
@@ -105,7 +105,7 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     screen.print(" none: no reasoning or no answer, judged not consistent")
     if failures := [why for verdict in verdicts.values() if (why := failure_of(verdict)) is not None]:
         screen.print(f" {failure_message(failures)}", soft_wrap=True)
-    profile = reasoning_profile(run.records.values())
+    profile = _profile(run)
     median = "-" if math.isnan(profile.median_words) else f"{profile.median_words:.0f}"
     screen.print(
         f" reasoning: median {median} words, empty {profile.empty} of {profile.n}, "
@@ -121,6 +121,12 @@ def print_consistency(screen: Console, run: Run, judge_id: str, verdicts: dict[s
     screen.print(f" judge {judge_id}: {note}", soft_wrap=True)
 
 
+def _profile(run: Run) -> ReasoningProfile:
+    """With the letters that the run's questions have, of which benchmarks have four."""
+    letters = max((question.letters for question in run.questions.values()), key=len, default="")
+    return reasoning_profile(run.records.values(), letters or LETTERS)
+
+
 def failure_message(failures: Sequence[str]) -> str:
     """How many verdicts failed, and why; the commonest reason first."""
     counts = Counter(failures).most_common()
@@ -132,7 +138,7 @@ def failure_message(failures: Sequence[str]) -> str:
 def run_json(run: Run, judge_id: str, verdicts: dict[str, Verdict]) -> dict[str, object]:
     """The JSON object of --json: counts and fractions; null where there is no number."""
     flipped, voted = flip_rate(verdicts.values())
-    profile = reasoning_profile(run.records.values())
+    profile = _profile(run)
     return {
         "schema": "sbr1.judge/1",
         "run_dir": str(run.path),

@@ -13,6 +13,7 @@ from rich.text import Text
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
 from seedbench_r1.files import utc_now
+from seedbench_r1.runs.answers import without_texts
 from seedbench_r1.terminal import printable
 from seedbench_r1.types import Question, RunRecord
 
@@ -113,7 +114,7 @@ class EvalProgress:
     def observe(self, record: RunRecord) -> None:
         """Take note of a record that was just written."""
         with self._guard:
-            self._records[record.question_id] = record
+            self._records[record.question_id] = without_texts(record)
             self._pending.discard(record.question_id)
             self._new += 1
             new_tokens = record.generation.n_tokens or 0 if record.generation is not None else 0

@@ -13,7 +13,7 @@ from seedbench_r1.config import EvalConfig
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.families import FAMILIES
 from seedbench_r1.prompts import build_prompt, build_request
-from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.directory import Run, load_run, read_manifest
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.scoring import GROUP_OF, GroupSummary, RunSummary, by_domain
 from seedbench_r1.types import Media, Question, RunRecord, to_json
@@ -32,13 +32,21 @@ def print_config(config: EvalConfig) -> None:
 
 def print_result(planned: Plan, result: EvalResult) -> None:
     """The closing block: a table with intervals, and what to type next."""
-    run = load_run(planned.path)
+    run = _counted(planned)
     screen = console.out()
     print_summary(run, result.summary)
     screen.print(f" saved {planned.path / 'summary.json'}", soft_wrap=True)
     example = next(iter(run.records), None)
     if example is not None:
         screen.print(f" next: seedbench-r1 show {planned.path} --question {example}", soft_wrap=True)
+
+
+def _counted(planned: Plan) -> Run:
+    """The run for counting; its questions, where they are the plan's, are in memory once."""
+    manifest = read_manifest(planned.path)
+    same = manifest is not None and manifest.n_questions == len(planned.questions)
+    known = {question.question_id: question for question in planned.questions} if same else None
+    return load_run(planned.path, questions=known, texts=False)
 
 
 def print_summary(run: Run, summary: RunSummary) -> None:
@@ -117,7 +125,7 @@ def share_of(records: list[RunRecord]) -> Proportion:
 
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
-    run = load_run(planned.path)
+    run = _counted(planned)
     # Failures are listed whole: a script has no other way to learn which questions to look at.
     failures = [
         {"question_id": r.question_id, "kind": r.failure.kind, "message": r.failure.message}

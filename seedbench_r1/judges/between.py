@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from leaderboards.stats import Estimate, clustered_kappa, krippendorff_alpha
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.judges.run import is_case
 from seedbench_r1.runs.directory import Run
-from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import Verdict
 
 
@@ -67,7 +67,7 @@ def compare_judges(
     videos: list[str] = []
     for run, judges in zip(runs, verdicts, strict=True):
         for record in run.records.values():
-            if record.answered and not lacks_reasoning(record):
+            if is_case(run, record):
                 columns.append([_word(judges.get(judge, {}).get(record.question_id)) for judge in judge_ids])
                 videos.append(record.cluster)
     if not columns:

@@ -13,7 +13,7 @@ from string import ascii_uppercase
 from leaderboards.stats import Judged, interval
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.files import write_text
-from seedbench_r1.judges.run import JudgeCase, blinded_id, judge_case
+from seedbench_r1.judges.run import JudgeCase, blinded_id, is_case, judge_case
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import LETTERS, RunRecord, Verdict
@@ -112,8 +112,8 @@ def _by_verdict(
     rest: list[Case] = []
     for run, known in zip(runs, verdicts, strict=True):
         for record in run.records.values():
-            # Such answers are inconsistent by definition: labels on them would flatter every judge.
-            if not record.answered or lacks_reasoning(record):
+            # Others are inconsistent by definition, or not judged: labels on them would flatter every judge.
+            if not is_case(run, record):
                 continue
             verdict = _asked(record, known)
             group = rest if verdict is None else yes if verdict.consistent else no

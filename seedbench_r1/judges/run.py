@@ -147,6 +147,12 @@ def pending_records(run: Run, known: dict[str, Verdict]) -> list[RunRecord]:
     return [record for record in records if record.answered and not is_settled(known.get(record.question_id))]
 
 
+def is_case(run: Run, record: RunRecord) -> bool:
+    """Whether a judge is asked: an answer to a choice, with reasoning. Others have a verdict by definition or none."""
+    choice = run.questions[record.question_id].kind == "choice"
+    return choice and record.answered and not lacks_reasoning(record)
+
+
 def judge_case(run: Run, record: RunRecord) -> JudgeCase:
     """The case of a record that has reasoning and an answer. Raises ValueError if it has not."""
     question, parsed = run.questions[record.question_id], record.parsed

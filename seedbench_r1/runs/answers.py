@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from seedbench_r1.files import JsonObject
@@ -12,7 +13,7 @@ from seedbench_r1.kinds import LAW
 from seedbench_r1.runs.records import WITHOUT_IDENTITY, read_lines, record_from_json, run_identity
 from seedbench_r1.scoring import reread
 from seedbench_r1.typed_json import shown
-from seedbench_r1.types import Question, RunManifest, RunRecord
+from seedbench_r1.types import Outcome, ParsedResponse, Question, RunManifest, RunRecord, Score
 
 KNOWN_LAWS = ("1.1", "2.2", LAW)  # those that this version can tell from newer ones
 _NAME = re.compile(r"records(?:\.\d+-of-\d+)?\.jsonl")
@@ -33,7 +34,38 @@ def record_files(path: Path) -> list[Path]:
     return sorted(file for file in path.glob("records*.jsonl") if _NAME.fullmatch(file.name))
 
 
-def read_answers(path: Path, questions: Mapping[str, Question], manifest: RunManifest) -> Answers:
+def without_texts(record: RunRecord, question: Question | None = None) -> RunRecord:
+    """What counting needs of a record: who holds a million of them does without reasoning and answers in words.
+
+    question: the record's, whose names are then held once.
+    """
+    named = question or record
+    parsed, score = record.parsed, record.score
+    return RunRecord(
+        named.question_id,
+        named.split,
+        named.domain,
+        named.cluster,
+        None,
+        None if parsed is None else _parsed_alike(parsed.answer, parsed.format_ok),
+        None if score is None else _score_alike(score.outcome, score.credit, score.strict_credit),
+        record.failure,
+    )
+
+
+@lru_cache(maxsize=256)
+def _parsed_alike(answer: str | None, format_ok: bool) -> ParsedResponse:
+    return ParsedResponse(None, answer, "", format_ok)
+
+
+@lru_cache(maxsize=256)
+def _score_alike(outcome: Outcome, credit: float, strict_credit: float) -> Score:
+    return Score(outcome, credit, strict_credit)
+
+
+def read_answers(
+    path: Path, questions: Mapping[str, Question], manifest: RunManifest, *, texts: bool = True
+) -> Answers:
     """Read a run's records; every answer is read and scored anew from its text.
 
     An answer beats a failure; among answers, and among failures, the last line counts.
@@ -42,6 +74,7 @@ def read_answers(path: Path, questions: Mapping[str, Question], manifest: RunMan
         path: the run directory.
         questions: those of the run, by id.
         manifest: the run's, whose identity every record must carry, unless an earlier version wrote it.
+        texts: False: records without_texts.
 
     Raises:
         DataError: a line is no record, or belongs to another question or run; with its file and line.
@@ -71,7 +104,7 @@ def read_answers(path: Path, questions: Mapping[str, Question], manifest: RunMan
             # Of an earlier law, too, the same answer has the same score: else the gold letter has changed since.
             if not (_says(record, stored) if law == LAW else _scores_alike(record, stored)):
                 edited.add(record.question_id)
-        return record
+        return record if texts else without_texts(record, question)
 
     found.records = _counting(path, build)
     found.edited = sorted(edited)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from seedbench_r1.errors import DataError
+from seedbench_r1.files import write_lines
 from seedbench_r1.protocol import protocol_id
+from seedbench_r1.runs.records import question_line
 from seedbench_r1.typed_json import shown
 from seedbench_r1.types import Question, RunManifest
 
@@ -48,12 +51,29 @@ def doubts_of(path: Path, manifest: RunManifest) -> tuple[str, ...]:
             found.append(f"manifest.json: its settings are not those of protocol id {shown(manifest.protocol_id)}")
     if manifest.questions_sha256 is not None:
         file = path / "questions.jsonl"
-        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-        if questions_sha256(lines[: manifest.n_questions]) != manifest.questions_sha256:
+        if _first_lines_sha256(file, manifest.n_questions) != manifest.questions_sha256:
             found.append("questions.jsonl: it is not what was written with manifest.json")
     return tuple(found)
 
 
-def questions_sha256(lines: list[bytes]) -> str:
-    """Of the first lines of questions.jsonl: a run that grows only adds lines."""
-    return hashlib.sha256(b"".join(lines)).hexdigest()
+def _first_lines_sha256(file: Path, n: int) -> str:
+    digest = hashlib.sha256()
+    if file.exists():
+        with file.open("rb") as stream:
+            for line in islice(stream, n):
+                digest.update(line)
+    return digest.hexdigest()
+
+
+def write_questions(file: Path, questions: Iterable[Question]) -> str:
+    """Write questions.jsonl; sha256 of its lines, of which a run that grows only adds more. Raises ResourceError."""
+    digest = hashlib.sha256()
+
+    def lines() -> Iterator[str]:
+        for question in questions:
+            line = question_line(question)
+            digest.update(line.encode("utf-8", "backslashreplace"))
+            yield line
+
+    write_lines(file, lines())
+    return digest.hexdigest()

@@ -23,16 +23,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import AppendFile, make_folder, utc_now, write_error, write_json, write_text, writing
+from seedbench_r1.files import AppendFile, make_folder, utc_now, write_error, write_json, writing
 from seedbench_r1.models.fingerprint import weights_sha256
-from seedbench_r1.runs.answers import read_answers, record_files
-from seedbench_r1.runs.checks import check_sizes, doubts_of, questions_sha256
+from seedbench_r1.runs.answers import read_answers, record_files, without_texts
+from seedbench_r1.runs.checks import check_sizes, doubts_of, write_questions
 from seedbench_r1.runs.records import (
     SCHEMA,
     WITHOUT_IDENTITY,
     manifest_from_json,
     question_from_json,
-    question_line,
     read_lines,
     record_line,
     run_identity,
@@ -106,10 +105,11 @@ def _row(question: Question, record: RunRecord | None, verdict: Verdict | None) 
     return row | {"consistent": verdict and verdict.consistent}
 
 
-def load_run(path: Path, *, questions: dict[str, Question] | None = None) -> Run:
+def load_run(path: Path, *, questions: dict[str, Question] | None = None, texts: bool = True) -> Run:
     """Read a run directory of any suite, shards merged. Raises DataError if it is not one or is damaged.
 
     questions: what its questions.jsonl holds, where the caller has read the same lines in another run.
+    texts: False: records as answers.without_texts leaves them, for counting.
     """
     manifest = read_manifest(path)
     if manifest is None:
@@ -117,7 +117,7 @@ def load_run(path: Path, *, questions: dict[str, Question] | None = None) -> Run
     if questions is None:
         questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
     check_sizes(path, manifest, questions)
-    answers, doubts = read_answers(path, questions, manifest), doubts_of(path, manifest)
+    answers, doubts = read_answers(path, questions, manifest, texts=texts), doubts_of(path, manifest)
     return Run(path, manifest, questions, answers.records, answers.rescored, tuple(answers.edited), doubts)
 
 
@@ -152,7 +152,7 @@ class RunDir:
         self.questions = questions
         self._file = file
         self._identity = run_identity(manifest)
-        self._records = read_answers(path, questions, manifest).records
+        self._records = read_answers(path, questions, manifest, texts=False).records
 
     @classmethod
     def open(
@@ -198,7 +198,7 @@ class RunDir:
         self._file.close()
 
     def records(self) -> dict[str, RunRecord]:
-        """The record that counts for each question so far."""
+        """The record that counts for each question so far, without its texts: answers.without_texts."""
         return dict(self._records)
 
     def pending(
@@ -221,12 +221,12 @@ class RunDir:
         """Write one attempt: in the file when this returns, on the disk within a second. Raises ResourceError."""
         self._file.append(record_line(record, self._identity))
         if record.counts_over(self._records.get(record.question_id)):
-            self._records[record.question_id] = record
+            self._records[record.question_id] = without_texts(record)
 
     def refresh(self) -> None:
         """Read again what other shards have written meanwhile."""
         self._file.sync()
-        self._records = read_answers(self.path, self.questions, self.manifest).records
+        self._records = read_answers(self.path, self.questions, self.manifest, texts=False).records
 
     def event(self, kind: str, **fields: object) -> None:
         """One line in events.jsonl."""
@@ -326,11 +326,9 @@ def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> 
             f"{path} holds answers but no manifest.json: which model gave them is not known. Nothing was changed. "
             f"Fix: put the manifest back, --run-name NAME for another directory, or --fresh to set the answers aside."
         )
-    lines = [question_line(question) for question in wanted.values()]
     # The questions first: the old ones stand before the new, so that a kill in between leaves the old hash true.
-    write_text(path / "questions.jsonl", "".join(lines))
-    digest = questions_sha256([line.encode("utf-8", "backslashreplace") for line in lines])
-    manifest = dataclasses.replace(manifest, questions_sha256=digest, n_questions=len(lines))
+    digest = write_questions(path / "questions.jsonl", wanted.values())
+    manifest = dataclasses.replace(manifest, questions_sha256=digest, n_questions=len(wanted))
     write_json(path / "manifest.json", to_json(manifest))
     return manifest, wanted
 

@@ -22,13 +22,14 @@ _INTEGER = re.compile(r"[+-]?\d{1,9}")
 
 def as_text(value: object) -> str | None:
     """A cell as the text of an answer, without the <answer> tag that some files put around it; None: no such cell."""
+    # Nearly all are plain texts.
+    if isinstance(value, str):
+        text = value.strip()
+        return (first_block(text, "answer") or text) if "<" in text else text
     # 3.0 is what pandas makes of 3 in a column with gaps.
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
-    if not isinstance(value, str | int | float):
-        return None
-    text = str(value).strip()
-    return first_block(text, "answer") or text
+    return str(value) if isinstance(value, int | float) else None
 
 
 def folded(text: str) -> str:
@@ -61,18 +62,20 @@ def by_form(text: str, options: Sequence[str], start: int | None) -> dict[GoldFo
 class GoldCounts:
     """What a first reading finds in a column of answers to choices."""
 
-    numbers: int = 0  # from 0 to the number of options
+    numbers: int = 0  # that are an option's text, or lie from 0 to the number of options
     unexplained: int = 0  # of these, no option's text
     evidence: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})  # counted from -> rows that say so
     first: dict[int, Place] = field(default_factory=dict)  # the first of them
 
     def add(self, place: Place, text: str, options: Sequence[str], others: Sequence[str]) -> None:
         """others: the letters that other columns of the row name."""
-        if not _INTEGER.fullmatch(text) or not 0 <= int(text) <= len(options):
+        if not _INTEGER.fullmatch(text):
             return
-        value = int(text)
-        self.numbers += 1
-        self.unexplained += "text" not in by_form(text, options, None)
+        value, explained = int(text), "text" in by_form(text, options, None)
+        self.numbers += explained or 0 <= value <= len(options)
+        if explained or not 0 <= value <= len(options):
+            return
+        self.unexplained += 1
         places = [ascii_uppercase.index(letter) for letter in others]
         for start in (0, 1):
             # 0 is no place counted from 1, and of three options there is no third counted from 0.

@@ -9,15 +9,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from seedbench_r1.columns import Columns, find_columns, kind_named, union
 from seedbench_r1.errors import DataError
 from seedbench_r1.kinds import read_number
+from seedbench_r1.media.layout import KINDS
 from seedbench_r1.row_files import form_of, read_any
-from seedbench_r1.rows import BadRows, Interned, Place, RowReader
+from seedbench_r1.rows import MOST_VALUES, BadRows, Interned, Place, RowReader
 from seedbench_r1.suites.own_answers import GoldCounts, agreed_letter, as_text, by_form, index_start
 from seedbench_r1.types import DOMAINS, Kind, Question, Source
 
@@ -219,6 +220,7 @@ class OwnReader:
         self.path, self.reading, self.bad = path, reading, bad
         self._root = data_root
         self._interned = Interned()
+        self._places: dict[str, tuple[str, Path]] = {}  # of clips and images, as they are written
         self._seen: set[str] = set()
         self._n_repeated = 0
 
@@ -241,6 +243,11 @@ class OwnReader:
         options = _options(cells)
         kind = self._kind(cells, options)
         video, image = (self._media(cells, name) for name in ("video", "image"))
+        # One column of paths may hold both: the file's ending says what it is.
+        if video and not image and KINDS.get(video[1].suffix.lower()) == "images":
+            video, image = None, video
+        elif image and not video and KINDS.get(image[1].suffix.lower()) == "videos":
+            video, image = image, None
         shown = video or image
         if shown is None:
             names = " and ".join(columns.name(name) for name in ("video", "image") if columns.of(name))
@@ -257,7 +264,7 @@ class OwnReader:
             gold=self._gold(cells, kind, options),
             video=video[1] if video else None,
             image=image[1] if image else None,
-            cluster=interned(shown[0] if cluster is None else str(cluster)),
+            cluster=shown[0] if cluster is None else interned(str(cluster)),
             domain=None if domain is None else self._domain(cells, str(domain).strip()),
             kind=kind,
             source=Source(SUITE, interned(self.path.name), place[1]),
@@ -371,9 +378,10 @@ class OwnReader:
             return None
         if not isinstance(value, str) or _ADDRESS.match(value):
             raise cells.fail(f"{name} is {value!r}, expected the path of a file on this machine.")
-        path = cells.possible(name, value.strip(), "the path of a file")
-        return self._interned(str(path)), self._located(path)
-
-    def _located(self, path: PurePosixPath) -> Path:
         # Many questions may be asked of one clip.
-        return self._interned(self._root / path)
+        if value not in self._places:
+            path = cells.possible(name, value.strip(), "the path of a file")
+            if len(self._places) > MOST_VALUES:
+                self._places.clear()
+            self._places[value] = str(path), self._root / path
+        return self._places[value]

@@ -195,6 +195,27 @@ def test_another_column_decides_and_two_that_differ_are_refused(tmp_path):
     assert [q.gold for q in read(path, "gold=answer")] == ["B", "A", "B"]
 
 
+def test_one_odd_row_of_many_neither_turns_an_index_nor_a_kind(tmp_path):
+    """Named with its line, and left out if asked for; the others are read as if it were not there."""
+    rows = [row(n, answer=n % 3) for n in range(20_000)]
+    rows[12_344]["answer"] = 3
+    path = write(tmp_path / "q.jsonl", rows)
+    with pytest.raises(DataError, match=r"q\.jsonl:12345: answer is '3', expected a letter .* or an index from 0"):
+        read(path)
+    questions, bad = read_with_bad(path)
+    assert (len(questions), len(bad)) == (19_999, 1)
+    assert [q.gold for q in questions[:3]] == ["A", "B", "C"]
+
+
+def test_numbers_among_texts_of_options_are_texts(tmp_path):
+    """One number that is no option does not make indices of the others."""
+    rows = [row(n, options=["4", "5", "6"], answer=str(4 + n % 3)) for n in range(60)]
+    rows[30]["answer"] = "2"
+    questions, bad = read_with_bad(write(tmp_path / "q.jsonl", rows))
+    assert [q.gold for q in questions[:3]] == ["A", "B", "C"]
+    assert "q.jsonl:31: answer is '2', expected a letter from A to C, an option's text." in bad[0]
+
+
 def test_options_that_are_numbers_or_letters(tmp_path):
     numbers = [row(n, options=["4", "5", "6"], answer=gold) for n, gold in enumerate([4, 6, "5"])]
     assert "".join(q.gold for q in read(write(tmp_path / "q.jsonl", numbers))) == "ACB"
@@ -326,6 +347,24 @@ def test_paths_may_be_absolute_and_lead_out_of_the_folder(tmp_path):
     both, image = read(write(tmp_path / "f" / "q.jsonl", rows))
     assert (str(both.video), both.image) == ("/data/a.mp4", tmp_path / "f" / "../v.png")
     assert (image.video, image.cluster) == (None, "v.png")
+
+
+def test_one_column_may_hold_clips_and_pictures(tmp_path):
+    rows = [
+        row(1, video="a.mp4"),
+        row(2, video="b.PNG"),
+        row(3, video=None, image="c.webm"),
+        row(4, video="d", image="e"),
+        row(5, video=None, image="f.bmp"),
+    ]
+    questions = read(write(tmp_path / "q.jsonl", rows))
+    assert [(q.video and q.video.name, q.image and q.image.name) for q in questions] == [
+        ("a.mp4", None),
+        (None, "b.PNG"),
+        ("c.webm", None),
+        ("d", "e"),
+        (None, "f.bmp"),
+    ]
 
 
 def test_half_an_emoji_and_gaps_of_pandas(tmp_path):

@@ -186,6 +186,42 @@ def test_lmms_eval_is_refused(media, tmp_path):
     assert "--suite own does not run on --engine lmms-eval" in done.stderr
 
 
+def test_an_environment_for_the_benchmark_is_not_blamed(media, tmp_path):
+    questions = write(tmp_path / "q.jsonl", [row(1), row(2, answer="Z")])
+    command = [
+        "eval",
+        "--suite",
+        "own",
+        "--questions",
+        questions,
+        "--backend",
+        "fake",
+        "--model",
+        script(tmp_path, "m", {}),
+    ]
+    done = cli(*command, cwd=tmp_path, SBR1_DATA_ROOT=str(tmp_path))
+    assert done.returncode == 4
+    assert "SBR1_DATA_ROOT" not in done.stderr
+
+
+def test_sheets_for_labels_have_a_column_for_every_option(two_runs, tmp_path):
+    done = cli("judge", "calibrate", two_runs[0], "--n", 8, "--out", tmp_path / "s.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "s.csv").open() as file:
+        lines = {line["answer"]: line for line in csv.DictReader(file)}
+    assert list(lines["G"])[2:9] == list("ABCDEFG")
+    assert (lines["G"]["G"], lines["A"]["C"], lines["A"]["D"]) == ("thing G", "snow", "")
+
+
+def test_reasoning_that_is_nothing_but_a_letter_behind_d(media, tmp_path):
+    questions = write(tmp_path / "q.jsonl", [seven(1, "G"), seven(2, "A")])
+    model = tmp_path / "m.json"
+    model.write_text(json.dumps({"default": "<think>G</think><answer>G</answer>"}))
+    path = json.loads(evaluate(media, tmp_path, questions, model).stdout)["run_dir"]
+    judged = json.loads(cli("judge", path, "--json", cwd=tmp_path).stdout)
+    assert judged["reasoning"]["letter_only"] == 2
+
+
 # ---- data check
 
 
