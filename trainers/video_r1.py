@@ -17,8 +17,7 @@ from typing import NamedTuple, overload
 from seedbench_r1.errors import DataError
 from seedbench_r1.questions import TrainingRow
 from seedbench_r1.rows import BadRows, Interned, read_rows
-from seedbench_r1.suites.transfer import KIND_OF
-from seedbench_r1.suites.transfer import _RowReader as EvaluationRowReader
+from seedbench_r1.suites.transfer import KIND_OF, VideoR1RowReader
 from seedbench_r1.types import Kind, Question, Source
 
 SUITE = "video-r1"
@@ -140,7 +139,7 @@ def _nothing_to_free() -> Iterator[None]:
         gc.enable()
 
 
-class _RowReader(EvaluationRowReader):
+class _RowReader(VideoR1RowReader):
     """One row after the other: where, index and row are set for each."""
 
     def __init__(self, file: str, *, responses: bool) -> None:

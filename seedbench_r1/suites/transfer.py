@@ -120,7 +120,7 @@ def load_transfer_file(path: Path, data_root: Path, benchmark: str, bad: BadRows
     try:
         for (where, place), row in read_rows(path, bad):
             try:
-                question = _RowReader(where, path.name, place - 1, row).question(data_root, benchmark)
+                question = VideoR1RowReader(where, path.name, place - 1, row).question(data_root, benchmark)
             except DataError as error:
                 bad.refuse(error)
                 continue
@@ -136,7 +136,7 @@ def load_transfer_file(path: Path, data_root: Path, benchmark: str, bad: BadRows
     return questions
 
 
-class _RowReader(RowReader):
+class VideoR1RowReader(RowReader):
     """A row of Video-R1's evaluation files."""
 
     def __init__(self, where: str, file: str, index: int, row: dict[str, Any]) -> None:
