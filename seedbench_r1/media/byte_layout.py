@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 TS_SYNC = b"\x47"  # the first byte of a packet (ITU-T H.222.0, 2.4.3.2)
 TS_PACKETS = (188, 192, 204)  # bytes of a packet: plain, with a time code, with error correction
@@ -12,15 +13,59 @@ TS_PACKETS = (188, 192, 204)  # bytes of a packet: plain, with a time code, with
 def boxes(path: Path) -> Iterator[tuple[bytes, int]]:
     """Kinds of the outermost boxes of an MP4, and where each begins (ISO/IEC 14496-12, 4.2)."""
     with path.open("rb") as file:
-        at, end = 0, path.stat().st_size
-        while at + 8 <= end:
-            file.seek(at)
-            head = file.read(16)
-            size = int.from_bytes(head[:4], "big")
-            yield head[4:8], at
-            # 1: a longer size follows; 0: up to the end.
-            size = int.from_bytes(head[8:16], "big") if size == 1 else size or end - at
-            at += max(size, 8)
+        for kind, at, _, _ in _boxes_in(file, 0, path.stat().st_size):
+            yield kind, at
+
+
+def edit_rates(path: Path) -> set[float]:
+    """Speeds at which edit lists of an MP4's video tracks play them; 0: a picture stands (ISO/IEC 14496-12, 8.6.6).
+
+    FFmpeg, and so every reader here, plays all of them at 1.
+    """
+    rates: set[float] = set()
+    with path.open("rb") as file:
+        movies = _inside(file, [(0, path.stat().st_size)], b"moov")
+        for track in _inside(file, movies, b"trak"):
+            handlers = _inside(file, _inside(file, [track], b"mdia"), b"hdlr")
+            if any(_read(file, start + 8, 4) == b"vide" for start, _ in handlers):
+                for start, end in _inside(file, _inside(file, [track], b"edts"), b"elst"):
+                    rates |= _rates(_read(file, start, min(end - start, _LONGEST_LIST)))
+    return rates
+
+
+_LONGEST_LIST = 1 << 20  # bytes: some 87,000 edits
+
+
+def _rates(data: bytes) -> set[float]:
+    """Of the entries of an edit list: 16.16 fixed point, behind duration and media time."""
+    times = 16 if data[:1] == b"\x01" else 8
+    n = min(int.from_bytes(data[4:8], "big"), (len(data) - 8) // (times + 4))
+    places = (8 + i * (times + 4) + times for i in range(n))
+    return {int.from_bytes(data[at : at + 4], "big", signed=True) / 65536 for at in places}
+
+
+def _inside(file: BinaryIO, parents: list[tuple[int, int]], kind: bytes) -> list[tuple[int, int]]:
+    """Contents of the boxes of one kind right inside of others, as places of bytes."""
+    return [
+        (start, end) for low, high in parents for found, _, start, end in _boxes_in(file, low, high) if found == kind
+    ]
+
+
+def _boxes_in(file: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """Boxes from `at` to `end`: kind, where it begins, where its content begins and ends."""
+    while at + 8 <= end:
+        head = _read(file, at, 16)
+        size = int.from_bytes(head[:4], "big")
+        content = at + (16 if size == 1 else 8)
+        # 1: a longer size follows; 0: up to the end.
+        size = int.from_bytes(head[8:16], "big") if size == 1 else size or end - at
+        yield head[4:8], at, content, min(at + max(size, 8), end)
+        at += max(size, 8)
+
+
+def _read(file: BinaryIO, at: int, n_bytes: int) -> bytes:
+    file.seek(at)
+    return file.read(n_bytes)
 
 
 def tail(path: Path, n_bytes: int) -> bytes:

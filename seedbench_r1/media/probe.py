@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from seedbench_r1.media.byte_layout import boxes, declared_bytes, ends_within_a_packet, tail
+from seedbench_r1.media.byte_layout import boxes, declared_bytes, edit_rates, ends_within_a_packet, tail
 from seedbench_r1.media.container import MediaError, open_clip, packets_of, video_tracks
 from seedbench_r1.media.orientation import is_mirrored
 from seedbench_r1.media.packet_index import RESTARTS, SEEKABLE_CONTAINERS, is_restart
@@ -87,6 +87,7 @@ def probe_clip(path: Path) -> ClipInfo:
 
     try:
         scan = _scan(path)
+        _refuse_other_speeds(path, scan)
         _refuse_truncated(path, scan)
         _refuse_early_end(path, scan)
     # What the reader of transport streams says where it finds no packet any more.
@@ -289,6 +290,16 @@ def uneven_times(times: Sequence[float]) -> tuple[float, ...] | None:
 
 def _contradict(a: float, b: float, *, tolerance_s: float) -> bool:
     return abs(a - b) > max(tolerance_s, DISAGREEMENT * max(a, b))
+
+
+def _refuse_other_speeds(path: Path, scan: _Scan) -> None:
+    others = sorted(edit_rates(path) - {1.0}) if "mp4" in scan.container else []
+    if others:
+        listed = ", ".join(f"{rate:g}" for rate in others)
+        raise MediaError(
+            f"{path}: its edit list plays parts of it at another speed ({listed}), which no decoder here does: other "
+            f"frames than a player's would be shown. Encode it anew"
+        )
 
 
 def _refuse_truncated(path: Path, scan: _Scan) -> None:

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from seedbench_r1.data.status import verify
+from seedbench_r1.media.byte_layout import edit_rates
 from seedbench_r1.media.container import MediaError
 from seedbench_r1.media.frames import choose_frames, choose_frames_by_time, load_image, load_media
 from seedbench_r1.media.layout import MediaFolder
@@ -393,3 +394,16 @@ def _asks(number: int, path: Path) -> Question:
     is_image = path.suffix in (".png", ".jpg")
     files = {"video": None, "image": path} if is_image else {"video": path, "image": None}
     return Question(f"L1/{number}", "L1", "q", ("a", "b"), "A", cluster="v", **files)
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0x0002_0000, "2"), (0x0000_8000, "0.5"), (0, "0")])
+def test_an_edit_that_plays_at_another_speed_is_refused(tmp_path: Path, rate: int, said: str) -> None:
+    clip = make_clip(tmp_path / "a.mp4", n_frames=30)
+    data = bytearray(clip.read_bytes())
+    assert edit_rates(clip) == {1.0}
+    probe_clip(clip)  # as it is, it is sound
+    at = data.index(b"elst") + 4 + 8 + 8  # version, flags and number of entries; duration and media time of the first
+    data[at : at + 4] = rate.to_bytes(4, "big")
+    clip.write_bytes(data)
+    with pytest.raises(MediaError, match=rf"at another speed \({said}\).*Encode it anew"):
+        probe_clip(clip)
