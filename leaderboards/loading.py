@@ -165,7 +165,7 @@ def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     known[lines] = run.questions
     identity = run_identity(run.manifest)
     snapshot, problem = _snapshot(path)
-    return Loaded(run, load_verdicts(path, identity), snapshot, load_probes(path, identity), problem)
+    return Loaded(run, load_verdicts(path, identity), snapshot, load_probes(path, identity, run.questions), problem)
 
 
 def _snapshot(path: Path) -> tuple[TrainingSnapshot | None, str]:

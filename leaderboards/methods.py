@@ -10,6 +10,7 @@ from leaderboards.board import Board
 from leaderboards.draw.csv import LONG_SCHEMA, PREDICTIONS_SCHEMA, WIDE_SCHEMA
 from leaderboards.provenance import shareable
 from leaderboards.ranking import MEASURES
+from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import ALPHA, EXACT_CLUSTERS, FEW_CLUSTERS, SEED
 from seedbench_r1 import __version__
 from seedbench_r1.files import write_json
@@ -30,8 +31,8 @@ def methods(board: Board) -> list[str]:
         f"this board; CR1 variance); with fewer than {FEW_CLUSTERS} videos Student's t replaces the normal quantile.",
         "Differences are paired on the questions both runs have answered: CR1 t interval by video (if all videos agree "
         "or there is one only, the exact bounds of as many videos without another value); p from the cluster "
-        f"sign-flip test (9,999 draws, seed {SEED}; all patterns up to {EXACT_CLUSTERS} videos), refused below 95 % "
-        "shared questions.",
+        f"sign-flip test (9,999 draws, seed {SEED}; all patterns up to {EXACT_CLUSTERS} videos), refused where both "
+        "have answered fewer than 95 % of either run's questions.",
         f"Ranks and tiers follow from {board.metric}: Holm over all pairs of ranked runs, alpha {ALPHA}. Rank a-b: "
         "a - 1 runs are significantly better, and all but the first b significantly worse. A tier holds the runs not "
         "significantly worse than its first. Not overlap of intervals, which hides real differences.",
@@ -79,7 +80,7 @@ def methods_paragraph(board: Board) -> str:
     ranked = [group for group in board.protocols if group.ranked]
     frames = ", ".join(f"{group.protocol} ({group.protocol_id}, at most {group.frames} frames)" for group in ranked)
     parts = [
-        f"We asked {board.n_measured} models the questions of SEED-Bench-R1 ({listed}; {videos:,} source videos) with "
+        f"We asked {board.n_measured} models the questions of {board.title} ({listed}; {videos:,} source videos) with "
         f"seedbench-r1 {__version__}, protocol {frames}. Accuracy is the share of correct answers among all questions "
         "of a level; answers that could not be read or were cut off count as wrong. Intervals are 95 % Wilson "
         "intervals at the effective sample size of questions clustered by source video.",
@@ -99,12 +100,27 @@ def methods_paragraph(board: Board) -> str:
             f"A response without reasoning or without a readable answer counts as not consistent"
             f"{lack if missing else ''}. Sound accuracy is the share of responses that are right and consistent."
         )
-    parts.append(
-        "Differences are paired on the questions that both runs have a value for, with t intervals clustered by video "
-        "and p-values of a sign-flip test that flips whole videos (9,999 draws), adjusted by Holm's method over all "
-        "runs compared on a level."
-    )
+    parts += [_rates(row, board, level) for row in board.rows if level in row.accuracy]
+    if board.baseline is not None:
+        parts.append(
+            "Differences are paired on the questions that both runs have a value for, with t intervals clustered by "
+            "video and p-values of a sign-flip test that flips whole videos (9,999 draws), adjusted by Holm's method "
+            "over all runs compared on a level."
+        )
     return " ".join([*parts, *_found(board, level)])
+
+
+def _rates(row: LeaderboardRow, board: Board, level: str) -> str:
+    """A run's own numbers on the board's level."""
+    judged = row.judge_id is not None and row.judge_id == board.judge_id
+    cells = {"accuracy": row.accuracy, "consistency": row.consistency, "sound accuracy": row.sound}
+    told = [
+        f"{word} {100 * found[level].value:.1f} [{100 * found[level].lo:.1f}, {100 * found[level].hi:.1f}] %"
+        for word, found in cells.items()
+        if level in found and (judged or word == "accuracy")
+    ]
+    picked = f" (picked as the best of {row.selected_from_k})" if (row.selected_from_k or 1) > 1 else ""
+    return f"{row.model}{picked} on {level}: {', '.join(told)}."
 
 
 def _found(board: Board, level: str) -> list[str]:

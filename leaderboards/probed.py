@@ -30,7 +30,7 @@ class ProbeRate:
     chance: float  # what an answer drawn at random would give: the mean of 1 / options
     no_reasoning: int  # answers that could not be probed: no reasoning, or no answer that could be read
     missing: int  # answers with reasoning and without a result
-    rewritten: int  # of the results, those whose reasoning no rollout gave
+    sources: dict[str, Proportion]  # of exchanged reasoning: "rollout" and "rewritten", which are two interventions
 
     @property
     def overall(self) -> Proportion:
@@ -51,7 +51,7 @@ class ProbeDifference:
     lo: float  # paired, clustered by video
     hi: float
     n: int
-    p: float  # cluster sign-flip test
+    p: float | None  # cluster sign-flip test; None: refused, below 95 % of the answers of either that could be probed
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,11 @@ def has_outcome(result: ProbeResult) -> bool:
     return result.after is not None or result.note == NO_OPTION
 
 
+def source_of(result: ProbeResult) -> str:
+    """Where exchanged reasoning is from: "rollout" or "rewritten"; "" where none is exchanged."""
+    return result.note.partition(" ")[0] if result.target is not None else ""
+
+
 def probe_rate(run: Run, probe_id: str, results: Results) -> ProbeRate | None:
     """The probe's rate; None for no result at all."""
     kind = kind_of(probe_id)
@@ -107,18 +112,26 @@ def probe_rate(run: Run, probe_id: str, results: Results) -> ProbeRate | None:
         chance=float(np.mean([1 / len(run.questions[i].options) for i in ids])),
         no_reasoning=lacking,
         missing=len(answered) - lacking - len(valued),
-        rewritten=sum(result.note == "rewritten" for i, result in results.items() if i in valued),
+        sources={
+            name: stats.interval([valued[i] for i in some], [run.questions[i].cluster for i in some])
+            for name in ("rollout", "rewritten")
+            if (some := [i for i in ids if source_of(results[i]) == name])
+        },
     )
 
 
 def probe_difference(first: tuple[Run, Results], second: tuple[Run, Results], probe_id: str) -> ProbeDifference | None:
-    """first - second on the questions for which both have a result; None if there are none."""
+    """first - second on the questions for which both have a result; None if there are none.
+
+    Of exchanged reasoning on those where both got it from the same source: a rewritten conclusion is followed less.
+    """
     (run, ours), (other, theirs) = first, second
     kind = kind_of(probe_id)
     ids = [
         i
         for i in run.questions
         if i in other.questions and i in ours and i in theirs and has_outcome(ours[i]) and has_outcome(theirs[i])
+        if source_of(ours[i]) == source_of(theirs[i])
     ]
     if not ids:
         return None
@@ -128,7 +141,14 @@ def probe_difference(first: tuple[Run, Results], second: tuple[Run, Results], pr
     clusters = [run.questions[i].cluster for i in ids]
     found = stats.paired_interval(differences, clusters)
     lo, hi = (float(end) for end in np.clip((found.lo, found.hi), -1.0, 1.0))
-    return ProbeDifference(found.mean, lo, hi, len(ids), stats.sign_flip_test(differences, clusters))
+    enough = all(len(ids) >= MOSTLY * n for n in (_probable(run), _probable(other))) or kind.name == "swapped"
+    p = stats.sign_flip_test(differences, clusters) if enough else None
+    return ProbeDifference(found.mean, lo, hi, len(ids), p)
+
+
+def _probable(run: Run) -> int:
+    """Answers that can be probed."""
+    return sum(record.answered and not lacks_reasoning(record) for record in run.records.values())
 
 
 def probe_agreement(run: Run, probe_id: str, results: Results, verdicts: Mapping[str, Verdict]) -> ProbeAgreement:

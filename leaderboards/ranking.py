@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +107,13 @@ def level_tests(
         if common.sum() < SHARED * max(int((valued & group).sum()) for _, valued in pairs):
             return None
         found = stats.pairwise_tests(np.stack([hits[common] for hits, _ in pairs]), bank.video[common])
+        if metric.measure != "accuracy":
+            judged = group & bank.choice
+            for i, j in itertools.combinations(range(len(compared)), 2):
+                # What missing verdicts could turn round tells no two runs apart, whatever the others say.
+                if _is_open(metric, compared[i], compared[j], judged):
+                    for p in (found.p, found.p_adjusted):
+                        p[i, j] = p[j, i] = 1.0
         # Rows that are not compared keep their nan.
         places = [all_ids.index(measured.run_id) for measured in compared]
         grid = np.ix_(places, places)
@@ -215,6 +223,8 @@ def compare(
     """
     metric = Metric("", measure)
     (ours, valued), (theirs, also) = metric.values(first), metric.values(second)
+    # Questions without options are shown to no judge, and lack no verdict.
+    group = group if measure == "accuracy" else group & bank.choice
     answered = first.outcomes.responded & second.outcomes.responded & group
     common = answered & valued & also
     n = int(common.sum())
@@ -229,9 +239,7 @@ def compare(
         p = stats.sign_flip_test(differences, bank.video[common])
     # A t interval may leave the range that a difference of shares cannot.
     lo, hi = (float(end) for end in np.clip((interval.lo, interval.hi), -1.0, 1.0))
-    # Every missing verdict against the first and for the second, and the other way round.
-    least = float((ours[answered].astype(np.float64) - metric.could_be(second)[answered]).mean())
-    most = float((metric.could_be(first)[answered].astype(np.float64) - theirs[answered]).mean())
+    least, most = _bounds(metric, first, second, answered)
     return Delta(
         *(interval.mean, lo, hi, interval.se, n, interval.n_clusters, p),
         p_adjusted=None,
@@ -239,3 +247,19 @@ def compare(
         bound_lo=least,
         bound_hi=most,
     )
+
+
+def _bounds(metric: Metric, first: Measured, second: Measured, answered: Bools) -> tuple[float, float]:
+    """first - second with every missing verdict against the first and for the second, and the other way round."""
+    (ours, _), (theirs, _) = metric.values(first), metric.values(second)
+    least = float((ours[answered].astype(np.float64) - metric.could_be(second)[answered]).mean())
+    return least, float((metric.could_be(first)[answered].astype(np.float64) - theirs[answered]).mean())
+
+
+def _is_open(metric: Metric, first: Measured, second: Measured, group: Bools) -> bool:
+    """Whether missing verdicts could turn the difference of two runs round."""
+    answered = first.outcomes.responded & second.outcomes.responded & group
+    if not (answered & ~(first.outcomes.judged & second.outcomes.judged)).any():
+        return False
+    least, most = _bounds(metric, first, second, answered)
+    return least <= 0 <= most

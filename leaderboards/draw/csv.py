@@ -42,6 +42,7 @@ _OF_LEVELS = re.compile(r"(?:[dp]_)?l[123](?:_.*)?|gap_.*")
 LONG_COLUMNS = (
     *("run_id", "level", "domain", "metric", "value", "lo", "hi", "se", "n", "n_clusters", "deff", "ci_method"),
     *("baseline", "diff", "diff_lo", "diff_hi", "p", "p_adj", "test", "source", "diff_min", "diff_max"),
+    "diff_n",
 )
 PREDICTION_COLUMNS = (
     *("run_id", "sample_id", "level", "domain", "video_id", "gold", "pred", "correct", "consistent", "status"),
@@ -199,6 +200,7 @@ def _long_delta(row: LeaderboardRow, metric: str, name: str, baseline: str | Non
         "test": REFUSED if delta.p is None else test,
         "diff_min": exact(delta.bound_lo) if delta.missing else "",
         "diff_max": exact(delta.bound_hi) if delta.missing else "",
+        "diff_n": str(delta.n),
     }
 
 
@@ -310,6 +312,7 @@ def _difference_columns(measure: str, group: str, name: str | None = None) -> di
         f"p_{name}_holm": of(lambda delta: p_value(delta.p_adjusted)),
         f"d_{name}_min": of(lambda delta: percent(delta.bound_lo) if delta.missing else ""),
         f"d_{name}_max": of(lambda delta: percent(delta.bound_hi) if delta.missing else ""),
+        f"d_{name}_n": of(lambda delta: str(delta.n)),
     }
 
 

@@ -9,7 +9,7 @@ from leaderboards.board import Board
 from leaderboards.draw.numbers import DASH, interval_text, p_text, percent, points
 from leaderboards.probed import ALL, ProbeDifference, ProbeRate, probe_difference, probe_rate
 from leaderboards.stats import Proportion
-from seedbench_r1.runs.probes import RELIABLE
+from seedbench_r1.runs.probes import RELIABLE, agreement_of, is_exploratory
 from seedbench_r1.types import LEVELS
 
 
@@ -58,17 +58,23 @@ def _table(board: Board, probe_id: str) -> ProbeTable | None:
             rates[run_id] = rate
     if not rates:
         return None
-    deltas = _differences(board, probe_id, list(rates))
-    adjusted = dict(zip(deltas, stats.holm([delta.p for delta in deltas.values()]), strict=True))
+    deltas = _differences(board, probe_id, rates)
+    tested = {run_id: delta.p for run_id, delta in deltas.items() if delta.p is not None}
+    adjusted = dict(zip(tested, stats.holm(list(tested.values())), strict=True))
     first = next(iter(rates.values()))
     levels = tuple(level for level in LEVELS if any(level in rate.levels for rate in rates.values()))
-    weak = f"{first.kind.agreement:.2f} balanced accuracy where the truth is known, below {RELIABLE}"
+    known = agreement_of(probe_id)
+    weak = (
+        "not measured where the truth is known"
+        if known is None
+        else f"{known:.2f} balanced accuracy where the truth is known, below {RELIABLE}"
+    )
     return ProbeTable(
         probe_id=probe_id,
         title=first.kind.rate,
         shows=first.kind.shows,
         shows_not=first.kind.shows_not,
-        exploratory=weak if first.kind.exploratory else "",
+        exploratory=weak if is_exploratory(probe_id) else "",
         chance=percent(first.chance),
         levels=levels if ALL in first.levels else (),
         rows=tuple(
@@ -78,16 +84,18 @@ def _table(board: Board, probe_id: str) -> ProbeTable | None:
     )
 
 
-def _differences(board: Board, probe_id: str, run_ids: list[str]) -> dict[str, ProbeDifference]:
+def _differences(board: Board, probe_id: str, rates: dict[str, ProbeRate]) -> dict[str, ProbeDifference]:
     """From the baseline, of runs of its protocol, on the answers that both have a result for."""
-    if board.baseline is None or board.baseline not in run_ids:
+    if board.baseline is None or board.baseline not in rates:
         return {}
     base = board.measured[board.baseline]
     found = {}
-    for run_id in run_ids:
+    for run_id in rates:
         measured = board.measured[run_id]
         same = board.row(run_id).protocol_id == board.row(board.baseline).protocol_id
-        if run_id == board.baseline or not (same or board.force_mixed):
+        # Of a run without reasoning there is no rate, and no difference.
+        silent = rates[run_id].says_nothing or rates[board.baseline].says_nothing
+        if run_id == board.baseline or silent or not (same or board.force_mixed):
             continue
         pair = (measured.run, measured.probes[probe_id]), (base.run, base.probes[probe_id])
         if (delta := probe_difference(*pair, probe_id)) is not None:
@@ -105,11 +113,18 @@ def _row(
 ) -> ProbeRow:
     notes = [f"{rate.no_reasoning:,} answers without reasoning or a readable answer"] if rate.no_reasoning else []
     notes += [f"{rate.missing:,} without a result"] if rate.missing else []
-    notes += [f"{rate.rewritten:,} by a conclusion rewritten by rule"] if rate.rewritten else []
+    notes += [
+        f"{value.k:,} of {value.n:,} by {'a rollout' if source == 'rollout' else 'a conclusion rewritten by rule'}"
+        for source, value in rate.sources.items()
+    ]
     place = next(i for i, row in enumerate(board.rows) if row.run_id == run_id)
-    if delta is not None and p_adjusted is not None:
-        notes.append(f"n = {delta.n:,}, p {p_text(p_adjusted)} (Holm)")
-    stars = "" if p_adjusted is None else "*" * sum(p_adjusted < limit for limit in (0.05, 0.01, 0.001))
+    if delta is not None:
+        tested = "not tested: too few shared" if p_adjusted is None else f"p {p_text(p_adjusted)} (Holm)"
+        same = ", of the same source in both" if rate.sources else ""
+        notes.append(f"difference on n = {delta.n:,}{same}, {tested}")
+    # Never on a checkpoint that its own score has picked.
+    starred = p_adjusted is not None and (board.rows[place].selected_from_k or 1) == 1
+    stars = "*" * sum(p_adjusted < limit for limit in (0.05, 0.01, 0.001)) if starred and p_adjusted is not None else ""
     return ProbeRow(
         place=place,
         name=board.rows[place].model,

@@ -76,6 +76,14 @@ def _print_reasoning(board: Board) -> None:
     screen.print("\n", table, sep="", end="")
     screen.print(" sound: right, and the reasoning supports the answer")
     for row in judged:
+        told = [
+            f"{measure} {_points(delta, row.stars(level, measure))}, {_p_text(delta)}"
+            for measure in ("consistency", "sound")
+            if (delta := row.delta(measure, level)) is not None
+        ]
+        if told:
+            screen.print(f" {row.run_id} - {board.baseline}: {'; '.join(told)}", soft_wrap=True)
+    for row in judged:
         if bounds := row.verdict_bounds.get(level):
             without = bounds.n - bounds.answered
             screen.print(
@@ -103,6 +111,12 @@ def _difference(board: Board, row: LeaderboardRow, metric: Metric) -> str:
     if row.run_id == board.baseline:
         return "baseline"
     return "-" if delta is None else _points(delta, row.stars(metric.level, metric.measure))
+
+
+def _p_text(delta: Delta) -> str:
+    if delta.p_adjusted is None:
+        return "no test"
+    return "p < 0.001" if delta.p_adjusted < 0.001 else f"p {delta.p_adjusted:.3f}"
 
 
 def _points(delta: Delta, stars: str) -> str:

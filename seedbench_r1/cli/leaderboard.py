@@ -106,6 +106,7 @@ def diff_command(
     second: Annotated[Path, typer.Argument(metavar="B", help="Run directory.", show_default=False)],
     *,
     listed: Annotated[bool, typer.Option("--list", help="Also the questions that only one has right.")] = False,
+    judge: Annotated[str | None, typer.Option(help="Judge id. Default: the one that judged most.")] = None,
     as_json: PlainJson = False,
 ) -> None:
     """Compare two runs on the questions both have answered: counts, difference A - B, tests."""
@@ -117,7 +118,7 @@ def diff_command(
     if first.resolve() == second.resolve():
         raise ConfigError(f"{first} and {second} are the same directory.")
     # Two runs that were named are compared whatever their protocols; a warning says so.
-    board = build_board([first, second], baseline=None, include_published=False, force_mixed=True)
+    board = build_board([first, second], judge=judge, include_published=False, force_mixed=True)
     if board.left_out:
         raise DataError("\n".join(f"{item.path} cannot be compared: {item.reason}" for item in board.left_out))
     # run_ids may differ from the folders' names where these collide.

@@ -18,6 +18,7 @@ from seedbench_r1.errors import ConfigError, DataError, IncompleteRun, Interrupt
 from seedbench_r1.judges.probe_config import GROUPS, TABLE, resolve_probe_config
 from seedbench_r1.options import in_groups
 from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.verdicts import load_verdicts
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _probe_one(
 
 def _verdicts(run: Run, judge_id: str) -> dict[str, Verdict]:
     """That judge's verdicts on a run. Raises ConfigError if there are none."""
-    known = load_verdicts(run.path)
+    known = load_verdicts(run.path, run_identity(run.manifest))
     if judge_id not in known:
         listed = ", ".join(sorted(known)) or "none; run `judge` first"
         raise ConfigError(

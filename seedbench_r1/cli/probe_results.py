@@ -12,7 +12,7 @@ from leaderboards.probed import ProbeAgreement, ProbeRate, Results, probe_differ
 from leaderboards.stats import Proportion
 from seedbench_r1.cli import console
 from seedbench_r1.runs.directory import Run
-from seedbench_r1.runs.probes import RELIABLE, ProbeResult
+from seedbench_r1.runs.probes import RELIABLE, ProbeResult, is_exploratory
 
 LINE_EVERY_S = 5.0
 
@@ -49,7 +49,7 @@ def print_probes(screen: Console, run: Run, results: Mapping[str, Results]) -> N
     table = console.table(["probe"], ("n", "% [95 %]", "L1", "L2", "L3", "chance"), padding=(0, 1, 0, 0))
     for rate in rates:
         shown = [_cell(rate, rate.overall), *(_short(rate, rate.levels.get(level)) for level in ("L1", "L2", "L3"))]
-        mark = " (exploratory)" if rate.kind.exploratory else ""
+        mark = " (exploratory)" if is_exploratory(rate.probe_id) else ""
         table.add_row(rate.kind.name + mark, str(rate.overall.n), *shown, f"{100 * rate.chance:.0f}")
     if rates:
         screen.print(table)
@@ -59,11 +59,10 @@ def print_probes(screen: Console, run: Run, results: Mapping[str, Results]) -> N
     for rate in rates:
         screen.print(f" {rate.probe_id}: {rate.kind.rate}.", soft_wrap=False)
         screen.print(f"   {rate.kind.shows} {rate.kind.shows_not}", soft_wrap=False)
-        if rate.rewritten:
-            screen.print(
-                f"   Of {rate.overall.n}, {rate.rewritten} by a rewritten conclusion, the others by a rollout."
-            )
-    if any(rate.kind.exploratory for rate in rates):
+        for source, value in rate.sources.items():
+            name = "from a rollout" if source == "rollout" else "rewritten by rule"
+            screen.print(f"   Reasoning {name}: {value.k} of {value.n}, {_cell(rate, value)} %.")
+    if any(is_exploratory(rate.probe_id) for rate in rates):
         screen.print(
             f" exploratory: below {RELIABLE} balanced accuracy against the truth where it is known (docs/miniature.md)"
         )
@@ -85,12 +84,16 @@ def print_differences(screen: Console, runs: Sequence[Run], results: Sequence[Ma
             delta = probe_difference((run, found[probe_id]), (runs[0], results[0][probe_id]), probe_id)
             if delta is not None:
                 text = f"{100 * delta.value:+.1f} [{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}]"
-                p = "< 0.001" if delta.p < 0.001 else f"{delta.p:.3f}"
+                p = "no test" if delta.p is None else "< 0.001" if delta.p < 0.001 else f"{delta.p:.3f}"
                 table.add_row(run.path.name, probe_id.partition("/")[0], str(delta.n), text, p)
     if table.row_count:
         screen.print(f"\nagainst {runs[0].path.name}, on the answers that both have a result for", soft_wrap=True)
         screen.print(table)
-        screen.print(" p: cluster sign-flip test, not adjusted for the number of probes")
+        screen.print(
+            " p: cluster sign-flip test, not adjusted; no test below 95 % of the answers that can be probed. Exchanged "
+            "reasoning is compared where both got it from the same source.",
+            soft_wrap=False,
+        )
 
 
 def probes_json(run: Run, results: Mapping[str, Results]) -> dict[str, object]:
@@ -101,11 +104,11 @@ def probes_json(run: Run, results: Mapping[str, Results]) -> dict[str, object]:
         "probes": {
             rate.probe_id: {
                 "rate": rate.kind.rate,
-                "exploratory": rate.kind.exploratory,
+                "exploratory": is_exploratory(rate.probe_id),
                 "chance": round(rate.chance, 6),
                 "no_reasoning": rate.no_reasoning,
                 "missing": rate.missing,
-                "rewritten": rate.rewritten,
+                "sources": {name: {"n": value.n, "k": value.k} for name, value in rate.sources.items()},
                 "levels": {}
                 if rate.says_nothing
                 else {

@@ -33,13 +33,22 @@ def until_answer(text: str) -> str:
 
 
 def with_reasoning(text: str, reasoning: str) -> str:
-    """A response with other thoughts, between the same spaces. Raises ValueError without a pair of thinking tags."""
+    """A response with other thoughts, between the same spaces, and nothing but space from them to the answer.
+
+    What a model writes behind its thoughts ("Therefore B.") says what they conclude, too. Raises ValueError without a
+    pair of thinking tags.
+    """
     span = block_span(text, "think")
     if span is None:
         raise ValueError("the response has no <think>...</think>")
-    own = text[span[0] : span[1]]
+    own, behind = text[span[0] : span[1]], span[1] + len("</think>")
     left, right = own[: len(own) - len(own.lstrip())], own[len(own.rstrip()) :]
-    return text[: span[0]] + (left + reasoning + right if reasoning else "") + text[span[1] :]
+    answer = text.rfind(ANSWER, behind, (answer_block(text) or (len(text), 0))[0])
+    said = text[behind : answer if answer >= 0 else len(text)]
+    # The space in front of the answer stays; without a tag the answer itself goes, and one is opened there.
+    space = said[len(said.rstrip()) :] if answer >= 0 else ""
+    rest = space + text[answer:] if answer >= 0 else ""
+    return text[: span[0]] + (left + reasoning + right if reasoning else "") + "</think>" + rest
 
 
 def after_template(text: str, opened: str) -> str:

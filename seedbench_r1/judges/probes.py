@@ -127,7 +127,8 @@ def exchanged(
         concluded = settled_option(reasoning, question.options) if reasoning else None
         if reasoning and concluded is not None and concluded not in (parsed.answer, own):
             return reasoning, concluded, f"rollout {k}"
-    target = other_option(question, [parsed.answer, own or parsed.answer], seed)
+    taken = [parsed.answer] if own is None or len(question.options) == 2 else [parsed.answer, own]
+    target = other_option(question, taken, seed)
     return rewritten(parsed.reasoning, question.options, target), target, "rewritten"
 
 

@@ -149,7 +149,7 @@ def probe_run(
     """
     identity = run_identity(run.manifest)
     chosen = list(probes)
-    known = load_probes(run.path, identity)
+    known = load_probes(run.path, identity, run.questions)
     lacking = sum(record.answered and lacks_reasoning(record) for record in run.records.values())
     file = AppendFile(run.path, FILE)
     try:

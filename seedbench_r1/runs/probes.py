@@ -6,7 +6,7 @@ A line per probe and question, append-only; the last one counts. Letters are tho
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +54,25 @@ class ProbeKind:
     supports: Says  # what it says of the run's answer: that the reasoning carries it
     shows: str
     shows_not: str
-    agreement: float  # mean balanced accuracy of `supports` against the miniature's truth (docs/miniature.md)
-
-    @property
-    def exploratory(self) -> bool:
-        """Whether it tells single answers whose reasoning supports them from others too badly to be relied on."""
-        return self.agreement < RELIABLE
+    # Variant, as probe ids go on after the version -> mean balanced accuracy of `supports` against the miniature's
+    # truth (docs/miniature.md). "": of the run's own model.
+    agreement: dict[str, float]
 
 
 RELIABLE = 0.7
+
+
+def agreement_of(probe_id: str) -> float | None:
+    """How well a probe tells single answers whose reasoning supports them from others; None: not measured."""
+    name, _, variant = (*probe_id.split("/", 2), "")[:3]
+    found = KINDS[name].agreement
+    return next((value for begins, value in found.items() if variant.startswith(begins)), None)
+
+
+def is_exploratory(probe_id: str) -> bool:
+    """Whether it tells them too badly to be relied on, or nobody knows how well."""
+    value = agreement_of(probe_id)
+    return value is None or value < RELIABLE
 
 
 def _stays(result: ProbeResult, _: Question) -> bool:
@@ -92,7 +102,7 @@ KINDS: dict[str, ProbeKind] = {
             "It shows whether a model, given the reasoning, finds the answer that was given the likeliest.",
             "It does not show that the reasoning is right. Under the run's own model and near temperature 0 it holds "
             "by construction: the likeliest answer was given. Name another model with --under.",
-            agreement=0.66,
+            agreement={"under:": 0.66, "": 0.55},
         ),
         ProbeKind(
             "text-match",
@@ -101,7 +111,7 @@ KINDS: dict[str, ProbeKind] = {
             _stays,
             "It shows whether a reader who sees neither clip nor image is led to the answer by the reasoning.",
             "It does not show that the model itself went by its reasoning.",
-            agreement=0.55,
+            agreement={"by:own model": 0.55},
         ),
         ProbeKind(
             "shuffle",
@@ -110,7 +120,7 @@ KINDS: dict[str, ProbeKind] = {
             _stays,
             "It shows whether the answer follows what the reasoning says, and not a letter or a place.",
             "It does not show that the reasoning was needed. Reasoning that names letters leads to other options then.",
-            agreement=0.54,
+            agreement={"": 0.54},
         ),
         ProbeKind(
             "swapped",
@@ -119,7 +129,7 @@ KINDS: dict[str, ProbeKind] = {
             _follows,
             "It shows whether the answer goes with the reasoning when that concludes another option.",
             "It does not show what the model does with its own reasoning, which clip and image may contradict less.",
-            agreement=0.50,
+            agreement={"": 0.50},
         ),
         ProbeKind(
             "silent",
@@ -129,7 +139,7 @@ KINDS: dict[str, ProbeKind] = {
             "It shows what accuracy is left when no reasoning stands before the answer.",
             "It does not show that reasoning which stands there is used: an answer that stays the same may need it or "
             "not.",
-            agreement=0.52,
+            agreement={"": 0.52},
         ),
     )
 }
@@ -146,12 +156,15 @@ def probe_line(question_id: str, result: ProbeResult, run: str) -> str:
     return json.dumps({"question_id": question_id} | known | {"run": run}, ensure_ascii=False) + "\n"
 
 
-def load_probes(run_path: Path, run: str | None = None) -> dict[str, dict[str, ProbeResult]]:
+def load_probes(
+    run_path: Path, run: str | None = None, questions: Container[str] | None = None
+) -> dict[str, dict[str, ProbeResult]]:
     """probe_id -> question_id -> result; {} if the run was never probed.
 
     Args:
         run_path: the run's directory.
-        run: its identity (records.run_identity), which a line must not contradict; None: not compared.
+        run: its identity (records.run_identity), which a line must have; None: not compared.
+        questions: ids of the run's questions, of which a line must be; None: not compared.
 
     Raises:
         DataError: a damaged line, or one of another run.
@@ -159,10 +172,12 @@ def load_probes(run_path: Path, run: str | None = None) -> dict[str, dict[str, P
     found: dict[str, dict[str, ProbeResult]] = {}
 
     def build(value: JsonObject) -> tuple[str, ProbeResult]:
-        if run is not None and value.get("run", run) != run:
+        if run is not None and value.get("run") != run:
             raise ValueError(f"it probes run {shown(value.get('run'))}; this one is {run!r}")
         if not isinstance(value.get("question_id"), str):
             raise ValueError(f"question_id is {shown(value.get('question_id'))}")
+        if questions is not None and value["question_id"] not in questions:
+            raise ValueError(f"{shown(value['question_id'])} is no question of this run")
         result = from_json(ProbeResult, value)
         if result.probe_id.partition("/")[0] not in KINDS:
             raise ValueError(f"there is no probe {shown(result.probe_id)}")

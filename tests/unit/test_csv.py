@@ -27,7 +27,7 @@ from tests.synthetic_runs import RunSpec, make_benchmark, write_run
 
 ACCURACY = "{0}_acc,{0}_acc_lo,{0}_acc_hi,{0}_n"
 # The promised order, written out: new columns go last.
-DIFFERENCE = "d_{0},d_{0}_lo,d_{0}_hi,p_{0},p_{0}_holm,d_{0}_min,d_{0}_max"
+DIFFERENCE = "d_{0},d_{0}_lo,d_{0}_hi,p_{0},p_{0}_holm,d_{0}_min,d_{0}_max,d_{0}_n"
 WIDE = ",".join(
     [
         "run_id,model,base_model,algo,step,source,protocol_id,status,coverage,frames",
@@ -42,7 +42,7 @@ WIDE = ",".join(
 )
 LONG = (
     "run_id,level,domain,metric,value,lo,hi,se,n,n_clusters,deff,ci_method,"
-    "baseline,diff,diff_lo,diff_hi,p,p_adj,test,source,diff_min,diff_max"
+    "baseline,diff,diff_lo,diff_hi,p,p_adj,test,source,diff_min,diff_max,diff_n"
 )
 PREDICTIONS = "run_id,sample_id,level,domain,video_id,gold,pred,correct,consistent,status,n_tokens"
 

@@ -12,8 +12,10 @@ from leaderboards.draw.csv import write_long_csv, write_wide_csv
 from leaderboards.draw.latex import latex
 from leaderboards.draw.markdown import markdown
 from leaderboards.methods import methods_paragraph
+from leaderboards.ranking import compare
 from leaderboards.rows import Delta
 from leaderboards.stats import holm, paired_interval, sign_flip_test
+from leaderboards.story import story
 from leaderboards.versus import compare_runs
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.verdicts import load_verdicts
@@ -170,3 +172,20 @@ def test_the_paragraph_for_a_paper_has_this_boards_numbers(folder, board):
     paths = [folder / name for name in ("base", "better")]
     done = cli("leaderboard", "build", *paths, "--methods-paragraph", "-o", folder / "out" / "l.html", cwd=folder)
     assert done.stdout.splitlines()[-1].startswith("We asked 2 models the questions of SEED-Bench-R1")
+
+
+def test_runs_that_missing_verdicts_could_turn_round_are_not_told_apart(folder, tmp_path):
+    """Neither ranked one above the other, nor called a leader."""
+    paths = [shutil.copytree(folder / name, tmp_path / name) for name in ("base", "better")]
+    sure = build_board(paths, metric="l3.consistency", include_published=False)
+    assert [row.tier for row in sure.rows] == ["A", "B"]
+    assert "leads" in story(sure)[0]
+    for path in paths:
+        drop_verdicts(path, lambda question_id, _: not question_id.startswith("L3") or int(question_id[3:]) % 2 == 0)
+    board = build_board(paths, metric="l3.consistency", include_published=False)
+    delta = compare(
+        board.measured["better"], board.measured["base"], board.bank.group("L3"), board.bank, measure="consistency"
+    )
+    assert delta.sign_is_open
+    assert [row.tier for row in board.rows] == ["A", "A"]
+    assert "no run is told apart" in story(board)[0]

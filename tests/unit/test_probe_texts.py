@@ -52,6 +52,20 @@ def test_reasoning_is_exchanged_between_the_same_spaces():
 
 
 @pytest.mark.parametrize(
+    ("text", "silent"),
+    [
+        ("<think>x</think>\nTherefore it is B.\n<answer>B</answer>", "<think></think>\n<answer>B</answer>"),
+        ("<think>x</think>Therefore: <answer>B</answer> Yes.", "<think></think> <answer>B</answer> Yes."),
+        ("<think>x</think>\n\nIt is B", "<think></think>"),
+    ],
+)
+def test_what_is_said_behind_the_thoughts_goes_with_them(text, silent):
+    """ "Therefore it is B." says what the thoughts conclude, too."""
+    assert with_reasoning(text, "") == silent
+    assert "B" not in until_answer(with_reasoning(text, ""))
+
+
+@pytest.mark.parametrize(
     ("text", "opened", "rest"),
     [
         ("<think>\nx</think>", "<think>\n", "x</think>"),

@@ -331,3 +331,51 @@ def test_a_server_that_is_gone_costs_nothing_that_was_found(home, run):
     done = cli("probe", run, *words, cwd=home, **QUIET, OPENAI_API_KEY="none")
     assert done.returncode in (3, 5)
     assert "bug" not in done.stderr
+
+
+def test_a_line_of_another_run_or_question_is_damage_with_its_place(probed, home, tmp_path):
+    for number, change in enumerate(({"question_id": "L9/zzz"}, {"run": "0" * 12})):
+        run = shutil.copytree(probed[0], tmp_path / str(number))
+        first, *rest = lines(run / "probes.jsonl")
+        (run / "probes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [first | change, *rest]))
+        done = probe(home, run, "--rollouts", "2")
+        assert done.returncode == 4
+        assert "probes.jsonl:1: not a valid line" in done.stderr
+        built = cli("leaderboard", "build", run, "-o", tmp_path / "l.html", cwd=home)
+        assert "probes.jsonl:1" in built.stderr
+        assert "bug" not in built.stderr
+
+
+def test_against_takes_this_runs_verdicts_alone(probed, home, tmp_path):
+    run = shutil.copytree(probed[0], tmp_path / "run")
+    assert cli("judge", run, "--judge", "miniature", cwd=home).returncode == 0
+    done = probe(home, run, "--rollouts", "2", "--against", "miniature/v1")
+    assert done.returncode == 0
+    assert "against miniature/v1" in done.stdout
+    assert "no verdicts of it" in probe(home, run, "--rollouts", "2", "--against", "other").stderr
+    verdicts = (run / "verdicts.jsonl").read_text()
+    identity = json.loads(verdicts.splitlines()[0])["run"]
+    (run / "verdicts.jsonl").write_text(verdicts.replace(identity, "0" * 12))
+    assert probe(home, run, "--rollouts", "2", "--against", "miniature/v1").returncode == 4
+
+
+def test_exchanged_reasoning_is_compared_where_it_has_the_same_source(probed):
+    """A rewritten conclusion and a rollout's reasoning are two interventions."""
+    run = load_run(probed[0])
+    ids = list(load_probes(probed[0])["forced/v1"])
+    ours = {i: ProbeResult("swapped/v1/x", "A", "B", target="B", note=f"rollout {n}") for n, i in enumerate(ids)}
+    theirs = {
+        i: ProbeResult(
+            "swapped/v1/x", "A", "B" if n % 3 else "C", target="B", note="rewritten" if n % 2 else "rollout 0"
+        )
+        for n, i in enumerate(ids)
+    }
+    found = probe_difference((run, ours), (run, theirs), "swapped/v1/x")
+    same = [n for n in range(len(ids)) if n % 2 == 0]
+    assert found.n == len(same)
+    assert found.value == pytest.approx(sum(n % 3 == 0 for n in same) / len(same))
+    rate = probe_rate(run, "swapped/v1/x", theirs)
+    assert {name: value.n for name, value in rate.sources.items()} == {
+        "rollout": len(same),
+        "rewritten": len(ids) - len(same),
+    }

@@ -4,7 +4,9 @@ const CHUNK = 100; // questions added to the list at a time
 let listed = []; // places of the questions that fit the filter
 let pair = [0, 0];
 
-const lucky = (byte) => responded(byte) && correct(byte) && verdict(byte) === false;
+// Right, with reasoning, which says otherwise: an answer without reasoning says nothing.
+const otherwise = (byte) => outcome(byte) === 3 && verdict(byte) === false;
+const lucky = (byte) => otherwise(byte) && correct(byte);
 const RELATIONS = {
   lucky: (x, y) => lucky(x) || lucky(y),
   aConsistent: (x, y) => verdict(x) === true && verdict(y) === false,
@@ -60,8 +62,8 @@ function showJudged() {
 // Which run, the letter it picked, whether that is right, and whether the reasoning says otherwise.
 function mark(byte, side) {
   const text = responded(byte) ? `${picked(byte) || "none"} ${correct(byte) ? "✓" : "✗"}` : OUTCOMES[outcome(byte)];
-  const otherwise = verdict(byte) === false && el("span", {className: "otherwise", title: "the reasoning says otherwise"}, "≠");
-  return el("span", {className: "mark"}, el("b", {className: `letter ${side.toLowerCase()}`}, side), text, otherwise);
+  const sign = otherwise(byte) && el("span", {className: "otherwise", title: "the reasoning says otherwise"}, "≠");
+  return el("span", {className: "mark"}, el("b", {className: `letter ${side.toLowerCase()}`}, side), text, sign);
 }
 
 function listItem(i) {

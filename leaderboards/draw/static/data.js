@@ -76,6 +76,7 @@ function paired(first, second, group, measure = "accuracy") {
   const a = answers[first], b = answers[second], {valued, hit, most} = MEASURES[measure];
   const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0, answered: 0, least: 0, most: 0};
   for (const i of bank.groups.get(group) || []) {
+    if (measure !== "accuracy" && bank.options[i].length === 0) continue; // shown to no judge, so without a verdict by nature
     found.asked[0] += asked(a[i]);
     found.asked[1] += asked(b[i]);
     if (!responded(a[i]) || !responded(b[i])) continue;
