@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from leaderboards.probed import probe_agreement, probe_difference, probe_rate
-from leaderboards.stats import interval, paired_interval, sign_flip_test
+from leaderboards.stats import interval, paired_interval
 from seedbench_r1.conclusions import settled_option
 from seedbench_r1.demo.dataset_writer import write_benchmark
 from seedbench_r1.demo.models import shipped_model
@@ -253,7 +253,7 @@ def test_two_runs_are_compared_on_what_both_have(probed, home, tmp_path):
     found = probe_difference((runs[0], ours), (runs[1], theirs), "silent/v1")
     expected = paired_interval(differences, videos)
     assert (found.value, found.n) == (pytest.approx(expected.mean), len(ids))
-    assert found.p == pytest.approx(sign_flip_test(differences, videos))
+    assert found.p is None  # on fewer than 95 % of the answers that can be probed
     done = cli("probe", other, path, "--probes", "silent", "--device", "cpu", cwd=home, **QUIET)
     assert "against other" in done.stdout
 
@@ -352,7 +352,7 @@ def test_against_takes_this_runs_verdicts_alone(probed, home, tmp_path):
     done = probe(home, run, "--rollouts", "2", "--against", "miniature/v1")
     assert done.returncode == 0
     assert "against miniature/v1" in done.stdout
-    assert "no verdicts of it" in probe(home, run, "--rollouts", "2", "--against", "other").stderr
+    assert "has no verdicts of that judge" in probe(home, run, "--rollouts", "2", "--against", "other").stderr
     verdicts = (run / "verdicts.jsonl").read_text()
     identity = json.loads(verdicts.splitlines()[0])["run"]
     (run / "verdicts.jsonl").write_text(verdicts.replace(identity, "0" * 12))
