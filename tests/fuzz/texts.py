@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -18,7 +19,6 @@ from leaderboards.draw.page import write_html
 from seedbench_r1.errors import DataError, SeedBenchError
 from seedbench_r1.questions import choose_subset, load_annotations, load_training_rows, training_question
 from seedbench_r1.rows import BadRows
-from seedbench_r1.runs.checks import questions_sha256
 from seedbench_r1.runs.directory import RunDir, load_run
 from seedbench_r1.runs.records import question_line
 from seedbench_r1.suites.transfer import load_transfer_file
@@ -130,7 +130,7 @@ class Runs:
         (self._whole / "summary.json").write_text('{"status": "complete"}', encoding="utf-8")
         manifest = json.loads((self._whole / "manifest.json").read_text(encoding="utf-8"))
         lines = (self._whole / "questions.jsonl").read_bytes().splitlines(keepends=True)
-        manifest |= {"questions_sha256": questions_sha256(lines), "n_questions": len(lines)}
+        manifest |= {"questions_sha256": hashlib.sha256(b"".join(lines)).hexdigest(), "n_questions": len(lines)}
         (self._whole / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         (self._whole / "events.jsonl").write_text('{"event": "start"}\n', encoding="utf-8")
         # A shard answers what failed at first.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -254,6 +255,7 @@ def test_a_prompt_of_text_alone_has_the_positions_of_no_other():
         image=None,
     )
     alone = dict(backend.generate(iter([text]), sampling))["t"]
-    after = dict(backend._answer([backend._prepare(one) for one in (shown, text)], sampling))["t"]
+    batch = [backend._prepare(one) for one in (shown, text)]
+    after = dict(backend._answer(batch, partial(backend._decode, sampling=sampling), sampling.n))["t"]
     assert after.token_ids == alone.token_ids
     assert after.logprobs == pytest.approx(alone.logprobs, abs=1e-4)

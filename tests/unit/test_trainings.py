@@ -120,7 +120,7 @@ def test_the_page_has_the_section_only_where_there_is_something_to_show(board, p
     write_html(board, tmp_path / "with.html", built_utc=BUILT)
     page = (tmp_path / "with.html").read_text(encoding="utf-8")
     assert 'id="training"' in page
-    assert page.count('class="chart curves"') == 8 + 3
+    assert page.count('class="chart curves"') == 8 + 3 + 3  # accuracy and consistency by step
     assert "means over the first and over the last tenth" in page.lower()
     without = build_board([paths[0], paths[4]])
     write_html(without, tmp_path / "without.html", built_utc=BUILT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_out_of_memory_halves_the_batch_and_stays_there(backend, family, limit, 
     expected = tokens(backend, several(family, 4))
     batch = [backend._prepare(asked) for asked in several(family, 4)]
     backend.model, backend.batch_size = Wrapped(backend.model, out_of_memory(limit)), 4
-    results = dict(backend._answer(batch, GREEDY))
+    results = dict(backend._answer(batch, partial(backend._decode, sampling=GREEDY), GREEDY.n))
     assert {name: [generation.token_ids] for name, generation in results.items()} == expected
     assert [rows for rows, length in backend.model.calls if length > 1] == prefills
     assert backend.batch_size == settled
@@ -224,7 +225,7 @@ def test_out_of_memory_in_the_middle_repeats_no_answer(backend, family):
             raise torch.OutOfMemoryError("late")
 
     backend.model, backend.batch_size = Wrapped(backend.model, fail), len(batch)
-    results = list(backend._answer(batch, GREEDY))
+    results = list(backend._answer(batch, partial(backend._decode, sampling=GREEDY), GREEDY.n))
     assert failed[0] < len(batch)
     assert len(results) == len(batch)
     assert {name: [generation.token_ids] for name, generation in results} == expected
