@@ -301,7 +301,10 @@ def _delta_cell(board: Board, row: LeaderboardRow, key: str, scale: _Scale) -> C
         return CellView("baseline" if row.run_id == board.baseline else DASH, "empty")
     # A reader must see that a difference is over fewer questions than the accuracies next to it.
     tables = [board.measured[run_id].outcomes for run_id in (row.run_id, board.baseline)]
-    asked = max(int((table.selected & board.bank.group(group)).sum()) for table in tables)
+    inside = board.bank.group(group)
+    if MEASURES[prefix] != "accuracy":
+        inside = inside & board.bank.choice  # the others are shown to no judge
+    asked = max(int((table.selected & inside).sum()) for table in tables)
     how = "Benjamini-Hochberg, exploratory" if group in DOMAINS else "Holm"
     tested = delta.p_adjusted
     p = "not tested: too few shared questions" if tested is None else f"p {p_text(tested)} ({how})"
