@@ -243,7 +243,7 @@ def score_of(row: LeaderboardRow, metric: Metric, judge_id: str | None) -> float
     # Judges err differently: ranking one's verdicts against another's would rank the judges.
     if metric.measure != "accuracy" and row.judge_id != judge_id:
         return math.nan
-    cells = {"accuracy": row.accuracy, "sound": row.sound, "consistency": row.consistency}[metric.measure]
+    cells = row.cells(metric.measure)
     return cells[metric.level].value if metric.level in cells else math.nan
 
 

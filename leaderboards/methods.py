@@ -8,8 +8,9 @@ from pathlib import Path
 
 from leaderboards.board import Board
 from leaderboards.draw.csv import LONG_SCHEMA, PREDICTIONS_SCHEMA, WIDE_SCHEMA
+from leaderboards.draw.numbers import p_text
 from leaderboards.provenance import shareable
-from leaderboards.ranking import MEASURES
+from leaderboards.ranking import MEASURES, WORDS
 from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import ALPHA, EXACT_CLUSTERS, FEW_CLUSTERS, SEED
 from seedbench_r1 import __version__
@@ -113,14 +114,13 @@ def methods_paragraph(board: Board) -> str:
 def _rates(row: LeaderboardRow, board: Board, level: str) -> str:
     """A run's own numbers on the board's level."""
     judged = row.judge_id is not None and row.judge_id == board.judge_id
-    cells = {"accuracy": row.accuracy, "consistency": row.consistency, "sound accuracy": row.sound}
-    told = [
-        f"{word} {100 * found[level].value:.1f} [{100 * found[level].lo:.1f}, {100 * found[level].hi:.1f}] %"
-        for word, found in cells.items()
-        if level in found and (judged or word == "accuracy")
+    rates = [
+        f"{WORDS[measure]} {100 * cell.value:.1f} [{100 * cell.lo:.1f}, {100 * cell.hi:.1f}] %"
+        for measure in MEASURES
+        if (cell := row.cells(measure).get(level)) is not None and (judged or measure == "accuracy")
     ]
     picked = f" (picked as the best of {row.selected_from_k})" if (row.selected_from_k or 1) > 1 else ""
-    return f"{row.model}{picked} on {level}: {', '.join(told)}."
+    return f"{row.model}{picked} on {level}: {', '.join(rates)}."
 
 
 def _found(board: Board, level: str) -> list[str]:
@@ -130,25 +130,18 @@ def _found(board: Board, level: str) -> list[str]:
         return []
     sentences = []
     for row in board.rows:
-        told = []
+        differences = []
         for measure in MEASURES:
             delta = row.delta(measure, level)
             if delta is None:
                 continue
-            p = "not tested" if delta.p_adjusted is None else f"p {_probability(delta.p_adjusted)}"
+            p = "not tested" if delta.p_adjusted is None else f"p {p_text(delta.p_adjusted)}"
             open_sign = ", its sign left open by missing verdicts" if delta.sign_is_open else ""
-            word = "sound accuracy" if measure == "sound" else measure
-            told.append(
-                f"{100 * delta.value:+.1f} [{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}] points of {word} ({p})"
-            )
-            told[-1] += open_sign
-        if told:
-            sentences.append(f"On {level}, {row.model} differs from {base.model} by {'; '.join(told)}.")
+            interval = f"[{100 * delta.lo:+.1f}, {100 * delta.hi:+.1f}]"
+            differences.append(f"{100 * delta.value:+.1f} {interval} points of {WORDS[measure]} ({p}){open_sign}")
+        if differences:
+            sentences.append(f"On {level}, {row.model} differs from {base.model} by {'; '.join(differences)}.")
     return sentences
-
-
-def _probability(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def write_meta(board: Board, path: Path, *, command: str, built_utc: str, files: Sequence[str]) -> None:

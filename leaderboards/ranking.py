@@ -19,6 +19,7 @@ from seedbench_r1.types import DOMAINS, LEVELS
 SHARED = 0.95  # share of either run's questions that a test of two runs needs
 JUDGED = ("consistency", "sound")  # measures that rest on verdicts; sound: correct and consistent
 MEASURES = ("accuracy", "consistency", "sound")
+WORDS = {"accuracy": "accuracy", "consistency": "consistency", "sound": "sound accuracy"}  # in sentences
 
 Floats = npt.NDArray[np.float64]
 

@@ -61,6 +61,11 @@ class Quadrants:
         return answered + self.no_reasoning + self.undecided + self.error
 
 
+def stars_of(p_adjusted: float | None) -> str:
+    """*** below 0.001, ** below 0.01, * below 0.05; none where nothing was tested."""
+    return "" if p_adjusted is None else "*" * sum(p_adjusted < limit for limit in (0.05, 0.01, 0.001))
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A measure minus the baseline's on the questions that both have a value for, with its 95 % interval. Fractions.
@@ -88,10 +93,8 @@ class Delta:
 
     @property
     def stars(self) -> str:
-        """Of the adjusted p-value: *** below 0.001, ** below 0.01, * below 0.05; none where the sign is open."""
-        if self.p_adjusted is None or self.sign_is_open:
-            return ""
-        return "*" * sum(self.p_adjusted < limit for limit in (0.05, 0.01, 0.001))
+        """Of the adjusted p-value (stars_of); none where the sign is open."""
+        return "" if self.sign_is_open else stars_of(self.p_adjusted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,10 @@ class LeaderboardRow:
         """level -> consistency among correct and among wrong answers."""
         right, wrong = (self.shares.get(f"reasoning_consistency_{side}", {}) for side in ("correct", "wrong"))
         return {name: (right[name], wrong[name]) for name in right if name not in DOMAINS}
+
+    def cells(self, measure: str) -> dict[str, Proportion]:
+        """Level and domain -> accuracy, consistency or sound accuracy."""
+        return {"accuracy": self.accuracy, "consistency": self.consistency, "sound": self.sound}[measure]
 
     def delta(self, measure: str, level: str) -> Delta | None:
         """The difference from the baseline in accuracy, consistency or sound; None where there is none."""

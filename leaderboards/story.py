@@ -1,16 +1,15 @@
-"""What a board says, in sentences: who leads in accuracy and in consistency, by how much, and who is not told apart."""
+"""What a board says, in sentences: who leads in accuracy and in consistency, by how much, and who is not behind."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from leaderboards.board import Board
-from leaderboards.ranking import Metric, compare, level_tests, rank
+from leaderboards.ranking import WORDS, Metric, compare, level_tests, rank
 from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import Proportion
 
 MOST_NAMES = 4  # of runs in a sentence; more are counted
-WORDS = {"accuracy": "accuracy", "consistency": "consistency", "sound": "sound accuracy"}
 
 
 def story(board: Board) -> tuple[str, ...]:
@@ -35,10 +34,10 @@ def _sentence(board: Board, metric: Metric) -> str:
     ordered = sorted(rows, key=lambda row: (-values[row.run_id], row.run_id))
     first = [row for row in ordered if tiers[row.run_id] == "A"]
     word, level = WORDS[metric.measure], metric.level
-    told = [f"{row.model} {100 * values[row.run_id]:.1f}" for row in first[:MOST_NAMES]]
+    names = [f"{row.model} {100 * values[row.run_id]:.1f}" for row in first[:MOST_NAMES]]
     more = f" and {len(first) - MOST_NAMES} more" if len(first) > MOST_NAMES else ""
     if len(first) == len(rows):
-        return f"{level} {word}: no run is told apart from the best ({', '.join(told)}{more} %)."
+        return f"{level} {word}: no run is significantly below the best ({', '.join(names)}{more} %)."
     rest = ordered[len(first) :] if len(first) == 1 else [row for row in ordered if tiers[row.run_id] != "A"]
     nearest = rest[0]
     gap = compare(
@@ -49,15 +48,18 @@ def _sentence(board: Board, metric: Metric) -> str:
         measure=metric.measure,
     )
     ahead = "" if gap is None else f", {100 * gap.value:+.1f} [{100 * gap.lo:+.1f}, {100 * gap.hi:+.1f}] points"
-    best = f"{told[0]} % leads" if len(first) == 1 else f"{', '.join(told)}{more} % lead and are not told apart"
+    best = (
+        f"{names[0]} % leads"
+        if len(first) == 1
+        else f"{', '.join(names)}{more} % lead, none significantly below the first"
+    )
     over = f"{ahead} over {nearest.model}" if len(first) == 1 else f"; {first[0].model}{ahead} over {nearest.model}"
     return f"{level} {word}: {best}{over}."
 
 
 def _cell(row: LeaderboardRow, metric: Metric, board: Board) -> Proportion | None:
-    cells = {"accuracy": row.accuracy, "consistency": row.consistency, "sound": row.sound}[metric.measure]
     judged = metric.measure == "accuracy" or row.judge_id == board.judge_id
-    return cells.get(metric.level) if judged else None
+    return row.cells(metric.measure).get(metric.level) if judged else None
 
 
 def _value(row: LeaderboardRow, metric: Metric, board: Board) -> float:

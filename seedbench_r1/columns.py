@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,8 +163,7 @@ def _one_by_one(plain: Mapping[str, str]) -> tuple[str, ...]:
             rows.setdefault((match["stem"] or "", digits), {})[place] = column
     for (stem, digits), places in rows.items():
         first = min(places)
-        run = [place for place in range(first, first + len(places)) if place in places]
-        run = run[: next((i for i, place in enumerate(run) if place != first + i), len(run))]
+        run = list(itertools.takewhile(places.__contains__, itertools.count(first)))
         # "x" and "y" alone are no options, and neither is a lone "a".
         if len(places) < 2 or first > (1 if digits else 0):
             continue

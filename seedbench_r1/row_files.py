@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import DataError
+from seedbench_r1.questions import file_sha256
 from seedbench_r1.rows import BadRows, Place, begins_a_list, read_rows
 
 BATCH = 1024  # rows of a columnar file that are Python objects at once
@@ -119,14 +120,9 @@ def data_files(path: Path) -> list[Path]:
 def content_sha256(path: Path) -> str:
     """sha256 of a file's bytes, as 64 hex digits; of a folder, of its data files' names and hashes."""
     if not path.is_dir():
-        return _sha256(path)
-    parts = [f"{file.relative_to(path)} {_sha256(file)}\n" for file in data_files(path)]
+        return file_sha256(path)
+    parts = [f"{file.relative_to(path)} {file_sha256(file)}\n" for file in data_files(path)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _is_saved(folder: Path) -> bool:

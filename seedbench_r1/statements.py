@@ -268,8 +268,8 @@ class OptionTexts:
         shown = [plain(option) for option in options]
         if shown and len(shown) != len(letters):
             raise ValueError(f"{len(shown)} options for the letters {letters}")
-        self._folded = [_fold(_without_stop(text)) for text in shown]
-        self._freed = [_fold(without_wrapping(text)) for text in shown]
+        self._folded = [fold(_without_stop(text)) for text in shown]
+        self._freed = [fold(without_wrapping(text)) for text in shown]
         self._initials = {option[:1] for option in (*self._folded, *self._freed)}
 
     def equal_to(self, text: str) -> list[str]:
@@ -282,10 +282,10 @@ class OptionTexts:
 
     def _places(self, text: str, options: list[str]) -> list[str]:
         # Options are short, and texts may be long: their first words decide.
-        start = _fold(text[:32])
+        start = fold(text[:32])
         if not any(option.startswith(start) for option in options):
             return []
-        folded = _fold(text)
+        folded = fold(text)
         return [letter for letter, option in zip(self.letters, options, strict=False) if option == folded]
 
     def names_another(self, text: str, letter: str) -> bool:
@@ -294,7 +294,7 @@ class OptionTexts:
             return text.upper() != letter
         if self._folded:
             own = self._freed[self.letters.index(letter)]
-            folded = " ".join(text.split()).casefold()
+            folded = fold(text)
             names_own = bool(own) and own in folded
             without = _whole_words(own).sub(" ", folded) if names_own else folded
             for option in self._freed:
@@ -311,7 +311,8 @@ def option_texts(options: tuple[str, ...], letters: str) -> OptionTexts:
     return OptionTexts(options, letters)
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """For comparing texts: runs of space as one, without case."""
     return " ".join(text.split()).casefold()
 
 

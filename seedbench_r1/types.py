@@ -142,8 +142,8 @@ class Template:
         flat = "with_video" in self.wording
         shown: dict[str, object] = {**self.wording} if flat else {"wording": dict(self.wording)}
         # Younger than the protocol ids of runs whose template decided.
-        told = {} if self.thinking == "auto" else {"thinking": self.thinking}
-        return {**shown, "system": self.system, **told}
+        thinking = {} if self.thinking == "auto" else {"thinking": self.thinking}
+        return {**shown, "system": self.system, **thinking}
 
 
 @dataclass(frozen=True, slots=True)

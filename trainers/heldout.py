@@ -68,12 +68,15 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
 
 
 def consistent_by_rules(question: Question, rollout: Rollout) -> bool | None:
-    """Whether the reasoning settles on the answer given; None: on nothing, or no choice. Without either, False."""
+    """Whether the reasoning settles on the answer given; None: on nothing, or the question is no choice.
+
+    Of a choice without reasoning or a readable answer False.
+    """
+    if question.kind != "choice":
+        return None
     parsed = parse(rollout.text, question, rollout.opened)
     if not parsed.reasoning or parsed.answer is None:
         return False
-    if question.kind != "choice":
-        return None
     settled = settled_option(parsed.reasoning, question.options)
     return None if settled is None else settled == parsed.answer
 

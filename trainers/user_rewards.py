@@ -75,7 +75,7 @@ def parse_rewards(texts: Sequence[str]) -> tuple[RewardSpec, ...]:
     specs = tuple(map(parse_reward, texts))
     names = [spec.name for spec in specs]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"--reward: two functions are called {twice!r}, and metrics tell them apart by name.")
+        raise ConfigError(f"--reward: two functions are called {twice!r}, and metrics have them by name.")
     if lost := next((spec.path for spec in specs if not spec.path.is_file()), None):
         raise ConfigError(f"--reward: there is no file {lost}. Fix: the path of a Python file, from this folder.")
     return specs

@@ -30,8 +30,13 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
     # Without a baseline there is nothing to subtract: no empty column.
     compared = [] if board.baseline is None else [f"Δ {main}", f"Δ Consistency {main}", f"Δ Sound {main}"]
     header = ["Rank", "Tier", "Model", *titles, f"Consistency {main}", *compared, "Flags"]
-    told = [line for sentence in story(board) for line in (_escape(sentence), "")]
-    lines = [f"# {_escape(board.title)} leaderboard", "", *told, *(f"> {_escape(text)}" for text in board.warnings)]
+    sentences = [line for sentence in story(board) for line in (_escape(sentence), "")]
+    lines = [
+        f"# {_escape(board.title)} leaderboard",
+        "",
+        *sentences,
+        *(f"> {_escape(text)}" for text in board.warnings),
+    ]
     lines += [*([""] if board.warnings else []), markdown_row(header), markdown_row("---" for _ in header)]
     lines += [_measured(board, row) for row in board.rows]
     if include_reported:

@@ -8,6 +8,7 @@ from leaderboards import stats
 from leaderboards.board import Board
 from leaderboards.draw.numbers import DASH, interval_text, p_text, percent, points
 from leaderboards.probed import ALL, ProbeDifference, ProbeRate, probe_difference, probe_rate
+from leaderboards.rows import stars_of
 from leaderboards.stats import Proportion
 from seedbench_r1.runs.probes import RELIABLE, agreement_of, is_exploratory
 from seedbench_r1.types import LEVELS
@@ -123,8 +124,7 @@ def _row(
         same = ", of the same source in both" if rate.sources else ""
         notes.append(f"difference on n = {delta.n:,}{same}, {tested}")
     # Never on a checkpoint that its own score has picked.
-    starred = p_adjusted is not None and (board.rows[place].selected_from_k or 1) == 1
-    stars = "*" * sum(p_adjusted < limit for limit in (0.05, 0.01, 0.001)) if starred and p_adjusted is not None else ""
+    stars = stars_of(p_adjusted) if (board.rows[place].selected_from_k or 1) == 1 else ""
     return ProbeRow(
         place=place,
         name=board.rows[place].model,

@@ -37,7 +37,7 @@ def part(request: Request, processor: AnyProcessor) -> Parting:
     texts = request.continuations
     for one in texts:
         if sum(other.startswith(one) for other in texts) != 1:
-            raise ValueError(f"the continuation {one!r} is another one's beginning: they cannot be told apart")
+            raise ValueError(f"the continuation {one!r} is another one's beginning: they cannot be distinguished")
     whole = [processor.text_ids(replace(request, prefix=request.prefix + text)) for text in texts]
     # A single one parts from nothing: its last token is scored.
     shortest = min(len(ids) for ids in whole) - 1

@@ -7,6 +7,7 @@ in the prefix cache. Where every continuation ends in a single token there is on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -68,8 +69,8 @@ class Walk:
         found: Any = (output.outputs[0].logprobs or [{}])[0]
         for token in self.children[node]:
             # NaN too is no answer.
-            value = found[token].logprob if token in found else float("nan")
-            if value != value:
+            value = found[token].logprob if token in found else math.nan
+            if math.isnan(value):
                 raise ValueError("vLLM gave no log-probability for a token that was asked for: NaN weights?")
             self.logprobs[(*node, token)] = value
 

@@ -76,13 +76,13 @@ def _print_reasoning(board: Board) -> None:
     screen.print("\n", table, sep="", end="")
     screen.print(" sound: right, and the reasoning supports the answer")
     for row in judged:
-        told = [
+        differences = [
             f"{measure} {_points(delta, row.stars(level, measure))}, {_p_text(delta)}"
             for measure in ("consistency", "sound")
             if (delta := row.delta(measure, level)) is not None
         ]
-        if told:
-            screen.print(f" {row.run_id} - {board.baseline}: {'; '.join(told)}", soft_wrap=True)
+        if differences:
+            screen.print(f" {row.run_id} - {board.baseline}: {'; '.join(differences)}", soft_wrap=True)
     for row in judged:
         if bounds := row.verdict_bounds.get(level):
             without = bounds.n - bounds.answered
@@ -96,8 +96,7 @@ def _print_reasoning(board: Board) -> None:
 
 
 def _value(row: LeaderboardRow, metric: Metric) -> str:
-    cells = {"accuracy": row.accuracy, "sound": row.sound, "consistency": row.consistency}[metric.measure]
-    cell, bounds = cells.get(metric.level), row.bounds.get(metric.level)
+    cell, bounds = row.cells(metric.measure).get(metric.level), row.bounds.get(metric.level)
     # An incomplete group has bounds instead of a value, and of accuracy alone.
     if cell is not None:
         return f"{100 * cell.value:.1f} [{100 * cell.lo:.1f}, {100 * cell.hi:.1f}]"

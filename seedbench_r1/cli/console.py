@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -111,6 +112,17 @@ class LinePace:
 def json_text(value: object, *, indent: int | None = None) -> str:
     """JSON that stays readable, and moves no terminal: control and format characters as JSON writes them."""
     return escaped(json.dumps(value, ensure_ascii=False, indent=indent), lambda char: json.dumps(char)[1:-1])
+
+
+def without_nan(value: object) -> object:
+    """JSON knows no NaN: null stands for it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
 
 
 def silence_weight_bars() -> None:

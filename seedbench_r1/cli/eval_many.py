@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def evaluate_many(plans: Sequence[tuple[str, Plan | SeedBenchError]], *, as_json
     finally:
         kept.close()
     if as_json:
-        typer.echo(json.dumps(_json(done)))
+        typer.echo(console.json_text(_json(done)))
     else:
         _print(done)
     _raise_first(done, len(plans))
@@ -114,8 +113,7 @@ def _raise_first(done: Sequence[Done], n_plans: int) -> None:
 
 
 def _print(done: Sequence[Done]) -> None:
-    from seedbench_r1.cli.results import accuracy_cell
-    from seedbench_r1.runs.directory import load_run
+    from seedbench_r1.cli.results import accuracy_cell, counted_run
 
     levels = list(dict.fromkeys(level for one in done if one.result for level in one.result.summary.splits))
     table = console.table(["checkpoint"], [*(f"{level} %" for level in levels), ""], padding=(0, 1, 0, 0))
@@ -124,7 +122,7 @@ def _print(done: Sequence[Done]) -> None:
         if one.planned is None or one.result is None:
             table.add_row(name, *("-" for _ in levels), "failed")
             continue
-        run, splits = load_run(one.planned.path), one.result.summary.splits
+        run, splits = counted_run(one.planned), one.result.summary.splits
         cells = [
             accuracy_cell(splits[level], [r for r in run.records.values() if r.split == level])
             if level in splits
@@ -142,8 +140,7 @@ def _print(done: Sequence[Done]) -> None:
 
 
 def _json(done: Sequence[Done]) -> dict[str, object]:
-    from seedbench_r1.cli.results import summary_values
-    from seedbench_r1.runs.directory import load_run
+    from seedbench_r1.cli.results import counted_run, summary_values
 
     runs: list[dict[str, object]] = []
     for one in done:
@@ -152,6 +149,6 @@ def _json(done: Sequence[Done]) -> dict[str, object]:
             value["error"] = str(one.error)
         if one.planned is not None and one.result is not None:
             value["run_dir"] = str(one.planned.path)
-            value |= summary_values(load_run(one.planned.path), one.result.summary)
+            value |= summary_values(counted_run(one.planned), one.result.summary)
         runs.append(value)
     return {"schema": "sbr1.eval-many/1", "runs": runs, "exit_code": max(one.exit_code for one in done)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from leaderboards import stats
 from leaderboards.stats import Estimate
 from seedbench_r1.cli import console
-from seedbench_r1.cli.judge_between import estimate_json, number, shown
+from seedbench_r1.cli.judge_between import estimate_json, shown
 from seedbench_r1.judges.calibration import agreement, judged_counts, labels_by_run
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class CorrectedRate:
 def agreement_json(
     found: Agreement, judge_id: str, runs: list[Run], verdicts: list[dict[str, Verdict]], labels: Labels
 ) -> dict[str, object]:
-    """Everything as fractions, null where there is no number; the corrected rates run by run."""
+    """Everything as fractions, nan where there is no number; the corrected rates run by run."""
     table = found.table
     ppv, npv = stats.predictive_values(*table)
     rates, (sensitivity, specificity) = _rates(runs, verdicts, labels)
@@ -47,12 +47,12 @@ def agreement_json(
         "unlabelled": found.unlabelled,
         "undecided": found.undecided,
         "kappa": estimate_json(stats.kappa_interval(*table)),
-        "pabak": number(stats.pabak(*table)),
-        "base_rate": number(stats.base_rate(*table)),
-        "sensitivity": number(sensitivity),
-        "specificity": number(specificity),
-        "ppv": number(ppv),
-        "npv": number(npv),
+        "pabak": stats.pabak(*table),
+        "base_rate": stats.base_rate(*table),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "ppv": ppv,
+        "npv": npv,
         "runs": {
             name: {
                 "judged": rate.judged,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def between_json(found: Between, runs: list[Run]) -> dict[str, object]:
-    """Everything as fractions; null where there is no number."""
+    """Everything as fractions; nan where there is no number."""
     return {
         "schema": "sbr1.between-judges/1",
         "runs": [str(run.path) for run in runs],
@@ -29,7 +29,7 @@ def between_json(found: Between, runs: list[Run]) -> dict[str, object]:
                 "first": pair.first,
                 "second": pair.second,
                 "n": pair.n,
-                "agree": number(pair.agree),
+                "agree": pair.agree,
                 "kappa": estimate_json(pair.kappa),
             }
             for pair in found.pairs
@@ -38,14 +38,9 @@ def between_json(found: Between, runs: list[Run]) -> dict[str, object]:
     }
 
 
-def estimate_json(estimate: Estimate) -> dict[str, float | None]:
-    """Value and interval; null where there is none."""
-    return {"value": number(estimate.value), "lo": number(estimate.lo), "hi": number(estimate.hi)}
-
-
-def number(value: float) -> float | None:
-    """The value; None for nan, which JSON does not know."""
-    return None if math.isnan(value) else value
+def estimate_json(estimate: Estimate) -> dict[str, float]:
+    """Value and interval."""
+    return {"value": estimate.value, "lo": estimate.lo, "hi": estimate.hi}
 
 
 def print_between(found: Between, runs: list[Run]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -141,8 +141,7 @@ def _print_rates(runs: list[Run], counts: list[Judged], table: tuple[int, int, i
         judged = count.asked + count.by_definition
         raw = f"judged {100 * count.yes / judged:.1f} %" if judged else "not judged"
         screen.print(f" {run.path.name}: {raw}", soft_wrap=True)
-        # nan is not equal to itself.
-        if rate.value == rate.value:
+        if not math.isnan(rate.value):
             width = 50 * (rate.hi - rate.lo)
             interval = f"{100 * rate.value:.1f} [{100 * rate.lo:.1f}, {100 * rate.hi:.1f}]"
             screen.print(f"   corrected {interval}, half-width {width:.1f}, {estimator}")
@@ -216,7 +215,7 @@ def agreement_command(
     if not found.n:
         raise ConfigError(f"{', '.join(map(str, sheets))} holds no labels yet ({found.unlabelled} empty rows).")
     if as_json:
-        typer.echo(json.dumps(agreement_json(found, chosen, loaded, verdicts, labels)))
+        typer.echo(console.json_text(console.without_nan(agreement_json(found, chosen, loaded, verdicts, labels))))
     else:
         print_agreement(found, chosen, loaded, verdicts, labels)
 
@@ -240,7 +239,7 @@ def _agree_between(runs: list[Path], sheets: list[Path], names: str, judge_id: s
         raise ConfigError(f"--judges {names} {twice}. These runs were judged by: {', '.join(known) or 'none'}.")
     found = compare_judges(loaded, by_judge, chosen)
     if as_json:
-        typer.echo(json.dumps(between_json(found, loaded)))
+        typer.echo(console.json_text(console.without_nan(between_json(found, loaded))))
     else:
         print_between(found, loaded)
 

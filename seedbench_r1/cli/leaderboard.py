@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 import shlex
 import sys
@@ -129,7 +128,7 @@ def diff_command(
         raise DataError(f"{first} and {second} have answered no question in common.")
     if as_json:
         value = {"schema": "sbr1.leaderboard-diff/1", "a": pair[0], "b": pair[1], "levels": to_json(comparisons)}
-        typer.echo(console.json_text(without_nan(value)))
+        typer.echo(console.json_text(console.without_nan(value)))
     else:
         print_diff(board, pair, comparisons, listed=listed)
 
@@ -229,15 +228,4 @@ def build_json(board: Board, written: list[Path]) -> object:
         "methods_paragraph": methods_paragraph(board),
         "exit_code": IncompleteRun.exit_code if board.left_out else 0,
     }
-    return without_nan(value)
-
-
-def without_nan(value: object) -> object:
-    """JSON knows no NaN: null stands for it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return value
+    return console.without_nan(value)

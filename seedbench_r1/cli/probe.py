@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,6 @@ import typer
 
 from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
-from seedbench_r1.cli.leaderboard import without_nan
 from seedbench_r1.cli.options import Given, PlainJson, RunPaths, with_settings
 from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun, Interrupted
@@ -91,7 +89,7 @@ def _probe_one(
     with models.open_loader(run) as loader, draining_signals(DRAINING) as (stop, received):
         results = probe_run(run, models.settings.config, models, probes, loader, stop=stop, observe=progress.observe)
     if as_json:
-        typer.echo(json.dumps(probes_json(run, results)))
+        typer.echo(console.json_text(probes_json(run, results)))
     else:
         print_probes(console.out(), run, results)
     if received:
@@ -128,6 +126,6 @@ def _show_agreement(
 
     found = {probe_id: probe_agreement(run, probe_id, of_probe, verdicts) for probe_id, of_probe in results.items()}
     if as_json:
-        typer.echo(json.dumps(without_nan(agreement_json(run, judge_id, found))))
+        typer.echo(console.json_text(console.without_nan(agreement_json(run, judge_id, found))))
     else:
         print_agreement(console.out(), run, judge_id, found)

@@ -32,7 +32,7 @@ def print_config(config: EvalConfig) -> None:
 
 def print_result(planned: Plan, result: EvalResult) -> None:
     """The closing block: a table with intervals, and what to type next."""
-    run = _counted(planned)
+    run = counted_run(planned)
     screen = console.out()
     print_summary(run, result.summary)
     screen.print(f" saved {planned.path / 'summary.json'}", soft_wrap=True)
@@ -41,7 +41,7 @@ def print_result(planned: Plan, result: EvalResult) -> None:
         screen.print(f" next: seedbench-r1 show {planned.path} --question {example}", soft_wrap=True)
 
 
-def _counted(planned: Plan) -> Run:
+def counted_run(planned: Plan) -> Run:
     """The run for counting; its questions, where they are the plan's, are in memory once."""
     manifest = read_manifest(planned.path)
     same = manifest is not None and manifest.n_questions == len(planned.questions)
@@ -125,7 +125,7 @@ def share_of(records: list[RunRecord]) -> Proportion:
 
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
-    run = _counted(planned)
+    run = counted_run(planned)
     # Failures are listed whole: a script has no other way to learn which questions to look at.
     failures = [
         {"question_id": r.question_id, "kind": r.failure.kind, "message": r.failure.message}

@@ -13,7 +13,7 @@ from seedbench_r1.backends.base import Backend, Scorer
 from seedbench_r1.config import OPENAI_BASE_URL, EvalConfig, api_key, validate
 from seedbench_r1.engines.local import open_loader
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.judges.probe_config import ProbeConfig, ProbeSettings
+from seedbench_r1.judges.probe_config import BACKENDS, ProbeConfig, ProbeSettings
 from seedbench_r1.judges.probes import text_prompt
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
@@ -139,8 +139,8 @@ class ProbedModels:
             template=settings.template,
             model=model,
             data_root=Path(),
-            backend=backend if backend in ("transformers", "vllm") else "transformers",
-            dtype=run.manifest.dtype if run.manifest.backend in ("transformers", "vllm") else "auto",
+            backend=backend if backend in BACKENDS else "transformers",
+            dtype=run.manifest.dtype if run.manifest.backend in BACKENDS else "auto",
         )
         return replace(config, **loading)
 

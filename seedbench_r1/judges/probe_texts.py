@@ -6,9 +6,11 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from string import ascii_uppercase
 
 from seedbench_r1.conclusions import conclusion, settled_option
 from seedbench_r1.parsing import answer_block, block_span
+from seedbench_r1.statements import fold
 from seedbench_r1.types import Generation, Question, RunRecord
 
 ANSWER, ANSWER_END = "<answer>", "</answer>"
@@ -84,7 +86,7 @@ def _is_a_text(said: str, question: Question) -> bool:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".")
+    return fold(text).rstrip(".")
 
 
 def shuffled(question: Question, seed: int) -> tuple[Question, str]:
@@ -114,12 +116,11 @@ def rewritten(reasoning: str, options: Sequence[str], target: str) -> str:
     In the last sentence that settles on an option (conclusions), that option's text or letter is replaced; if the
     rules then read anything but the target, or there is no such sentence, the last sentence gives way to a plain one.
     """
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    goal = options[letters.index(target)]
+    goal = options[ascii_uppercase.index(target)]
     found = conclusion(reasoning, options)
     if found is not None:
         sentence = reasoning[found.start : found.end]
-        former = options[letters.index(found.letter)]
+        former = options[ascii_uppercase.index(found.letter)]
         changed, n = re.subn(rf"(?<!\w){re.escape(former)}(?!\w)", lambda _: goal, sentence, flags=re.IGNORECASE)
         # Letters only where the text did not stand: "A" is an article, too.
         changed = re.sub(rf"\b{found.letter}\b(?!\s+[a-z])", target, changed) if n == 0 else changed

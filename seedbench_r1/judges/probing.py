@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from seedbench_r1.backends.base import Backend, Scorer
 from seedbench_r1.engines.local import MediaSource
 from seedbench_r1.errors import ConfigError, IncompleteRun
 from seedbench_r1.files import AppendFile
-from seedbench_r1.judges.probe_config import ProbeConfig
+from seedbench_r1.judges.probe_config import BACKENDS, ProbeConfig
 from seedbench_r1.judges.probes import (
     ALONE,
     VERSION,
@@ -84,13 +85,11 @@ class Progress:
 
     run: Run
     results: dict[str, dict[str, ProbeResult]]  # probe_id -> question_id -> result
-    no_reasoning: int  # answers that cannot be probed
     limit: int | None
     stop: threading.Event
     observe: Observe
     file: AppendFile
     failures: int = 0
-    given: set[str] = field(default_factory=set)
 
     def pending(self, probe: Probe) -> list[str]:
         """Questions whose answer has reasoning, without a settled result. At most the limit."""
@@ -150,28 +149,22 @@ def probe_run(
     identity = run_identity(run.manifest)
     chosen = list(probes)
     known = load_probes(run.path, identity, run.questions)
-    lacking = sum(record.answered and lacks_reasoning(record) for record in run.records.values())
     file = AppendFile(run.path, FILE)
     try:
         results = {probe.probe_id: known.get(probe.probe_id, {}) for probe in chosen}
-        progress = Progress(run, results, lacking, config.limit, stop or threading.Event(), observe, file)
+        progress = Progress(run, results, config.limit, stop or threading.Event(), observe, file)
         own = [probe for probe in chosen if not probe.under and not probe.text_model]
         _with_own_model(progress, own, config, models, loader)
         for probe in chosen:
             if probe.under and progress.pending(probe):
-                _closing(models.under(run), lambda opened, one=probe: _score(progress, [one], opened, loader, {}))
+                with contextlib.closing(models.under(run)) as scorer:
+                    _score(progress, [probe], scorer, loader, {})
             elif probe.text_model and progress.pending(probe):
-                _closing(models.text(), lambda opened, one=probe: _ask_text_model(progress, one, opened))
+                with contextlib.closing(models.text()) as backend:
+                    _ask_text_model(progress, probe, backend)
     finally:
         file.close()
     return progress.results
-
-
-def _closing(opened: Backend, work: Callable[..., None]) -> None:
-    try:
-        work(opened)
-    finally:
-        opened.close()
 
 
 def _with_own_model(
@@ -181,14 +174,12 @@ def _with_own_model(
         return
     swapped = next((probe for probe in probes if probe.kind == "swapped"), None)
 
-    def work(opened: Scorer) -> None:
-        rollouts: Mapping[str, Mapping[int, Rollout]] = {}
+    rollouts: Mapping[str, Mapping[int, Rollout]] = {}
+    with contextlib.closing(models.own(progress.run)) as scorer:
         if swapped is not None and config.rollouts:
-            rollouts = _draw(progress, progress.pending(swapped), config, opened, loader)
+            rollouts = _draw(progress, progress.pending(swapped), config, scorer, loader)
         if not progress.stop.is_set():
-            _score(progress, probes, opened, loader, rollouts)
-
-    _closing(models.own(progress.run), work)
+            _score(progress, probes, scorer, loader, rollouts)
 
 
 def _draw(
@@ -324,7 +315,7 @@ def check_probable(run: Run, config: ProbeConfig) -> None:
         return
     check_not_imported(run.path, run.manifest.protocol)
     backend = run.manifest.backend
-    if backend not in ("transformers", "vllm") and config.model is None:
+    if backend not in BACKENDS and config.model is None:
         raise ConfigError(
             f"{run.path} was answered by backend {backend!r}, which cannot continue a prefix or say how likely an "
             f"option is: probe {needs_model[0]} needs the model itself. Fix: --model CHECKPOINT with --backend "

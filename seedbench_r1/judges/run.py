@@ -132,8 +132,8 @@ def judge_run(
         # The limit counts questions to the judge; verdicts by definition cost nothing.
         cases = [judge_case(run, record) for record in waiting if not lacks_reasoning(record)][:limit]
         hopeless = threading.Event()
-        told = judge.verdicts(_until((stop, hopeless), cases))
-        for question_id, verdict in _while_hopeful(told, hopeless, judge.judge_id):
+        verdicts = judge.verdicts(_until((stop, hopeless), cases))
+        for question_id, verdict in _while_hopeful(verdicts, hopeless, judge.judge_id):
             write(question_id, verdict)
     finally:
         file.close()
@@ -201,11 +201,11 @@ def _until(stops: Sequence[threading.Event], cases: Iterable[JudgeCase]) -> Iter
 
 
 def _while_hopeful(
-    told: Iterator[tuple[str, Verdict]], hopeless: threading.Event, judge_id: str
+    verdicts: Iterator[tuple[str, Verdict]], hopeless: threading.Event, judge_id: str
 ) -> Iterator[tuple[str, Verdict]]:
     """The verdicts. Sets `hopeless`, and at the end raises JudgeUnavailable, if the first of them all failed."""
     failures: list[str | None] = []
-    for question_id, verdict in told:
+    for question_id, verdict in verdicts:
         yield question_id, verdict
         if len(failures) < HOPELESS_AFTER:
             failures.append(failure_of(verdict))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.judges.run import JudgeCase
+from seedbench_r1.statements import fold
 from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import LETTERS
 
-PROMPT_VERSIONS = ("v1", "v2")  # as --judge-prompt takes them; the last is the default
 MAX_TOKENS = {1: 300, 2: 2048}  # of a verdict, by version: from 2 on with room for a judge that reasons first
 REASON_CHARACTERS = 4000  # of a reason that are kept
 
@@ -161,6 +161,5 @@ def _without_thoughts(text: str) -> str:
 
 def _same_wording(case: JudgeCase, supports: str) -> bool:
     """True if the option reads as the answer given does: annotation files have such pairs."""
-    wordings = [" ".join(option.casefold().split()) for option in case.options]
-    texts = dict(zip(case.letters, wordings, strict=True))
+    texts = dict(zip(case.letters, map(fold, case.options), strict=True))
     return supports in texts and texts[supports] == texts[case.answer]

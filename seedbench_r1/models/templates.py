@@ -37,10 +37,10 @@ def check_template_ends(template: str) -> None:
         ConfigError: it takes more than 3 seconds, 1 GiB or 10 million characters.
     """
     renderings = [
-        {"messages": messages, "add_generation_prompt": answering, **_TOKENS, **told}
+        {"messages": messages, "add_generation_prompt": answering, **_TOKENS, **thinking}
         for messages in _CONVERSATIONS
         for answering in (False, True)
-        for told in ({}, dict.fromkeys(_THINKING, True), dict.fromkeys(_THINKING, False))
+        for thinking in ({}, dict.fromkeys(_THINKING, True), dict.fromkeys(_THINKING, False))
     ]
     asked = json.dumps({"template": template, "renderings": renderings})
     try:
@@ -81,11 +81,11 @@ def render_template(
         ConfigError: the prompt is the same with on and with off.
     """
     options = {"chat_template": chat_template, "tokenize": False, "add_generation_prompt": True}
-    text: str = renderer.apply_chat_template(messages, **options, **_told(chat_template, thinking))
+    text: str = renderer.apply_chat_template(messages, **options, **_thinking_arguments(chat_template, thinking))
     if thinking == "auto":
         return text
     other: Thinking = "off" if thinking == "on" else "on"
-    if text == renderer.apply_chat_template(messages, **options, **_told(chat_template, other)):
+    if text == renderer.apply_chat_template(messages, **options, **_thinking_arguments(chat_template, other)):
         raise ConfigError(
             f"--thinking {thinking} cannot be: the chat template makes the same prompt with on and with off, so that "
             f"it decides itself. Fix: leave out --thinking, or --processor of a model whose template reads "
@@ -94,7 +94,7 @@ def render_template(
     return text
 
 
-def _told(chat_template: str | None, thinking: Thinking) -> dict[str, bool]:
+def _thinking_arguments(chat_template: str | None, thinking: Thinking) -> dict[str, bool]:
     """Only names that stand in the template: transformers' processors take others for settings of theirs."""
     names = [name for name in _THINKING if re.search(rf"\b{name}\b", str(chat_template))]
     return {} if thinking == "auto" else dict.fromkeys(names, thinking == "on")
@@ -106,7 +106,7 @@ def opened_by_template(renderer: Any, chat_template: str | None, thinking: Think
     Arguments as of render_template. Raises ConfigError if the template cannot render or does not open the turn.
     """
     messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    options = {"chat_template": chat_template, "tokenize": False} | _told(chat_template, thinking)
+    options = {"chat_template": chat_template, "tokenize": False} | _thinking_arguments(chat_template, thinking)
     try:
         asked, answering = (
             renderer.apply_chat_template(messages, add_generation_prompt=generation, **options)

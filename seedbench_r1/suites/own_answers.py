@@ -11,6 +11,7 @@ from seedbench_r1.columns import GoldForm
 from seedbench_r1.errors import DataError
 from seedbench_r1.parsing import first_block
 from seedbench_r1.rows import Place
+from seedbench_r1.statements import fold
 
 # Evidence for counting from 0 or from 1 that is 20 times as frequent as its contrary leaves this to single odd rows.
 CLEAR = 20
@@ -32,10 +33,6 @@ def as_text(value: object) -> str | None:
     return str(value) if isinstance(value, int | float) else None
 
 
-def folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
 def by_form(text: str, options: Sequence[str], start: int | None) -> dict[GoldForm, str]:
     """form -> the letter that the text names in it, of the forms in which it names one.
 
@@ -45,13 +42,13 @@ def by_form(text: str, options: Sequence[str], start: int | None) -> dict[GoldFo
     found: dict[GoldForm, str] = {}
     if (match := _LETTER.fullmatch(text)) and match.group(1).upper() in letters:
         found["letter"] = match.group(1).upper()
-    wanted = folded(text)
-    named = [letter for letter, option in zip(letters, options, strict=True) if folded(option) == wanted]
+    wanted = fold(text)
+    named = [letter for letter, option in zip(letters, options, strict=True) if fold(option) == wanted]
     if len(named) == 1:
         found["text"] = named[0]
     match = None if found else _LETTERED.fullmatch(text)
     # "B. wash the cup"
-    if match and folded(match.group(2)) in (folded(o) for o, x in zip(options, letters, strict=True) if x == match[1]):
+    if match and fold(match.group(2)) in (fold(o) for o, x in zip(options, letters, strict=True) if x == match[1]):
         found["letter"] = match.group(1)
     if start is not None and _INTEGER.fullmatch(text) and 0 <= int(text) - start < len(options):
         found["index from 1" if start else "index from 0"] = letters[int(text) - start]

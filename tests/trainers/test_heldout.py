@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ QUESTION = Question("train/1", "train", "?", ("wash the cup", "open the box", "c
 )
 def test_a_rollout_is_judged_as_the_rules_judge_does(text, consistent):
     assert consistent_by_rules(QUESTION, Rollout((), text, "stop")) is consistent
+
+
+def test_of_other_kinds_no_judge_says_anything():
+    number = replace(QUESTION, kind="numerical", options=(), gold="3")
+    for text in ("<think>Three cups.</think><answer>3</answer>", "<think></think><answer>3</answer>", "3"):
+        assert consistent_by_rules(number, Rollout((), text, "stop")) is None
 
 
 def test_shares_by_hand():

@@ -13,7 +13,8 @@ from leaderboards.draw.page import HtmlReport
 from leaderboards.stats import mcnemar, sign_flip_test
 from seedbench_r1.cli.app import app
 from seedbench_r1.cli.board_tables import print_board
-from seedbench_r1.cli.leaderboard import parse_size, without_nan
+from seedbench_r1.cli.console import without_nan
+from seedbench_r1.cli.leaderboard import parse_size
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.runs.directory import load_run
 from tests.command import cli, cli_process

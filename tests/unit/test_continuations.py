@@ -89,7 +89,7 @@ def test_texts_that_cannot_be_told_apart_fail_alone(case):
     results = dict(
         backend.score([replace(first, continuations=("A", "A")), replace(second, continuations=("A", "AB")), third])
     )
-    assert "cannot be told apart" in results[first.question_id].message
+    assert "cannot be distinguished" in results[first.question_id].message
     assert "'A'" in results[second.question_id].message
     assert not isinstance(results[third.question_id], Failure)
 

@@ -188,4 +188,4 @@ def test_runs_that_missing_verdicts_could_turn_round_are_not_told_apart(folder, 
     )
     assert delta.sign_is_open
     assert [row.tier for row in board.rows] == ["A", "A"]
-    assert "no run is told apart" in story(board)[0]
+    assert "no run is significantly below" in story(board)[0]

@@ -1,4 +1,4 @@
-"""The sentences on top of a board: who leads, who is not told apart, and nothing that the tests do not say."""
+"""The sentences on top of a board: who leads, who is not significantly below, and nothing that the tests do not say."""
 
 import pytest
 
@@ -32,11 +32,11 @@ def test_a_leader_is_named_with_the_next_and_the_distance(tmp_path):
 
 def test_runs_that_no_test_separates_are_not_told_apart(tmp_path):
     board = board_of(tmp_path, RunSpec("a", seed=1), RunSpec("b", ability=0.05, seed=2))
-    assert all("no run is told apart from the best" in sentence for sentence in story(board))
+    assert all("no run is significantly below the best" in sentence for sentence in story(board))
     both = board_of(
         tmp_path / "more", RunSpec("a", 3.0, seed=1), RunSpec("b", 3.1, seed=2), RunSpec("low", -2.0, seed=3)
     )
-    assert "lead and are not told apart; " in story(both)[0]
+    assert "lead, none significantly below the first; " in story(both)[0]
     assert "over low." in story(both)[0]
 
 
@@ -71,7 +71,7 @@ def test_equal_runs_give_equal_bytes_in_any_order(tmp_path, order):
     benchmark = make_benchmark(seed=5)
     specs = [RunSpec(name, seed=7) for name in ("b", "a", "c")]
     paths = []
-    for spec in specs:  # the same answers under three names, told apart by one character of their texts
+    for spec in specs:  # the same answers under three names, which differ in one character of their texts
         (path,) = write_runs(tmp_path, [spec], benchmark)
         records = (path / "records.jsonl").read_text(encoding="utf-8")
         (path / "records.jsonl").write_text(records.replace("</think>", f" {spec.name}</think>"), encoding="utf-8")

@@ -14,7 +14,7 @@ async function inflate(id) {
 
 const inflateJson = async (id) => JSON.parse(new TextDecoder().decode(await inflate(id)));
 
-let bank = null; // columns, one entry a question; see report_payload.py
+let bank = null; // columns, one entry a question; see page_payload.py
 let answers = []; // for each run a Uint16Array: its byte of layer-outcomes, and the letter picked (1: A) in the upper one
 let credits = null; // for each run a Float64Array; null: every answer is right or wrong
 const signSums = new SignSums(...page.signs);
