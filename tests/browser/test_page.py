@@ -194,6 +194,9 @@ def test_consistency_is_compared_as_python_does(open_page, board):
         if delta is not None:
             mark = "‡" if delta.sign_is_open else row.stars("L3", "consistency")
             assert shown[row.model].startswith(points(delta.value) + mark)
+        elif row.model != "sft":
+            assert shown[row.model] == "–"
+    assert sum(row.delta("consistency", "L3") is not None for row in again.rows) > 0
     assert shown["sft"] == "baseline"
 
 

@@ -211,18 +211,23 @@ def test_sft_learns_the_cot_files_responses(tmp_path, model):
 
 
 LOADING = """
-import resource, sys, time
+import sys
 from pathlib import Path
 from seedbench_r1.rows import BadRows
 from trainers.video_r1 import load_video_r1_rows
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+
+def peak():  # not getrusage's, which a process inherits from the one that started it
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+before = peak()
 rows = load_video_r1_rows(Path(sys.argv[1]), Path(sys.argv[1]).parent, BadRows(), responses=False)
-print(len(rows), time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(len(rows), peak() - before)
 """
 
 
 def test_twenty_thousand_rows_take_memory_in_proportion(tmp_path):
-    """260,000 took 2.9 CPU-seconds and 259 MB (docs/training.md); a thirteenth of them takes a thirteenth."""
+    """260,000 took 259 MB (docs/training.md); a thirteenth of them takes a thirteenth."""
     path = tmp_path / "rows.json"
     words = "How many times does the man in the red coat open the door of the kitchen before it rains?"
     options = [f"the {thing} on the table" for thing in ("cup", "pan", "jar", "box")]
@@ -230,9 +235,9 @@ def test_twenty_thousand_rows_take_memory_in_proportion(tmp_path):
         json.dumps([choice_row("B", *options, problem=f"{words} {n}", path=f"./a/{n}.mp4") for n in range(20_000)])
     )
     done = subprocess.run([sys.executable, "-c", LOADING, str(path)], capture_output=True, text=True, check=True)
-    n, _, megabytes = map(float, done.stdout.split())
+    n, megabytes = map(float, done.stdout.split())
     assert n == 20_000
-    assert megabytes < 400 / 13 + 15  # pieces of the file are read at once
+    assert 0 < megabytes < 259 / 13 + 10  # pieces of the file are read at once
 
 
 def test_an_epoch_of_care_on_five_kinds_is_evaluated_on_the_transfer_suite(tmp_path, model):

@@ -65,10 +65,12 @@ def test_scores_are_those_of_fresh_prefills(case, texts):
 
 
 def test_a_prefix_is_continued(case):
-    """The first new token is the likeliest after prompt and prefix, and is told as every token is."""
+    """The first new token is the likeliest after prompt and prefix, and is given out as every token is."""
     backend, requests = case
-    for question_id, generation in backend.generate(requests(), GREEDY):
-        (one,) = [request for request in requests() if request.question_id == question_id]
+    generations = dict(backend.generate(requests(), GREEDY))
+    assert generations.keys() == {request.question_id for request in requests()}
+    for one in requests():
+        generation = generations[one.question_id]
         prompt = backend.processor.prepare(one)
         assert backend.processor.tokenizer.decode(prompt.input_ids[-30:]).endswith(PREFIX[-20:])
         assert len(prompt.input_ids) == generation.n_prompt_tokens
@@ -106,7 +108,10 @@ def test_nan_weights_are_a_failure_and_no_score():
     backend = TransformersBackend(str(tiny_checkpoint("qwen2_5_vl")), device="cpu", batch_size=3)
     with torch.no_grad():
         backend.model.lm_head.weight[3] = float("nan")
-    for _, result in backend.score(asked(continuations=LETTERS)):
+    requests = asked(continuations=LETTERS)
+    results = dict(backend.score(requests))
+    assert results.keys() == {request.question_id for request in requests}
+    for result in results.values():
         assert isinstance(result, Failure)
         assert "not finite" in result.message
 

@@ -84,7 +84,8 @@ def test_sheet_after_sheet_until_it_is_enough(folder, tmp_path):
     own = found["runs"]["grpo"]["by_predictive_values"]
     assert own["hi"] - own["lo"] <= 0.1
     # The truth: what the human would say of every case, and no to those without reasoning.
-    assert own["lo"] <= sum(words[r] for r in words if r in everything(folder)) / 460 <= own["hi"]
+    reasoned = everything(folder)
+    assert own["lo"] <= sum(words[r] for r in words if r in reasoned) / 460 <= own["hi"]
     # More of the side whose labels say more; the table's own sensitivity is that of the sheet.
     table = found["table"]
     yes = table["yy"] + table["yn"]
@@ -169,7 +170,8 @@ def test_a_run_without_reasoning_has_nothing_to_label(folder, tmp_path):
 
 def test_a_run_that_was_not_judged_has_no_rate(folder, tmp_path):
     (fresh,) = write_runs(tmp_path, [RunSpec("fresh", seed=3, judges=())], make_benchmark())
-    row = next(r for r in human(folder) if r in everything(folder))
+    reasoned = everything(folder)
+    row = next(r for r in human(folder) if r in reasoned)
     (tmp_path / "l.csv").write_text(f"row_id,supports_answer\n{row},yes\n")
     done = cli("judge", "agreement", "l.csv", folder / "grpo", fresh, "--judge", RULES, "--json", cwd=tmp_path)
     rate = json.loads(done.stdout)["runs"]["fresh"]

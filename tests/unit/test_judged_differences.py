@@ -86,9 +86,7 @@ def test_a_difference_is_that_of_the_counts(folder, board, measure, level):
 
 
 def test_verdicts_of_another_judge_are_not_compared(board):
-    assert board.row("other-judge").judged_deltas == {"consistency": {}, "sound": {}} | {
-        measure: {} for measure in board.row("other-judge").judged_deltas
-    }
+    assert board.row("other-judge").judged_deltas == {"consistency": {}, "sound": {}}
     assert board.row("base").judged_deltas.get("consistency", {}) == {}
 
 

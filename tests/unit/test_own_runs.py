@@ -282,7 +282,7 @@ def two_runs(media, tmp_path_factory) -> list[Path]:
     questions = write(folder / "mine.jsonl", mixed())
     models = [script(folder, "good", SAID), script(folder, "poor", {"near/q2": "E", "far/q4": "55"})]
     paths = [Path(json.loads(evaluate(media, folder, questions, model).stdout)["run_dir"]) for model in models]
-    cli("judge", *paths, cwd=folder)
+    assert cli("judge", *paths, cwd=folder).returncode == 0
     return paths
 
 
@@ -339,6 +339,7 @@ def test_suites_are_never_mixed(two_runs, data_root, tmp_path):
     bench = next((tmp_path / "runs").iterdir())
     board = build_board([*two_runs, bench])
     assert [row.run_id for row in board.rows] == [bench.name]
+    assert len(board.left_out) == 2
     assert all("answers the suite own: not to be mixed with SEED-Bench-R1 results" in i.reason for i in board.left_out)
     own = build_board([*two_runs, bench], baseline=str(two_runs[0]))
     assert (own.suite, len(own.rows)) == ("own", 2)
@@ -346,8 +347,9 @@ def test_suites_are_never_mixed(two_runs, data_root, tmp_path):
 
 
 def test_runs_of_ones_own_are_not_exported_under_the_benchmarks_names(two_runs, tmp_path):
-    done = cli("export", "hub-results", two_runs[0], "--out", tmp_path / "x", cwd=tmp_path)
-    assert done.returncode != 0
+    done = cli("export", "hub", two_runs[0], "--out", tmp_path / "x", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "these formats name SEED-Bench-R1's levels" in done.stderr
     with pytest.raises(DataError, match="answers the suite own: these formats name SEED-Bench-R1's levels"):
         load_exported(two_runs[0])
 

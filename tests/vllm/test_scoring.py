@@ -30,7 +30,9 @@ def test_scores_are_those_of_the_transformers_backend(qwen2_5_vl, transformers, 
 
 def test_a_prefix_is_continued_by_the_same_tokens(qwen2_5_vl, transformers):
     expected = dict(transformers.generate(asked("qwen2_5_vl"), GREEDY))
-    for question_id, generation in qwen2_5_vl.generate(asked("qwen2_5_vl"), GREEDY):
+    found = dict(qwen2_5_vl.generate(asked("qwen2_5_vl"), GREEDY))
+    assert found.keys() == expected.keys()
+    for question_id, generation in found.items():
         assert isinstance(generation, Generation)
         assert generation.token_ids == expected[question_id].token_ids
         assert generation.logprobs == pytest.approx(expected[question_id].logprobs, abs=TOLERANCE)
