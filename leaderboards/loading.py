@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leaderboards.agreement import copies, with_doubts
+from leaderboards.suites import SUITES
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs.answers import record_files
 from seedbench_r1.runs.directory import Run, load_run
@@ -18,9 +19,6 @@ from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, Verdict
-
-# Suites that have a board -> how it is called. One board holds runs of one suite.
-NAMES = {"seedbench-r1": "SEED-Bench-R1", "own": "own questions'"}
 
 Verdicts = dict[str, dict[str, Verdict]]  # judge_id -> question_id -> verdict
 
@@ -92,12 +90,12 @@ def _take_out_other_suites(loaded: dict[Path, Loaded], baseline: str | None) -> 
     """One board answers one suite: the baseline's, else SEED-Bench-R1 where a run does, else that of most runs."""
     suites = {path: item.run.manifest.suite for path, item in loaded.items()}
     wanted = {suite for path, suite in suites.items() if baseline and path.resolve() == Path(baseline).resolve()}
-    usable = Counter(suite for suite in suites.values() if suite in NAMES)
+    usable = Counter(suite for suite in suites.values() if suite in SUITES)
     # Ties by name, so that the order of the arguments does not matter.
     most = min(usable, key=lambda suite: (suite != "seedbench-r1", -usable[suite], suite), default="seedbench-r1")
-    chosen = (wanted & set(NAMES)).pop() if wanted & set(NAMES) else most
+    chosen = (wanted & set(SUITES)).pop() if wanted & set(SUITES) else most
     left_out = [
-        LeftOut(path, f"{path} answers the suite {suite}: not to be mixed with {NAMES[chosen]} results.")
+        LeftOut(path, f"{path} answers the suite {suite}: not to be mixed with {SUITES[chosen].called} results.")
         for path, suite in suites.items()
         if suite != chosen
     ]

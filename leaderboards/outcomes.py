@@ -9,11 +9,12 @@ from string import ascii_uppercase
 import numpy as np
 import numpy.typing as npt
 
+from leaderboards.suites import SUITES, BoardSuite
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.probes import ProbeResult
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot
 from seedbench_r1.scoring import lacks_reasoning
-from seedbench_r1.types import DOMAINS, LEVELS, Question, RunRecord, Verdict
+from seedbench_r1.types import DOMAINS, Question, RunRecord, Verdict
 
 # Codes of Outcomes.outcome. From ANSWERED on, the model produced a response.
 ABSENT, UNANSWERED, FAILED, ANSWERED, UNPARSED, TRUNCATED = range(6)
@@ -29,23 +30,18 @@ Values = npt.NDArray[np.bool_] | npt.NDArray[np.float64]  # of answers: right or
 
 @dataclass(frozen=True, slots=True)
 class QuestionBank:
-    """All questions of a board, L1 first, in the order of the annotation files; every array has one entry a question.
+    """All questions of a board, split by split, in the order of their files; every array has one entry a question.
 
     video codes number the source recordings 0..G-1 in the sorted order of their names.
     """
 
+    suite: BoardSuite  # of all runs
     questions: tuple[Question, ...]
     index: dict[str, int]  # question_id -> position
-    level: npt.NDArray[np.str_]
+    level: npt.NDArray[np.str_]  # the column's name: a level, a split of one's own, a benchmark
     domain: npt.NDArray[np.str_]  # "" where there is none
     video: npt.NDArray[np.intp]
     choice: Bools  # has options: what judges decide on
-
-    @property
-    def suite(self) -> str:
-        """That of the questions; runs of one suite share a board."""
-        source = self.questions[0].source if self.questions else None
-        return "own" if source is not None and source.suite == "own" else "seedbench-r1"
 
     def group(self, name: str) -> Bools:
         """The questions of a level or of an L3 domain."""
@@ -55,10 +51,8 @@ class QuestionBank:
     @property
     def groups(self) -> tuple[str, ...]:
         """Levels, then L3 domains, as far as there are questions of them."""
-        levels, domains = set(self.level.tolist()), set(self.domain.tolist())
-        # A user's own splits, in the order of the file.
-        others = [name for name in dict.fromkeys(self.level.tolist()) if name not in LEVELS]
-        return tuple([n for n in LEVELS if n in levels] + others + [n for n in DOMAINS if n in domains])
+        domains = set(self.domain.tolist())
+        return (*dict.fromkeys(self.level.tolist()), *(name for name in DOMAINS if name in domains))
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -120,19 +114,22 @@ class Measured:
 def build_bank(runs: Iterable[Run]) -> QuestionBank:
     """The questions of all runs, each once; the first run that has a question gives its text."""
     merged: dict[str, Question] = {}
+    suite = SUITES["seedbench-r1"]
     for run in runs:
+        suite = SUITES[run.manifest.suite]
         if run.questions.keys() - merged.keys():
             merged = run.questions | merged if len(run.questions) > len(merged) else merged | run.questions
-    rank = {level: place for place, level in enumerate(LEVELS)}
-    questions = tuple(sorted(merged.values(), key=lambda question: rank.get(question.split, len(rank))))
-    # The domains of tables are L3's.
-    own = any(question.source is not None and question.source.suite == "own" for question in questions[:1])
+    splits = dict.fromkeys(question.split for question in merged.values())
+    rank = {name: place for place, name in enumerate(dict.fromkeys((*suite.known, *map(suite.column, splits))))}
+    # Split by split also where a user's file mixes them: the columns follow this order.
+    questions = tuple(sorted(merged.values(), key=lambda question: rank[suite.column(question.split)]))
     _, video = np.unique(np.array([question.cluster for question in questions], dtype=str), return_inverse=True)
     return QuestionBank(
+        suite=suite,
         questions=questions,
         index={question.question_id: place for place, question in enumerate(questions)},
-        level=np.array([question.split for question in questions], dtype=str),
-        domain=np.array(["" if own else question.domain or "" for question in questions], dtype=str),
+        level=np.array([suite.column(question.split) for question in questions], dtype=str),
+        domain=np.array([(question.domain or "") if suite.has_levels else "" for question in questions], dtype=str),
         video=video.astype(np.intp),
         choice=np.array([question.kind == "choice" for question in questions], dtype=np.bool_),
     )

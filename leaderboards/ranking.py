@@ -13,6 +13,7 @@ import numpy.typing as npt
 from leaderboards import stats
 from leaderboards.outcomes import Bools, Measured, QuestionBank, Values
 from leaderboards.rows import Delta
+from leaderboards.suites import BoardSuite
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import DOMAINS, LEVELS
 
@@ -67,20 +68,19 @@ class LevelTests:
     p_holm: Floats  # (M, M)
 
 
-def parse_metric(text: str | None, splits: Sequence[str] = ()) -> Metric:
-    """ "l3.accuracy" -> Metric; None: accuracy on L3, of a user's own questions on their first split.
-
-    splits: of a user's own questions; none: those of SEED-Bench-R1. Raises ConfigError.
-    """
+def parse_metric(text: str | None, suite: BoardSuite, columns: Sequence[str]) -> Metric:
+    """ "l3.accuracy", "vsibench.sound" -> Metric; None: accuracy on L3, elsewhere on the first column. ConfigError."""
+    levels = suite.has_levels
+    known = (*LEVELS, "custom") if levels else tuple(columns)
     # The name of a split may have a dot.
-    level, _, measure = (text or f"{splits[0] if splits else 'L3'}.accuracy").rpartition(".")
-    known = tuple(splits) or (*LEVELS, "custom")
-    names = {name.lower(): name for name in known}
+    level, _, measure = (text or f"{'L3' if levels else known[0]}.accuracy").rpartition(".")
+    names = {name.lower(): name for name in known} | {
+        split: name for split, name in suite.names.items() if name in known
+    }
     if level.lower() not in names or measure not in MEASURES:
-        kind = "split" if splits else "level"
         raise ConfigError(
-            f"--metric {text!r} is unknown. Fix: a {kind} ({', '.join(names)}), a dot, and one of "
-            f"{', '.join(MEASURES)}."
+            f"--metric {text!r} is unknown. Fix: a {'level' if levels else 'split'} ({', '.join(names)}), a dot, and "
+            f"one of {', '.join(MEASURES)}."
         )
     # Of names that differ in case alone each is still found as it is written.
     return Metric(level if level in known else names[level.lower()], measure)

@@ -198,7 +198,7 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
     judged = {name: bank.group(name) & bank.choice for name in groups}
     rated = [name for name in complete if has_consistency(table, judged[name])]
     levels = [name for name in groups if name not in DOMAINS]
-    total = sum(manifest.n_total.get(level, {}).get("all", 0) for level in levels)
+    total = sum(sizes.get("all", 0) for split, sizes in manifest.n_total.items() if bank.suite.column(split) in levels)
     answered, unparsed = int(table.responded.sum()), int((table.outcome == UNPARSED).sum())
     unreadable = unparsed > RANKED_UNPARSED * answered and not rank_unparsed
     return LeaderboardRow(
@@ -220,7 +220,7 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         verdict_bounds={name: found for name in rated if (found := _verdict_bounds(table, judged[name]))},
         quadrants={name: quadrants_of(table, judged[name]) for name in rated if name in levels},
         shares=further_shares(measured, bank, complete, rated),
-        gap=_gap(accuracy) if bank.suite == "seedbench-r1" else None,
+        gap=_gap(accuracy) if bank.suite.has_levels else None,
         unparsed=unparsed,
         truncated=int((table.outcome == TRUNCATED).sum()),
         errors=int((table.outcome == FAILED).sum()),

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from seedbench_r1.types import RunRecord, Verdict
     from trainers.loop import TrainResult
 
-JUDGED_SUITES = ("seedbench-r1", "own")
 Setting = str | int | float | bool | Path | Iterable[str] | None
 
 
@@ -95,10 +94,7 @@ def judge(
 
 
 def check_judgeable(run: Run) -> Run:
-    """The run. Raises ConfigError if its suite is not one that judges know, or it has no question with options."""
-    if run.manifest.suite not in JUDGED_SUITES:
-        known = " and ".join(JUDGED_SUITES)
-        raise ConfigError(f"{run.path} answers the suite {run.manifest.suite}; judges know {known} only.")
+    """The run. Raises ConfigError if it has no question with options."""
     # Judges say which of the options the reasoning leads to.
     if all(question.kind != "choice" for question in run.questions.values()):
         raise ConfigError(f"{run.path} has no question with options; judges say which of them the reasoning leads to.")
@@ -150,10 +146,10 @@ class Leaderboard:
         """A row a run, with the columns of leaderboard.csv (docs/leaderboard.md) as texts."""
         import pandas as pd
 
-        from leaderboards.draw.csv import own_splits, wide_fields
+        from leaderboards.draw.csv import further_splits, wide_fields
 
         board = self.board
-        return pd.DataFrame([wide_fields(row, board.baseline, own_splits(board)) for row in board.rows])
+        return pd.DataFrame([wide_fields(row, board.baseline, further_splits(board)) for row in board.rows])
 
 
 def leaderboard(

@@ -66,10 +66,10 @@ REFUSED = "refused: fewer than 95 % of the questions shared"
 
 def write_wide_csv(board: Board, path: Path, *, include_reported: bool = False) -> None:
     """Percentages with two decimals, `_lo` and `_hi` their 95 % interval; empty where there is no number."""
-    splits = own_splits(board)
+    splits = further_splits(board)
     rows = [wide_fields(row, board.baseline, splits) for row in board.rows]
     if include_reported:
-        rows += [reported_fields(row) for row in board.published]
+        rows += [reported_fields(row, splits) for row in board.published]
     _write(path, tuple(map(safe_text, wide_columns(splits))), [_safe_names(row) for row in rows])
 
 
@@ -88,13 +88,13 @@ def write_predictions_csv(board: Board, path: Path) -> None:
     )
 
 
-def own_splits(board: Board) -> tuple[str, ...]:
-    """The splits of a user's own questions, which are columns there; none on a board of SEED-Bench-R1."""
-    return board.bank.levels if board.suite == "own" else ()
+def further_splits(board: Board) -> tuple[str, ...]:
+    """The splits of other suites, which are columns there; none on a board of SEED-Bench-R1."""
+    return () if board.suite.has_levels else board.bank.levels
 
 
 def wide_fields(row: LeaderboardRow, baseline: str | None, splits: Sequence[str] = ()) -> dict[str, str]:
-    """Column -> text of a measured run. splits: of a user's own questions."""
+    """Column -> text of a measured run. splits: of other suites."""
     return {name: show(row, baseline) for name, show in wide_columns(splits).items()}
 
 
@@ -114,9 +114,9 @@ def wide_columns(splits: Sequence[str] = ()) -> dict[str, Show]:
     return found
 
 
-def reported_fields(row: PublishedRow) -> dict[str, str]:
+def reported_fields(row: PublishedRow, splits: Sequence[str] = ()) -> dict[str, str]:
     """Column -> text of a paper's row: the printed strings, no interval, no rank."""
-    fields = dict.fromkeys(WIDE_COLUMNS, "") | {
+    fields = dict.fromkeys(wide_columns(splits), "") | {
         "run_id": row.row_id,
         "model": row.method,
         "base_model": row.base_model,
@@ -124,8 +124,9 @@ def reported_fields(row: PublishedRow) -> dict[str, str]:
         "frames": row.frames,
         "flags": "; ".join((*row.flags, f"{row.source}, {row.table}")),
     }
-    names = {name: prefix for prefix, name in CELLS.items()}
-    return fields | {f"{names[name]}_acc": cell.printed for name, cell in row.accuracy.items()}
+    names = {name: name for name in splits} or {name: prefix for prefix, name in CELLS.items()}
+    printed = {names[name]: cell.printed for name, cell in row.accuracy.items() if name in names}
+    return fields | {f"{name}_acc": text for name, text in printed.items()}
 
 
 def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str, str]]:
@@ -212,9 +213,9 @@ def _reported_long(row: PublishedRow) -> Iterator[dict[str, str]]:
 
 def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, str]]:
     table = measured.outcomes
-    columns = (table.outcome, table.picked, table.correct, table.consistent, table.n_tokens)
+    columns = (bank.level, table.outcome, table.picked, table.correct, table.consistent, table.n_tokens)
     values = zip(bank.questions, *(column.tolist() for column in columns), strict=True)
-    for question, outcome, picked, correct, consistent, n_tokens in values:
+    for question, level, outcome, picked, correct, consistent, n_tokens in values:
         # Only other runs were asked this question.
         if OUTCOME_NAMES[outcome] == "absent":
             continue
@@ -223,7 +224,7 @@ def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, s
         yield {
             "run_id": safe_text(measured.run_id),
             "sample_id": safe_text(question.question_id.partition("/")[2]),
-            "level": question.split,
+            "level": level,
             "domain": question.domain or "",
             "video_id": safe_text(question.cluster),
             "gold": question.gold,

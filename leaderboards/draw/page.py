@@ -127,7 +127,7 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
     context: dict[str, object] = {
         "board": board,
         "story": [shareable(sentence) for sentence in story(board)],
-        "chance": f"{100 * np.mean([1 / len(q.options) for q in board.bank.questions if q.options]):.0f}",
+        "chance": _chance(board),
         "built": built,
         "built_day": built[:10],
         "version": __version__,
@@ -183,6 +183,13 @@ def _page_data(board: Board) -> dict[str, object]:
         "judged": _is_judged(board),
         "signs": [format(words["state"], "x"), format(words["inc"], "x")],
     }
+
+
+def _chance(board: Board) -> str:
+    """ "25": percent right by guessing on the metric's level; "" where no question of it has options."""
+    inside = zip(board.bank.questions, board.bank.group(board.metric.level).tolist(), strict=True)
+    shares = [1 / len(question.options) for question, yes in inside if yes and question.options]
+    return f"{100 * np.mean(shares):.0f}" if shares else ""
 
 
 def _is_judged(board: Board) -> bool:

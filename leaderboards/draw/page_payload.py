@@ -102,7 +102,7 @@ def bank_layer(bank: QuestionBank) -> dict[str, object]:
         "ids": [question.question_id for question in bank.questions],
         "wording": [_number(wordings, _wording(question)) for question in bank.questions],
         "goal": [_number(goals, question.task_goal or "") for question in bank.questions],
-        "level": [_number(levels, question.split) for question in bank.questions],
+        "level": [_number(levels, level) for level in bank.level.tolist()],
         "domain": [DOMAINS.index(q.domain) if q.domain in DOMAINS else -1 for q in bank.questions],
         "video": bank.video.tolist(),
         "gold": _golds(bank),

@@ -117,7 +117,7 @@ def _columns(board: Board) -> Iterable[Column]:
     for level in levels:
         title = f"Accuracy on {level} minus the baseline's, points; {STARS}"
         yield Column(f"d_{level}", f"Δ {level}", title, "" if level == main else "levels")
-    if {"L1", "L3"} <= set(levels) and board.suite != "own":
+    if {"L1", "L3"} <= set(levels) and board.suite.has_levels:
         yield Column("gap", "Gap L1–L3", "Accuracy on L1 minus accuracy on L3, points")
     yield Column("base", "Base model", "What it was trained from", "run unprinted", numeric=False)
     yield Column("step", "Step", "Optimiser steps of its training", "run unprinted")

@@ -13,13 +13,13 @@ DASH = "–"
 
 
 def columns(board: Board) -> tuple[str, ...]:
-    """The papers' columns; of a user's own questions, their splits."""
-    return board.bank.levels if board.suite == "own" else PAPER_COLUMNS
+    """The papers' columns; of other suites, their splits."""
+    return PAPER_COLUMNS if board.suite.has_levels else board.bank.levels
 
 
 def main_level(board: Board) -> str:
-    """The level of consistency and differences: L3 as in the papers; of a user's own questions, the metric's split."""
-    return board.metric.level if board.suite == "own" else "L3"
+    """The level of consistency and differences: L3 as in the papers; of other suites, the metric's split."""
+    return "L3" if board.suite.has_levels else board.metric.level
 
 
 def row_label(row: LeaderboardRow) -> str:

@@ -10,7 +10,6 @@ import typer
 from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.interface import JUDGED_SUITES
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.verdicts import load_verdicts
@@ -57,7 +56,7 @@ def _print_run(run: Run, *, as_json: bool) -> None:
 
     manifest, summary = run.manifest, run.summary()
     judges = load_verdicts(run.path, run_identity(manifest))
-    judged = {name: judges[name] for name in sorted(judges) if manifest.suite in JUDGED_SUITES}
+    judged = {name: judges[name] for name in sorted(judges)}
     if as_json:
         value = {
             "schema": "sbr1.show/1",
