@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboards.loading import LeftOut, Loaded, choose_judge, find_run, gc_paused, load_runs
-from leaderboards.outcomes import Measured, QuestionBank, build_bank, outcomes_of
+from leaderboards.loading import LeftOut, choose_judge, find_run, gc_paused, load_runs, measure
+from leaderboards.outcomes import Measured, QuestionBank, build_bank
 from leaderboards.published import PublishedRow, load_published
 from leaderboards.ranking import (
     JUDGED,
@@ -224,20 +224,6 @@ def comparable(rows: Iterable[LeaderboardRow], protocols: Container[str]) -> lis
     a comparison that no test supports.
     """
     return [row for row in rows if row.fit and row.protocol_id in protocols]
-
-
-def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBank, *, only: bool) -> Measured:
-    """A run with one judge's verdicts: judge_id's; without these, unless `only`, those of the judge that judged most.
-
-    Verdicts of another judge than the board's are shown and flagged JUDGE≠, and compared with nothing.
-    """
-    own = judge_id
-    if judge_id not in loaded.verdicts:
-        # Ties by name, so that the order of lines in the file does not matter.
-        own = None if only else max(loaded.verdicts, key=lambda j: (len(loaded.verdicts[j]), j), default=None)
-    verdicts = loaded.verdicts[own] if own is not None else {}
-    table = outcomes_of(loaded.run, verdicts, bank)
-    return Measured(run_id, loaded.run, own, verdicts, table, loaded.snapshot, loaded.probes)
 
 
 def score_of(row: LeaderboardRow, metric: Metric, judge_id: str | None) -> float:

@@ -10,12 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leaderboards.agreement import copies, with_doubts
+from leaderboards.outcomes import Measured, QuestionBank, outcomes_of, together
+from leaderboards.sampled import sample_numbers
 from leaderboards.suites import SUITES
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs.answers import record_files
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.probes import ProbeResult, load_probes
 from seedbench_r1.runs.records import run_identity
+from seedbench_r1.runs.samples import FILE as SAMPLES
+from seedbench_r1.runs.samples import read_seeds, sample_runs
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, Verdict
@@ -40,6 +44,7 @@ class Loaded:
     snapshot: TrainingSnapshot | None  # of its checkpoint's training
     probes: dict[str, dict[str, ProbeResult]]  # probe_id -> question_id -> result
     problem: str = ""  # why there is no snapshot though there is a file for it
+    samples: tuple[Loaded, ...] = ()  # of a folder of several samples: each one; `run` is the first, in the folder
 
 
 def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Loaded], list[LeftOut]]:
@@ -50,7 +55,7 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
     ConfigError for a baseline that is not among the usable runs.
     """
     wanted = list(paths)
-    if baseline is not None and (Path(baseline) / "manifest.json").exists():
+    if baseline is not None and any((Path(baseline) / name).exists() for name in ("manifest.json", SAMPLES)):
         wanted.append(Path(baseline))
     # A directory given twice, or once more through a link, must not be compared with itself.
     distinct: dict[Path, Path] = {}
@@ -137,6 +142,34 @@ def gc_paused() -> Iterator[None]:
 
 
 def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
+    """A run's directory, or a folder of several samples of one run."""
+    if not read_seeds(path):
+        return _load_one(path, known)
+    samples = tuple(_load_one(sample, known) for sample in sample_runs(path))
+    if not samples:
+        raise DataError(f"{path} has no answers yet. Fix: run the same `eval` command again.")
+    first, runs = samples[0], [sample.run for sample in samples]
+    for run in runs[1:]:
+        if _asked(run) != _asked(runs[0]):
+            raise DataError(f"{run.path} answers other questions, or another model, than {runs[0].path}.")
+    # What is to be said of any of them is to be said of all.
+    run = replace(
+        first.run,
+        path=path,
+        rescored=sum(run.rescored for run in runs),
+        edited=tuple(dict.fromkeys(question for run in runs for question in run.edited)),
+        doubts=tuple(dict.fromkeys(doubt for run in runs for doubt in run.doubts)),
+    )
+    return replace(first, run=run, samples=samples)
+
+
+def _asked(run: Run) -> tuple[object, ...]:
+    """What the samples of one run have in common."""
+    manifest = run.manifest
+    return list(run.questions), manifest.protocol_id, manifest.dataset_hash, manifest.model.fingerprint
+
+
+def _load_one(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
     """Read one directory. `known` holds the questions of earlier ones by the content of questions.jsonl."""
     if not path.exists():
         raise DataError(f"{path} does not exist.")
@@ -251,3 +284,24 @@ def find_judge(used: Collection[str], wanted: str) -> str:
             f"Judge {wanted!r} {problem}. Fix: one of {', '.join(sorted(used)) or '(none was used yet)'}."
         )
     return found[0]
+
+
+def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBank, *, only: bool) -> Measured:
+    """A run with one judge's verdicts: judge_id's; without these, unless `only`, those of the judge that judged most.
+
+    Verdicts of another judge than the board's are shown and flagged JUDGE≠, and compared with nothing.
+    """
+    own = judge_id
+    if judge_id not in loaded.verdicts:
+        # Ties by name, so that the order of lines in the file does not matter.
+        own = None if only else max(loaded.verdicts, key=lambda j: (len(loaded.verdicts[j]), j), default=None)
+    verdicts = loaded.verdicts.get(own or "", {})
+    found = Measured(
+        run_id, loaded.run, own, verdicts, outcomes_of(loaded.run, verdicts, bank), loaded.snapshot, loaded.probes
+    )
+    if not loaded.samples:
+        return found
+    tables = tuple(outcomes_of(one.run, one.verdicts.get(own or "", {}), bank) for one in loaded.samples)
+    numbers = sample_numbers([one.run for one in loaded.samples])
+    by_level = {bank.suite.column(split): values for split, values in numbers.items()}
+    return replace(found, outcomes=together(tables), samples=tables, sampled=by_level)

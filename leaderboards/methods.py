@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from leaderboards.board import Board
-from leaderboards.draw.csv import LONG_SCHEMA, PREDICTIONS_SCHEMA, WIDE_SCHEMA
+from leaderboards.draw.csv import LONG_SCHEMA, WIDE_SCHEMA
 from leaderboards.draw.numbers import p_text
+from leaderboards.draw.predictions import PREDICTIONS_SCHEMA
 from leaderboards.provenance import shareable
 from leaderboards.ranking import MEASURES, WORDS
 from leaderboards.rows import LeaderboardRow
@@ -43,6 +44,13 @@ def methods(board: Board) -> list[str]:
             "Credits between 0 and 1 (OCR, free-form, regression) count as they are: accuracy is their mean, its "
             "interval a CR1 t interval by video. Counts of right answers are of full credit. Judges decide on "
             "questions with options alone."
+        )
+    if any(row.n_samples > 1 for row in board.rows):
+        sentences.append(
+            "Runs marked AVG@K have K samples of each question: accuracy, consistency and soundness are means over "
+            "them, with intervals over questions; a question with a sample unanswered or unjudged has no value. Counts "
+            "of right answers are of questions right in every sample; letters and texts are the first sample's. maj@K: "
+            "the answer of most samples, ties shared; pass@k: 1 - C(n - c, k) / C(n, k)."
         )
     if levels:
         sentences.append(

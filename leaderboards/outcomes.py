@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from string import ascii_uppercase
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from leaderboards.sampled import SampleNumbers
 from leaderboards.suites import SUITES, BoardSuite
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.probes import ProbeResult
@@ -43,6 +45,15 @@ class QuestionBank:
     video: npt.NDArray[np.intp]
     choice: Bools  # has options: what judges decide on
 
+    def repeated(self, count: int) -> QuestionBank:
+        """The same arrays `count` times in a row, for the responses of as many samples."""
+        if count == 1:
+            return self
+        arrays: dict[str, Any] = {
+            name: np.tile(getattr(self, name), count) for name in ("level", "domain", "video", "choice")
+        }
+        return replace(self, **arrays)
+
     def group(self, name: str) -> Bools:
         """The questions of a level or of an L3 domain."""
         found: Bools = (self.domain if name in DOMAINS else self.level) == name
@@ -72,6 +83,21 @@ class Outcomes:
     bare: Bools  # a response without reasoning, or whose answer could not be read
     n_tokens: npt.NDArray[np.int32]  # generated; UNKNOWN
     credits: npt.NDArray[np.float64]  # 0 to 1; 0 where there is no response
+    # Of several samples: the shares that are consistent, and that are right and consistent; else None.
+    shares: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+
+    @property
+    def consistency(self) -> Values:
+        """What the consistency rate is the mean of, where `judged`."""
+        if self.shares is not None:
+            return self.shares[0]
+        found: Bools = self.consistent == 1
+        return found
+
+    @property
+    def soundness(self) -> Values:
+        """What sound accuracy is the mean of, where `judged`."""
+        return self.shares[1] if self.shares is not None else (self.consistent == 1) & self.correct
 
     @property
     def credit(self) -> Values:
@@ -103,12 +129,24 @@ class Measured:
     """A run that was read: its directory's content, one judge's verdicts, and both as arrays."""
 
     run_id: str  # the directory's name; with its parent's where two runs share a name
-    run: Run
+    run: Run  # of several samples the first one, whose texts are shown
     judge_id: str | None  # None: not judged (or not by the judge asked for)
     verdicts: dict[str, Verdict]  # of that judge, by question_id
-    outcomes: Outcomes
+    outcomes: Outcomes  # of several samples their means: see `together`
     snapshot: TrainingSnapshot | None = None  # of the checkpoint's training; None: nothing is known of it
     probes: Mapping[str, Mapping[str, ProbeResult]] = field(default_factory=dict)  # probe_id -> question_id -> result
+    samples: tuple[Outcomes, ...] = ()  # of several samples each one's
+    sampled: Mapping[str, SampleNumbers] = field(default_factory=dict)  # level -> avg@K, maj@K, pass@k
+
+    @property
+    def n_samples(self) -> int:
+        """Answers to each question."""
+        return len(self.samples) or 1
+
+    @property
+    def responses(self) -> Outcomes:
+        """Every response of every sample; arrays n_samples times as long as the bank's."""
+        return end_to_end(self.samples) if self.samples else self.outcomes
 
 
 def build_bank(runs: Iterable[Run]) -> QuestionBank:
@@ -155,6 +193,37 @@ def outcomes_of(run: Run, verdicts: Mapping[str, Verdict], bank: QuestionBank) -
     return table
 
 
+def end_to_end(samples: Sequence[Outcomes]) -> Outcomes:
+    """All samples' arrays one after the other."""
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(table, name) for table in samples]) for name in _ARRAYS}
+    return Outcomes(**arrays)
+
+
+def together(samples: Sequence[Outcomes]) -> Outcomes:
+    """K samples as one run, question by question.
+
+    Credits and shares of consistency are means over the samples; there is a value where every sample has one. Right,
+    strictly right and consistent are those questions that are so in every sample. Letters and lengths are the first's.
+    """
+    first = samples[0]
+    stacked: dict[str, Any] = {name: np.stack([getattr(table, name) for table in samples]) for name in _ARRAYS}
+    missing = (stacked["outcome"] < ANSWERED).any(axis=0)
+    failed = (stacked["outcome"] == FAILED).any(axis=0)
+    outcome = np.where(missing, np.where(failed, FAILED, UNANSWERED), first.outcome)
+    judged = (stacked["consistent"] != NO_VERDICT).all(axis=0)
+    consistent = stacked["consistent"] == 1
+    return replace(
+        first,
+        outcome=np.where(first.outcome == ABSENT, ABSENT, outcome).astype(np.int8),
+        correct=stacked["correct"].all(axis=0),
+        strict=stacked["strict"].all(axis=0),
+        consistent=np.where(judged, consistent.all(axis=0), NO_VERDICT).astype(np.int8),
+        bare=stacked["bare"].all(axis=0),
+        credits=stacked["credits"].mean(axis=0),
+        shares=(consistent.mean(axis=0), (consistent & stacked["correct"]).mean(axis=0)),
+    )
+
+
 def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | None, *, choice: bool) -> None:
     score, parsed = record.score, record.parsed
     if score is None:
@@ -174,4 +243,5 @@ def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | Non
         table.n_tokens[place] = record.generation.n_tokens
 
 
+_ARRAYS = [f.name for f in fields(Outcomes) if f.name != "shares"]
 _CODES = {"answered": ANSWERED, "unparsed": UNPARSED, "truncated": TRUNCATED}

@@ -40,8 +40,7 @@ class Metric:
         table = measured.outcomes
         if self.measure == "accuracy":
             return table.credit, table.responded
-        consistent = table.consistent == 1
-        return (consistent & table.correct if self.measure == "sound" else consistent), table.judged
+        return (table.soundness if self.measure == "sound" else table.consistency), table.judged
 
     def could_be(self, measured: Measured) -> Values:
         """(n,) hits if every missing verdict were "consistent"."""
@@ -50,8 +49,9 @@ class Metric:
         if self.measure == "accuracy":
             return hits
         unknown = table.responded & ~valued
-        could: Bools = (hits == 1) | (unknown & table.correct if self.measure == "sound" else unknown)
-        return could
+        # Of several samples a missing verdict leaves the question open, whatever the others say.
+        open_ones = unknown & (table.credit > 0) if self.measure == "sound" else unknown
+        return np.where(open_ones, 1.0, hits)
 
 
 @dataclass(frozen=True, slots=True)

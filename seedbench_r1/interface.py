@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from leaderboards.board import Board
+    from seedbench_r1.engines.base import Plan
     from seedbench_r1.judges.config import JudgeConfig
     from seedbench_r1.judges.opening import Announce
     from seedbench_r1.judges.run import Judge
@@ -47,19 +48,50 @@ def evaluate(
         ConfigError, DataError, ResourceError: as the command (docs/cli.md, exit codes 3, 4 and 7).
     """
     # Imported when called: torch takes seconds, and `import seedbench_r1` should not.
-    from seedbench_r1.config import TABLE
-    from seedbench_r1.engines.plan import open_engine, plan
+    from seedbench_r1.engines.plan import open_engine
     from seedbench_r1.engines.run import run_plan
-    from seedbench_r1.suites import resolve
 
-    given = typed(settings, TABLE)
-    config = resolve(given, config_file=None if config_file is None else Path(config_file))
-    planned = plan(config, command="seedbench_r1.evaluate")
+    planned = _planned(settings, config_file, "seedbench_r1.evaluate")
+    if planned.config.sampled_seeds:
+        raise ConfigError("evaluate returns one run, of one answer to each question. Fix: evaluate_samples.")
     # Entered only now: everything that can be refused was refused without a model.
     with open_engine(planned.config) as engine:
         run_plan(planned, engine, stop=stop, observe=observe or (lambda record: None))
     # Read back rather than kept in memory: what is returned is what another machine would read.
     return load_run(planned.path)
+
+
+def evaluate_samples(
+    *, stop: threading.Event | None = None, config_file: str | Path | None = None, **settings: Setting
+) -> dict[int, Run]:
+    """Several samples of each question, `samples=8` or `seeds="0,1,2"`: seed -> its run, as evaluate would return it.
+
+    A question is decoded and its prompt computed once for all of them. Their folder (the parent of each run's path) is
+    what `leaderboard` takes as one run, whose accuracy is avg@K. Arguments and errors as evaluate's.
+
+    Raises:
+        ConfigError: also without `samples` or `seeds`.
+    """
+    from seedbench_r1.engines.plan import open_engine
+    from seedbench_r1.engines.run import run_samples
+    from seedbench_r1.runs.samples import sample_folder
+
+    planned = _planned(settings, config_file, "seedbench_r1.evaluate_samples")
+    seeds = planned.config.sampled_seeds
+    if not seeds:
+        raise ConfigError("How many samples is not said. Fix: samples=8, or seeds='0,1,2'.")
+    with open_engine(planned.config) as engine:
+        run_samples(planned, engine, stop=stop)
+    return {seed: load_run(sample_folder(planned.path, seed)) for seed in seeds}
+
+
+def _planned(settings: dict[str, Setting], config_file: str | Path | None, command: str) -> Plan:
+    from seedbench_r1.config import TABLE
+    from seedbench_r1.engines.plan import plan
+    from seedbench_r1.suites import resolve
+
+    config = resolve(typed(settings, TABLE), config_file=None if config_file is None else Path(config_file))
+    return plan(config, command=command)
 
 
 def load(path: str | Path) -> Run:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from leaderboards.board import Board
-from leaderboards.rows import LeaderboardRow, Quadrants
+from leaderboards.rows import LeaderboardRow
+from leaderboards.shares import Quadrants
 from leaderboards.stats import Proportion
 from leaderboards.trainings import TITLES, Training, smooth, trainings
 from seedbench_r1.runs.training_snapshot import Points

@@ -23,9 +23,11 @@ def main_level(board: Board) -> str:
 
 
 def row_label(row: LeaderboardRow) -> str:
-    """The model's name, with its step where the run's name does not say it already."""
+    """The model's name, with its step where the run's name does not say it already, and of how many samples it is."""
     # A run that is named like its model names its checkpoint already.
-    return row.model if row.model == row.run_id or row.step is None else f"{row.model} (step {row.step})"
+    step = [] if row.model == row.run_id or row.step is None else [f"step {row.step}"]
+    more = [*step, *([f"avg@{row.n_samples}"] if row.n_samples > 1 else [])]
+    return f"{row.model} ({', '.join(more)})" if more else row.model
 
 
 def reported_label(row: PublishedRow) -> str:

@@ -56,6 +56,7 @@ from leaderboards.stats.proportions import (
     standard_errors,
     wilson_interval,
 )
+from leaderboards.stats.samples import average_credits, majority_credit, pass_at_k, shown_k
 
 __all__ = [
     "ALPHA",
@@ -72,6 +73,7 @@ __all__ = [
     "Proportion",
     "StandardErrors",
     "Z",
+    "average_credits",
     "base_rate",
     "benjamini_hochberg",
     "cluster_bootstrap",
@@ -87,11 +89,13 @@ __all__ = [
     "interval",
     "kappa_interval",
     "krippendorff_alpha",
+    "majority_credit",
     "mcnemar",
     "minimum_detectable_effect",
     "pabak",
     "paired_interval",
     "pairwise_tests",
+    "pass_at_k",
     "plan_labels",
     "pooled",
     "predictive_value_rate",
@@ -99,6 +103,7 @@ __all__ = [
     "rank_intervals",
     "rogan_gladen",
     "sensitivity",
+    "shown_k",
     "sign_flip_test",
     "sign_flip_tests",
     "specificity",

@@ -16,18 +16,20 @@ const inflateJson = async (id) => JSON.parse(new TextDecoder().decode(await infl
 
 let bank = null; // columns, one entry a question; see page_payload.py
 let answers = []; // for each run a Uint16Array: its byte of layer-outcomes, and the letter picked (1: A) in the upper one
-let credits = null; // for each run a Float64Array; null: every answer is right or wrong
+const values = {}; // measure -> for each run a Float64Array; null: every answer is right or wrong, consistent or not
 const signSums = new SignSums(...page.signs);
 
 const optional = (id) => (byId(id) ? inflate(id) : null);
-const layers = [inflateJson("layer-bank"), inflate("layer-outcomes"), optional("layer-letters"), optional("layer-credits")];
+const layers = ["layer-letters", "layer-credits", "layer-consistency", "layer-sound"].map(optional);
 
-const loaded = Promise.all(layers).then(([columns, bytes, letters, shares]) => {
+const loaded = Promise.all([inflateJson("layer-bank"), inflate("layer-outcomes"), ...layers]).then(([columns, bytes, letters, ...shares]) => {
   const n = columns.ids.length, parts = (all) => page.runs.map((_, place) => all.subarray(place * n, (place + 1) * n));
   // Without a layer of letters the byte holds one of four.
   const letterOf = (byte, i) => (letters ? letters[i] : hasLetter(byte) ? (byte >> 3 & 3) + 1 : 0);
   answers = parts(Uint16Array.from(bytes, (byte, i) => byte | letterOf(byte, i) << 8));
-  credits = shares && parts(new Float64Array(shares.buffer));
+  ["accuracy", "consistency", "sound"].forEach((measure, i) => {
+    values[measure] = shares[i] && parts(new Float64Array(shares[i].buffer));
+  });
   bank = columns;
   bank.place = new Map(columns.ids.map((id, i) => [id, i]));
   bank.groups = new Map([...page.levels, ...page.domains].map((group) => [group, []]));
@@ -70,6 +72,12 @@ const MEASURES = {
 };
 const rated = (place, level) => page.runs[place].rated.includes(level);
 
+// What a value could be where a sample lacks its verdict: all of it; soundness only where some answer is right.
+function openTo(place, i, measure, value) {
+  const right = values.accuracy ? values.accuracy[place][i] > 0 : correct(answers[place][i]);
+  return measure === "sound" && !right ? value : 1;
+}
+
 // Differences first - second of the questions of a level or an L3 domain that both have answered, with their videos.
 // least and most: of all that both have answered, with every missing verdict against the first, and for it.
 function paired(first, second, group, measure = "accuracy") {
@@ -82,10 +90,11 @@ function paired(first, second, group, measure = "accuracy") {
     if (!responded(a[i]) || !responded(b[i])) continue;
     found.answered++;
     // Counts are of full credit, means of all of it.
-    const parts = measure === "accuracy" && credits, right = hit(a[i]), also = hit(b[i]);
-    const x = parts ? credits[first][i] : right, y = parts ? credits[second][i] : also;
-    found.least += x - (parts ? y : most(b[i]));
-    found.most += (parts ? x : most(a[i])) - y;
+    const parts = values[measure], right = hit(a[i]), also = hit(b[i]);
+    const x = parts ? parts[first][i] : right, y = parts ? parts[second][i] : also;
+    const couldBe = (byte, place, value) => (!parts ? most(byte) : valued(byte) ? value : openTo(place, i, measure, value));
+    found.least += x - couldBe(b[i], second, y);
+    found.most += couldBe(a[i], first, x) - y;
     if (!valued(a[i]) || !valued(b[i])) continue;
     found.differences.push(x - y);
     found.videos.push(bank.video[i]);
