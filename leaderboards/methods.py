@@ -48,9 +48,9 @@ def methods(board: Board) -> list[str]:
     if any(row.n_samples > 1 for row in board.rows):
         sentences.append(
             "Runs marked AVG@K have K samples of each question: accuracy, consistency and soundness are means over "
-            "them, with intervals over questions; a question with a sample unanswered or unjudged has no value. Counts "
-            "of right answers are of questions right in every sample; letters and texts are the first sample's. maj@K: "
-            "the answer of most samples, ties shared; pass@k: 1 - C(n - c, k) / C(n, k)."
+            "them, with intervals over questions; consistency and soundness over those with a verdict. Counts of right "
+            "answers are of questions right in every sample; letters and texts are the first sample's. maj@K: the "
+            "answer of most samples, ties shared; pass@k: 1 - C(n - c, k) / C(n, k)."
         )
     if levels:
         sentences.append(

@@ -72,6 +72,22 @@ class QuestionBank:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleCounts:
+    """How many of a question's K samples are what; arrays (n,) of int."""
+
+    k: int
+    judged: npt.NDArray[np.intp]  # have a verdict
+    consistent: npt.NDArray[np.intp]
+    sound: npt.NDArray[np.intp]  # right and consistent
+    right_unjudged: npt.NDArray[np.intp]
+
+    def share_of(self, counted: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Of the samples with a verdict; 0 where none has one."""
+        found: npt.NDArray[np.float64] = counted / np.maximum(self.judged, 1)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Outcomes:
     """One run over the bank; every array has one entry a question of the bank."""
 
@@ -83,21 +99,29 @@ class Outcomes:
     bare: Bools  # a response without reasoning, or whose answer could not be read
     n_tokens: npt.NDArray[np.int32]  # generated; UNKNOWN
     credits: npt.NDArray[np.float64]  # 0 to 1; 0 where there is no response
-    # Of several samples: the shares that are consistent, and that are right and consistent; else None.
-    shares: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+    counts: SampleCounts | None = None  # of several samples; None: one answer to each question
 
     @property
     def consistency(self) -> Values:
-        """What the consistency rate is the mean of, where `judged`."""
-        if self.shares is not None:
-            return self.shares[0]
+        """What the consistency rate is the mean of, where `judged`: of several samples the share of the judged ones."""
+        if self.counts is not None:
+            return self.counts.share_of(self.counts.consistent)
         found: Bools = self.consistent == 1
         return found
 
     @property
     def soundness(self) -> Values:
         """What sound accuracy is the mean of, where `judged`."""
-        return self.shares[1] if self.shares is not None else (self.consistent == 1) & self.correct
+        if self.counts is not None:
+            return self.counts.share_of(self.counts.sound)
+        found: Bools = (self.consistent == 1) & self.correct
+        return found
+
+    @property
+    def settled(self) -> Bools:
+        """Responses that lack no verdict, in no sample."""
+        found: Bools = self.judged if self.counts is None else self.counts.judged == self.counts.k
+        return found
 
     @property
     def credit(self) -> Values:
@@ -202,25 +226,31 @@ def end_to_end(samples: Sequence[Outcomes]) -> Outcomes:
 def together(samples: Sequence[Outcomes]) -> Outcomes:
     """K samples as one run, question by question.
 
-    Credits and shares of consistency are means over the samples; there is a value where every sample has one. Right,
-    strictly right and consistent are those questions that are so in every sample. Letters and lengths are the first's.
+    Credits are means over the samples. Right, strictly right and without reasoning are those questions that are so in
+    every sample; consistent those that are in every sample with a verdict. Letters and lengths are the first's.
     """
     first = samples[0]
     stacked: dict[str, Any] = {name: np.stack([getattr(table, name) for table in samples]) for name in _ARRAYS}
     missing = (stacked["outcome"] < ANSWERED).any(axis=0)
     failed = (stacked["outcome"] == FAILED).any(axis=0)
     outcome = np.where(missing, np.where(failed, FAILED, UNANSWERED), first.outcome)
-    judged = (stacked["consistent"] != NO_VERDICT).all(axis=0)
-    consistent = stacked["consistent"] == 1
+    judged, consistent, right = stacked["consistent"] != NO_VERDICT, stacked["consistent"] == 1, stacked["correct"]
+    all_consistent = (consistent | ~judged).all(axis=0)
     return replace(
         first,
         outcome=np.where(first.outcome == ABSENT, ABSENT, outcome).astype(np.int8),
-        correct=stacked["correct"].all(axis=0),
+        correct=right.all(axis=0),
         strict=stacked["strict"].all(axis=0),
-        consistent=np.where(judged, consistent.all(axis=0), NO_VERDICT).astype(np.int8),
+        consistent=np.where(judged.any(axis=0), all_consistent, NO_VERDICT).astype(np.int8),
         bare=stacked["bare"].all(axis=0),
         credits=stacked["credits"].mean(axis=0),
-        shares=(consistent.mean(axis=0), (consistent & stacked["correct"]).mean(axis=0)),
+        counts=SampleCounts(
+            len(samples),
+            judged=judged.sum(axis=0),
+            consistent=consistent.sum(axis=0),
+            sound=(consistent & right).sum(axis=0),
+            right_unjudged=(right & ~judged).sum(axis=0),
+        ),
     )
 
 
@@ -243,5 +273,5 @@ def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | Non
         table.n_tokens[place] = record.generation.n_tokens
 
 
-_ARRAYS = [f.name for f in fields(Outcomes) if f.name != "shares"]
+_ARRAYS = [f.name for f in fields(Outcomes) if f.name != "counts"]
 _CODES = {"answered": ANSWERED, "unparsed": UNPARSED, "truncated": TRUNCATED}

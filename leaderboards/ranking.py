@@ -42,16 +42,18 @@ class Metric:
             return table.credit, table.responded
         return (table.soundness if self.measure == "sound" else table.consistency), table.judged
 
-    def could_be(self, measured: Measured) -> Values:
-        """(n,) hits if every missing verdict were "consistent"."""
+    def limits(self, measured: Measured) -> tuple[Floats, Floats]:
+        """(n,) what each value is at least and at most: every missing verdict not consistent, and consistent."""
+        table, sound = measured.outcomes, self.measure == "sound"
         hits, valued = self.values(measured)
-        table = measured.outcomes
         if self.measure == "accuracy":
-            return hits
-        unknown = table.responded & ~valued
-        # Of several samples a missing verdict leaves the question open, whatever the others say.
-        open_ones = unknown & (table.credit > 0) if self.measure == "sound" else unknown
-        return np.where(open_ones, 1.0, hits)
+            return hits.astype(np.float64), hits.astype(np.float64)
+        if table.counts is not None:
+            known, k = table.counts.sound if sound else table.counts.consistent, table.counts.k
+            unknown = table.counts.right_unjudged if sound else k - table.counts.judged
+            return known / k, (known + unknown) / k
+        could = table.responded & ~valued & (table.correct if sound else True)
+        return hits.astype(np.float64), np.where(could, 1.0, hits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +243,11 @@ def compare(
     # A t interval may leave the range that a difference of shares cannot.
     lo, hi = (float(end) for end in np.clip((interval.lo, interval.hi), -1.0, 1.0))
     least, most = _bounds(metric, first, second, answered)
+    settled = first.outcomes.settled & second.outcomes.settled
     return Delta(
         *(interval.mean, lo, hi, interval.se, n, interval.n_clusters, p),
         p_adjusted=None,
-        missing=int(answered.sum()) - n,
+        missing=0 if measure == "accuracy" else int((answered & ~settled).sum()),
         bound_lo=least,
         bound_hi=most,
     )
@@ -252,15 +255,15 @@ def compare(
 
 def _bounds(metric: Metric, first: Measured, second: Measured, answered: Bools) -> tuple[float, float]:
     """first - second with every missing verdict against the first and for the second, and the other way round."""
-    (ours, _), (theirs, _) = metric.values(first), metric.values(second)
-    least = float((ours[answered].astype(np.float64) - metric.could_be(second)[answered]).mean())
-    return least, float((metric.could_be(first)[answered].astype(np.float64) - theirs[answered]).mean())
+    (our_least, our_most), (their_least, their_most) = metric.limits(first), metric.limits(second)
+    least, most = (our_least - their_most)[answered], (our_most - their_least)[answered]
+    return float(least.mean()), float(most.mean())
 
 
 def _is_open(metric: Metric, first: Measured, second: Measured, group: Bools) -> bool:
     """Whether missing verdicts could turn the difference of two runs round."""
     answered = first.outcomes.responded & second.outcomes.responded & group
-    if not (answered & ~(first.outcomes.judged & second.outcomes.judged)).any():
+    if not (answered & ~(first.outcomes.settled & second.outcomes.settled)).any():
         return False
     least, most = _bounds(metric, first, second, answered)
     return least <= 0 <= most

@@ -22,7 +22,7 @@ from leaderboards.shares import (
     sound_of,
     verdict_bounds,
 )
-from leaderboards.stats import FEW_CLUSTERS, Proportion, gap_interval
+from leaderboards.stats import FEW_CLUSTERS, Proportion, gap_interval, square_and_add
 from seedbench_r1.prompts import template_sha
 from seedbench_r1.types import DOMAINS
 
@@ -241,7 +241,10 @@ def _gap(cells: dict[str, Proportion]) -> Gap | None:
     if "L1" not in cells or "L3" not in cells:
         return None
     near, far = cells["L1"], cells["L3"]
-    return Gap(*gap_interval(near.k, near.n, far.k, far.n, deff1=near.deff, deff2=far.deff))
+    if float(near.k).is_integer() and float(far.k).is_integer():
+        return Gap(*gap_interval(near.k, near.n, far.k, far.n, deff1=near.deff, deff2=far.deff))
+    # Means of several samples are no counts.
+    return Gap(*square_and_add((near.value, near.lo, near.hi), (far.value, far.lo, far.hi)))
 
 
 def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...]:

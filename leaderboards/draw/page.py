@@ -170,6 +170,7 @@ def _page_data(board: Board) -> dict[str, object]:
                 "protocol": row.protocol_id,
                 # The page gives such a run no stars, whatever the baseline.
                 "picked": (row.selected_from_k or 1) > 1,
+                "samples": row.n_samples,
                 # Where its consistency may be compared: by the board's judge, on levels that have reasoning.
                 "rated": [level for level in row.consistency if row.judge_id == board.judge_id],
             }

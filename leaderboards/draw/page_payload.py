@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from leaderboards.board import Board
-from leaderboards.outcomes import ANSWERED, FAILED, Measured, Outcomes, QuestionBank, Values
+from leaderboards.outcomes import ANSWERED, FAILED, Measured, Outcomes, QuestionBank, together
 from leaderboards.provenance import shareable
 from leaderboards.stats import SEED
 from seedbench_r1.conclusions import conclusion
@@ -81,24 +81,28 @@ def letter_bytes(table: Outcomes) -> bytes:
 
 
 def more_layers(board: Board) -> dict[str, str]:
-    """What only some boards need: letters behind D, and values between 0 and 1 (float64).
+    """What only some boards need.
 
-    Credits of own questions and of runs of several samples; of these also the shares that are consistent, and sound.
+    Letters behind D; credits between 0 and 1 (float64), of own questions and of runs of several samples; of these also
+    SampleCounts, four bytes a question: judged, consistent, sound, and right without a verdict.
     """
     tables = [measured.outcomes for measured in board.measured.values()]
     layers = {}
     if any((table.picked > 3).any() for table in tables) or not board.bank.choice.all():
         layers["letters"] = pack(b"".join(letter_bytes(table) for table in tables))
     if any(table.credit is not table.correct for table in tables):
-        layers["credits"] = _floats([table.credits for table in tables])
-    if any(table.shares is not None and table.judged.any() for table in tables):
-        layers["consistency"] = _floats([table.consistency for table in tables])
-        layers["sound"] = _floats([table.soundness for table in tables])
+        layers["credits"] = pack(b"".join(table.credits.astype("<f8").tobytes() for table in tables))
+    if any(table.counts is not None for table in tables):
+        layers["samples"] = pack(b"".join(_sample_bytes(table) for table in tables))
     return layers
 
 
-def _floats(values: Sequence[Values]) -> str:
-    return pack(b"".join(array.astype("<f8").tobytes() for array in values))
+def _sample_bytes(table: Outcomes) -> bytes:
+    # One answer is one sample.
+    counts = table.counts or together([table]).counts
+    assert counts is not None
+    columns = (counts.judged, counts.consistent, counts.sound, counts.right_unjudged)
+    return np.stack(columns, axis=1).astype(np.uint8).tobytes()
 
 
 def bank_layer(bank: QuestionBank) -> dict[str, object]:

@@ -53,6 +53,7 @@ from leaderboards.stats.proportions import (
     gap_interval,
     grim_counts,
     interval,
+    square_and_add,
     standard_errors,
     wilson_interval,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "sign_flip_test",
     "sign_flip_tests",
     "specificity",
+    "square_and_add",
     "standard_errors",
     "tiers",
     "weighted_accuracy",
