@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboards.loading import LeftOut, choose_judge, find_run, gc_paused, load_runs, measure
+from leaderboards.loading import LeftOut, choose_judge, find_run, gc_paused, load_runs
+from leaderboards.measuring import measure
 from leaderboards.outcomes import Measured, QuestionBank, build_bank
 from leaderboards.published import PublishedRow, load_published
 from leaderboards.ranking import (

@@ -82,7 +82,9 @@ def evaluate_many(plans: Sequence[tuple[str, Plan | SeedBenchError]], *, as_json
                 continue
             result, error = None, None
             try:
-                result, signal_number = carry_out(planned, quiet=quiet or as_json, open_backend=kept.open)
+                # Processes of their own load each checkpoint themselves.
+                here = kept.open if planned.config.data_parallel == 1 else None
+                result, signal_number = carry_out(planned, quiet=quiet or as_json, open_backend=here)
                 raise_unless_done(planned, result, signal_number)
             except SeedBenchError as problem:
                 screen.print(f"{model}: {problem}", soft_wrap=True)

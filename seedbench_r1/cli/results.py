@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from seedbench_r1.cli import console
-from seedbench_r1.cli.samples_results import load_samples, print_samples, samples_values
 from seedbench_r1.cli.transfer_results import print_transfer, transfer_values
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.models.checkpoint import Checkpoint
@@ -34,6 +33,8 @@ def print_config(config: EvalConfig) -> None:
 def print_result(planned: Plan, result: EvalResult) -> None:
     """The closing block: a table with intervals, and what to type next."""
     if seeds := planned.config.sampled_seeds:
+        from seedbench_r1.cli.samples_results import load_samples, print_samples
+
         print_samples(planned.path, load_samples(planned.path, seeds))
         return
     run = counted_run(planned)
@@ -130,6 +131,8 @@ def share_of(records: list[RunRecord]) -> Proportion:
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
     if seeds := planned.config.sampled_seeds:
+        from seedbench_r1.cli.samples_results import load_samples, samples_values
+
         shown = samples_values(planned.path, load_samples(planned.path, seeds))
         return console.json_text(console.without_nan(shown | {"exit_code": exit_code}))
     run = counted_run(planned)
