@@ -80,7 +80,7 @@ def test_without_responses_a_row_teaches_its_answer(tmp_path):
         ({"problem_type": "essay"}, "problem_type is 'essay'"),
         ({"data_type": "audio"}, "data_type is 'audio'"),
         ({"path": "../secret.mp4"}, "path is '../secret.mp4'"),
-        ({"path": "/data/1.mp4"}, "path is '/data/1.mp4'"),
+        ({"path": "/data/../1.mp4"}, "path is '/data/../1.mp4'"),
         ({"path": ""}, "path is ''"),
         ({"solution": "<answer>D</answer>"}, "expected a letter from A to C"),
         ({"solution": "<answer>AB</answer>"}, "expected a letter from A to C"),
