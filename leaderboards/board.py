@@ -67,7 +67,9 @@ class Board:
 
     @property
     def title(self) -> str:
-        """What the board is called: the benchmark, or the files of a user's own questions."""
+        """What the board is called: the benchmark, a toy world, or the files of a user's own questions."""
+        if self.bank.is_toy:
+            return "Miniature (a toy world, not SEED-Bench-R1)"
         if self.suite.title:
             return self.suite.title
         return ", ".join(dict.fromkeys(q.source.file for q in self.bank.questions if q.source is not None))
@@ -124,7 +126,7 @@ def build_board(
         metric: "<level>.<measure>", such as "l3.accuracy", "l1.sound", "l2.consistency": what rows are ranked by; of
             other suites "<split>.<measure>". By default accuracy on L3, or on their first split.
         judge: a judge id, or its beginning if only one starts so; by default the judge that judged most runs.
-        include_published: add the papers' rows.
+        include_published: add the papers' rows; never beside a toy world.
         force_mixed: rank and test rows of different protocols together.
         rank_unparsed: rank a run however many of its answers could not be read.
 
@@ -152,7 +154,7 @@ def build_board(
         board = _with_deltas(_with_ranks(replace(board, left_out=tuple(left_out), warnings=warnings)))
         # Papers' rows join last: nothing before may rank or test them.
         judges = sorted({judge for loaded in runs.values() for judge in loaded.verdicts})
-        published = load_published(bank.suite) if include_published else ()
+        published = load_published(bank.suite) if include_published and not bank.is_toy else ()
         if not bank.suite.has_levels:  # a row without a number in any column would be an empty line
             published = tuple(row for row in published if row.accuracy.keys() & set(bank.levels))
         return replace(board, published=published, judges=tuple(judges))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leaderboards.sampled import SampleNumbers
-from leaderboards.suites import SUITES, BoardSuite
+from leaderboards.suites import SUITES, TOY, BoardSuite
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.probes import ProbeResult
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot
@@ -44,6 +44,11 @@ class QuestionBank:
     domain: npt.NDArray[np.str_]  # "" where there is none
     video: npt.NDArray[np.intp]
     choice: Bools  # has options: what judges decide on
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether a question is of a toy world."""
+        return any(question.source is not None and question.source.origin == TOY for question in self.questions)
 
     def repeated(self, count: int) -> QuestionBank:
         """The same arrays `count` times in a row, for the responses of as many samples."""

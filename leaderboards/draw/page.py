@@ -128,6 +128,7 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
         "board": board,
         "story": [shareable(sentence) for sentence in story(board)],
         "chance": _chance(board),
+        "links": {} if board.bank.is_toy else board.suite.links,
         "built": built,
         "built_day": built[:10],
         "version": __version__,
