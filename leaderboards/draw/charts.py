@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from leaderboards.board import Board
+from leaderboards.draw.looks import COLOURS, Look, run_looks, training_looks
 from leaderboards.rows import LeaderboardRow
 from leaderboards.shares import Quadrants
 from leaderboards.stats import Proportion
@@ -49,7 +50,8 @@ class Series:
 
     name: str
     places: tuple[int, ...]  # of its runs among the board's rows
-    key: int  # its colour, marker and dashes: the same in every panel, and in page and files
+    key: int  # its place among the chart's runs or trainings: the same in every panel, and in page and files
+    look: Look
     marks: tuple[Mark, ...] = ()
     curve: Points = ()  # smoothed
     recorded: Points = ()  # the curve before smoothing; empty where that is the same
@@ -166,14 +168,37 @@ def consistency_chart(board: Board, *, at_most: int | None = None) -> Chart | No
         _of_run(board, row, key, (Mark(_span(row.accuracy[level]), _span(row.consistency[level])),))
         for key, row in enumerate(shown)
     )
+    printed = _printed_series(board, level, len(series))
     panel = Panel(
         title=level,
         x=Axis(f"accuracy on {level}, %", percent=True),
         y=Axis(f"reasoning consistency on {level}, %", percent=True),
-        series=series,
+        series=series + printed,
     )
-    note = f"95 % intervals, clustered by video{_some(shown, rows)}. Judge: {board.judge_id}."
+    hollow = " Hollow: as papers print it, their own judge and questions." if printed else ""
+    note = f"95 % intervals, clustered by video{_some(shown, rows)}. Judge: {board.judge_id}.{hollow}"
     return Chart("consistency", "Accuracy and reasoning consistency", (panel,), note)
+
+
+def _printed_series(board: Board, level: str, first_key: int) -> tuple[Series, ...]:
+    """Papers' rows that print both; of a consistency nothing but the number is known."""
+    found: list[Series] = []
+    for row in board.published:
+        cell = row.accuracy.get(level)
+        # The main results; the ablations of Table 3 would crowd the runs out.
+        if cell is None or not row.consistency or not row.table.startswith("Table 2"):
+            continue
+        lo, hi = (cell.value if end is None else end for end in (cell.lo, cell.hi))
+        mark = Mark(Span(cell.value, lo, hi), _exact(float(row.consistency) / 100))
+        look = Look(COLOURS.get(_algorithm(row.method)), hollow=True)
+        found.append(Series(f"{row.method} †", (), first_key + len(found), look, (mark,)))
+    return tuple(found)
+
+
+def _algorithm(method: str) -> str:
+    """The algorithm that a paper's method names: "GRPO-CARE" -> "care"."""
+    name = method.lower()
+    return next((algo for algo in COLOURS if algo in name), "")
 
 
 def quadrant_chart(board: Board, level: str, *, at_most: int | None = None) -> BarChart | None:
@@ -203,16 +228,17 @@ def step_chart(board: Board, measure: str = "accuracy") -> Chart | None:
         row.run_id: row.accuracy if measure == "accuracy" else row.consistency
         for row in (board.comparable if measure == "accuracy" else _judged(board))
     }
-    panels = []
+    panels, drawn = [], drawn_trainings(board)
+    looks = training_looks(board, drawn)
     for level in board.bank.levels:
         series = []
-        # The key counts all drawn trainings, so a colour means the same training in every panel.
-        for key, training in enumerate(drawn_trainings(board)):
+        # The key counts all drawn trainings, so that it means the same training in every panel.
+        for key, (training, look) in enumerate(zip(drawn, looks, strict=True)):
             rows = [(step, board.rows[place]) for step, place in zip(training.steps, training.places, strict=True)]
             cells = [(s, shares[r.run_id][level]) for s, r in rows if level in shares.get(r.run_id, {})]
             if len({step for step, _ in cells}) > 1:
                 marks = tuple(Mark(_exact(step), _span(cell)) for step, cell in cells)
-                series.append(Series(training.name, training.places, key, marks))
+                series.append(Series(training.name, training.places, key, look, marks))
         if series:
             panels.append(Panel(level, STEP, Axis(f"{measure}, %", percent=True), tuple(series)))
     if not panels:
@@ -225,12 +251,14 @@ def step_chart(board: Board, measure: str = "accuracy") -> Chart | None:
 
 def training_chart(board: Board, *, at_most: int | None = None) -> Chart | None:
     """Curves by step, a panel a quantity and a line a training."""
-    shown = [(key, training) for key, training in enumerate(drawn_trainings(board)) if training.curves][:at_most]
+    drawn = drawn_trainings(board)
+    looks = training_looks(board, drawn)
+    shown = [(key, training) for key, training in enumerate(drawn) if training.curves][:at_most]
     panels = []
     for name, title in TITLES.items():
         known = [(key, training) for key, training in shown if name in training.curves]
         if known:
-            series = tuple(_of_training(key, training, training.curves[name]) for key, training in known)
+            series = tuple(_of_training(key, training, looks[key], training.curves[name]) for key, training in known)
             panels.append(Panel(title, STEP, Axis(title), series))
     if not panels:
         return None
@@ -244,17 +272,18 @@ def _of_run(board: Board, row: LeaderboardRow, key: int, marks: tuple[Mark, ...]
         name=row.model,
         places=(place,),
         key=key,
+        look=run_looks(board)[row.run_id],
         marks=marks,
         is_best=place == 0 and row.ranked,
         is_baseline=row.run_id == board.baseline,
     )
 
 
-def _of_training(key: int, training: Training, recorded: Points) -> Series:
+def _of_training(key: int, training: Training, look: Look, recorded: Points) -> Series:
     # Both are drawn: the mean to be read, the points to see how noisy it is.
     curve = smooth(recorded)
     recorded = () if curve == recorded else recorded
-    return Series(training.name, training.places, key, curve=curve, recorded=recorded)
+    return Series(training.name, training.places, key, look, curve=curve, recorded=recorded)
 
 
 def _judged(board: Board) -> list[LeaderboardRow]:

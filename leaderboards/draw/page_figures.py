@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from leaderboards.board import Board
 from leaderboards.draw.charts import QUADRANT_PARTS, Bar, BarChart, Chart, Series, quadrant_chart
+from leaderboards.draw.looks import Look
 from leaderboards.draw.numbers import interval_text, percent, points
 from leaderboards.draw.page_scales import Tick, share_scale
 from leaderboards.rows import Delta, Gap, LeaderboardRow
@@ -42,13 +43,14 @@ class Label:
 class PlacedSeries:
     """One run: its place among the board's rows, its points, and where its label stands."""
 
-    place: int
+    place: int | None  # None: a paper's row
     name: str
     text: str  # for those who cannot see it
     points: tuple[Point, ...]
     label: Label
-    strong: bool  # the best ranked run: the one drawn in colour
+    strong: bool  # the best ranked run
     is_baseline: bool
+    look: Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +226,8 @@ def _contrast(cell: Proportion | None) -> Contrast | None:
 
 
 def _placed(series: Series, text: str, marks: tuple[Point, ...], label: Label) -> PlacedSeries:
-    (place,) = series.places
-    return PlacedSeries(place, series.name, text, marks, label, series.is_best, series.is_baseline)
+    place = series.places[0] if series.places else None
+    return PlacedSeries(place, series.name, text, marks, label, series.is_best, series.is_baseline, series.look)
 
 
 def _apart(ys: list[float], top: float, bottom: float) -> list[float]:

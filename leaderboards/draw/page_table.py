@@ -77,6 +77,7 @@ class TableView:
     columns: tuple[Column, ...]  # of both
     rows: tuple[RowView, ...]  # the board's, in its order
     reported: tuple[RowView, ...]  # the papers'
+    averages: tuple[str, ...]  # papers' rows that print an average alone: they would be empty lines
     facets: dict[str, tuple[str, ...]] = field(default_factory=dict)  # filter -> its choices
 
 
@@ -85,13 +86,18 @@ def table_view(board: Board) -> TableView:
     columns = tuple(_columns(board))
     scales = _scales(board)
     rows = tuple(_row(board, place, columns, scales) for place in range(len(board.rows)))
-    reported = tuple(_reported(published, columns, scales) for published in board.published)
+    reported = tuple(_reported(published, columns, scales) for published in board.published if published.accuracy)
+    averages = tuple(
+        f"{row.method}{', ' if row.base_model else ''}{row.base_model}: {row.average} ({row.source}, {row.table})"
+        for row in board.published
+        if not row.accuracy
+    )
     # What the filters offer: only values that some measured row has.
     facets = {
         name: tuple(sorted({row.facets[name] for row in rows} - {""}))
         for name in ("algo", "frames", "backbone", "protocol")
     }
-    return TableView(columns, rows, reported, facets)
+    return TableView(columns, rows, reported, averages, facets)
 
 
 def _columns(board: Board) -> Iterable[Column]:

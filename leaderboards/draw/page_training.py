@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from leaderboards.board import Board
 from leaderboards.draw.charts import Panel, drawn_trainings, step_chart, training_chart
+from leaderboards.draw.looks import Look, training_looks
 from leaderboards.draw.numbers import DASH, backbone, interval_text, percent, short
 from leaderboards.draw.page_figures import Point
 from leaderboards.draw.page_scales import Scale, Tick, round_scale
@@ -22,11 +23,12 @@ FINE = 10  # curves are drawn in tenths of a unit, as whole numbers: half the by
 class Line:
     """One training in one panel."""
 
-    key: int  # place among the trainings of the section: its colour
+    key: int  # place among the trainings of the section
     places: str  # of its runs among the board's rows, "0 3": what the filter and the highlight look for
     name: str
     path: str  # the curve, smoothed; of marks, their connection
     faint: str  # the curve as it is; "" where that is the same
+    look: Look
     marks: tuple[Point, ...] = ()  # evaluated checkpoints: accuracy with its interval
 
 
@@ -45,6 +47,7 @@ class LegendEntry:
     places: str
     name: str
     about: str  # algorithm, base model, evaluated steps
+    look: Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ def training_section(board: Board) -> TrainingSection | None:
     if curves is None and steps is None:
         return None
     shown, panels = drawn_trainings(board), () if curves is None else curves.panels
+    looks = training_looks(board, shown)
     # A training whose checkpoints cannot be compared has no line: it leaves the legend too.
     drawn = {
         series.key
@@ -74,7 +78,7 @@ def training_section(board: Board) -> TrainingSection | None:
         for series in panel.series
     }
     return TrainingSection(
-        legend=tuple(_legend(board, key, training) for key, training in enumerate(shown) if key in drawn),
+        legend=tuple(_legend(board, key, training, looks[key]) for key, training in enumerate(shown) if key in drawn),
         panels=tuple(_curve_panel(panel) for panel in panels),
         steps=() if steps is None else tuple(_step_panel(panel) for panel in steps.panels),
         consistency=() if consistency is None else tuple(_step_panel(panel) for panel in consistency.panels),
@@ -91,13 +95,13 @@ def _points(panel: Panel, key: int) -> Points:
     return next((series.points for series in panel.series if series.key == key), ())
 
 
-def _legend(board: Board, key: int, training: Training) -> LegendEntry:
+def _legend(board: Board, key: int, training: Training, look: Look) -> LegendEntry:
     row = board.rows[training.places[0]]
     algorithm = "" if row.algo == training.name else row.algo or ""
     evaluated = ", ".join(f"{step:,}" for step in dict.fromkeys(training.steps))
     noun = "steps" if len(set(training.steps)) > 1 else "step"
     about = [part for part in (algorithm, backbone(row.base_model), f"evaluated at {noun} {evaluated}") if part]
-    return LegendEntry(key, _places(training.places), training.name, " · ".join(about))
+    return LegendEntry(key, _places(training.places), training.name, " · ".join(about), look)
 
 
 def _curve_panel(panel: Panel) -> PlacedPanel:
@@ -112,6 +116,7 @@ def _curve_panel(panel: Panel) -> PlacedPanel:
             name=series.name,
             path=_path(series.curve, x, y),
             faint=_path(series.recorded, x, y),
+            look=series.look,
         )
         for series in panel.series
     )
@@ -130,7 +135,7 @@ def _step_panel(panel: Panel) -> PlacedPanel:
             for step, share in series.marks
         )
         path = _path([(step.value, 100 * share.value) for step, share in series.marks], x, y)
-        lines.append(Line(series.key, _places(series.places), series.name, path, "", marks))
+        lines.append(Line(series.key, _places(series.places), series.name, path, "", series.look, marks))
         listed = ", ".join(
             f"step {step.value:,.0f}: {percent(share.value)} {interval_text(share.lo, share.hi)}"
             for step, share in series.marks

@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from leaderboards.board import Board
 from leaderboards.draw import charts
+from leaderboards.draw.looks import Look
 from seedbench_r1.files import make_folder, write_error, write_text
 
 FEATURED = 12  # lines that a reader can still follow in one chart
@@ -118,7 +119,7 @@ def _levels(chart: charts.Chart) -> Figure:
         # Side by side, so that intervals of one level do not hide each other.
         shift = 0.12 * (i / max(1, len(panel.series) - 1) - 0.5)
         _line(axes, series, [mark.x.value + shift for mark in series.marks])
-        labels.append((100 * series.marks[-1].y.value, series.name, _colour(series.key)))
+        labels.append((100 * series.marks[-1].y.value, series.name, _ink(series.look)))
     last = len(panel.x.categories) - 1
     axes.set_xticks(range(last + 1), panel.x.categories)
     axes.set_xlim(-0.3, last + 0.2)
@@ -138,8 +139,10 @@ def _consistency(chart: charts.Chart) -> Figure:
             [100 * mark.y.value],
             xerr=_errors([mark.x]),
             yerr=_errors([mark.y]),
-            color=_colour(series.key),
+            color=_ink(series.look),
+            alpha=series.look.shade,
             marker=_marker(series.key),
+            markerfacecolor="none" if series.look.hollow else None,
             markersize=5,
             linewidth=1,
             label=series.name,
@@ -227,11 +230,11 @@ def _labels_of(panels: Iterable[Axes]) -> dict[str, Artist]:
 
 
 def _curve(axes: Axes, series: charts.Series) -> None:
-    colour = _colour(series.key)
+    colour = _ink(series.look)
     if series.recorded:
         axes.plot(*zip(*series.recorded, strict=True), color=colour, linewidth=0.5, alpha=0.3)
     at, values = zip(*series.curve, strict=True)
-    axes.plot(at, values, color=colour, linewidth=1.2, linestyle=_style(series.key), label=series.name)
+    axes.plot(at, values, color=colour, linewidth=1.2, linestyle=_style(series.look), label=series.name)
 
 
 def _line(axes: Axes, series: charts.Series, at: Sequence[float]) -> None:
@@ -239,9 +242,10 @@ def _line(axes: Axes, series: charts.Series, at: Sequence[float]) -> None:
         at,
         [100 * mark.y.value for mark in series.marks],
         yerr=_errors([mark.y for mark in series.marks]),
-        color=_colour(series.key),
+        color=_ink(series.look),
+        alpha=series.look.shade,
         marker=_marker(series.key),
-        linestyle=_style(series.key),
+        linestyle=_style(series.look),
         markersize=4.5,
         linewidth=1.2,
         elinewidth=0.8,
@@ -264,9 +268,14 @@ def _marker(key: int) -> str:
     return MARKERS[key % len(MARKERS)]
 
 
-def _style(key: int) -> str:
-    """Dashes where the palette begins again."""
-    return "-" if key < len(PALETTE) else "--"
+def _ink(look: Look) -> str:
+    """The algorithm's colour; its shade is _alpha."""
+    return INK if look.colour is None else _colour(look.colour)
+
+
+def _style(look: Look) -> str:
+    """Dashes for the second of a colour."""
+    return "--" if look.dashed else "-"
 
 
 def svg(figure: Figure, name: str, title: str) -> str:

@@ -413,7 +413,9 @@ def test_scripts_off(start_browser, page, board):
     browser = start_browser(scripts=False)
     browser.get(page)
     rows = browser.find_elements("css selector", "#board tbody tr")
-    assert len(rows) == len(board.rows) + 1 + len(board.published)
+    assert len(rows) == len(board.rows) + 1 + sum(bool(row.accuracy) for row in board.published)
+    lines = browser.find_elements("css selector", ".averages li")
+    assert len(lines) == sum(not row.accuracy for row in board.published) > 10
     assert all(row.is_displayed() for row in rows)
     assert browser.find_element("tag name", "noscript").text.startswith("Scripts are off")
     assert not browser.find_element("id", "tools").is_displayed()

@@ -132,14 +132,14 @@ def test_only_comparable_runs_share_a_chart(unequal):
     assert [row.run_id for row in board.comparable] == expected
     assert [row.status for row in board.rows if row.run_id not in expected] == ["complete", "subset", "incomplete"]
     for chart in (level_chart(board), consistency_chart(board)):
-        assert [series.name for series in chart.panels[0].series] == expected
+        assert [series.name for series in chart.panels[0].series if not series.look.hollow] == expected
     for level in ("L1", "L2", "L3"):
         assert [bar.name for bar in quadrant_chart(board, level).bars] == expected
     for panel in step_chart(board).panels:
         assert [[mark.x.value for mark in series.marks] for series in panel.series] == [[100, 200]]
     for section in ("generalisation", "consistency"):
         drawn, tables = names_in(page, section)
-        assert drawn == set(expected)
+        assert {name for name in drawn if not name.endswith("†")} == set(expected)
         if section == "consistency":
             assert tables == [set(expected)] * 3
     forced = build_board([board.measured[name].run.path for name in ("good", "other-frames")], force_mixed=True)
@@ -182,9 +182,39 @@ def test_a_training_has_one_colour_in_page_and_files(on_disk):
             for series in panel.series:
                 handle = colours[series.name]
                 line = handle.lines[0] if hasattr(handle, "lines") else handle
-                assert line.get_color() == PALETTE[series.key][0]
+                assert line.get_color() == PALETTE[series.look.colour][0]
     steps = step_chart(on_disk.board).panels[0].series
     assert [series.key for series in steps] == [names.index(series.name) for series in steps] != [0]
+
+
+def test_an_algorithm_has_one_colour_everywhere_and_its_steps_are_shades(tmp_path):
+    specs = [
+        RunSpec("c1", ability=1.0, step=100, seed=1, algorithm="care", training="c"),
+        RunSpec("c2", ability=1.2, step=200, seed=2, algorithm="care", training="c"),
+        RunSpec("g", ability=0.6, step=200, seed=3, algorithm="grpo", training="g"),
+        RunSpec("mine", ability=0.5, step=200, seed=4, algorithm="my-algo", training="m"),
+        RunSpec("base", ability=-0.5, seed=5, algorithm=None),
+    ]
+    board = build_board(write_runs(tmp_path, specs, make_benchmark()))
+    looks = {series.name: series.look for series in level_chart(board).panels[0].series}
+    assert {name: look.colour for name, look in looks.items()} == {"c1": 0, "c2": 0, "g": 1, "mine": 3, "base": None}
+    assert (looks["c1"].shade, looks["c2"].shade, looks["g"].shade) == (0.5, 1.0, 1.0)
+    for series in consistency_chart(board).panels[0].series:
+        assert series.look.hollow or series.look == looks[series.name]
+    curves = {series.look.colour for series in training_chart(board).panels[0].series}
+    assert curves == {0, 1, 3}
+    assert looks["c1"].css == "color-mix(in srgb,var(--c0) 50%,var(--paper))"
+
+
+def test_the_papers_consistency_stands_hollow_beside_the_runs(on_disk):
+    printed = {s.name: s for s in consistency_chart(on_disk.board).panels[0].series if s.look.hollow}
+    assert {name: round(100 * s.marks[0].y.value, 1) for name, s in printed.items()} == {
+        "GRPO †": 57.9,
+        "GRPO-CARE †": 82.4,
+    }
+    assert (printed["GRPO †"].look.colour, printed["GRPO-CARE †"].look.colour) == (1, 0)
+    assert printed["GRPO-CARE †"].marks[0].x.value == pytest.approx(0.534)
+    assert all(s.places == () for s in printed.values())
 
 
 def test_a_quadrant_bar_fills_a_hundred_percent(on_disk):

@@ -54,7 +54,7 @@ function filterTable() {
     body.hidden = rows.every((row) => row.hidden);
   }
   foldReported();
-  for (const node of document.querySelectorAll(".series, #gaps tr[data-place], .bars tr[data-place]")) {
+  for (const node of document.querySelectorAll(".series[data-place], .series[data-places], #gaps tr[data-place], .bars tr[data-place]")) {
     node.toggleAttribute("hidden", placesOf(node).every((place) => measured[place].hidden));
   }
   byId("shown").textContent = shown === all ? `${all} rows` : `${shown} of ${all} rows`;

@@ -1,0 +1,66 @@
+"""Colours of runs and trainings: an algorithm has one, on the page and in every file; its steps are shades of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leaderboards.board import Board
+from leaderboards.trainings import Training
+
+COLOURS = {"care": 0, "grpo": 1, "sft": 2}  # places in the palettes of svg.py and report.css; others follow
+N_COLOURS = 6
+LIGHTEST = 0.5  # of a colour: the shade of an algorithm's first step
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a line or a mark is drawn."""
+
+    colour: int | None = None  # place in the palette; None: plain
+    shade: float = 1.0  # how much of the colour is left
+    dashed: bool = False  # another one of the same colour is drawn solid
+    hollow: bool = False  # printed by a paper
+
+    @property
+    def css(self) -> str:
+        """The colour as the page writes it."""
+        if self.colour is None:
+            return "var(--mark)"
+        plain = f"var(--c{self.colour})"
+        return plain if self.shade == 1 else f"color-mix(in srgb,{plain} {100 * self.shade:.0f}%,var(--paper))"
+
+
+def run_looks(board: Board) -> dict[str, Look]:
+    """By run_id. Runs without an algorithm, as base models are, are plain."""
+    colours = _colours(board)
+    steps: dict[str, list[int]] = {}
+    for row in board.rows:
+        if row.algo is not None:
+            steps.setdefault(row.algo, []).append(row.step or 0)
+    found = {}
+    for row in board.rows:
+        if row.algo is None:
+            found[row.run_id] = Look()
+            continue
+        distinct = sorted(set(steps[row.algo]))
+        place = distinct.index(row.step or 0)
+        shade = 1.0 if len(distinct) == 1 else LIGHTEST + (1 - LIGHTEST) * place / (len(distinct) - 1)
+        found[row.run_id] = Look(colours[row.algo], round(shade, 2))
+    return found
+
+
+def training_looks(board: Board, trainings: Sequence[Training]) -> list[Look]:
+    """One for each training; the second of an algorithm is dashed."""
+    colours, seen, found = _colours(board), set[str | None](), []
+    for training in trainings:
+        algo = board.rows[training.places[-1]].algo
+        found.append(Look(None if algo is None else colours[algo], dashed=algo in seen))
+        seen.add(algo)
+    return found
+
+
+def _colours(board: Board) -> dict[str, int]:
+    others = sorted({row.algo for row in board.rows if row.algo is not None} - COLOURS.keys())
+    free = range(len(COLOURS), N_COLOURS)
+    return COLOURS | {name: free[place % len(free)] for place, name in enumerate(others)}
