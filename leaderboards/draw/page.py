@@ -22,11 +22,13 @@ from leaderboards.draw.page_payload import (
     DetailShare,
     allocate,
     bank_layer,
+    by_interest,
     more_layers,
     outcome_bytes,
     pack,
     pack_json,
 )
+from leaderboards.draw.page_pictures import MOST, Pictures, take_pictures
 from leaderboards.draw.page_probes import probe_tables
 from leaderboards.draw.page_table import table_view
 from leaderboards.draw.page_training import training_section
@@ -55,6 +57,7 @@ class HtmlReport:
     path: Path
     n_bytes: int  # of the file
     shares: tuple[DetailShare, ...]  # one a row: how much of its text the page carries
+    pictures: Pictures
 
     @property
     def allocation(self) -> str:
@@ -71,6 +74,7 @@ def write_html(
     *,
     detail: Detail = "auto",
     max_bytes: int = 10_000_000,
+    pictures: int | None = None,
     built_utc: str | None = None,
 ) -> HtmlReport:
     """Write the page, completely or not at all.
@@ -81,6 +85,8 @@ def write_html(
         detail: whose reasoning the page carries: "auto" as much as fits, see `page_payload.allocate`; "full" all of
             it, however large; "none".
         max_bytes: of the file, for "auto". The table, the questions and all answers are always in it.
+        pictures: questions, the most telling first, whose frames and view the page shows where their media are there
+            (at most a third of max_bytes); None: some of a toy world, none of anything else.
         built_utc: the time shown, ISO 8601; now by default. With it given the same board gives the same bytes.
 
     Raises:
@@ -94,14 +100,16 @@ def write_html(
         **more_layers(board),
     }
     # Rendered once: how many texts fit is known only when everything else has its size.
-    before, after = _without_texts(board, layers, built)
+    order = by_interest(list(board.measured.values()), board.bank)
+    shown = take_pictures(board, order, pictures, int(max_bytes * MOST))
+    before, after = _without_texts(board, layers, built, shown)
     details = allocate(board, detail, max_bytes - len((before + after).encode("utf-8")))
     carried = [(i, details.layers[row.run_id]) for i, row in enumerate(board.rows) if row.run_id in details.layers]
     texts = "".join(f'<script type="text/plain" id="detail-{i}">{text}</script>\n' for i, text in carried)
     page = f"{before}{texts}{after}"
     make_folder(path.parent)
     write_text(path, page)
-    return HtmlReport(path, len(page.encode("utf-8")), details.shares)
+    return HtmlReport(path, len(page.encode("utf-8")), details.shares, shown)
 
 
 def script() -> str:
@@ -110,7 +118,7 @@ def script() -> str:
     return f'"use strict";\n(() => {{\n{body}}})();\n'
 
 
-def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[str, str]:
+def _without_texts(board: Board, layers: dict[str, str], built: str, shown: Pictures) -> tuple[str, str]:
     """The page before and after the place where the responses' texts go."""
     code = script()
     # The policy allows this script by its hash and nothing else, so output of a model cannot run.
@@ -128,6 +136,8 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
         "board": board,
         "story": [shareable(sentence) for sentence in story(board)],
         "chance": _chance(board),
+        "pictures": _inert_json(shown.layer()) if shown.of else "",
+        "pictures_note": shown.note,
         "links": {} if board.bank.is_toy else board.suite.links,
         "built": built,
         "built_day": built[:10],

@@ -42,7 +42,10 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
         screen.print(f" judge: {board.judge_id}{also}", soft_wrap=True)
     counts = f" {board.n_measured} measured, {board.n_ranked} ranked, {board.n_incomplete} incomplete"
     screen.print(f"{counts}, {board.n_reported} reported by papers", soft_wrap=True)
-    screen.print(f" page: {written[0]} ({page.path.stat().st_size / 1e6:.2f} MB; {page.allocation})", soft_wrap=True)
+    carried = "; ".join(part for part in (page.allocation, page.pictures.said) if part)
+    screen.print(f" page: {written[0]} ({page.path.stat().st_size / 1e6:.2f} MB; {carried})", soft_wrap=True)
+    if page.pictures.note:
+        screen.print(f" ! {page.pictures.note}", soft_wrap=True)
     screen.print(f" files: {', '.join(str(path) for path in written[1:])}", soft_wrap=True)
 
 

@@ -55,6 +55,15 @@ def build_command(
     judge: Annotated[str | None, show_option(help="Judge id. Default: the one that judged most runs.")] = None,
     detail: Annotated[str, write_option(help="Reasoning in the page: auto, none, full.")] = "auto",
     max_size: Annotated[str, write_option(help="Of the page.")] = "10MB",
+    pictures: Annotated[
+        int | None,
+        write_option(
+            help="Questions whose frames and view the page shows, at most a third of its size. Default: 40 of a toy "
+            "world, else 0: the benchmark's pictures are not free.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     published: Annotated[bool, show_option("--published/--no-published", help="The papers' rows in the page.")] = True,
     include_reported: Annotated[bool, show_option(help="The papers' rows in the other files too.")] = False,
     predictions: Annotated[bool, write_option(help="Also predictions.csv.")] = False,
@@ -86,7 +95,12 @@ def build_command(
             rank_unparsed=rank_unparsed,
         )
         written, page = _write(
-            board, out, csv_path, include_reported=include_reported, predictions=predictions, page=(detail, max_bytes)
+            board,
+            out,
+            csv_path,
+            include_reported=include_reported,
+            predictions=predictions,
+            page=(detail, max_bytes, pictures),
         )
     if as_json:
         typer.echo(console.json_text(build_json(board, written)))
@@ -151,7 +165,7 @@ def _write(
     *,
     include_reported: bool,
     predictions: bool,
-    page: tuple[str, int],
+    page: tuple[str, int, int | None],
 ) -> tuple[list[Path], HtmlReport]:
     """Write everything; the files, and what became of the page."""
     from leaderboards.draw.csv import write_long_csv, write_wide_csv
@@ -178,10 +192,12 @@ def _write(
         write_predictions_csv(board, predicted)
         written.append(predicted)
     written += write_charts(board, out.parent / "charts")
-    detail, max_bytes = page
+    detail, max_bytes, pictures = page
     # One time for page and meta file.
     now = utc_now()
-    report = write_html(board, out, detail=cast("Detail", detail), max_bytes=max_bytes, built_utc=now)
+    report = write_html(
+        board, out, detail=cast("Detail", detail), max_bytes=max_bytes, pictures=pictures, built_utc=now
+    )
     command = shlex.join(["seedbench-r1", *sys.argv[1:]])
     names = [path.name if path.parent == out.parent else f"{path.parent.name}/{path.name}" for path in written]
     write_meta(board, meta, command=command, built_utc=now, files=[out.name, *names])

@@ -65,3 +65,17 @@ def test_a_baseline_chosen_in_the_page_gives_what_python_gives(runs, browser, tm
         assert other.judged_deltas["consistency"]["L1"].missing > 0
         assert any(text.startswith(points(other.deltas["L1"].value)) for text, _ in found[0])
         assert browser.get_log("browser") == []
+
+
+def test_the_card_shows_what_the_models_saw(runs, browser, tmp_path):
+    board = build_board(runs)
+    write_html(board, tmp_path / "page.html", built_utc=BUILT)
+    question = next(question for question in board.bank.questions if question.video is not None)
+    browser.get("about:blank")
+    browser.get((tmp_path / "page.html").as_uri() + f"#q={question.question_id}")
+    wait_for(browser, f"return document.querySelector('#card h3')?.textContent === '{question.question_id}'")
+    wait_for(browser, "return [...document.querySelectorAll('#card .media img')].every(img => img.naturalWidth > 0)")
+    alt = browser.execute_script("return [...document.querySelectorAll('#card .media img')].map(img => img.alt)")
+    assert alt[0].endswith("frames of the clip, in order")
+    assert alt[1] == "The current view"
+    assert browser.get_log("browser") == []

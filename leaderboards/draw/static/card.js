@@ -96,6 +96,16 @@ async function copy(text) {
   }
 }
 
+// What the models saw: the sampled frames in order, and the current view; nothing where the page carries neither.
+const pictures = byId("pictures") ? JSON.parse(byId("pictures").textContent) : {};
+function media(i) {
+  const [strip, view, frames] = pictures[i] || ["", "", 0];
+  const picture = (text, alt, className) => text && el("img", {className, alt, src: `data:image/webp;base64,${text}`, loading: "lazy"});
+  if (!strip && !view) return null;
+  return el("figure", {className: "media"}, picture(strip, `${frames} frames of the clip, in order`, "strip-of-frames"), picture(view, "The current view", "view"),
+    el("figcaption", {}, [strip && `${frames} frames of the clip, in order`, view && "the current view"].filter(Boolean).join("; ")));
+}
+
 async function showCard() {
   const card = byId("card"), i = bank.place.get(state.q);
   if (i === undefined) {
@@ -113,6 +123,7 @@ async function showCard() {
   card.replaceChildren(
     el("div", {className: "card-head"}, el("h3", {}, bank.ids[i]),
       el("span", {className: "quiet"}, [domainOf(i), `video ${bank.videos[bank.video[i]]}`].filter(Boolean).join(" · ")), button),
+    media(i),
     el("p", {}, questionText(i)),
     steps.length > 0 && el("ol", {className: "progress", "aria-label": "Steps done so far"}, ...steps.map((step) => el("li", {}, step))),
     bank.options[i].length > 0 ? el("ol", {className: "options"}, ...bank.options[i].map((_, k) => optionItem(i, k, bytes)))

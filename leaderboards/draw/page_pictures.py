@@ -1,0 +1,115 @@
+"""What the models saw, on the page: a question's sampled frames as one strip, and its current view, as WebP."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from leaderboards.board import Board
+from seedbench_r1.media.loader import FrameLoader
+from seedbench_r1.types import Failure, Media, Question, VideoConfig
+
+OF_A_TOY = 40  # questions whose pictures a toy's page carries unless told otherwise
+COLUMNS = 8  # frames side by side
+FRAME_WIDTH, VIEW_WIDTH = 112, 240  # pixels
+QUALITY = 60
+MOST = 1 / 3  # of the page's size: the texts come first
+DECODE_S = 60.0
+LICENCES = (
+    "The pictures are EPIC-KITCHENS' (CC BY-NC 4.0) and Ego4D's (a licence of its own): a page that carries them is "
+    "not to be published without their permission."
+)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What the page carries."""
+
+    of: dict[int, tuple[str, str]]  # place in the bank -> strip and view, base64; "" for none
+    n_frames: dict[int, int]
+    wanted: int  # questions whose pictures were asked for
+    note: str  # on whose they are; "" where nothing is to be said
+
+    @property
+    def said(self) -> str:
+        """ "pictures: 40 of 40 questions", or nothing."""
+        return f"pictures: {len(self.of)} of {self.wanted} questions" if self.wanted else ""
+
+    def layer(self) -> dict[str, list[object]]:
+        """As the page's script reads it, by place."""
+        return {str(place): [*pair, self.n_frames[place]] for place, pair in self.of.items()}
+
+
+def take_pictures(board: Board, places: Sequence[int], count: int | None, budget: int) -> Pictures:
+    """The pictures of the first `count` of these places whose media are there, as many as `budget` bytes hold.
+
+    count: None: OF_A_TOY of a toy world, none of anything else.
+    """
+    n = (OF_A_TOY if board.bank.is_toy else 0) if count is None else count
+    # The frames that the models were shown: those of the first run whose settings are known.
+    videos = (measured.run.manifest.video for measured in board.measured.values())
+    config = next((video for video in videos if video is not None), None)
+    note = LICENCES if board.suite.has_levels and not board.bank.is_toy else ""
+    chosen = [(place, board.bank.questions[place]) for place in places[:n]]
+    there = [(place, question) for place, question in chosen if _present(question)]
+    if config is None or not there:
+        return Pictures({}, {}, len(chosen), "")
+    found: dict[int, tuple[str, str]] = {}
+    frames: dict[int, int] = {}
+    spent = 0
+    place_of = {question.question_id: place for place, question in there}
+    for question_id, media in _decoded([question for _, question in there], config):
+        pair = _strip(media.frames), _view(media.image)
+        spent += sum(map(len, pair))
+        if spent > budget:
+            break
+        place = place_of[question_id]
+        found[place], frames[place] = pair, 0 if media.frames is None else len(media.frames)
+    return Pictures(dict(sorted(found.items())), frames, len(chosen), note if found else "")
+
+
+def _decoded(questions: Sequence[Question], config: VideoConfig) -> list[tuple[str, Media]]:
+    """Decoded in a process that can be killed; what cannot be decoded is left out. In the order of the questions."""
+    with FrameLoader(config, workers=1, timeout_s=DECODE_S) as loader:
+        found = {question.question_id: media for question, media in loader.stream(questions)}
+    pairs = ((question.question_id, found.get(question.question_id)) for question in questions)
+    return [(name, media) for name, media in pairs if media is not None and not isinstance(media, Failure)]
+
+
+def _present(question: Question) -> bool:
+    return all(path is None or Path(path).exists() for path in (question.video, question.image))
+
+
+def _strip(frames: Pixels | None) -> str:  # (T, H, W, 3)
+    """Frames in rows of COLUMNS, from left to right."""
+    if frames is None:
+        return ""
+    height = max(1, round(FRAME_WIDTH * frames.shape[1] / frames.shape[2]))
+    columns = min(COLUMNS, len(frames))
+    sheet = Image.new("RGB", (FRAME_WIDTH * columns, height * -(-len(frames) // columns)))
+    for place, frame in enumerate(frames):
+        small = Image.fromarray(frame).resize((FRAME_WIDTH, height), Image.Resampling.LANCZOS)
+        sheet.paste(small, (FRAME_WIDTH * (place % columns), height * (place // columns)))
+    return _webp(sheet)
+
+
+def _view(image: Pixels | None) -> str:  # (H, W, 3)
+    if image is None:
+        return ""
+    height = max(1, round(VIEW_WIDTH * image.shape[0] / image.shape[1]))
+    return _webp(Image.fromarray(image).resize((VIEW_WIDTH, height), Image.Resampling.LANCZOS))
+
+
+def _webp(picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=QUALITY, method=4)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
