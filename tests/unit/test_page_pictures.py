@@ -1,4 +1,4 @@
-"""Pictures in the page: a toy world's by default, the benchmark's on request, within the size, without what is damaged."""
+"""Pictures in the page: a toy's by default, the benchmark's on request; within the size; nothing damaged."""
 
 from __future__ import annotations
 
