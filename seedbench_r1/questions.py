@@ -42,6 +42,16 @@ class TrainingRow:
     prompt: tuple[dict[str, Any], ...] | None  # chat messages, in the CoT file only
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What is trained on, and how it was read."""
+
+    rows: Sequence[TrainingRow]
+    read_as: str = ""  # what besides the file's bytes decides what its rows are, such as which columns were read
+    notes: tuple[str, ...] = ()  # what the user is to be told of how they were read
+    left_out: tuple[str, ...] = ()  # splits of the file that are not trained on
+
+
 def load_questions(data_root: Path, levels: Sequence[str] = LEVELS) -> list[Question]:
     """Read and validate the annotation files of the levels, in file order.
 

@@ -11,6 +11,7 @@ from seedbench_r1.errors import DataError, SeedBenchError
 from seedbench_r1.models.fingerprint import WeightHashes
 from seedbench_r1.runs.directory import RunDir, read_manifest
 from seedbench_r1.runs.training_snapshot import take_snapshot, write_snapshot
+from seedbench_r1.suites.own import trained_on
 from seedbench_r1.types import Question, RunManifest, RunRecord
 
 HASHES = ".weights-sha256.json"  # of the runs' folder: hashes of weight files by path, size and time of change
@@ -85,7 +86,7 @@ def _keep_training(run: RunDir, plan: Plan) -> None:
     if plan.checkpoint is None:
         return
     try:
-        snapshot = take_snapshot(plan.checkpoint.folder, run.questions.values(), run.manifest.dataset_hash)
+        snapshot = take_snapshot(plan.checkpoint.folder, run.questions.values(), run.manifest.dataset_hash, trained_on)
     except DataError as error:  # the answers are what counts: the run goes on, and says what it lacks
         run.event("training_snapshot", problem=str(error))
         return
