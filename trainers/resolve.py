@@ -138,11 +138,6 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.kl_on != "all" and not config.penalises:
         weights = "--beta-think and --beta-answer, or --beta for both" if config.kl_on == "separate" else "--beta"
         raise ConfigError(f"--kl-on {config.kl_on} does nothing without a KL penalty. Fix: add {weights}.")
-    if config.bonus == "refgen" and config.fsdp:
-        raise ConfigError(
-            "--bonus refgen lets the reference write answers, token by token, and under --fsdp it is sharded: each "
-            "token would gather it anew. Fix: leave --fsdp out; or --lora, or --optimizer-device cpu, for memory."
-        )
     if config.reference == "none" and (config.bonus != "none" or config.penalises):
         penalty = "--beta above 0" if config.beta > 0 else "--kl-on separate"
         needs = penalty if config.penalises else f"--bonus {config.bonus}"
