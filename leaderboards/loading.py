@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +78,7 @@ def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
     # Runs of one data set have equal questions.jsonl: each content is parsed once.
     loaded: dict[Path, Loaded] = {}
     left_out = []
-    known: dict[bytes, dict[str, Question]] = {}
+    known: dict[bytes, Mapping[str, Question]] = {}
     for path in paths:
         try:
             # One unreadable run must not cost the board of all the others.
@@ -138,7 +138,7 @@ def gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
+def _load(path: Path, known: dict[bytes, Mapping[str, Question]]) -> Loaded:
     """Read one directory. `known` holds the questions of earlier ones by the content of questions.jsonl."""
     if not path.exists():
         raise DataError(f"{path} does not exist.")

@@ -122,7 +122,8 @@ def build_bank(runs: Iterable[Run]) -> QuestionBank:
     merged: dict[str, Question] = {}
     for run in runs:
         if run.questions.keys() - merged.keys():
-            merged = run.questions | merged if len(run.questions) > len(merged) else merged | run.questions
+            first, second = (run.questions, merged) if len(run.questions) > len(merged) else (merged, run.questions)
+            merged = {**first, **second}
     rank = {level: place for place, level in enumerate(LEVELS)}
     questions = tuple(sorted(merged.values(), key=lambda question: rank.get(question.split, len(rank))))
     # The domains of tables are L3's.

@@ -113,7 +113,7 @@ def _raise_first(done: Sequence[Done], n_plans: int) -> None:
 
 
 def _print(done: Sequence[Done]) -> None:
-    from seedbench_r1.cli.results import accuracy_cell, counted_run
+    from seedbench_r1.cli.results import Scored, accuracy_cell, counted_run
 
     levels = list(dict.fromkeys(level for one in done if one.result for level in one.result.summary.splits))
     table = console.table(["checkpoint"], [*(f"{level} %" for level in levels), ""], padding=(0, 1, 0, 0))
@@ -124,7 +124,7 @@ def _print(done: Sequence[Done]) -> None:
             continue
         run, splits = counted_run(one.planned), one.result.summary.splits
         cells = [
-            accuracy_cell(splits[level], [r for r in run.records.values() if r.split == level])
+            accuracy_cell(splits[level], Scored.of(r for r in run.records.values() if r.split == level))
             if level in splits
             else "-"
             for level in levels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from seedbench_r1.engines.base import Engine, EvalResult, FailuresInARow, Observe, Plan, Recorder
@@ -24,7 +24,7 @@ def run_plan(
     stop: threading.Event | None = None,
     observe: Observe = lambda record: None,
     say: Callable[[str], None] = lambda line: None,
-    opened: Callable[[dict[str, RunRecord], list[Question]], None] = lambda records, pending: None,
+    opened: Callable[[Mapping[str, RunRecord], Sequence[Question]], None] = lambda records, pending: None,
 ) -> EvalResult:
     """Answer every pending question of a run. Calling it again continues the run.
 

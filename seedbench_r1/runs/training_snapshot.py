@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class TrainingSnapshot:
 
 
 def take_snapshot(
-    checkpoint: Path, questions: Iterable[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
+    checkpoint: Path, questions: Collection[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
 ) -> TrainingSnapshot | None:
     """What can be known of a checkpoint's training; None for a model that says nothing of any.
 
@@ -83,14 +83,14 @@ def take_snapshot(
         DataError: a file of the training is damaged; the message names it.
     """
     try:
-        return _take(checkpoint, list(questions), dataset_hash, read_own)
+        return _take(checkpoint, questions, dataset_hash, read_own)
     # Files of other tools bear these names too, with anything in them.
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{checkpoint}: what it says of its training cannot be read ({error}).") from error
 
 
 def _take(
-    checkpoint: Path, questions: Sequence[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
+    checkpoint: Path, questions: Collection[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
 ) -> TrainingSnapshot | None:
     if (checkpoint / TRAINING).is_file():
         training = _read_training(checkpoint / TRAINING)
@@ -141,7 +141,7 @@ def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> Poin
 
 
 def find_overlap(
-    checkpoint: Path, questions: Sequence[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
+    checkpoint: Path, questions: Collection[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
 ) -> Overlap | None:
     """Compare the run's questions with the training files of a checkpoint and of the checkpoints before it."""
     seen: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from seedbench_r1 import scoring
 from seedbench_r1.columns import parse_map
 from seedbench_r1.config import PROTOCOLS, EvalConfig, SuiteDefaults
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.packed import PackedQuestions
 from seedbench_r1.row_files import FORMS, folder_of
 from seedbench_r1.rows import BadRows
 from seedbench_r1.suites.base import Questions, Suite
@@ -33,10 +35,10 @@ def load(config: EvalConfig) -> Questions:
     if path is None:
         raise ConfigError("--suite own needs your questions. Fix: --questions FILE.")
     reading, questions = open_file(path, config.map, config.data_root, bad)
-    splits: dict[str, list[Question]] = {}
+    packed = defaultdict[str, PackedQuestions](PackedQuestions)
     for question in questions:
-        splits.setdefault(question.split, []).append(question)
-    splits = chosen_splits(path, splits, config.splits, bad)
+        packed[question.split].append(question)
+    splits = chosen_splits(path, packed, config.splits, bad)
     # The split may be what is bad in a row, so that all count with the first one.
     bad_rows = {next(iter(splits)): bad}
     read_as = json.dumps(reading.columns.identity())
@@ -85,7 +87,7 @@ def split_names(wanted: str) -> list[str]:
     return [name.strip() for name in wanted.split(",") if name.strip()]
 
 
-def chosen_splits(path: Path, splits: dict[str, list[T]], wanted: str | None, bad: BadRows) -> dict[str, list[T]]:
+def chosen_splits(path: Path, splits: Mapping[str, T], wanted: str | None, bad: BadRows) -> dict[str, T]:
     """The splits that --splits names, in the file's order; all of them without it.
 
     Raises:
@@ -95,7 +97,7 @@ def chosen_splits(path: Path, splits: dict[str, list[T]], wanted: str | None, ba
     if not splits:
         raise DataError(f"{path} holds no question that can be asked. {(bad.messages or [''])[0]}")
     if wanted is None:
-        return splits
+        return dict(splits)
     names = split_names(wanted)
     for name in names:
         if name not in splits:

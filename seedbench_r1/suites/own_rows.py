@@ -13,6 +13,7 @@ from seedbench_r1.columns import Columns, find_columns, kind_named, union
 from seedbench_r1.errors import DataError
 from seedbench_r1.kinds import read_number
 from seedbench_r1.media.layout import KINDS
+from seedbench_r1.packed import Texts
 from seedbench_r1.row_files import form_of, read_any
 from seedbench_r1.rows import MOST_VALUES, BadRows, Interned, Place
 from seedbench_r1.suites.own_answers import GoldCounts, agreed_letter, as_text, by_form, index_start
@@ -146,7 +147,7 @@ class OwnReader:
         self._root = data_root
         self._interned = Interned()
         self._places: dict[str, tuple[str, Path]] = {}  # of clips and images, as they are written
-        self._seen: set[str] = set()
+        self._seen = Texts()
         self._n_repeated = 0
 
     def questions(self) -> Iterator[Question]:
@@ -159,9 +160,9 @@ class OwnReader:
             cells = Cells(place[0], row, self.reading.columns)
             try:
                 question = self._question(cells, place)
-                if question.question_id in self._seen:
-                    raise DataError(f"{place[0]}: {self._repeated(question)}")
-                self._seen.add(question.question_id)
+                n_seen = len(self._seen)
+                if self._seen.add(question.question_id) < n_seen and (said := self._repeated(question, place)):
+                    raise DataError(f"{place[0]}: {said}")
             except DataError as error:
                 self.bad.refuse(error)
                 continue
@@ -227,14 +228,19 @@ class OwnReader:
             raise cells.fail(f"{cells.columns.name('id')} is {value!r}, expected a number or a text of one line.")
         return text
 
-    def _repeated(self, question: Question) -> str:
-        """Where the first row of that id stands: read again, since a million lines are not remembered for an error."""
+    def _repeated(self, question: Question, here: Place) -> str | None:
+        """Where the first row of that id stands: read again, since a million lines are not remembered for an error.
+
+        None: nowhere before; an id of the same hash is there.
+        """
         name, row_id = self.reading.columns.name("id"), question.question_id.partition("/")[2]
         self._n_repeated += 1
         said = f"{name} {row_id!r} stands already in {question.split!r}"
         if self._n_repeated > _LOOKED_UP:
             return f"{said}, further up."
         for place, row in read_any(self.path, BadRows(skip=True)):
+            if place == here:
+                return None
             cells = Cells(place[0], row, self.reading.columns)
             try:
                 if f"{self._split(cells)}/{self._id(cells, place)}" == question.question_id:
