@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,7 +79,7 @@ def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
     # Runs of one data set have equal questions.jsonl: each content is parsed once.
     loaded: dict[Path, Loaded] = {}
     left_out = []
-    known: dict[bytes, dict[str, Question]] = {}
+    known: dict[bytes, Mapping[str, Question]] = {}
     for path in paths:
         try:
             # One unreadable run must not cost the board of all the others.
@@ -139,7 +139,7 @@ def gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _load(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
+def _load(path: Path, known: dict[bytes, Mapping[str, Question]]) -> Loaded:
     """A run's directory, or a folder of several samples of one run."""
     if not read_seeds(path):
         return _load_one(path, known)
@@ -167,7 +167,7 @@ def _asked(run: Run) -> tuple[object, ...]:
     return list(run.questions), manifest.protocol_id, manifest.dataset_hash, manifest.model.fingerprint
 
 
-def _load_one(path: Path, known: dict[bytes, dict[str, Question]]) -> Loaded:
+def _load_one(path: Path, known: dict[bytes, Mapping[str, Question]]) -> Loaded:
     """Read one directory. `known` holds the questions of earlier ones by the content of questions.jsonl."""
     if not path.exists():
         raise DataError(f"{path} does not exist.")

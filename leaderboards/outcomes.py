@@ -185,7 +185,8 @@ def build_bank(runs: Iterable[Run]) -> QuestionBank:
     for run in runs:
         suite = SUITES[run.manifest.suite]
         if run.questions.keys() - merged.keys():
-            merged = run.questions | merged if len(run.questions) > len(merged) else merged | run.questions
+            first, second = (run.questions, merged) if len(run.questions) > len(merged) else (merged, run.questions)
+            merged = {**first, **second}
     splits = dict.fromkeys(question.split for question in merged.values())
     rank = {name: place for place, name in enumerate(dict.fromkeys((*suite.known, *map(suite.column, splits))))}
     # Split by split also where a user's file mixes them: the columns follow this order.

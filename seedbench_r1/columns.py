@@ -30,7 +30,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "kind": ("kind", "problem_type", "question_type", "answer_type"),
     "id": ("id", "qid", "uid", "question_id", "sample_id", "problem_id"),
     "domain": ("category", "domain", "topic"),
+    "response": ("response", "completion"),
+    "reasoning": ("reasoning", "rationale", "process", "cot", "chain_of_thought", "thoughts", "explanation"),
 }
+TARGETS = ("response", "reasoning")  # what a row teaches in supervised fine-tuning: no part of the question
 # What a gold answer is, where the file does not show it: --map gold.0=label
 GOLD_FORMS: dict[str, GoldForm] = {
     "gold.letter": "letter",
@@ -67,9 +70,10 @@ class Columns:
         columns = self.of(field)
         return columns[0] if columns else NAMES[field][0]
 
-    def identity(self) -> list[object]:
-        """What decides how a file is read, for its hash."""
-        return [sorted((field, list(names)) for field, names in self.taken.items()), self.kind, self.gold_form]
+    def identity(self, *, targets: bool = False) -> list[object]:
+        """What decides how a file is read, for its hash; targets: what its rows teach counts, too."""
+        read = sorted((field, list(names)) for field, names in self.taken.items() if targets or field not in TARGETS)
+        return [read, self.kind, self.gold_form]
 
 
 def parse_map(text: str | None) -> dict[str, str]:
@@ -90,6 +94,8 @@ def parse_map(text: str | None) -> dict[str, str]:
         if field in found or (field.partition(".")[0] == "gold" and any(other[:4] == "gold" for other in found)):
             raise ConfigError(f"--map names {field.partition('.')[0]!r} twice. Fix: once.")
         found[field] = column
+    if all(field in found for field in TARGETS):
+        raise ConfigError("--map names response and reasoning; a response holds its reasoning. Fix: one of them.")
     return found
 
 
@@ -117,6 +123,9 @@ def find_columns(seen: Sequence[str], mapping: Mapping[str, str]) -> Columns:
     free = [name for name in seen if name not in used]
     for field in NAMES:
         if field in taken or (field == "kind" and kind is not None):
+            continue
+        # A response holds its reasoning, which some files have in a column of its own as well.
+        if field in TARGETS and any(other in taken for other in TARGETS):
             continue
         if found := _named(field, free):
             taken[field] = found

@@ -34,7 +34,7 @@ ENGINES = ("local", "ray", "lmms-eval")
 LMMS_PATH_ARGUMENTS = ("pretrained", "model", "model_version", "model_name", "model_id", "path")
 _OPENAI = ("backend openai:MODEL",)
 _OWN_SUITE = ("suite seedbench-r1",)
-_OWN_FILES = ("suite own",)
+OWN_FILES = ("suite own",)
 MISSING: Any = dataclasses.MISSING
 
 CUSTOM = "custom"  # what a protocol is called once an option departs from the named one
@@ -94,9 +94,9 @@ class EvalConfig:
     benchmarks: str | None = setting(
         None, "Some of vsibench,videommmu,mmvu,mvbench,... (default: all).", DATA, owners=("suite transfer",)
     )
-    questions: Path | None = setting(None, "Your questions: a file or data set folder.", DATA, owners=_OWN_FILES)
-    map: str | None = setting(None, "Their columns: text=COLUMN,options=COLUMN,...", DATA, owners=_OWN_FILES)
-    splits: str | None = setting(None, "Some of their splits (default: all).", DATA, owners=_OWN_FILES)
+    questions: Path | None = setting(None, "Your questions: a file or data set folder.", DATA, owners=OWN_FILES)
+    map: str | None = setting(None, "Their columns: text=COLUMN,options=COLUMN,...", DATA, owners=OWN_FILES)
+    splits: str | None = setting(None, "Some of their splits (default: all).", DATA, owners=OWN_FILES)
     limit: int | None = setting(
         None, "Ask only N, each level and domain its share (SUBSET, unranked).", DATA, at_least=1
     )

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -228,3 +230,35 @@ def _end_last_line(descriptor: int) -> None:
         os.write(descriptor, b"\n")
     else:
         os.ftruncate(descriptor, end)
+
+
+def set_aside(path: Path, file: AppendFile) -> None:
+    """What is in a folder moves to old-<time>/ in it, nothing is deleted. `file`, open and locked, is left empty."""
+    old = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.stat().st_size]
+    if not old:
+        return
+    with writing(path):
+        target = Path(tempfile.mkdtemp(prefix=f"old-{utc_now().replace(':', '')}-", dir=path))
+    # The open and locked file keeps its inode, so it is copied and emptied, not moved. Only this needs room: it comes
+    # first, so that a full disk leaves the run as it was.
+    if file.path in old:
+        try:
+            shutil.copyfile(file.path, target / file.path.name)
+        except OSError as error:
+            shutil.rmtree(target)
+            raise write_error(file.path, error) from error
+    for item in old:
+        if item != file.path:
+            item.replace(target / item.name)
+    file.empty()
+
+
+@contextmanager
+def exclusive(lock: Path) -> Iterator[None]:
+    """Wait for the lock file: several shards may start at once."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

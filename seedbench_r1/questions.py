@@ -42,6 +42,16 @@ class TrainingRow:
     prompt: tuple[dict[str, Any], ...] | None  # chat messages, in the CoT file only
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What is trained on, and how it was read."""
+
+    rows: Sequence[TrainingRow]
+    read_as: str = ""  # what besides the file's bytes decides what its rows are, such as which columns were read
+    notes: tuple[str, ...] = ()  # what the user is to be told of how they were read
+    left_out: tuple[str, ...] = ()  # splits of the file that are not trained on
+
+
 def load_questions(data_root: Path, levels: Sequence[str] = LEVELS) -> list[Question]:
     """Read and validate the annotation files of the levels, in file order.
 
@@ -125,15 +135,15 @@ def choose_subset(questions: Sequence[Question], limit: int, *, seed: int) -> li
     Each split and domain has one question before any has a second, as far as the limit goes. The order within a group
     depends on the seed and the question ids alone, and a larger limit extends a smaller one's choice.
     """
-    groups: dict[tuple[str, str | None], list[Question]] = {}
+    groups: dict[tuple[str, str | None], list[str]] = {}
     for question in questions:
-        groups.setdefault((question.split, question.domain), []).append(question)
+        groups.setdefault((question.split, question.domain), []).append(question.question_id)
     # A place between 0 and 1 for each question, evenly spaced in its group: the first of all groups come first.
     places: list[tuple[bool, float, str]] = []
     for group in groups.values():
         # Hashes rather than a shuffle: the first 10 of 20 are the 10 of --limit 10.
-        ranked = sorted(group, key=lambda q: hashlib.sha256(f"{seed}:{q.question_id}".encode()).digest())
-        places += [(rank > 0, (rank + 0.5) / len(group), q.question_id) for rank, q in enumerate(ranked)]
+        ranked = sorted(group, key=lambda one: hashlib.sha256(f"{seed}:{one}".encode()).digest())
+        places += [(rank > 0, (rank + 0.5) / len(group), one) for rank, one in enumerate(ranked)]
     chosen = {question_id for *_, question_id in sorted(places)[:limit]}
     return [question for question in questions if question.question_id in chosen]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -14,6 +16,7 @@ from seedbench_r1.types import (
     Failure,
     Generation,
     Media,
+    Outcome,
     Question,
     Request,
     RunRecord,
@@ -155,25 +158,26 @@ def summarise(
         status is "complete" only if every question of every split has an answer, "subset" if the run never meant to
         ask them all, "incomplete" otherwise.
     """
-    by_split: dict[str, list[Question]] = {}
+    splits = defaultdict[str, _Count](_Count)
+    groups = defaultdict[str, defaultdict[str, _Count]](lambda: defaultdict(_Count))
     for question in questions:
-        by_split.setdefault(question.split, []).append(question)
-    splits, groups = {}, {}
-    for split, members in by_split.items():
-        # N comes from the files, not from the questions asked: a subset must not look like the whole.
-        sizes = (n_total or {}).get(split, {})
-        splits[split] = _count(members, records, sizes.get("all", len(members)))
-        by_group: dict[str, list[Question]] = {}
-        for question in members:
-            if (name := group_of(question)) is not None:
-                by_group.setdefault(name, []).append(question)
-        groups[split] = {name: _count(some, records, sizes.get(name, len(some))) for name, some in by_group.items()}
-    # Splits that nothing divides (L1, L2) have no groups.
-    groups = {split: found for split, found in groups.items() if found}
-    if not all(split.is_complete for split in splits.values()):
-        return RunSummary("incomplete", splits, groups)
-    subset = any(split.selected < split.n for split in splits.values())
-    return RunSummary("subset" if subset else "complete", splits, groups)
+        record, name = records.get(question.question_id), group_of(question)
+        splits[question.split].add(record)
+        # Splits that nothing divides (L1, L2) have no groups.
+        if name is not None:
+            groups[question.split][name].add(record)
+    # N comes from the files, not from the questions asked: a subset must not look like the whole.
+    sizes = {split: (n_total or {}).get(split, {}) for split in splits}
+    counted = {split: count.summary(sizes[split].get("all")) for split, count in splits.items()}
+    parts = {
+        split: {name: count.summary(sizes[split].get(name)) for name, count in groups[split].items()}
+        for split in splits
+        if split in groups
+    }
+    if not all(split.is_complete for split in counted.values()):
+        return RunSummary("incomplete", counted, parts)
+    subset = any(split.selected < split.n for split in counted.values())
+    return RunSummary("subset" if subset else "complete", counted, parts)
 
 
 def split_sizes(questions: Sequence[Question], group_of: GroupOf = by_domain) -> dict[str, int]:
@@ -185,27 +189,65 @@ def split_sizes(questions: Sequence[Question], group_of: GroupOf = by_domain) ->
     return sizes
 
 
-def _count(questions: list[Question], records: Mapping[str, RunRecord], n: int) -> GroupSummary:
-    present = [records[question.question_id] for question in questions if question.question_id in records]
-    # Of the answered ones only: the others are in `failed`, or not asked yet, and leave the run INCOMPLETE.
-    scores = [record.score for record in present if record.score is not None]
-    return GroupSummary(
-        n=n,
-        selected=len(questions),
-        answered=len(scores),
-        correct=_total(s.credit for s in scores),
-        strict_correct=_total(s.strict_credit for s in scores),
-        unparsed=sum(s.outcome == "unparsed" for s in scores),
-        truncated=sum(s.outcome == "truncated" for s in scores),
-        failed=sum(record.failure is not None for record in present),
-        format_ok=sum(record.parsed.format_ok for record in present if record.parsed is not None),
-    )
+@dataclass(slots=True)
+class _Total:
+    """A sum of credits that is rounded once, however many there are: nearly all are 0 or 1, and only counted."""
+
+    ones: int = 0
+    between: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, credit: float) -> None:
+        if credit == 1:
+            self.ones += 1
+        elif credit:
+            self.between.append(credit)
+
+    @property
+    def value(self) -> float:
+        """An int if it is a whole number, as it always is for choices."""
+        total = math.fsum([self.ones, *self.between])
+        return int(total) if total.is_integer() else total
 
 
-def _total(credits: Iterable[float]) -> float:
-    """Their sum; an int if it is a whole number, as it always is for choices."""
-    total = math.fsum(credits)
-    return int(total) if total.is_integer() else total
+@dataclass(slots=True)
+class _Count:
+    """Adds the questions of one split or group up, one at a time."""
+
+    selected: int = 0
+    answered: int = 0
+    failed: int = 0
+    format_ok: int = 0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    credit: _Total = field(default_factory=_Total)
+    strict: _Total = field(default_factory=_Total)
+
+    def add(self, record: RunRecord | None) -> None:
+        """A question with the record that counts; None: not asked yet."""
+        self.selected += 1
+        if record is None:
+            return
+        self.failed += record.failure is not None
+        self.format_ok += record.parsed is not None and record.parsed.format_ok
+        # Of the answered ones only: the others are in `failed`, or not asked yet, and leave the run INCOMPLETE.
+        if record.score is not None:
+            self.answered += 1
+            self.outcomes[record.score.outcome] += 1
+            self.credit.add(record.score.credit)
+            self.strict.add(record.score.strict_credit)
+
+    def summary(self, n: int | None) -> GroupSummary:
+        """n: questions in the file; None: those that were added."""
+        return GroupSummary(
+            n=self.selected if n is None else n,
+            selected=self.selected,
+            answered=self.answered,
+            correct=self.credit.value,
+            strict_correct=self.strict.value,
+            unparsed=self.outcomes["unparsed"],
+            truncated=self.outcomes["truncated"],
+            failed=self.failed,
+            format_ok=self.format_ok,
+        )
 
 
 def lacks_reasoning(record: RunRecord) -> bool:

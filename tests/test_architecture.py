@@ -23,6 +23,7 @@ FLOORS = (
     ),
     (
         "seedbench_r1.questions",
+        "seedbench_r1.packed",
         "seedbench_r1.rows",
         "seedbench_r1.row_files",
         "seedbench_r1.columns",

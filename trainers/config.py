@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from seedbench_r1.config import MISSING
+from seedbench_r1.config import MISSING, OWN_FILES
 from seedbench_r1.config_file import ConfigTable
 from seedbench_r1.options import Option, Setting, setting, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
@@ -43,18 +43,20 @@ class TrainConfig:
     """Everything `train` needs. Defaults are those of preset care; see PRESETS."""
 
     model: str = setting(MISSING, "Checkpoint folder or hub id to start from.", MODEL)
-    data: Path = setting(MISSING, "Data root: annotations/, videos/, images/.", DATA)
+    data: Path = setting(MISSING, "Data root: annotations/, videos/, images/; own: by default the file's folder.", DATA)
     out: Path = setting(MISSING, "Where checkpoints and metrics go.", OUTPUT)
     algo: Algo = setting(MISSING, "The algorithm.", MODEL)
     preset: str = setting(MISSING, "Named settings; by default --algo's own.", MODEL, choices=tuple(PRESETS))
     video: VideoConfig = field(default_factory=VideoConfig)
     template: Template = DEFAULT_TEMPLATE
-    suite: Literal["seedbench-r1", "video-r1"] = setting(
-        "seedbench-r1", "Whose rows they are, and with them the wording: the benchmark's, or Video-R1's.", DATA
+    suite: Literal["seedbench-r1", "video-r1", "own"] = setting(
+        "seedbench-r1", "Whose rows they are, and with them the wording: the benchmark's, Video-R1's, your own.", DATA
     )
     train_file: Path | None = setting(
-        None, f"Rows; by default {TRAINING_FILE}, for SFT {COT_FILE}. --suite video-r1 needs one.", DATA
+        None, f"Rows; by default {TRAINING_FILE}, for SFT {COT_FILE}. The other suites need one.", DATA
     )
+    map: str | None = setting(None, "Their columns: text=COLUMN,options=COLUMN,...", DATA, owners=OWN_FILES)
+    splits: str | None = setting(None, "Some of their splits (default: all).", DATA, owners=OWN_FILES)
     skip_bad_rows: bool = setting(False, "Leave out rows that cannot be used, and count them.", DATA)
     allow_missing: bool = setting(
         False, "Replace rows whose media are absent by the next one, and count them.", DATA, negatable=True

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -18,11 +19,20 @@ from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor, prepare_inputs
 from seedbench_r1.parsing import after_opening
 from seedbench_r1.prompts import build_request
-from seedbench_r1.questions import RESPONSE_WITHOUT_CHOICES, TrainingRow, load_training_rows, training_question
-from seedbench_r1.rows import BadRows
+from seedbench_r1.questions import (
+    RESPONSE_WITHOUT_CHOICES,
+    TrainingData,
+    TrainingRow,
+    load_training_rows,
+    training_question,
+)
+from seedbench_r1.rows import BadRows, read_rows
+from seedbench_r1.suites.own import OWN
 from seedbench_r1.types import Failure, Media, Question, Request
 from trainers.config import TrainConfig
-from trainers.video_r1 import is_video_r1_file, load_video_r1_rows
+from trainers.own import read_own_rows
+from trainers.video_r1 import FIELDS as VIDEO_R1_FIELDS
+from trainers.video_r1 import load_video_r1_rows
 
 T = TypeVar("T")
 
@@ -92,7 +102,7 @@ class QuestionStream:
         return DrawnQuestion(question, row.response or f"<answer>{question.gold}</answer>", epoch)
 
 
-def read_rows(config: TrainConfig, bad: BadRows | None = None) -> Sequence[TrainingRow]:
+def read_data(config: TrainConfig, bad: BadRows | None = None) -> TrainingData:
     """The training rows. Raises DataError for absent media unless config.allow_missing, and for a row of no use.
 
     For SFT a response must come with the options that it speaks of: other options would make its letter wrong.
@@ -100,16 +110,17 @@ def read_rows(config: TrainConfig, bad: BadRows | None = None) -> Sequence[Train
     bad: takes the rows that cannot be used; by default one that does as config.skip_bad_rows says.
     """
     bad, path, sft = bad or BadRows(skip=config.skip_bad_rows), config.questions_file, config.algo == "sft"
-    rows: Sequence[TrainingRow]
     if config.suite == "video-r1":
-        rows = found = load_video_r1_rows(path, config.data, bad, responses=sft)
-        missing, fix = found.missing_media(), "unpack Video-R1's archives below --data, as the rows' paths say"
+        found = load_video_r1_rows(path, config.data, bad, responses=sft)
+        data, missing = TrainingData(found), found.missing_media()
+        fix = "unpack Video-R1's archives below --data, as the rows' paths say"
+    elif config.suite == "own":
+        data, fix = read_own_rows(config, bad), OWN.where_media_go.replace("--data-root", "--data")
+        missing = _missing_media(data.rows)
     else:
-        rows = _benchmark_rows(config, bad)
-        paths = {path for row in rows for path in (row.question.video, row.question.image) if path is not None}
-        missing = sorted(str(path) for path in paths if not path.exists())
-        fix = "seedbench-r1 data download --only-missing"
-        lost = next((row for row in rows if row.response is not None and not row.fixed_options), None)
+        data, fix = TrainingData(_benchmark_rows(config, bad)), "seedbench-r1 data download --only-missing"
+        missing = _missing_media(data.rows)
+        lost = next((row for row in data.rows if row.response is not None and not row.fixed_options), None)
         if sft and lost is not None:
             line = lost.question.source.line if lost.question.source else "?"
             raise DataError(f"{path}:{line}: {RESPONSE_WITHOUT_CHOICES} Nothing was trained.")
@@ -118,17 +129,34 @@ def read_rows(config: TrainConfig, bad: BadRows | None = None) -> Sequence[Train
             f"{len(missing)} media files of {path} missing, e.g. {missing[0]}. Nothing was trained. "
             f"Fix: {fix}. To train on the other rows: --allow-missing"
         )
-    return rows
+    return data
+
+
+def _missing_media(rows: Sequence[TrainingRow]) -> list[str]:
+    paths = {path for row in rows for path in (row.question.video, row.question.image) if path is not None}
+    return sorted(str(path) for path in paths if not path.exists())
 
 
 def _benchmark_rows(config: TrainConfig, bad: BadRows) -> list[TrainingRow]:
     path = config.questions_file
     try:
         return load_training_rows(path, config.data, bad)
-    except DataError:
-        if not is_video_r1_file(path):
+    except DataError as error:
+        columns = _columns_of_first_row(path)
+        if columns >= VIDEO_R1_FIELDS:
+            raise DataError(f"{path} holds Video-R1's rows. Fix: --suite video-r1 --train-file {path}") from None
+        if config.train_file is None or not path.exists() or "sample_id" in columns:
             raise
-        raise DataError(f"{path} holds Video-R1's rows. Fix: --suite video-r1 --train-file {path}") from None
+        raise DataError(f"{error} If the file has columns of your own: --suite own.") from error
+
+
+def _columns_of_first_row(path: Path) -> set[str]:
+    """Empty if there is no such row."""
+    try:
+        first = next(read_rows(path, BadRows()), None)
+    except (OSError, DataError):
+        return set()
+    return set() if first is None else set(first[1])
 
 
 def contradicting_rows(rows: Sequence[TrainingRow]) -> list[str]:

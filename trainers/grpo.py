@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from seedbench_r1.models.qwen_vl import QwenProcessor
 from trainers.advantages import group_advantages
 from trainers.checkpoints import TrainingState
 from trainers.config import TrainConfig
@@ -37,6 +39,9 @@ from trainers.rewards import reward
 from trainers.samplers import Sampler
 from trainers.shared_prefix import group_logprobs
 from trainers.user_rewards import RewardFailed, UserRewards, failure_in_training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Takes the places of this process's groups without spread, and gives further questions for them, place -> example; None
 # if no process has such a group. Every process calls it.
@@ -163,6 +168,12 @@ def reward_groups(
     # Under --fsdp every pass gathers weights collectively, so before each stage the ranks agree on the number of passes
     # and those with fewer make up for it with idle ones.
     base = [with_own_rewards(base_rewards(policy, group, config), state.user_rewards, config) for group in groups]
+    if config.bonus == "refgen":
+        # Tokens are written by gathered weights: all processes gather them once, or none does.
+        if not idle.needed_anywhere(any(b.needs_reference for b in base)):
+            return base
+        with reference.gathered() as model:
+            return [with_refgen_bonus(model, policy.processor, b, config) for b in base]
     missing = idle.missing_of([len(b.answer_spans) if b.needs_reference else 0 for b in base])
     rewarded = [with_bonus(policy, reference, b, config) for b in base]
     idle.run_reference(reference, missing)
@@ -236,12 +247,17 @@ def _summed(rewarded: RewardedGroup, config: TrainConfig) -> RewardedGroup:
 
 
 def with_bonus(policy: Policy, reference: Reference, base: RewardedGroup, config: TrainConfig) -> RewardedGroup:
-    """Ask the reference, if it can change the bonus, and add that to the base rewards."""
-    if config.bonus != "refgen":
-        return compute_rewards(base, answer_likelihoods(policy, reference, base, config), config)
+    """Ask the reference how likely the answers are, if it can change the bonus, and add that to the base rewards."""
+    return compute_rewards(base, answer_likelihoods(policy, reference, base, config), config)
+
+
+def with_refgen_bonus(
+    model: PreTrainedModel, processor: QwenProcessor, base: RewardedGroup, config: TrainConfig
+) -> RewardedGroup:
+    """Let the reference, from Reference.gathered, write the answers, and add RefGen's bonus to the base rewards."""
     if not base.needs_reference:
         return base
-    answers = regenerate(policy, reference, base.group, config)
+    answers = regenerate(model, processor, base.group, config)
     bonus = refgen_bonus(regenerated_accuracy(base.group, answers, config)[None], weight=config.bonus_weight)[0]
     texts = {row: rollout.text for row, rollout in answers.items()}
     return _summed(replace(base, bonus=bonus, regenerated=texts), config)

@@ -39,6 +39,7 @@ RESUME_MUTABLE = {
     "model",  # its bytes are compared instead
     "processor",  # likewise
     "train_file",  # likewise
+    "map",  # the columns that were read are compared instead
     "reward",  # names, weights and the files' bytes are compared instead
 }
 
@@ -54,6 +55,8 @@ FORMER: dict[str, object] = {
     "refill": 0,
     "suite": "seedbench-r1",
     "skip_bad_rows": False,
+    "splits": None,
+    "read_as": "",
     "reward_functions": [],
     "refgen_tokens": 64,  # of no effect without --bonus refgen
     "beta_think": None,  # of no effect without --kl-on separate, as the next

@@ -38,6 +38,13 @@ class IdlePasses:
         """The same of a process that will run so many rollouts of each group: a pass per chunk, rounded up."""
         return self.missing(sum(-(-n // (self._config.group_chunk or n)) for n in rollouts if n))
 
+    def needed_anywhere(self, own: bool) -> bool:
+        """Whether a stage that gathers weights is needed: under --fsdp by any process, and then every one takes part.
+
+        A collective call under --fsdp.
+        """
+        return own if self._policy.shards is None else self._max_over_ranks(int(own)) > 0
+
     def run_reference(self, reference: Reference, count: int) -> None:
         """Forward passes of the reference."""
         for _ in range(count):

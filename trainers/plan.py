@@ -11,12 +11,13 @@ from seedbench_r1.backends.loading import resolve_device, why_no_gpu
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
 from seedbench_r1.models.families import family_of
-from seedbench_r1.questions import TrainingRow, file_sha256
+from seedbench_r1.questions import TrainingData, TrainingRow
+from seedbench_r1.row_files import content_sha256
 from seedbench_r1.rows import BadRows
 from trainers.alarms import refuse_ended
 from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
 from trainers.config import TrainConfig, total_steps
-from trainers.data import read_rows
+from trainers.data import read_data
 from trainers.estimate import count_parameters, estimate
 from trainers.heldout import split_rows
 from trainers.identity import resume_identity
@@ -36,6 +37,7 @@ class TrainPlan:
     config: TrainConfig
     rows: Sequence[TrainingRow]  # to train on
     heldout: Sequence[TrainingRow]  # for --eval-every
+    data: TrainingData  # the rows before any were held out, and how they were read
     data_sha256: str  # of the rows' file
     checkpoint: Checkpoint  # of config.model
     world_size: int  # processes
@@ -83,15 +85,17 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     config = _for_this_model(config, checkpoint, world_size=world_size, node_size=node_size or world_size)
     bad = BadRows(skip=config.skip_bad_rows)
     specs = parse_rewards(config.reward)
-    rows, heldout = split_rows(read_rows(config, bad), config)
+    data = read_data(config, bad)
+    rows, heldout = split_rows(data.rows, config)
     _check_media(config, rows)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
-    n_steps, data_sha256 = total_steps(config, len(rows), per_step), file_sha256(config.questions_file)
+    n_steps, data_sha256 = total_steps(config, len(rows), per_step), content_sha256(config.questions_file)
     identity = {
         **resume_identity(config),
         "questions_per_step": per_step,
         "steps": n_steps,
         "data_sha256": data_sha256,
+        "read_as": data.read_as,
         "reward_functions": reward_identity(specs),
         "model_fingerprint": checkpoint.info.fingerprint,
         "model_files": checkpoint.info.files,
@@ -101,6 +105,7 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         config=config,
         rows=rows,
         heldout=heldout,
+        data=data,
         data_sha256=data_sha256,
         checkpoint=checkpoint,
         world_size=world_size,

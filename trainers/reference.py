@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from trainers.policy import Policy
-from trainers.sharding import local_shard, shard
+from trainers.sharding import gathered, local_shard, shard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,6 +57,23 @@ class Reference:
         else:
             with self._averaged_adapters():
                 yield self._policy.model
+
+    @contextmanager
+    def gathered(self) -> Iterator[PreTrainedModel]:
+        """The same with all its weights on this device, for writing tokens. Under --fsdp every process must call it.
+
+        It then takes the place of Policy.gathered and its memory.
+        """
+        shards = self._policy.shards
+        with self.model() as model:
+            if shards is None:
+                yield model
+                return
+            with gathered(shards, model) as unsharded:
+                # Adapters are switched off in the module that holds them, and this is another one.
+                off = self._kind == "frozen" and self._policy.adapter is not None
+                with _without_adapters(unsharded) if off else nullcontext():
+                    yield unsharded
 
     @torch.no_grad()
     def update(self, step: int, weights: Mapping[str, Tensor]) -> None:
@@ -99,6 +116,21 @@ class Reference:
         finally:
             for name, parameter in parameters.items():
                 parameter.data = trained[name]
+
+
+@contextmanager
+def _without_adapters(model: PreTrainedModel) -> Iterator[None]:
+    """What peft's disable_adapter does, for a model that it has not wrapped itself."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def _frozen_copy(policy: Policy) -> PreTrainedModel:

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from seedbench_r1.backends.decoding import Prompt, decode
 from seedbench_r1.models.completions import completion_text
-from seedbench_r1.models.qwen_vl import ModelInputs
+from seedbench_r1.models.qwen_vl import ModelInputs, QwenProcessor
 from seedbench_r1.types import SamplingConfig
 from trainers.config import TrainConfig
 from trainers.consistency import first_reaching
 from trainers.groups import Group, Rollout
-from trainers.policy import Policy
-from trainers.reference import Reference
 from trainers.rewards import reward
 from trainers.weights import finite_only
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _CLOSED, _TAG = "</think>", "<answer"  # without its ">": tokenizers have tokens like ">A", which a model then prefers
 
@@ -78,12 +79,14 @@ def regenerated_accuracy(group: Group, answers: Mapping[int, Rollout], config: T
     return accuracy
 
 
-def regenerate(policy: Policy, reference: Reference, group: Group, config: TrainConfig) -> dict[int, Rollout]:
+def regenerate(
+    model: PreTrainedModel, processor: QwenProcessor, group: Group, config: TrainConfig
+) -> dict[int, Rollout]:
     """The rollouts whose thoughts have an end, by their places, with the reference's answers in place of their own.
 
-    Greedily; each rollout's prompt is prefilled anew, its vision included.
+    Greedily; each rollout's prompt is prefilled anew, its vision included. model: from Reference.gathered.
     """
-    processor, inputs = policy.processor, group.example.inputs
+    inputs = group.example.inputs
     prefixes, prompts = dict[int, list[int]](), list[Prompt]()
     for row, rollout in enumerate(group.rollouts):
         prefix = prefix_ids(processor.tokenizer, rollout.token_ids)
@@ -92,10 +95,9 @@ def regenerate(policy: Policy, reference: Reference, group: Group, config: Train
             prompts.append(Prompt(str(row), continued(inputs, prefix)))
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=config.refgen_tokens)
     size, found = config.group_chunk or len(group.rollouts), dict[int, Rollout]()
-    with reference.model() as model:
-        for start in range(0, len(prompts), size):
-            for one in finite_only(model, decode(model, processor, prompts[start : start + size], sampling)):
-                row = int(one.question_id)
-                text = completion_text(processor.tokenizer, [*prefixes[row], *one.token_ids])
-                found[row] = Rollout((), text, one.finish_reason, opened=group.rollouts[row].opened)
+    for start in range(0, len(prompts), size):
+        for one in finite_only(model, decode(model, processor, prompts[start : start + size], sampling)):
+            row = int(one.question_id)
+            text = completion_text(processor.tokenizer, [*prefixes[row], *one.token_ids])
+            found[row] = Rollout((), text, one.finish_reason, opened=group.rollouts[row].opened)
     return found

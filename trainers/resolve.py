@@ -13,7 +13,8 @@ from seedbench_r1.config_file import read_config_file
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.options import check_values, refuse_needless, refuse_strangers, settings_of
 from seedbench_r1.prompts import DEFAULT_TEMPLATE, load_template
-from seedbench_r1.suites.transfer import DEFAULT_TEMPLATE as VIDEO_R1_TEMPLATE
+from seedbench_r1.suites import own_root
+from seedbench_r1.suites.transfer import DEFAULT_TEMPLATE as EVERY_KIND_TEMPLATE
 from seedbench_r1.types import VideoConfig
 from trainers.config import ENVIRONMENT, IMPORTANCE_CAP, LORA_LR_FACTOR, TABLE, TRAIN_TABLE, VIDEO, TrainConfig
 from trainers.presets import PRESETS
@@ -47,14 +48,11 @@ def resolve_train_config(
     file = read_config_file(config_file, working_dir, TRAIN_TABLE)
     if {"algo", "preset"} & set(given):
         file = {name: value for name, value in file.items() if name not in ("algo", "preset")}
-    root = given.get("data")
-    if root is None and not environ.get("SBR1_DATA_ROOT"):
-        root = file.get("data")
     if "reward" in file:  # as all paths of a file, from its folder
         folder = working_dir if config_file is None else config_file.parent
         file = {**file, "reward": tuple(str(folder / text) for text in file["reward"])}
     named = given
-    given = {**file, **given, "data": find_data_root(root, environ, working_dir)}
+    given = {**file, **given, "data": _data_root(given, file, environ, working_dir)}
     algo = given.pop("algo", None)
     check_values({"algo": algo}, TABLE)
     preset = given.pop("preset", algo)
@@ -68,7 +66,7 @@ def resolve_train_config(
         if not given.get(name):
             raise ConfigError(f"No {name} given. Fix: seedbench-r1 train {flag}.")
     prompt_file = given.pop("prompt_file", None)
-    template = VIDEO_R1_TEMPLATE if given.get("suite") == "video-r1" else DEFAULT_TEMPLATE
+    template = DEFAULT_TEMPLATE if given.get("suite", "seedbench-r1") == "seedbench-r1" else EVERY_KIND_TEMPLATE
     template = load_template(Path(prompt_file), template) if prompt_file else template
     video = VideoConfig(**{name: given.pop(name) for name in sorted(VIDEO & set(given))})
     merged: dict[str, Any] = {**PRESETS[preset], **given}
@@ -80,11 +78,23 @@ def resolve_train_config(
     return config
 
 
+def _data_root(
+    given: Mapping[str, Any], file: Mapping[str, Any], environ: Mapping[str, str], working_dir: Path
+) -> Path:
+    """--data, SBR1_DATA_ROOT, the file's data and so on; for questions of one's own as in evaluation."""
+    if (given.get("suite") or file.get("suite")) == "own":
+        return own_root(given, file, root="data", questions="train_file", flag="--train-file")
+    root = given.get("data")
+    if root is None and not environ.get("SBR1_DATA_ROOT"):
+        root = file.get("data")
+    return find_data_root(root, environ, working_dir)
+
+
 def _refuse_ignored(named: Mapping[str, Any], config: TrainConfig) -> None:
     """Raise ConfigError for a given option that would do nothing."""
     resolved = {name: getattr(config, name) for name in settings_of(TrainConfig)}
     chosen = {name: str(resolved[name]) for name in ("algo", "bonus", "reference", "rollouts")}
-    chosen["kl-on"] = config.kl_on
+    chosen |= {"kl-on": config.kl_on, "suite": config.suite}
     chosen["num-iterations"] = "2 or more" if config.num_iterations > 1 else "1"
     refuse_strangers(named, TABLE, chosen)
     refuse_needless(named, TABLE, resolved)
@@ -128,11 +138,6 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.kl_on != "all" and not config.penalises:
         weights = "--beta-think and --beta-answer, or --beta for both" if config.kl_on == "separate" else "--beta"
         raise ConfigError(f"--kl-on {config.kl_on} does nothing without a KL penalty. Fix: add {weights}.")
-    if config.bonus == "refgen" and config.fsdp:
-        raise ConfigError(
-            "--bonus refgen lets the reference write answers, token by token, and under --fsdp it is sharded: each "
-            "token would gather it anew. Fix: leave --fsdp out; or --lora, or --optimizer-device cpu, for memory."
-        )
     if config.reference == "none" and (config.bonus != "none" or config.penalises):
         penalty = "--beta above 0" if config.beta > 0 else "--kl-on separate"
         needs = penalty if config.penalises else f"--bonus {config.bonus}"

@@ -114,7 +114,9 @@ def gathered(shards: Shards, model: torch.nn.Module) -> Iterator[PreTrainedModel
     parameters = dict(shards.unsharded_shell.named_parameters())
     with torch.no_grad():
         for name, value in model.named_parameters():
-            parameters[name].data = full_tensor(value.detach().to(parameters[name].dtype))
+            empty = parameters[name]
+            # A reference's shards lie in main memory, where NCCL gathers nothing.
+            empty.data = full_tensor(value.detach().to(empty.device, empty.dtype))
     try:
         yield shards.unsharded_shell
     finally:

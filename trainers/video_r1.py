@@ -21,6 +21,7 @@ from seedbench_r1.suites.transfer import KIND_OF, VideoR1RowReader
 from seedbench_r1.types import Kind, Question, Source
 
 SUITE = "video-r1"
+FIELDS = {"problem", "problem_type", "solution"}  # that every row has, and no other file's
 _TYPES = tuple(KIND_OF)
 _LETTERED = tuple(f"{letter}. " for letter in ascii_uppercase)
 _SHORT = 200  # characters of a path that needs no look at its parts' lengths
@@ -117,15 +118,6 @@ def load_video_r1_rows(path: Path, data_root: Path, bad: BadRows, *, responses: 
     if not rows:
         raise DataError(f"{path} holds no rows to train on. Fix: fetch the file again.")
     return VideoR1Rows(path.name, data_root, rows)
-
-
-def is_video_r1_file(path: Path) -> bool:
-    """Whether the first row of a file is of this form."""
-    try:
-        first = next(read_rows(path, BadRows()), None)
-    except (OSError, DataError):
-        return False
-    return first is not None and {"problem", "problem_type", "solution"} <= set(first[1])
 
 
 @contextmanager

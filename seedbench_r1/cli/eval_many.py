@@ -140,7 +140,7 @@ def _print(done: Sequence[Done]) -> None:
 def _cells(planned: Plan, result: EvalResult) -> dict[str, str]:
     """Split -> accuracy with its interval; of several samples avg@K."""
     from leaderboards.sampled import sample_numbers
-    from seedbench_r1.cli.results import accuracy_cell, counted_run
+    from seedbench_r1.cli.results import Scored, accuracy_cell, counted_run
     from seedbench_r1.cli.samples_results import average_cell, load_samples
 
     if seeds := planned.config.sampled_seeds:
@@ -148,7 +148,7 @@ def _cells(planned: Plan, result: EvalResult) -> dict[str, str]:
         return {split: average_cell(numbers) for split, numbers in found.items()}
     run = counted_run(planned)
     return {
-        split: accuracy_cell(group, [r for r in run.records.values() if r.split == split])
+        split: accuracy_cell(group, Scored.of(r for r in run.records.values() if r.split == split))
         for split, group in result.summary.splits.items()
     }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -12,8 +14,9 @@ from rich.text import Text
 
 from seedbench_r1.api.cost_limit import token_cost
 from seedbench_r1.cli import console
+from seedbench_r1.cli.results import Scored, share_of
 from seedbench_r1.files import utc_now
-from seedbench_r1.runs.answers import without_texts
+from seedbench_r1.packed import Texts
 from seedbench_r1.terminal import printable
 from seedbench_r1.types import Question, RunRecord
 
@@ -77,8 +80,10 @@ class EvalProgress:
         self._quiet = quiet
         self._console = console.err()
         self._guard = threading.Lock()
-        self._records: dict[str, RunRecord] = {}  # of the plan's questions, earlier calls' too
-        self._pending: set[str] = set()  # of this call and shard
+        self._totals: Counter[str] = Counter()  # split -> questions of the plan
+        self._answered: dict[str, _Answered] = {}  # of the plan's questions, by split, earlier calls' too
+        self._failed: set[str] = set()  # likewise
+        self._left = 0  # questions of this call and shard without a record
         self._speed = Speed()
         self._new = 0
         price_in, price_out = planned.config.price_in, planned.config.price_out
@@ -94,12 +99,14 @@ class EvalProgress:
         if self._live is not None:
             self._live.stop()
 
-    def opened(self, records: dict[str, RunRecord], pending: list[Question]) -> None:
+    def opened(self, records: Mapping[str, RunRecord], pending: Sequence[Question]) -> None:
         """Begin to show: the run is open, so that nothing is said of one that is refused."""
         # The bars begin where the last call ended.
-        wanted = {question.question_id for question in self._plan.questions}
-        self._records = {i: record for i, record in records.items() if i in wanted}
-        self._pending = {question.question_id for question in pending}
+        for question in self._plan.questions:
+            self._totals[question.split] += 1
+            if (record := records.get(question.question_id)) is not None:
+                self._count(record)
+        self._left = len(pending)
         self._pace.restart(0)
         if self._quiet:
             return
@@ -114,8 +121,8 @@ class EvalProgress:
     def observe(self, record: RunRecord) -> None:
         """Take note of a record that was just written."""
         with self._guard:
-            self._records[record.question_id] = without_texts(record)
-            self._pending.discard(record.question_id)
+            self._count(record)
+            self._left = max(0, self._left - 1)
             self._new += 1
             new_tokens = record.generation.n_tokens or 0 if record.generation is not None else 0
             self._speed.note(time.monotonic(), answered=record.answered, tokens=new_tokens)
@@ -131,6 +138,13 @@ class EvalProgress:
             if self._pace.speed_if_due(self._new, len(self._plan.questions)) is not None:
                 self._console.print(self._line(record.split), soft_wrap=True)
 
+    def _count(self, record: RunRecord) -> None:
+        if record.score is None:
+            self._failed.add(record.question_id)
+            return
+        self._failed.discard(record.question_id)
+        self._answered.setdefault(record.split, _Answered()).add(record)
+
     def say(self, text: str) -> None:
         """A line for the user, above what is live."""
         if not self._quiet:
@@ -143,10 +157,9 @@ class EvalProgress:
             f"({config.protocol}: {config.video.max_frames} frames, T={config.sampling.temperature:g}, "
             f"{config.sampling.max_new_tokens} new tokens)"
         ]
-        done = sum(record.answered for record in self._records.values())
-        failed = len(self._records) - done
-        if self._records:
-            part = f", {len(self._pending):,} asked in this shard" if config.shard is not None else ""
+        done, failed = sum(some.n for some in self._answered.values()), len(self._failed)
+        if done or failed:
+            part = f", {self._left:,} asked in this shard" if config.shard is not None else ""
             again = f", {failed} errors will be retried" if failed and config.retry_errors else ""
             lines.append(f"resuming {self._plan.path}: {done:,} of {len(self._plan.questions):,} done{again}{part}")
         else:
@@ -155,28 +168,26 @@ class EvalProgress:
             lines.append(f"warning: {len(self._plan.missing)} media files are absent; the run will stay INCOMPLETE")
         return lines
 
-    def _counts(self, split: str) -> tuple[int, int, list[RunRecord]]:
-        total = sum(question.split == split for question in self._plan.questions)
-        mine = [record for record in self._records.values() if record.split == split and record.answered]
-        return len(mine), total, mine
+    def _counts(self, split: str) -> tuple[_Answered, int]:
+        return self._answered.get(split, _Answered()), self._totals[split]
 
     def _line(self, level: str) -> str:
-        done, total, records = self._counts(level)
-        accuracy = sum(r.score.credit for r in records if r.score) / done if done else float("nan")
-        errors = sum(not record.answered for record in self._records.values())
-        rates, left = self._speed.rates(), self._speed.seconds_left(time.monotonic(), len(self._pending))
+        answered, total = self._counts(level)
+        accuracy = sum(answered.scored.credits) / answered.n if answered.n else float("nan")
+        rates, left = self._speed.rates(), self._speed.seconds_left(time.monotonic(), self._left)
         speed = "eta=unknown" if rates is None or left is None else f"qps={rates[0]:.2f} eta={left:.0f}s"
         cost = "unknown" if self._cost is None else f"{self._cost:.4f}"
         paid = f" cost={cost}" if self._prices else ""
-        return f"{utc_now()} eval {level} {done}/{total} acc={accuracy:.3f} err={errors} {speed}{paid}"
+        done = f"{answered.n}/{total} acc={accuracy:.3f} err={len(self._failed)}"
+        return f"{utc_now()} eval {level} {done} {speed}{paid}"
 
     def _status(self) -> str:
         """Speed and time left, or what happens before they are known."""
-        rates, left = self._speed.rates(), self._speed.seconds_left(time.monotonic(), len(self._pending))
+        rates, left = self._speed.rates(), self._speed.seconds_left(time.monotonic(), self._left)
         if rates is not None and left is not None:
             clock = time.strftime("%H:%M:%S", time.gmtime(left)) if left < DAY_S else f"{left / DAY_S:.1f} days"
             return console.dot().join((f"{rates[0]:.2f} q/s ", f" {rates[1]:.0f} tok/s ", f" ETA {clock}"))
-        if not self._pending:
+        if not self._left:
             return "nothing left to ask"
         if self._speed.begun:
             return "first answers, ETA unknown yet"
@@ -184,11 +195,9 @@ class EvalProgress:
 
     def _picture(self) -> RenderableType:
         with self._guard:
-            levels = list(dict.fromkeys(question.split for question in self._plan.questions))
-            rows = [self._bar(level) for level in levels]
+            rows = [self._bar(level) for level in self._totals]
             status = self._status()
-            done = sum(record.answered for record in self._records.values())
-            errors = len(self._records) - done
+            done, errors = sum(some.n for some in self._answered.values()), len(self._failed)
         share = f"{100 * done / max(1, len(self._plan.questions)):.0f} %"
         status = f" {share} {console.dot()} {status} {console.dot()} errors {errors}"
         if self._prices:
@@ -198,22 +207,38 @@ class EvalProgress:
         return Group(*rows, Text(status))
 
     def _bar(self, level: str) -> Text:
-        from seedbench_r1.cli.results import share_of
-
-        done, total, records = self._counts(level)
+        answered, total = self._counts(level)
+        done = answered.n
         filled = round(BAR_WIDTH * done / max(1, total))
         bar = console.glyph("━", "#") * filled + console.glyph("╌", "-") * (BAR_WIDTH - filled)
         # A Text is drawn as it is.
         text = f" {printable(level):<6} {bar} {done:>5}/{total:<5}"
         if not done:
             return Text(text + "  waiting")
-        unparsed = sum(r.score.outcome != "answered" for r in records if r.score)
+        unparsed = answered.unparsed
         if self._plan.suite.name != "seedbench-r1":  # credits in between have no such interval
-            credit = sum(record.score.credit for record in records if record.score)
+            credit = sum(answered.scored.credits)
             return Text(f"{text}  running score {100 * credit / done:.1f}  unparsed {unparsed}")
-        share = share_of(records)
+        share = share_of(answered.scored)
         bounds = f"[{100 * share.lo:.1f}, {100 * share.hi:.1f}]"
         return Text(f"{text}  running acc {100 * share.k / share.n:.1f} {bounds}  unparsed {unparsed}")
+
+
+class _Answered:
+    """The answers of a split so far, each question once."""
+
+    def __init__(self) -> None:
+        self.scored, self.unparsed, self._ids = Scored(), 0, Texts()
+
+    @property
+    def n(self) -> int:
+        return len(self._ids)
+
+    def add(self, record: RunRecord) -> None:
+        n = len(self._ids)
+        if self._ids.add(record.question_id) == n and record.score is not None:
+            self.scored.add(record)
+            self.unparsed += record.score.outcome != "answered"
 
 
 def _before_answers(config: EvalConfig) -> str:

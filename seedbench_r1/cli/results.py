@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -12,6 +16,7 @@ from seedbench_r1.cli.transfer_results import print_transfer, transfer_values
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.models.checkpoint import Checkpoint
 from seedbench_r1.models.families import FAMILIES
+from seedbench_r1.packed import QuestionsById, Texts
 from seedbench_r1.prompts import build_prompt, build_request
 from seedbench_r1.runs.directory import Run, load_run, read_manifest
 from seedbench_r1.runs.verdicts import load_verdicts
@@ -50,7 +55,7 @@ def counted_run(planned: Plan) -> Run:
     """The run for counting; its questions, where they are the plan's, are in memory once."""
     manifest = read_manifest(planned.path)
     same = manifest is not None and manifest.n_questions == len(planned.questions)
-    known = {question.question_id: question for question in planned.questions} if same else None
+    known = QuestionsById(planned.questions) if same else None
     return load_run(planned.path, questions=known, texts=False)
 
 
@@ -61,10 +66,12 @@ def print_summary(run: Run, summary: RunSummary) -> None:
         print_transfer(summary, run.manifest.video)
     else:
         screen.print(level_table(run, summary))
-        n_clusters = len({question.cluster for question in run.questions.values()})
+        clusters = Texts()
+        for question in run.questions.values():
+            clusters.add(question.cluster)
         # Verdicts have a table of their own.
         judged = "" if load_verdicts(run.path) else f" {console.dot()} consistency not judged"
-        screen.print(f" 95 % intervals, clustered by video ({n_clusters} videos){judged}", soft_wrap=True)
+        screen.print(f" 95 % intervals, clustered by video ({len(clusters)} videos){judged}", soft_wrap=True)
     for doubt in run.doubts:
         screen.print(f" EDITED: {doubt}; not to be ranked", soft_wrap=True)
     if summary.status == "incomplete":
@@ -79,24 +86,44 @@ def level_table(run: Run, summary: RunSummary) -> Table:
     table = console.table(
         ["split" if own else "level"], ("n", "score %" if own else "accuracy %", "unparsed", "truncated", "failed")
     )
-    by_split: dict[str, list[RunRecord]] = {}
-    by_group: dict[tuple[str, str | None], list[RunRecord]] = {}
+    by_split, by_group = defaultdict[str, Scored](Scored), defaultdict[tuple[str, str | None], Scored](Scored)
     group_of = GROUP_OF.get(run.manifest.suite, by_domain)
     for record in run.records.values():
-        by_split.setdefault(record.split, []).append(record)
-        by_group.setdefault((record.split, group_of(run.questions[record.question_id])), []).append(record)
+        by_split[record.split].add(record)
+        by_group[record.split, group_of(run.questions[record.question_id])].add(record)
     for split, group in summary.splits.items():
-        _add_row(table, split, group, by_split.get(split, []))
+        _add_row(table, split, group, by_split[split])
         # Domains stand indented below their level: they divide it and do not add to it.
         for name, part in shown_groups(run, summary, split).items():
-            _add_row(table, f"  {name}", part, by_group.get((split, name), []))
+            _add_row(table, f"  {name}", part, by_group[split, name])
     return table
 
 
-def _add_row(table: Table, name: str, group: GroupSummary, records: list[RunRecord]) -> None:
+class Scored:
+    """Credits of answered questions, and the numbers of the clusters that they are in: 20 bytes a question or more."""
+
+    def __init__(self) -> None:
+        self.credits, self.clusters, self._known = array("d"), array("I"), Texts()
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord]) -> Scored:
+        """Of the records that have a score."""
+        found = cls()
+        for record in records:
+            found.add(record)
+        return found
+
+    def add(self, record: RunRecord) -> None:
+        """A record; one without a score is left out."""
+        if record.score is not None:
+            self.credits.append(record.score.credit)
+            self.clusters.append(self._known.add(record.cluster))
+
+
+def _add_row(table: Table, name: str, group: GroupSummary, scored: Scored) -> None:
     shown = f"{group.selected}" if group.selected == group.n else f"{group.selected} of {group.n}"
     counts = map(str, (group.unparsed, group.truncated, group.failed))
-    table.add_row(name, shown, accuracy_cell(group, records), *counts)
+    table.add_row(name, shown, accuracy_cell(group, scored), *counts)
 
 
 def shown_groups(run: Run, summary: RunSummary, split: str) -> dict[str, GroupSummary]:
@@ -109,23 +136,24 @@ def _domains(summary: RunSummary) -> dict[str, GroupSummary]:
     return {name: group for domains in summary.groups.values() for name, group in domains.items()}
 
 
-def accuracy_cell(group: GroupSummary, records: list[RunRecord]) -> str:
+def accuracy_cell(group: GroupSummary, scored: Scored) -> str:
     """ "57.0 [54.6, 59.4]"; for an incomplete group the bounds with the missing answers all wrong and all right."""
     # No interval of what is there: which questions are missing is not by chance.
     missing = group.selected - group.answered
     if missing:
         low, high = 100 * group.correct / group.selected, 100 * (group.correct + missing) / group.selected
         return f"between {low:.1f} and {high:.1f}"
-    share = share_of(records)
+    share = share_of(scored)
     return f"{100 * group.accuracy:.1f} [{100 * share.lo:.1f}, {100 * share.hi:.1f}]"
 
 
-def share_of(records: list[RunRecord]) -> Proportion:
+def share_of(scored: Scored) -> Proportion:
     """Accuracy with the interval that tables, page and files show: clustered by video."""
+    import numpy as np
+
     from leaderboards.stats import credit_interval
 
-    scored = [(record.score.credit, record.cluster) for record in records if record.score is not None]
-    return credit_interval([credit for credit, _ in scored], [cluster for _, cluster in scored])
+    return credit_interval(np.asarray(scored.credits), np.asarray(scored.clusters))
 
 
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
@@ -167,7 +195,7 @@ def summary_values(run: Run, summary: RunSummary) -> dict[str, object]:
 def _level_values(run: Run, summary: RunSummary) -> dict[str, object]:
     levels: dict[str, object] = {}
     for split, group in summary.splits.items():
-        share = share_of([r for r in run.records.values() if r.split == split])
+        share = share_of(Scored.of(r for r in run.records.values() if r.split == split))
         levels[split] = to_json(group) | {
             "accuracy": _number(group.accuracy) if group.is_complete else None,
             "ci": [_number(share.lo), _number(share.hi)],
@@ -254,8 +282,10 @@ def _example(planned: Plan) -> tuple[Question, Media | None]:
     """A question with a clip if there is one, and its media, decoded where a crash costs nothing; None: unreadable."""
     from seedbench_r1.media.loader import FrameLoader
 
-    there = [q for q in planned.questions if all(p is None or p.exists() for p in (q.video, q.image))]
-    with_clip = [q for q in there if q.video is not None][:EXAMPLES] or there[:EXAMPLES]
+    there = (q for q in planned.questions if all(p is None or p.exists() for p in (q.video, q.image)))
+    first = list(islice(there, EXAMPLES))
+    clips = (q for q in chain(first, there) if q.video is not None)
+    with_clip = list(islice(clips, EXAMPLES)) or first
     with FrameLoader(planned.config.video, workers=1, timeout_s=planned.config.decode_timeout_s) as loader:
         for question, media in loader.stream(with_clip):
             if isinstance(media, Media):

@@ -60,7 +60,7 @@ def _show(run: Path, question: str | None, *, failed: bool, as_json: bool) -> No
         return
     if question not in loaded.questions:
         # The first of each level shows how ids are written.
-        firsts = {q.split: question_id for question_id, q in reversed(loaded.questions.items())}
+        firsts = {q.split: question_id for question_id, q in reversed([*loaded.questions.items()])}
         some = ", ".join(reversed(firsts.values()))
         raise ConfigError(f"No question {question!r} in {run}. It holds {len(loaded.questions)}, e.g. {some}.")
     record = loaded.records.get(question)

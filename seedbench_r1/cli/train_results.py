@@ -52,6 +52,7 @@ def header(planned: TrainPlan) -> list[str]:
     ]
     if config.rollouts == "vllm" and not config.importance_cap:
         lines.append(" the loss is not corrected for what vLLM's probabilities differ from the policy's")
+    lines += [f" {note}" for note in planned.data.notes]
     # Trained on silently, such rows teach the wrong answer; whether they are meant is for the user to say.
     if config.algo == "sft" and (odd := contradicting_rows(planned.rows)):
         lines.append(f" warning: {len(odd)} responses do not give their row's gold answer, e.g. {odd[0]}")
@@ -141,6 +142,11 @@ def eval_command(planned: TrainPlan, result: TrainResult, given: Mapping[str, ob
     words = ["seedbench-r1", "eval", "--model", str(result.checkpoint)]
     if planned.config.suite == "video-r1":
         words += ["--suite", "transfer"]
+    if planned.config.suite == "own":
+        words += ["--suite", "own", "--questions", str(planned.config.questions_file)]
+        words += ["--map", planned.config.map] if planned.config.map else []
+        # What was trained on says little of what was learned.
+        words += ["--splits", ",".join(planned.data.left_out)] if planned.data.left_out else []
     if config_file is not None:
         words += ["--config", str(config_file)]
     words += ["--data-root", str(planned.config.data)]

@@ -30,7 +30,7 @@ class Plan:
     config: EvalConfig
     path: Path  # run directory; of several samples, their folder (runs/samples.py)
     manifest: RunManifest
-    questions: list[Question]  # of the splits asked for, after --limit
+    questions: Sequence[Question]  # of the splits asked for, after --limit
     missing: list[Path]  # media files that are not there
     checkpoint: Checkpoint | None  # None: the fake backend, API models, and models that only lmms-eval can inspect
     suite: Suite

@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ from seedbench_r1.kinds import SCORER_VERSION
 from seedbench_r1.media.decode import check_reader
 from seedbench_r1.media.layout import in_another_case
 from seedbench_r1.models.checkpoint import Checkpoint
+from seedbench_r1.packed import Texts
 from seedbench_r1.parsing import PARSER_VERSION
 from seedbench_r1.protocol import protocol_id
 from seedbench_r1.questions import choose_subset
@@ -97,9 +99,7 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
     if config.limit is not None:
         # A subset is drawn by the seed, so that every shard and every later call draws the same.
         asked = choose_subset(asked, config.limit, seed=config.sampling.seed)
-    # Of many questions on one clip the disk is asked once.
-    media = {p for q in asked for p in (q.video, q.image) if p is not None}
-    missing = sorted(path for path in media if not path.exists())
+    missing = _missing(asked)
     if missing and not config.allow_missing:
         raise _missing_error(path, missing, asked, config, suite)
     return Plan(config, path, manifest, asked, missing, checkpoint, suite)
@@ -159,8 +159,18 @@ def _loadable(config: EvalConfig, checkpoint: Checkpoint) -> EvalConfig:
     return replace(config, model=str(checkpoint.folder), base_model=base, revision=None, processor=None)
 
 
+def _missing(questions: Sequence[Question]) -> list[Path]:
+    """The clips and images that are not there, sorted. Of many questions on one clip the disk is asked once."""
+    known, missing = Texts(), list[Path]()
+    for path in (p for q in questions for p in (q.video, q.image) if p is not None):
+        n_known = len(known)
+        if known.add(str(path)) == n_known and not path.exists():
+            missing.append(path)
+    return sorted(missing)
+
+
 def _missing_error(
-    path: Path, missing: list[Path], questions: list[Question], config: EvalConfig, suite: Suite
+    path: Path, missing: list[Path], questions: Sequence[Question], config: EvalConfig, suite: Suite
 ) -> DataError:
     listing = path / "missing.txt"
     make_folder(path)

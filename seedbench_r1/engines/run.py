@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -14,9 +14,10 @@ from seedbench_r1.models.fingerprint import WeightHashes
 from seedbench_r1.runs.directory import RunDir, read_manifest
 from seedbench_r1.runs.samples import keep_seeds, sample_folder
 from seedbench_r1.runs.training_snapshot import take_snapshot, write_snapshot
+from seedbench_r1.suites.own import trained_on
 from seedbench_r1.types import Question, RunManifest, RunRecord
 
-Opened = Callable[[dict[str, RunRecord], list[Question]], None]
+Opened = Callable[[Mapping[str, RunRecord], Sequence[Question]], None]
 HASHES = ".weights-sha256.json"  # of the runs' folder: hashes of weight files by path, size and time of change
 
 
@@ -123,7 +124,9 @@ def _run(
         }
 
 
-def _asked(plan: Plan, left: Mapping[int | None, list[Question]]) -> tuple[list[Question], dict[str, tuple[int, ...]]]:
+def _asked(
+    plan: Plan, left: Mapping[int | None, Sequence[Question]]
+) -> tuple[Sequence[Question], dict[str, tuple[int, ...]]]:
     """What is asked, each question once, and with which seeds (none for one answer to each question)."""
     if None in left:
         return left[None], {}
@@ -134,7 +137,9 @@ def _asked(plan: Plan, left: Mapping[int | None, list[Question]]) -> tuple[list[
     return [question for question in plan.questions if question.question_id in seeds], seeds
 
 
-def _say_opened(opened: Opened, runs: Mapping[int | None, RunDir], left: Mapping[int | None, list[Question]]) -> None:
+def _say_opened(
+    opened: Opened, runs: Mapping[int | None, RunDir], left: Mapping[int | None, Sequence[Question]]
+) -> None:
     if None in runs:
         opened(runs[None].records(), left[None])
         return
@@ -173,7 +178,7 @@ def _keep_training(run: RunDir, plan: Plan) -> None:
     if plan.checkpoint is None:
         return
     try:
-        snapshot = take_snapshot(plan.checkpoint.folder, run.questions.values(), run.manifest.dataset_hash)
+        snapshot = take_snapshot(plan.checkpoint.folder, run.questions.values(), run.manifest.dataset_hash, trained_on)
     except DataError as error:  # the answers are what counts: the run goes on, and says what it lacks
         run.event("training_snapshot", problem=str(error))
         return

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from seedbench_r1.files import JsonObject
 from seedbench_r1.kinds import LAW
+from seedbench_r1.packed import QuestionsById
+from seedbench_r1.runs.outcome_table import OutcomeTable
 from seedbench_r1.runs.records import WITHOUT_IDENTITY, read_lines, record_from_json, run_identity
 from seedbench_r1.scoring import reread
 from seedbench_r1.typed_json import shown
-from seedbench_r1.types import Outcome, ParsedResponse, Question, RunManifest, RunRecord, Score
+from seedbench_r1.types import Question, RunManifest, RunRecord
 
 KNOWN_LAWS = ("1.1", "2.2", LAW)  # those that this version can tell from newer ones
 _NAME = re.compile(r"records(?:\.\d+-of-\d+)?\.jsonl")
@@ -23,7 +24,7 @@ _NAME = re.compile(r"records(?:\.\d+-of-\d+)?\.jsonl")
 class Answers:
     """The record that counts for each question, read by the present law, and how far the files can be believed."""
 
-    records: dict[str, RunRecord] = field(default_factory=dict)
+    records: Mapping[str, RunRecord] = field(default_factory=dict)
     rescored: int = 0  # answers that an earlier version of the law had read
     edited: list[str] = field(default_factory=list)  # questions whose record says otherwise than its text, by this law
 
@@ -32,35 +33,6 @@ def record_files(path: Path) -> list[Path]:
     """The files of a run directory that hold answers, sorted: records.jsonl and records.i-of-n.jsonl, no copies."""
     # Sorted, so that the same files give the same record on every machine.
     return sorted(file for file in path.glob("records*.jsonl") if _NAME.fullmatch(file.name))
-
-
-def without_texts(record: RunRecord, question: Question | None = None) -> RunRecord:
-    """What counting needs of a record: who holds a million of them does without reasoning and answers in words.
-
-    question: the record's, whose names are then held once.
-    """
-    named = question or record
-    parsed, score = record.parsed, record.score
-    return RunRecord(
-        named.question_id,
-        named.split,
-        named.domain,
-        named.cluster,
-        None,
-        None if parsed is None else _parsed_alike(parsed.answer, parsed.format_ok),
-        None if score is None else _score_alike(score.outcome, score.credit, score.strict_credit),
-        record.failure,
-    )
-
-
-@lru_cache(maxsize=256)
-def _parsed_alike(answer: str | None, format_ok: bool) -> ParsedResponse:
-    return ParsedResponse(None, answer, "", format_ok)
-
-
-@lru_cache(maxsize=256)
-def _score_alike(outcome: Outcome, credit: float, strict_credit: float) -> Score:
-    return Score(outcome, credit, strict_credit)
 
 
 def read_answers(
@@ -72,9 +44,9 @@ def read_answers(
 
     Args:
         path: the run directory.
-        questions: those of the run, by id.
+        questions: those of the run, by id; without texts a QuestionsById.
         manifest: the run's, whose identity every record must carry, unless an earlier version wrote it.
-        texts: False: records without_texts.
+        texts: False: an OutcomeTable.
 
     Raises:
         DataError: a line is no record, or belongs to another question or run; with its file and line.
@@ -104,9 +76,14 @@ def read_answers(
             # Of an earlier law, too, the same answer has the same score: else the gold letter has changed since.
             if not (_says(record, stored) if law == LAW else _scores_alike(record, stored)):
                 edited.add(record.question_id)
-        return record if texts else without_texts(record, question)
+        return record
 
-    found.records = _counting(path, build)
+    if texts or not isinstance(questions, QuestionsById):
+        found.records = _counting(path, build)
+    else:
+        found.records = table = OutcomeTable(questions)
+        for record in _all_records(path, build):
+            table.add(record)
     found.edited = sorted(edited)
     return found
 
@@ -138,8 +115,12 @@ def recorded(path: Path) -> dict[str, RunRecord]:
 
 def _counting(path: Path, build: Callable[[JsonObject], RunRecord]) -> dict[str, RunRecord]:
     found: dict[str, RunRecord] = {}
-    for file in record_files(path):
-        for record in read_lines(file, build):
-            if record.counts_over(found.get(record.question_id)):
-                found[record.question_id] = record
+    for record in _all_records(path, build):
+        if record.counts_over(found.get(record.question_id)):
+            found[record.question_id] = record
     return found
+
+
+def _all_records(path: Path, build: Callable[[JsonObject], RunRecord]) -> Iterator[RunRecord]:
+    for file in record_files(path):
+        yield from read_lines(file, build)

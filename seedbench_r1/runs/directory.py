@@ -9,24 +9,22 @@ records.i-of-n.jsonl  the same for one shard
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import AppendFile, make_folder, utc_now, write_error, write_json, writing
+from seedbench_r1.files import AppendFile, exclusive, make_folder, set_aside, utc_now, write_json, writing
 from seedbench_r1.models.fingerprint import weights_sha256
-from seedbench_r1.runs.answers import read_answers, record_files, without_texts
+from seedbench_r1.packed import PackedQuestions, QuestionsById, Selected
+from seedbench_r1.runs.answers import read_answers, record_files
 from seedbench_r1.runs.checks import check_sizes, doubts_of, write_questions
+from seedbench_r1.runs.outcome_table import OutcomeTable
 from seedbench_r1.runs.records import (
     SCHEMA,
     WITHOUT_IDENTITY,
@@ -53,8 +51,8 @@ class Run:
 
     path: Path
     manifest: RunManifest
-    questions: dict[str, Question]
-    records: dict[str, RunRecord]  # read and scored by the present law
+    questions: Mapping[str, Question]
+    records: Mapping[str, RunRecord]  # read and scored by the present law
     rescored: int = 0  # answers that an earlier version had read
     edited: tuple[str, ...] = ()  # questions whose record says otherwise than its text
     doubts: tuple[str, ...] = ()  # sentences: which other file was edited, and how that shows
@@ -105,17 +103,18 @@ def _row(question: Question, record: RunRecord | None, verdict: Verdict | None) 
     return row | {"consistent": verdict and verdict.consistent}
 
 
-def load_run(path: Path, *, questions: dict[str, Question] | None = None, texts: bool = True) -> Run:
+def load_run(path: Path, *, questions: Mapping[str, Question] | None = None, texts: bool = True) -> Run:
     """Read a run directory of any suite, shards merged. Raises DataError if it is not one or is damaged.
 
     questions: what its questions.jsonl holds, where the caller has read the same lines in another run.
-    texts: False: records as answers.without_texts leaves them, for counting.
+    texts: False: for counting, questions and records in little memory: a QuestionsById and an OutcomeTable.
     """
     manifest = read_manifest(path)
     if manifest is None:
         raise DataError(f"{path} is not a run directory (no manifest.json).")
     if questions is None:
-        questions = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
+        lines = read_lines(path / "questions.jsonl", question_from_json)
+        questions = {q.question_id: q for q in lines} if texts else QuestionsById(PackedQuestions(lines))
     check_sizes(path, manifest, questions)
     answers, doubts = read_answers(path, questions, manifest, texts=texts), doubts_of(path, manifest)
     return Run(path, manifest, questions, answers.records, answers.rescored, tuple(answers.edited), doubts)
@@ -146,20 +145,20 @@ def read_manifest(path: Path) -> RunManifest | None:
 class RunDir:
     """The writing side of a run directory. One process per shard; a context manager."""
 
-    def __init__(self, path: Path, manifest: RunManifest, questions: dict[str, Question], file: AppendFile) -> None:
+    def __init__(self, path: Path, manifest: RunManifest, questions: QuestionsById, file: AppendFile) -> None:
         self.path = path
         self.manifest = manifest
         self.questions = questions
         self._file = file
         self._identity = run_identity(manifest)
-        self._records = read_answers(path, questions, manifest, texts=False).records
+        self._records = self._read()
 
     @classmethod
     def open(
         cls,
         path: Path,
         manifest: RunManifest,
-        questions: Iterable[Question],
+        questions: Sequence[Question],
         *,
         shard: tuple[int, int] | None = None,
         fresh: bool = False,
@@ -179,9 +178,9 @@ class RunDir:
         name = "records.jsonl" if shard is None else f"records.{shard[0]}-of-{shard[1]}.jsonl"
         file = AppendFile(path, name, alone=shard is None)
         try:
-            with _exclusive(path / ".manifest.lock"):
+            with exclusive(path / ".manifest.lock"):
                 if fresh:
-                    _set_aside(path, file)
+                    set_aside(path, file)
                 manifest, merged = _merge(path, manifest, questions)
             return cls(path, manifest, merged, file)
         # The lock must not outlive a failed opening, whatever ended it.
@@ -197,36 +196,41 @@ class RunDir:
     ) -> None:
         self._file.close()
 
-    def records(self) -> dict[str, RunRecord]:
-        """The record that counts for each question so far, without its texts: answers.without_texts."""
-        return dict(self._records)
+    def records(self) -> Mapping[str, RunRecord]:
+        """The record that counts for each question so far, without its texts; it grows as records are appended."""
+        return self._records
 
     def pending(
-        self, asked: Iterable[Question], *, shard: tuple[int, int] | None = None, retry_errors: bool = True
-    ) -> list[Question]:
+        self, asked: Sequence[Question], *, shard: tuple[int, int] | None = None, retry_errors: bool = True
+    ) -> Sequence[Question]:
         """Those of `asked` in this shard that have no answer. Failures are pending unless retry_errors is off.
 
         A question's shard follows from its place in the run, so shards agree whatever each of them has seen.
         """
         # Shards count from 1, places from 0.
         i, n = shard or (1, 1)
-        mine = {question_id for place, question_id in enumerate(self.questions) if place % n == i - 1}
-        return [
-            question
-            for question in asked
-            if question.question_id in mine and not self._settled(question.question_id, retry_errors)
-        ]
+        find, is_settled = self.questions.find, self._records.is_settled
+        places = array("I")
+        for place, question in enumerate(asked):
+            found = find(question.question_id)
+            if found and found[0] % n == i - 1 and not is_settled(found[0], retry_errors=retry_errors):
+                places.append(place)
+        return Selected(asked, places)
 
     def append(self, record: RunRecord) -> None:
         """Write one attempt: in the file when this returns, on the disk within a second. Raises ResourceError."""
         self._file.append(record_line(record, self._identity))
-        if record.counts_over(self._records.get(record.question_id)):
-            self._records[record.question_id] = without_texts(record)
+        self._records.add(record)
 
     def refresh(self) -> None:
         """Read again what other shards have written meanwhile."""
         self._file.sync()
-        self._records = read_answers(self.path, self.questions, self.manifest, texts=False).records
+        self._records = self._read()
+
+    def _read(self) -> OutcomeTable:
+        records = read_answers(self.path, self.questions, self.manifest, texts=False).records
+        assert isinstance(records, OutcomeTable)
+        return records
 
     def event(self, kind: str, **fields: object) -> None:
         """One line in events.jsonl."""
@@ -238,7 +242,7 @@ class RunDir:
 
     def note_weights(self, hashes: dict[str, str]) -> None:
         """Keep the weights' hashes; note it if they are not those that an earlier call, or another shard, has kept."""
-        with _exclusive(self.path / ".manifest.lock"):
+        with exclusive(self.path / ".manifest.lock"):
             known = read_manifest(self.path) or self.manifest
             names = _changed(known.weight_files, hashes)
             # A version that kept one hash of all of them.
@@ -267,7 +271,7 @@ class RunDir:
                 f"{self.path}: {self.manifest.mixed_weights} had other bytes in one call of this run than in another: "
                 f"its answers come from two models. It is not complete and is never ranked. Fix: --fresh."
             )
-        with _exclusive(self.path / ".manifest.lock"):
+        with exclusive(self.path / ".manifest.lock"):
             self.manifest = dataclasses.replace(
                 self.manifest,
                 weights_sha256=weights_sha256(hashes) if hashes else None,
@@ -275,10 +279,6 @@ class RunDir:
                 updated_utc=utc_now(),
             )
             write_json(self.path / "manifest.json", to_json(self.manifest))
-
-    def _settled(self, question_id: str, retry_errors: bool) -> bool:
-        record = self._records.get(question_id)
-        return record is not None and (record.answered or not retry_errors)
 
 
 def run_directory(runs_dir: Path, model_name: str, protocol: str, run_name: str | None) -> Path:
@@ -298,18 +298,16 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.") or "model"
 
 
-def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> tuple[RunManifest, dict[str, Question]]:
+def _merge(path: Path, manifest: RunManifest, questions: Sequence[Question]) -> tuple[RunManifest, QuestionsById]:
     """Write the manifest and questions of a new run; check and extend those of an existing one."""
-    wanted = {question.question_id: question for question in questions}
+    wanted = QuestionsById(questions)
     existing = read_manifest(path)
     if existing is not None:
         _refuse_differences(path, existing, manifest)
         if doubts := doubts_of(path, existing):
             raise ConfigError(f"{path} was edited. {doubts[0]}. Fix: put the file back, or --fresh to start anew.")
-        known = {q.question_id: q for q in read_lines(path / "questions.jsonl", question_from_json)}
-        # Known ones first: a question's shard follows from its place, which must not move.
-        wanted = known | wanted
-        completed = existing.completed_utc if len(wanted) == len(known) else None
+        wanted, n_known = _extended(path, wanted)
+        completed = existing.completed_utc if len(wanted) == n_known else None
         manifest = dataclasses.replace(
             manifest,
             schema=existing.schema,  # what wrote the first records
@@ -331,6 +329,20 @@ def _merge(path: Path, manifest: RunManifest, questions: Iterable[Question]) -> 
     manifest = dataclasses.replace(manifest, questions_sha256=digest, n_questions=len(wanted))
     write_json(path / "manifest.json", to_json(manifest))
     return manifest, wanted
+
+
+def _extended(path: Path, asked: QuestionsById) -> tuple[QuestionsById, int]:
+    """The questions of a run that is continued, and how many it has held so far.
+
+    Known ones first: a question's shard follows from its place, which must not move.
+    """
+    known = QuestionsById(PackedQuestions(read_lines(path / "questions.jsonl", question_from_json)))
+    # As they were read now: their files may lie elsewhere than in the first call.
+    found = PackedQuestions(asked.get(question.question_id, question) for question in known.values())
+    for question in asked.values():
+        if question.question_id not in known:
+            found.append(question)
+    return QuestionsById(found), len(known)
 
 
 def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> None:
@@ -364,35 +376,3 @@ def _changed(there: dict[str, str], now: dict[str, str]) -> list[str]:
     if not there or not now:
         return []
     return [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
-
-
-def _set_aside(path: Path, file: AppendFile) -> None:
-    """--fresh: what was there moves to old-<time>/, nothing is deleted."""
-    old = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.stat().st_size]
-    if not old:
-        return
-    with writing(path):
-        target = Path(tempfile.mkdtemp(prefix=f"old-{utc_now().replace(':', '')}-", dir=path))
-    # The open and locked file keeps its inode, so it is copied and emptied, not moved. Only this needs room: it comes
-    # first, so that a full disk leaves the run as it was.
-    if file.path in old:
-        try:
-            shutil.copyfile(file.path, target / file.path.name)
-        except OSError as error:
-            shutil.rmtree(target)
-            raise write_error(file.path, error) from error
-    for item in old:
-        if item != file.path:
-            item.replace(target / item.name)
-    file.empty()
-
-
-@contextmanager
-def _exclusive(lock: Path) -> Iterator[None]:
-    """Wait for the lock file: several shards may start at once."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

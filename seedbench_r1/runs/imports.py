@@ -82,7 +82,7 @@ def import_files(
     manifest = replace(_manifest(files, source, model_name, target), command=command)
     path = run_directory(runs_dir, model_name, manifest.protocol_id, run_name)
     # Fresh: importing again replaces the run, instead of adding to it.
-    with RunDir.open(path, manifest, questions.values(), fresh=True) as run:
+    with RunDir.open(path, manifest, tuple(questions.values()), fresh=True) as run:
         # Filled while the answers are written.
         report = ImportReport(path, summarise({}, ()))
         for answer in answers:

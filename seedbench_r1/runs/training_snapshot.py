@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from seedbench_r1.errors import DataError
 from seedbench_r1.files import JsonObject, read_json_object, write_json
 from seedbench_r1.models.checkpoint import TRAINING
-from seedbench_r1.questions import file_sha256
+from seedbench_r1.row_files import content_sha256
 from seedbench_r1.rows import BadRows, read_rows
 from seedbench_r1.typed_json import finite, from_json, parse_json, shown
 from seedbench_r1.types import Question, to_json
@@ -43,6 +43,9 @@ CURVES: dict[str, tuple[str, ...]] = {
 }
 
 Points = tuple[tuple[float, float], ...]
+Key = tuple[str, str, str]  # names of clip and image, and the goal or the question
+# A training file of one's own, and the training's settings -> the questions that it was trained on; may raise DataError
+ReadOwn = Callable[[Path, JsonObject], Iterable[Question]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class TrainingSnapshot:
 
 
 def take_snapshot(
-    checkpoint: Path, questions: Iterable[Question], dataset_hash: Mapping[str, str]
+    checkpoint: Path, questions: Collection[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
 ) -> TrainingSnapshot | None:
     """What can be known of a checkpoint's training; None for a model that says nothing of any.
 
@@ -74,25 +77,28 @@ def take_snapshot(
         checkpoint: the model's folder.
         questions: those of the run.
         dataset_hash: level -> sha256 of its annotation file.
+        read_own: reads training files of one's own (suites.own.trained_on).
 
     Raises:
         DataError: a file of the training is damaged; the message names it.
     """
     try:
-        return _take(checkpoint, list(questions), dataset_hash)
+        return _take(checkpoint, questions, dataset_hash, read_own)
     # Files of other tools bear these names too, with anything in them.
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{checkpoint}: what it says of its training cannot be read ({error}).") from error
 
 
-def _take(checkpoint: Path, questions: Sequence[Question], dataset_hash: Mapping[str, str]) -> TrainingSnapshot | None:
+def _take(
+    checkpoint: Path, questions: Collection[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
+) -> TrainingSnapshot | None:
     if (checkpoint / TRAINING).is_file():
         training = _read_training(checkpoint / TRAINING)
         step = training.get("step")
         # Lines after this checkpoint belong to later ones of the same training.
         lines = [line for line in read_lines(checkpoint.parent / METRICS) if _until(line, step)]
         identity = training.get("identity") or lines[:1]
-        overlap = find_overlap(checkpoint, questions, dataset_hash)
+        overlap = find_overlap(checkpoint, questions, dataset_hash, read_own)
         return TrainingSnapshot(_hash(identity), step, curves(lines), overlap)
     if (checkpoint / STATE).is_file():
         state = read_json_object(checkpoint / STATE, DataError)
@@ -134,28 +140,32 @@ def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> Poin
     return tuple((_rounded(step), _rounded(value)) for step, value in means)
 
 
-def find_overlap(checkpoint: Path, questions: Sequence[Question], dataset_hash: Mapping[str, str]) -> Overlap | None:
+def find_overlap(
+    checkpoint: Path, questions: Collection[Question], dataset_hash: Mapping[str, str], read_own: ReadOwn
+) -> Overlap | None:
     """Compare the run's questions with the training files of a checkpoint and of the checkpoints before it."""
     seen: set[str] = set()
     files = unknown = 0
     for training in _lineage(checkpoint):
-        digest = (training.get("identity") or {}).get("data_sha256")
+        digest, config = (training.get("identity") or {}).get("data_sha256"), training.get("config") or {}
         if digest is None:
             unknown += 1
             continue
-        # Trained on the very file: no need to compare rows.
-        same = {level for level, known in dataset_hash.items() if known == digest}
+        own = config.get("suite") == "own"
+        # Trained on the very file: no need to compare rows. Of one of one's own it may have been some splits.
+        same = {level for level, known in dataset_hash.items() if known == digest and not own}
         if same:
             files += 1
             seen |= {question.question_id for question in questions if question.split in same}
             continue
-        path = _training_file(training.get("config") or {}, digest)
+        path = _training_file(config, digest)
         if path is None:
             unknown += 1
             continue
         files += 1
-        rows = _row_keys(path)
-        seen |= {question.question_id for question in questions if _key(question) in rows}
+        key_of = _key_with_text if own else _key
+        rows = {key_of(question) for question in read_own(path, config)} if own else _row_keys(path)
+        seen |= {question.question_id for question in questions if key_of(question) in rows}
     return Overlap(len(seen), len(questions), files, unknown) if files or unknown else None
 
 
@@ -201,18 +211,20 @@ def _lineage(checkpoint: Path) -> Iterator[JsonObject]:
 def _training_file(config: JsonObject, digest: str) -> Path | None:
     """The file a training read, if it is still there with the same content."""
     if config.get("train_file"):
-        candidates = [Path(config["train_file"])]
+        path = Path(config["train_file"])
+        candidates = [path] if path.is_file() or (config.get("suite") == "own" and path.is_dir()) else []
     else:
-        candidates = sorted((Path(str(config.get("data", ""))) / "annotations").glob("*.jsonl"))
-    return next((path for path in candidates if path.is_file() and file_sha256(path) == digest), None)
+        found = (Path(str(config.get("data", ""))) / "annotations").glob("*.jsonl")
+        candidates = sorted(path for path in found if path.is_file())
+    return next((path for path in candidates if content_sha256(path) == digest), None)
 
 
-def _row_keys(path: Path) -> set[tuple[str, str, str]]:
+def _row_keys(path: Path) -> set[Key]:
     # What the training has left out of the file, if it was told to, is left out here.
     return {_row_key(row) for _, row in read_rows(path, BadRows(skip=True))}
 
 
-def _row_key(row: JsonObject) -> tuple[str, str, str]:
+def _row_key(row: JsonObject) -> Key:
     if "problem" in row:  # Video-R1's form, which knows no goals
         name = str(row.get("path")).rpartition("/")[2]
         media = (name, "") if row.get("data_type") == "video" else ("", name)
@@ -220,10 +232,15 @@ def _row_key(row: JsonObject) -> tuple[str, str, str]:
     return row.get("video_basename") or "", row.get("current_observation_basename") or "", row.get("task_goal") or ""
 
 
-def _key(question: Question) -> tuple[str, str, str]:
+def _key(question: Question) -> Key:
+    by_text = question.source is not None and question.source.suite in ("transfer", "own")
+    *media, text = _key_with_text(question)
+    return media[0], media[1], question.task_goal or (text if by_text else "")
+
+
+def _key_with_text(question: Question) -> Key:
     video, image = ("" if path is None else path.name for path in (question.video, question.image))
-    asked = question.text if question.source is not None and question.source.suite == "transfer" else ""
-    return video, image, question.task_goal or asked
+    return video, image, question.text
 
 
 def _until(line: JsonObject, step: int | None) -> bool:

@@ -53,7 +53,10 @@ def resolve(
     if name == "transfer-lmms":  # its videos are lmms-eval's
         options = {**options, "data_root": options.get("data_root") or Path()}
     if name == "own":
-        options = {**options, "data_root": _own_root(options, file)}
+        options = {
+            **options,
+            "data_root": own_root(options, file, root="data_root", questions="questions", flag="--questions"),
+        }
     return resolve_eval_config(
         options,
         config_file=config_file,
@@ -63,13 +66,20 @@ def resolve(
     )
 
 
-def _own_root(options: Mapping[str, Any], file: Mapping[str, Any]) -> Path:
+def own_root(options: Mapping[str, Any], file: Mapping[str, Any], *, root: str, questions: str, flag: str) -> Path:
     """--data-root, else that of a config file which chooses the suite, else the folder of the questions.
 
     SBR1_DATA_ROOT, and a config file for other suites, name SEED-Bench-R1's folder: clips of one's own are not there.
+
+    Args:
+        options: the command line's.
+        file: the config file's.
+        root: what the command calls the folder.
+        questions: what it calls the file.
+        flag: the option of the file, for the message.
     """
-    questions = options.get("questions") or file.get("questions")
-    if questions is None:
-        raise ConfigError("--suite own needs your questions. Fix: --questions FILE.")
-    given = options.get("data_root") or (file.get("data_root") if file.get("suite") == "own" else None)
-    return Path(given) if given else folder_of(Path(questions))
+    path = options.get(questions) or file.get(questions)
+    if path is None:
+        raise ConfigError(f"--suite own needs your questions. Fix: {flag} FILE.")
+    given = options.get(root) or (file.get(root) if file.get("suite") == "own" else None)
+    return Path(given) if given else folder_of(Path(path))

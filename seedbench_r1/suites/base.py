@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from seedbench_r1 import scoring
 from seedbench_r1.config import EvalConfig, SuiteDefaults
+from seedbench_r1.packed import joined
 from seedbench_r1.row_files import content_sha256
 from seedbench_r1.rows import BadRows
 from seedbench_r1.scoring import GroupOf, RunSummary
@@ -19,15 +20,15 @@ from seedbench_r1.types import Question, RunRecord
 class Questions:
     """What a suite has read: its splits in order, each with its questions and the file they come from."""
 
-    splits: dict[str, list[Question]]
+    splits: Mapping[str, Sequence[Question]]
     files: dict[str, Path]
     bad_rows: dict[str, BadRows] = field(default_factory=dict)  # of each split, left out under --skip-bad-rows
     read_as: str = ""  # what besides a file's bytes decides what its questions are, such as which columns were read
     notes: tuple[str, ...] = ()  # what the user is to be told of how they were read
 
-    def all(self) -> list[Question]:
+    def all(self) -> Sequence[Question]:
         """Every question, split by split."""
-        return [question for questions in self.splits.values() for question in questions]
+        return joined(self.splits.values())
 
     def hashes(self) -> dict[str, str]:
         """split -> 64 hex digits: sha256 of its file's bytes, and of how they were read where that is not fixed."""

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import ast
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from seedbench_r1.columns import Columns, find_columns, kind_named, union
 from seedbench_r1.errors import DataError
 from seedbench_r1.kinds import read_number
 from seedbench_r1.media.layout import KINDS
+from seedbench_r1.packed import Texts
 from seedbench_r1.row_files import form_of, read_any
-from seedbench_r1.rows import MOST_VALUES, BadRows, Interned, Place, RowReader
+from seedbench_r1.rows import MOST_VALUES, BadRows, Interned, Place
 from seedbench_r1.suites.own_answers import GoldCounts, agreed_letter, as_text, by_form, index_start
+from seedbench_r1.suites.own_cells import Cells, golds_of, options_of
 from seedbench_r1.types import DOMAINS, Kind, Question, Source
 
 SUITE = "own"
 SPLIT = "own"  # of a file without a column of splits
-MOST_OPTIONS = len(ascii_uppercase)
 RESERVED = ("all", *DOMAINS)  # names of groups in tables
 LONGEST_NAME = 100  # characters of a split
 _LOOKED_UP = 20  # repeated ids whose first line is looked for: that reads the file once more each
@@ -119,9 +116,9 @@ class _Survey:
         self.golds: dict[str, GoldCounts] = {}
 
     def add(self, place: Place, row: dict[str, Any], columns: Columns) -> None:
-        golds = _golds(row, columns)
+        golds = golds_of(row, columns)
         try:
-            options = _options(_Cells(place[0], row, columns))
+            options = options_of(Cells(place[0], row, columns))
         except DataError:
             return  # the second reading says it
         if not options and golds:
@@ -133,77 +130,6 @@ class _Survey:
         for name, text in golds.items():
             others = [letter for other, found in letters.items() if other != name for letter in found]
             self.golds.setdefault(name, GoldCounts()).add(place, text, options, others)
-
-
-class _Cells(RowReader):
-    """The cells of a row by field."""
-
-    def __init__(self, where: str, row: dict[str, Any], columns: Columns) -> None:
-        self.where, self.row, self.columns = where, row, columns
-
-    def cell(self, field: str) -> Any:  # noqa: ANN401  # whatever the file holds
-        """The field's value; None if the row has none."""
-        columns = self.columns.of(field)
-        return _value(self.row, columns[0]) if columns else None
-
-
-def _value(row: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401  # whatever the file holds
-    value = row.get(column)
-    # What pandas writes for a gap, and empty cells and lists, are none.
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    empty = value.strip() == "" if isinstance(value, str) else value in ([], {})
-    return None if empty else value
-
-
-def _golds(row: Mapping[str, Any], columns: Columns) -> dict[str, str]:
-    """column -> text, of the columns of the right answer that the row has."""
-    found = {name: as_text(_value(row, name)) for name in columns.of("gold")}
-    return {name: text for name, text in found.items() if text}
-
-
-def _options(cells: _Cells) -> tuple[str, ...]:
-    """A row's options in their order, without letters of their own; none if it has none. Raises DataError."""
-    columns = cells.columns.of("options")
-    if len(columns) > 1:
-        given = [_value(cells.row, name) for name in columns]
-        last = max((i for i, value in enumerate(given) if value is not None), default=-1)
-        if None in given[: last + 1]:
-            raise cells.fail(f"{columns[given.index(None)]} is empty, and {columns[last]}, which follows it, is not.")
-        values: object = given[: last + 1]
-    else:
-        values = _listed(cells.cell("options"))
-    if values is None or values == []:
-        return ()
-    name = cells.columns.name("options")
-    texts = [as_text(value) for value in values] if isinstance(values, list) else []
-    if not texts or not all(texts):
-        raise cells.fail(
-            f'{name} is {values!r}, expected a list of texts, such as ["yes", "no"], or a column for each option.'
-        )
-    if not 2 <= len(texts) <= MOST_OPTIONS:
-        raise cells.fail(f"{name} holds {len(texts)} options, expected 2 to {MOST_OPTIONS}.")
-    return cells.without_letters([text for text in texts if text])
-
-
-def _from_text(text: str) -> object:
-    for read in (json.loads, ast.literal_eval):  # pandas writes a list as Python does
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return text
-
-
-def _listed(value: object) -> object:
-    """A list of options from what a cell holds: a list, an object by letters, or the text of either."""
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{", "("):
-        value = _from_text(value)
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(value, dict) and [str(key).strip().upper() for key in value] == list(ascii_uppercase[: len(value)]):
-        value = list(value.values())
-    return value
 
 
 class OwnReader:
@@ -221,26 +147,31 @@ class OwnReader:
         self._root = data_root
         self._interned = Interned()
         self._places: dict[str, tuple[str, Path]] = {}  # of clips and images, as they are written
-        self._seen: set[str] = set()
+        self._seen = Texts()
         self._n_repeated = 0
 
     def questions(self) -> Iterator[Question]:
         """In the file's order. Raises DataError for a bad row unless it is skipped."""
+        return (question for _, question in self.rows())
+
+    def rows(self) -> Iterator[tuple[Cells, Question]]:
+        """Each question with the cells of its row. Raises as questions()."""
         for place, row in read_any(self.path, self.bad):
+            cells = Cells(place[0], row, self.reading.columns)
             try:
-                question = self._question(_Cells(place[0], row, self.reading.columns), place)
-                if question.question_id in self._seen:
-                    raise DataError(f"{place[0]}: {self._repeated(question)}")
-                self._seen.add(question.question_id)
+                question = self._question(cells, place)
+                n_seen = len(self._seen)
+                if self._seen.add(question.question_id) < n_seen and (said := self._repeated(question, place)):
+                    raise DataError(f"{place[0]}: {said}")
             except DataError as error:
                 self.bad.refuse(error)
                 continue
-            yield question
+            yield cells, question
 
-    def _question(self, cells: _Cells, place: Place) -> Question:
+    def _question(self, cells: Cells, place: Place) -> Question:
         columns, interned = self.reading.columns, self._interned
         split = self._split(cells)
-        options = _options(cells)
+        options = options_of(cells)
         kind = self._kind(cells, options)
         video, image = (self._media(cells, name) for name in ("video", "image"))
         # One column of paths may hold both: the file's ending says what it is.
@@ -270,7 +201,7 @@ class OwnReader:
             source=Source(SUITE, interned(self.path.name), place[1]),
         )
 
-    def _split(self, cells: _Cells) -> str:
+    def _split(self, cells: Cells) -> str:
         value = cells.cell("split")
         if value is None:
             return SPLIT
@@ -282,12 +213,12 @@ class OwnReader:
             )
         return self._interned(name)
 
-    def _domain(self, cells: _Cells, name: str) -> str:
+    def _domain(self, cells: Cells, name: str) -> str:
         if name == "all":
             raise cells.fail(f"{cells.columns.name('domain')} is 'all', which names all questions of a split.")
         return self._interned(name)
 
-    def _id(self, cells: _Cells, place: Place) -> str:
+    def _id(self, cells: Cells, place: Place) -> str:
         value = cells.cell("id")
         if value is None and cells.columns.of("id"):
             raise cells.fail(f"{cells.columns.name('id')} is empty; every row has an id, or none has (--map).")
@@ -297,15 +228,20 @@ class OwnReader:
             raise cells.fail(f"{cells.columns.name('id')} is {value!r}, expected a number or a text of one line.")
         return text
 
-    def _repeated(self, question: Question) -> str:
-        """Where the first row of that id stands: read again, since a million lines are not remembered for an error."""
+    def _repeated(self, question: Question, here: Place) -> str | None:
+        """Where the first row of that id stands: read again, since a million lines are not remembered for an error.
+
+        None: nowhere before; an id of the same hash is there.
+        """
         name, row_id = self.reading.columns.name("id"), question.question_id.partition("/")[2]
         self._n_repeated += 1
         said = f"{name} {row_id!r} stands already in {question.split!r}"
         if self._n_repeated > _LOOKED_UP:
             return f"{said}, further up."
         for place, row in read_any(self.path, BadRows(skip=True)):
-            cells = _Cells(place[0], row, self.reading.columns)
+            if place == here:
+                return None
+            cells = Cells(place[0], row, self.reading.columns)
             try:
                 if f"{self._split(cells)}/{self._id(cells, place)}" == question.question_id:
                     return f"{said}, at {place[0]}."
@@ -313,7 +249,7 @@ class OwnReader:
                 continue
         raise AssertionError(question.question_id)
 
-    def _kind(self, cells: _Cells, options: tuple[str, ...]) -> Kind:
+    def _kind(self, cells: Cells, options: tuple[str, ...]) -> Kind:
         reading, name = self.reading, cells.columns.name("kind")
         kind = reading.kind
         if kind is None:
@@ -330,9 +266,9 @@ class OwnReader:
             raise cells.fail(f"{name} is {kind}, and there are options: {list(options)!r}. Fix: one of the two.")
         return kind
 
-    def _refuse_other_kind(self, cells: _Cells, options: tuple[str, ...]) -> None:
+    def _refuse_other_kind(self, cells: Cells, options: tuple[str, ...]) -> None:
         """Raise DataError for a row that is of another kind than most, where no column says kinds."""
-        golds = _golds(cells.row, cells.columns)
+        golds = golds_of(cells.row, cells.columns)
         if not golds:
             raise cells.fail(f"{cells.columns.name('gold')} is empty, expected the right answer.")
         number = all(read_number(text) is not None for text in golds.values())
@@ -346,8 +282,8 @@ class OwnReader:
                 f"row, or --map kind=COLUMN, or one kind for all, such as --map kind=free-form."
             )
 
-    def _gold(self, cells: _Cells, kind: Kind, options: tuple[str, ...]) -> str:
-        golds = _golds(cells.row, cells.columns)
+    def _gold(self, cells: Cells, kind: Kind, options: tuple[str, ...]) -> str:
+        golds = golds_of(cells.row, cells.columns)
         if not golds:
             raise cells.fail(f"{cells.columns.name('gold')} is empty, expected the right answer.")
         if kind == "choice":
@@ -364,7 +300,7 @@ class OwnReader:
             raise cells.fail(f"{name} is {text!r}, expected a number ({kind}).")
         return self._interned(text)
 
-    def _media(self, cells: _Cells, field: str) -> tuple[str, Path] | None:
+    def _media(self, cells: Cells, field: str) -> tuple[str, Path] | None:
         """A clip or image: as it is written, and where it is. Relative ones are below the data root."""
         value, name = cells.cell(field), cells.columns.name(field)
         # The features Image and Video of `datasets` are stored so.

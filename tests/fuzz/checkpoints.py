@@ -15,6 +15,7 @@ from seedbench_r1.engines.preflight import check_prompts
 from seedbench_r1.errors import SeedBenchError
 from seedbench_r1.models.checkpoint import inspect_model
 from seedbench_r1.runs.training_snapshot import take_snapshot
+from seedbench_r1.suites.own import trained_on
 from seedbench_r1.types import Question
 from tests.fuzz import Input
 from tests.fuzz.mutate import dumped, encoded, mutated, mutated_json
@@ -96,7 +97,7 @@ class Checkpoints:
         try:
             checkpoint = inspect_model(str(path), base_model=str(self._folder / family))
             took = "opened"
-            take_snapshot(path, [QUESTION], {"L1": "0"})
+            take_snapshot(path, [QUESTION], {"L1": "0"}, trained_on)
         except SeedBenchError as error:
             return refused(error, path)
         try:

@@ -189,8 +189,8 @@ class Runs:
     def _continue(self, path: Path) -> None:
         """As the same `eval` command would."""
         run = self._run
-        with suppress(SeedBenchError), RunDir.open(path, run.manifest, run.questions.values()) as opened:
-            opened.pending(run.questions.values())
+        with suppress(SeedBenchError), RunDir.open(path, run.manifest, [*run.questions.values()]) as opened:
+            opened.pending([*run.questions.values()])
 
     def _reading(self, path: Path) -> str:
         """Why load_run refuses it; "" if it does not."""

@@ -108,7 +108,6 @@ def test_separate_kl_is_on_accurate_rollouts_and_their_answers_tokens(toy, polic
         ({"algo": "care", "kl_on": "separate"}, "does nothing without a KL penalty. Fix: add --beta-think and"),
         ({"preset": "grpo-nokl", "kl_on": "separate", "beta_answer": 0.1}, "--kl-on separate needs a reference model"),
         ({"algo": "care", "refgen_tokens": 4}, "--refgen-tokens belongs to --bonus refgen"),
-        ({"algo": "care", "bonus": "refgen", "fsdp": True}, "under --fsdp it is sharded"),
         ({"algo": "care", "bonus": "refgen", "likelihood_mean": "arithmetic"}, "--likelihood-mean belongs to"),
         ({"algo": "care", "bonus": "dense", "bonus_margin": 0.01}, "--bonus-margin belongs to --bonus care"),
         ({"algo": "care", "bonus": "refgen", "reference": "none"}, "--bonus refgen needs a reference model"),
@@ -215,6 +214,11 @@ def test_a_continued_prompt_is_the_one_with_a_prefix(toy, policy):  # noqa: F811
     assert one.token_ids == other.token_ids
 
 
+def written_by(reference, policy, group, config):  # noqa: F811
+    with reference.gathered() as model:
+        return regenerate(model, policy.processor, group, config)
+
+
 def test_the_reference_answers_from_the_reasoning_whatever_the_policy_said(toy, policy):  # noqa: F811
     """The SFT model has learnt that the answer follows the reasoning."""
     texts = [
@@ -228,20 +232,21 @@ def test_the_reference_answers_from_the_reasoning_whatever_the_policy_said(toy, 
     group = group_of(toy, policy, texts)
     base = grpo.base_rewards(policy, group, config)
     assert base.needs_reference
-    found = grpo.with_bonus(policy, reference, base, config)
+    with reference.gathered() as model:
+        found = grpo.with_refgen_bonus(model, policy.processor, base, config)
     assert found.accuracy.tolist() == [1, 0, 0, 1, 1]
     assert found.bonus.tolist() == [0.5, 0.0, 0.5, 0.0, 0.0]
     torch.testing.assert_close(found.reward, found.accuracy + found.format + found.bonus)
     chunked = dataclasses.replace(config, group_chunk=1)
-    assert regenerated_accuracy(group, regenerate(policy, reference, group, chunked), config).isnan().tolist() == [
-        False
-    ] * 4 + [True]
+    answers = written_by(reference, policy, group, chunked)
+    assert regenerated_accuracy(group, answers, config).isnan().tolist() == [False] * 4 + [True]
     written = [line.get("regenerated") for line in rollout_lines(found)]
     assert written[3:] == ["<think>so B</think><answer>B</answer>", None]
     # Without thoughts that end there is nothing to ask.
     bare = grpo.base_rewards(policy, group_of(toy, policy, ["<answer>A</answer>", "B"]), config)
     assert not bare.needs_reference
-    assert grpo.with_bonus(policy, reference, bare, config) is bare
+    with reference.gathered() as model:
+        assert grpo.with_refgen_bonus(model, policy.processor, bare, config) is bare
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -249,11 +254,11 @@ def test_the_averages_weights_write_the_answer_and_not_the_policys(toy, lora):
     config = config_of(toy, bonus="refgen", refgen_tokens=8, lora=lora)
     policy = policy_of(config)  # noqa: F811
     reference, group = reference_of(policy), group_of(toy, policy, [A])
-    before = regenerate(policy, reference, group, config)
+    before = written_by(reference, policy, group, config)
     with torch.no_grad():  # the policy now writes something else
         for parameter in policy.trainable().values():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.5)
-    assert regenerate(policy, reference, group, config) == before
+    assert written_by(reference, policy, group, config) == before
     prefix = answer_prefix(A)
     inputs = continued(group.example.inputs, policy.processor.tokenizer(prefix)["input_ids"])
     policy.model.train(False)

@@ -12,7 +12,7 @@ from seedbench_r1.demo.settings import CLIP, MEDIA, TRAINING, write_settings
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.parsing import parse_response
 from tests.trainers.toy import plan_and_train, policy_of
-from trainers.data import QuestionStream, StepData, read_rows
+from trainers.data import QuestionStream, StepData, read_data
 from trainers.resolve import resolve_train_config
 from trainers.samplers import BuiltinSampler
 
@@ -37,7 +37,7 @@ def consistent_share(world, model, out, seed):
     """Of eight rollouts each of the last rows."""
     config = config_of(world, model, out, seed, algo="grpo")
     policy = policy_of(config)
-    stream = QuestionStream(read_rows(config)[-ASKED:], seed)
+    stream = QuestionStream(read_data(config).rows[-ASKED:], seed)
     with StepData(config, policy.processor, stream, questions_per_step=ASKED) as data:
         examples, _ = data.next_step()
     found = []

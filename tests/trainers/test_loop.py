@@ -25,7 +25,7 @@ from tests.trainers.launch import (
 )
 from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import list_checkpoints, read_training
-from trainers.data import QuestionStream, read_rows
+from trainers.data import QuestionStream, read_data
 from trainers.loop import train
 from trainers.plan import plan_training
 from trainers.resolve import resolve_train_config
@@ -159,7 +159,7 @@ def test_unusable_questions_are_replaced_by_the_next_and_counted(toy, tmp_path):
     (data / "annotations" / "training_6k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = toy_config(toy.sft, data, tmp_path / "out", "grpo", preset="grpo-nokl", **SMALL)
     result = plan_and_train(config)
-    stream, used, bad = QuestionStream(read_rows(config), config.seed), [], []
+    stream, used, bad = QuestionStream(read_data(config).rows, config.seed), [], []
     while len(used) < 8:  # 4 steps of 2
         drawn = stream.take(1)[0].question.question_id
         (bad if drawn in ("train/1", "train/2") else used).append(drawn)
@@ -196,7 +196,7 @@ def test_the_first_step_is_shown_at_once_then_every_few_in_one_line_each(toy, tm
         assert "rollouts" in line  # where the time went
     assert len(shown.stderr.splitlines()) == len(lines) + 3  # after three lines that say what will be done
     # A logged rollout can be read without the annotation file.
-    questions = {row.question.question_id: row.question for row in read_rows(config)}
+    questions = {row.question.question_id: row.question for row in read_data(config).rows}
     logged = read_lines(tmp_path / "rollouts.jsonl")
     assert sorted({line["step"] for line in logged}) == [1, 4, 7]
     for line in logged:

@@ -14,12 +14,12 @@ from seedbench_r1.backends.loading import resolve_device
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.models.checkpoint import inspect_model
-from seedbench_r1.questions import load_training_rows, training_question
+from seedbench_r1.questions import TrainingData, load_training_rows, training_question
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.rows import training_row, write_rows
 from tests.trainers.toy import policy_of, toy_config
 from trainers.config import TrainConfig, total_steps
-from trainers.data import QuestionStream, contradicting_rows, read_rows
+from trainers.data import QuestionStream, contradicting_rows, read_data
 from trainers.estimate import _pinned, count_parameters, estimate
 from trainers.groups import GroupReport as Report
 from trainers.identity import RESUME_MUTABLE, resume_identity
@@ -133,14 +133,14 @@ def test_no_response_teaches_a_letter_of_other_options_than_those_shown(tmp_path
         )
     path = write_rows(tmp_path / "annotations" / "training_with_cot_6k.jsonl", rows)
     config = resolved(tmp_path, algo="sft", allow_missing=True)
-    for drawn in QuestionStream(read_rows(config), 42).take(200):  # five epochs
+    for drawn in QuestionStream(read_data(config).rows, 42).take(200):  # five epochs
         assert drawn.response.split("<answer>")[1][0] == drawn.question.gold
         assert drawn.question.options[drawn.question.letters.index(drawn.question.gold)].startswith("right")
     write_rows(path, [*rows[:6], rows[6] | {"prompt": [{"role": "user", "content": "Which action comes next?"}]}])
     with pytest.raises(DataError, match=r"training_with_cot_6k\.jsonl:7: a response without choices.*Nothing was"):
-        read_rows(config)
+        read_data(config)
     # Rewards come from options that are drawn: no response is taught there.
-    assert len(read_rows(resolved(tmp_path, algo="care", train_file=path, allow_missing=True))) == 7
+    assert len(read_data(resolved(tmp_path, algo="care", train_file=path, allow_missing=True)).rows) == 7
 
 
 def test_learning_rates_by_hand(tmp_path):
@@ -343,8 +343,8 @@ def test_the_command_line_says_what_it_would_do(toy, tmp_path):
 
 
 def test_rows_are_read_from_where_the_config_says(toy):
-    assert len(read_rows(toy_config(toy.raw, toy.data, toy.data / "none", "sft"))) == 16
-    assert len(read_rows(toy_config(toy.raw, toy.data, toy.data / "none", "care"))) == 4
+    assert len(read_data(toy_config(toy.raw, toy.data, toy.data / "none", "sft")).rows) == 16
+    assert len(read_data(toy_config(toy.raw, toy.data, toy.data / "none", "care")).rows) == 4
 
 
 def test_vllm_sampler_are_refused_before_a_model_is_loaded(toy, tmp_path, monkeypatch):
@@ -437,7 +437,7 @@ def test_frames_are_kept_for_vllm_alone(toy):
 
     for rollouts, kept in (("builtin", False), ("vllm", True)):
         config = toy_config(toy.raw, toy.data, toy.data / "none", "grpo", rollouts=rollouts)
-        stream = QuestionStream(read_rows(config), config.seed)
+        stream = QuestionStream(read_data(config).rows, config.seed)
         with StepData(config, load_processor(str(toy.raw)), stream, questions_per_step=1) as data:
             ((example,), _) = data.next_step()
         assert (example.request is not None) == kept
@@ -600,9 +600,10 @@ def test_a_large_model_is_not_trained_on_a_cpu_unasked(toy, tmp_path, monkeypatc
 
 
 def test_under_fsdp_every_question_has_media(toy, tmp_path, monkeypatch):
-    rows = read_rows(toy_config(toy.raw, toy.data, tmp_path, "care"))
+    rows = read_data(toy_config(toy.raw, toy.data, tmp_path, "care")).rows
     bare = replace(rows[1], question=replace(rows[1].question, image=None, video=None))
-    monkeypatch.setattr("trainers.plan.read_rows", lambda config, bad: [rows[0], bare, *rows[2:]])
+    data = TrainingData([rows[0], bare, *rows[2:]])
+    monkeypatch.setattr("trainers.plan.read_data", lambda config, bad: data)
     assert plan_training(toy_config(toy.raw, toy.data, tmp_path, "care"), world_size=2).done == 0
     with pytest.raises(DataError, match=rf"{bare.question.question_id} has neither image nor clip.*--fsdp"):
         plan_training(toy_config(toy.raw, toy.data, tmp_path, "care", fsdp=True), world_size=2)

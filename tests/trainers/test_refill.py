@@ -11,7 +11,7 @@ from tests.trainers.test_parts import rollout
 from tests.trainers.test_steps import A, B, config_of, example_of, group_of, policy, reference_of
 from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import TrainingState, read_training
-from trainers.data import QuestionStream, StepData, read_rows
+from trainers.data import QuestionStream, StepData, read_data
 from trainers.groups import Group, GroupReport
 from trainers.grpo import grpo_step
 from trainers.metrics import grpo_metrics
@@ -92,7 +92,7 @@ def test_no_group_is_replaced_unless_it_is_asked_for(toy, policy):
 
 def test_all_processes_read_the_same_questions_in_the_order_of_the_slots(toy):
     config, processor = config_of(toy, "grpo"), load_processor(str(toy.raw))
-    rows = read_rows(config)
+    rows = read_data(config).rows
     expected = [drawn.question.question_id for drawn in QuestionStream(rows, config.seed).take(13)]
 
     def read(share, gathered):

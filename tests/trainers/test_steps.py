@@ -16,7 +16,7 @@ from tests.tiny_models import vision_tensors
 from tests.trainers.toy import TEMPLATE, policy_of, toy_config
 from trainers import grpo
 from trainers.consistency import answer_span, consistency_bonus
-from trainers.data import TrainingExample, read_rows
+from trainers.data import TrainingExample, read_data
 from trainers.groups import Group, GroupReport, RewardedGroup, Rollout
 from trainers.optimizer import Optimizer
 from trainers.plan import plan_training
@@ -50,7 +50,7 @@ def example_of(toy, policy: Policy, number: int = 0) -> TrainingExample:
     from seedbench_r1.models.qwen_vl import prepare_inputs
 
     config = config_of(toy)
-    question = read_rows(config)[number].question
+    question = read_data(config).rows[number].question
     media = load_media(None, question.image, config.video)
     assert isinstance(media, Media)
     inputs = prepare_inputs(build_request(question, media, TEMPLATE), policy.processor)

@@ -13,6 +13,7 @@ from seedbench_r1.prompts import build_prompt
 from seedbench_r1.questions import file_sha256
 from seedbench_r1.rows import BadRows, read_rows
 from seedbench_r1.runs.training_snapshot import Overlap, find_overlap, read_lines
+from seedbench_r1.suites.own import trained_on
 from seedbench_r1.suites.transfer import BENCHMARKS, DEFAULT_TEMPLATE, load_transfer_file
 from tests.command import cli
 from tests.small_transfer import IMAGE, choice_row, row_of, write_transfer
@@ -20,8 +21,7 @@ from tests.trainers.toy import plan_and_train
 from tests.video_r1 import SMALL, training_rows, write_model, write_training
 from trainers.checkpoints import read_training
 from trainers.config import TrainConfig
-from trainers.data import QuestionStream, contradicting_rows
-from trainers.data import read_rows as read_training_rows
+from trainers.data import QuestionStream, contradicting_rows, read_data
 from trainers.plan import plan_training
 from trainers.resolve import resolve_train_config
 from trainers.video_r1 import load_video_r1_rows
@@ -167,9 +167,9 @@ def test_questions_are_asked_in_the_transfer_suites_words(tmp_path):
 def test_missing_media_and_bad_rows_are_said_before_a_model_is_loaded(tmp_path, model):
     write_training(tmp_path, [*training_rows(5), row_of("numerical", "3/8"), choice_row("A", path="./clips/gone.mp4")])
     with pytest.raises(DataError, match=r"index 5: .*--skip-bad-rows"):
-        read_training_rows(config_of(tmp_path))
+        read_data(config_of(tmp_path))
     with pytest.raises(DataError, match=r"1 media files .*gone\.mp4.*--allow-missing"):
-        read_training_rows(config_of(tmp_path, skip_bad_rows=True))
+        read_data(config_of(tmp_path, skip_bad_rows=True))
     planned = plan_training(config_of(tmp_path, model, skip_bad_rows=True, allow_missing=True, max_steps=1))
     assert len(planned.rows) == 6
     assert len(planned.bad_rows) == 1
@@ -181,7 +181,7 @@ def test_a_file_of_video_r1s_without_the_suite_is_told_so(tmp_path):
     file = write_training(tmp_path, training_rows(5))
     places = {"model": "m", "data": tmp_path, "out": tmp_path / "out", "algo": "care", "train_file": file}
     with pytest.raises(DataError, match=r"holds Video-R1's rows\. Fix: --suite video-r1 --train-file"):
-        read_training_rows(resolve_train_config(places))
+        read_data(resolve_train_config(places))
 
 
 def test_a_step_of_care_on_every_kind(tmp_path, model):
@@ -302,7 +302,7 @@ def test_a_transfer_question_that_was_trained_on_is_counted(tmp_path):
         path.write_text(json.dumps([*rows, 3]))
         identity, config = {"data_sha256": file_sha256(path)}, {"train_file": str(path)}
         (tmp_path / "training.json").write_text(json.dumps({"identity": identity, "config": config, "step": 1}))
-        assert find_overlap(tmp_path, asked, {}) == Overlap(shared, 2, files=1, unknown=0)
+        assert find_overlap(tmp_path, asked, {}, trained_on) == Overlap(shared, 2, files=1, unknown=0)
 
 
 def flags(values):

@@ -1,5 +1,7 @@
 """Packed groups through adapters, DDP and FSDP2: the numbers and gradients of the plain model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -17,7 +19,10 @@ from tests.trainers.plain_runs import (
     tiny,
     weighted,
 )
+from tests.trainers.toy import policy_of, toy_config
 from trainers.logprobs import inner_model
+from trainers.reference import Reference
+from trainers.sharding import local_shard
 from trainers.shared_prefix import group_logprobs, shared_prefix_attention
 
 __all__ = ["rotary_in_float64"]  # a fixture
@@ -128,3 +133,37 @@ def shard(model):
 
 def whole(gradient):
     return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("kind", ["ema", "frozen"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_gathered_reference_is_the_reference_and_not_the_policy(toy, kind, lora):
+    policy = policy_of(toy_config(toy.raw, toy.data, toy.data / "none", "care", lora=lora))
+    inputs = {"input_ids": torch.arange(5, 15)[None]}
+
+    def move(seed):
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in policy.trainable().values():
+            local = local_shard(parameter.data)
+            local.add_(0.1 * torch.randn(local.shape, generator=generator))
+
+    def logits(model):
+        with torch.no_grad():
+            return model(**inputs).logits
+
+    before = logits(policy.model)
+    move(0)  # a frozen reference of adapters is the base without them, an average the adapters as they are
+    moved = logits(policy.model)
+    expected = before if lora and kind == "frozen" else moved
+    policy = replace(policy, shards=trainers.sharding.shard_policy(policy.model, torch.device("cpu"), 1))
+    reference = Reference(kind, policy, decay=0.995, every=10)
+    move(1)
+    with policy.gathered() as model:
+        trained = logits(model)
+    with reference.gathered() as model:
+        found = logits(model)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert float((trained - expected).abs().max()) > 1e-3
+    with policy.gathered() as model:
+        assert torch.equal(logits(model), trained), "the policy is as it was"

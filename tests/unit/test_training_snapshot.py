@@ -23,6 +23,7 @@ from seedbench_r1.runs.training_snapshot import (
     thin,
     write_snapshot,
 )
+from seedbench_r1.suites.own import trained_on as read_own
 from seedbench_r1.types import Question
 from tests.evaluation import evaluate
 from tests.rows import training_row, write_rows
@@ -61,18 +62,18 @@ def question(number, split="L1", **changes):
 
 def test_curves_end_at_the_checkpoint(tmp_path):
     folder = checkpoint(tmp_path, 20, lines=[line(step) for step in range(1, 41)])
-    snapshot = take_snapshot(folder, [], {})
+    snapshot = take_snapshot(folder, [], {}, read_own)
     assert (snapshot.step, snapshot.overlap) == (20, Overlap(0, 0, files=0, unknown=1))
     assert snapshot.curves["reward"] == tuple((float(step), step / 10) for step in range(1, 21))
     assert set(snapshot.curves) == {"reward", "loss", "grad_norm"}  # no kl was measured
     later = checkpoint(tmp_path / "again", 40, lines=[line(1)])
-    assert take_snapshot(later, [], {}).training_id == snapshot.training_id
+    assert take_snapshot(later, [], {}, read_own).training_id == snapshot.training_id
     other = checkpoint(tmp_path / "other", 40, identity={"seed": 2})
-    assert take_snapshot(other, [], {}).training_id != snapshot.training_id
+    assert take_snapshot(other, [], {}, read_own).training_id != snapshot.training_id
 
 
 def test_a_model_that_was_not_trained_here(tmp_path):
-    assert take_snapshot(tmp_path, [question(1)], {}) is None
+    assert take_snapshot(tmp_path, [question(1)], {}, read_own) is None
 
 
 def test_what_is_no_number_is_left_out():
@@ -116,7 +117,7 @@ def test_a_hugging_face_trainers_state(tmp_path):
         {"step": 3, "reward": 9.0},
     ]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": history}))
-    snapshot = take_snapshot(tmp_path, [], {})
+    snapshot = take_snapshot(tmp_path, [], {}, read_own)
     assert snapshot.step == 2
     assert snapshot.overlap is None
     assert snapshot.curves == {
@@ -138,15 +139,19 @@ def test_questions_that_were_trained_on_are_counted(tmp_path):
     training = trained_on(tmp_path / "data", rows)
     asked = [question(3), question(4), question(5), question(6, video=None), question(2, task_goal="cook")]
     folder = checkpoint(tmp_path / "out", 10, **training)
-    assert take_snapshot(folder, asked, {"L1": "x"}).overlap == Overlap(shared=2, checked=5, files=1, unknown=0)
+    assert take_snapshot(folder, asked, {"L1": "x"}, read_own).overlap == Overlap(
+        shared=2, checked=5, files=1, unknown=0
+    )
     (tmp_path / "data" / "annotations" / "training_6k.jsonl").write_text("{}\n")
-    assert take_snapshot(folder, asked, {}).overlap == Overlap(shared=0, checked=5, files=0, unknown=1)
+    assert take_snapshot(folder, asked, {}, read_own).overlap == Overlap(shared=0, checked=5, files=0, unknown=1)
 
 
 def test_training_on_the_evaluated_file_itself_needs_no_file(tmp_path):
     folder = checkpoint(tmp_path, 10, identity={"data_sha256": "abc"})
     asked = [question(1), question(2), question(1, split="L3")]
-    assert take_snapshot(folder, asked, {"L1": "abc", "L3": "def"}).overlap == Overlap(2, 3, files=1, unknown=0)
+    assert take_snapshot(folder, asked, {"L1": "abc", "L3": "def"}, read_own).overlap == Overlap(
+        2, 3, files=1, unknown=0
+    )
 
 
 def test_the_checkpoint_before_counts_too(tmp_path):
@@ -157,11 +162,11 @@ def test_the_checkpoint_before_counts_too(tmp_path):
     second = trained_on(tmp_path / "b", [training_row(1)])
     second["config"]["model"] = str(first)
     folder = checkpoint(tmp_path / "care", 20, **second)
-    assert take_snapshot(folder, [question(7), question(8)], {}).overlap == Overlap(1, 2, files=2, unknown=0)
+    assert take_snapshot(folder, [question(7), question(8)], {}, read_own).overlap == Overlap(1, 2, files=2, unknown=0)
     own = json.loads((folder / "training.json").read_text())
     own["config"]["model"] = str(folder)  # a circle ends
     (folder / "training.json").write_text(json.dumps(own))
-    assert take_snapshot(folder, [question(7)], {}).overlap == Overlap(0, 1, files=1, unknown=0)
+    assert take_snapshot(folder, [question(7)], {}, read_own).overlap == Overlap(0, 1, files=1, unknown=0)
 
 
 def test_written_and_read_back(tmp_path):

@@ -104,6 +104,6 @@ def test_fresh_on_a_full_disk_leaves_the_run_as_it_was(answered, tmp_path):
     before = load_run(run)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with mock.patch("shutil.copyfile", side_effect=full), pytest.raises(ResourceError, match="No space left"):
-        RunDir.open(run, before.manifest, before.questions.values(), fresh=True)
+        RunDir.open(run, before.manifest, [*before.questions.values()], fresh=True)
     assert load_run(run).records == before.records
     assert not list(run.glob("old-*"))

@@ -14,6 +14,7 @@ import pytest
 
 from seedbench_r1.demo.tiny_model import write_tiny_checkpoint
 from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.training_snapshot import read_lines
 from tests.command import cli
 from tests.media import make_clip
 from tests.own_files import read
@@ -56,11 +57,7 @@ def test_four_commands_ask_score_judge_and_show(stranger):
     (stranger / "seedbench-r1.toml").write_text('[eval]\nbackend = "fake"\nworkers = 1\n')
     commands = block("bash", "leaderboard build runs/*--own-cups-*")
     assert len(commands.splitlines()) == 4
-    path = f"{stranger / 'bin'}:{os.environ['PATH']}"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SBR1_")} | {"PATH": path}
-    done = subprocess.run(
-        ["bash", "-e", "-c", commands], cwd=stranger, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_block(stranger, commands)
     assert done.returncode == 0, done.stderr
     assert "options    3 options: 10 questions" in done.stdout
     assert re.search(r"^ own +10 +60\.0 \[", done.stdout, re.MULTILINE)
@@ -71,6 +68,28 @@ def test_four_commands_ask_score_judge_and_show(stranger):
         rates = {(line["metric"], line["level"]): line["value"] for line in csv.DictReader(numbers)}
     assert rates["reasoning_consistency", "own"] == "0.9"
     assert "<title>cups.csv leaderboard</title>" in (stranger / "board.html").read_text()
+
+
+def run_block(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:
+    """The lines of a block in the folder, as typed in a shell."""
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SBR1_")} | {"PATH": path}
+    return subprocess.run(
+        ["bash", "-e", "-c", commands], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_commands_of_the_page_train(stranger):
+    write_tiny_checkpoint(stranger / "ckpt")
+    # The page's settings, at the size of a checkpoint of two layers.
+    small = ["max_frames = 4", "num_generations = 2", "max_completion_length = 4", "workers = 1", 'device = "cpu"']
+    small += [f"{name} = 3136" for name in ("min_pixels", "max_pixels", "image_min_pixels", "image_max_pixels")]
+    (stranger / "seedbench-r1.toml").write_text("[train]\n" + "\n".join(small) + "\n")
+    done = run_block(stranger, block("bash", "--train-file cups.csv --algo care"))
+    assert done.returncode == 0, done.stderr
+    assert "No model was loaded" in done.stdout
+    assert len(read_lines(stranger / "out" / "cups" / "metrics.jsonl")) == 10
+    assert "eval --model out/cups/checkpoint-10 --suite own --questions cups.csv" in " ".join(done.stdout.split())
 
 
 def test_a_board_does_not_write_over_the_questions(stranger):
