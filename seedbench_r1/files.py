@@ -43,9 +43,9 @@ class AppendFile:
             with writing(self.path):
                 if alone is not None:
                     kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-                    self._locks.append(_claim(folder / ".run.lock", folder, kind))
+                    self._locks.append(claim(folder / ".run.lock", folder, kind))
                 # Locked before the file is opened, so that a second writer never touches it.
-                self._locks.append(_claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
+                self._locks.append(claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         except SeedBenchError:
             for descriptor in self._locks:
@@ -183,7 +183,7 @@ def write_error(path: Path, error: OSError) -> ResourceError:
     return ResourceError(f"{path} cannot be written: {error.strerror}. Fix: {elsewhere}.")
 
 
-def _claim(lock: Path, what: Path, kind: int) -> int:
+def claim(lock: Path, what: Path, kind: int) -> int:
     """Hold the lock file until the descriptor is closed. Raises ConfigError if another process holds it."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from seedbench_r1.backends.loading import resolve_device, why_no_gpu
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
-from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
+from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, list_checkpoints
 from seedbench_r1.models.families import family_of
 from seedbench_r1.questions import TrainingRow, file_sha256
 from seedbench_r1.rows import BadRows
 from trainers.alarms import refuse_ended
-from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
+from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, read_training
 from trainers.config import TrainConfig, total_steps
 from trainers.data import read_rows
 from trainers.estimate import count_parameters, estimate
