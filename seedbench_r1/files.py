@@ -151,6 +151,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary_path.unlink(missing_ok=True)
 
 
+def existing_folder(path: Path) -> Path:
+    """The folder itself, or the nearest above it that is there: it tells the disk."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it. Raises ResourceError."""
     with writing(path):

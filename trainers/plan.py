@@ -9,6 +9,7 @@ from pathlib import Path
 
 from seedbench_r1.backends.loading import resolve_device, why_no_gpu
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
+from seedbench_r1.files import existing_folder
 from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, list_checkpoints
 from seedbench_r1.models.families import family_of
 from seedbench_r1.questions import TrainingRow, file_sha256
@@ -57,10 +58,13 @@ class TrainPlan:
         return self.questions_per_step // self.world_size
 
 
-def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | None = None) -> TrainPlan:
+def plan_training(
+    config: TrainConfig, *, world_size: int = 1, node_size: int | None = None, disk: bool = True
+) -> TrainPlan:
     """Read rows and checkpoint folder and find what to continue from. Loads no model.
 
-    world_size: how many training processes there are; node_size: on this node, by default all of them.
+    world_size: how many training processes there are; node_size: on this node, by default all of them. disk: whether
+    to look for room; an experiment looks for all its trainings together.
 
     Raises:
         DataError: invalid rows, or absent media unless config.allow_missing.
@@ -111,7 +115,8 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         reward_trials=try_rewards(specs, rows[0].question),
         bad_rows=tuple(bad.messages),
     )
-    _check_disk(planned)
+    if disk:
+        _check_disk(planned)
     return planned
 
 
@@ -183,12 +188,11 @@ def _check_disk(planned: TrainPlan) -> None:
         return
     guess = estimate(config, planned.checkpoint, planned.questions_per_process, planned.world_size)
     need = guess.disk_bytes(config, left)
-    existing = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
     # What is there will be replaced.
     held = sum(
         file.stat().st_size for path in list_checkpoints(config.out) for file in path.rglob("*") if file.is_file()
     )
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_folder(config.out)).free
     if need > free + held:
         raise ResourceError(
             f"{config.out} will hold {need / 1e9:.1f} GB of checkpoints at once (one of {guess.checkpoint / 1e9:.1f} "

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.cli.experiment_results import print_arithmetic, print_states
 from seedbench_r1.cli.options import PlainJson
 from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import ConfigError, IncompleteRun, Interrupted
 from seedbench_r1.experiments.driver import Driver, make_data
-from seedbench_r1.experiments.folder import Folder
-from seedbench_r1.experiments.jobs import jobs_of
-from seedbench_r1.experiments.launch import open_launcher, shares
+from seedbench_r1.experiments.folder import Folder, write_settings
+from seedbench_r1.experiments.jobs import Job, jobs_of
+from seedbench_r1.experiments.launch import NO_SHARE, open_launcher, shares
 from seedbench_r1.experiments.recipe import Recipe, read_recipe
+from seedbench_r1.experiments.rehearsal import on_miniature
 from seedbench_r1.types import to_json
 
 app = typer.Typer(help="Trainings with several variants and seeds, measured and compared.", no_args_is_help=True)
 
+DRY_ROWS = 64
 DRAINING = "Stopping: what runs saves and ends. Once more stops at once."
 File = Annotated[
     Path, typer.Argument(metavar="FILE.toml", help="A recipe, or the name of one in the package.", show_default=False)
@@ -27,6 +33,12 @@ File = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="Everything is written here. Default: NAME-experiment.")]
 Only = Annotated[str | None, typer.Option("--only", help="Some variants, joined by commas. Default: all.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="Some seeds, or others: 0,1,2. Default: the recipe's.")]
+Rehearse = Annotated[
+    bool,
+    typer.Option(
+        "--miniature", help="The recipe's commands on few rows of the miniature, from a tiny model, on this CPU."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Another value than the recipe's. May be given again."),
@@ -42,6 +54,7 @@ def run_command(
     seeds: Seeds = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="At once. Default: the recipe's.", min=1)] = None,
     changes: Set = None,
+    miniature: Rehearse = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the arithmetic, stop.")] = False,
 ) -> None:
     """Train, evaluate, judge and compare. The same command continues; any subset can be run, and the rest later.
@@ -49,28 +62,38 @@ def run_command(
     Exit codes: 0 done, 3 configuration, 4 data, 5 some jobs failed and the others are compared, 7 resources,
     130/143 interrupted.
     """
-    from seedbench_r1.experiments.checks import check_data, check_disk, check_settings
+    from seedbench_r1.experiments import checks
     from seedbench_r1.experiments.report import write_report
 
-    recipe = read_recipe(file, changes or ())
+    recipe, folder = _open(file, out, changes, miniature)
     planned = jobs_of(recipe, _names(only), _numbers(seeds))
-    folder, at_once = _folder(recipe, out), jobs or recipe.jobs
+    at_once = jobs or recipe.jobs
+    checks.check_settings(recipe)
+    if dry_run:
+        folder.open(recipe, write=False)
+        _dry_run(recipe, folder, planned, at_once)
+        return
     screen = console.err()
 
     def say(text: str) -> None:
         screen.print(f" {text}", soft_wrap=True)
 
-    check_settings(recipe)
-    given = shares(at_once, recipe.launch.processes)
+    checks.check_launch(recipe)
+    given = [NO_SHARE] * at_once
+    if recipe.launch.slurm is None:
+        given = shares(at_once, recipe.launch.processes, one_core=recipe.miniature is not None)
     launcher = open_launcher(recipe.launch, folder.root / "submitit")
     with folder.locked(), draining_signals(DRAINING) as (stop, received):
         folder.open(recipe)
         make_data(recipe, folder, stop=stop, say=say)
         if received:
             raise Interrupted("Stopped by a signal before the first training. The same command continues.", received[0])
-        found = check_data(recipe, folder, planned, here=recipe.launch.slurm is None and not dry_run)
-        check_disk(folder, found, at_once)
-        driver = Driver(recipe, folder, launcher, given, n_steps={one.job: one.steps for one in found}, say=say)
+        write_settings(recipe, folder.settings, folder.data)
+        checks.check_models(recipe, folder)
+        found = checks.check_trainings(recipe, folder, planned, here=recipe.launch.slurm is None)
+        checks.check_disk(folder, found, at_once)
+        steps = {one.job.name: one.steps for one in found}
+        driver = Driver(recipe, folder, launcher, given, n_steps=steps, say=say)
         driver.run(planned, stop=stop)
     if received:
         left = ", ".join(driver.unfinished)
@@ -80,40 +103,56 @@ def run_command(
         raise IncompleteRun(f"{', '.join(driver.failed)} failed; see {folder.logs}. The same command continues.")
 
 
+def _dry_run(recipe: Recipe, folder: Folder, planned: list[Job], at_once: int) -> None:
+    """Everything that can be looked at, and what it would take; writes nothing into the experiment's folder."""
+    from seedbench_r1.experiments import checks
+
+    with tempfile.TemporaryDirectory() as scratch:
+        place = replace(folder, scratch=Path(scratch))
+        if recipe.miniature is not None:
+            # Enough for a step; how many there are does not matter beside max_steps.
+            few = replace(recipe.miniature, questions=1, rows=min(recipe.miniature.rows, DRY_ROWS))
+            make_data(
+                replace(recipe, miniature=few), Folder(Path(scratch)), stop=threading.Event(), say=lambda text: None
+            )
+        write_settings(recipe, place.settings, place.data)
+        checks.check_models(recipe, place)
+        found = checks.check_trainings(recipe, place, planned, here=False)
+    print_arithmetic(recipe, folder, found, at_once)
+    checks.check_disk(folder, found, at_once)
+
+
 @app.command("status")
-def status_command(file: File, *, out: Out = None, changes: Set = None, as_json: PlainJson = False) -> None:
+def status_command(
+    file: File, *, out: Out = None, changes: Set = None, miniature: Rehearse = False, as_json: PlainJson = False
+) -> None:
     """How far each job is, and where its log is. Reads only; another process may be running the experiment."""
     from seedbench_r1.experiments.report import all_jobs
     from seedbench_r1.experiments.states import state_of
 
-    recipe = read_recipe(file, changes or ())
-    folder = _folder(recipe, out)
+    recipe, folder = _open(file, out, changes, miniature)
     found = [state_of(recipe, folder, job) for job in all_jobs(recipe, folder)]
     if as_json:
         typer.echo(console.json_text({"schema": "sbr1.experiment-status/1", "jobs": to_json(found)}))
         return
-    table = console.table(["job", "state", "", "log"], [])
-    for one in found:
-        share = f"{one.done} of {one.total}" if one.total is not None else ""
-        table.add_row(one.job, one.state, f"{one.doing} {share}".strip(), one.log.name)
-    screen = console.out()
-    screen.print(table)
-    screen.print(f" logs in {folder.logs}", soft_wrap=True)
-    for one in (one for one in found if one.why):
-        screen.print(f" {one.job}: {one.why}", soft_wrap=True)
+    print_states(folder, found)
 
 
 @app.command("report")
-def report_command(file: File, *, out: Out = None, changes: Set = None) -> None:
+def report_command(file: File, *, out: Out = None, changes: Set = None, miniature: Rehearse = False) -> None:
     """The tables of all that is complete, on standard output and in experiment.md, and the page of its runs."""
     from seedbench_r1.experiments.report import write_report
 
+    recipe, folder = _open(file, out, changes, miniature)
+    typer.echo(write_report(recipe, folder))
+
+
+def _open(file: Path, out: Path | None, changes: list[str] | None, miniature: bool) -> tuple[Recipe, Folder]:
+    """The recipe, or its rehearsal, and where it is carried out."""
     recipe = read_recipe(file, changes or ())
-    typer.echo(write_report(recipe, _folder(recipe, out)))
-
-
-def _folder(recipe: Recipe, out: Path | None) -> Folder:
-    return Folder(Path(f"{recipe.name}-experiment") if out is None else out)
+    name = f"{recipe.name}-miniature" if miniature else recipe.name
+    folder = Folder(Path(f"{name}-experiment") if out is None else out)
+    return (on_miniature(recipe, folder) if miniature else recipe), folder
 
 
 def _names(text: str | None) -> list[str] | None:

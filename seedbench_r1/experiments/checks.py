@@ -8,24 +8,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seedbench_r1.demo.settings import write_settings as write_miniature_settings
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.experiments.folder import Folder, write_settings
 from seedbench_r1.experiments.jobs import Job, evaluation, jobs_of, training_settings
-from seedbench_r1.experiments.recipe import Recipe, checkpoint_of
+from seedbench_r1.experiments.recipe import COMMAND, Recipe, checkpoint_of
 from seedbench_r1.experiments.recipe_file import Place
+from seedbench_r1.files import existing_folder
 from seedbench_r1.judges.config import resolve_judge_config
 from seedbench_r1.judges.probe_config import resolve_probe_config
 from seedbench_r1.suites import resolve
 from trainers.resolve import resolve_train_config
+
+if TYPE_CHECKING:
+    from trainers.plan import TrainPlan
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
     """Of one training, by trainers.estimate: not measured."""
 
-    job: str
+    job: Job
     processes: int
     steps: int  # in all
     left: int  # of them
@@ -64,54 +69,76 @@ def check_settings(recipe: Recipe) -> None:
             resolve_probe_config(probe)
 
 
-def check_data(recipe: Recipe, folder: Folder, jobs: Sequence[Job], *, here: bool) -> list[Arithmetic]:
-    """Plan every training and the evaluation of every model, as `train --dry-run` and `eval --dry-run` do.
+def check_models(recipe: Recipe, folder: Folder) -> None:
+    """Plan the evaluations of every model, as `eval --dry-run` does: questions, media, checkpoint, prompts.
 
-    Loads no model. here: trainings run on this machine, so that its GPUs are looked at.
-
-    Raises:
-        ConfigError, DataError, ResourceError: as they do, with the line of the variant or suite; a checkpoint is to be
-            measured that will not be there; or the disk has no room for all trainings together.
+    Raises as it does, with the line of the suite.
     """
-    from seedbench_r1.backends.loading import resolve_device
     from seedbench_r1.engines.plan import plan
-    from trainers.estimate import estimate
-    from trainers.plan import plan_training
 
-    write_settings(recipe, folder.settings, folder.data)
-    processes, found = recipe.launch.processes, []
     for suite in recipe.suites:
         with _blamed(recipe, ("suites", suite)):
             for model in recipe.models.values():
-                options = evaluation(recipe, folder, suite, checkpoint_of(model)) | {"runs_dir": folder.runs / suite}
-                plan(resolve(options, config_file=folder.settings), command="")
+                options = evaluation(recipe, folder, suite, checkpoint_of(model))
+                plan(resolve(options | {"runs_dir": folder.runs / suite}, config_file=folder.settings), command="")
+
+
+def check_trainings(recipe: Recipe, folder: Folder, jobs: Sequence[Job], *, here: bool) -> list[Arithmetic]:
+    """Plan every training, as `train --dry-run` does, and count what it will take. Loads no model.
+
+    Args:
+        recipe: of the experiment, whose settings file is written.
+        folder: of the experiment.
+        jobs: those that are to be done.
+        here: trainings run on this machine, so that its GPUs are looked at.
+
+    Raises:
+        ConfigError, DataError, ResourceError: as it does, with the line of the variant; or a checkpoint is to be
+            measured that will not be there.
+    """
+    from seedbench_r1.backends.loading import resolve_device
+    from trainers.plan import plan_training
+
+    processes, found = recipe.launch.processes, []
     for job in jobs:
         if job.variant is None:
             continue
         with _blamed(recipe, ("variants", job.variant.name)):
             config = resolve_train_config(training_settings(recipe, folder, job), config_file=folder.settings)
-            planned = plan_training(config, world_size=processes)
+            planned = plan_training(config, world_size=processes, disk=False)
             if here:
                 resolve_device(planned.config.device)
-            config, steps = planned.config, planned.n_steps
-            _check_checkpoints(recipe, steps, config.save_steps, config.save_total_limit)
-            guess = estimate(config, planned.checkpoint, planned.questions_per_process, processes)
-            saved = -(-steps // config.save_steps)
-            kept = guess.checkpoint + guess.weights_file * (min(config.save_total_limit or saved, saved) - 1)
-            found.append(
-                Arithmetic(
-                    job=job.name,
-                    processes=processes,
-                    steps=steps,
-                    left=steps - planned.done,
-                    step_s=guess.step_s,
-                    device=guess.device_bytes(config),
-                    main_memory=guess.main_memory_bytes(config) * processes,
-                    most=guess.disk_bytes(config, steps),
-                    kept=kept,
-                )
-            )
+            _check_checkpoints(recipe, planned.n_steps, config.save_steps, config.save_total_limit)
+            found.append(_arithmetic(job, planned))
     return found
+
+
+def _arithmetic(job: Job, planned: TrainPlan) -> Arithmetic:
+    from trainers.estimate import estimate
+
+    config, steps, processes = planned.config, planned.n_steps, planned.world_size
+    guess = estimate(config, planned.checkpoint, planned.questions_per_process, processes)
+    saved = -(-steps // config.save_steps)
+    return Arithmetic(
+        job=job,
+        processes=processes,
+        steps=steps,
+        left=steps - planned.done,
+        step_s=guess.step_s,
+        device=guess.device_bytes(config),
+        main_memory=guess.main_memory_bytes(config) * processes,
+        most=guess.disk_bytes(config, steps),
+        kept=guess.checkpoint + guess.weights_file * (min(config.save_total_limit or saved, saved) - 1),
+    )
+
+
+def check_launch(recipe: Recipe) -> None:
+    """Raise ConfigError if what the launch line begins with cannot be found here."""
+    program = recipe.launch.line.split()[:1]
+    if recipe.launch.slurm is None and program and program[0] != COMMAND and shutil.which(program[0]) is None:
+        raise recipe.file.error(
+            ("launch", "line"), f"there is no program {program[0]!r} here. Fix: activate the environment that has it."
+        )
 
 
 def _check_checkpoints(recipe: Recipe, n_steps: int, every: int, keep: int | None) -> None:
@@ -137,11 +164,10 @@ def disk_need(found: Sequence[Arithmetic], jobs: int) -> int:
 def check_disk(folder: Folder, found: Sequence[Arithmetic], jobs: int) -> None:
     """Raise ResourceError unless all trainings have room together; each alone was looked at when it was planned."""
     need = disk_need(found, jobs)
-    existing = next(path for path in (folder.root.absolute(), *folder.root.absolute().parents) if path.exists())
     held = sum(
-        path.stat().st_size for one in found for path in (folder.trainings / one.job).rglob("*") if path.is_file()
+        path.stat().st_size for one in found for path in (folder.trainings / one.job.name).rglob("*") if path.is_file()
     )
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_folder(folder.root)).free
     if need > free + held:
         raise ResourceError(
             f"{folder.root} will hold {need / 1e9:.1f} GB of checkpoints; {free / 1e9:.1f} GB are free. Nothing was "

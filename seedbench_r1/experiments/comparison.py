@@ -31,6 +31,7 @@ Runs = Mapping[int | None, "Measured"]  # of one variant, by seed; None: of a mo
 class Measured:
     """One run, question by question in the order of the ids. All arrays (n,)."""
 
+    columns: tuple[str, ...]  # the splits, in their file's order
     splits: npt.NDArray[np.str_]
     videos: npt.NDArray[np.str_]  # clusters
     # Measure -> 0 to 1. accuracy: credit. Where a judge was asked, consistency, and sound: right, and the reasoning
@@ -81,6 +82,7 @@ def measure(path: Path, judges: Sequence[Settings] = (), *, miniature: bool = Fa
         values["conclusion"] = np.array(right, dtype=float)
         values["silent"] = np.array([action is None for action in concluded], dtype=float)
     return Measured(
+        columns=tuple(split for split in run.manifest.n_total if any(q.split == split for q in run.questions.values())),
         splits=np.array([run.questions[i].split for i in ids]),
         videos=np.array([run.questions[i].cluster for i in ids]),
         values=values,

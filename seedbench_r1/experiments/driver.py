@@ -14,7 +14,8 @@ from seedbench_r1.errors import ConfigError, SeedBenchError
 from seedbench_r1.experiments.folder import Folder
 from seedbench_r1.experiments.jobs import Job, Step, launch_words, next_step
 from seedbench_r1.experiments.launch import PROGRAM, Launcher, LocalLauncher, Running, Share, Start
-from seedbench_r1.experiments.recipe import Recipe
+from seedbench_r1.experiments.recipe import Miniature, Recipe
+from seedbench_r1.experiments.video_r1_files import uses_video_r1, write_video_r1_files
 
 POLL_S = 0.1  # how soon the end of a command is noticed
 
@@ -189,13 +190,22 @@ def _ending(code: int) -> str:
 
 def make_data(recipe: Recipe, folder: Folder, *, stop: threading.Event, say: Callable[[str], None]) -> None:
     """Write the miniature's data, if the recipe is on it and they are not there. Raises ConfigError if that fails."""
-    wanted, name = recipe.miniature, "generate"
-    # Its last file: without it the data are incomplete and are written again.
-    if wanted is None or (folder.data / CONFIG).exists():
+    if recipe.miniature is None:
         return
-    say(f"writing {folder.data}")
+    # Its last file: without it the data are incomplete and are written again.
+    if not (folder.data / CONFIG).exists():
+        say(f"writing {folder.data}")
+        _generate(recipe.miniature, folder, stop)
+    if not stop.is_set() and uses_video_r1(recipe):
+        write_video_r1_files(folder.data)
+
+
+def _generate(wanted: Miniature, folder: Folder, stop: threading.Event) -> None:
+    """`demo generate` in a process of its own."""
+    name = "generate"
     words = ["demo", "generate", "--out", str(folder.data), "--questions", str(wanted.questions)]
     words += ["--seed", str(wanted.seed), "--train", str(wanted.rows), "--traces", str(wanted.rows)]
+    # One that an earlier call has started may still be writing.
     while (lock := folder.claim_job(name)) is None:
         time.sleep(POLL_S)
     try:

@@ -6,7 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from seedbench_r1.config import EVAL_TABLE
 from seedbench_r1.config_file import read_config_file, toml_lines
 from seedbench_r1.demo.settings import CONFIG
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.experiments.recipe import Recipe, Settings, checkpoint_of
+from seedbench_r1.experiments.recipe import Recipe, Settings
 from seedbench_r1.files import JsonObject, claim, make_folder, read_json_object, write_json, write_text, writing
 from seedbench_r1.models.checkpoint import list_checkpoints, step_of
 from seedbench_r1.typed_json import from_json
@@ -42,17 +42,37 @@ class Folder:
     """The paths below --out."""
 
     root: Path
-    runs: Path = field(init=False)
-    trainings: Path = field(init=False)
-    logs: Path = field(init=False)
-    jobs: Path = field(init=False)
-    data: Path = field(init=False)  # of the miniature
-    settings: Path = field(init=False)  # of every command: --config
+    scratch: Path | None = None  # where settings and the miniature's data are instead, for a dry run
 
-    def __post_init__(self) -> None:
-        for name in ("runs", "trainings", "logs", "jobs", "data"):
-            object.__setattr__(self, name, self.root / name)
-        object.__setattr__(self, "settings", self.root / "settings.toml")
+    @property
+    def runs(self) -> Path:
+        """Run directories, in a folder for each suite."""
+        return self.root / "runs"
+
+    @property
+    def trainings(self) -> Path:
+        """A folder of checkpoints for each training."""
+        return self.root / "trainings"
+
+    @property
+    def logs(self) -> Path:
+        """A file for each job."""
+        return self.root / "logs"
+
+    @property
+    def jobs(self) -> Path:
+        """A record and a lock for each job."""
+        return self.root / "jobs"
+
+    @property
+    def data(self) -> Path:
+        """The data root of the miniature."""
+        return (self.scratch or self.root) / "data"
+
+    @property
+    def settings(self) -> Path:
+        """What every train and eval is given as --config."""
+        return (self.scratch or self.root) / "settings.toml"
 
     def log(self, job: str) -> Path:
         """Where the commands of a job write."""
@@ -120,8 +140,11 @@ class Folder:
         """Step -> folder, of a training's checkpoints, oldest first."""
         return {step_of(path): path for path in list_checkpoints(self.trainings / job)}
 
-    def open(self, recipe: Recipe) -> None:
-        """Make it this recipe's, or find that it is. Raises ConfigError where what is measured would differ."""
+    def open(self, recipe: Recipe, *, write: bool = True) -> None:
+        """Make it this recipe's, or find that it is. Raises ConfigError where what is measured would differ.
+
+        write: False: only look.
+        """
         path = self.root / "experiment.json"
         wanted = _identity(recipe)
         if path.exists():
@@ -130,8 +153,9 @@ class Folder:
             wanted = {**known, **{part: {**known[part], **wanted[part]} for part in wanted}}
         elif self.root.exists() and any(entry.name != ".experiment.lock" for entry in self.root.iterdir()):
             raise ConfigError(f"{self.root} holds something else than an experiment. Fix: another --out.")
-        make_folder(self.root)
-        write_json(path, {"schema": SCHEMA} | wanted)
+        if write:
+            make_folder(self.root)
+            write_json(path, {"schema": SCHEMA} | wanted)
 
 
 def _identity(recipe: Recipe) -> dict[str, dict[str, object]]:
@@ -141,7 +165,7 @@ def _identity(recipe: Recipe) -> dict[str, dict[str, object]]:
     }
     found: dict[str, dict[str, Any]] = {
         "data": {"miniature": recipe.miniature},
-        "models": {name: checkpoint_of(model) for name, model in recipe.models.items()},
+        "models": recipe.models,
         "variants": variants,
         "suites": {name: {**recipe.eval, **settings} for name, settings in recipe.suites.items()},
     }

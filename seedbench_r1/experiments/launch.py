@@ -39,6 +39,9 @@ class Share:
         return changes | ({_GPUS: ",".join(self.devices)} if self.devices else {})
 
 
+NO_SHARE = Share(1, ())  # of commands that another scheduler gives cores and GPUs
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """A command to be started."""
@@ -78,8 +81,13 @@ class Launcher(Protocol):
         ...
 
 
-def shares(jobs: int, processes: int, environ: Mapping[str, str] | None = None) -> list[Share]:
-    """The cores and GPUs of this process, in equal parts. Raises ConfigError for fewer GPUs than trainings need."""
+def shares(
+    jobs: int, processes: int, environ: Mapping[str, str] | None = None, *, one_core: bool = False
+) -> list[Share]:
+    """The cores and GPUs of this process, in equal parts. Raises ConfigError for fewer GPUs than trainings need.
+
+    one_core: for models so small that threads only wait for each other.
+    """
     environ = child_environment({}) if environ is None else environ
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Counted as the system numbers them: asking torch would hold a device from here on.
@@ -92,7 +100,9 @@ def shares(jobs: int, processes: int, environ: Mapping[str, str] | None = None) 
             f"{len(devices)} can be seen. Fix: --jobs {max(1, len(devices) // processes)}, or launch.processes."
         )
     each = len(devices) // jobs
-    return [Share(max(1, cores // jobs), tuple(devices[i * each : (i + 1) * each])) for i in range(jobs)]
+    return [
+        Share(1 if one_core else max(1, cores // jobs), tuple(devices[i * each : (i + 1) * each])) for i in range(jobs)
+    ]
 
 
 def as_typed(words: tuple[str, ...]) -> str:

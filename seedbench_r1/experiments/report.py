@@ -59,7 +59,7 @@ def _add(found: Found, job: Job, run: Run, recipe: Recipe, judges: Sequence[dict
         found.unmeasured.append(run.path.name)
         return
     try:
-        measured = measure(run.path, judges, miniature=recipe.miniature is not None)
+        measured = measure(run.path, judges, miniature=bool(recipe.miniature and judges))
     except DataError as error:
         found.left_out.append(f"{run.path.name}: {error}")
         return
@@ -82,7 +82,7 @@ def write_report(recipe: Recipe, folder: Folder) -> str:
         lines += [f"Not measured yet: {', '.join(found.unmeasured)}.\n"] if found.unmeasured else []
         lines += [f"Not in the tables: {line}\n" for line in found.left_out]
         sections.append("\n".join(lines))
-        if recipe.miniature is not None and found.rows:
+        if recipe.miniature is not None and found.rows and is_judged(recipe, suite):
             sections.append(_likelihoods(recipe, folder, found))
     if not (folder.runs.exists() and any(folder.runs.glob("*/*/manifest.json"))):
         raise DataError(f"{folder.root} holds no runs yet. Fix: seedbench-r1 experiment run {recipe.file.path}")

@@ -16,7 +16,7 @@ def comparison_tables(variants: Mapping[str, Runs], baseline: str | None) -> lis
     variants: row -> its runs, all on the same questions.
     """
     first = next(iter(next(iter(variants.values())).values()))
-    columns = [("accuracy", split) for split in dict.fromkeys(first.splits.tolist())]
+    columns = [("accuracy", split) for split in first.columns]
     columns += [("consistency", "all")] * ("consistency" in first.values)
     titles = [f"{split} {name}" if split != "all" else name for name, split in columns]
     means, singles, gains = [], [], []

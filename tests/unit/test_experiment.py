@@ -15,6 +15,7 @@ from seedbench_r1.experiments.tables import comparison_tables
 def measured(accuracy, consistency):
     accuracy, consistency = np.array(accuracy, float), np.array(consistency, float)
     return Measured(
+        columns=("L1", "L2", "L3"),
         splits=np.array(["L1", "L1", "L1", "L2", "L3"]),
         videos=np.array(["a", "a", "b", "c", "d"]),
         values={

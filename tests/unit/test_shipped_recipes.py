@@ -1,0 +1,94 @@
+"""The package's recipes, each with a dry run on data of its kind and a checkpoint in its model's shapes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from seedbench_r1.demo.dataset_writer import write_benchmark
+from seedbench_r1.experiments import checks
+from seedbench_r1.experiments.recipe import shipped_recipes
+from tests.command import cli
+from tests.gpu import shapes
+from tests.small_transfer import write_transfer
+from tests.tiny_models import tiny_checkpoint
+from tests.video_r1 import training_rows, write_training
+
+
+def full_size(name: str, folder: Path) -> Path:
+    """A folder that passes for a model of these shapes until its weights are read: their file is a hole."""
+    shutil.copytree(tiny_checkpoint("qwen2_5_vl"), folder)
+    model = shapes.build(name, torch.device("meta"))
+    known = json.loads((folder / "config.json").read_text())
+    config = model.config.to_dict()
+    # The small tokenizer's marks, of which the prompts are made.
+    config |= {key: value for key, value in known.items() if key.endswith("token_id") or key == "architectures"}
+    (folder / "config.json").write_text(json.dumps(config))
+    header, end = {}, 0
+    for key, value in model.named_parameters():
+        start, end = end, end + 2 * value.numel()
+        header[key] = {"dtype": "BF16", "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.seek(end - 1, 1)
+        file.write(b"\1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints and data, by what they are."""
+    root = tmp_path_factory.mktemp("recipes")
+    write_benchmark(root / "data", train=16, cot=128, frame_size=(64, 64), fps=8, seconds=1.0)
+    write_training(root / "video-r1", training_rows(16))
+    process = "<think>so</think>"
+    write_training(root / "video-r1", training_rows(64, process=process), "cot.json")
+    write_transfer(root / "video-r1-eval")
+    made = {path.name: path for path in (root / "data", root / "video-r1", root / "video-r1-eval")}
+    return made | {
+        "7b": full_size("7b", root / "Qwen2.5-VL-7B-Instruct"),
+        "3b": full_size("3b", root / "Qwen2.5-VL-3B-Instruct"),
+        "qwen3": tiny_checkpoint("qwen3_vl"),
+    }
+
+
+MODEL_OF = {"table2": "7b", "table3": "7b", "table4": "7b", "lora-24gb": "3b", "qwen3-vl": "qwen3"}
+# recipe -> of one variant: trainings, steps, and what docs/training.md has for one GPU and for all main memory
+EXPECTED = {
+    "table2": ("care", "1 4 42.8 GB 64.5 GB"),
+    "table3": ("refgen", "1 4 50.2 GB 663.4 GB"),
+    "table4": ("care", "1 1,000 42.8 GB 64.5 GB 182.4 GB 10.7"),
+    "lora-24gb": ("care", "1 4 12.6 GB 0.5 GB"),
+}
+
+
+@pytest.mark.parametrize("name", MODEL_OF)
+def test_a_shipped_recipe_passes_its_dry_run(world, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(checks, "check_disk", lambda *given: None)  # hundreds of GB
+    words = ["--set", f"models.vanilla={world[MODEL_OF[name]]}"]
+    if name != "lora-24gb":
+        words += ["--set", "eval.backend=transformers"]  # vLLM has an environment of its own
+    if name == "table4":
+        words += ["--set", f"train.data={world['video-r1']}", "--set", f"eval.data_root={world['video-r1-eval']}"]
+        words += ["--set", f"train.train_file={world['video-r1'] / 'Video-R1-260k.json'}"]
+        words += ["--set", f"variants.cot.train_file={world['video-r1'] / 'cot.json'}"]
+    done = cli("experiment", "run", name, "--dry-run", *words, cwd=tmp_path, SBR1_DATA_ROOT=str(world["data"]))
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+    assert "GPU hours are left" in done.stdout
+    table = done.stdout.split(" trainings, ")[0].split("\n")[:-1]
+    assert max(map(len, table)) <= 80
+    if name in EXPECTED:
+        variant, numbers = EXPECTED[name]
+        line = next(line for line in done.stdout.splitlines() if line.split()[:1] == [variant])
+        assert " ".join(line.split()[1:]).startswith(numbers)
+
+
+def test_every_shipped_recipe_but_the_miniature_is_tried_here():
+    assert set(MODEL_OF) == set(shipped_recipes()) - {"miniature"}
