@@ -82,9 +82,9 @@ def run_command(
     given = [NO_SHARE] * at_once
     if recipe.launch.slurm is None:
         given = shares(at_once, recipe.launch.processes, one_core=recipe.miniature is not None)
-    launcher = open_launcher(recipe.launch, folder.root / "submitit")
     with folder.locked(), draining_signals(DRAINING) as (stop, received):
         folder.open(recipe)
+        launcher = open_launcher(recipe.launch, folder.root / "submitit")
         make_data(recipe, folder, stop=stop, say=say)
         if received:
             raise Interrupted("Stopped by a signal before the first training. The same command continues.", received[0])
@@ -151,7 +151,8 @@ def _open(file: Path, out: Path | None, changes: list[str] | None, miniature: bo
     """The recipe, or its rehearsal, and where it is carried out."""
     recipe = read_recipe(file, changes or ())
     name = f"{recipe.name}-miniature" if miniature else recipe.name
-    folder = Folder(Path(f"{name}-experiment") if out is None else out)
+    # Absolute: the commands that were done are known by their words, from wherever they are looked at.
+    folder = Folder((Path(f"{name}-experiment") if out is None else out).absolute())
     return (on_miniature(recipe, folder) if miniature else recipe), folder
 
 

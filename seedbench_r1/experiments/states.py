@@ -9,7 +9,7 @@ from typing import Literal
 from seedbench_r1.experiments.folder import Folder, JobRecord
 from seedbench_r1.experiments.jobs import Job, next_step
 from seedbench_r1.experiments.recipe import Recipe
-from seedbench_r1.runs.answers import record_files
+from seedbench_r1.runs.answers import recorded
 from seedbench_r1.runs.directory import read_manifest
 from seedbench_r1.runs.training_snapshot import METRICS, read_lines
 
@@ -59,6 +59,5 @@ def _progress(folder: Folder, job: Job, record: JobRecord) -> tuple[int, int | N
             run = Path(words[words.index("--runs-dir") + 1]) / words[words.index("--run-name") + 1]
             manifest = read_manifest(run)
             total = None if manifest is None else sum(of["all"] for of in manifest.n_total.values())
-            # Lines, not questions: one that was asked twice counts twice, and nothing is parsed.
-            return sum(file.read_bytes().count(b"\n") for file in record_files(run)), total
+            return (sum(record.answered for record in recorded(run).values()) if run.is_dir() else 0), total
     return 0, None
