@@ -70,7 +70,7 @@ def run_command(
     at_once = jobs or recipe.jobs
     checks.check_settings(recipe)
     if dry_run:
-        folder.open(recipe, write=False)
+        folder.open(recipe, keep=())
         _dry_run(recipe, folder, planned, at_once)
         return
     screen = console.err()
@@ -83,7 +83,7 @@ def run_command(
     if recipe.launch.slurm is None:
         given = shares(at_once, recipe.launch.processes, one_core=recipe.miniature is not None)
     with folder.locked(), draining_signals(DRAINING) as (stop, received):
-        folder.open(recipe)
+        folder.open(recipe, keep=("data",))
         launcher = open_launcher(recipe.launch, folder.root / "submitit")
         make_data(recipe, folder, stop=stop, say=say)
         if received:
@@ -92,6 +92,7 @@ def run_command(
         checks.check_models(recipe, folder)
         found = checks.check_trainings(recipe, folder, planned, here=recipe.launch.slurm is None)
         checks.check_disk(folder, found, at_once)
+        folder.open(recipe)
         steps = {one.job.name: one.steps for one in found}
         driver = Driver(recipe, folder, launcher, given, n_steps=steps, say=say)
         driver.run(planned, stop=stop)

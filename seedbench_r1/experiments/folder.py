@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from seedbench_r1.types import to_json
 from trainers.config import TRAIN_TABLE
 
 SCHEMA = "sbr1.experiment/1"
+PARTS = ("data", "models", "variants", "suites")  # of experiment.json
 Kind = Literal["train", "eval", "judge", "probe"]
 Words = tuple[str, ...]
 
@@ -140,22 +141,23 @@ class Folder:
         """Step -> folder, of a training's checkpoints, oldest first."""
         return {step_of(path): path for path in list_checkpoints(self.trainings / job)}
 
-    def open(self, recipe: Recipe, *, write: bool = True) -> None:
+    def open(self, recipe: Recipe, *, keep: Sequence[str] = PARTS) -> None:
         """Make it this recipe's, or find that it is. Raises ConfigError where what is measured would differ.
 
-        write: False: only look.
+        keep: what of the recipe is kept in the folder from now on. Before all is checked that is the data alone, so
+        that a recipe which is refused can be mended.
         """
         path = self.root / "experiment.json"
         wanted = _identity(recipe)
+        known: JsonObject = {"schema": SCHEMA} | {part: {} for part in PARTS}
         if path.exists():
             known = read_json_object(path, ConfigError)
             _refuse_differences(self.root, known, wanted)
-            wanted = {**known, **{part: {**known[part], **wanted[part]} for part in wanted}}
         elif self.root.exists() and any(entry.name != ".experiment.lock" for entry in self.root.iterdir()):
             raise ConfigError(f"{self.root} holds something else than an experiment. Fix: another --out.")
-        if write:
+        if keep:
             make_folder(self.root)
-            write_json(path, {"schema": SCHEMA} | wanted)
+            write_json(path, known | {part: {**known[part], **wanted[part]} for part in keep})
 
 
 def _identity(recipe: Recipe) -> dict[str, dict[str, object]]:

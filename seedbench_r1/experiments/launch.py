@@ -174,7 +174,8 @@ class SubmititLauncher:
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster=launch.cluster)
             self._executor.update_parameters(**(launch.slurm or {}))
-        except (RuntimeError, NameError, TypeError, ValueError) as error:
+        # submitit checks types by assert.
+        except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
             raise ConfigError(f"launch.slurm: submitit says {error}") from error
 
     def start(self, start: Start, lock: int) -> Running:
@@ -211,7 +212,9 @@ class Command:
         from submitit.helpers import DelayedSubmission
 
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait()
+        # This runs inside __call__, whose wait() holds the lock that another wait() would want.
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(Command(self.start))
 
 

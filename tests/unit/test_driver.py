@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from seedbench_r1.experiments import driver as driving
 from seedbench_r1.experiments.driver import Driver
 from seedbench_r1.experiments.folder import Folder
 from seedbench_r1.experiments.jobs import jobs_of
-from seedbench_r1.experiments.launch import Share
-from seedbench_r1.experiments.recipe import read_recipe
+from seedbench_r1.experiments.launch import Share, Start, SubmititLauncher
+from seedbench_r1.experiments.recipe import Launch, read_recipe
 from tests.unit.test_recipe_files import SMALL, written
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -185,3 +187,67 @@ def test_a_folder_is_one_recipes_and_one_drivers(tmp_path):
         pass
     with folder.locked():
         pass
+
+
+def test_every_checkpoint_is_measured_under_its_step(tmp_path, monkeypatch):
+    real = make
+
+    def make_two(words):
+        real(words)
+        if words[0] == "train":
+            file = Path(words[words.index("--out") + 1]) / "checkpoint-1" / "training.json"
+            file.parent.mkdir()
+            file.touch()
+
+    monkeypatch.setattr("tests.unit.test_driver.make", make_two)
+    for checkpoints, steps in (('"all"', (1, 2)), ("[1]", (1,)), ('"newest"', (None,))):
+        folder = tmp_path / checkpoints.strip('"[]')
+        folder.mkdir()
+        launcher = PretendedLauncher()
+        driver, _ = drive(folder, launcher, f"checkpoints = {checkpoints}\n{CHAINED}", only=["grpo"])
+        assert not driver.failed
+        runs = [run.words for run in launcher.running if run.words[0] == "eval"][1:]
+        names = ["grpo-seed0" if step is None else f"grpo-seed0-step{step}" for step in steps]
+        assert [words[words.index("--run-name") + 1] for words in runs] == names
+        models = [Path(words[words.index("--model") + 1]).name for words in runs]
+        assert models == [f"checkpoint-{step or 2}" for step in steps]
+    driver, _ = drive(tmp_path / "1", PretendedLauncher(), f"checkpoints = [9]\n{CHAINED}", only=["grpo"])
+    assert "has no checkpoint-9 to be measured" in driver.failed["grpo-seed0"]
+
+
+TWICE = """
+import pathlib, signal, sys, time
+marks = pathlib.Path(sys.argv[1])
+begun = marks.exists()
+def save(number, frame):
+    marks.write_text("saved")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+if not begun:
+    marks.write_text("begun")
+    time.sleep(60)
+print("to the end")
+"""
+
+
+@pytest.mark.slow  # submitit warns 30 s before the end, and counts minutes
+def test_a_submitted_job_saves_before_its_time_is_over_and_goes_on(tmp_path):
+    pytest.importorskip("submitit")
+    launch = Launch(slurm={"timeout_min": 1}, cluster="local")
+    launcher, folder = SubmititLauncher(tmp_path / "submitit", launch), Folder(tmp_path)
+    lock = folder.claim_job("job")
+    words = (sys.executable, "-c", TWICE, str(tmp_path / "marks"))
+    running = launcher.start(Start(words, folder.log("job"), folder.lock("job"), {}), lock)
+    assert running.poll() is None
+    os.close(lock)  # the job waits for it
+    wait_until(lambda: running.poll() is not None)
+    assert running.poll() == 0
+    assert (tmp_path / "marks").read_text() == "saved"
+    assert folder.log("job").read_text().endswith("to the end\n")
+
+
+def test_a_parameter_that_submitit_refuses(tmp_path):
+    pytest.importorskip("submitit")
+    for wrong in ({"partitoin": "gpu"}, {"timeout_min": "1h"}):
+        with pytest.raises(ConfigError, match=rf"launch.slurm: submitit says .*{next(iter(wrong))}"):
+            SubmititLauncher(tmp_path, Launch(slurm=wrong, cluster="local"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from seedbench_r1.demo.dataset_writer import write_benchmark
 from tests.command import RUN, cli
 from tests.small_benchmark import write_script
 from tests.waiting import wait_until
@@ -193,3 +194,27 @@ def test_jobs_of_slurm_by_submitits_own_local_executor(data_root, tmp_path):
     assert "| good | 1 |" in done.stdout
     assert list((tmp_path / "scripts-experiment" / "submitit").glob("*_result.pkl"))
     assert "$ seedbench-r1 eval" in (tmp_path / "scripts-experiment" / "logs" / "good.log").read_text()
+
+
+def test_what_a_dry_run_refuses_is_refused_before_anything_starts(tmp_path):
+    write_benchmark(tmp_path / "data", questions={"L1": 2}, frame_size=(64, 64), fps=8, seconds=1.0, train=2)
+    (tmp_path / "bad.py").write_text("def raises(question, completion):\n    raise ValueError('no')\n")
+    text = (
+        '[models]\nstart = "demo:sft"\n[train]\ndata = "data"\n[eval]\ndata_root = "data"\nlevels = "L1"\n'
+        '[variants.care]\nalgo = "care"\n[variants.other]\nalgo = "{}"\n'
+    )
+    file, out = tmp_path / "two.toml", tmp_path / "two-experiment"
+    # A reward of one's own that raises, rows that are not there, and a model that is not.
+    for last, changes, code, line, said in (
+        ("care", ["--set", f"variants.other.reward=['{tmp_path}/bad.py:raises']"], 3, 10, "variant other: "),
+        ("sft", [], 4, 10, "variant other: No training file at"),
+        ("care", ["--set", "suites.none.levels=L2"], 4, None, "suite none: "),
+        ("care", ["--set", f"models.start={tmp_path}/none"], 3, None, "none"),
+    ):
+        file.write_text(text.format(last))
+        for more in ([], ["--dry-run"]):
+            done = cli("experiment", "run", file, *changes, *more, cwd=tmp_path)
+            assert done.returncode == code, done.stderr
+            assert said in done.stderr
+            assert line is None or f"{file}:{line}: " in done.stderr
+            assert not any((out / name).exists() for name in ("logs", "runs", "trainings"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ import torch
 
 from seedbench_r1.demo.dataset_writer import write_benchmark
 from seedbench_r1.experiments import checks
-from seedbench_r1.experiments.recipe import shipped_recipes
+from seedbench_r1.experiments.folder import Folder
+from seedbench_r1.experiments.recipe import Recipe, read_recipe, shipped_recipes
+from seedbench_r1.experiments.rehearsal import TRAINING, on_miniature
 from tests.command import cli
 from tests.gpu import shapes
 from tests.small_transfer import write_transfer
@@ -92,3 +96,48 @@ def test_a_shipped_recipe_passes_its_dry_run(world, tmp_path, monkeypatch, name)
 
 def test_every_shipped_recipe_but_the_miniature_is_tried_here():
     assert set(MODEL_OF) == set(shipped_recipes()) - {"miniature"}
+
+
+def rehearsed(name: str, folder: Path, *changes: str) -> Recipe:
+    """What `experiment run NAME --miniature` carries out."""
+    return on_miniature(read_recipe(Path(name), changes), Folder(folder))
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_can_be_rehearsed(tmp_path, name):
+    """Its commands' options are understood, and what makes a variant is still there."""
+    recipe = rehearsed(name, tmp_path)
+    checks.check_settings(recipe)
+    whole = read_recipe(Path(name))
+    assert list(recipe.variants) == list(whole.variants)
+    sizes = {*TRAINING, "suite", "train_file", "prompt_file", "gradient_accumulation_steps"}
+    for variant, there in zip(recipe.variants.values(), whole.variants.values(), strict=True):
+        kept = {key: value for key, value in there.settings.items() if key not in sizes}
+        assert kept.items() <= variant.settings.items()
+        assert ("fsdp" in variant.settings) == (recipe.launch.processes > 1)
+
+
+def test_a_rehearsal_leaves_out_hardware_sizes_and_what_costs(tmp_path):
+    changes = ["variants.care.rollouts=vllm", "variants.care.max_steps=1500", "variants.care.eval_every=100"]
+    changes += ["eval.limit=5", "eval.temperature=1.0", 'judges=[{judge="openai:m"}]', "seeds=[1,2,3]"]
+    changes += ['probes=[{probes="forced",under="m"}]', "launch.slurm={timeout_min=9}", "checkpoints=[100]"]
+    recipe = rehearsed("table2", tmp_path, *changes)
+    checks.check_settings(recipe)
+    assert not {"rollouts", "max_steps"} & set(recipe.variants["care"].settings)
+    assert recipe.variants["care"].settings["eval_every"] == 1
+    assert recipe.suites == {"seedbench-r1": {"temperature": 1.0}}
+    assert recipe.judges == ({"judge": "rules"},)
+    assert recipe.probes == ({"probes": "forced"},)
+    assert (recipe.seeds, recipe.checkpoints, recipe.launch.slurm) == ((1, 2), "all", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table2", "table4", "lora-24gb"])
+def test_a_rehearsal_to_its_end(tmp_path, name):
+    """torchrun and shards, a chain of variants on Video-R1's files, adapters."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = cli("experiment", "run", name, "--miniature", cwd=tmp_path, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "rehearsed on the miniature: its numbers say nothing" in done.stdout
+    for variant in read_recipe(Path(name)).variants:
+        assert f"| {variant} | 1 |" in done.stdout
