@@ -19,6 +19,7 @@ Checkpoints = Literal["newest", "all"] | tuple[int, ...]
 
 DEMO = "demo:"  # before the name of a model that comes with the package
 COMMAND = "{command}"  # of a launch line: where the training's words go
+KEYS = ("title", "baseline", "seeds", "checkpoints", "jobs", "data", "models", "launch", *COMMANDS)
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)  # a part of folders' names
 # What the experiment decides itself, and a recipe therefore does not.
 _DECIDED: dict[str, frozenset[str]] = {
@@ -116,8 +117,7 @@ class _Reader:
 
     def recipe(self) -> Recipe:
         file = self._file
-        known = ("title", "baseline", "seeds", "checkpoints", "jobs", "data", "models", "launch", *COMMANDS)
-        file.only((), file.table, known)
+        file.only((), file.table, KEYS)
         models = {name: self._text(("models", name)) for name in self._names("models")}
         variants = {name: self._variant(name, models) for name in self._names("variants")}
         suites = {name: self._options("suites", name) for name in self._names("suites")} or {"seedbench-r1": {}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from seedbench_r1.experiments.checks import check_settings
 from seedbench_r1.experiments.folder import Folder
 from seedbench_r1.experiments.jobs import jobs_of, launch_words, training_step, words_of
 from seedbench_r1.experiments.launch import shares
-from seedbench_r1.experiments.recipe import find_recipe, read_recipe, shipped_recipes
+from seedbench_r1.experiments.recipe import KEYS, find_recipe, read_recipe, shipped_recipes
 from seedbench_r1.experiments.recipe_file import line_of
 from trainers.config import TABLE
 
@@ -192,3 +193,26 @@ def test_every_shipped_recipe_is_understood(tmp_path, monkeypatch):
     assert "miniature" in shipped_recipes()
     for name in shipped_recipes():
         check_settings(read_recipe(Path(name)))
+
+
+def test_the_recipes_in_the_docs_are_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("SBR1_DATA_ROOT", str(tmp_path))
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    whole, launch = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    recipe = read_recipe(written(tmp_path, f"{whole}\n{launch}"))
+    check_settings(recipe)
+    assert [job.name for job in jobs_of(recipe, ["care-longer"], [0])] == ["vanilla", "care-seed0", "care-longer-seed0"]
+    assert recipe.launch.slurm == {
+        "slurm_partition": "gpu",
+        "gpus_per_node": 4,
+        "cpus_per_task": 32,
+        "mem_gb": 500,
+        "timeout_min": 1440,
+    }
+    assert recipe.launch.line in (find_recipe(Path("table2"))).read_text()
+
+
+def test_every_key_of_a_recipe_is_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    for key in KEYS:
+        assert f"`{key}`" in page or f"[{key}]" in page or f"[{key}." in page, key
