@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -134,7 +135,7 @@ def _arithmetic(job: Job, planned: TrainPlan) -> Arithmetic:
 
 def check_launch(recipe: Recipe) -> None:
     """Raise ConfigError if what the launch line begins with cannot be found here."""
-    program = recipe.launch.line.split()[:1]
+    program = shlex.split(recipe.launch.line)[:1]
     if recipe.launch.slurm is None and program and program[0] != COMMAND and shutil.which(program[0]) is None:
         raise recipe.file.error(
             ("launch", "line"), f"there is no program {program[0]!r} here. Fix: activate the environment that has it."

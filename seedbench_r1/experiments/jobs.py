@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,7 @@ def launch_words(recipe: Recipe, step: Step, program: Words) -> Words:
     if step.kind != "train" or not recipe.launch.line:
         return command
     words: list[str] = []
-    for word in recipe.launch.line.split():
+    line = shlex.split(recipe.launch.line)
+    for word in line:
         words += command if word == COMMAND else [word.replace("{processes}", str(recipe.launch.processes))]
-    return tuple(words if COMMAND in recipe.launch.line.split() else [*words, *command])
+    return tuple(words if COMMAND in line else [*words, *command])

@@ -91,7 +91,8 @@ def shares(
     environ = child_environment({}) if environ is None else environ
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Counted as the system numbers them: asking torch would hold a device from here on.
-    devices = [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    numbers = sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
+    devices = [str(number) for number in numbers]
     if _GPUS in environ:
         devices = [name.strip() for name in environ[_GPUS].split(",") if name.strip()]
     if devices and len(devices) < jobs * processes:
@@ -132,18 +133,21 @@ def _popen(start: Start, lock: int) -> subprocess.Popen[bytes]:
 
     with writing(start.log), start.log.open("ab") as stream:
         stream.write(f"$ {as_typed(start.words)}\n".encode())
-        stream.flush()
-        # A process group of its own: Ctrl-C reaches the driver alone, which passes it on in order.
-        return subprocess.Popen(
-            start.words,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=child_environment(start.environment),
-            process_group=0,
-            pass_fds=(lock,),
-            preexec_fn=end_with_the_driver,
-        )
+    with start.log.open("ab") as stream:
+        try:
+            # A process group of its own: Ctrl-C reaches the driver alone, which passes it on in order.
+            return subprocess.Popen(
+                start.words,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=child_environment(start.environment),
+                process_group=0,
+                pass_fds=(lock,),
+                preexec_fn=end_with_the_driver,
+            )
+        except OSError as error:
+            raise ConfigError(f"{start.words[0]} cannot be started: {error.strerror}.") from error
 
 
 class _LocalProcess:

@@ -37,7 +37,7 @@ def state_of(recipe: Recipe, folder: Folder, job: Job) -> JobState:
         return JobState(job.name, "done", "", 0, None, log, "")
     running = folder.is_running(job.name)
     doing = record.doing[0] if record.doing else ""
-    state: State = "stopped" if record.done or doing else "waiting"
+    state: State = "stopped" if doing else "waiting"
     if running:
         state = "running"
     elif record.failed:

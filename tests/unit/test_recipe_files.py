@@ -216,3 +216,10 @@ def test_every_key_of_a_recipe_is_in_the_docs():
     page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
     for key in KEYS:
         assert f"`{key}`" in page or f"[{key}]" in page or f"[{key}." in page, key
+
+
+def test_the_recipes_lie_at_the_top_of_the_checkout_too():
+    root = Path(__file__).parents[2]
+    assert {path.stem: path.read_text() for path in (root / "recipes").glob("*.toml")} == {
+        name: path.read_text() for name, path in shipped_recipes().items()
+    }
