@@ -15,7 +15,7 @@ from seedbench_r1.cli.experiment_results import print_arithmetic, print_states
 from seedbench_r1.cli.options import PlainJson
 from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import ConfigError, IncompleteRun, Interrupted
-from seedbench_r1.experiments.driver import Driver, make_data
+from seedbench_r1.experiments.driver import Driver, make_data, settled
 from seedbench_r1.experiments.folder import Folder, write_settings
 from seedbench_r1.experiments.jobs import Job, jobs_of
 from seedbench_r1.experiments.launch import NO_SHARE, open_launcher, shares
@@ -25,7 +25,7 @@ from seedbench_r1.types import to_json
 
 app = typer.Typer(help="Trainings with several variants and seeds, measured and compared.", no_args_is_help=True)
 
-DRY_ROWS = 64
+DRY_QUESTIONS, DRY_ROWS = 4, 64  # of the miniature, for a dry run
 DRAINING = "Stopping: what runs saves and ends. Once more stops at once."
 File = Annotated[
     Path, typer.Argument(metavar="FILE.toml", help="A recipe, or the name of one in the package.", show_default=False)
@@ -71,7 +71,10 @@ def run_command(
     checks.check_settings(recipe)
     if dry_run:
         folder.open(recipe, keep=())
-        _dry_run(recipe, folder, planned, at_once)
+        with tempfile.TemporaryDirectory() as scratch:
+            place = replace(folder, scratch=Path(scratch))
+            looked_at = on_miniature(read_recipe(file, changes or ()), place) if miniature else recipe
+            _dry_run(looked_at, place, jobs_of(looked_at, _names(only), _numbers(seeds)), at_once)
         return
     screen = console.err()
 
@@ -81,16 +84,19 @@ def run_command(
     checks.check_launch(recipe)
     given = [NO_SHARE] * at_once
     if recipe.launch.slurm is None:
-        given = shares(at_once, recipe.launch.processes, one_core=recipe.miniature is not None)
+        # A rehearsal takes none of the GPUs that it is to precede.
+        environ = {"CUDA_VISIBLE_DEVICES": ""} if miniature else None
+        given = shares(at_once, recipe.launch.processes, environ, one_core=recipe.miniature is not None)
     with folder.locked(), draining_signals(DRAINING) as (stop, received):
         folder.open(recipe, keep=("data",))
         launcher = open_launcher(recipe.launch, folder.root / "submitit")
         make_data(recipe, folder, stop=stop, say=say)
+        readable = settled(planned, folder, launcher, stop=stop, say=say)
         if received:
             raise Interrupted("Stopped by a signal before the first training. The same command continues.", received[0])
         write_settings(recipe, folder.settings, folder.data)
         checks.check_models(recipe, folder)
-        found = checks.check_trainings(recipe, folder, planned, here=recipe.launch.slurm is None)
+        found = checks.check_trainings(recipe, folder, readable, here=recipe.launch.slurm is None)
         checks.check_disk(folder, found, at_once)
         folder.open(recipe)
         steps = {one.job.name: one.steps for one in found}
@@ -105,20 +111,16 @@ def run_command(
 
 
 def _dry_run(recipe: Recipe, folder: Folder, planned: list[Job], at_once: int) -> None:
-    """Everything that can be looked at, and what it would take; writes nothing into the experiment's folder."""
+    """Everything that can be looked at, and what it would take; writes nothing outside the folder's scratch."""
     from seedbench_r1.experiments import checks
 
-    with tempfile.TemporaryDirectory() as scratch:
-        place = replace(folder, scratch=Path(scratch))
-        if recipe.miniature is not None:
-            # Enough for a step; how many there are does not matter beside max_steps.
-            few = replace(recipe.miniature, questions=1, rows=min(recipe.miniature.rows, DRY_ROWS))
-            make_data(
-                replace(recipe, miniature=few), Folder(Path(scratch)), stop=threading.Event(), say=lambda text: None
-            )
-        write_settings(recipe, place.settings, place.data)
-        checks.check_models(recipe, place)
-        found = checks.check_trainings(recipe, place, planned, here=False)
+    if recipe.miniature is not None and folder.scratch is not None:
+        # Enough for a step; how many there are does not matter beside max_steps.
+        few = replace(recipe.miniature, questions=DRY_QUESTIONS, rows=min(recipe.miniature.rows, DRY_ROWS))
+        make_data(replace(recipe, miniature=few), Folder(folder.scratch), stop=threading.Event(), say=lambda text: None)
+    write_settings(recipe, folder.settings, folder.data)
+    checks.check_models(recipe, folder)
+    found = checks.check_trainings(recipe, folder, planned, here=False)
     print_arithmetic(recipe, folder, found, at_once)
     checks.check_disk(folder, found, at_once)
 

@@ -127,7 +127,9 @@ class Driver:
             return
         slot.waits = False
         try:
-            record = replace(record, doing=step.words, failed="", submitted=None, steps=self._n_steps.get(job.name))
+            record = replace(
+                record, doing=step.words, failed="", submitted=None, steps=self._n_steps.get(job.name, record.steps)
+            )
             self._folder.write_record(job.name, record)
             slot.running = self._launcher.start(self._start(slot, job, step), lock)
         finally:
@@ -186,6 +188,26 @@ class Driver:
 def _ending(code: int) -> str:
     memory = ", as where main memory has run out" if code == 128 + signal.SIGKILL else ""
     return f"exit code {code}" if code < 128 else f"signal {code - 128}{memory}"
+
+
+def settled(
+    jobs: Sequence[Job], folder: Folder, launcher: Launcher, *, stop: threading.Event, say: Callable[[str], None]
+) -> list[Job]:
+    """The jobs of which nothing is running that an earlier driver has started, so that their files can be read.
+
+    What runs on this machine has been told to end and is waited for; what was submitted elsewhere goes on.
+    """
+    found, said = [], False
+    for job in jobs:
+        submitted = folder.record(job.name).submitted
+        while submitted is None and folder.is_running(job.name) and not stop.is_set():
+            if not said:
+                said = True
+                say("waiting for what an earlier call has started")
+            time.sleep(POLL_S)
+        if submitted is None or not (folder.is_running(job.name) or launcher.find(submitted)):
+            found.append(job)
+    return found
 
 
 def make_data(recipe: Recipe, folder: Folder, *, stop: threading.Event, say: Callable[[str], None]) -> None:

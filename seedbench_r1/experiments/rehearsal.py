@@ -64,7 +64,7 @@ def on_miniature(recipe: Recipe, folder: Folder) -> Recipe:
         seeds=recipe.seeds[:SEEDS],
         checkpoints=recipe.checkpoints if isinstance(recipe.checkpoints, str) else "all",
         train=TRAINING,
-        eval={},
+        eval={"device": "cpu"},
         suites={name: _suite({**recipe.eval, **suite}) for name, suite in recipe.suites.items()},
         judges=tuple(judges or ([{"judge": "rules"}] if recipe.judges else [])),
         probes=tuple(probes),

@@ -13,8 +13,8 @@ import pytest
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.experiments import driver as driving
-from seedbench_r1.experiments.driver import Driver
-from seedbench_r1.experiments.folder import Folder
+from seedbench_r1.experiments.driver import Driver, settled
+from seedbench_r1.experiments.folder import Folder, JobRecord
 from seedbench_r1.experiments.jobs import jobs_of
 from seedbench_r1.experiments.launch import Share, Start, SubmititLauncher
 from seedbench_r1.experiments.recipe import Launch, read_recipe
@@ -251,3 +251,18 @@ def test_a_parameter_that_submitit_refuses(tmp_path):
     for wrong in ({"partitoin": "gpu"}, {"timeout_min": "1h"}):
         with pytest.raises(ConfigError, match=rf"launch.slurm: submitit says .*{next(iter(wrong))}"):
             SubmititLauncher(tmp_path, Launch(slurm=wrong, cluster="local"))
+
+
+def test_what_still_runs_is_waited_for_here_and_left_alone_elsewhere(tmp_path):
+    recipe, folder = read_recipe(written(tmp_path)), Folder(tmp_path / "out")
+    jobs, said = jobs_of(recipe, ["grpo"], [0]), []
+    launcher = PretendedLauncher()
+    lock = folder.claim_job("start")
+    threading.Timer(0.3, os.close, [lock]).start()
+    assert settled(jobs, folder, launcher, stop=threading.Event(), say=said.append) == jobs
+    assert said == ["waiting for what an earlier call has started"]
+    folder.write_record("grpo-seed0", JobRecord(submitted="17", steps=9))
+    launcher.find = lambda submitted: Pretended(("train",), None) if submitted == "17" else None
+    assert settled(jobs, folder, launcher, stop=threading.Event(), say=said.append) == jobs[:1]
+    launcher.find = lambda submitted: None
+    assert settled(jobs, folder, launcher, stop=threading.Event(), say=said.append) == jobs

@@ -149,3 +149,12 @@ def test_a_rehearsal_to_its_end(tmp_path, name):
     assert "rehearsed on the miniature: its numbers say nothing" in done.stdout
     for variant in read_recipe(Path(name)).variants:
         assert f"| {variant} | 1 |" in done.stdout
+
+
+def test_a_rehearsal_has_a_dry_run_too(tmp_path):
+    done = cli("experiment", "run", "table4", "--miniature", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:3] for line in done.stdout.splitlines()[1:4]] == [
+        [name, "1", "2"] for name in ("cot", "grpo", "care")
+    ]
+    assert not list(tmp_path.iterdir())
