@@ -20,6 +20,7 @@ from seedbench_r1.experiments.tables import comparison_tables
 from seedbench_r1.files import make_folder, write_text, writing
 from seedbench_r1.runs.verdicts import load_verdicts
 
+STEP = ", step "  # between a variant and the step, where several checkpoints of it are measured
 HOW = (
     "Percent: means over the runs, in brackets the 95 % interval over questions, clustered by video. Differences are "
     "paired by seed and question, with p of the cluster sign-flip test, not adjusted for their number. Intervals and p "
@@ -64,7 +65,7 @@ def _add(found: Found, job: Job, run: Run, recipe: Recipe, judges: Sequence[dict
         found.left_out.append(f"{run.path.name}: {error}")
         return
     row = job.variant.name if job.variant else job.name
-    row = row if run.step is None else f"{row}, step {run.step}"
+    row = row if run.step is None else f"{row}{STEP}{run.step}"
     found.rows.setdefault(row, {})[job.seed] = measured
     found.paths.append(run.path)
 
@@ -93,15 +94,16 @@ def write_report(recipe: Recipe, folder: Folder) -> str:
 
 def _baseline(recipe: Recipe, found: Found) -> str | None:
     """Its row; of several checkpoints the last."""
-    rows = [row for row in found.rows if row == recipe.baseline or row.startswith(f"{recipe.baseline}, step ")]
+    rows = [row for row in found.rows if row == recipe.baseline or row.startswith(f"{recipe.baseline}{STEP}")]
     return rows[-1] if rows else None
 
 
 def _likelihoods(recipe: Recipe, folder: Folder, found: Found) -> str:
     """Of the miniature alone, where it is known what a reasoning concludes; of the trainings in the tables."""
     trainings: dict[str, list[Path]] = {}
+    measured = {(row.partition(STEP)[0], seed) for row, runs in found.rows.items() for seed in runs}
     for job in all_jobs(recipe, folder):
-        if job.variant is not None and job.seed in found.rows.get(job.variant.name, {}):
+        if job.variant is not None and (job.variant.name, job.seed) in measured:
             trainings.setdefault(job.variant.name, []).append(folder.trainings / job.name)
     return rollout_log.markdown(trainings)
 
