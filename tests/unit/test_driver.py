@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from seedbench_r1.errors import ConfigError
+from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.experiments import driver as driving
 from seedbench_r1.experiments.driver import Driver, settled
 from seedbench_r1.experiments.folder import Folder, JobRecord
-from seedbench_r1.experiments.jobs import jobs_of
+from seedbench_r1.experiments.jobs import jobs_of, training_step
 from seedbench_r1.experiments.launch import Share, Start, SubmititLauncher
 from seedbench_r1.experiments.recipe import Launch, read_recipe
+from seedbench_r1.experiments.states import state_of
 from tests.unit.test_recipe_files import SMALL, written
 from tests.waiting import wait_until
 
@@ -266,3 +267,29 @@ def test_what_still_runs_is_waited_for_here_and_left_alone_elsewhere(tmp_path):
     assert settled(jobs, folder, launcher, stop=threading.Event(), say=said.append) == jobs[:1]
     launcher.find = lambda submitted: None
     assert settled(jobs, folder, launcher, stop=threading.Event(), say=said.append) == jobs
+
+
+def test_the_state_of_a_job_from_its_record_its_lock_and_the_file_that_grows(tmp_path):
+    recipe, folder = read_recipe(written(tmp_path)), Folder(tmp_path / "out")
+    job = jobs_of(recipe, ["grpo"], [0])[1]
+
+    def state(**record):
+        folder.write_record(job.name, JobRecord(**record))
+        found = state_of(recipe, folder, job)
+        return found.state, found.doing, found.done, found.total, found.why
+
+    assert state_of(recipe, folder, job).state == "waiting"
+    train = training_step(recipe, folder, job).words
+    metrics = folder.trainings / job.name / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')  # it is being written
+    assert state(doing=train, steps=9) == ("stopped", "train", 2, 9, "")
+    assert state(doing=train, steps=9, submitted="17") == ("queued", "train", 2, 9, "")
+    assert state(doing=train, steps=9, failed="why") == ("failed", "train", 2, 9, "why")
+    lock = folder.claim_job(job.name)
+    assert state(doing=train, steps=9, submitted="17")[0] == "running"
+    os.close(lock)
+    assert state(done=(train,))[0] == "waiting"  # to be measured
+    (folder.jobs / f"{job.name}.json").write_text('{"done": 3}')
+    with pytest.raises(DataError, match=r"grpo-seed0.json is no job's record"):
+        state_of(recipe, folder, job)
