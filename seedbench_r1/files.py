@@ -45,9 +45,9 @@ class AppendFile:
             with writing(self.path):
                 if alone is not None:
                     kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-                    self._locks.append(_claim(folder / ".run.lock", folder, kind))
+                    self._locks.append(claim(folder / ".run.lock", folder, kind))
                 # Locked before the file is opened, so that a second writer never touches it.
-                self._locks.append(_claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
+                self._locks.append(claim(folder / f".{name}.lock", self.path, fcntl.LOCK_EX))
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         except SeedBenchError:
             for descriptor in self._locks:
@@ -153,6 +153,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary_path.unlink(missing_ok=True)
 
 
+def existing_folder(path: Path) -> Path:
+    """The folder itself, or the nearest above it that is there: it tells the disk."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it. Raises ResourceError."""
     with writing(path):
@@ -185,7 +190,7 @@ def write_error(path: Path, error: OSError) -> ResourceError:
     return ResourceError(f"{path} cannot be written: {error.strerror}. Fix: {elsewhere}.")
 
 
-def _claim(lock: Path, what: Path, kind: int) -> int:
+def claim(lock: Path, what: Path, kind: int) -> int:
     """Hold the lock file until the descriptor is closed. Raises ConfigError if another process holds it."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -11,7 +11,6 @@ A folder is written under a temporary name and renamed, so that it is complete o
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_json
+from seedbench_r1.models.checkpoint import TRAINING, list_checkpoints, step_of
 from seedbench_r1.typed_json import parse_json
 from trainers.errors import TrainingEnded
 from trainers.identity import FORMER
@@ -36,10 +36,7 @@ from trainers.sharding import as_sharded, load_shards, save_shards
 from trainers.user_rewards import UserRewards
 from trainers.weights import RANDOM, RESUME, SHARDED, STATE, check_hashes, check_state, first_not_finite, weight_hashes
 
-TRAINING = "training.json"
 SPACE_FACTOR = 1.2  # free space over need before a checkpoint is begun; ours
-
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +67,6 @@ class SavedTraining:
     progress: Progress
     identity: dict[str, object]  # what a continuation must share
     weights: dict[str, dict[str, int | str]]  # file -> size and sha256; empty: written before they were kept
-
-
-def list_checkpoints(out: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first."""
-    found = [path for path in out.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
 def read_training(folder: Path) -> SavedTraining:
@@ -210,7 +201,7 @@ def _make_room(out: Path, newest: Path, keep: int | None, good: Path | None) -> 
 
 def newest_until(out: Path, step: int) -> Path | None:
     """The newest checkpoint of this step or an earlier one."""
-    return next((path for path in reversed(list_checkpoints(out)) if int(path.name.split("-")[1]) <= step), None)
+    return next((path for path in reversed(list_checkpoints(out)) if step_of(path) <= step), None)
 
 
 def _prepare(out: Path, folder: Path, temporary: Path, need: int) -> None:

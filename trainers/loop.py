@@ -13,13 +13,13 @@ from typing import cast
 import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.models.checkpoint import list_checkpoints
 from seedbench_r1.runs.training_snapshot import METRICS, read_lines
 from seedbench_r1.types import to_json
 from trainers.alarms import ALARM, Alarms, end_training
 from trainers.checkpoints import (
     Progress,
     TrainingState,
-    list_checkpoints,
     load_checkpoint,
     newest_until,
     save_checkpoint,

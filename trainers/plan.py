@@ -9,13 +9,14 @@ from pathlib import Path
 
 from seedbench_r1.backends.loading import resolve_device, why_no_gpu
 from seedbench_r1.errors import ConfigError, DataError, ResourceError
-from seedbench_r1.models.checkpoint import Checkpoint, inspect_model
+from seedbench_r1.files import existing_folder
+from seedbench_r1.models.checkpoint import Checkpoint, inspect_model, list_checkpoints
 from seedbench_r1.models.families import family_of
 from seedbench_r1.questions import TrainingData, TrainingRow
 from seedbench_r1.row_files import content_sha256
 from seedbench_r1.rows import BadRows
 from trainers.alarms import refuse_ended
-from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, list_checkpoints, read_training
+from trainers.checkpoints import SavedTraining, check_resumable, check_same_run, read_training
 from trainers.config import TrainConfig, total_steps
 from trainers.data import read_data
 from trainers.estimate import count_parameters, estimate
@@ -59,10 +60,13 @@ class TrainPlan:
         return self.questions_per_step // self.world_size
 
 
-def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | None = None) -> TrainPlan:
+def plan_training(
+    config: TrainConfig, *, world_size: int = 1, node_size: int | None = None, disk: bool = True
+) -> TrainPlan:
     """Read rows and checkpoint folder and find what to continue from. Loads no model.
 
-    world_size: how many training processes there are; node_size: on this node, by default all of them.
+    world_size: how many training processes there are; node_size: on this node, by default all of them. disk: whether
+    to look for room; an experiment looks for all its trainings together.
 
     Raises:
         DataError: invalid rows, or absent media unless config.allow_missing.
@@ -90,16 +94,10 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
     _check_media(config, rows)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
     n_steps, data_sha256 = total_steps(config, len(rows), per_step), content_sha256(config.questions_file)
-    identity = {
-        **resume_identity(config),
-        "questions_per_step": per_step,
-        "steps": n_steps,
-        "data_sha256": data_sha256,
-        "read_as": data.read_as,
-        "reward_functions": reward_identity(specs),
-        "model_fingerprint": checkpoint.info.fingerprint,
-        "model_files": checkpoint.info.files,
-    }
+    of_data = {"steps": n_steps, "data_sha256": data_sha256, "read_as": data.read_as}
+    of_model = {"model_fingerprint": checkpoint.info.fingerprint, "model_files": checkpoint.info.files}
+    more = {"questions_per_step": per_step, "reward_functions": reward_identity(specs)}
+    identity = {**resume_identity(config), **of_data, **of_model, **more}
     resume = _what_to_continue(config, identity, n_steps)
     planned = TrainPlan(
         config=config,
@@ -116,7 +114,8 @@ def plan_training(config: TrainConfig, *, world_size: int = 1, node_size: int | 
         reward_trials=try_rewards(specs, rows[0].question),
         bad_rows=tuple(bad.messages),
     )
-    _check_disk(planned)
+    if disk:
+        _check_disk(planned)
     return planned
 
 
@@ -188,12 +187,11 @@ def _check_disk(planned: TrainPlan) -> None:
         return
     guess = estimate(config, planned.checkpoint, planned.questions_per_process, planned.world_size)
     need = guess.disk_bytes(config, left)
-    existing = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
     # What is there will be replaced.
     held = sum(
         file.stat().st_size for path in list_checkpoints(config.out) for file in path.rglob("*") if file.is_file()
     )
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_folder(config.out)).free
     if need > free + held:
         raise ResourceError(
             f"{config.out} will hold {need / 1e9:.1f} GB of checkpoints at once (one of {guess.checkpoint / 1e9:.1f} "

@@ -21,6 +21,7 @@ from seedbench_r1.cli import (
     demo,
     doctor,
     eval,
+    experiment,
     export,
     imports,
     judge,
@@ -72,6 +73,7 @@ app.command("lmms-path", rich_help_panel="Measure")(lmms_benchmarks.lmms_path_co
 app.command("probe", rich_help_panel="Measure")(probe.probe_command)
 app.command("show", rich_help_panel="Measure")(show.show_command)
 app.command("train", rich_help_panel="Train")(train.train_command)
+app.add_typer(experiment.app, name="experiment", rich_help_panel="Train")
 app.add_typer(demo.app, name="demo", rich_help_panel="Try")
 app.command("doctor", rich_help_panel="Try")(doctor.doctor_command)
 app.add_typer(data.app, name="data", rich_help_panel="Data")

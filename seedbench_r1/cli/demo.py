@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from seedbench_r1.cli import console
-from seedbench_r1.cli.experiment import experiment_command
 from seedbench_r1.cli.miniature import generate_command, model_command
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.demo.models import SHIPPED, shipped_model
@@ -31,7 +30,6 @@ NOTE = (
 app = typer.Typer(invoke_without_command=True)
 app.command("generate")(generate_command)
 app.command("model")(model_command)
-app.command("experiment")(experiment_command)
 
 
 @app.callback()

@@ -1,162 +1,170 @@
-"""seedbench-r1 demo experiment: the paper's comparison in the miniature world, by commands that a user types."""
+"""seedbench-r1 experiment: a recipe's trainings, measurements and comparison, carried out, shown and continued."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import tempfile
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seedbench_r1.cli import console
-from seedbench_r1.config import child_environment
-from seedbench_r1.demo.models import newest_checkpoint, shipped_model
-from seedbench_r1.errors import ConfigError
-from seedbench_r1.files import make_folder, write_text, writing
+from seedbench_r1.cli.experiment_results import print_arithmetic, print_states
+from seedbench_r1.cli.options import PlainJson
+from seedbench_r1.cli.signals import draining_signals
+from seedbench_r1.errors import ConfigError, IncompleteRun, Interrupted
+from seedbench_r1.experiments.driver import Driver, make_data, settled
+from seedbench_r1.experiments.folder import Folder, write_settings
+from seedbench_r1.experiments.jobs import Job, jobs_of
+from seedbench_r1.experiments.launch import NO_SHARE, open_launcher, shares
+from seedbench_r1.experiments.recipe import Recipe, read_recipe
+from seedbench_r1.experiments.rehearsal import on_miniature
+from seedbench_r1.types import to_json
 
-DATA_SEED = 2  # other rows than those that the supervised start has seen, or on which the recipe was chosen
+app = typer.Typer(help="Trainings with several variants and seeds, measured and compared.", no_args_is_help=True)
 
-VARIANTS: dict[str, tuple[str, ...]] = {  # what each adds to the recipe of miniature.toml
-    "sft": ("--algo", "sft", "--gradient-accumulation-steps", "8"),  # as many responses a step as the others' rollouts
-    "grpo": ("--algo", "grpo"),
-    "grpo-nokl": ("--preset", "grpo-nokl"),
-    "care": ("--algo", "care"),
-    "care-frozen": ("--algo", "care", "--reference", "frozen"),
-    "care-no-margin": ("--algo", "care", "--bonus-margin", "0"),
-}
-# Run by default; care-no-margin, a question of its own, only when named.
-COMPARED = ("sft", "grpo", "grpo-nokl", "care", "care-frozen")
+DRY_QUESTIONS, DRY_ROWS = 4, 64  # of the miniature, for a dry run
+DRAINING = "Stopping: what runs saves and ends. Once more stops at once."
+File = Annotated[
+    Path, typer.Argument(metavar="FILE.toml", help="A recipe, or the name of one in the package.", show_default=False)
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Everything is written here. Default: NAME-experiment.")]
+Only = Annotated[str | None, typer.Option("--only", help="Some variants, joined by commas. Default: all.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="Some seeds, or others: 0,1,2. Default: the recipe's.")]
+Rehearse = Annotated[
+    bool,
+    typer.Option(
+        "--miniature", help="The recipe's commands on few rows of the miniature, from a tiny model, on this CPU."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Another value than the recipe's. May be given again."),
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One model: the commands that make it, one after the other. Each of them continues what it finds."""
-
-    name: str
-    commands: tuple[tuple[str, ...], ...]
-
-
-def experiment_command(
-    out: Annotated[Path, typer.Option("--out", help="Everything is written here.")] = Path("miniature-experiment"),
-    variants: Annotated[str, typer.Option(help="Some of " + ",".join(VARIANTS) + ".")] = ",".join(COMPARED),
-    seeds: Annotated[str, typer.Option(help="One training each.")] = "0,1,2",
-    start: Annotated[
-        Path | None, typer.Option(help="Checkpoint to start from. Default: the supervised one in the package.")
-    ] = None,
-    questions: Annotated[int, typer.Option(help="Of each level.", min=1)] = 300,
-    rows: Annotated[int, typer.Option(help="Training rows, and as many traces.", min=1)] = 2400,
-    steps: Annotated[int | None, typer.Option(help="Of each training; default: the recipe's.", min=1)] = None,
-    jobs: Annotated[int, typer.Option(help="Trainings at once, each with its share of the cores.", min=1)] = 2,
+@app.command("run")
+def run_command(
+    file: File,
+    *,
+    out: Out = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="At once. Default: the recipe's.", min=1)] = None,
+    changes: Set = None,
+    miniature: Rehearse = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the arithmetic, stop.")] = False,
 ) -> None:
-    """Train every variant from one start with every seed; evaluate, judge and compare them.
+    """Train, evaluate, judge and compare. The same command continues; any subset can be run, and the rest later.
 
-    Any subset can be run or run again: the same command continues where it stopped.
+    Exit codes: 0 done, 3 configuration, 4 data, 5 some jobs failed and the others are compared, 7 resources,
+    130/143 interrupted.
     """
-    from seedbench_r1.demo.settings import CONFIG
+    from seedbench_r1.experiments import checks
+    from seedbench_r1.experiments.report import write_report
 
-    names, numbers = _chosen(variants, seeds)
-    start = start or shipped_model("sft")
-    data = out / "data"
+    recipe, folder = _open(file, out, changes, miniature)
+    planned = jobs_of(recipe, _names(only), _numbers(seeds))
+    at_once = jobs or recipe.jobs
+    checks.check_settings(recipe)
+    if dry_run:
+        folder.open(recipe, keep=())
+        with tempfile.TemporaryDirectory() as scratch:
+            place = replace(folder, scratch=Path(scratch))
+            looked_at = on_miniature(read_recipe(file, changes or ()), place) if miniature else recipe
+            _dry_run(looked_at, place, jobs_of(looked_at, _names(only), _numbers(seeds)), at_once)
+        return
     screen = console.err()
-    config = data / CONFIG
-    # Its last file: without it the benchmark is incomplete and is written again.
-    if not config.exists():
-        generate = ("demo", "generate", "--out", str(data), "--questions", str(questions), "--seed", str(DATA_SEED))
-        _run((*generate, "--train", str(rows), "--traces", str(rows)), out / "logs" / "generate.log")
-    # The start is measured too: what training adds is the difference to it.
-    planned = [Job("start", _measuring(out, config, start, "start"))]
-    planned += [_job(out, config, start, variant, seed, steps) for seed in numbers for variant in names]
-    failed = []
-    # Threads only wait here; each training is a process of its own.
-    with ThreadPoolExecutor(jobs) as pool:
-        for job, problem in zip(planned, pool.map(lambda job: _attempt(job, out, jobs), planned), strict=True):
-            screen.print(f" {job.name}: {problem or 'done'}", soft_wrap=True)
-            failed += [job.name] if problem else []
-    if failed:
-        raise ConfigError(f"{', '.join(failed)} failed; see {out / 'logs'}. The same command continues.")
-    # All runs in the folder, also those of variants of earlier calls.
-    runs = sorted(str(path.parent) for path in (out / "runs").glob("*/manifest.json"))
-    page = ("leaderboard", "build", *runs, "-o", str(out / "leaderboard.html"))
-    _run((*page, "--baseline", "start", "--judge", "miniature/v1", "--no-published"), out / "logs" / "leaderboard.log")
-    _print_table(out, names, numbers)
+
+    def say(text: str) -> None:
+        screen.print(f" {text}", soft_wrap=True)
+
+    checks.check_launch(recipe)
+    given = [NO_SHARE] * at_once
+    if recipe.launch.slurm is None:
+        # A rehearsal takes none of the GPUs that it is to precede.
+        environ = {"CUDA_VISIBLE_DEVICES": ""} if miniature else None
+        given = shares(at_once, recipe.launch.processes, environ, one_core=recipe.miniature is not None)
+    with folder.locked(), draining_signals(DRAINING) as (stop, received):
+        folder.open(recipe, keep=("data",))
+        launcher = open_launcher(recipe.launch, folder.root / "submitit")
+        make_data(recipe, folder, stop=stop, say=say)
+        readable = settled(planned, folder, launcher, stop=stop, say=say)
+        if received:
+            raise Interrupted("Stopped by a signal before the first training. The same command continues.", received[0])
+        write_settings(recipe, folder.settings, folder.data)
+        checks.check_models(recipe, folder)
+        found = checks.check_trainings(recipe, folder, readable, here=recipe.launch.slurm is None)
+        checks.check_disk(folder, found, at_once)
+        folder.open(recipe)
+        steps = {one.job.name: one.steps for one in found}
+        driver = Driver(recipe, folder, launcher, given, n_steps=steps, say=say)
+        driver.run(planned, stop=stop)
+    if received:
+        left = ", ".join(driver.unfinished)
+        raise Interrupted(f"Stopped by a signal; not done: {left}. The same command continues.", received[0])
+    typer.echo(write_report(recipe, folder))
+    if driver.failed:
+        raise IncompleteRun(f"{', '.join(driver.failed)} failed; see {folder.logs}. The same command continues.")
 
 
-def _chosen(variants: str, seeds: str) -> tuple[list[str], list[int]]:
-    names = [name.strip() for name in variants.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in VARIANTS]:
-        raise ConfigError(f"No variant {unknown[0]!r}. There are: {', '.join(VARIANTS)}.")
+def _dry_run(recipe: Recipe, folder: Folder, planned: list[Job], at_once: int) -> None:
+    """Everything that can be looked at, and what it would take; writes nothing outside the folder's scratch."""
+    from seedbench_r1.experiments import checks
+
+    if recipe.miniature is not None and folder.scratch is not None:
+        # Enough for a step; how many there are does not matter beside max_steps.
+        few = replace(recipe.miniature, questions=DRY_QUESTIONS, rows=min(recipe.miniature.rows, DRY_ROWS))
+        make_data(replace(recipe, miniature=few), Folder(folder.scratch), stop=threading.Event(), say=lambda text: None)
+    write_settings(recipe, folder.settings, folder.data)
+    checks.check_models(recipe, folder)
+    found = checks.check_trainings(recipe, folder, planned, here=False)
+    print_arithmetic(recipe, folder, found, at_once)
+    checks.check_disk(folder, found, at_once)
+
+
+@app.command("status")
+def status_command(
+    file: File, *, out: Out = None, changes: Set = None, miniature: Rehearse = False, as_json: PlainJson = False
+) -> None:
+    """How far each job is, and where its log is. Reads only; another process may be running the experiment."""
+    from seedbench_r1.experiments.report import all_jobs
+    from seedbench_r1.experiments.states import state_of
+
+    recipe, folder = _open(file, out, changes, miniature)
+    found = [state_of(recipe, folder, job) for job in all_jobs(recipe, folder)]
+    if as_json:
+        typer.echo(console.json_text({"schema": "sbr1.experiment-status/1", "jobs": to_json(found)}))
+        return
+    print_states(folder, found)
+
+
+@app.command("report")
+def report_command(file: File, *, out: Out = None, changes: Set = None, miniature: Rehearse = False) -> None:
+    """The tables of all that is complete, on standard output and in experiment.md, and the page of its runs."""
+    from seedbench_r1.experiments.report import write_report
+
+    recipe, folder = _open(file, out, changes, miniature)
+    typer.echo(write_report(recipe, folder))
+
+
+def _open(file: Path, out: Path | None, changes: list[str] | None, miniature: bool) -> tuple[Recipe, Folder]:
+    """The recipe, or its rehearsal, and where it is carried out."""
+    recipe = read_recipe(file, changes or ())
+    name = f"{recipe.name}-miniature" if miniature else recipe.name
+    # Absolute: the commands that were done are known by their words, from wherever they are looked at.
+    folder = Folder((Path(f"{name}-experiment") if out is None else out).absolute())
+    return (on_miniature(recipe, folder) if miniature else recipe), folder
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str | None) -> list[int] | None:
     try:
-        return names, [int(seed) for seed in seeds.split(",")]
+        return None if text is None else [int(seed) for seed in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--seeds {seeds!r} is not understood. Give numbers: 0,1,2.") from error
-
-
-def _job(out: Path, config: Path, start: Path, variant: str, seed: int, steps: int | None) -> Job:
-    name = f"{variant}-seed{seed}"
-    folder = out / "trainings" / name
-    train = ["train", "--config", str(config), "--model", str(start), "--out", str(folder), *VARIANTS[variant]]
-    train += ["--seed", str(seed), "--workers", "1", *(("--max-steps", str(steps)) if steps else ())]
-    return Job(name, (tuple(train), *_measuring(out, config, folder, name)))
-
-
-def _measuring(out: Path, config: Path, model: Path, name: str) -> tuple[tuple[str, ...], ...]:
-    """Evaluate and judge; of a folder of checkpoints, the newest."""
-    run = out / "runs" / name
-    where = ("--runs-dir", str(out / "runs"), "--run-name", name)
-    return (
-        # Judged twice: the exact judge gives the result, the rules judge shows how far heuristics get.
-        ("eval", "--config", str(config), "--data-root", str(config.parent), "--model", str(model), *where),
-        ("judge", str(run), "--judge", "miniature"),
-        ("judge", str(run), "--judge", "rules"),
-    )
-
-
-def _attempt(job: Job, out: Path, jobs: int) -> str | None:
-    """What went wrong, or None."""
-    log = out / "logs" / f"{job.name}.log"
-    try:
-        for command in job.commands:
-            _run(command, log, threads=max(1, (os.cpu_count() or 1) // jobs))
-    except subprocess.CalledProcessError as error:
-        return f"exit code {error.returncode}, see {log}"
-    return None
-
-
-def _run(command: Sequence[str], log: Path, *, threads: int | None = None) -> None:
-    """Run a command of ours with its output in `log`. Raises CalledProcessError."""
-    make_folder(log.parent)
-    # Looked up when the command runs: the training that writes the checkpoint comes before it.
-    words = list(command)
-    if "--model" in command:
-        place = command.index("--model") + 1
-        words[place] = str(newest_checkpoint(Path(command[place])))
-    options = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    with writing(log), log.open("a", encoding="utf-8") as stream:
-        stream.write(f"$ seedbench-r1 {' '.join(words)}\n")
-        stream.flush()
-        # Not the installed script: the same interpreter and the same copy of the package.
-        code = "from seedbench_r1.cli.app import main; main()"
-        arguments = [sys.executable, "-c", code, *words]
-        environment = child_environment(options)
-        subprocess.run(
-            arguments, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
-        )
-
-
-def _print_table(out: Path, variants: list[str], seeds: list[int]) -> None:
-    """The experiment's tables on standard output and in experiment.md."""
-    from seedbench_r1.demo import rollout_log
-    from seedbench_r1.demo.comparison import markdown, measure
-
-    measured = {"start": [measure(out / "runs" / "start")]}
-    for variant in variants:
-        measured[variant] = [measure(out / "runs" / f"{variant}-seed{seed}") for seed in seeds]
-    trainings = {variant: [out / "trainings" / f"{variant}-seed{seed}" for seed in seeds] for variant in variants}
-    text = "\n".join(table for table in (markdown(measured), rollout_log.markdown(trainings)) if table)
-    write_text(out / "experiment.md", text)
-    typer.echo(text)
+        raise ConfigError(f"--seeds {text!r} is not understood. Give numbers: 0,1,2.") from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from seedbench_r1.cli import console
+from seedbench_r1.files import existing_folder
 from seedbench_r1.types import VideoConfig, to_json
 from trainers.config import TABLE
 
@@ -38,15 +39,14 @@ def header(planned: TrainPlan) -> list[str]:
     if config.algo != "sft":
         total = planned.questions_per_step * config.num_generations
         rollouts = f" x {config.num_generations} rollouts = {total} a step"
-    # The folder may not exist yet: its first existing parent tells the disk.
-    where = next(folder for folder in (config.out, *config.out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing_folder(config.out)).free
     keep = "all" if config.save_total_limit is None else config.save_total_limit
     lines = [
         f"seedbench-r1 train {dot} {config.preset} {dot} {planned.checkpoint.info.name} {dot} "
         f"{len(planned.rows):,} rows {dot} {planned.n_steps:,} steps of "
         f"{planned.questions_per_step} questions{rollouts}",
         f" ckpt every {config.save_steps} (keep {keep}, {size(guess.checkpoint)} each, "
-        f"{shutil.disk_usage(where).free / 1e9:.0f} GB free) {dot} about {size(guess.device_bytes(config))} of device "
+        f"{free / 1e9:.0f} GB free) {dot} about {size(guess.device_bytes(config))} of device "
         f"memory a process, by arithmetic",
         f" on {planned.world_size} x {device_name(resolve_device(config.device))}",
     ]

@@ -1,8 +1,7 @@
-"""The trained tiny models that come with the package, and where a training's newest checkpoint is."""
+"""The trained tiny models that come with the package."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -33,9 +32,3 @@ def copy_shipped_model(name: str, out: Path) -> None:
     for path in sorted(source.iterdir(), key=lambda path: path.name == "config.json"):
         with writing(out / path.name):
             shutil.copyfile(path, out / path.name)
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the last step in a training's folder; `folder` itself if it holds none."""
-    steps = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return max(steps, key=lambda path: int(path.name.split("-")[1]), default=folder)

@@ -17,6 +17,7 @@ from seedbench_r1.types import ModelInfo, Preprocess
 
 _LARGEST_PATCH, _LARGEST_MERGE = 256, 16  # pixels, patches; what is larger is damage, and fills the memory
 TRAINING = "training.json"  # what a training says of a checkpoint it wrote
+_OF_STEP = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,17 @@ def _text(value: object) -> str | None:
 
 def _number(value: object) -> int | None:
     return value if type(value) is int else None
+
+
+def list_checkpoints(out: Path) -> list[Path]:
+    """The checkpoint folders of a training, oldest first."""
+    found = [path for path in out.glob("checkpoint-*") if _OF_STEP.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def model_name(model: str) -> str:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from seedbench_r1.cli.app import app
 from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.errors import ConfigError, DataError
+from seedbench_r1.models.checkpoint import list_checkpoints
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.launch import (
     assert_same_checkpoint,
@@ -24,7 +25,7 @@ from tests.trainers.launch import (
     state_of,
 )
 from tests.trainers.toy import plan_and_train, toy_config
-from trainers.checkpoints import list_checkpoints, read_training
+from trainers.checkpoints import read_training
 from trainers.data import QuestionStream, read_data
 from trainers.loop import train
 from trainers.plan import plan_training

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from seedbench_r1.errors import ResourceError
+from seedbench_r1.models.checkpoint import list_checkpoints
 from tests.trainers.toy import plan_and_train, toy_config
-from trainers.checkpoints import list_checkpoints
 
 STEPS = {"max_steps": 3, "save_steps": 1, "num_generations": 2, "beta": 0.1}  # with a KL penalty every step has a pass
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from seedbench_r1.errors import ConfigError
+from seedbench_r1.models.checkpoint import list_checkpoints
 from seedbench_r1.runs.training_snapshot import read_lines
 from tests.trainers.launch import (
     MAIN,
@@ -30,7 +31,7 @@ from tests.trainers.launch import (
     trainings,
 )
 from tests.trainers.toy import plan_and_train, toy_config
-from trainers.checkpoints import list_checkpoints, read_training
+from trainers.checkpoints import read_training
 from trainers.config import TrainConfig
 from trainers.plan import plan_training
 

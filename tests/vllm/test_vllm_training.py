@@ -122,7 +122,7 @@ def test_adapters_that_learn_are_what_two_processes_sample_from(toy, learned, tm
 
 def test_two_processes_are_killed_and_one_goes_on(toy, tmp_path):
     from seedbench_r1.errors import ConfigError
-    from trainers.checkpoints import list_checkpoints
+    from seedbench_r1.models.checkpoint import list_checkpoints
     from trainers.plan import plan_training
 
     model, data = toy

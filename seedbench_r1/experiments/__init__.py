@@ -1,0 +1,1 @@
+"""Experiments as files: trainings of several variants with several seeds, measured and compared."""
