@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboards.loading import LeftOut, Loaded, choose_judge, find_run, gc_paused, load_runs
-from leaderboards.outcomes import Measured, QuestionBank, build_bank, outcomes_of
+from leaderboards.loading import LeftOut, choose_judge, find_run, gc_paused, load_runs
+from leaderboards.measuring import measure
+from leaderboards.outcomes import Measured, QuestionBank, build_bank
 from leaderboards.published import PublishedRow, load_published
 from leaderboards.ranking import (
     JUDGED,
@@ -25,6 +26,7 @@ from leaderboards.ranking import (
     rank,
 )
 from leaderboards.rows import Delta, LeaderboardRow, build_row
+from leaderboards.suites import BoardSuite
 from seedbench_r1.errors import DataError
 
 
@@ -59,15 +61,17 @@ class Board:
     judges: tuple[str, ...] = ()  # all whose verdicts the runs hold, in order of their names
 
     @property
-    def suite(self) -> str:
-        """Whose questions the runs answer: "seedbench-r1" or "own"."""
+    def suite(self) -> BoardSuite:
+        """Whose questions the runs answer."""
         return self.bank.suite
 
     @property
     def title(self) -> str:
-        """What the board is called: the benchmark, or the files of a user's own questions."""
-        if self.suite != "own":
-            return "SEED-Bench-R1"
+        """What the board is called: the benchmark, a toy world, or the files of a user's own questions."""
+        if self.bank.is_toy:
+            return "Miniature (a toy world, not SEED-Bench-R1)"
+        if self.suite.title:
+            return self.suite.title
         return ", ".join(dict.fromkeys(q.source.file for q in self.bank.questions if q.source is not None))
 
     @property
@@ -119,10 +123,10 @@ def build_board(
     Args:
         paths: run directories. Those that cannot be used are in `left_out`, with the reason.
         baseline: a run's directory, its run_id, or its model's name: every other row gets its distance from it.
-        metric: "<level>.<measure>", such as "l3.accuracy", "l1.sound", "l2.consistency": what rows are ranked by; of a
-            user's own questions "<split>.<measure>". By default accuracy on L3, or on their first split.
+        metric: "<level>.<measure>", such as "l3.accuracy", "l1.sound", "l2.consistency": what rows are ranked by; of
+            other suites "<split>.<measure>". By default accuracy on L3, or on their first split.
         judge: a judge id, or its beginning if only one starts so; by default the judge that judged most runs.
-        include_published: add the papers' rows.
+        include_published: add the papers' rows; never beside a toy world.
         force_mixed: rank and test rows of different protocols together.
         rank_unparsed: rank a run however many of its answers could not be read.
 
@@ -139,8 +143,7 @@ def build_board(
         judge_id = choose_judge(runs, judge)
         # Over all runs' questions, so that one index means the same question in every run's arrays.
         bank = build_bank(loaded.run for loaded in runs.values())
-        own = bank.suite == "own"
-        wanted = parse_metric(metric, bank.levels if own else ())
+        wanted = parse_metric(metric, bank.suite, bank.levels)
         only = judge is not None
         read = {run_id: measure(run_id, loaded, judge_id, bank, only=only) for run_id, loaded in runs.items()}
         rows = [build_row(measured, bank, rank_unparsed=rank_unparsed) for measured in read.values()]
@@ -151,7 +154,9 @@ def build_board(
         board = _with_deltas(_with_ranks(replace(board, left_out=tuple(left_out), warnings=warnings)))
         # Papers' rows join last: nothing before may rank or test them.
         judges = sorted({judge for loaded in runs.values() for judge in loaded.verdicts})
-        published = load_published() if include_published and not own else ()
+        published = load_published(bank.suite) if include_published and not bank.is_toy else ()
+        if not bank.suite.has_levels:  # a row without a number in any column would be an empty line
+            published = tuple(row for row in published if row.accuracy.keys() & set(bank.levels))
         return replace(board, published=published, judges=tuple(judges))
 
 
@@ -222,20 +227,6 @@ def comparable(rows: Iterable[LeaderboardRow], protocols: Container[str]) -> lis
     a comparison that no test supports.
     """
     return [row for row in rows if row.fit and row.protocol_id in protocols]
-
-
-def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBank, *, only: bool) -> Measured:
-    """A run with one judge's verdicts: judge_id's; without these, unless `only`, those of the judge that judged most.
-
-    Verdicts of another judge than the board's are shown and flagged JUDGE≠, and compared with nothing.
-    """
-    own = judge_id
-    if judge_id not in loaded.verdicts:
-        # Ties by name, so that the order of lines in the file does not matter.
-        own = None if only else max(loaded.verdicts, key=lambda j: (len(loaded.verdicts[j]), j), default=None)
-    verdicts = loaded.verdicts[own] if own is not None else {}
-    table = outcomes_of(loaded.run, verdicts, bank)
-    return Measured(run_id, loaded.run, own, verdicts, table, loaded.snapshot, loaded.probes)
 
 
 def score_of(row: LeaderboardRow, metric: Metric, judge_id: str | None) -> float:

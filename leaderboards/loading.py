@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leaderboards.agreement import copies, with_doubts
+from leaderboards.suites import SUITES
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs.answers import record_files
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.probes import ProbeResult, load_probes
 from seedbench_r1.runs.records import run_identity
+from seedbench_r1.runs.samples import FILE as SAMPLES
+from seedbench_r1.runs.samples import read_seeds, sample_runs
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, Verdict
-
-# Suites that have a board -> how it is called. One board holds runs of one suite.
-NAMES = {"seedbench-r1": "SEED-Bench-R1", "own": "own questions'"}
 
 Verdicts = dict[str, dict[str, Verdict]]  # judge_id -> question_id -> verdict
 
@@ -42,6 +42,7 @@ class Loaded:
     snapshot: TrainingSnapshot | None  # of its checkpoint's training
     probes: dict[str, dict[str, ProbeResult]]  # probe_id -> question_id -> result
     problem: str = ""  # why there is no snapshot though there is a file for it
+    samples: tuple[Loaded, ...] = ()  # of a folder of several samples: each one; `run` is the first, in the folder
 
 
 def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Loaded], list[LeftOut]]:
@@ -52,7 +53,7 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
     ConfigError for a baseline that is not among the usable runs.
     """
     wanted = list(paths)
-    if baseline is not None and (Path(baseline) / "manifest.json").exists():
+    if baseline is not None and any((Path(baseline) / name).exists() for name in ("manifest.json", SAMPLES)):
         wanted.append(Path(baseline))
     # A directory given twice, or once more through a link, must not be compared with itself.
     distinct: dict[Path, Path] = {}
@@ -92,12 +93,12 @@ def _take_out_other_suites(loaded: dict[Path, Loaded], baseline: str | None) -> 
     """One board answers one suite: the baseline's, else SEED-Bench-R1 where a run does, else that of most runs."""
     suites = {path: item.run.manifest.suite for path, item in loaded.items()}
     wanted = {suite for path, suite in suites.items() if baseline and path.resolve() == Path(baseline).resolve()}
-    usable = Counter(suite for suite in suites.values() if suite in NAMES)
+    usable = Counter(suite for suite in suites.values() if suite in SUITES)
     # Ties by name, so that the order of the arguments does not matter.
     most = min(usable, key=lambda suite: (suite != "seedbench-r1", -usable[suite], suite), default="seedbench-r1")
-    chosen = (wanted & set(NAMES)).pop() if wanted & set(NAMES) else most
+    chosen = (wanted & set(SUITES)).pop() if wanted & set(SUITES) else most
     left_out = [
-        LeftOut(path, f"{path} answers the suite {suite}: not to be mixed with {NAMES[chosen]} results.")
+        LeftOut(path, f"{path} answers the suite {suite}: not to be mixed with {SUITES[chosen].called} results.")
         for path, suite in suites.items()
         if suite != chosen
     ]
@@ -139,6 +140,34 @@ def gc_paused() -> Iterator[None]:
 
 
 def _load(path: Path, known: dict[bytes, Mapping[str, Question]]) -> Loaded:
+    """A run's directory, or a folder of several samples of one run."""
+    if not read_seeds(path):
+        return _load_one(path, known)
+    samples = tuple(_load_one(sample, known) for sample in sample_runs(path))
+    if not samples:
+        raise DataError(f"{path} has no answers yet. Fix: run the same `eval` command again.")
+    first, runs = samples[0], [sample.run for sample in samples]
+    for run in runs[1:]:
+        if _asked(run) != _asked(runs[0]):
+            raise DataError(f"{run.path} answers other questions, or another model, than {runs[0].path}.")
+    # What is to be said of any of them is to be said of all.
+    run = replace(
+        first.run,
+        path=path,
+        rescored=sum(run.rescored for run in runs),
+        edited=tuple(dict.fromkeys(question for run in runs for question in run.edited)),
+        doubts=tuple(dict.fromkeys(doubt for run in runs for doubt in run.doubts)),
+    )
+    return replace(first, run=run, samples=samples)
+
+
+def _asked(run: Run) -> tuple[object, ...]:
+    """What the samples of one run have in common."""
+    manifest = run.manifest
+    return list(run.questions), manifest.protocol_id, manifest.dataset_hash, manifest.model.fingerprint
+
+
+def _load_one(path: Path, known: dict[bytes, Mapping[str, Question]]) -> Loaded:
     """Read one directory. `known` holds the questions of earlier ones by the content of questions.jsonl."""
     if not path.exists():
         raise DataError(f"{path} does not exist.")

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from leaderboards.board import Board
-from leaderboards.draw.csv import LONG_SCHEMA, PREDICTIONS_SCHEMA, WIDE_SCHEMA
+from leaderboards.draw.csv import LONG_SCHEMA, WIDE_SCHEMA
 from leaderboards.draw.numbers import p_text
+from leaderboards.draw.predictions import PREDICTIONS_SCHEMA
 from leaderboards.provenance import shareable
 from leaderboards.ranking import MEASURES, WORDS
 from leaderboards.rows import LeaderboardRow
@@ -23,8 +24,8 @@ def methods(board: Board) -> list[str]:
     """Sentences for the reader of this board."""
     videos = len(set(board.bank.video.tolist()))
     # Every sentence states what the code does; numbers come from its constants, so that neither can drift.
-    own = board.suite == "own"
-    of = "split of the file" if own else "level's annotation file"
+    levels = board.suite.has_levels
+    of = "level's annotation file" if levels else "split of the file"
     sentences = [
         f"Accuracy is correct / N of the {of}; unparsed and truncated answers are wrong; questions "
         "that failed leave the run INCOMPLETE, and its accuracy lies between the two bounds shown.",
@@ -38,13 +39,20 @@ def methods(board: Board) -> list[str]:
         "a - 1 runs are significantly better, and all but the first b significantly worse. A tier holds the runs not "
         "significantly worse than its first. Not overlap of intervals, which hides real differences.",
     ]
-    if own and not board.bank.choice.all():
+    if not board.bank.choice.all():
         sentences.append(
             "Credits between 0 and 1 (OCR, free-form, regression) count as they are: accuracy is their mean, its "
             "interval a CR1 t interval by video. Counts of right answers are of full credit. Judges decide on "
             "questions with options alone."
         )
-    if not own:
+    if any(row.n_samples > 1 for row in board.rows):
+        sentences.append(
+            "Runs marked AVG@K have K samples of each question: accuracy, consistency and soundness are means over "
+            "them, with intervals over questions; consistency and soundness over those with a verdict. Counts of right "
+            "answers are of questions right in every sample; letters and texts are the first sample's. maj@K: the "
+            "answer of most samples, ties shared; pass@k: 1 - C(n - c, k) / C(n, k)."
+        )
+    if levels:
         sentences.append(
             "The levels hold different questions: the gap from L1 to L3 mixes difficulty and shift. Compare gaps "
             "between models. No single domain supports a claim of less than 5 points."

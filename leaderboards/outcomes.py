@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from string import ascii_uppercase
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from leaderboards.sampled import SampleNumbers
+from leaderboards.suites import SUITES, TOY, BoardSuite
 from seedbench_r1.runs.directory import Run
 from seedbench_r1.runs.probes import ProbeResult
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot
 from seedbench_r1.scoring import lacks_reasoning
-from seedbench_r1.types import DOMAINS, LEVELS, Question, RunRecord, Verdict
+from seedbench_r1.types import DOMAINS, Question, RunRecord, Verdict
 
 # Codes of Outcomes.outcome. From ANSWERED on, the model produced a response.
 ABSENT, UNANSWERED, FAILED, ANSWERED, UNPARSED, TRUNCATED = range(6)
@@ -29,23 +32,32 @@ Values = npt.NDArray[np.bool_] | npt.NDArray[np.float64]  # of answers: right or
 
 @dataclass(frozen=True, slots=True)
 class QuestionBank:
-    """All questions of a board, L1 first, in the order of the annotation files; every array has one entry a question.
+    """All questions of a board, split by split, in the order of their files; every array has one entry a question.
 
     video codes number the source recordings 0..G-1 in the sorted order of their names.
     """
 
+    suite: BoardSuite  # of all runs
     questions: tuple[Question, ...]
     index: dict[str, int]  # question_id -> position
-    level: npt.NDArray[np.str_]
+    level: npt.NDArray[np.str_]  # the column's name: a level, a split of one's own, a benchmark
     domain: npt.NDArray[np.str_]  # "" where there is none
     video: npt.NDArray[np.intp]
     choice: Bools  # has options: what judges decide on
 
     @property
-    def suite(self) -> str:
-        """That of the questions; runs of one suite share a board."""
-        source = self.questions[0].source if self.questions else None
-        return "own" if source is not None and source.suite == "own" else "seedbench-r1"
+    def is_toy(self) -> bool:
+        """Whether a question is of a toy world."""
+        return any(question.source is not None and question.source.origin == TOY for question in self.questions)
+
+    def repeated(self, count: int) -> QuestionBank:
+        """The same arrays `count` times in a row, for the responses of as many samples."""
+        if count == 1:
+            return self
+        arrays: dict[str, Any] = {
+            name: np.tile(getattr(self, name), count) for name in ("level", "domain", "video", "choice")
+        }
+        return replace(self, **arrays)
 
     def group(self, name: str) -> Bools:
         """The questions of a level or of an L3 domain."""
@@ -55,15 +67,29 @@ class QuestionBank:
     @property
     def groups(self) -> tuple[str, ...]:
         """Levels, then L3 domains, as far as there are questions of them."""
-        levels, domains = set(self.level.tolist()), set(self.domain.tolist())
-        # A user's own splits, in the order of the file.
-        others = [name for name in dict.fromkeys(self.level.tolist()) if name not in LEVELS]
-        return tuple([n for n in LEVELS if n in levels] + others + [n for n in DOMAINS if n in domains])
+        domains = set(self.domain.tolist())
+        return (*dict.fromkeys(self.level.tolist()), *(name for name in DOMAINS if name in domains))
 
     @property
     def levels(self) -> tuple[str, ...]:
         """The groups that are levels."""
         return tuple(name for name in self.groups if name not in DOMAINS)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCounts:
+    """How many of a question's K samples are what; arrays (n,) of int."""
+
+    k: int
+    judged: npt.NDArray[np.intp]  # have a verdict
+    consistent: npt.NDArray[np.intp]
+    sound: npt.NDArray[np.intp]  # right and consistent
+    right_unjudged: npt.NDArray[np.intp]
+
+    def share_of(self, counted: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Of the samples with a verdict; 0 where none has one."""
+        found: npt.NDArray[np.float64] = counted / np.maximum(self.judged, 1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +104,29 @@ class Outcomes:
     bare: Bools  # a response without reasoning, or whose answer could not be read
     n_tokens: npt.NDArray[np.int32]  # generated; UNKNOWN
     credits: npt.NDArray[np.float64]  # 0 to 1; 0 where there is no response
+    counts: SampleCounts | None = None  # of several samples; None: one answer to each question
+
+    @property
+    def consistency(self) -> Values:
+        """What the consistency rate is the mean of, where `judged`: of several samples the share of the judged ones."""
+        if self.counts is not None:
+            return self.counts.share_of(self.counts.consistent)
+        found: Bools = self.consistent == 1
+        return found
+
+    @property
+    def soundness(self) -> Values:
+        """What sound accuracy is the mean of, where `judged`."""
+        if self.counts is not None:
+            return self.counts.share_of(self.counts.sound)
+        found: Bools = (self.consistent == 1) & self.correct
+        return found
+
+    @property
+    def settled(self) -> Bools:
+        """Responses that lack no verdict, in no sample."""
+        found: Bools = self.judged if self.counts is None else self.counts.judged == self.counts.k
+        return found
 
     @property
     def credit(self) -> Values:
@@ -109,31 +158,46 @@ class Measured:
     """A run that was read: its directory's content, one judge's verdicts, and both as arrays."""
 
     run_id: str  # the directory's name; with its parent's where two runs share a name
-    run: Run
+    run: Run  # of several samples the first one, whose texts are shown
     judge_id: str | None  # None: not judged (or not by the judge asked for)
     verdicts: dict[str, Verdict]  # of that judge, by question_id
-    outcomes: Outcomes
+    outcomes: Outcomes  # of several samples their means: see `together`
     snapshot: TrainingSnapshot | None = None  # of the checkpoint's training; None: nothing is known of it
     probes: Mapping[str, Mapping[str, ProbeResult]] = field(default_factory=dict)  # probe_id -> question_id -> result
+    samples: tuple[Outcomes, ...] = ()  # of several samples each one's
+    sampled: Mapping[str, SampleNumbers] = field(default_factory=dict)  # level -> avg@K, maj@K, pass@k
+
+    @property
+    def n_samples(self) -> int:
+        """Answers to each question."""
+        return len(self.samples) or 1
+
+    @property
+    def responses(self) -> Outcomes:
+        """Every response of every sample; arrays n_samples times as long as the bank's."""
+        return end_to_end(self.samples) if self.samples else self.outcomes
 
 
 def build_bank(runs: Iterable[Run]) -> QuestionBank:
     """The questions of all runs, each once; the first run that has a question gives its text."""
     merged: dict[str, Question] = {}
+    suite = SUITES["seedbench-r1"]
     for run in runs:
+        suite = SUITES[run.manifest.suite]
         if run.questions.keys() - merged.keys():
             first, second = (run.questions, merged) if len(run.questions) > len(merged) else (merged, run.questions)
             merged = {**first, **second}
-    rank = {level: place for place, level in enumerate(LEVELS)}
-    questions = tuple(sorted(merged.values(), key=lambda question: rank.get(question.split, len(rank))))
-    # The domains of tables are L3's.
-    own = any(question.source is not None and question.source.suite == "own" for question in questions[:1])
+    splits = dict.fromkeys(question.split for question in merged.values())
+    rank = {name: place for place, name in enumerate(dict.fromkeys((*suite.known, *map(suite.column, splits))))}
+    # Split by split also where a user's file mixes them: the columns follow this order.
+    questions = tuple(sorted(merged.values(), key=lambda question: rank[suite.column(question.split)]))
     _, video = np.unique(np.array([question.cluster for question in questions], dtype=str), return_inverse=True)
     return QuestionBank(
+        suite=suite,
         questions=questions,
         index={question.question_id: place for place, question in enumerate(questions)},
-        level=np.array([question.split for question in questions], dtype=str),
-        domain=np.array(["" if own else question.domain or "" for question in questions], dtype=str),
+        level=np.array([suite.column(question.split) for question in questions], dtype=str),
+        domain=np.array([(question.domain or "") if suite.has_levels else "" for question in questions], dtype=str),
         video=video.astype(np.intp),
         choice=np.array([question.kind == "choice" for question in questions], dtype=np.bool_),
     )
@@ -159,6 +223,43 @@ def outcomes_of(run: Run, verdicts: Mapping[str, Verdict], bank: QuestionBank) -
     return table
 
 
+def end_to_end(samples: Sequence[Outcomes]) -> Outcomes:
+    """All samples' arrays one after the other."""
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(table, name) for table in samples]) for name in _ARRAYS}
+    return Outcomes(**arrays)
+
+
+def together(samples: Sequence[Outcomes]) -> Outcomes:
+    """K samples as one run, question by question.
+
+    Credits are means over the samples. Right, strictly right and without reasoning are those questions that are so in
+    every sample; consistent those that are in every sample with a verdict. Letters and lengths are the first's.
+    """
+    first = samples[0]
+    stacked: dict[str, Any] = {name: np.stack([getattr(table, name) for table in samples]) for name in _ARRAYS}
+    missing = (stacked["outcome"] < ANSWERED).any(axis=0)
+    failed = (stacked["outcome"] == FAILED).any(axis=0)
+    outcome = np.where(missing, np.where(failed, FAILED, UNANSWERED), first.outcome)
+    judged, consistent, right = stacked["consistent"] != NO_VERDICT, stacked["consistent"] == 1, stacked["correct"]
+    all_consistent = (consistent | ~judged).all(axis=0)
+    return replace(
+        first,
+        outcome=np.where(first.outcome == ABSENT, ABSENT, outcome).astype(np.int8),
+        correct=right.all(axis=0),
+        strict=stacked["strict"].all(axis=0),
+        consistent=np.where(judged.any(axis=0), all_consistent, NO_VERDICT).astype(np.int8),
+        bare=stacked["bare"].all(axis=0),
+        credits=stacked["credits"].mean(axis=0),
+        counts=SampleCounts(
+            len(samples),
+            judged=judged.sum(axis=0),
+            consistent=consistent.sum(axis=0),
+            sound=(consistent & right).sum(axis=0),
+            right_unjudged=(right & ~judged).sum(axis=0),
+        ),
+    )
+
+
 def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | None, *, choice: bool) -> None:
     score, parsed = record.score, record.parsed
     if score is None:
@@ -178,4 +279,5 @@ def _fill(table: Outcomes, place: int, record: RunRecord, verdict: Verdict | Non
         table.n_tokens[place] = record.generation.n_tokens
 
 
+_ARRAYS = [f.name for f in fields(Outcomes) if f.name != "counts"]
 _CODES = {"answered": ANSWERED, "unparsed": UNPARSED, "truncated": TRUNCATED}

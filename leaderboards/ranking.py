@@ -13,6 +13,7 @@ import numpy.typing as npt
 from leaderboards import stats
 from leaderboards.outcomes import Bools, Measured, QuestionBank, Values
 from leaderboards.rows import Delta
+from leaderboards.suites import BoardSuite
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import DOMAINS, LEVELS
 
@@ -39,18 +40,20 @@ class Metric:
         table = measured.outcomes
         if self.measure == "accuracy":
             return table.credit, table.responded
-        consistent = table.consistent == 1
-        return (consistent & table.correct if self.measure == "sound" else consistent), table.judged
+        return (table.soundness if self.measure == "sound" else table.consistency), table.judged
 
-    def could_be(self, measured: Measured) -> Values:
-        """(n,) hits if every missing verdict were "consistent"."""
+    def limits(self, measured: Measured) -> tuple[Floats, Floats]:
+        """(n,) what each value is at least and at most: every missing verdict not consistent, and consistent."""
+        table, sound = measured.outcomes, self.measure == "sound"
         hits, valued = self.values(measured)
-        table = measured.outcomes
         if self.measure == "accuracy":
-            return hits
-        unknown = table.responded & ~valued
-        could: Bools = (hits == 1) | (unknown & table.correct if self.measure == "sound" else unknown)
-        return could
+            return hits.astype(np.float64), hits.astype(np.float64)
+        if table.counts is not None:
+            known, k = table.counts.sound if sound else table.counts.consistent, table.counts.k
+            unknown = table.counts.right_unjudged if sound else k - table.counts.judged
+            return known / k, (known + unknown) / k
+        could = table.responded & ~valued & (table.correct if sound else True)
+        return hits.astype(np.float64), np.where(could, 1.0, hits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +70,19 @@ class LevelTests:
     p_holm: Floats  # (M, M)
 
 
-def parse_metric(text: str | None, splits: Sequence[str] = ()) -> Metric:
-    """ "l3.accuracy" -> Metric; None: accuracy on L3, of a user's own questions on their first split.
-
-    splits: of a user's own questions; none: those of SEED-Bench-R1. Raises ConfigError.
-    """
+def parse_metric(text: str | None, suite: BoardSuite, columns: Sequence[str]) -> Metric:
+    """ "l3.accuracy", "vsibench.sound" -> Metric; None: accuracy on L3, elsewhere on the first column. ConfigError."""
+    levels = suite.has_levels
+    known = (*LEVELS, "custom") if levels else tuple(columns)
     # The name of a split may have a dot.
-    level, _, measure = (text or f"{splits[0] if splits else 'L3'}.accuracy").rpartition(".")
-    known = tuple(splits) or (*LEVELS, "custom")
-    names = {name.lower(): name for name in known}
+    level, _, measure = (text or f"{'L3' if levels else known[0]}.accuracy").rpartition(".")
+    names = {name.lower(): name for name in known} | {
+        split: name for split, name in suite.names.items() if name in known
+    }
     if level.lower() not in names or measure not in MEASURES:
-        kind = "split" if splits else "level"
         raise ConfigError(
-            f"--metric {text!r} is unknown. Fix: a {kind} ({', '.join(names)}), a dot, and one of "
-            f"{', '.join(MEASURES)}."
+            f"--metric {text!r} is unknown. Fix: a {'level' if levels else 'split'} ({', '.join(names)}), a dot, and "
+            f"one of {', '.join(MEASURES)}."
         )
     # Of names that differ in case alone each is still found as it is written.
     return Metric(level if level in known else names[level.lower()], measure)
@@ -241,10 +243,11 @@ def compare(
     # A t interval may leave the range that a difference of shares cannot.
     lo, hi = (float(end) for end in np.clip((interval.lo, interval.hi), -1.0, 1.0))
     least, most = _bounds(metric, first, second, answered)
+    settled = first.outcomes.settled & second.outcomes.settled
     return Delta(
         *(interval.mean, lo, hi, interval.se, n, interval.n_clusters, p),
         p_adjusted=None,
-        missing=int(answered.sum()) - n,
+        missing=0 if measure == "accuracy" else int((answered & ~settled).sum()),
         bound_lo=least,
         bound_hi=most,
     )
@@ -252,15 +255,15 @@ def compare(
 
 def _bounds(metric: Metric, first: Measured, second: Measured, answered: Bools) -> tuple[float, float]:
     """first - second with every missing verdict against the first and for the second, and the other way round."""
-    (ours, _), (theirs, _) = metric.values(first), metric.values(second)
-    least = float((ours[answered].astype(np.float64) - metric.could_be(second)[answered]).mean())
-    return least, float((metric.could_be(first)[answered].astype(np.float64) - theirs[answered]).mean())
+    (our_least, our_most), (their_least, their_most) = metric.limits(first), metric.limits(second)
+    least, most = (our_least - their_most)[answered], (our_most - their_least)[answered]
+    return float(least.mean()), float(most.mean())
 
 
 def _is_open(metric: Metric, first: Measured, second: Measured, group: Bools) -> bool:
     """Whether missing verdicts could turn the difference of two runs round."""
     answered = first.outcomes.responded & second.outcomes.responded & group
-    if not (answered & ~(first.outcomes.judged & second.outcomes.judged)).any():
+    if not (answered & ~(first.outcomes.settled & second.outcomes.settled)).any():
         return False
     least, most = _bounds(metric, first, second, answered)
     return least <= 0 <= most

@@ -7,26 +7,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, Outcomes, QuestionBank, Values
+from leaderboards.outcomes import FAILED, TRUNCATED, UNPARSED, Bools, Measured, QuestionBank
 from leaderboards.provenance import provenance_of
-from leaderboards.stats import FEW_CLUSTERS, Proportion, credit_interval, gap_interval
+from leaderboards.sampled import SampleNumbers
+from leaderboards.shares import (
+    NO_REASONING,
+    Bounds,
+    Quadrants,
+    consistency_of,
+    further_shares,
+    has_consistency,
+    quadrants_of,
+    share,
+    sound_of,
+    verdict_bounds,
+)
+from leaderboards.stats import FEW_CLUSTERS, Proportion, gap_interval, square_and_add
 from seedbench_r1.prompts import template_sha
 from seedbench_r1.types import DOMAINS
 
 SHOWN_UNPARSED = 0.02  # share of unparsed answers from which a row is flagged
 SHOWN_UNJUDGED = 0.01  # share of missing verdicts from which a row is flagged
 RANKED_UNPARSED = 0.2  # largest share of unparsed answers of a ranked row: beyond it, the wording is what differs
-NO_REASONING = 0.95  # share of responses without reasoning from which there is no consistency to speak of
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What the accuracy of an incomplete group can still be: missing answers all wrong, and all right. Fractions."""
-
-    lo: float
-    hi: float
-    answered: int
-    n: int  # questions of the group that belong to the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +38,6 @@ class Gap:
     value: float
     lo: float
     hi: float
-
-
-@dataclass(frozen=True, slots=True)
-class Quadrants:
-    """Accuracy x consistency: every question of a group in exactly one of these counts.
-
-    The first four hold responses with reasoning, an answer and a verdict. `no_reasoning` is apart from them, although
-    such a response counts as judged and not consistent in the rate.
-    """
-
-    correct_consistent: int
-    correct_inconsistent: int  # "lucky": right, but not for the reason given
-    wrong_consistent: int  # "honest error"
-    wrong_inconsistent: int
-    no_reasoning: int  # nothing to judge: no reasoning, or no answer that could be read
-    undecided: int  # the judge did not decide, failed, or was not asked
-    error: int  # no response
-
-    @property
-    def n(self) -> int:
-        """Questions of the group."""
-        answered = self.correct_consistent + self.correct_inconsistent + self.wrong_consistent + self.wrong_inconsistent
-        return answered + self.no_reasoning + self.undecided + self.error
 
 
 def stars_of(p_adjusted: float | None) -> str:
@@ -141,6 +120,8 @@ class LeaderboardRow:
     judged_deltas: dict[str, dict[str, Delta]] = field(default_factory=dict)  # consistency and sound, then level
     verdict_bounds: dict[str, Bounds] = field(default_factory=dict)  # level and domain, where verdicts are missing
     bootstrap: dict[str, tuple[float, float]] = field(default_factory=dict)  # level; accuracy, 10,000 draws of videos
+    n_samples: int = 1  # answers to each question, of which accuracy is the mean
+    sampled: dict[str, SampleNumbers] = field(default_factory=dict)  # level -> spread, maj@K, pass@k
 
     @property
     def coverage(self) -> float:
@@ -191,16 +172,18 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
     rank_unparsed: a row may be ranked however many of its answers could not be read.
     """
     manifest, table = measured.run.manifest, measured.outcomes
+    every, of_every = measured.responses, bank.repeated(measured.n_samples)
     groups = [name for name in bank.groups if (bank.group(name) & table.selected).any()]
     complete = [name for name in groups if not (bank.group(name) & table.selected & ~table.responded).any()]
     accuracy = {name: share(table.credit, bank.group(name) & table.responded, bank) for name in complete}
     # Of answers without options no judge says anything.
     judged = {name: bank.group(name) & bank.choice for name in groups}
-    rated = [name for name in complete if has_consistency(table, judged[name])]
+    judged_every = {name: of_every.group(name) & of_every.choice for name in groups}
+    rated = [name for name in complete if has_consistency(every, judged_every[name])]
     levels = [name for name in groups if name not in DOMAINS]
-    total = sum(manifest.n_total.get(level, {}).get("all", 0) for level in levels)
-    answered, unparsed = int(table.responded.sum()), int((table.outcome == UNPARSED).sum())
-    unreadable = unparsed > RANKED_UNPARSED * answered and not rank_unparsed
+    total = sum(sizes.get("all", 0) for split, sizes in manifest.n_total.items() if bank.suite.column(split) in levels)
+    unparsed = int((every.outcome == UNPARSED).sum())
+    unreadable = unparsed > RANKED_UNPARSED * int(every.responded.sum()) and not rank_unparsed
     return LeaderboardRow(
         run_id=measured.run_id,
         model=manifest.model.name,
@@ -210,20 +193,20 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         protocol=manifest.protocol,
         protocol_id=manifest.protocol_id,
         status=_status(measured, total),
-        answered=answered,
+        answered=int(table.responded.sum()),
         n=total,
         frames=None if manifest.video is None else manifest.video.max_frames,
         accuracy=accuracy,
         bounds={name: _bounds(measured, bank.group(name)) for name in groups if name not in accuracy},
         consistency={name: consistency_of(table, judged[name], bank) for name in rated},
         sound={name: sound_of(table, judged[name], bank) for name in rated},
-        verdict_bounds={name: found for name in rated if (found := _verdict_bounds(table, judged[name]))},
-        quadrants={name: quadrants_of(table, judged[name]) for name in rated if name in levels},
-        shares=further_shares(measured, bank, complete, rated),
-        gap=_gap(accuracy) if bank.suite == "seedbench-r1" else None,
+        verdict_bounds={name: found for name in rated if (found := verdict_bounds(every, judged_every[name]))},
+        quadrants={name: quadrants_of(every, judged_every[name]) for name in rated if name in levels},
+        shares=further_shares(measured, complete, rated, of_every),
+        gap=_gap(accuracy) if bank.suite.has_levels else None,
         unparsed=unparsed,
-        truncated=int((table.outcome == TRUNCATED).sum()),
-        errors=int((table.outcome == FAILED).sum()),
+        truncated=int((every.outcome == TRUNCATED).sum()),
+        errors=int((every.outcome == FAILED).sum()),
         judge_id=measured.judge_id,
         judge_prompt_sha=(measured.judge_id or "").rpartition("/")[2],
         model_sha=manifest.weights_sha256 or manifest.model.fingerprint,
@@ -234,81 +217,9 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         selected_from_k=manifest.model.selected_from_k,
         provenance=provenance_of(measured),
         flags=_flags(measured, bank, total),
+        n_samples=measured.n_samples,
+        sampled=dict(measured.sampled),
         withheld=unreadable or bool(measured.run.edited or measured.run.doubts) or manifest.mixed_weights is not None,
-    )
-
-
-def has_consistency(table: Outcomes, group: Bools) -> bool:
-    """Whether a group was judged, and had reasoning to judge: none at all is not a consistency of 0 %."""
-    answered = group & table.responded
-    return bool((answered & table.judged).any()) and (answered & table.bare).sum() < NO_REASONING * answered.sum()
-
-
-def further_shares(
-    measured: Measured, bank: QuestionBank, complete: list[str], rated: list[str]
-) -> dict[str, dict[str, Proportion]]:
-    """Shares next to accuracy and consistency, by name, then level and domain.
-
-    Of the answered: unparsed, truncated, strict_accuracy (correct by the reference's rule), no_reasoning (nothing to
-    judge), undecided (no verdict). Of the judged: reasoning_consistency_correct and _wrong (among correct and among
-    wrong answers), reasoning_consistency_judged_only (where there was reasoning and an answer to judge).
-    """
-    table = measured.outcomes
-    consistent, judged = table.consistent == 1, table.judged
-    of_answered = {
-        "unparsed": table.outcome == UNPARSED,
-        "truncated": table.outcome == TRUNCATED,
-        "strict_accuracy": table.strict,
-        "no_reasoning": table.bare,
-    }
-    of_judged = {
-        "reasoning_consistency_correct": judged & table.correct,
-        "reasoning_consistency_wrong": judged & ~table.correct,
-        "reasoning_consistency_judged_only": judged & ~table.bare,
-    }
-    found = {
-        name: {group: share(hits, bank.group(group) & table.responded, bank) for group in complete}
-        for name, hits in of_answered.items()
-    }
-    if rated:
-        asked = table.responded & bank.choice
-        found["undecided"] = {group: share(asked & ~judged, bank.group(group) & asked, bank) for group in rated}
-    for name, within in of_judged.items():
-        found[name] = {group: share(consistent, bank.group(group) & within, bank) for group in rated}
-    return found
-
-
-def share(hits: Values, within: Bools, bank: QuestionBank) -> Proportion:
-    """Share of hits, or mean of credits, among the questions `within`, clustered by video."""
-    return credit_interval(hits[within], bank.video[within])
-
-
-def consistency_of(table: Outcomes, group: Bools, bank: QuestionBank) -> Proportion:
-    """Consistent / judged on the questions of `group`, an array over the bank."""
-    return share(table.consistent == 1, group & table.judged, bank)
-
-
-def sound_of(table: Outcomes, group: Bools, bank: QuestionBank) -> Proportion:
-    """Correct and consistent / judged on the questions of `group`."""
-    return share((table.consistent == 1) & table.correct, group & table.judged, bank)
-
-
-def quadrants_of(table: Outcomes, group: Bools) -> Quadrants:
-    """Count the questions of `group`."""
-    judged = group & table.judged & ~table.bare
-    yes, correct = table.consistent == 1, table.correct
-
-    def count(mask: Bools) -> int:
-        return int(mask.sum())
-
-    return Quadrants(
-        correct_consistent=count(judged & correct & yes),
-        correct_inconsistent=count(judged & correct & ~yes),
-        wrong_consistent=count(judged & ~correct & yes),
-        wrong_inconsistent=count(judged & ~correct & ~yes),
-        no_reasoning=count(group & table.responded & table.bare),
-        undecided=count(group & table.responded & ~table.bare & ~table.judged),
-        error=count(group & table.selected & ~table.responded),
     )
 
 
@@ -326,31 +237,27 @@ def _bounds(measured: Measured, group: Bools) -> Bounds:
     return Bounds(correct / n, (correct + n - answered) / n, answered, n)
 
 
-def _verdict_bounds(table: Outcomes, group: Bools) -> Bounds | None:
-    """What the consistency of a group can be: missing verdicts all "not consistent", and all "consistent"."""
-    answered = int((group & table.responded).sum())
-    judged, consistent = int((group & table.judged).sum()), int((group & (table.consistent == 1)).sum())
-    if judged == answered:
-        return None
-    return Bounds(consistent / answered, (consistent + answered - judged) / answered, judged, answered)
-
-
 def _gap(cells: dict[str, Proportion]) -> Gap | None:
     if "L1" not in cells or "L3" not in cells:
         return None
     near, far = cells["L1"], cells["L3"]
-    return Gap(*gap_interval(near.k, near.n, far.k, far.n, deff1=near.deff, deff2=far.deff))
+    if float(near.k).is_integer() and float(far.k).is_integer():
+        return Gap(*gap_interval(near.k, near.n, far.k, far.n, deff1=near.deff, deff2=far.deff))
+    # Means of several samples are no counts.
+    return Gap(*square_and_add((near.value, near.lo, near.hi), (far.value, far.lo, far.hi)))
 
 
 def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...]:
     """What a reader must know before comparing the row. Flags that need other rows are added by `build_board`."""
-    table, manifest = measured.outcomes, measured.run.manifest
-    answered, status = int(table.responded.sum()), _status(measured, total)
-    flags = []
-    if status == "incomplete":
-        flags.append(f"INCOMPLETE {answered}/{total}")
-    if int(table.selected.sum()) < total:
-        flags.append(f"SUBSET {int(table.selected.sum())}/{total}")
+    manifest, selected = measured.run.manifest, measured.outcomes.selected
+    flags = [f"AVG@{measured.n_samples}"] if measured.samples else []
+    if _status(measured, total) == "incomplete":
+        flags.append(f"INCOMPLETE {int(measured.outcomes.responded.sum())}/{total}")
+    if int(selected.sum()) < total:
+        flags.append(f"SUBSET {int(selected.sum())}/{total}")
+    # Shares are of all responses, of every sample.
+    table, choice = measured.responses, bank.repeated(measured.n_samples).choice
+    answered = int(table.responded.sum())
     errors = int((table.outcome == FAILED).sum())
     if errors:
         flags.append(f"ERRORS {errors}")
@@ -359,7 +266,7 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
         flags.append(f"UNPARSED {100 * unparsed / answered:.1f}%")
     if truncated:
         flags.append(f"TRUNCATED {100 * truncated / answered:.1f}%")
-    judged, to_judge = int((table.judged & table.responded).sum()), int((table.responded & bank.choice).sum())
+    judged, to_judge = int((table.judged & table.responded).sum()), int((table.responded & choice).sum())
     if judged and 1 - judged / to_judge > SHOWN_UNJUDGED:
         flags.append(f"JUDGED {100 * judged / to_judge:.1f}%")
     if answered and (table.responded & table.bare).sum() >= NO_REASONING * answered:
@@ -383,8 +290,7 @@ def _flags(measured: Measured, bank: QuestionBank, total: int) -> tuple[str, ...
     if overlap is not None and overlap.shared:
         flags.append(f"CONTAM? {overlap.shared}/{overlap.checked}")
     if any(
-        len(np.unique(bank.video[(bank.level == name) & table.selected])) in range(1, FEW_CLUSTERS)
-        for name in bank.levels
+        len(np.unique(bank.video[(bank.level == name) & selected])) in range(1, FEW_CLUSTERS) for name in bank.levels
     ):
         flags.append("FEW VIDEOS")
     return tuple(flags)

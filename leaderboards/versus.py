@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from string import ascii_uppercase
 
+import numpy as np
+
 from leaderboards.board import Board
 from leaderboards.outcomes import NO_LETTER, Bools, Measured, QuestionBank
 from leaderboards.ranking import JUDGED, compare
-from leaderboards.rows import Delta, has_consistency
+from leaderboards.rows import Delta
+from leaderboards.shares import has_consistency
 from leaderboards.stats import McNemar, mcnemar
 
 
@@ -76,7 +79,7 @@ def compare_runs(board: Board, first: str, second: str) -> tuple[LevelComparison
 
 
 def _judged(a: Measured, b: Measured, group: Bools, bank: QuestionBank) -> dict[str, Delta]:
-    rated = all(has_consistency(measured.outcomes, group & bank.choice) for measured in (a, b))
+    rated = all(has_consistency(m.responses, np.tile(group & bank.choice, m.n_samples)) for m in (a, b))
     found = {measure: compare(a, b, group, bank, measure=measure) for measure in JUDGED} if rated else {}
     return {measure: delta for measure, delta in found.items() if delta is not None}
 

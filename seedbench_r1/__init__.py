@@ -11,7 +11,10 @@ __version__ = "0.2.0"
 
 # Public name -> the module that defines it; loaded when it is first asked for.
 _HOMES = {
-    **dict.fromkeys(("evaluate", "judge", "leaderboard", "train", "load", "Leaderboard"), "seedbench_r1.interface"),
+    **dict.fromkeys(
+        ("evaluate", "evaluate_samples", "judge", "leaderboard", "train", "load", "Leaderboard"),
+        "seedbench_r1.interface",
+    ),
     **dict.fromkeys(("Run",), "seedbench_r1.runs.directory"),
     **dict.fromkeys(
         (

@@ -44,6 +44,7 @@ API, RAY, LMMS = "API (--backend openai:MODEL)", "Ray (--engine ray)", "lmms-eva
 GROUPS = (MODEL, DATA, PIXELS, RUNTIME, API, RAY, LMMS, OUTPUT)  # in the order of --help
 _LOADED = ("backend transformers", "backend vllm")  # backends that load a checkpoint
 _LMMS = ("engine lmms-eval", "suite transfer-lmms")
+_HERE = ("engine local",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class EvalConfig:
     )
     tensor_parallel: int = setting(1, "GPUs that share one copy.", RUNTIME, at_least=1, owners=("backend vllm",))
     data_parallel: int = setting(
-        1, "Processes, each with GPUs of its own; CPU: leave it at 1.", RUNTIME, at_least=1, owners=("engine local",)
+        1, "Processes, each with GPUs of its own; CPU: leave it at 1.", RUNTIME, at_least=1, owners=_HERE
     )
     max_in_flight: int = setting(128, "Generations at once.", RUNTIME, at_least=1, owners=("backend vllm",))
     gpu_memory_utilization: float = setting(
@@ -125,9 +126,9 @@ class EvalConfig:
     max_model_len: int | None = setting(
         None, "Prompt and completion, tokens.", RUNTIME, at_least=1, owners=("backend vllm",)
     )
-    shard: tuple[int, int] | None = setting(
-        None, "i/n: this process answers part i of n.", RUNTIME, owners=("engine local",)
-    )
+    shard: tuple[int, int] | None = setting(None, "i/n: this process answers part i of n.", RUNTIME, owners=_HERE)
+    samples: int = setting(1, "Of each question: with --seed and the next.", RUNTIME, at_least=1, owners=_HERE)
+    seeds: tuple[int, ...] = setting((), "0,1,2: a sample of each question with each.", RUNTIME, owners=_HERE)
     retry_errors: bool = setting(True, "Ask failed questions again.", RUNTIME, negatable=True)
     max_error_rate: float = setting(
         0.0, "Share of failed questions that still exits 0.", RUNTIME, at_least=0, at_most=1
@@ -160,6 +161,12 @@ class EvalConfig:
     runs_dir: Path = setting(Path("runs"), "Where run directories go.", OUTPUT, env="SBR1_RUNS_DIR")
     run_name: str | None = setting(None, "Instead of <model>--<protocol id>.", OUTPUT)
     fresh: bool = setting(False, "Start anew; the old files move aside.", OUTPUT)
+
+    @property
+    def sampled_seeds(self) -> tuple[int, ...]:
+        """The seeds of a run of several samples of each question; () for one answer to each."""
+        first = self.sampling.seed
+        return self.seeds or (tuple(range(first, first + self.samples)) if self.samples > 1 else ())
 
 
 PROMPT_FILE = Option("Your wording, as TOML.", PIXELS)
@@ -357,6 +364,10 @@ def validate(config: EvalConfig) -> EvalConfig:
     check_values({name: getattr(config.sampling, name) for name in _SAMPLING}, TABLE)
     check_values({"thinking": config.template.thinking}, TABLE)
     check_video(config.video)
+    if config.seeds and config.samples > 1:
+        raise ConfigError("--seeds says how many samples there are. Fix: leave out --samples.")
+    if config.sampled_seeds and config.sampling.temperature == 0:
+        raise ConfigError("At --temperature 0 all samples are the same answer. Fix: --temperature 1 --top-p 1.")
     _check_api(config)
     return config
 

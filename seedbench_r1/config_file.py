@@ -89,6 +89,18 @@ def parse_shard(value: object) -> tuple[int, int]:
     raise ConfigError(f"--shard {value!r} is not understood. Give i/n with 1 <= i <= n, e.g. 2/8.")
 
 
+def parse_seeds(value: object) -> tuple[int, ...]:
+    """ "0,1,2" or [0, 1, 2] -> (0, 1, 2). Raises ConfigError for anything else."""
+    seeds = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    texts = [str(seed).strip() for seed in seeds]
+    if not texts or not all(text.isascii() and text.isdigit() for text in texts):
+        raise ConfigError(f"--seeds {value!r} is not understood. Give whole numbers from 0 on, such as 0,1,2.")
+    found = tuple(map(int, texts))
+    if len(set(found)) < len(found):
+        raise ConfigError(f"--seeds {value!r} names a seed twice: its answers would count twice.")
+    return found
+
+
 def parse_texts(value: object) -> tuple[str, ...]:
     """One text, or a list of them. Raises ConfigError for anything else."""
     texts = [value] if isinstance(value, str) else value
@@ -98,7 +110,12 @@ def parse_texts(value: object) -> tuple[str, ...]:
 
 
 # texts -> tuples
-READERS: dict[str, Callable[[Any], Any]] = {"levels": parse_levels, "shard": parse_shard, "reward": parse_texts}
+READERS: dict[str, Callable[[Any], Any]] = {
+    "levels": parse_levels,
+    "shard": parse_shard,
+    "seeds": parse_seeds,
+    "reward": parse_texts,
+}
 
 
 def toml_lines(values: Mapping[str, object]) -> str:

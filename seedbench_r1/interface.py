@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from leaderboards.board import Board
+    from seedbench_r1.engines.base import Plan
     from seedbench_r1.judges.config import JudgeConfig
     from seedbench_r1.judges.opening import Announce
     from seedbench_r1.judges.run import Judge
     from seedbench_r1.types import RunRecord, Verdict
     from trainers.loop import TrainResult
 
-JUDGED_SUITES = ("seedbench-r1", "own")
 Setting = str | int | float | bool | Path | Iterable[str] | None
 
 
@@ -48,19 +48,50 @@ def evaluate(
         ConfigError, DataError, ResourceError: as the command (docs/cli.md, exit codes 3, 4 and 7).
     """
     # Imported when called: torch takes seconds, and `import seedbench_r1` should not.
-    from seedbench_r1.config import TABLE
-    from seedbench_r1.engines.plan import open_engine, plan
+    from seedbench_r1.engines.plan import open_engine
     from seedbench_r1.engines.run import run_plan
-    from seedbench_r1.suites import resolve
 
-    given = typed(settings, TABLE)
-    config = resolve(given, config_file=None if config_file is None else Path(config_file))
-    planned = plan(config, command="seedbench_r1.evaluate")
+    planned = _planned(settings, config_file, "seedbench_r1.evaluate")
+    if planned.config.sampled_seeds:
+        raise ConfigError("evaluate returns one run, of one answer to each question. Fix: evaluate_samples.")
     # Entered only now: everything that can be refused was refused without a model.
     with open_engine(planned.config) as engine:
         run_plan(planned, engine, stop=stop, observe=observe or (lambda record: None))
     # Read back rather than kept in memory: what is returned is what another machine would read.
     return load_run(planned.path)
+
+
+def evaluate_samples(
+    *, stop: threading.Event | None = None, config_file: str | Path | None = None, **settings: Setting
+) -> dict[int, Run]:
+    """Several samples of each question, `samples=8` or `seeds="0,1,2"`: seed -> its run, as evaluate would return it.
+
+    A question is decoded and its prompt computed once for all of them. Their folder (the parent of each run's path) is
+    what `leaderboard` takes as one run, whose accuracy is avg@K. Arguments and errors as evaluate's.
+
+    Raises:
+        ConfigError: also without `samples` or `seeds`.
+    """
+    from seedbench_r1.engines.plan import open_engine
+    from seedbench_r1.engines.run import run_samples
+    from seedbench_r1.runs.samples import sample_folder
+
+    planned = _planned(settings, config_file, "seedbench_r1.evaluate_samples")
+    seeds = planned.config.sampled_seeds
+    if not seeds:
+        raise ConfigError("How many samples is not said. Fix: samples=8, or seeds='0,1,2'.")
+    with open_engine(planned.config) as engine:
+        run_samples(planned, engine, stop=stop)
+    return {seed: load_run(sample_folder(planned.path, seed)) for seed in seeds}
+
+
+def _planned(settings: dict[str, Setting], config_file: str | Path | None, command: str) -> Plan:
+    from seedbench_r1.config import TABLE
+    from seedbench_r1.engines.plan import plan
+    from seedbench_r1.suites import resolve
+
+    config = resolve(typed(settings, TABLE), config_file=None if config_file is None else Path(config_file))
+    return plan(config, command=command)
 
 
 def load(path: str | Path) -> Run:
@@ -95,10 +126,7 @@ def judge(
 
 
 def check_judgeable(run: Run) -> Run:
-    """The run. Raises ConfigError if its suite is not one that judges know, or it has no question with options."""
-    if run.manifest.suite not in JUDGED_SUITES:
-        known = " and ".join(JUDGED_SUITES)
-        raise ConfigError(f"{run.path} answers the suite {run.manifest.suite}; judges know {known} only.")
+    """The run. Raises ConfigError if it has no question with options."""
     # Judges say which of the options the reasoning leads to.
     if all(question.kind != "choice" for question in run.questions.values()):
         raise ConfigError(f"{run.path} has no question with options; judges say which of them the reasoning leads to.")
@@ -150,10 +178,10 @@ class Leaderboard:
         """A row a run, with the columns of leaderboard.csv (docs/leaderboard.md) as texts."""
         import pandas as pd
 
-        from leaderboards.draw.csv import own_splits, wide_fields
+        from leaderboards.draw.csv import further_splits, wide_fields
 
         board = self.board
-        return pd.DataFrame([wide_fields(row, board.baseline, own_splits(board)) for row in board.rows])
+        return pd.DataFrame([wide_fields(row, board.baseline, further_splits(board)) for row in board.rows])
 
 
 def leaderboard(

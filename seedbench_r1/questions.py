@@ -163,7 +163,9 @@ def _unique(
     name = path.name
     try:
         for (where, line), row in read_rows(path, bad):
-            reader = _RowReader(where, Source("seedbench-r1", name, line), row, media, interned)
+            origin = row.get("data_source")
+            source = Source("seedbench-r1", name, line, origin=interned(origin) if isinstance(origin, str) else None)
+            reader = _RowReader(where, source, row, media, interned)
             try:
                 question = reader.question(level, training=training)
                 # Answers are found by id again: a second row of the same id would be answered by the first.

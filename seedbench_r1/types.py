@@ -177,6 +177,7 @@ class Request:
     thinking: Thinking = "auto"  # what the model's chat template is told
     prefix: str = ""  # assistant text that the completion continues, after what the template opened
     continuations: tuple[str, ...] = ()  # texts after the prefix whose log-probabilities are asked for (Scorer)
+    seeds: tuple[int, ...] = ()  # a completion with each, instead of sampling.n with sampling.seed
 
     @property
     def clock_indices(self) -> tuple[float, ...]:

@@ -82,7 +82,9 @@ class VideoR1Rows(Sequence[TrainingRow]):
         return sorted(path for path in paths if not os.path.exists(path))
 
     def _located(self, relative: str) -> str:
-        """Below the root; where the root is itself the path's first folder, in it."""
+        """Below the root, or absolute; where the root is itself the path's first folder, in it."""
+        if relative.startswith("/"):
+            return relative
         first, _, inside = relative.partition("/")
         if first not in self._within:
             self._within[first] = self._root.name == first and not (self._root / first).exists()

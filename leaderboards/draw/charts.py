@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from leaderboards.board import Board
-from leaderboards.rows import LeaderboardRow, Quadrants
+from leaderboards.rows import LeaderboardRow
+from leaderboards.shares import Quadrants
 from leaderboards.stats import Proportion
 from leaderboards.trainings import TITLES, Training, smooth, trainings
 from seedbench_r1.runs.training_snapshot import Points
@@ -137,8 +138,8 @@ def level_chart(board: Board, *, at_most: int | None = None) -> Chart | None:
 
     Here and below `at_most` limits the runs to the best ones and the baseline, for print.
     """
-    # A user's splits are no steps of one shift.
-    levels = [] if board.suite == "own" else [level for level in LEVELS if level in board.bank.levels]
+    # Other suites' splits are no steps of one shift.
+    levels = [level for level in LEVELS if level in board.bank.levels] if board.suite.has_levels else []
     # A line needs two ends.
     rows = [row for row in board.comparable if sum(level in row.accuracy for level in levels) > 1]
     shown = _featured(board, rows, at_most)

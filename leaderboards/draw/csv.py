@@ -1,4 +1,4 @@
-"""leaderboard.csv (a row a run), leaderboard_long.csv (a row a number) and predictions.csv (a row an answer).
+"""leaderboard.csv (a row a run) and leaderboard_long.csv (a row a number).
 
 The order of columns is an API: additions go last. A column of leaderboard.csv is one line of WIDE_COLUMNS.
 """
@@ -11,20 +11,18 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from string import ascii_uppercase
 from typing import TypeVar
 
 from leaderboards.board import Board
-from leaderboards.outcomes import NO_LETTER, NO_VERDICT, OUTCOME_NAMES, UNKNOWN, Measured, QuestionBank
 from leaderboards.published import PublishedRow
 from leaderboards.rows import Delta, LeaderboardRow
+from leaderboards.sampled import SampleNumbers
 from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
 from seedbench_r1.types import DOMAINS
 
 WIDE_SCHEMA = "sbr1.leaderboard-wide/1"  # raised when a column changes its meaning, not when one is added
 LONG_SCHEMA = "sbr1.leaderboard-long/1"
-PREDICTIONS_SCHEMA = "sbr1.predictions/1"
 
 # Prefix of the columns -> level or L3 domain.
 CELLS = {
@@ -44,11 +42,6 @@ LONG_COLUMNS = (
     *("baseline", "diff", "diff_lo", "diff_hi", "p", "p_adj", "test", "source", "diff_min", "diff_max"),
     "diff_n",
 )
-PREDICTION_COLUMNS = (
-    *("run_id", "sample_id", "level", "domain", "video_id", "gold", "pred", "correct", "consistent", "status"),
-    "n_tokens",
-)
-
 # Metrics of the long file whose difference from the baseline is tested -> their names here
 MEASURE_OF = {"accuracy": "accuracy", "reasoning_consistency": "consistency", "sound_accuracy": "sound"}
 
@@ -66,11 +59,11 @@ REFUSED = "refused: fewer than 95 % of the questions shared"
 
 def write_wide_csv(board: Board, path: Path, *, include_reported: bool = False) -> None:
     """Percentages with two decimals, `_lo` and `_hi` their 95 % interval; empty where there is no number."""
-    splits = own_splits(board)
+    splits = further_splits(board)
     rows = [wide_fields(row, board.baseline, splits) for row in board.rows]
     if include_reported:
-        rows += [reported_fields(row) for row in board.published]
-    _write(path, tuple(map(safe_text, wide_columns(splits))), [_safe_names(row) for row in rows])
+        rows += [reported_fields(row, splits) for row in board.published]
+    write_table(path, tuple(map(safe_text, wide_columns(splits))), [_safe_names(row) for row in rows])
 
 
 def write_long_csv(board: Board, path: Path, *, include_reported: bool = False) -> None:
@@ -78,23 +71,16 @@ def write_long_csv(board: Board, path: Path, *, include_reported: bool = False) 
     lines = [line for row in board.rows for line in long_fields(row, board.baseline)]
     if include_reported:
         lines += [line for row in board.published for line in _reported_long(row)]
-    _write(path, LONG_COLUMNS, lines)
+    write_table(path, LONG_COLUMNS, lines)
 
 
-def write_predictions_csv(board: Board, path: Path) -> None:
-    """Every question of every run."""
-    _write(
-        path, PREDICTION_COLUMNS, (line for run in board.measured.values() for line in _predictions(run, board.bank))
-    )
-
-
-def own_splits(board: Board) -> tuple[str, ...]:
-    """The splits of a user's own questions, which are columns there; none on a board of SEED-Bench-R1."""
-    return board.bank.levels if board.suite == "own" else ()
+def further_splits(board: Board) -> tuple[str, ...]:
+    """The splits of other suites, which are columns there; none on a board of SEED-Bench-R1."""
+    return () if board.suite.has_levels else board.bank.levels
 
 
 def wide_fields(row: LeaderboardRow, baseline: str | None, splits: Sequence[str] = ()) -> dict[str, str]:
-    """Column -> text of a measured run. splits: of a user's own questions."""
+    """Column -> text of a measured run. splits: of other suites."""
     return {name: show(row, baseline) for name, show in wide_columns(splits).items()}
 
 
@@ -108,15 +94,15 @@ def wide_columns(splits: Sequence[str] = ()) -> dict[str, Show]:
         found[f"{split}_n"] = _of(lambda row: row.accuracy, split, lambda cell: str(cell.n))
         found |= _shares(f"{split}_cons", lambda row: row.consistency, split)
         found[f"{split}_sound"] = _of(lambda row: row.sound, split, lambda cell: percent(cell.value))
-        found |= _bound_columns(split, split)
+        found |= _bound_columns(split, split) | _sample_columns(split, split)
         for measure, name in (("accuracy", split), ("consistency", f"{split}_cons"), ("sound", f"{split}_sound")):
             found |= _difference_columns(measure, split, name)
     return found
 
 
-def reported_fields(row: PublishedRow) -> dict[str, str]:
+def reported_fields(row: PublishedRow, splits: Sequence[str] = ()) -> dict[str, str]:
     """Column -> text of a paper's row: the printed strings, no interval, no rank."""
-    fields = dict.fromkeys(WIDE_COLUMNS, "") | {
+    fields = dict.fromkeys(wide_columns(splits), "") | {
         "run_id": row.row_id,
         "model": row.method,
         "base_model": row.base_model,
@@ -124,8 +110,9 @@ def reported_fields(row: PublishedRow) -> dict[str, str]:
         "frames": row.frames,
         "flags": "; ".join((*row.flags, f"{row.source}, {row.table}")),
     }
-    names = {name: prefix for prefix, name in CELLS.items()}
-    return fields | {f"{names[name]}_acc": cell.printed for name, cell in row.accuracy.items()}
+    names = {name: name for name in splits} or {name: prefix for prefix, name in CELLS.items()}
+    printed = {names[name]: cell.printed for name, cell in row.accuracy.items() if name in names}
+    return fields | {f"{name}_acc": text for name, text in printed.items()}
 
 
 def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str, str]]:
@@ -210,32 +197,8 @@ def _reported_long(row: PublishedRow) -> Iterator[dict[str, str]]:
         yield _long_place(row.row_id, name, "accuracy") | {"value": f"{cell.printed}%", "source": "reported"}
 
 
-def _predictions(measured: Measured, bank: QuestionBank) -> Iterator[dict[str, str]]:
-    table = measured.outcomes
-    columns = (table.outcome, table.picked, table.correct, table.consistent, table.n_tokens)
-    values = zip(bank.questions, *(column.tolist() for column in columns), strict=True)
-    for question, outcome, picked, correct, consistent, n_tokens in values:
-        # Only other runs were asked this question.
-        if OUTCOME_NAMES[outcome] == "absent":
-            continue
-        # A failure is neither right nor wrong: its cells stay empty.
-        responded = OUTCOME_NAMES[outcome] in ("answered", "unparsed", "truncated")
-        yield {
-            "run_id": safe_text(measured.run_id),
-            "sample_id": safe_text(question.question_id.partition("/")[2]),
-            "level": question.split,
-            "domain": question.domain or "",
-            "video_id": safe_text(question.cluster),
-            "gold": question.gold,
-            "pred": "" if picked == NO_LETTER else ascii_uppercase[picked],
-            "correct": str(int(correct)) if responded else "",
-            "consistent": "" if consistent == NO_VERDICT else str(consistent),
-            "status": OUTCOME_NAMES[outcome],
-            "n_tokens": "" if n_tokens == UNKNOWN else str(n_tokens),
-        }
-
-
-def _write(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> None:
+def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> None:
+    """A CSV file, completely or not at all. Raises ResourceError."""
     # Built in memory, then written at once: a full disk leaves no half table.
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
@@ -325,6 +288,22 @@ def _bound_columns(group: str, prefix: str | None = None) -> dict[str, Show]:
     }
 
 
+def _sample_columns(group: str, prefix: str | None = None) -> dict[str, Show]:
+    """Of several samples: the lowest and highest accuracy of one, their standard deviation, maj@K and pass@K."""
+    name = prefix or group.lower()
+    shown: dict[str, Callable[[SampleNumbers], float]] = {
+        "acc_min": lambda numbers: min(numbers.by_sample, default=math.nan),
+        "acc_max": lambda numbers: max(numbers.by_sample, default=math.nan),
+        "acc_sd": lambda numbers: numbers.deviation,
+        "maj": lambda numbers: math.nan if numbers.majority is None else numbers.majority.value,
+        "pass": lambda numbers: max((share.value for share in numbers.passed.values()), default=math.nan),
+    }
+    return {
+        f"{name}_{end}": _of(lambda row: row.sampled, group, lambda n, value=value: percent(value(n)))  # type: ignore[misc]
+        for end, value in shown.items()
+    }
+
+
 def _accuracy_columns() -> dict[str, Show]:
     found: dict[str, Show] = {}
     # Each with its own n: domains and levels have different numbers of questions.
@@ -386,4 +365,8 @@ WIDE_COLUMNS: dict[str, Show] = {
     **_difference_columns("sound", "L1"),
     **_difference_columns("sound", "L2"),
     **_difference_columns("sound", "L3"),
+    "samples": lambda row, _: str(row.n_samples),
+    **_sample_columns("L1"),
+    **_sample_columns("L2"),
+    **_sample_columns("L3"),
 }

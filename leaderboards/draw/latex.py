@@ -6,7 +6,6 @@ from pathlib import Path
 
 from leaderboards.board import Board
 from leaderboards.draw.paper_table import (
-    PAPER_COLUMNS,
     columns,
     comparable_consistency,
     is_bold,
@@ -79,13 +78,13 @@ def latex(board: Board, *, include_reported: bool = False) -> str:
     if include_reported and board.published:
         lines.append(r"\midrule")
         # Rows with an average alone would be a line of dashes.
-        lines += [_reported(row, empty=1 + len(compared)) for row in board.published if row.accuracy]
+        lines += [_reported(board, row, empty=1 + len(compared)) for row in board.published if row.accuracy]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
 
 def _header(board: Board, compared: list[str]) -> list[str]:
-    """The papers' two lines; of a user's own questions, one with their splits."""
-    if board.suite == "own":
+    """The papers' two lines; of other suites, one with their splits."""
+    if not board.suite.has_levels:
         names = [escape_latex(name) for name in columns(board)]
         return [_line(["Model", "Rank", *names, rf"Consist.\ {escape_latex(main_level(board))}", *compared])]
     return [
@@ -120,9 +119,9 @@ def _difference(row: LeaderboardRow, measure: str, level: str) -> str:
     return f"{100 * delta.value:+.1f}{interval}{marks}"
 
 
-def _reported(row: PublishedRow, *, empty: int) -> str:
+def _reported(board: Board, row: PublishedRow, *, empty: int) -> str:
     name = rf"\textit{{{escape_latex(reported_label(row))}}}\textsuperscript{{$\dagger$}}"
-    return _line([name, EMPTY, *(escape_latex(printed(row, column)) for column in PAPER_COLUMNS), *[EMPTY] * empty])
+    return _line([name, EMPTY, *(escape_latex(printed(row, column)) for column in columns(board)), *[EMPTY] * empty])
 
 
 def _line(cells: list[str]) -> str:

@@ -40,7 +40,7 @@ def markdown(board: Board, *, include_reported: bool = False) -> str:
     lines += [*([""] if board.warnings else []), markdown_row(header), markdown_row("---" for _ in header)]
     lines += [_measured(board, row) for row in board.rows]
     if include_reported:
-        lines += [_reported(row, empty=1 + len(compared)) for row in board.published]
+        lines += [_reported(board, row, empty=1 + len(compared)) for row in board.published]
     # A table that is copied into a README must carry what its numbers mean.
     notes = [f"- {_escape(sentence)}" for sentence in methods(board)]
     legend = "Percent ± half of the 95 % interval. Bold: tier A. Sound: right and consistent."
@@ -62,11 +62,11 @@ def _measured(board: Board, row: LeaderboardRow) -> str:
     return markdown_row([*cells, _escape(", ".join(row.flags)) or DASH])
 
 
-def _reported(row: PublishedRow, *, empty: int) -> str:
+def _reported(board: Board, row: PublishedRow, *, empty: int) -> str:
     """A paper's row; `empty` columns between its accuracies and its flags are not compared with anything."""
     name = f"*{_escape(paper_table.reported_label(row))}* †"
     flags = _escape(", ".join((*row.flags, f"{row.source}, {row.table}")))
-    numbers = [paper_table.printed(row, column) for column in paper_table.PAPER_COLUMNS]
+    numbers = [paper_table.printed(row, column) for column in columns(board)]
     return markdown_row([DASH, DASH, name, *numbers, *[DASH] * empty, flags])
 
 

@@ -127,7 +127,8 @@ def _without_texts(board: Board, layers: dict[str, str], built: str) -> tuple[st
     context: dict[str, object] = {
         "board": board,
         "story": [shareable(sentence) for sentence in story(board)],
-        "chance": f"{100 * np.mean([1 / len(q.options) for q in board.bank.questions if q.options]):.0f}",
+        "chance": _chance(board),
+        "links": {} if board.bank.is_toy else board.suite.links,
         "built": built,
         "built_day": built[:10],
         "version": __version__,
@@ -170,6 +171,7 @@ def _page_data(board: Board) -> dict[str, object]:
                 "protocol": row.protocol_id,
                 # The page gives such a run no stars, whatever the baseline.
                 "picked": (row.selected_from_k or 1) > 1,
+                "samples": row.n_samples,
                 # Where its consistency may be compared: by the board's judge, on levels that have reasoning.
                 "rated": [level for level in row.consistency if row.judge_id == board.judge_id],
             }
@@ -183,6 +185,13 @@ def _page_data(board: Board) -> dict[str, object]:
         "judged": _is_judged(board),
         "signs": [format(words["state"], "x"), format(words["inc"], "x")],
     }
+
+
+def _chance(board: Board) -> str:
+    """ "25": percent right by guessing on the metric's level; "" where no question of it has options."""
+    inside = zip(board.bank.questions, board.bank.group(board.metric.level).tolist(), strict=True)
+    shares = [1 / len(question.options) for question, yes in inside if yes and question.options]
+    return f"{100 * np.mean(shares):.0f}" if shares else ""
 
 
 def _is_judged(board: Board) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from leaderboards.board import Board
-from leaderboards.outcomes import ANSWERED, FAILED, Measured, Outcomes, QuestionBank
+from leaderboards.outcomes import ANSWERED, FAILED, Measured, Outcomes, QuestionBank, together
 from leaderboards.provenance import shareable
 from leaderboards.stats import SEED
 from seedbench_r1.conclusions import conclusion
@@ -81,14 +81,28 @@ def letter_bytes(table: Outcomes) -> bytes:
 
 
 def more_layers(board: Board) -> dict[str, str]:
-    """What only boards of a user's own questions need: letters behind D, and credits between 0 and 1 (float64)."""
+    """What only some boards need.
+
+    Letters behind D; credits between 0 and 1 (float64), of own questions and of runs of several samples; of these also
+    SampleCounts, four bytes a question: judged, consistent, sound, and right without a verdict.
+    """
     tables = [measured.outcomes for measured in board.measured.values()]
     layers = {}
     if any((table.picked > 3).any() for table in tables) or not board.bank.choice.all():
         layers["letters"] = pack(b"".join(letter_bytes(table) for table in tables))
     if any(table.credit is not table.correct for table in tables):
         layers["credits"] = pack(b"".join(table.credits.astype("<f8").tobytes() for table in tables))
+    if any(table.counts is not None for table in tables):
+        layers["samples"] = pack(b"".join(_sample_bytes(table) for table in tables))
     return layers
+
+
+def _sample_bytes(table: Outcomes) -> bytes:
+    # One answer is one sample.
+    counts = table.counts or together([table]).counts
+    assert counts is not None
+    columns = (counts.judged, counts.consistent, counts.sound, counts.right_unjudged)
+    return np.stack(columns, axis=1).astype(np.uint8).tobytes()
 
 
 def bank_layer(bank: QuestionBank) -> dict[str, object]:
@@ -102,7 +116,7 @@ def bank_layer(bank: QuestionBank) -> dict[str, object]:
         "ids": [question.question_id for question in bank.questions],
         "wording": [_number(wordings, _wording(question)) for question in bank.questions],
         "goal": [_number(goals, question.task_goal or "") for question in bank.questions],
-        "level": [_number(levels, question.split) for question in bank.questions],
+        "level": [_number(levels, level) for level in bank.level.tolist()],
         "domain": [DOMAINS.index(q.domain) if q.domain in DOMAINS else -1 for q in bank.questions],
         "video": bank.video.tolist(),
         "gold": _golds(bank),

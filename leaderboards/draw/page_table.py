@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from leaderboards.board import Board
 from leaderboards.draw.numbers import DASH, backbone, interval_text, p_text, percent, points
 from leaderboards.published import PublishedRow
-from leaderboards.rows import Bounds, Delta, Gap, LeaderboardRow
+from leaderboards.rows import Delta, Gap, LeaderboardRow
+from leaderboards.sampled import SampleNumbers
+from leaderboards.shares import Bounds
 from leaderboards.stats import Proportion
 from seedbench_r1.types import DOMAINS
 
@@ -117,7 +119,7 @@ def _columns(board: Board) -> Iterable[Column]:
     for level in levels:
         title = f"Accuracy on {level} minus the baseline's, points; {STARS}"
         yield Column(f"d_{level}", f"Δ {level}", title, "" if level == main else "levels")
-    if {"L1", "L3"} <= set(levels) and board.suite != "own":
+    if {"L1", "L3"} <= set(levels) and board.suite.has_levels:
         yield Column("gap", "Gap L1–L3", "Accuracy on L1 minus accuracy on L3, points")
     yield Column("base", "Base model", "What it was trained from", "run unprinted", numeric=False)
     yield Column("step", "Step", "Optimiser steps of its training", "run unprinted")
@@ -238,7 +240,7 @@ def _cell(board: Board, row: LeaderboardRow, place: int, key: str, scales: dict[
         return _delta_cell(board, row, key, scales[key])
     if key in row.bounds:
         return _bounds_cell(row.bounds[key], scales["accuracy"])
-    return _share_cell(row.accuracy.get(key), scales["accuracy"], "not asked")
+    return _with_samples(_share_cell(row.accuracy.get(key), scales["accuracy"], "not asked"), row.sampled.get(key))
 
 
 _TEXTS: dict[str, Callable[[LeaderboardRow], str]] = {
@@ -265,6 +267,15 @@ def _share_cell(cell: Proportion | None, scale: _Scale, absent: str) -> CellView
         note=f"{cell.k:,.10g} of {cell.n:,}{effect}",
         whisker=scale.whisker(cell.value, cell.lo, cell.hi),
     )
+
+
+def _with_samples(view: CellView, numbers: SampleNumbers | None) -> CellView:
+    if numbers is None or numbers.majority is None:
+        return view
+    lo, hi, k = min(numbers.by_sample), max(numbers.by_sample), len(numbers.by_sample)
+    spread = f"mean of {k} samples, {percent(lo)} to {percent(hi)} (sd {100 * numbers.deviation:.1f})"
+    voted = f"maj@{k} {percent(numbers.majority.value)}, pass@{k} {percent(numbers.passed[k].value)}"
+    return replace(view, note=f"{spread}; {voted}; {view.note}")
 
 
 def _consistency_cell(row: LeaderboardRow, level: str, scale: _Scale) -> CellView:

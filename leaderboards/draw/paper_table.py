@@ -13,19 +13,21 @@ DASH = "–"
 
 
 def columns(board: Board) -> tuple[str, ...]:
-    """The papers' columns; of a user's own questions, their splits."""
-    return board.bank.levels if board.suite == "own" else PAPER_COLUMNS
+    """The papers' columns; of other suites, their splits."""
+    return PAPER_COLUMNS if board.suite.has_levels else board.bank.levels
 
 
 def main_level(board: Board) -> str:
-    """The level of consistency and differences: L3 as in the papers; of a user's own questions, the metric's split."""
-    return board.metric.level if board.suite == "own" else "L3"
+    """The level of consistency and differences: L3 as in the papers; of other suites, the metric's split."""
+    return "L3" if board.suite.has_levels else board.metric.level
 
 
 def row_label(row: LeaderboardRow) -> str:
-    """The model's name, with its step where the run's name does not say it already."""
+    """The model's name, with its step where the run's name does not say it already, and of how many samples it is."""
     # A run that is named like its model names its checkpoint already.
-    return row.model if row.model == row.run_id or row.step is None else f"{row.model} (step {row.step})"
+    step = [] if row.model == row.run_id or row.step is None else [f"step {row.step}"]
+    more = [*step, *([f"avg@{row.n_samples}"] if row.n_samples > 1 else [])]
+    return f"{row.model} ({', '.join(more)})" if more else row.model
 
 
 def reported_label(row: PublishedRow) -> str:

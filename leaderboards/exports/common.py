@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboards.board import measure
 from leaderboards.draw.csv import BOUNDS, WILSON
 from leaderboards.loading import choose_judge, load_runs
+from leaderboards.measuring import measure
 from leaderboards.outcomes import Measured, QuestionBank, build_bank
 from leaderboards.published import SIZES
 from leaderboards.rows import LeaderboardRow, build_row

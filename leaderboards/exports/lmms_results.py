@@ -13,7 +13,7 @@ from pathlib import Path
 from leaderboards.exports.common import Exported, caveat, json_file, json_line
 from leaderboards.outcomes import Bools
 from leaderboards.provenance import shareable
-from leaderboards.rows import share
+from leaderboards.shares import share
 from leaderboards.stats import Proportion
 from seedbench_r1.prompts import build_prompt, template_sha
 from seedbench_r1.types import DOMAINS, LEVELS, ParsedResponse, Question, RunRecord, Score, Verdict, to_json

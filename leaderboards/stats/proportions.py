@@ -246,7 +246,15 @@ def gap_interval(
     l2, u2 = wilson_interval(k2, n2, deff=deff2)
     if n1 == 0 or n2 == 0:
         return NAN, NAN, NAN
-    p1, p2 = k1 / n1, k2 / n2
+    return square_and_add((k1 / n1, l1, u1), (k2 / n2, l2, u2))
+
+
+def square_and_add(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float, float]:
+    """(difference, lo, hi) of two independent values, each given with the ends of its interval.
+
+    Zou and Donner 2008 (Statistics in Medicine 27, 1693-1702): Newcombe's step, for intervals of any kind.
+    """
+    (p1, l1, u1), (p2, l2, u2) = first, second
     difference = p1 - p2
     return difference, difference - math.hypot(p1 - l1, u2 - p2), difference + math.hypot(u1 - p1, p2 - l2)
 

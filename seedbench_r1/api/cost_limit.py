@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from seedbench_r1.errors import ConfigError
@@ -39,17 +39,20 @@ class CostLimit:
         self._max_tokens = 0  # of one completion
         self._closed = False
 
-    def affordable(self, requests: Iterable[Item], *, completions: int, max_tokens: int) -> Iterator[Item]:
+    def affordable(
+        self, requests: Iterable[Item], *, completions: Callable[[Item], int], max_tokens: int
+    ) -> Iterator[Item]:
         """The requests, each pulled once it can be paid for; ends, with a warning, where the money does.
 
         Args:
             requests: pulled one at a time.
-            completions: of each request; every one of them must be settled.
+            completions: how many a request asks for; every one of them must be settled. Before a request is pulled, it
+                is supposed to ask for as many as the one before.
             max_tokens: that one completion may generate.
         """
         with self._changed:
-            self._in_flight, self._completions, self._max_tokens, self._closed = 0, completions, max_tokens, False
-        return self._pull(iter(requests))
+            self._in_flight, self._completions, self._max_tokens, self._closed = 0, 1, max_tokens, False
+        return self._pull(iter(requests), completions)
 
     def counted(self, usage: tuple[int, int] | None, base_url: str) -> tuple[int, int]:
         """A reply's prompt tokens and generated tokens. Raises ConfigError, and starts no more, if it has none."""
@@ -76,13 +79,14 @@ class CostLimit:
             self._closed = True
             self._changed.notify_all()
 
-    def _pull(self, requests: Iterator[Item]) -> Iterator[Item]:
+    def _pull(self, requests: Iterator[Item], completions: Callable[[Item], int]) -> Iterator[Item]:
         while self._wait_until_affordable():
             try:
                 request = next(requests)
             except StopIteration:
                 return
             with self._changed:
+                self._completions = completions(request)
                 self._in_flight += self._completions
             yield request
 

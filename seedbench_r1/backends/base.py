@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 
@@ -27,12 +27,33 @@ def nan_failure(text: str) -> Failure | None:
     return Failure("backend_error", f'the answer is {len(text)} times "!": the model\'s logits are not finite (NaN)')
 
 
+class Draw(NamedTuple):
+    """One completion that a request asks for."""
+
+    result_id: str  # under which its result leaves
+    seed: int
+    k: int  # which of those with this seed
+
+
+def sample_id(question_id: str, seed: int) -> str:
+    """The key of the completion of a request with seeds."""
+    return f"{question_id}@{seed}"
+
+
+def draws(request: Request, sampling: SamplingConfig) -> tuple[Draw, ...]:
+    """Every completion that a request asks for."""
+    if request.seeds:
+        return tuple(Draw(sample_id(request.question_id, seed), seed, 0) for seed in request.seeds)
+    return tuple(Draw(request.question_id, sampling.seed, k) for k in range(sampling.n))
+
+
 class Backend(Protocol):
     """Turns a lazy stream of requests into a stream of results.
 
     * Requests are pulled while earlier ones are being answered; a bounded number is in flight.
     * A result leaves as soon as it exists, in any order, keyed by question_id. With sampling.n = k, a question_id
-      leaves k times.
+      leaves k times. With Request.seeds each completion has a key of its own (sample_id), and is what a request without
+      them would get at that sampling.seed; the prompt is computed once for all of them.
     * What goes wrong with one request is a Failure for that request; only errors that concern all of them are raised
       (ResourceError, ConfigError).
     * A request's result depends on the request, the sampling options and the seed, not on its neighbours or its place

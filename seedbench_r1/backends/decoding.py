@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from seedbench_r1.backends.base import Draw
 from seedbench_r1.backends.caches import DecodeCache, RowCache, open_cache
 from seedbench_r1.backends.prefill_each import cache_argument, prefill_each
 from seedbench_r1.backends.sampling import NOT_FINITE, NonFiniteLogits, next_tokens, row_generator
@@ -21,13 +22,16 @@ from seedbench_r1.types import FinishReason, SamplingConfig
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+FILLER = Draw("", 0, -1)  # in the place of a draw that nobody asked for
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question's inputs; sampling.n completions are drawn from it."""
+    """One question's inputs, and what is drawn from it."""
 
     question_id: str
     inputs: AnyInputs
+    draws: tuple[Draw, ...] = ()  # none: sampling.n completions with sampling.seed
 
 
 @dataclass(slots=True)
@@ -35,7 +39,7 @@ class Completion:
     """One row of the batch while it grows, and its result once finish_reason is set."""
 
     question_id: str
-    k: int  # which of the question's completions
+    k: int  # which of the question's completions: its place among the draws
     n_prompt_tokens: int
     next_position: int  # of the token to be fed next, on all axes
     room: int  # tokens that may still be generated
@@ -44,6 +48,7 @@ class Completion:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason = "length"
     end_token: int | None = None  # which end token ended it; training needs it, token_ids leaves it out
+    wanted: bool = True  # False: the row only fills the batch up
 
     def take(self, token: int, logprob: float | None, end_ids: frozenset[int]) -> bool:
         """Append a token; True if the row has ended. The end token itself is not kept."""
@@ -121,7 +126,7 @@ def decode(
     *,
     cache: DecodeCache = "dynamic",
 ) -> Iterator[Completion]:
-    """Draw sampling.n completions of every prompt; each leaves when it ends.
+    """Draw the completions of every prompt; each leaves when it ends.
 
     A completion ends at an end token ("stop"), or after max_new_tokens or at the end of the context ("length"). Raises
     ConfigError for a static cache where the model cannot have one.
@@ -131,15 +136,21 @@ def decode(
     # Padding is masked, so any valid id will do.
     pad_id = processor.tokenizer.pad_token_id or 0
     logits, filled, mask, following = prefill_any(model, processor, prompts, pad_id)
-    completions = _completions(prompts, following, processor.context, sampling)
+    # Rows are as many for every prompt; where one asks for fewer, its last ones are dropped before the first token.
+    repeats = max(len(prompt.draws) or sampling.n for prompt in prompts)
+    completions = _completions(prompts, following, processor.context, sampling, repeats)
     # A static cache is allocated for the longest completion that may come.
     room = max(completion.room for completion in completions)
-    grown = open_cache(cache, model, (filled, mask), repeats=sampling.n, room=room)
+    grown = open_cache(cache, model, (filled, mask), repeats=repeats, room=room)
     rows = _Rows(completions, grown, seen=None)
     if sampling.repetition_penalty != 1:
         # A (rows, V) table costs memory, so it exists only for the penalty.
-        rows.seen = _seen_tokens(prompts, logits).repeat_interleave(sampling.n, dim=0)
-    logits = logits.repeat_interleave(sampling.n, dim=0)
+        rows.seen = _seen_tokens(prompts, logits).repeat_interleave(repeats, dim=0)
+    logits = logits.repeat_interleave(repeats, dim=0)
+    wanted = [place for place, completion in enumerate(completions) if completion.wanted]
+    if len(wanted) < len(completions):
+        rows.keep(wanted)
+        logits = logits[wanted]
     while True:
         generators = [completion.generator for completion in rows.completions]
         tokens, logprobs = next_tokens(logits, sampling, generators, forbidden_ids=forbidden, seen=rows.seen)
@@ -173,22 +184,28 @@ def prefill_any(
 
 
 def _completions(
-    prompts: Sequence[Prompt], following: Sequence[int], context: int, sampling: SamplingConfig
+    prompts: Sequence[Prompt], following: Sequence[int], context: int, sampling: SamplingConfig, repeats: int
 ) -> list[Completion]:
-    """n rows per prompt, each with its own generator."""
+    """`repeats` rows per prompt, each with its own generator."""
+    own = tuple(Draw("", sampling.seed, k) for k in range(sampling.n))
     return [
         Completion(
             question_id=prompt.question_id,
-            k=k,
+            k=place,
             n_prompt_tokens=len(prompt.inputs.input_ids),
             next_position=position,
             # Neither the limit nor the model's context may be exceeded.
             room=min(sampling.max_new_tokens, context - len(prompt.inputs.input_ids)),
-            generator=row_generator(sampling.seed, prompt.question_id, k),
+            generator=row_generator(draw.seed, prompt.question_id, draw.k),
+            wanted=draw is not FILLER,
         )
         for prompt, position in zip(prompts, following, strict=True)
-        for k in range(sampling.n)
+        for place, draw in enumerate(_padded(prompt.draws or own, repeats))
     ]
+
+
+def _padded(draws: tuple[Draw, ...], count: int) -> tuple[Draw, ...]:
+    return draws + (FILLER,) * (count - len(draws))
 
 
 def _seen_tokens(prompts: Sequence[Prompt], logits: torch.Tensor) -> torch.Tensor:

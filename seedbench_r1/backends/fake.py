@@ -1,7 +1,8 @@
 """A backend that answers from a script: for tests, tutorials, and trying the pipeline without a model.
 
 Script file (JSON): {"default": TEXT, "answers": {QUESTION_ID: TEXT or {"failure": MESSAGE}}, "seconds": 0.0}
-`default` is given to every question that `answers` does not name; `seconds` is the time one answer takes.
+`default` is given to every question that `answers` does not name; `seconds` is the time one answer takes. A list in the
+place of a TEXT has an answer for each seed: with seed s its (s mod its length)-th.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from seedbench_r1.backends.base import Result
+from seedbench_r1.backends.base import Result, draws
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import model_name
 from seedbench_r1.questions import file_sha256
@@ -22,16 +23,19 @@ from seedbench_r1.types import Failure, Generation, ModelInfo, Request, Sampling
 Answer = Callable[[Request, int], str | Failure]
 
 
+Scripted = str | dict[str, str]  # a text, or {"failure": MESSAGE}
+
+
 class Script(TypedDict, total=False):
     """The script file."""
 
-    default: str
-    answers: dict[str, str | dict[str, str]]
+    default: Scripted | list[Scripted]
+    answers: dict[str, Scripted | list[Scripted]]
     seconds: float
 
 
 class FakeBackend:
-    """Gives `answer(request, k)` as the k-th generation. One word of a text counts as one token."""
+    """Gives `answer(request, seed + k)` as the k-th generation. One word of a text counts as one token."""
 
     def __init__(self, answer: Answer, *, seconds: float = 0.0) -> None:
         self._answer = answer
@@ -43,9 +47,10 @@ class FakeBackend:
         script = read_script(path)
         default, answers = script.get("default", ""), script.get("answers", {})
 
-        # The same answer for every k: a script has no randomness.
-        def answer(request: Request, _: int) -> str | Failure:
+        def answer(request: Request, number: int) -> str | Failure:
             scripted = answers.get(request.question_id, default)
+            if isinstance(scripted, list):
+                scripted = scripted[number % len(scripted)]
             if isinstance(scripted, str):
                 return scripted
             return Failure("backend_error", str(scripted["failure"]))
@@ -55,16 +60,16 @@ class FakeBackend:
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """One request at a time, in their order."""
         for request in requests:
-            for k in range(sampling.n):
+            for result_id, seed, k in draws(request, sampling):
                 start = time.perf_counter()
                 # Stands for a slow model when progress, signals or concurrency are tried.
                 if self._seconds:
                     time.sleep(self._seconds)
-                scripted = self._answer(request, k)
+                scripted = self._answer(request, seed + k)
                 if isinstance(scripted, Failure):
-                    yield request.question_id, scripted
+                    yield result_id, scripted
                 else:
-                    yield request.question_id, _generation(request, scripted, sampling, time.perf_counter() - start)
+                    yield result_id, _generation(request, scripted, sampling, time.perf_counter() - start)
 
     def close(self) -> None:
         """Nothing is held."""

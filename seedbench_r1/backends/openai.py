@@ -18,7 +18,7 @@ from seedbench_r1.api.client import ChatClient, RequestFailed
 from seedbench_r1.api.cost_limit import CostLimit
 from seedbench_r1.api.replies import Reply
 from seedbench_r1.api.worker_pool import in_parallel
-from seedbench_r1.backends.base import Result, nan_failure
+from seedbench_r1.backends.base import Draw, Result, draws, nan_failure
 from seedbench_r1.config import OPENAI_BASE_URL, EvalConfig
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.media.decode import Pixels
@@ -111,17 +111,19 @@ class OpenAIBackend:
         def answer(request: Request) -> Iterator[Result]:
             try:
                 messages: list[dict[str, object]] | Failure = chat_messages(request, self._api_video)
-            # Encoded once for all n completions, since JPEGs take longer than the rest of a request.
+            # Encoded once for all completions, since JPEGs take longer than the rest of a request.
             except (ValueError, TypeError, OSError) as error:  # pixels that are no picture
                 messages = Failure("backend_error", f"{type(error).__name__}: {error}")
-            for k in range(sampling.n):
-                yield request.question_id, self._answer(request, messages, sampling, k)
+            for draw in draws(request, sampling):
+                yield draw.result_id, self._answer(request, messages, sampling, draw)
 
         if self._cost_limit is None:
             yield from in_parallel(requests, answer, self._concurrency)
             return
         # Requests are pulled, and so decoded, only when they can be paid for.
-        paid = self._cost_limit.affordable(requests, completions=sampling.n, max_tokens=sampling.max_new_tokens)
+        paid = self._cost_limit.affordable(
+            requests, completions=lambda request: len(draws(request, sampling)), max_tokens=sampling.max_new_tokens
+        )
         try:
             yield from in_parallel(paid, answer, self._concurrency)
         finally:
@@ -133,7 +135,7 @@ class OpenAIBackend:
         self._client.close()
 
     def _answer(
-        self, request: Request, messages: list[dict[str, object]] | Failure, sampling: SamplingConfig, k: int
+        self, request: Request, messages: list[dict[str, object]] | Failure, sampling: SamplingConfig, draw: Draw
     ) -> Generation | Failure:
         reply = None
         try:
@@ -145,7 +147,7 @@ class OpenAIBackend:
                 max_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                seed=completion_seed(sampling.seed, request.question_id, k),
+                seed=completion_seed(draw.seed, request.question_id, draw.k),
                 extra=extra_fields(request, sampling, self._api_video),
             )
             self._note(reply)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from seedbench_r1.backends.base import REQUEST_ERRORS, Result, Scores
+from seedbench_r1.backends.base import REQUEST_ERRORS, Draw, Result, Scores, draws
 from seedbench_r1.backends.batching import ready_batches
 from seedbench_r1.backends.continuations import Parting, part, score_continuations, shared_inputs
 from seedbench_r1.backends.decoding import Prompt, decode
@@ -25,7 +25,7 @@ from seedbench_r1.types import Failure, Generation, Request, SamplingConfig
 log = logging.getLogger(__name__)
 
 
-# A piece of a batch -> (question_id, k, result), each as soon as it exists.
+# A piece of a batch -> (question_id, place among its draws, result), each as soon as it exists.
 _Work = Callable[[list["_Prepared"]], Iterator[tuple[str, int, Any]]]
 
 
@@ -38,6 +38,7 @@ class _Prepared:
     pixels: int  # of a frame, or of the image if there is no clip
     opened: str  # by the template, in the assistant's turn
     inputs: AnyInputs | Failure
+    draws: tuple[Draw, ...]  # of which each has a result
     parting: Parting | None = None  # with continuations to be scored: the inputs end where they part
 
     @property
@@ -87,19 +88,21 @@ class TransformersBackend:
         Prompts are prepared in a feeder thread while the model works. Raises ResourceError when the device's memory
         does not suffice for a single request.
         """
-        yield from self._in_batches(requests, partial(self._decode, sampling=sampling), sampling.n)
+        asked = ((request, draws(request, sampling)) for request in requests)
+        yield from self._in_batches(asked, partial(self._decode, sampling=sampling))
 
     def score(self, requests: Iterable[Request]) -> Iterator[tuple[str, Scores | Failure]]:
         """Log-probabilities of continuations; see backends.base.Scorer. Raises as generate does."""
-        yield from self._in_batches(requests, self._score, 1)
+        asked = ((request, (Draw(request.question_id, 0, 0),)) for request in requests)
+        yield from self._in_batches(asked, self._score)
 
-    def _in_batches(self, requests: Iterable[Request], work: _Work, n: int) -> Iterator[tuple[str, Any]]:
-        """Every request's n results of `work`."""
+    def _in_batches(self, asked: Iterable[tuple[Request, tuple[Draw, ...]]], work: _Work) -> Iterator[tuple[str, Any]]:
+        """Every draw's result of `work`."""
         # Pulled and prepared in a thread: decoding and cutting patches overlap with the model's work.
-        prepared = (self._prepare(request) for request in requests)
+        prepared = (self._prepare(request, wanted) for request, wanted in asked)
         with contextlib.closing(ready_batches(prepared, self.batch_size, lambda item: item.length)) as batches:
             for batch in batches:
-                yield from self._answer(batch, work, n)
+                yield from self._answer(batch, work)
 
     def close(self) -> None:
         """Release the weights."""
@@ -107,7 +110,7 @@ class TransformersBackend:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _prepare(self, request: Request) -> _Prepared:
+    def _prepare(self, request: Request, wanted: tuple[Draw, ...]) -> _Prepared:
         opened, parting = "", None
         try:
             inputs: AnyInputs | Failure
@@ -123,15 +126,15 @@ class TransformersBackend:
         # For the message when memory is short; the frames themselves are not kept.
         pixels = 0 if frames is None else frames.shape[-3] * frames.shape[-2]
         n_frames = 0 if request.frames is None else len(request.frames)
-        return _Prepared(request.question_id, n_frames, pixels, opened, inputs, parting)
+        return _Prepared(request.question_id, n_frames, pixels, opened, inputs, wanted, parting)
 
-    def _answer(self, batch: list[_Prepared], run: _Work, n: int) -> Iterator[tuple[str, Any]]:
+    def _answer(self, batch: list[_Prepared], run: _Work) -> Iterator[tuple[str, Any]]:
         """Every result of a batch once, whatever has to be retried in smaller pieces."""
         # A batch may fail after some rows have left; retries must not yield those again.
         given: set[tuple[str, int]] = set()
         for item in batch:
             if isinstance(item.inputs, Failure):
-                yield from _fail(item, n, given, item.inputs)
+                yield from _fail(item, given, item.inputs)
         work = _pieces([item for item in batch if not isinstance(item.inputs, Failure)], self.batch_size)
         while work:
             piece = work.pop(0)
@@ -146,17 +149,18 @@ class TransformersBackend:
                 work = [[item] for item in piece] + work
             elif error is not None:
                 failure = Failure("backend_error", f"{type(error).__name__}: {error}")
-                yield from _fail(piece[0], n, given, failure)
+                yield from _fail(piece[0], given, failure)
 
     def _attempt(
         self, piece: list[_Prepared], run: _Work, given: set[tuple[str, int]]
     ) -> Generator[tuple[str, Any], None, Exception | None]:
         """Yield what has not been yielded yet; return the error that stopped it, without the frames it kept alive."""
+        wanted = {item.question_id: item.draws for item in piece}
         try:
-            for question_id, k, result in run(piece):
-                if (question_id, k) not in given:
-                    given.add((question_id, k))
-                    yield question_id, result
+            for question_id, place, result in run(piece):
+                if (question_id, place) not in given:
+                    given.add((question_id, place))
+                    yield wanted[question_id][place].result_id, result
         except torch.AcceleratorError:
             raise  # the device is unusable from here on: not one request's fault
         except REQUEST_ERRORS as error:
@@ -166,7 +170,9 @@ class TransformersBackend:
 
     def _decode(self, piece: list[_Prepared], sampling: SamplingConfig) -> Iterator[tuple[str, int, Generation]]:
         started = time.perf_counter()
-        prompts = [Prompt(item.question_id, item.inputs) for item in piece if not isinstance(item.inputs, Failure)]
+        prompts = [
+            Prompt(item.question_id, item.inputs, item.draws) for item in piece if not isinstance(item.inputs, Failure)
+        ]
         opened = {item.question_id: item.opened for item in piece}
         for completion in decode(self.model, self.processor, prompts, sampling):
             text = completion_text(self.processor.tokenizer, completion.token_ids)
@@ -219,9 +225,9 @@ def _pieces(items: list[_Prepared], count: int) -> list[list[_Prepared]]:
     return [items[start : start + count] for start in range(0, len(items), count)]
 
 
-def _fail(item: _Prepared, n: int, given: set[tuple[str, int]], failure: Failure) -> Iterator[tuple[str, Failure]]:
+def _fail(item: _Prepared, given: set[tuple[str, int]], failure: Failure) -> Iterator[tuple[str, Failure]]:
     """The failure, once for every completion of the question that has not left yet."""
     # Every completion of the question failed together, and each must be accounted for.
-    for k in range(n):
-        if (item.question_id, k) not in given:
-            yield item.question_id, failure
+    for place, draw in enumerate(item.draws):
+        if (item.question_id, place) not in given:
+            yield draw.result_id, failure

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seedbench_r1.api.prefetch import Prefetch
-from seedbench_r1.backends.base import REQUEST_ERRORS, Result, Scores, nan_failure
+from seedbench_r1.backends.base import REQUEST_ERRORS, Draw, Result, Scores, draws, nan_failure
 from seedbench_r1.backends.continuations import part, shared_inputs
 from seedbench_r1.backends.loading import DTYPES
 from seedbench_r1.backends.vllm_engine import (
@@ -51,6 +51,7 @@ class _Prepared:
     """A request as the engine takes it, or why it cannot."""
 
     question_id: str
+    draws: tuple[Draw, ...]
     prompt: object  # vLLM's own form of prompt and pixels; None with a failure
     opened: str = ""  # by the template, in the assistant's turn
     failure: Failure | None = None
@@ -60,7 +61,7 @@ class _Prepared:
 class _InFlight:
     """One generation that the engine is working on."""
 
-    question_id: str
+    result_id: str
     opened: str
     started: float  # time.perf_counter
 
@@ -151,13 +152,13 @@ class VllmBackend:
     def generate(self, requests: Iterable[Request], sampling: SamplingConfig) -> Iterator[Result]:
         """Answer a lazy stream of requests; see backends.base.Backend.
 
-        Requests are pulled and prepared in a thread, at most AHEAD more than the engine holds. The sampling.n
+        Requests are pulled and prepared in a thread, at most AHEAD more than the engine holds. The
         generations of a question share the computation of its prompt, and each leaves when it ends. Raises ConfigError
         for sampling options that vLLM does not take, ResourceError if its engine dies.
         """
         sampling_params(sampling, "", 0, self.processor.forbidden_ids)  # refused now, not once per request
         in_flight: dict[str, _InFlight] = {}
-        prepared = (self._prepare(request) for request in requests)
+        prepared = (self._prepare(request, draws(request, sampling)) for request in requests)
         with engine_death_explained(), Prefetch(prepared, AHEAD) as ahead:
             try:
                 yield from self._answer(ahead, sampling, in_flight)
@@ -192,17 +193,19 @@ class VllmBackend:
         """Fill the engine with what is ready, let it work one iteration, and so on."""
         # Admitting between iterations keeps the engine full: continuous batching fills gaps as rows end.
         while in_flight or not ahead.ended:
-            for item in self._admissible(ahead, sampling.n, in_flight):
+            for item in self._admissible(ahead, in_flight):
                 yield from self._admit(item, sampling, in_flight)
             yield from self._step(in_flight, sampling)
 
-    def _admissible(self, ahead: Prefetch[_Prepared], n: int, in_flight: dict[str, _InFlight]) -> Iterator[_Prepared]:
-        """Prepared requests while there is room for n more generations; waits for one if the engine has no work."""
+    def _admissible(self, ahead: Prefetch[_Prepared], in_flight: dict[str, _InFlight]) -> Iterator[_Prepared]:
+        """Prepared requests while there is room for generations; waits for one if the engine has no work."""
         # Requests beyond the limit would only wait inside the engine, with their pixels in memory.
+        n = 1  # of the last one; the next is supposed to have as many
         while not in_flight or len(in_flight) + n <= self.options.max_in_flight:
             items = ahead.take(wait=not in_flight)
             if not items:
                 return
+            n = len(items[-1].draws)
             yield from items
 
     def close(self) -> None:
@@ -214,37 +217,38 @@ class VllmBackend:
         if self._merged is not None:
             self._merged.cleanup()
 
-    def _prepare(self, request: Request) -> _Prepared:
+    def _prepare(self, request: Request, wanted: tuple[Draw, ...]) -> _Prepared:
         """Prompt tokens and patches, made by vLLM and compared with our own count. Runs in the prefetching thread."""
         try:
             expected = self.processor.prepare(request).input_ids.tolist()
             rendered = render(self._engine, self.processor, request, expected)
-            return _Prepared(request.question_id, rendered, self.processor.opened_for(request))
+            return _Prepared(request.question_id, wanted, rendered, self.processor.opened_for(request))
         except (*REQUEST_ERRORS, self._refused) as error:
             failure = Failure("backend_error", f"{type(error).__name__}: {error}")
-            return _Prepared(request.question_id, None, failure=failure)
+            return _Prepared(request.question_id, wanted, None, failure=failure)
 
     def _admit(self, item: _Prepared, sampling: SamplingConfig, in_flight: dict[str, _InFlight]) -> Iterator[Result]:
         """Add a request's generations to the engine; yield a Failure for each that it does not take."""
-        for k in range(sampling.n):
+        for result_id, seed, k in item.draws:
             failure = item.failure
             if failure is None:
                 name = str(next(self._ids))
-                params = sampling_params(sampling, item.question_id, k, self.processor.forbidden_ids)
+                drawn = dataclasses.replace(sampling, seed=seed)
+                params = sampling_params(drawn, item.question_id, k, self.processor.forbidden_ids)
                 try:
                     self._engine.add_request(name, item.prompt, params)
-                    in_flight[name] = _InFlight(item.question_id, item.opened, time.perf_counter())
+                    in_flight[name] = _InFlight(result_id, item.opened, time.perf_counter())
                 except (ValueError, self._refused) as error:
                     failure = Failure("backend_error", f"{type(error).__name__}: {error}")
             if failure is not None:
-                yield item.question_id, failure
+                yield result_id, failure
 
     def _step(self, in_flight: dict[str, _InFlight], sampling: SamplingConfig) -> Iterator[Result]:
         """Wait for the engine's next iteration and yield what it finished."""
         for output in self._engine.step() if in_flight else ():
             if output.finished and output.request_id in in_flight:
                 finished = in_flight.pop(output.request_id)
-                yield finished.question_id, self._to_result(output, finished, sampling)
+                yield finished.result_id, self._to_result(output, finished, sampling)
 
     def _to_result(self, output: RequestOutput, finished: _InFlight, sampling: SamplingConfig) -> Generation | Failure:
         # Each generation is a request of its own with its own seed, so there is exactly one output.

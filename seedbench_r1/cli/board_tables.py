@@ -30,6 +30,7 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
         # Below the table, which has no room for them in 80 columns.
         if row.flags:
             screen.print(f" {row.run_id}: {', '.join(row.flags)}", soft_wrap=True)
+    _print_samples(board)
     _print_reasoning(board)
     for sentence in story(board):
         screen.print(f" {sentence}", soft_wrap=True)
@@ -43,6 +44,21 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
     screen.print(f"{counts}, {board.n_reported} reported by papers", soft_wrap=True)
     screen.print(f" page: {written[0]} ({page.path.stat().st_size / 1e6:.2f} MB; {page.allocation})", soft_wrap=True)
     screen.print(f" files: {', '.join(str(path) for path in written[1:])}", soft_wrap=True)
+
+
+def _print_samples(board: Board) -> None:
+    level = board.metric.level
+    for row in board.rows:
+        numbers = row.sampled.get(level)
+        if numbers is None or numbers.majority is None:
+            continue
+        lo, hi, k = min(numbers.by_sample), max(numbers.by_sample), row.n_samples
+        console.out().print(
+            f" {row.run_id}: {k} samples on {level}, {100 * lo:.1f} to {100 * hi:.1f} % "
+            f"(sd {100 * numbers.deviation:.1f}); maj@{k} {100 * numbers.majority.value:.1f}, "
+            f"pass@{k} {100 * numbers.passed[k].value:.1f}",
+            soft_wrap=True,
+        )
 
 
 def _table_of_runs(board: Board, metric: Metric) -> Table:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from seedbench_r1.backends.base import sample_id
 from seedbench_r1.config import EvalConfig
 
 if TYPE_CHECKING:
     from seedbench_r1.backends.base import Backend
-    from seedbench_r1.engines.base import EvalResult, Plan
+    from seedbench_r1.engines.base import Engine, EvalResult, Plan
 
 
 def carry_out(
     planned: Plan, *, quiet: bool, open_backend: Callable[[EvalConfig], Backend] | None = None
 ) -> tuple[EvalResult, int]:
     """Evaluate with progress on standard error and signals handled. Returns the result and the signal, 0 if none.
+
+    Of several samples: their numbers of unanswered questions together, and the first one's counts.
 
     open_backend: for an engine in this process, instead of loading the model anew.
     """
@@ -32,9 +36,28 @@ def carry_out(
     with (
         open_engine(planned.config) if open_backend is None else LocalEngine(open_backend) as engine,
         draining_signals(engine.stop_message) as (stop, received),  # inside: Ray sets a handler of its own
-        EvalProgress(planned, quiet=quiet) as progress,
+        EvalProgress(_with_samples(planned), quiet=quiet) as progress,
     ):
+        run = functools.partial(
+            _run_samples if planned.config.sampled_seeds else run_plan, planned, engine, stop=stop, say=progress.say
+        )
         # Where nothing is shown, a million records need not be held for showing.
-        run = functools.partial(run_plan, planned, engine, stop=stop, say=progress.say)
         result = run() if quiet else run(observe=progress.observe, opened=progress.opened)
     return result, received[0] if received else 0
+
+
+def _run_samples(planned: Plan, engine: Engine, **told: Any) -> EvalResult:  # noqa: ANN401  # as run_samples takes them
+    from seedbench_r1.engines.run import run_samples
+
+    results = list(run_samples(planned, engine, **told).values())
+    unanswered, failed = (sum(getattr(result, name) for result in results) for name in ("unanswered", "failed"))
+    return replace(results[0], unanswered=unanswered, failed=failed)
+
+
+def _with_samples(planned: Plan) -> Plan:
+    """With every sample of a question for one to be asked, as progress counts them."""
+    seeds = planned.config.sampled_seeds
+    if not seeds:
+        return planned
+    asked = [replace(q, question_id=sample_id(q.question_id, seed)) for seed in seeds for q in planned.questions]
+    return replace(planned, questions=asked)

@@ -96,8 +96,8 @@ def _evaluate_many(
     # All of them before the first is loaded: what is refused is known at once.
     for model in models:
         resolved = resolve(given | {"model": model}, config_file=config)
-        if resolved.engine != "local" or resolved.data_parallel > 1 or resolved.suite == lmms_benchmarks.SUITE:
-            raise ConfigError("Several models are evaluated in this process: --engine local, one process. Fix: a loop.")
+        if resolved.engine != "local" or resolved.suite == lmms_benchmarks.SUITE:
+            raise ConfigError("Several models are evaluated by --engine local alone. Fix: a loop.")
         try:
             with _explained(resolved, given, config):
                 plans.append((model, plan(resolved, command=command)))

@@ -82,7 +82,9 @@ def evaluate_many(plans: Sequence[tuple[str, Plan | SeedBenchError]], *, as_json
                 continue
             result, error = None, None
             try:
-                result, signal_number = carry_out(planned, quiet=quiet or as_json, open_backend=kept.open)
+                # Processes of their own load each checkpoint themselves.
+                here = kept.open if planned.config.data_parallel == 1 else None
+                result, signal_number = carry_out(planned, quiet=quiet or as_json, open_backend=here)
                 raise_unless_done(planned, result, signal_number)
             except SeedBenchError as problem:
                 screen.print(f"{model}: {problem}", soft_wrap=True)
@@ -93,7 +95,7 @@ def evaluate_many(plans: Sequence[tuple[str, Plan | SeedBenchError]], *, as_json
     finally:
         kept.close()
     if as_json:
-        typer.echo(console.json_text(_json(done)))
+        typer.echo(console.json_text(console.without_nan(_json(done))))
     else:
         _print(done)
     _raise_first(done, len(plans))
@@ -113,8 +115,6 @@ def _raise_first(done: Sequence[Done], n_plans: int) -> None:
 
 
 def _print(done: Sequence[Done]) -> None:
-    from seedbench_r1.cli.results import Scored, accuracy_cell, counted_run
-
     levels = list(dict.fromkeys(level for one in done if one.result for level in one.result.summary.splits))
     table = console.table(["checkpoint"], [*(f"{level} %" for level in levels), ""], padding=(0, 1, 0, 0))
     for one in done:
@@ -122,14 +122,12 @@ def _print(done: Sequence[Done]) -> None:
         if one.planned is None or one.result is None:
             table.add_row(name, *("-" for _ in levels), "failed")
             continue
-        run, splits = counted_run(one.planned), one.result.summary.splits
-        cells = [
-            accuracy_cell(splits[level], Scored.of(r for r in run.records.values() if r.split == level))
-            if level in splits
-            else "-"
-            for level in levels
-        ]
-        table.add_row(name, *cells, "" if one.result.summary.status == "complete" else one.result.summary.status)
+        cells = _cells(one.planned, one.result)
+        table.add_row(
+            name,
+            *(cells.get(level, "-") for level in levels),
+            "" if one.result.summary.status == "complete" else one.result.summary.status,
+        )
     screen = console.out()
     screen.print(table)
     good = [one.planned.path for one in done if one.planned is not None and one.result is not None]
@@ -139,8 +137,25 @@ def _print(done: Sequence[Done]) -> None:
         screen.print(f" next, with accuracy by step: seedbench-r1 leaderboard build {listed}", soft_wrap=True)
 
 
+def _cells(planned: Plan, result: EvalResult) -> dict[str, str]:
+    """Split -> accuracy with its interval; of several samples avg@K."""
+    from leaderboards.sampled import sample_numbers
+    from seedbench_r1.cli.results import Scored, accuracy_cell, counted_run
+    from seedbench_r1.cli.samples_results import average_cell, load_samples
+
+    if seeds := planned.config.sampled_seeds:
+        found = sample_numbers(load_samples(planned.path, seeds))
+        return {split: average_cell(numbers) for split, numbers in found.items()}
+    run = counted_run(planned)
+    return {
+        split: accuracy_cell(group, Scored.of(r for r in run.records.values() if r.split == split))
+        for split, group in result.summary.splits.items()
+    }
+
+
 def _json(done: Sequence[Done]) -> dict[str, object]:
     from seedbench_r1.cli.results import counted_run, summary_values
+    from seedbench_r1.cli.samples_results import load_samples, samples_values
 
     runs: list[dict[str, object]] = []
     for one in done:
@@ -149,6 +164,9 @@ def _json(done: Sequence[Done]) -> dict[str, object]:
             value["error"] = str(one.error)
         if one.planned is not None and one.result is not None:
             value["run_dir"] = str(one.planned.path)
-            value |= summary_values(counted_run(one.planned), one.result.summary)
+            if seeds := one.planned.config.sampled_seeds:
+                value |= samples_values(one.planned.path, load_samples(one.planned.path, seeds))
+            else:
+                value |= summary_values(counted_run(one.planned), one.result.summary)
         runs.append(value)
     return {"schema": "sbr1.eval-many/1", "runs": runs, "exit_code": max(one.exit_code for one in done)}

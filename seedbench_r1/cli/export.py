@@ -45,6 +45,7 @@ def every_eval_ever_command(
     from leaderboards.exports.common import check_model_id
     from leaderboards.exports.every_eval_ever import RELATIONSHIPS, Source, every_eval_ever_files, reported_files
     from leaderboards.published import load_published
+    from leaderboards.suites import SUITES
 
     # Before any run is read.
     if relationship not in RELATIONSHIPS:
@@ -58,7 +59,7 @@ def every_eval_ever_command(
     def files(exported: Exported) -> dict[Path, str]:
         return every_eval_ever_files(exported, out, source=source, model_id=chosen, now_utc=now)
 
-    reported = reported_files(load_published(), out, now_utc=now) if include_reported else {}
+    reported = reported_files(load_published(SUITES["seedbench-r1"]), out, now_utc=now) if include_reported else {}
     _export(runs, files, judge, allow_incomplete=allow_incomplete, as_json=as_json, more=reported)
 
 

@@ -21,6 +21,7 @@ from seedbench_r1.judges.config import GROUPS, JUDGES, TABLE, resolve_judge_conf
 from seedbench_r1.judges.run import Judge, failure_of, judge_case, judge_run, pending_records
 from seedbench_r1.options import in_groups
 from seedbench_r1.runs.directory import Run, load_run
+from seedbench_r1.runs.samples import runs_of
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.scoring import lacks_reasoning
 from seedbench_r1.types import Verdict
@@ -74,6 +75,7 @@ def judge_command(
         )
     config = resolve_judge_config(given, config_file=config_file)
     # All runs are read before the judge is opened: a wrong path must not cost a request.
+    runs = runs_of(runs)
     refuse_folders_of_runs(runs)
     loaded = [check_judgeable(load_run(path)) for path in runs]
 

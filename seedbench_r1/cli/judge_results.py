@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 
 from leaderboards.outcomes import build_bank, outcomes_of
-from leaderboards.rows import Quadrants, consistency_of, has_consistency, quadrants_of, sound_of
+from leaderboards.shares import Quadrants, consistency_of, has_consistency, quadrants_of, sound_of
 from leaderboards.stats import Proportion
 from seedbench_r1.cli import console
 from seedbench_r1.judges.run import failure_of, flip_rate

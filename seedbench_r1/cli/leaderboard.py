@@ -17,6 +17,8 @@ from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.cli.options import PlainJson, RunPaths
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.files import make_folder, utc_now
+from seedbench_r1.runs.samples import FILE as SAMPLES
+from seedbench_r1.runs.samples import read_seeds
 from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def build_command(
         raise ConfigError(f"--detail {detail!r} is unknown. Fix: one of {', '.join(DETAILS)}.")
     max_bytes = parse_size(max_size)
     # Next to one run, what is none is left out and named: it must not cost the board.
-    if not any((run / "manifest.json").is_file() for run in runs):
+    if not any((run / name).is_file() for run in runs for name in ("manifest.json", SAMPLES)):
         refuse_folders_of_runs([run for run in runs if run.is_dir()])
     with gc_paused():
         board = build_board(
@@ -112,7 +114,7 @@ def diff_command(
     from leaderboards.board import build_board
     from leaderboards.versus import compare_runs
 
-    refuse_folders_of_runs([first, second], several=False)
+    refuse_folders_of_runs([path for path in (first, second) if not read_seeds(path)], several=False)
     # Every test of a run against itself is trivially 1.
     if first.resolve() == second.resolve():
         raise ConfigError(f"{first} and {second} are the same directory.")
@@ -152,10 +154,11 @@ def _write(
     page: tuple[str, int],
 ) -> tuple[list[Path], HtmlReport]:
     """Write everything; the files, and what became of the page."""
-    from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+    from leaderboards.draw.csv import write_long_csv, write_wide_csv
     from leaderboards.draw.latex import write_latex
     from leaderboards.draw.markdown import write_markdown
     from leaderboards.draw.page import write_html
+    from leaderboards.draw.predictions import write_predictions_csv
     from leaderboards.draw.svg import write_charts
     from leaderboards.methods import write_meta
 

@@ -17,6 +17,7 @@ from seedbench_r1.judges.probe_config import GROUPS, TABLE, resolve_probe_config
 from seedbench_r1.options import in_groups
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.records import run_identity
+from seedbench_r1.runs.samples import runs_of
 from seedbench_r1.runs.verdicts import load_verdicts
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def probe_command(
     from seedbench_r1.judges.probing import check_probable, missing_media, probes_of
 
     settings = resolve_probe_config(given, config_file=config_file)
+    runs = runs_of(runs)
     refuse_folders_of_runs(runs)
     loaded = [load_run(path) for path in runs]
     models = ProbedModels(settings)

@@ -37,6 +37,11 @@ def print_config(config: EvalConfig) -> None:
 
 def print_result(planned: Plan, result: EvalResult) -> None:
     """The closing block: a table with intervals, and what to type next."""
+    if seeds := planned.config.sampled_seeds:
+        from seedbench_r1.cli.samples_results import load_samples, print_samples
+
+        print_samples(planned.path, load_samples(planned.path, seeds))
+        return
     run = counted_run(planned)
     screen = console.out()
     print_summary(run, result.summary)
@@ -153,6 +158,11 @@ def share_of(scored: Scored) -> Proportion:
 
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
+    if seeds := planned.config.sampled_seeds:
+        from seedbench_r1.cli.samples_results import load_samples, samples_values
+
+        shown = samples_values(planned.path, load_samples(planned.path, seeds))
+        return console.json_text(console.without_nan(shown | {"exit_code": exit_code}))
     run = counted_run(planned)
     # Failures are listed whole: a script has no other way to learn which questions to look at.
     failures = [

@@ -10,9 +10,9 @@ import typer
 from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
 from seedbench_r1.errors import ConfigError
-from seedbench_r1.interface import JUDGED_SUITES
 from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.records import run_identity
+from seedbench_r1.runs.samples import sample_runs
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, RunRecord, Score, Verdict, to_json
 
@@ -26,7 +26,31 @@ def show_command(
 ) -> None:
     """Print a run's result; one question with options, reasoning, answer, score and verdicts; or list what failed."""
     # The run directory alone: no annotations, no checkpoint, no media are needed.
+    if samples := sample_runs(run):
+        _show_samples(run, samples, question, failed=failed, as_json=as_json)
+        return
     refuse_folders_of_runs([run], several=False)
+    _show(run, question, failed=failed, as_json=as_json)
+
+
+def _show_samples(folder: Path, samples: list[Path], question: str | None, *, failed: bool, as_json: bool) -> None:
+    """A folder of several samples: their table, or of each one what was asked for."""
+    from seedbench_r1.cli.samples_results import load_samples, print_samples, samples_values
+
+    if question is None and not failed:
+        runs = load_samples(folder)
+        if as_json:
+            typer.echo(console.json_text(console.without_nan(samples_values(folder, runs))))
+        else:
+            print_samples(folder, runs)
+        return
+    for sample in samples:
+        if not as_json:
+            console.out().print(f"{sample}\n", soft_wrap=True)
+        _show(sample, question, failed=failed, as_json=as_json)
+
+
+def _show(run: Path, question: str | None, *, failed: bool, as_json: bool) -> None:
     loaded = load_run(run)
     if failed:
         _list_failures(loaded, as_json=as_json)
@@ -57,7 +81,7 @@ def _print_run(run: Run, *, as_json: bool) -> None:
 
     manifest, summary = run.manifest, run.summary()
     judges = load_verdicts(run.path, run_identity(manifest))
-    judged = {name: judges[name] for name in sorted(judges) if manifest.suite in JUDGED_SUITES}
+    judged = {name: judges[name] for name in sorted(judges)}
     if as_json:
         value = {
             "schema": "sbr1.show/1",

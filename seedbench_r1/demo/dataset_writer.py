@@ -14,6 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from leaderboards.suites import TOY
 from seedbench_r1.demo.render import ClipFormat, render_clip, render_image
 from seedbench_r1.demo.traces import Kind, write_response
 from seedbench_r1.demo.world import Situation, draw_situations
@@ -101,6 +102,7 @@ def annotation_row(situation: Situation, split: str, index: int, clip: ClipForma
         sample_id = FIRST_TRAINING_ID + index
     row: Row = {
         "sample_id": sample_id,
+        "data_source": TOY,
         # As in the benchmark: L1 and the training set are of one source, L2 and L3 of the other.
         "video_source": "EpicKitchens" if split in ("train", "L1") else "Ego4D",
         "video_id": recording.video_id,

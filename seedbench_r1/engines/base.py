@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from seedbench_r1.backends.base import sample_id
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.errors import IncompleteRun
 from seedbench_r1.models.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ class Plan:
     """What a run will do, known before the model is loaded."""
 
     config: EvalConfig
-    path: Path  # run directory
+    path: Path  # run directory; of several samples, their folder (runs/samples.py)
     manifest: RunManifest
     questions: Sequence[Question]  # of the splits asked for, after --limit
     missing: list[Path]  # media files that are not there
@@ -88,26 +89,35 @@ class FailuresInARow:
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Where an engine leaves its records. May be called from any thread."""
+    """Where an engine leaves its records. May be called from any thread.
 
-    run: RunDir
+    A run of several samples has a directory for each seed; of one answer to each question, the only one is None's.
+    """
+
+    runs: Mapping[int | None, RunDir]
+    pending: Mapping[str, tuple[int, ...]]  # question_id -> the seeds that are left; {}: one answer to each question
     observe: Observe
     say: Callable[[str], None]  # a line for the user
     failures: FailuresInARow
 
-    def write(self, record: RunRecord) -> None:
+    @property
+    def run(self) -> RunDir:
+        """The directory, of several samples the first one's."""
+        return next(iter(self.runs.values()))
+
+    def write(self, record: RunRecord, seed: int | None = None) -> None:
         """Keep a record: in the file when this returns. Raises ResourceError, IncompleteRun: see FailuresInARow."""
-        self.keep(record)
+        self.keep(record, seed)
         self.failures.add(record)
 
-    def keep(self, record: RunRecord) -> None:
+    def keep(self, record: RunRecord, seed: int | None = None) -> None:
         """As write, for questions that were all asked already: nothing is saved by stopping."""
-        self.run.append(record)
-        self.observe(record)
+        self.runs[seed].append(record)
+        self.written_by_worker(record, seed)
 
-    def written_by_worker(self, record: RunRecord) -> None:
+    def written_by_worker(self, record: RunRecord, seed: int | None = None) -> None:
         """Take note of a record that a worker process has put into a file of its own."""
-        self.observe(record)
+        self.observe(record if seed is None else replace(record, question_id=sample_id(record.question_id, seed)))
 
 
 class Engine(AbstractContextManager["Engine"], Protocol):

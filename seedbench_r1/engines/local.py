@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from seedbench_r1.backends import open_backend
-from seedbench_r1.backends.base import Backend
+from seedbench_r1.backends.base import Backend, draws
 from seedbench_r1.config import EvalConfig
 from seedbench_r1.engines.base import DRAINING, Plan, Recorder
 from seedbench_r1.media.cache import media_loader
@@ -43,7 +45,15 @@ class LocalEngine(nullcontext["LocalEngine"]):
         """See engines.base.Engine. What was recorded before an exception is on disk."""
         # Opened in this thread, which outlives the run: decoders die with the thread that started them.
         with open_loader(plan.config) as loader:
-            answer_all(pending, loader, self._open_backend, plan.config, write=recorder.write, stop=stop)
+            answer_all(
+                pending,
+                loader,
+                self._open_backend,
+                plan.config,
+                write=recorder.write,
+                stop=stop,
+                seeds=recorder.pending,
+            )
             if plan.config.frame_cache is not None:
                 recorder.run.event("frame_cache", **loader.cache_counts)
 
@@ -68,28 +78,38 @@ def answer_all(
     open_backend: Callable[[EvalConfig], Backend],
     config: EvalConfig,
     *,
-    write: Callable[[RunRecord], None],
+    write: Callable[[RunRecord, int | None], None],
     stop: threading.Event,
+    seeds: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> None:
-    """Decode ahead, generate, and write each result as it comes. Failures are results too."""
+    """Decode ahead, generate, and write each result as it comes, with its seed. Failures are results too.
+
+    seeds: question_id -> of a run of several samples, those that are wanted.
+    """
     # Results come in any order; what was asked is needed again for scoring.
-    in_flight: dict[str, tuple[Question, Request]] = {}
+    in_flight: dict[str, tuple[Question, Request, int | None]] = {}
 
     # Pulled by the backend, maybe in a thread of its own: media failures are written from there at once.
     def requests() -> Iterator[Request]:
         for question, media in loader.stream(pending, stop=stop):
             if isinstance(media, Failure):
-                write(to_record(question, media))
+                for seed in seeds.get(question.question_id) or (None,):
+                    write(to_record(question, media), seed)
                 continue
             request = build_request(question, media, config.template)
-            in_flight[question.question_id] = question, request
+            if question.question_id in seeds:
+                request = replace(request, seeds=seeds[question.question_id])
+                for draw in draws(request, config.sampling):
+                    in_flight[draw.result_id] = question, request, draw.seed
+            else:
+                in_flight[question.question_id] = question, request, None
             yield request
 
     backend = open_backend(config)
     try:
         result: Generation | Failure
-        for question_id, result in backend.generate(requests(), config.sampling):
-            question, request = in_flight.pop(question_id)
-            write(to_record(question, result, request))
+        for name, result in backend.generate(requests(), config.sampling):
+            question, request, seed = in_flight.pop(name)
+            write(to_record(question, result, request), seed)
     finally:
         backend.close()

@@ -91,8 +91,9 @@ def plan(config: EvalConfig, *, command: str = "") -> Plan:
     # Files of one's own are many: each has run directories of its own.
     of_file = "" if config.questions is None else f"{slug(config.questions.stem)}-"
     prefix = protocol.path_prefix + of_file
+    several = "--samples" if config.sampled_seeds else ""
     path = run_directory(
-        config.runs_dir, info.name + protocol.model_suffix, prefix + protocol.protocol_id, config.run_name
+        config.runs_dir, info.name + protocol.model_suffix, prefix + protocol.protocol_id + several, config.run_name
     )
     asked = questions.all()
     if config.limit is not None:

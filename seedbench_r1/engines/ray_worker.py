@@ -92,7 +92,9 @@ class Worker:
                 self._keep_promise(record)
 
             source = _InboxLoader(loader, self._inbox)
-            answer_all(self._inbox, source, open_backend, config, write=write, stop=self._stop)
+            answer_all(
+                self._inbox, source, open_backend, config, write=lambda record, _: write(record), stop=self._stop
+            )
 
     def _open_run(self) -> RunDir:
         deadline = time.monotonic() + self._lock_wait_s

@@ -1,19 +1,23 @@
-"""run_plan: the one place that opens a run, asks what is pending, and concludes. Engines differ in how they ask."""
+"""run_plan and run_samples: the one place that opens runs, asks what is pending, and concludes."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
+from seedbench_r1.backends.base import sample_id
 from seedbench_r1.engines.base import Engine, EvalResult, FailuresInARow, Observe, Plan, Recorder
 from seedbench_r1.errors import DataError, SeedBenchError
 from seedbench_r1.models.fingerprint import WeightHashes
 from seedbench_r1.runs.directory import RunDir, read_manifest
+from seedbench_r1.runs.samples import keep_seeds, sample_folder
 from seedbench_r1.runs.training_snapshot import take_snapshot, write_snapshot
 from seedbench_r1.suites.own import trained_on
 from seedbench_r1.types import Question, RunManifest, RunRecord
 
+Opened = Callable[[Mapping[str, RunRecord], Sequence[Question]], None]
 HASHES = ".weights-sha256.json"  # of the runs' folder: hashes of weight files by path, size and time of change
 
 
@@ -24,12 +28,12 @@ def run_plan(
     stop: threading.Event | None = None,
     observe: Observe = lambda record: None,
     say: Callable[[str], None] = lambda line: None,
-    opened: Callable[[Mapping[str, RunRecord], Sequence[Question]], None] = lambda records, pending: None,
+    opened: Opened = lambda records, pending: None,
 ) -> EvalResult:
     """Answer every pending question of a run. Calling it again continues the run.
 
     Args:
-        plan: from plan().
+        plan: from plan(), of one answer to each question.
         engine: entered already.
         stop: when set, nothing new is begun; what is in flight is finished and saved.
         observe: called with every record right after it was written.
@@ -39,29 +43,117 @@ def run_plan(
     Raises:
         ConfigError, ResourceError: as RunDir.open, and from the engine. What was answered before is on disk.
     """
-    config, stop = plan.config, stop or threading.Event()
+    return _run({None: plan}, plan, engine, stop or threading.Event(), (observe, say, opened))[None]
+
+
+def run_samples(
+    plan: Plan,
+    engine: Engine,
+    *,
+    stop: threading.Event | None = None,
+    observe: Observe = lambda record: None,
+    say: Callable[[str], None] = lambda line: None,
+    opened: Opened = lambda records, pending: None,
+) -> dict[int, EvalResult]:
+    """Answer every pending question of every sample: seed -> how its run ended. Calling it again continues all of them.
+
+    A question is decoded and its prompt computed once for the seeds that are left; each answer is what a run with that
+    seed alone would get. Arguments and errors as run_plan's; to `observe` and `opened` a sample of a question goes by
+    its sample_id.
+    """
+    keep_seeds(plan.path, plan.config.sampled_seeds)
+    plans: dict[int | None, Plan] = {seed: sample_plan(plan, seed) for seed in plan.config.sampled_seeds}
+    found = _run(plans, plan, engine, stop or threading.Event(), (observe, say, opened))
+    return {seed: result for seed, result in found.items() if seed is not None}
+
+
+def sample_plan(plan: Plan, seed: int) -> Plan:
+    """The run of one sample: what a plan with this seed alone would be, in the folder of all of them."""
+    sampling = replace(plan.config.sampling, seed=seed)
+    config = replace(plan.config, sampling=sampling, seeds=(), samples=1)
+    manifest = replace(plan.manifest, sampling=sampling, seed=seed)
+    return replace(plan, config=config, manifest=manifest, path=sample_folder(plan.path, seed))
+
+
+def _run(
+    plans: Mapping[int | None, Plan],
+    plan: Plan,
+    engine: Engine,
+    stop: threading.Event,
+    told: tuple[Observe, Callable[[str], None], Opened],
+) -> dict[int | None, EvalResult]:
+    config, (observe, say, opened) = plan.config, told
     weights = _hash_weights(plan)
-    manifest = plan.manifest if config.fresh else _with_weights(plan, weights)
     shard, fresh, writers = config.shard, config.fresh, engine.writers(plan)
     if writers:
-        # Nobody else may write while the workers' files are set up: the directory is opened alone once, then as shard 0
-        # of n, which lets the workers write and still keeps other whole runs out.
-        with RunDir.open(plan.path, manifest, plan.questions, fresh=fresh):
-            shard, fresh = (0, writers), False
-    with RunDir.open(plan.path, manifest, plan.questions, shard=shard, fresh=fresh) as run:
-        mine = config.shard  # shard 0 of n is no part of the questions
-        pending = run.pending(plan.questions, shard=mine, retry_errors=config.retry_errors)
-        opened(run.records(), pending)
-        run.event("start", pending=len(pending), command=plan.manifest.command, shard=mine, workers=writers)
+        # Nobody else may write while the workers' files are set up: each directory is opened alone once, then as shard
+        # 0 of n, which lets the workers write and still keeps other whole runs out.
+        for one in plans.values():
+            with RunDir.open(one.path, _manifest(one, weights), one.questions, fresh=fresh):
+                pass
+        shard, fresh = (0, writers), False
+    with ExitStack() as stack:
+        runs = {
+            seed: stack.enter_context(
+                RunDir.open(one.path, _manifest(one, weights), one.questions, shard=shard, fresh=fresh)
+            )
+            for seed, one in plans.items()
+        }
+        # Shard 0 of n is no part of the questions.
+        left = {
+            seed: run.pending(plan.questions, shard=config.shard, retry_errors=config.retry_errors)
+            for seed, run in runs.items()
+        }
+        _say_opened(opened, runs, left)
+        for seed, run in runs.items():
+            command = plan.manifest.command
+            run.event("start", pending=len(left[seed]), command=command, shard=config.shard, workers=writers)
         # Noted as soon as they are known: a kill must not lose what the next call has to compare with.
-        noting = threading.Thread(target=_note_weights, args=(run, weights), name="weights", daemon=True)
+        noting = threading.Thread(target=_note_weights, args=([*runs.values()], weights), name="weights", daemon=True)
         noting.start()
-        if pending:
-            engine.answer(plan, pending, Recorder(run, observe, say, FailuresInARow(str(plan.path))), stop=stop)
+        if any(left.values()):
+            questions, seeds = _asked(plan, left)
+            recorder = Recorder(runs, seeds, observe, say, FailuresInARow(str(plan.path)))
+            engine.answer(plan, questions, recorder, stop=stop)
         # A stop does not wait for gigabytes to be read.
         if not stop.is_set():
             noting.join()
-        return _conclude(run, plan, weights, shard=mine, stopped=stop.is_set())
+        return {
+            seed: _conclude(run, plans[seed], weights, shard=config.shard, stopped=stop.is_set())
+            for seed, run in runs.items()
+        }
+
+
+def _asked(
+    plan: Plan, left: Mapping[int | None, Sequence[Question]]
+) -> tuple[Sequence[Question], dict[str, tuple[int, ...]]]:
+    """What is asked, each question once, and with which seeds (none for one answer to each question)."""
+    if None in left:
+        return left[None], {}
+    seeds: dict[str, tuple[int, ...]] = {}
+    for seed, questions in left.items():
+        for question in questions:
+            seeds[question.question_id] = (*seeds.get(question.question_id, ()), seed or 0)
+    return [question for question in plan.questions if question.question_id in seeds], seeds
+
+
+def _say_opened(
+    opened: Opened, runs: Mapping[int | None, RunDir], left: Mapping[int | None, Sequence[Question]]
+) -> None:
+    if None in runs:
+        opened(runs[None].records(), left[None])
+        return
+    records, pending = {}, []
+    for seed, run in runs.items():
+        for question_id, record in run.records().items():
+            name = sample_id(question_id, seed or 0)
+            records[name] = replace(record, question_id=name)
+        pending += [replace(q, question_id=sample_id(q.question_id, seed or 0)) for q in left[seed]]
+    opened(records, pending)
+
+
+def _manifest(plan: Plan, weights: WeightHashes | None) -> RunManifest:
+    return plan.manifest if plan.config.fresh else _with_weights(plan, weights)
 
 
 def _conclude(
@@ -94,14 +186,13 @@ def _keep_training(run: RunDir, plan: Plan) -> None:
         write_snapshot(run.path, snapshot)
 
 
-def _note_weights(run: RunDir, weights: WeightHashes | None) -> None:
+def _note_weights(runs: list[RunDir], weights: WeightHashes | None) -> None:
     """Runs in a thread. What goes wrong is raised again when the run is concluded."""
-    if weights is None:
-        return
-    try:
-        run.note_weights(weights.wait())
-    except SeedBenchError as error:
-        run.event("weights", problem=str(error))
+    for run in runs if weights is not None else ():
+        try:
+            run.note_weights(weights.wait() if weights is not None else {})
+        except SeedBenchError as error:
+            run.event("weights", problem=str(error))
 
 
 def _hash_weights(plan: Plan) -> WeightHashes | None:

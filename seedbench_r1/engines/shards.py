@@ -66,12 +66,12 @@ class ShardsEngine(nullcontext["ShardsEngine"]):
     def answer(self, plan: Plan, pending: Sequence[Question], recorder: Recorder, *, stop: threading.Event) -> None:
         """See engines.base.Engine. A stop is passed on to the children, which finish what they have in flight."""
         config = plan.config
-        file = _write_settings(plan, recorder.run.path / ".shards")
+        file = _write_settings(plan, plan.path / ".shards")
         command = [sys.executable, "-c", ENTRY, "eval", "--config", str(file), "--quiet"]
         # What earlier calls wrote is not shown again.
-        known = {i: record.answered for i, record in recorder.run.records().items()}
+        known = {(seed, i): r.answered for seed, run in recorder.runs.items() for i, r in run.records().items()}
         ended = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(plan.path, known, recorder, ended), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(known, recorder, ended), daemon=True)
         watcher.start()
         try:
             code = launch_shards(
@@ -118,14 +118,15 @@ def gpus_per_shard(config: EvalConfig) -> int:
     return config.tensor_parallel if has_gpu and config.backend in ("vllm", "transformers") else 0
 
 
-def _watch(path: Path, known: dict[str, bool], recorder: Recorder, ended: threading.Event) -> None:
+def _watch(known: dict[tuple[int | None, str], bool], recorder: Recorder, ended: threading.Event) -> None:
     """Show what the children write."""
     while True:
         last = ended.wait(LOOK_EVERY_S)
-        for record in recorded(path).values():
-            if known.get(record.question_id) != record.answered:
-                known[record.question_id] = record.answered
-                recorder.written_by_worker(record)
+        for seed, run in recorder.runs.items():
+            for question_id, record in recorded(run.path).items():
+                if known.get((seed, question_id)) != record.answered:
+                    known[seed, question_id] = record.answered
+                    recorder.written_by_worker(record, seed)
         if last:
             return
 

@@ -91,7 +91,7 @@ class ApiJudge:
         waiting: Iterator[JudgeCase] = iter(cases)
         if self._cost_limit is not None:
             waiting = self._cost_limit.affordable(
-                waiting, completions=self.settings.votes, max_tokens=self.settings.max_tokens
+                waiting, completions=lambda _: self.settings.votes, max_tokens=self.settings.max_tokens
             )
         # Answers that fail for their own reason neither raise nor reset the count.
         lost = 0  # failures in a row that no request is to blame for; counted here, in one thread

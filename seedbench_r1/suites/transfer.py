@@ -175,7 +175,11 @@ class VideoR1RowReader(RowReader):
         return cast(str, value)
 
     def path(self) -> PurePosixPath:
-        return self.inside("path", self.text("path"), "one inside the data root, like './Evaluation/...'")
+        """Below the data root, or absolute: what a user's own copy of the files names."""
+        value, expected = self.text("path"), "one inside the data root, like './Evaluation/...', or an absolute one"
+        if PurePosixPath(value).is_absolute() and ".." not in PurePosixPath(value).parts:
+            return self.possible("path", value, expected)
+        return self.inside("path", value, expected)
 
     def options(self) -> tuple[str, ...]:
         """The options' texts: "A. text" loses its letter if every option has its own."""

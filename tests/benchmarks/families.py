@@ -26,6 +26,7 @@ import psutil
 import torch
 import transformers
 
+from seedbench_r1.backends.base import draws
 from seedbench_r1.backends.transformers import TransformersBackend
 from seedbench_r1.models.generic import clip_metadata
 from seedbench_r1.types import Generation, Request, SamplingConfig
@@ -79,7 +80,8 @@ def prepare(family: str, new_tokens: int) -> tuple[Any, list[Request], SamplingC
 
 def ours(backend: Any, asked: list[Request], sampling: SamplingConfig) -> list[list[int]]:
     # All at once: generate() of the backend would begin with those that are ready first.
-    found = dict(backend._answer([backend._prepare(one) for one in asked], sampling))
+    prepared = [backend._prepare(one, draws(one, sampling)) for one in asked]
+    found = dict(backend._answer(prepared, partial(backend._decode, sampling=sampling)))
     answers = [found[one.question_id] for one in asked]
     assert all(isinstance(answer, Generation) for answer in answers), answers
     return [list(answer.token_ids) for answer in answers]

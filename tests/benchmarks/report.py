@@ -22,10 +22,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from leaderboards.board import build_board
-from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+from leaderboards.draw.csv import write_long_csv, write_wide_csv
 from leaderboards.draw.latex import write_latex
 from leaderboards.draw.markdown import write_markdown
 from leaderboards.draw.page import write_html
+from leaderboards.draw.predictions import write_predictions_csv
 from leaderboards.draw.svg import write_charts
 from leaderboards.loading import gc_paused
 from tests.synthetic_runs import FULL, make_benchmark, sweep, write_runs

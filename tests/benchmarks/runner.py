@@ -75,8 +75,7 @@ def one_run(root: Path, folder: Path) -> tuple[float, float, float]:
             ReadyMedia(),
             lambda _: backend,
             planned.config,
-            suite=planned.suite,
-            write=run.append,
+            write=lambda record, _: run.append(record),
             stop=threading.Event(),
         )
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall

@@ -77,6 +77,19 @@ def test_random_answers(call, n_clusters):
     assert found["p"] == sign_flip_test(differences, clusters)
 
 
+@pytest.mark.parametrize("n_clusters", [3, 14, 29, 138])
+@pytest.mark.parametrize("parts", [3, 8, 10])
+def test_means_of_several_samples(call, n_clusters, parts):
+    """Differences in between, some of which cancel but for their last bit."""
+    numbers = np.random.default_rng(n_clusters * parts)
+    n = 3 * n_clusters
+    clusters = numbers.integers(0, n_clusters, n)
+    first, second = numbers.integers(0, parts + 1, (2, n)) / parts
+    differences = first - second
+    found = call("signFlip(a[0], a[1], signs)", differences.tolist(), clusters.tolist())
+    assert found == sign_flip_test(differences, clusters)
+
+
 @pytest.mark.parametrize("clusters", [[0], [0, 0, 0, 1], list(range(12))])
 @pytest.mark.parametrize("value", [0, 1, -1])
 def test_equal_differences(call, clusters, value):

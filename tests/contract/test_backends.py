@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from seedbench_r1.backends.base import sample_id
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.types import Failure, Generation, SamplingConfig
 from tests.family_table import checkpoint
@@ -113,6 +114,19 @@ def test_n_completions_leave_n_times(case, backend):
     assert Counter(name for name, _ in results) == {"L1/0": 3, "L1/1": 3, "L1/2": 3}
 
 
+def test_seeds_of_a_request_are_drawn_as_runs_with_each_of_them_would(case, backend):
+    asked = several(case)
+    with_seeds = [dataclasses.replace(r, seeds=(0, 5, 9)[: 1 + i % 3]) for i, r in enumerate(asked)]
+    together = answers(backend, with_seeds, FREE)
+    expected = {}
+    for seed in (0, 5, 9):
+        mine = [r for r, s in zip(asked, with_seeds, strict=True) if seed in s.seeds]
+        alone = answers(backend, mine, dataclasses.replace(FREE, seed=seed))
+        expected |= {sample_id(question_id, seed): found for question_id, found in alone.items()}
+    assert together == expected
+    assert sum(len(r.seeds) for r in with_seeds) == len(expected) == 13
+
+
 def test_an_empty_stream_ends(backend):
     assert list(backend.generate(iter([]), GREEDY)) == []
 
@@ -175,6 +189,13 @@ def test_one_bad_request_fails_alone(case, sampler):
 def test_a_bad_request_fails_n_times(case, sampler):
     results = list(sampler.generate(iter([too_long(case)]), dataclasses.replace(FREE, n=3)))
     assert [name for name, _ in results] == ["L1/long"] * 3
+
+
+def test_a_bad_request_with_seeds_fails_once_for_each(case, sampler):
+    bad = dataclasses.replace(too_long(case), seeds=(1, 4))
+    results = list(sampler.generate(iter([bad]), FREE))
+    assert sorted(name for name, _ in results) == ["L1/long@1", "L1/long@4"]
+    assert all(isinstance(result, Failure) for _, result in results)
 
 
 def test_an_error_of_the_stream_is_raised_after_its_answers(case, backend):

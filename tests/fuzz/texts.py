@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from leaderboards.board import Board, build_board
-from leaderboards.draw.csv import write_long_csv, write_predictions_csv, write_wide_csv
+from leaderboards.draw.csv import write_long_csv, write_wide_csv
 from leaderboards.draw.latex import write_latex
 from leaderboards.draw.markdown import write_markdown
 from leaderboards.draw.page import write_html
+from leaderboards.draw.predictions import write_predictions_csv
 from seedbench_r1.errors import DataError, SeedBenchError
 from seedbench_r1.questions import choose_subset, load_annotations, load_training_rows, training_question
 from seedbench_r1.rows import BadRows

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
+from leaderboards.board import build_board
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.prompts import build_prompt
 from seedbench_r1.questions import file_sha256
 from seedbench_r1.rows import BadRows, read_rows
 from seedbench_r1.runs.training_snapshot import Overlap, find_overlap, read_lines
 from seedbench_r1.suites.own import trained_on
-from seedbench_r1.suites.transfer import DEFAULT_TEMPLATE, load_transfer_file
+from seedbench_r1.suites.transfer import BENCHMARKS, DEFAULT_TEMPLATE, load_transfer_file
 from tests.command import cli
 from tests.small_transfer import IMAGE, choice_row, row_of, write_transfer
 from tests.trainers.toy import plan_and_train
@@ -79,7 +80,7 @@ def test_without_responses_a_row_teaches_its_answer(tmp_path):
         ({"problem_type": "essay"}, "problem_type is 'essay'"),
         ({"data_type": "audio"}, "data_type is 'audio'"),
         ({"path": "../secret.mp4"}, "path is '../secret.mp4'"),
-        ({"path": "/data/1.mp4"}, "path is '/data/1.mp4'"),
+        ({"path": "/data/../1.mp4"}, "path is '/data/../1.mp4'"),
         ({"path": ""}, "path is ''"),
         ({"solution": "<answer>D</answer>"}, "expected a letter from A to C"),
         ({"solution": "<answer>AB</answer>"}, "expected a letter from A to C"),
@@ -276,6 +277,19 @@ def test_an_epoch_of_care_on_five_kinds_is_evaluated_on_the_transfer_suite(tmp_p
     assert snapshot["step"] == 10
     # The training files were read again: none of these questions is in them.
     assert (snapshot["overlap"]["shared"], snapshot["overlap"]["files"]) == (0, 2)
+    evaluate[evaluate.index("care/checkpoint-10")] = "sft/checkpoint-60"
+    assert_done(cli(*evaluate, "--max-new-tokens", 48, cwd=tmp_path))
+    runs = sorted((tmp_path / "runs").glob("*--transfer-*"))
+    assert_done(cli("judge", *runs, cwd=tmp_path))
+    built = assert_done(
+        cli("leaderboard", "build", *runs, "--baseline", runs[1], "-o", "board.html", "--rank-unparsed", cwd=tmp_path)
+    )
+    assert "2 measured, 2 ranked, 0 incomplete, 10 reported by papers" in built.stdout
+    board = build_board(runs, baseline=str(runs[1]))
+    care_row = board.row(run.name)
+    assert (care_row.algo, care_row.step, tuple(care_row.accuracy)) == ("care", 10, tuple(BENCHMARKS.values()))
+    assert set(care_row.deltas) == set(BENCHMARKS.values())
+    assert 'href="#training"' in (tmp_path / "board.html").read_text()  # the curves of both trainings
 
 
 def test_a_transfer_question_that_was_trained_on_is_counted(tmp_path):

@@ -22,6 +22,8 @@ from leaderboards.versus import compare_runs
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs.directory import load_run
 from tests.boards import COMPLETE
+from tests.command import cli
+from tests.small_benchmark import write_script
 from tests.synthetic_runs import RULES, RunSpec, make_benchmark, write_run, write_runs
 
 OTHER_JUDGE = "openai:big/v1-0a1b2c3d"
@@ -350,3 +352,19 @@ def test_two_runs_question_by_question(on_disk):
     assert [item.question_id for item in found.discordant] == [i for i in a if a[i] != b[i]]
     for item in found.discordant:
         assert (item.first == item.gold) != (item.second == item.gold)
+
+
+def test_a_toy_world_says_so_and_no_paper_stands_beside_it(data_root, tmp_path):
+    model = write_script(tmp_path / "s.json")
+    done = cli("eval", "--backend", "fake", "--model", model, "--data-root", data_root, "--json", cwd=tmp_path)
+    run = tmp_path / json.loads(done.stdout)["run_dir"]
+    board = build_board([run])
+    assert (board.title, board.published) == ("Miniature (a toy world, not SEED-Bench-R1)", ())
+    built = cli("leaderboard", "build", run, "-o", "b.html", "--include-reported", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "b.md").read_text().startswith("# Miniature (a toy world, not SEED-Bench-R1) leaderboard")
+    assert "Miniature (a toy world, not SEED-Bench-R1) accuracy" in (tmp_path / "b.tex").read_text()
+    page = (tmp_path / "b.html").read_text()
+    assert "<title>Miniature (a toy world, not SEED-Bench-R1) leaderboard</title>" in page
+    assert "arxiv.org" not in page
+    assert "reported" not in (tmp_path / "b.csv").read_text()

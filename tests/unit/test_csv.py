@@ -11,14 +11,13 @@ import pytest
 from leaderboards.board import build_board
 from leaderboards.draw.csv import (
     LONG_COLUMNS,
-    PREDICTION_COLUMNS,
     WIDE_COLUMNS,
     percent,
     safe_text,
     write_long_csv,
-    write_predictions_csv,
     write_wide_csv,
 )
+from leaderboards.draw.predictions import PREDICTION_COLUMNS, write_predictions_csv
 from leaderboards.methods import methods, write_meta
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.types import DOMAINS
@@ -38,6 +37,8 @@ WIDE = ",".join(
         "selected_from_k,flags",
         "l1_sound,l2_sound,l1_cons_min,l1_cons_max,l2_cons_min,l2_cons_max,l3_cons_min,l3_cons_max",
         *(DIFFERENCE.format(f"{level}_{measure}") for measure in ("cons", "sound") for level in ("l1", "l2", "l3")),
+        "samples",
+        *(f"{level}_acc_min,{level}_acc_max,{level}_acc_sd,{level}_maj,{level}_pass" for level in ("l1", "l2", "l3")),
     ]
 )
 LONG = (

@@ -13,6 +13,7 @@ from seedbench_r1.config import resolve_eval_config
 from seedbench_r1.engines.kept_backend import KeptBackend
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.samples import sample_runs
 from tests.command import cli
 from tests.small_benchmark import benchmark, write_script
 from tests.tiny_models import tiny_checkpoint
@@ -70,6 +71,28 @@ def test_questions_without_an_answer_cost_exit_5_and_the_next_is_asked(data_root
     assert {load_run(run).summary().status for run in (tmp_path / "runs").iterdir()} == {"incomplete", "complete"}
 
 
+def test_several_processes_for_each(data_root, scripts, tmp_path):
+    done = evaluate(data_root, tmp_path, "--model", *scripts[:2], "--data-parallel", 2, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    for run in (tmp_path / "runs").iterdir():
+        assert load_run(run).summary().status == "complete"
+        assert len(list(run.glob("records.*-of-2.jsonl"))) == 3
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_several_samples_of_each(data_root, scripts, tmp_path):
+    words = ("--samples", 2, "--temperature", 1, "--top-p", 1)
+    done = evaluate(data_root, tmp_path, "--model", *scripts[:2], *words)
+    assert done.returncode == 0, done.stderr
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert [len(sample_runs(folder)) for folder in folders] == [2, 2]
+    rows = [line.split() for line in done.stdout.splitlines()]
+    alone = load_run(sample_runs(folders[0])[0]).summary().splits["L1"].accuracy
+    assert rows[1][:2] == ["fake-x", f"{100 * alone:.1f}"]
+    told = json.loads(evaluate(data_root, tmp_path, "--json", "--model", *scripts[:2], *words).stdout)
+    assert told["runs"][0]["splits"]["L1"]["average"]["value"] == pytest.approx(alone)
+
+
 def test_the_same_command_asks_nothing_again(data_root, scripts, tmp_path):
     evaluate(data_root, tmp_path, "--model", *scripts)
     before = {path: path.read_bytes() for path in tmp_path.rglob("records.jsonl")}
@@ -83,7 +106,7 @@ def test_the_same_command_asks_nothing_again(data_root, scripts, tmp_path):
         (("--run-name", "x"), "--run-name is for one model, and 3 were given"),
         (("--shard", "1/2"), "--shard is for one model"),
         (("--dry-run",), "--dry-run and --print-config are for one model"),
-        (("--data-parallel", "2"), "Several models are evaluated in this process"),
+        (("--engine", "ray"), "Several models are evaluated by --engine local alone"),
     ],
 )
 def test_what_is_for_one_model_is_refused(data_root, scripts, tmp_path, words, said):

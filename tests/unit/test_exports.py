@@ -21,6 +21,7 @@ from leaderboards.exports.every_eval_ever import Source, every_eval_ever_files, 
 from leaderboards.exports.hub_results import hub_files
 from leaderboards.exports.lmms_results import lmms_files
 from leaderboards.published import load_published
+from leaderboards.suites import SUITES
 from seedbench_r1.cli.app import app
 from seedbench_r1.errors import ConfigError, DataError, IncompleteRun, ResourceError
 from seedbench_r1.questions import annotation_path, load_annotations
@@ -195,7 +196,7 @@ def test_exporting_again_replaces(runs, tmp_path):
 
 
 def test_the_papers_rows_are_documentation(tmp_path):
-    rows = load_published()
+    rows = load_published(SUITES["seedbench-r1"])
     files = reported_files(rows, tmp_path, now_utc=NOW)
     assert len(files) == sum(bool(row.accuracy) for row in rows)
     logs = [json.loads(text) for text in files.values()]

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from seedbench_r1.backends import loading
+from seedbench_r1.backends.base import draws
 from seedbench_r1.backends.transformers import TransformersBackend
 from seedbench_r1.backends.vllm_engine import check_family
 from seedbench_r1.cli.model_report import lines, report_model
@@ -257,7 +258,7 @@ def test_a_prompt_of_text_alone_has_the_positions_of_no_other():
         image=None,
     )
     alone = dict(backend.generate(iter([text]), sampling))["t"]
-    batch = [backend._prepare(one) for one in (shown, text)]
-    after = dict(backend._answer(batch, partial(backend._decode, sampling=sampling), sampling.n))["t"]
+    batch = [backend._prepare(one, draws(one, sampling)) for one in (shown, text)]
+    after = dict(backend._answer(batch, partial(backend._decode, sampling=sampling)))["t"]
     assert after.token_ids == alone.token_ids
     assert after.logprobs == pytest.approx(alone.logprobs, abs=1e-4)

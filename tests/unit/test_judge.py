@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 
 from leaderboards.board import build_board
-from leaderboards.rows import Quadrants
+from leaderboards.shares import Quadrants
 from seedbench_r1.backends.fake import FakeBackend
 from seedbench_r1.cli.judge_results import judged_levels
 from seedbench_r1.conclusions import settled_option

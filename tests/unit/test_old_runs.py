@@ -76,6 +76,7 @@ def test_a_run_of_the_general_benchmarks_too(tmp_path):
     assert run.records["vsibench/4"].score.credit == 0.5
     shown = cli("show", path, "--question", "vsibench/4", cwd=tmp_path)
     assert "credit 0.5" in shown.stdout
-    refused = cli("judge", path, cwd=tmp_path)
-    assert refused.returncode == 3
-    assert "answers the suite transfer" in refused.stderr
+    judged = cli("judge", path, "--json", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    board = build_board([path])
+    assert (board.suite.name, board.bank.levels[0], len(board.rows)) == ("transfer", "VSI-Bench", 1)

@@ -14,6 +14,7 @@ from leaderboards.draw.page import write_html
 from leaderboards.exports.common import load_exported
 from leaderboards.ranking import parse_metric
 from leaderboards.stats import credit_interval
+from leaderboards.suites import SUITES
 from seedbench_r1.engines.plan import plan
 from seedbench_r1.errors import ConfigError, DataError
 from seedbench_r1.runs.directory import load_run
@@ -24,6 +25,7 @@ from tests.small_benchmark import write_script
 
 pytestmark = pytest.mark.usefixtures("shared_decoders")
 LETTERS = "ABCDEFG"
+OWN = SUITES["own"]
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +291,7 @@ def two_runs(media, tmp_path_factory) -> list[Path]:
 def test_a_board_of_ones_own(two_runs, tmp_path):
     board = build_board(two_runs, baseline=str(two_runs[1]))
     assert (board.suite, board.title, board.bank.levels, str(board.metric)) == (
-        "own",
+        OWN,
         "mine.jsonl",
         ("near", "far"),
         "near.accuracy",
@@ -342,7 +344,7 @@ def test_suites_are_never_mixed(two_runs, data_root, tmp_path):
     assert len(board.left_out) == 2
     assert all("answers the suite own: not to be mixed with SEED-Bench-R1 results" in i.reason for i in board.left_out)
     own = build_board([*two_runs, bench], baseline=str(two_runs[0]))
-    assert (own.suite, len(own.rows)) == ("own", 2)
+    assert (own.suite, len(own.rows)) == (OWN, 2)
     assert "answers the suite seedbench-r1: not to be mixed" in own.left_out[0].reason
 
 
@@ -364,9 +366,9 @@ def test_a_page_with_four_options_needs_no_further_layers(media, tmp_path):
 
 
 def test_metrics_of_splits_with_dots():
-    assert str(parse_metric("v1.0.accuracy", ("v1.0", "b"))) == "v1.0.accuracy"
-    assert parse_metric(None, ("Test", "test")).level == "Test"
-    assert parse_metric("test.sound", ("Test", "test")).level == "test"
+    assert str(parse_metric("v1.0.accuracy", OWN, ("v1.0", "b"))) == "v1.0.accuracy"
+    assert parse_metric(None, OWN, ("Test", "test")).level == "Test"
+    assert parse_metric("test.sound", OWN, ("Test", "test")).level == "test"
 
 
 def test_intervals_of_credits():

@@ -2,11 +2,23 @@
 
 import pytest
 
-from leaderboards.published import FIELDS, SIZES, load_published, overall_fits, parse_published, published_cell
+from leaderboards.published import (
+    AFTER,
+    BEFORE,
+    COLUMNS,
+    SIZES,
+    load_published,
+    overall_fits,
+    parse_published,
+    published_cell,
+)
 from leaderboards.stats import wilson_interval
+from leaderboards.suites import SUITES
 from seedbench_r1.errors import DataError
+from seedbench_r1.suites.transfer import BENCHMARKS
 
-ROWS = {row.row_id: row for row in load_published()}
+ROWS = {row.row_id: row for row in load_published(SUITES["seedbench-r1"])}
+FIELDS = (*BEFORE, *COLUMNS, *AFTER)
 HEADER = ",".join(FIELDS)
 
 
@@ -115,6 +127,20 @@ def test_an_overall_that_does_not_follow_from_its_domains():
 def test_a_broken_table_is_refused_with_its_line(text):
     with pytest.raises(DataError, match=r"table\.csv:\d"):
         parse_published(text, "table.csv")
+
+
+def test_table_4_is_as_printed_and_nothing_is_claimed_of_numbers_of_questions_that_nobody_states():
+    rows = {row.row_id: row for row in load_published(SUITES["transfer"])}
+    names = tuple(BENCHMARKS.values())
+    printed = {row_id: tuple(cell.printed for cell in row.accuracy.values()) for row_id, row in rows.items()}
+    assert printed["care-t4-care-video-r1"] == ("35.8", "50.4", "65.8", "65.1", "73.5", "59.6")
+    assert printed["care-t4-vanilla"] == ("30.1", "48.1", "60.0", "59.0", "72.6", "56.6")
+    assert tuple(rows["care-t4-gpt-4o"].accuracy) == (*names[:3], names[5])
+    assert len(rows) == 10
+    for row in rows.values():
+        assert row.flags == ("REPORTED",)
+        assert all(cell.possible and cell.counts is None and cell.lo is None for cell in row.accuracy.values())
+    assert load_published(SUITES["own"]) == ()
 
 
 def test_reported_rows_are_never_ranked_and_have_no_p_value():

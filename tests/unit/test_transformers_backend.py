@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 import transformers
 
+from seedbench_r1.backends.base import draws
 from seedbench_r1.backends.decoding import end_token_ids
 from seedbench_r1.backends.loading import load_model, resolve_device
 from seedbench_r1.backends.transformers import TransformersBackend
@@ -201,9 +202,9 @@ def out_of_memory(limit):
 @pytest.mark.parametrize(("limit", "settled", "prefills"), [(3, 2, [4, 2, 2]), (1, 1, [4, 2, 1, 1, 1, 1])])
 def test_out_of_memory_halves_the_batch_and_stays_there(backend, family, limit, settled, prefills, caplog):
     expected = tokens(backend, several(family, 4))
-    batch = [backend._prepare(asked) for asked in several(family, 4)]
+    batch = [backend._prepare(asked, draws(asked, GREEDY)) for asked in several(family, 4)]
     backend.model, backend.batch_size = Wrapped(backend.model, out_of_memory(limit)), 4
-    results = dict(backend._answer(batch, partial(backend._decode, sampling=GREEDY), GREEDY.n))
+    results = dict(backend._answer(batch, partial(backend._decode, sampling=GREEDY)))
     assert {name: [generation.token_ids] for name, generation in results.items()} == expected
     assert [rows for rows, length in backend.model.calls if length > 1] == prefills
     assert backend.batch_size == settled
@@ -216,7 +217,7 @@ def test_out_of_memory_in_the_middle_repeats_no_answer(backend, family):
     # L1/1 ends at its third token; memory runs out at the sixth, when its answer has already left
     backend.model.generation_config.eos_token_id = tokens(backend, several(family))["L1/1"][0][2]
     expected = tokens(backend, several(family))
-    batch = [backend._prepare(asked) for asked in several(family)]
+    batch = [backend._prepare(asked, draws(asked, GREEDY)) for asked in several(family)]
     failed = []
 
     def fail(calls, input_ids):
@@ -225,7 +226,7 @@ def test_out_of_memory_in_the_middle_repeats_no_answer(backend, family):
             raise torch.OutOfMemoryError("late")
 
     backend.model, backend.batch_size = Wrapped(backend.model, fail), len(batch)
-    results = list(backend._answer(batch, partial(backend._decode, sampling=GREEDY), GREEDY.n))
+    results = list(backend._answer(batch, partial(backend._decode, sampling=GREEDY)))
     assert failed[0] < len(batch)
     assert len(results) == len(batch)
     assert {name: [generation.token_ids] for name, generation in results} == expected

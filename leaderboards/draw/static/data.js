@@ -17,17 +17,19 @@ const inflateJson = async (id) => JSON.parse(new TextDecoder().decode(await infl
 let bank = null; // columns, one entry a question; see page_payload.py
 let answers = []; // for each run a Uint16Array: its byte of layer-outcomes, and the letter picked (1: A) in the upper one
 let credits = null; // for each run a Float64Array; null: every answer is right or wrong
+let counts = null; // for each run 4 bytes a question, see page_payload.more_layers; null: one answer to each question
 const signSums = new SignSums(...page.signs);
 
 const optional = (id) => (byId(id) ? inflate(id) : null);
-const layers = [inflateJson("layer-bank"), inflate("layer-outcomes"), optional("layer-letters"), optional("layer-credits")];
+const layers = ["layer-letters", "layer-credits", "layer-samples"].map(optional);
 
-const loaded = Promise.all(layers).then(([columns, bytes, letters, shares]) => {
+const loaded = Promise.all([inflateJson("layer-bank"), inflate("layer-outcomes"), ...layers]).then(([columns, bytes, letters, shares, samples]) => {
   const n = columns.ids.length, parts = (all) => page.runs.map((_, place) => all.subarray(place * n, (place + 1) * n));
   // Without a layer of letters the byte holds one of four.
   const letterOf = (byte, i) => (letters ? letters[i] : hasLetter(byte) ? (byte >> 3 & 3) + 1 : 0);
   answers = parts(Uint16Array.from(bytes, (byte, i) => byte | letterOf(byte, i) << 8));
   credits = shares && parts(new Float64Array(shares.buffer));
+  counts = samples && page.runs.map((_, place) => samples.subarray(4 * place * n, 4 * (place + 1) * n));
   bank = columns;
   bank.place = new Map(columns.ids.map((id, i) => [id, i]));
   bank.groups = new Map([...page.levels, ...page.domains].map((group) => [group, []]));
@@ -70,11 +72,21 @@ const MEASURES = {
 };
 const rated = (place, level) => page.runs[place].rated.includes(level);
 
+// An answer's value of a measure with what it is at least and at most, as missing verdicts turn out; settled: none is.
+function valueOf(place, i, measure) {
+  const byte = answers[place][i], {hit, most} = MEASURES[measure];
+  if (measure === "accuracy" && credits) return {value: credits[place][i], least: credits[place][i], most: credits[place][i], settled: true};
+  if (measure === "accuracy" || !counts) return {value: hit(byte), least: hit(byte), most: most(byte), settled: MEASURES[measure].valued(byte)};
+  const [judged, consistent, sound, rightUnjudged] = counts[place].subarray(4 * i, 4 * i + 4), k = page.runs[place].samples;
+  const known = measure === "sound" ? sound : consistent, unknown = measure === "sound" ? rightUnjudged : k - judged;
+  return {value: known / Math.max(judged, 1), least: known / k, most: (known + unknown) / k, settled: judged === k};
+}
+
 // Differences first - second of the questions of a level or an L3 domain that both have answered, with their videos.
 // least and most: of all that both have answered, with every missing verdict against the first, and for it.
 function paired(first, second, group, measure = "accuracy") {
-  const a = answers[first], b = answers[second], {valued, hit, most} = MEASURES[measure];
-  const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0, answered: 0, least: 0, most: 0};
+  const a = answers[first], b = answers[second], {valued, hit} = MEASURES[measure];
+  const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0, answered: 0, missing: 0, least: 0, most: 0};
   for (const i of bank.groups.get(group) || []) {
     if (measure !== "accuracy" && bank.options[i].length === 0) continue; // shown to no judge, so without a verdict by nature
     found.asked[0] += asked(a[i]);
@@ -82,12 +94,12 @@ function paired(first, second, group, measure = "accuracy") {
     if (!responded(a[i]) || !responded(b[i])) continue;
     found.answered++;
     // Counts are of full credit, means of all of it.
-    const parts = measure === "accuracy" && credits, right = hit(a[i]), also = hit(b[i]);
-    const x = parts ? credits[first][i] : right, y = parts ? credits[second][i] : also;
-    found.least += x - (parts ? y : most(b[i]));
-    found.most += (parts ? x : most(a[i])) - y;
+    const right = hit(a[i]), also = hit(b[i]), x = valueOf(first, i, measure), y = valueOf(second, i, measure);
+    found.missing += !(x.settled && y.settled);
+    found.least += x.least - y.most;
+    found.most += x.most - y.least;
     if (!valued(a[i]) || !valued(b[i])) continue;
-    found.differences.push(x - y);
+    found.differences.push(x.value - y.value);
     found.videos.push(bank.video[i]);
     found[right ? (also ? "both" : "onlyFirst") : (also ? "onlySecond" : "neither")]++;
   }
@@ -99,7 +111,7 @@ function testPair(pair) {
   const n = pair.differences.length;
   if (n === 0) return null;
   const test = pairedInterval(pair.differences, pair.videos);
-  const enough = pair.asked.every((of) => pair.answered >= SHARED * of), missing = pair.answered - n;
+  const enough = pair.asked.every((of) => pair.answered >= SHARED * of), missing = pair.missing;
   const lo = Math.max(-1, test.lo), hi = Math.min(1, test.hi), least = pair.least / pair.answered, most = pair.most / pair.answered;
   return {...test, lo, hi, missing, least, most, open: missing > 0 && least <= 0 && most >= 0, asked: Math.max(...pair.asked),
     p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};

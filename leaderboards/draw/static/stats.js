@@ -143,8 +143,9 @@ class SignSums {
   }
 }
 
-// Two-sided p of the cluster sign-flip test. Whole differences only. The sum over clusters of size x sign is, with
-// sizes sorted downwards, the sum over v of how many of the clusters of size >= v kept their sign.
+// Two-sided p of the cluster sign-flip test. Of whole differences the sum over clusters of size x sign is, with sizes
+// sorted downwards, the sum over v of how many of the clusters of size >= v kept their sign; of others it is added up
+// cluster by cluster, with a tolerance for the order of additions.
 function signFlip(differences, clusters, signSums) {
   const sums = new Map();
   let total = 0;
@@ -153,7 +154,8 @@ function signFlip(differences, clusters, signSums) {
     total += differences[i];
   }
   const sizes = [...sums.values()].map(Math.abs).filter((size) => size > 0).sort((a, b) => b - a);
-  const observed = Math.abs(total), all = sizes.reduce((a, b) => a + b, 0);
+  const all = sizes.reduce((a, b) => a + b, 0), whole = sizes.every(Number.isInteger);
+  const observed = Math.abs(total) - (whole ? 0 : 1e-9 * all);
   if (sums.size <= EXACT_CLUSTERS) {
     let hits = 0;
     for (let pattern = 0; pattern < 2 ** sizes.length; pattern++) {
@@ -163,8 +165,11 @@ function signFlip(differences, clusters, signSums) {
     }
     return hits / 2 ** sizes.length;
   }
-  const counts = signSums.upTo(sizes.length), kept = new Int32Array(RESAMPLES);
-  for (let v = 1, m = sizes.length; m > 0; v++) {
+  const counts = signSums.upTo(sizes.length), kept = whole ? new Int32Array(RESAMPLES) : new Float64Array(RESAMPLES);
+  if (!whole) {
+    sizes.forEach((size, g) => { for (let j = 0; j < RESAMPLES; j++) kept[j] += size * (counts[g + 1][j] - counts[g][j]); });
+  }
+  for (let v = 1, m = whole ? sizes.length : 0; m > 0; v++) {
     while (m > 0 && sizes[m - 1] < v) m--;
     if (m > 0) for (let j = 0, row = counts[m]; j < RESAMPLES; j++) kept[j] += row[j];
   }
