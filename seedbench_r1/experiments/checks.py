@@ -185,8 +185,7 @@ def _blamed(recipe: Recipe, place: Place) -> Iterator[None]:
     except ConfigError as error:
         raise recipe.file.error(_option(recipe, place, str(error)), f"{_named(place)}: {error}") from error
     except (DataError, ResourceError) as error:
-        where = _option(recipe, place, str(error))
-        raise type(error)(f"{recipe.file.error(where, _named(place))}: {error}") from error
+        raise type(error)(f"{recipe.file.error(place, _named(place))}: {error}") from error
 
 
 def _option(recipe: Recipe, place: Place, message: str) -> Place:
