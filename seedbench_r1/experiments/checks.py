@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from seedbench_r1.errors import ConfigError, DataError, ResourceError
 from seedbench_r1.experiments.folder import Folder, write_settings
 from seedbench_r1.experiments.jobs import Job, evaluation, jobs_of, training_settings
 from seedbench_r1.experiments.recipe import COMMAND, Recipe, checkpoint_of
-from seedbench_r1.experiments.recipe_file import Place
+from seedbench_r1.experiments.recipe_file import COMMANDS, Place
 from seedbench_r1.files import existing_folder
 from seedbench_r1.judges.config import resolve_judge_config
 from seedbench_r1.judges.probe_config import resolve_probe_config
@@ -182,9 +183,21 @@ def _blamed(recipe: Recipe, place: Place) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise recipe.file.error(place, f"{_named(place)}: {error}") from error
+        raise recipe.file.error(_option(recipe, place, str(error)), f"{_named(place)}: {error}") from error
     except (DataError, ResourceError) as error:
         raise type(error)(f"{recipe.file.error(place, _named(place))}: {error}") from error
+
+
+def _option(recipe: Recipe, place: Place, message: str) -> Place:
+    """Where the first option that a message names stands: in the table itself, else in the one that all share."""
+    kind = str(place[0])
+    shared: Place = ({"variants": "train", "suites": "eval"}.get(kind, kind),)
+    for table_place in (place, shared) if shared != (kind,) else (place,):
+        table = recipe.file.at(table_place)
+        for name, row in COMMANDS[kind].table.items():
+            if name in table and re.search(rf"(?<![\w-])({row.flag}|{name} is)(?![\w-])", message):
+                return (*table_place, name)
+    return place
 
 
 def _named(place: Place) -> str:

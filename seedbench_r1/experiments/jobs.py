@@ -52,7 +52,7 @@ class Run:
 def jobs_of(recipe: Recipe, only: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> list[Job]:
     """The models first, then seed by seed the variants. Raises ConfigError for a name that the recipe lacks.
 
-    only: variants; models are run in any case, and so are variants that these start from.
+    only: variants; models are measured in any case, and so are variants that these start from.
     """
     wanted = set(recipe.variants) if only is None else set(only)
     if unknown := sorted(wanted - set(recipe.variants)):
@@ -105,7 +105,7 @@ def training_settings(recipe: Recipe, folder: Folder, job: Job) -> Settings:
 
 
 def runs_of(recipe: Recipe, folder: Folder, job: Job) -> list[Run]:
-    """What is run of a job, once its training has ended."""
+    """What is measured of a job, once its training has ended."""
     steps: list[int | None] = [None]
     if job.variant is not None and recipe.checkpoints != "newest":
         there = folder.checkpoints(job.name)

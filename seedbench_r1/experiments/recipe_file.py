@@ -48,6 +48,14 @@ class RecipeFile:
         where = where if line is None else f"{self.path}:{line}"
         return ConfigError(f"{where}: {message}")
 
+    def at(self, place: Place) -> Table:
+        """The table there; {} where there is none."""
+        value: Any = self.table
+        for key in place:
+            there = isinstance(value, list) or (isinstance(value, dict) and key in value)
+            value = value[key] if there else {}
+        return value if isinstance(value, dict) else {}
+
     def only(self, place: Place, table: Mapping[str, object], known: Collection[str]) -> None:
         """Raise ConfigError, with its line and the nearest name, for a key that is not known."""
         for key in table:
@@ -97,6 +105,8 @@ def line_of(text: str, place: Place) -> int | None:
 def _has(table: Table, place: Place) -> bool:
     value: Any = table
     for key in place:
+        if isinstance(value, dict) and key not in value:  # written with hyphens, as on a command line
+            key = next((name for name in value if name.replace("-", "_") == key), key)
         there = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
         if key not in there:
             return False

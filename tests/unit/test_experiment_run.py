@@ -206,7 +206,13 @@ def test_what_a_dry_run_refuses_is_refused_before_anything_starts(tmp_path):
     file, out = tmp_path / "two.toml", tmp_path / "two-experiment"
     # A reward of one's own that raises, rows that are not there, and a model that is not.
     for last, changes, code, line, said in (
-        ("care", ["--set", f"variants.other.reward=['{tmp_path}/bad.py:raises']"], 3, 10, "variant other: "),
+        (
+            "care",
+            ["--set", f"variants.other.reward=['{tmp_path}/bad.py:raises']"],
+            3,
+            None,
+            "--set variants.other.reward: ",
+        ),
         ("sft", [], 4, 10, "variant other: No training file at"),
         ("care", ["--set", "suites.none.levels=L2"], 4, None, "suite none: "),
         ("care", ["--set", f"models.start={tmp_path}/none"], 3, None, "none"),

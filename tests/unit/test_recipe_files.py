@@ -80,10 +80,12 @@ def test_the_line_of_a_key_whatever_else_looks_like_it():
     ("before", "after", "line", "said"),
     [
         ("max_steps = 2", "max_step = 2", 13, "unknown key 'max_step' of [train]. Did you mean 'max_steps'?"),
+        ("max_steps = 2", "max-steps = true", 13, "max_steps is True, expected int"),
+        ("[train]", "[eval]\nrun-name = 'x'\n[train]", 13, "unknown key 'run_name'"),
         ("bonus_margin = 0.01", "bonus_margn = 0.01", 23, "Did you mean 'bonus_margin'?"),
-        ("bonus_margin = 0.01", "bonus_margin = -1", 18, "--bonus-margin is -1"),
-        ('algo = "grpo"', 'algo = "grpo"\nbonus_margin = 0.1', 15, "--bonus-margin belongs to --bonus care"),
-        ('algo = "grpo"', 'algo = "ppo"', 15, "--algo is 'ppo'"),
+        ("bonus_margin = 0.01", "bonus_margin = -1", 23, "--bonus-margin is -1"),
+        ('algo = "grpo"', 'algo = "grpo"\nbonus_margin = 0.1', 17, "--bonus-margin belongs to --bonus care"),
+        ('algo = "grpo"', 'algo = "ppo"', 16, "--algo is 'ppo'"),
         ('algo = "grpo"', 'algo = "grpo"\nout = "x"', 17, "unknown key 'out'"),
         ('algo = "grpo"', "beta = 0.1", 15, "neither algo nor preset"),
         ('algo = "grpo"', 'algo = "grpo"\nmodel = "other"', 15, "starts from 'other'. Known: start, grpo, care"),
@@ -101,7 +103,7 @@ def test_the_line_of_a_key_whatever_else_looks_like_it():
         ("[train]", "[suites.standard]\nlevel = 1\n[train]", 13, "unknown key 'level' of [suites.standard]"),
         ("[train]", '[suites.standard]\nprotocol = "hasty"\n[train]', 12, "No protocol 'hasty'"),
         ("[train]", "[eval]\nrun_name = 'x'\n[train]", 13, "unknown key 'run_name'"),
-        ("[train]", "[[probes]]\nprobes = 'forc'\n[train]", 12, "no probe"),
+        ("[train]", "[[probes]]\nprobes = 'forc'\n[train]", 13, "no probe"),
     ],
 )
 def test_what_is_refused_is_refused_with_its_line(tmp_path, before, after, line, said):
