@@ -233,7 +233,7 @@ def memory_of(folder: Path, n: int) -> tuple[int, int]:
 
 
 def test_a_question_more_costs_a_run_little_memory(tmp_path):
-    """185 and 290 bytes, of which some are tables that end at 50,000 values; as objects they were 704 and 1,117."""
+    """180 and 300 bytes, of which some are tables that end at 50,000 values; as objects they were 704 and 1,117."""
     few, many = 20_000, 50_000
     before, after = memory_of(tmp_path, few), memory_of(tmp_path, many)
     planned, run = ((late - early) / (many - few) for early, late in zip(before, after, strict=True))
