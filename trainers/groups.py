@@ -77,6 +77,8 @@ class RolloutLine(TypedDict):
     question: str
     options: list[str]  # in the order shown; the first is A
     gold: str
+    video: str | None  # paths of what was shown
+    image: str | None
     text: str
     opened: str
     finish_reason: FinishReason
@@ -129,6 +131,8 @@ def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:
             "question": question.text,
             "options": list(question.options),
             "gold": question.gold,
+            "video": None if question.video is None else str(question.video),
+            "image": None if question.image is None else str(question.image),
             "text": rollout.text,
             "opened": rollout.opened,
             "finish_reason": rollout.finish_reason,

@@ -204,6 +204,8 @@ def test_the_first_step_is_shown_at_once_then_every_few_in_one_line_each(toy, tm
         question = questions[line["question_id"]]
         assert line["question"] == question.text
         assert (tuple(line["options"]), line["gold"]) == (question.options, question.gold)
+        shown = [None if path is None else str(path) for path in (question.video, question.image)]
+        assert [line["video"], line["image"]] == shown != [None, None]
 
 
 def test_held_out_questions_are_answered_and_never_trained_on(toy, tmp_path):
