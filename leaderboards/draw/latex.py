@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import ascii_lowercase
 
 from leaderboards.board import Board
 from leaderboards.draw.paper_table import (
@@ -20,6 +21,7 @@ from leaderboards.ranking import JUDGED
 from leaderboards.rows import LeaderboardRow
 from leaderboards.stats import Proportion
 from seedbench_r1.files import write_text
+from seedbench_r1.types import DOMAINS
 
 EMPTY = "--"
 # Latin letters with accents end here; the rest needs fonts that a paper may not load.
@@ -53,8 +55,14 @@ ESCAPES = {
 
 
 def write_latex(board: Board, path: Path, *, include_reported: bool = False) -> None:
-    """leaderboard.tex: a table environment; needs \\usepackage{booktabs,graphicx}. Raises ResourceError."""
+    """leaderboard.tex and, next to it, leaderboard_narrow.tex: tables that need booktabs and graphicx. ResourceError."""
     write_text(path, latex(board, include_reported=include_reported))
+    write_text(narrow_path(path), narrow_latex(board))
+
+
+def narrow_path(path: Path) -> Path:
+    """Where the table for one column of two goes."""
+    return path.with_name(f"{path.stem}_narrow{path.suffix}")
 
 
 def latex(board: Board, *, include_reported: bool = False) -> str:
@@ -96,7 +104,7 @@ def _header(board: Board, compared: list[str]) -> list[str]:
 
 
 def _measured(board: Board, row: LeaderboardRow) -> str:
-    cells = [escape_latex(row_label(row)), escape_latex(row.rank) or EMPTY]
+    cells = [_name(board, row), escape_latex(row.rank) or EMPTY]
     for name in columns(board):
         # Bounds and dashes are never bold: a tier has only complete rows.
         text = _accuracy(row, name)
@@ -107,6 +115,55 @@ def _measured(board: Board, row: LeaderboardRow) -> str:
         main = main_level(board)
         cells += ["baseline" if is_baseline else _difference(row, measure, main) for measure in ("accuracy", *JUDGED)]
     return _line(cells)
+
+
+def narrow_latex(board: Board) -> str:
+    """The table for one column of two: values without intervals, the difference from the baseline with its stars."""
+    main, names = main_level(board), [name for name in columns(board) if name not in DOMAINS]
+    compared = [] if board.baseline is None else [rf"$\Delta$ {escape_latex(main)}"]
+    heads = ["Model", *map(escape_latex, names), rf"Cons.\ {escape_latex(main)}", *compared]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3.5pt}",
+        rf"\caption{{{_caption(board, include_reported=False, intervals=False)}}}",
+        rf"\begin{{tabular}}{{l{'c' * (len(heads) - 1)}}}",
+        r"\toprule",
+        _line(heads),
+        r"\midrule",
+        *(_narrow_row(board, row, names) for row in board.rows),
+    ]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _narrow_row(board: Board, row: LeaderboardRow, names: list[str]) -> str:
+    cells = [_name(board, row)]
+    for name in names:
+        cell = row.accuracy.get(name)
+        text = EMPTY if cell is None or cell.n == 0 else f"{100 * cell.value:.1f}"
+        cells.append(rf"\textbf{{{text}}}" if is_bold(board, row, name) else text)
+    consistency = comparable_consistency(board, row)
+    cells.append(EMPTY if consistency is None or consistency.n == 0 else f"{100 * consistency.value:.1f}")
+    if board.baseline is not None:
+        delta = row.delta("accuracy", main_level(board))
+        stars = row.stars(main_level(board))
+        marks = rf"\textsuperscript{{{stars}}}" if stars else ""
+        shown = EMPTY if delta is None else f"{100 * delta.value:+.1f}{marks}"
+        cells.append("base" if row.run_id == board.baseline else shown)
+    return _line(cells)
+
+
+def _name(board: Board, row: LeaderboardRow) -> str:
+    """The label, with a letter for each of the row's flags, which the caption explains."""
+    letters = flag_letters(board)
+    marks = ",".join(letters[flag] for flag in row.flags)
+    return escape_latex(row_label(row)) + (rf"\textsuperscript{{{marks}}}" if marks else "")
+
+
+def flag_letters(board: Board) -> dict[str, str]:
+    """Flag -> its letter, in the order of the rows."""
+    flags = dict.fromkeys(flag for row in board.rows for flag in row.flags)
+    return {flag: ascii_lowercase[i % 26] * (1 + i // 26) for i, flag in enumerate(flags)}
 
 
 def _difference(row: LeaderboardRow, measure: str, level: str) -> str:
@@ -128,18 +185,21 @@ def _line(cells: list[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _caption(board: Board, *, include_reported: bool) -> str:
+def _caption(board: Board, *, include_reported: bool, intervals: bool = True) -> str:
+    within = " with 95\\,\\% intervals, clustered by video" if intervals else ""
     text = (
-        f"{escape_latex(board.title)} accuracy (\\%) with 95\\,\\% intervals, clustered by video. Bold: not "
+        f"{escape_latex(board.title)} accuracy (\\%){within}. Bold: not "
         f"significantly below the best in {escape_latex(str(board.metric))} (cluster sign-flip "
-        "test, Holm). Rank: interval of ranks."
+        "test, Holm)."
     )
+    if intervals:
+        text += " Rank: interval of ranks."
     if board.judge_id is not None:
         text += f" Consistency judged by {escape_latex(board.judge_id)}."
     if board.baseline is not None:
         text += (
-            f" $\\Delta$: minus {escape_latex(board.baseline)}, points, paired, with 95\\,\\% interval; * $p<0.05$, "
-            r"** $p<0.01$, *** $p<0.001$ (cluster sign-flip test, Holm)."
+            f" $\\Delta$: minus {escape_latex(board.baseline)}, points, paired{', with interval' * intervals}; "
+            r"* $p<0.05$, ** $p<0.01$, *** $p<0.001$ (cluster sign-flip test, Holm)."
         )
     deltas = [row.delta(measure, main_level(board)) for row in board.rows for measure in JUDGED]
     if any(delta is not None and delta.sign_is_open for delta in deltas):
@@ -148,6 +208,9 @@ def _caption(board: Board, *, include_reported: bool) -> str:
         text += " Sound: right and consistent."
     if any(row.bounds for row in board.rows):
         text += " Bounds in brackets: incomplete, missing answers all wrong to all right."
+    if letters := flag_letters(board):
+        listed = ", ".join(f"({letter}) {escape_latex(flag)}" for flag, letter in letters.items())
+        text += f" Flags: {listed}."
     if include_reported and board.published:
         text += r" $\dagger$: as reported by its authors, own settings, not ranked."
     return text

@@ -169,7 +169,7 @@ def _write(
 ) -> tuple[list[Path], HtmlReport]:
     """Write everything; the files, and what became of the page."""
     from leaderboards.draw.csv import write_long_csv, write_wide_csv
-    from leaderboards.draw.latex import write_latex
+    from leaderboards.draw.latex import narrow_path, write_latex
     from leaderboards.draw.markdown import write_markdown
     from leaderboards.draw.page import write_html
     from leaderboards.draw.predictions import write_predictions_csv
@@ -187,7 +187,7 @@ def _write(
     write_long_csv(board, long, include_reported=include_reported)
     write_markdown(board, markdown, include_reported=include_reported)
     write_latex(board, latex, include_reported=include_reported)
-    written = [wide, long, markdown, latex]
+    written = [wide, long, markdown, latex, narrow_path(latex)]
     if predictions:
         write_predictions_csv(board, predicted)
         written.append(predicted)

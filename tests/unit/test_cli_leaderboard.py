@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from leaderboards.board import build_board
 from leaderboards.draw.page import HtmlReport
+from leaderboards.draw.page_pictures import Pictures
 from leaderboards.stats import mcnemar, sign_flip_test
 from seedbench_r1.cli.app import app
 from seedbench_r1.cli.board_tables import print_board
@@ -35,6 +36,7 @@ def test_everything_is_written_and_the_exit_code_is_zero(built):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     expected = {"leaderboard.html", "leaderboard.csv", "leaderboard_long.csv", "leaderboard.md", "leaderboard.tex"}
+    expected |= {"leaderboard_narrow.tex"}
     assert {path.name for path in out.iterdir()} == expected | {"leaderboard.meta.json", "charts"}
     meta = json.loads((out / "leaderboard.meta.json").read_text())
     named = set(meta["files"]) | {"leaderboard.meta.json"}
@@ -65,7 +67,7 @@ def terminal(capsys, monkeypatch, tmp_path):
     def printed(board, width):
         monkeypatch.setenv("COLUMNS", str(width))
         capsys.readouterr()
-        print_board(board, [page], HtmlReport(page, 0, ()))
+        print_board(board, [page], HtmlReport(page, 0, (), Pictures({}, {}, 0, "")))
         return capsys.readouterr().out.splitlines()
 
     return printed

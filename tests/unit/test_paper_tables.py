@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from leaderboards.board import build_board
-from leaderboards.draw.latex import escape_latex, latex
+from leaderboards.draw.latex import escape_latex, flag_letters, latex, narrow_latex
 from leaderboards.draw.markdown import markdown
 from tests.synthetic_runs import RunSpec, make_benchmark, write_run
 
@@ -52,7 +52,7 @@ def test_all_members_of_tier_a_are_bold_and_nothing_else(on_disk):
     bold = [row[2].strip() for row in table_of(markdown(on_disk.board)) if "**" in row[9]]
     assert bold == tier_a
     rows = latex_rows(latex(on_disk.board))
-    assert [line.split(" & ")[0] for line in rows if r"\textbf" in line] == tier_a
+    assert [line.split(" & ")[0].partition("\\")[0] for line in rows if r"\textbf" in line] == tier_a
     assert all(line.split(" & ")[8].startswith(r"\textbf") for line in rows if r"\textbf" in line)
 
 
@@ -89,6 +89,36 @@ def test_latex_is_balanced_and_every_row_has_all_columns(on_disk):
         assert {len(re.findall(r"(?<!\\)&", line)) for line in latex_rows(text)} == {len(columns) - 1}
         assert r"\toprule" in text
         assert text.isascii()
+
+
+def test_flags_are_letters_that_the_caption_explains(on_disk):
+    board = on_disk.board
+    text, letters = latex(board), flag_letters(board)
+    caption = text.partition(r"\caption{")[2].partition("\n")[0]
+    rows = dict(zip((row.run_id for row in board.rows), latex_rows(text), strict=True))
+    for row in board.rows:
+        marks = ",".join(letters[flag] for flag in row.flags)
+        name = rows[row.run_id].split(" & ")[0]
+        assert name.endswith(rf"\textsuperscript{{{marks}}}") if marks else r"\textsuperscript" not in name
+        assert all(f"({letters[flag]}) {escape_latex(flag)}" in caption for flag in row.flags)
+    assert len(set(letters.values())) == len(letters) > 3
+
+
+def test_a_table_for_one_column_of_two_has_the_same_numbers(on_disk):
+    board = on_disk.board
+    text = narrow_latex(board)
+    assert "resizebox" not in text
+    rows = [line.removesuffix(r" \\").split(" & ") for line in latex_rows(text)]
+    assert {len(row) for row in rows} == {6}
+    for row, cells in zip(board.rows, rows, strict=True):
+        for name, cell in zip(("L1", "L2", "L3"), cells[1:4], strict=True):
+            expected = f"{100 * row.accuracy[name].value:.1f}" if name in row.accuracy else "--"
+            assert cell.replace(r"\textbf{", "").rstrip("}") == expected
+        if row.run_id == board.baseline:
+            assert cells[5] == "base"
+        elif "L3" in row.deltas:
+            assert cells[5].startswith(f"{100 * row.deltas['L3'].value:+.1f}")
+    assert "95" not in text.partition(r"\caption")[2].partition("\n")[0].replace("0.95", "")
 
 
 def test_hostile_names_stay_text(tmp_path):
