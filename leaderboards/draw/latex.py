@@ -55,7 +55,7 @@ ESCAPES = {
 
 
 def write_latex(board: Board, path: Path, *, include_reported: bool = False) -> None:
-    """leaderboard.tex and, next to it, leaderboard_narrow.tex: tables that need booktabs and graphicx. ResourceError."""
+    """leaderboard.tex and, next to it, leaderboard_narrow.tex; need booktabs and graphicx. Raises ResourceError."""
     write_text(path, latex(board, include_reported=include_reported))
     write_text(narrow_path(path), narrow_latex(board))
 
