@@ -120,7 +120,7 @@ def _dry_run(recipe: Recipe, folder: Folder, planned: list[Job], at_once: int) -
     from seedbench_r1.experiments.folder import Folder, write_settings
 
     if recipe.miniature is not None and folder.scratch is not None:
-        # Enough for a step; how many there are does not matter beside max_steps.
+        # Enough for a step; how many there are does not matter next to max_steps.
         few = replace(recipe.miniature, questions=DRY_QUESTIONS, rows=min(recipe.miniature.rows, DRY_ROWS))
         make_data(replace(recipe, miniature=few), Folder(folder.scratch), stop=threading.Event(), say=lambda text: None)
     write_settings(recipe, folder.settings, folder.data)
