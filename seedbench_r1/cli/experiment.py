@@ -6,22 +6,20 @@ import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seedbench_r1.cli import console
-from seedbench_r1.cli.experiment_results import print_arithmetic, print_states
 from seedbench_r1.cli.options import PlainJson
 from seedbench_r1.cli.signals import draining_signals
 from seedbench_r1.errors import ConfigError, IncompleteRun, Interrupted
-from seedbench_r1.experiments.driver import Driver, make_data, settled
-from seedbench_r1.experiments.folder import Folder, write_settings
-from seedbench_r1.experiments.jobs import Job, jobs_of
-from seedbench_r1.experiments.launch import NO_SHARE, open_launcher, shares
-from seedbench_r1.experiments.recipe import Recipe, read_recipe
-from seedbench_r1.experiments.rehearsal import on_miniature
 from seedbench_r1.types import to_json
+
+if TYPE_CHECKING:
+    from seedbench_r1.experiments.folder import Folder
+    from seedbench_r1.experiments.jobs import Job
+    from seedbench_r1.experiments.recipe import Recipe
 
 app = typer.Typer(help="Trainings with several variants and seeds, measured and compared.", no_args_is_help=True)
 
@@ -63,6 +61,10 @@ def run_command(
     130/143 interrupted.
     """
     from seedbench_r1.experiments import checks
+    from seedbench_r1.experiments.driver import Driver, make_data, settled
+    from seedbench_r1.experiments.folder import write_settings
+    from seedbench_r1.experiments.jobs import jobs_of
+    from seedbench_r1.experiments.launch import NO_SHARE, open_launcher, shares
     from seedbench_r1.experiments.report import write_report
 
     recipe, folder = _open(file, out, changes, miniature)
@@ -72,9 +74,9 @@ def run_command(
     if dry_run:
         folder.open(recipe, keep=())
         with tempfile.TemporaryDirectory() as scratch:
-            place = replace(folder, scratch=Path(scratch))
-            looked_at = on_miniature(read_recipe(file, changes or ()), place) if miniature else recipe
-            _dry_run(looked_at, place, jobs_of(looked_at, _names(only), _numbers(seeds)), at_once)
+            # A rehearsal's files are in its folder, which here is another one.
+            recipe, place = _open(file, folder.root, changes, miniature, Path(scratch))
+            _dry_run(recipe, place, jobs_of(recipe, _names(only), _numbers(seeds)), at_once)
         return
     screen = console.err()
 
@@ -112,10 +114,13 @@ def run_command(
 
 def _dry_run(recipe: Recipe, folder: Folder, planned: list[Job], at_once: int) -> None:
     """Everything that can be looked at, and what it would take; writes nothing outside the folder's scratch."""
+    from seedbench_r1.cli.experiment_results import print_arithmetic
     from seedbench_r1.experiments import checks
+    from seedbench_r1.experiments.driver import make_data
+    from seedbench_r1.experiments.folder import Folder, write_settings
 
     if recipe.miniature is not None and folder.scratch is not None:
-        # Enough for a step; how many there are does not matter beside max_steps.
+        # Enough for a step; how many there are does not matter next to max_steps.
         few = replace(recipe.miniature, questions=DRY_QUESTIONS, rows=min(recipe.miniature.rows, DRY_ROWS))
         make_data(replace(recipe, miniature=few), Folder(folder.scratch), stop=threading.Event(), say=lambda text: None)
     write_settings(recipe, folder.settings, folder.data)
@@ -130,6 +135,7 @@ def status_command(
     file: File, *, out: Out = None, changes: Set = None, miniature: Rehearse = False, as_json: PlainJson = False
 ) -> None:
     """How far each job is, and where its log is. Reads only; another process may be running the experiment."""
+    from seedbench_r1.cli.experiment_results import print_states
     from seedbench_r1.experiments.report import all_jobs
     from seedbench_r1.experiments.states import state_of
 
@@ -150,12 +156,18 @@ def report_command(file: File, *, out: Out = None, changes: Set = None, miniatur
     typer.echo(write_report(recipe, folder))
 
 
-def _open(file: Path, out: Path | None, changes: list[str] | None, miniature: bool) -> tuple[Recipe, Folder]:
+def _open(
+    file: Path, out: Path | None, changes: list[str] | None, miniature: bool, scratch: Path | None = None
+) -> tuple[Recipe, Folder]:
     """The recipe, or its rehearsal, and where it is carried out."""
+    from seedbench_r1.experiments.folder import Folder
+    from seedbench_r1.experiments.recipe import read_recipe
+    from seedbench_r1.experiments.rehearsal import on_miniature
+
     recipe = read_recipe(file, changes or ())
     name = f"{recipe.name}-miniature" if miniature else recipe.name
     # Absolute: the commands that were done are known by their words, from wherever they are looked at.
-    folder = Folder((Path(f"{name}-experiment") if out is None else out).absolute())
+    folder = Folder((Path(f"{name}-experiment") if out is None else out).absolute(), scratch)
     return (on_miniature(recipe, folder) if miniature else recipe), folder
 
 

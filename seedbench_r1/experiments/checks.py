@@ -63,12 +63,12 @@ def check_settings(recipe: Recipe) -> None:
             with _blamed(recipe, ("suites", suite)):
                 for model in recipe.models.values():
                     resolve(evaluation(recipe, folder, suite, checkpoint_of(model)), config_file=folder.settings)
-    for place, judge in enumerate(recipe.judges):
-        with _blamed(recipe, ("judges", place)):
-            resolve_judge_config(judge)
-    for place, probe in enumerate(recipe.probes):
-        with _blamed(recipe, ("probes", place)):
-            resolve_probe_config(probe)
+        for place, judge in enumerate(recipe.judges):
+            with _blamed(recipe, ("judges", place)):
+                resolve_judge_config(judge, config_file=folder.settings)
+        for place, probe in enumerate(recipe.probes):
+            with _blamed(recipe, ("probes", place)):
+                resolve_probe_config(probe, config_file=folder.settings)
 
 
 def check_models(recipe: Recipe, folder: Folder) -> None:

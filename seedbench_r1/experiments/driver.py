@@ -195,7 +195,7 @@ def settled(
 ) -> list[Job]:
     """The jobs of which nothing is running that an earlier driver has started, so that their files can be read.
 
-    What runs on this machine has been told to end and is waited for; what was submitted elsewhere goes on.
+    What runs on this machine got SIGTERM when its driver died, and is waited for; what was submitted elsewhere goes on.
     """
     found, said = [], False
     for job in jobs:

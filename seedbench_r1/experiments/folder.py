@@ -198,7 +198,14 @@ def write_settings(recipe: Recipe, file: Path, data: Path) -> None:
         train = read_config_file(data / CONFIG, Path(), TRAIN_TABLE)
         evaluation = read_config_file(data / CONFIG, Path(), EVAL_TABLE)
     lines = ["# The settings of this experiment's commands, for --config. Written anew by each `experiment run`."]
-    for name, settings in (("train", train | recipe.train), ("eval", evaluation | recipe.eval)):
+    # Judges and probes share nothing, but are not to read a file of the working directory either.
+    tables: dict[str, Settings] = {
+        "train": train | recipe.train,
+        "eval": evaluation | recipe.eval,
+        "judge": {},
+        "probe": {},
+    }
+    for name, settings in tables.items():
         whole = {key: value.absolute() if isinstance(value, Path) else value for key, value in settings.items()}
         lines += ["", f"[{name}]", toml_lines(whole).rstrip()]
     write_text(file, "\n".join(lines).rstrip() + "\n")

@@ -132,11 +132,11 @@ def measuring_steps(recipe: Recipe, folder: Folder, job: Job) -> list[Step]:
         steps.append(Step("eval", words, run.path / "manifest.json"))
         if is_judged(recipe, run.suite):
             for judge in recipe.judges:
-                words = ("judge", str(run.path), *words_of(judge, JUDGE_TABLE))
+                words = ("judge", str(run.path), "--config", str(folder.settings), *words_of(judge, JUDGE_TABLE))
                 steps.append(Step("judge", words, run.path / VERDICTS))
         if suite_of(recipe, run.suite) == "seedbench-r1":
             for probe in recipe.probes:
-                words = ("probe", str(run.path), *words_of(probe, PROBE_TABLE))
+                words = ("probe", str(run.path), "--config", str(folder.settings), *words_of(probe, PROBE_TABLE))
                 steps.append(Step("probe", words, run.path / PROBES))
     return steps
 

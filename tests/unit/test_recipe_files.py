@@ -10,7 +10,7 @@ import pytest
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.experiments.checks import check_settings
 from seedbench_r1.experiments.folder import Folder
-from seedbench_r1.experiments.jobs import jobs_of, launch_words, training_step, words_of
+from seedbench_r1.experiments.jobs import jobs_of, launch_words, measuring_steps, training_step, words_of
 from seedbench_r1.experiments.launch import shares
 from seedbench_r1.experiments.recipe import KEYS, find_recipe, read_recipe, shipped_recipes
 from seedbench_r1.experiments.recipe_file import line_of
@@ -225,3 +225,18 @@ def test_the_recipes_lie_at_the_top_of_the_checkout_too():
     assert {path.stem: path.read_text() for path in (root / "recipes").glob("*.toml")} == {
         name: path.read_text() for name, path in shipped_recipes().items()
     }
+
+
+def test_no_file_of_the_working_directory_changes_an_experiment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seedbench-r1.toml").write_text(
+        '[judge]\njudge = "none"\n[train]\nbeta = "none"\n[eval]\nseed = "none"\n'
+    )
+    recipe, folder = read_recipe(written(tmp_path)), Folder(tmp_path / "out")
+    check_settings(recipe)
+    run = folder.trainings / "grpo-seed0" / "checkpoint-2"
+    run.mkdir(parents=True)
+    steps = measuring_steps(recipe, folder, jobs_of(recipe, ["grpo"], [0])[1])
+    assert [step.kind for step in steps] == ["eval", "judge"]
+    for step in steps:
+        assert step.words[step.words.index("--config") + 1] == str(folder.settings)
