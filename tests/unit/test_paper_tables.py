@@ -147,8 +147,15 @@ def test_latex_compiles(on_disk, tmp_path):
     (path / "manifest.json").write_text(json.dumps(manifest))
     table = latex(build_board([path, on_disk.folder / "base", on_disk.folder / "stopped"]), include_reported=True)
     assert "% needs \\usepackage{booktabs,graphicx}" in table
+    narrow = narrow_latex(build_board([on_disk.folder / "base", on_disk.folder / "stopped"]))
     (tmp_path / "table.tex").write_text(table, encoding="utf-8")
-    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\\input{table}\\end{document}"
+    (tmp_path / "narrow.tex").write_text(narrow, encoding="utf-8")
+    compiled(tmp_path, "\\documentclass{article}\\usepackage{booktabs,graphicx}", "table")
+    compiled(tmp_path, "\\documentclass[twocolumn]{article}\\usepackage{booktabs}", "narrow")
+
+
+def compiled(tmp_path, head, name):
+    document = f"{head}\\begin{{document}}\\input{{{name}}}\\end{{document}}"
     (tmp_path / "main.tex").write_text(document)
     words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=120)
