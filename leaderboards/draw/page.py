@@ -92,6 +92,35 @@ def write_html(
     Raises:
         ResourceError: the file cannot be written.
     """
+    rendered = render_html(board, detail=detail, max_bytes=max_bytes, pictures=pictures, built_utc=built_utc)
+    make_folder(path.parent)
+    write_text(path, rendered.text)
+    return HtmlReport(path, len(rendered.text.encode("utf-8")), rendered.shares, rendered.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPage:
+    """The page as text."""
+
+    text: str
+    shares: tuple[DetailShare, ...]
+    pictures: Pictures
+
+
+def render_html(
+    board: Board,
+    *,
+    detail: Detail = "auto",
+    max_bytes: int = 10_000_000,
+    pictures: int | None = None,
+    built_utc: str | None = None,
+    media: str = "",
+) -> RenderedPage:
+    """The page of write_html, whose arguments these are.
+
+    media: for a page that is served, with the media next to it: a digit for each question, 1 for its clip, 2 for its
+        view, 3 for both, 0 for neither; then the page carries no pictures.
+    """
     built = built_utc or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     # Always on the page: a baseline chosen by the reader needs every answer of every run.
     layers = {
@@ -101,15 +130,12 @@ def write_html(
     }
     # Rendered once: how many texts fit is known only when everything else has its size.
     order = by_interest(list(board.measured.values()), board.bank)
-    shown = take_pictures(board, order, pictures, int(max_bytes * MOST))
-    before, after = _without_texts(board, layers, built, shown)
+    shown = take_pictures(board, order, 0 if media else pictures, int(max_bytes * MOST))
+    before, after = _without_texts(board, layers, built, shown, media)
     details = allocate(board, detail, max_bytes - len((before + after).encode("utf-8")))
     carried = [(i, details.layers[row.run_id]) for i, row in enumerate(board.rows) if row.run_id in details.layers]
     texts = "".join(f'<script type="text/plain" id="detail-{i}">{text}</script>\n' for i, text in carried)
-    page = f"{before}{texts}{after}"
-    make_folder(path.parent)
-    write_text(path, page)
-    return HtmlReport(path, len(page.encode("utf-8")), details.shares, shown)
+    return RenderedPage(f"{before}{texts}{after}", details.shares, shown)
 
 
 def script() -> str:
@@ -118,7 +144,7 @@ def script() -> str:
     return f'"use strict";\n(() => {{\n{body}}})();\n'
 
 
-def _without_texts(board: Board, layers: dict[str, str], built: str, shown: Pictures) -> tuple[str, str]:
+def _without_texts(board: Board, layers: dict[str, str], built: str, shown: Pictures, media: str) -> tuple[str, str]:
     """The page before and after the place where the responses' texts go."""
     code = script()
     # The policy allows this script by its hash and nothing else, so output of a model cannot run.
@@ -160,7 +186,8 @@ def _without_texts(board: Board, layers: dict[str, str], built: str, shown: Pict
         "script": Markup(code),
         "script_hash": f"sha256-{digest}",
         "style": Markup(_static("report.css")),
-        "data": _inert_json(_page_data(board)),
+        "data": _inert_json(_page_data(board) | {"media": media}),
+        "sources": "img-src data: 'self'; media-src 'self'" if media else "img-src data:",
         "layers": layers,
     }
     page = environment.get_template("page.html").render(context)

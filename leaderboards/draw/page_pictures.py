@@ -77,6 +77,12 @@ def take_pictures(board: Board, places: Sequence[int], count: int | None, budget
     return Pictures(dict(sorted(found.items())), frames, len(chosen), note if found else "")
 
 
+def frames_webp(question: Question, config: VideoConfig) -> bytes:
+    """The sampled frames of one question as a WebP picture; empty if they cannot be decoded."""
+    found = _decoded([question], config)
+    return base64.b64decode(_strip(found[0][1].frames)) if found else b""
+
+
 def _decoded(questions: Sequence[Question], config: VideoConfig) -> list[tuple[str, Media]]:
     """Decoded in a process that can be killed; what cannot be decoded is left out. In the order of the questions."""
     with FrameLoader(config, workers=1, timeout_s=DECODE_S) as loader:

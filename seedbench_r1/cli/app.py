@@ -30,6 +30,7 @@ from seedbench_r1.cli import (
     probe,
     show,
     train,
+    view,
 )
 from seedbench_r1.cli.outcome import lost_peer, wait_for_the_first_process
 from seedbench_r1.errors import ResourceError, SeedBenchError, refuse_to_start_in_a_worker
@@ -78,6 +79,7 @@ app.add_typer(demo.app, name="demo", rich_help_panel="Try")
 app.command("doctor", rich_help_panel="Try")(doctor.doctor_command)
 app.add_typer(data.app, name="data", rich_help_panel="Data")
 app.add_typer(judge.app, name="judge", rich_help_panel="Measure")
+app.command("view", rich_help_panel="Measure")(view.view_command)
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel="Measure")
 app.add_typer(imports.app, name="import", rich_help_panel="Data")
 app.add_typer(export.app, name="export", rich_help_panel="Data")

@@ -96,9 +96,19 @@ async function copy(text) {
   }
 }
 
+// In the window of `view`: the clip itself, its sampled frames and the view, served next to the page.
+function served(i, has) {
+  if (!has) return el("p", {className: "quiet"}, "Its clip and view are not where the run found them.");
+  const clip = has & 1 && el("video", {controls: true, preload: "metadata", src: `media/${i}/clip`, title: "The clip"});
+  const frames = has & 1 && el("img", {className: "strip-of-frames", alt: "The sampled frames, in order", src: `media/${i}/frames`});
+  const view = has & 2 && el("img", {className: "view", alt: "The current view", src: `media/${i}/view`});
+  return el("figure", {className: "media"}, clip || null, view || null, frames || null);
+}
+
 // What the models saw: the sampled frames in order, and the current view; nothing where the page carries neither.
 const pictures = byId("pictures") ? JSON.parse(byId("pictures").textContent) : {};
 function media(i) {
+  if (page.media) return served(i, Number(page.media[i]));
   const [strip, view, frames] = pictures[i] || ["", "", 0];
   const picture = (text, alt, className) => text && el("img", {className, alt, src: `data:image/webp;base64,${text}`, loading: "lazy"});
   if (!strip && !view) return null;

@@ -1,0 +1,61 @@
+"""seedbench-r1 view: a window on runs, on this machine alone: the leaderboard's page with every text, clip and view."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seedbench_r1.cli import console
+from seedbench_r1.cli.given_paths import refuse_folders_of_runs
+from seedbench_r1.cli.options import RunPaths
+from seedbench_r1.errors import ConfigError
+from seedbench_r1.runs.samples import read_seeds
+
+HOST = "127.0.0.1"  # other machines see nothing; over ssh: -L PORT:127.0.0.1:PORT
+
+
+def view_command(
+    runs: RunPaths,
+    *,
+    port: Annotated[int, typer.Option(help="0: any that is free.", min=0, max=65535)] = 0,
+    baseline: Annotated[str | None, typer.Option(help="A run: directory, name, or model.")] = None,
+    metric: Annotated[str | None, typer.Option(help="As for leaderboard build.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Judge id. Default: the one that judged most runs.")] = None,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="In the browser.")] = True,
+) -> None:
+    """Look at runs, also those in progress: the page with all reasoning, the clips themselves, frames and views.
+
+    Only this machine reaches it, with the token in the address. Reload to see new answers. Ctrl-C ends it.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError("The window needs starlette and uvicorn. Fix: pip install '.[view]'") from error
+    from seedbench_r1.cli.view_server import Window, application, open_socket
+
+    if not any((run / "manifest.json").is_file() or read_seeds(run) for run in runs):
+        refuse_folders_of_runs([run for run in runs if run.is_dir()])
+    window = Window(tuple(map(Path, runs)), baseline, metric, judge)
+    # Built before anything is served: what is wrong with the runs is said here.
+    window.page()
+    token = secrets.token_urlsafe(16)
+    listening = open_socket(HOST, port)
+    address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
+    # On standard output, so that a script can take it.
+    typer.echo(address)
+    console.err().print(" only this machine reaches it; Ctrl-C ends it", soft_wrap=True)
+    sys.stdout.flush()
+    if show:
+        # A browser may take its time, and the server must not wait for it.
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    config = uvicorn.Config(application(window, token), log_level="warning", access_log=False, lifespan="off")
+    # Ctrl-C is how a window is closed, and loses nothing.
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,162 @@
+"""The window on runs: a real process, reached as a browser and as a stranger would."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from seedbench_r1.config import child_environment
+from seedbench_r1.runs.directory import load_run
+from tests.command import cli
+from tests.small_benchmark import write_script
+
+pytestmark = pytest.mark.usefixtures("shared_decoders")
+
+
+@dataclass
+class Opened:
+    address: str
+    process: subprocess.Popen
+    run: Path
+
+
+def evaluated(root: Path, folder: Path, *more: object) -> Path:
+    model = write_script(folder / "s.json")
+    done = cli("eval", "--backend", "fake", "--model", model, "--data-root", root, "--json", *more, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / json.loads(done.stdout)["run_dir"]
+
+
+def start(run: Path, *more: object) -> tuple[str, subprocess.Popen]:
+    words = [sys.executable, "-m", "seedbench_r1", "view", str(run), "--no-open", *map(str, more)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(words, env=child_environment({"OMP_NUM_THREADS": "1"}), **pipes)
+    return process.stdout.readline().strip(), process
+
+
+@pytest.fixture(scope="module")
+def opened(data_root, tmp_path_factory) -> Iterator[Opened]:
+    folder = tmp_path_factory.mktemp("view")
+    shutil.copytree(data_root, folder / "data")
+    run = evaluated(folder / "data", folder)
+    address, process = start(run)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", address), process.stderr.read()
+    yield Opened(address, process, run)
+    process.kill()
+    process.wait()
+
+
+def get(address: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    request = urllib.request.Request(address, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, reply.read(), dict(reply.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), dict(error.headers)
+
+
+def test_the_page_carries_every_text_and_knows_which_media_are_there(opened):
+    status, text, headers = get(opened.address)
+    assert status == 200
+    assert headers["referrer-policy"] == "no-referrer"
+    page = html.unescape(text.decode())
+    assert "img-src data: 'self'; media-src 'self'" in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    questions = load_run(opened.run).questions
+    assert len(data["media"]) == len(questions) == 28
+    assert set(data["media"]) <= {"2", "3"}  # every question has a view
+    assert page.count('id="detail-0"') == 1
+
+
+def test_clips_are_served_as_they_are_and_in_ranges(opened):
+    _, text, _ = get(opened.address)
+    media = json.loads(re.search(r'id="data">(.*?)</script>', text.decode())[1])["media"]
+    bank = list(load_run(opened.run).questions.values())
+    place = media.index("3")
+    status, content, headers = get(f"{opened.address}media/{place}/clip")
+    assert status == 200
+    clips = {question.video.read_bytes() for question in bank if question.video is not None}
+    assert content in clips
+    status, part, headers = get(f"{opened.address}media/{place}/clip", Range="bytes=10-19")
+    assert (status, part, headers["content-range"]) == (206, content[10:20], f"bytes 10-19/{len(content)}")
+    status, view, _ = get(f"{opened.address}media/{place}/view")
+    assert (status, view[:8]) == (200, b"\x89PNG\r\n\x1a\n")
+    status, frames, headers = get(f"{opened.address}media/{place}/frames")
+    assert (status, headers["content-type"], frames[:4], frames[8:12]) == (200, "image/webp", b"RIFF", b"WEBP")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "media/0/manifest.json",
+        "media/0/../../../../../etc/passwd",
+        "media/0/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "media/99999/clip",
+        "media/-1/view",
+        "../",
+        "media/0/",
+        "manifest.json",
+    ],
+)
+def test_nothing_else_is_served(opened, path):
+    status, content, _ = get(opened.address + path)
+    assert status == 404
+    assert b"root:" not in content
+
+
+def test_a_stranger_sees_nothing(opened):
+    port = opened.address.split(":")[2].partition("/")[0]
+    base = f"http://127.0.0.1:{port}"
+    for path in ("/", "/wrong-token/", "/wrong-token/media/0/view", "/docs", "/openapi.json"):
+        assert get(base + path)[0] == 404
+    # A name of another site that leads here.
+    assert get(opened.address, Host="attacker.example")[0] == 400
+    # Only this machine is listened to.
+    with socket.socket() as other:
+        other.settimeout(2)
+        assert other.connect_ex((socket.gethostbyname(socket.gethostname()), int(port))) != 0 or (
+            socket.gethostbyname(socket.gethostname()).startswith("127.")
+        )
+
+
+def test_a_run_in_progress_is_read_again_and_a_missing_one_is_said(data_root, tmp_path):
+    run = evaluated(data_root, tmp_path, "--run-name", "x", "--levels", "L1")
+    address, process = start(run)
+    try:
+        before = get(address)[1].decode()
+        assert '"levels":["L1"]' in before
+        evaluated(data_root, tmp_path, "--run-name", "x", "--levels", "L2")
+        assert '"levels":["L1","L2"]' in get(address)[1].decode()
+        run.rename(tmp_path / "away")
+        status, text, _ = get(address)
+        assert (status, b"does not exist" in text) == (503, True)
+        (tmp_path / "away").rename(run)
+        assert get(address)[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+
+
+def test_what_is_no_run_is_said_before_anything_is_served(opened, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = cli("view", tmp_path / "empty", "--no-open", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "no run was started there" in done.stderr
+    port = opened.address.split(":")[2].partition("/")[0]
+    taken = cli("view", opened.run, "--no-open", "--port", port, cwd=tmp_path)
+    assert taken.returncode == 7
+    assert f"Port {port} cannot be used" in taken.stderr
