@@ -27,7 +27,7 @@ from leaderboards.ranking import (
 )
 from leaderboards.rows import Delta, LeaderboardRow, build_row
 from leaderboards.suites import BoardSuite
-from seedbench_r1.errors import DataError
+from seedbench_r1.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,13 @@ def build_board(
         judge_id = choose_judge(runs, judge)
         # Over all runs' questions, so that one index means the same question in every run's arrays.
         bank = build_bank(loaded.run for loaded in runs.values())
-        wanted = parse_metric(metric, bank.suite, bank.levels)
+        try:
+            wanted = parse_metric(metric, bank.suite, bank.levels)
+        except ConfigError as error:
+            others = [item.path.name for item in left_out if " answers the suite " in item.reason]
+            if not others:
+                raise
+            raise ConfigError(f"{error} Left out, as runs of another suite: {', '.join(others)}.") from error
         only = judge is not None
         read = {run_id: measure(run_id, loaded, judge_id, bank, only=only) for run_id, loaded in runs.items()}
         rows = [build_row(measured, bank, rank_unparsed=rank_unparsed) for measured in read.values()]

@@ -17,7 +17,7 @@ from seedbench_r1.runs.directory import Run, load_run
 from seedbench_r1.runs.probes import ProbeResult, load_probes
 from seedbench_r1.runs.records import run_identity
 from seedbench_r1.runs.samples import FILE as SAMPLES
-from seedbench_r1.runs.samples import read_seeds, sample_runs
+from seedbench_r1.runs.samples import other_sample, read_seeds, runs_of, sample_folder
 from seedbench_r1.runs.training_snapshot import TrainingSnapshot, load_snapshot
 from seedbench_r1.runs.verdicts import load_verdicts
 from seedbench_r1.types import Question, Verdict
@@ -110,13 +110,25 @@ def _take_out_other_suites(loaded: dict[Path, Loaded], baseline: str | None) -> 
 def _take_out_copies(loaded: dict[Path, Loaded], baseline: str | None) -> list[LeftOut]:
     """Of runs with the same answers, byte for byte, one stays: the baseline, else an unedited one, else the oldest."""
 
-    def later(path: Path) -> tuple[bool, bool, float]:
+    def later(path: Path) -> tuple[bool, bool, bool, float]:
         run = loaded[path].run
-        written = max((file.stat().st_mtime for file in record_files(path)), default=0.0)
-        return path.resolve() != (baseline and Path(baseline).resolve()), bool(run.doubts or run.edited), written
+        files = [file for part in runs_of([path]) for file in record_files(part)]
+        written = max((file.stat().st_mtime for file in files), default=0.0)
+        named = path.resolve() == (baseline and Path(baseline).resolve())
+        # Of a folder of samples and one of them, given next to each other, the folder says more.
+        return not named, not loaded[path].samples, bool(run.doubts or run.edited), written
 
     left_out = []
-    for copy, original in copies(sorted(loaded, key=later)).items():
+    owner: dict[Path, Path] = {}
+    within: dict[Path, Path] = {}  # a sample that was given next to its folder
+    for path in sorted(loaded, key=later):
+        for part in runs_of([path]):
+            if owner.setdefault(part.resolve(), path) != path:
+                within[path] = owner[part.resolve()]
+    found = within | {
+        owner[copy]: owner[original] for copy, original in copies(owner).items() if owner[copy] != owner[original]
+    }
+    for copy, original in found.items():
         names = [loaded[path].run.manifest.model.name for path in (copy, original)]
         said = f" One of them has a wrong name: {names[0]} there, {names[1]} here." if names[0] != names[1] else ""
         left_out.append(
@@ -141,30 +153,53 @@ def gc_paused() -> Iterator[None]:
 
 def _load(path: Path, known: dict[bytes, Mapping[str, Question]]) -> Loaded:
     """A run's directory, or a folder of several samples of one run."""
-    if not read_seeds(path):
+    seeds = read_seeds(path)
+    if not seeds:
         return _load_one(path, known)
-    samples = tuple(_load_one(sample, known) for sample in sample_runs(path))
-    if not samples:
+    begun = {seed: sample_folder(path, seed) for seed in sorted(seeds) if _has_answers(sample_folder(path, seed))}
+    if not begun:
         raise DataError(f"{path} has no answers yet. Fix: run the same `eval` command again.")
-    first, runs = samples[0], [sample.run for sample in samples]
-    for run in runs[1:]:
-        if _asked(run) != _asked(runs[0]):
-            raise DataError(f"{run.path} answers other questions, or another model, than {runs[0].path}.")
-    # What is to be said of any of them is to be said of all.
-    run = replace(
-        first.run,
+    found = {seed: _load_one(folder, known) for seed, folder in begun.items()}
+    first = next(iter(found.values()))
+    for seed, one in found.items():
+        if one.run.manifest.seed != seed:
+            raise DataError(f"{one.run.path} holds answers with seed {one.run.manifest.seed}. Fix: copy it again.")
+        if different := other_sample(first.run, one.run):
+            raise DataError(f"{one.run.path} and {first.run.path} are no samples of one run: {different}.")
+    if same := copies(begun.values()):
+        copy, original = next(iter(same.items()))
+        raise DataError(f"the answers of {copy} are those of {original} byte for byte: a copy, not a sample.")
+    # A sample that has not begun, or was lost, leaves its questions without an answer.
+    samples = tuple(found.get(seed) or _unanswered(first, sample_folder(path, seed), seed) for seed in sorted(seeds))
+    judges = {judge for one in samples for judge in one.verdicts}
+    verdicts = {judge: samples[0].verdicts.get(judge, {}) for judge in judges}
+    return replace(samples[0], run=_together(path, [one.run for one in samples]), verdicts=verdicts, samples=samples)
+
+
+def _has_answers(path: Path) -> bool:
+    return (path / "manifest.json").is_file() and any(file.stat().st_size for file in record_files(path))
+
+
+def _unanswered(like: Loaded, path: Path, seed: int) -> Loaded:
+    """A sample of the same run of which there is no answer."""
+    manifest = replace(like.run.manifest, seed=seed, completed_utc=None)
+    return replace(like, run=Run(path, manifest, like.run.questions, {}), verdicts={}, probes={})
+
+
+def _together(path: Path, runs: list[Run]) -> Run:
+    """The first sample, in the folder of all; what is to be said of any of them is to be said of all."""
+    manifests = [run.manifest for run in runs]
+    mixed = next((manifest.mixed_weights for manifest in manifests if manifest.mixed_weights), None)
+    dirty = next((m.versions for m in manifests if "dirty" in m.versions.get("commit", "")), manifests[0].versions)
+    bad = max((manifest.bad_rows for manifest in manifests), key=lambda rows: sum(rows.values()))
+    return replace(
+        runs[0],
         path=path,
+        manifest=replace(manifests[0], mixed_weights=mixed, versions=dirty, bad_rows=bad),
         rescored=sum(run.rescored for run in runs),
         edited=tuple(dict.fromkeys(question for run in runs for question in run.edited)),
         doubts=tuple(dict.fromkeys(doubt for run in runs for doubt in run.doubts)),
     )
-    return replace(first, run=run, samples=samples)
-
-
-def _asked(run: Run) -> tuple[object, ...]:
-    """What the samples of one run have in common."""
-    manifest = run.manifest
-    return list(run.questions), manifest.protocol_id, manifest.dataset_hash, manifest.model.fingerprint
 
 
 def _load_one(path: Path, known: dict[bytes, Mapping[str, Question]]) -> Loaded:

@@ -27,4 +27,5 @@ def measure(run_id: str, loaded: Loaded, judge_id: str | None, bank: QuestionBan
     tables = tuple(outcomes_of(one.run, one.verdicts.get(own or "", {}), bank) for one in loaded.samples)
     numbers = sample_numbers([one.run for one in loaded.samples])
     by_level = {bank.suite.column(split): values for split, values in numbers.items()}
-    return replace(found, outcomes=together(tables), samples=tables, sampled=by_level)
+    seeds = tuple(one.run.manifest.seed or 0 for one in loaded.samples)
+    return replace(found, outcomes=together(tables), samples=tables, seeds=seeds, sampled=by_level)

@@ -48,8 +48,8 @@ def methods(board: Board) -> list[str]:
     if any(row.n_samples > 1 for row in board.rows):
         sentences.append(
             "Runs marked AVG@K have K samples of each question: accuracy, consistency and soundness are means over "
-            "them, with intervals over questions; consistency and soundness over those with a verdict. Counts of right "
-            "answers are of questions right in every sample; letters and texts are the first sample's. maj@K: the "
+            "them, with intervals over questions; consistency and soundness over those with a verdict. Letters, texts "
+            "and what is right or wrong on a question's card are the first sample's. maj@K: the "
             "answer of most samples, ties shared; pass@k: 1 - C(n - c, k) / C(n, k)."
         )
     if levels:
@@ -94,6 +94,12 @@ def methods_paragraph(board: Board) -> str:
         "of a level; answers that could not be read or were cut off count as wrong. Intervals are 95 % Wilson "
         "intervals at the effective sample size of questions clustered by source video.",
     ]
+    if several := [row for row in board.rows if row.n_samples > 1]:
+        listed = ", ".join(f"{row.model} {row.n_samples}" for row in several)
+        parts.append(
+            f"Of some models several samples of each question were drawn ({listed}): their rates are means over the "
+            "samples, with t intervals over questions, clustered by source video."
+        )
     if board.judge_id is not None:
         missing = [
             f"{bounds.n - bounds.answered:,} of {bounds.n:,} on {name} for {row.model}"

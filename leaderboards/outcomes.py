@@ -131,6 +131,8 @@ class Outcomes:
     @property
     def credit(self) -> Values:
         """What accuracy is the mean of: right and wrong where no answer has a credit in between."""
+        if self.counts is not None:
+            return self.credits
         partly: Bools = (self.credits > 0) & (self.credits < 1)
         return self.credits if partly.any() else self.correct
 
@@ -148,8 +150,8 @@ class Outcomes:
 
     @property
     def judged(self) -> Bools:
-        """Responses with a verdict that says yes or no."""
-        found: Bools = self.consistent != NO_VERDICT
+        """Responses with a verdict that says yes or no; of several samples, in any of them."""
+        found: Bools = self.consistent != NO_VERDICT if self.counts is None else self.counts.judged > 0
         return found
 
 
@@ -165,6 +167,7 @@ class Measured:
     snapshot: TrainingSnapshot | None = None  # of the checkpoint's training; None: nothing is known of it
     probes: Mapping[str, Mapping[str, ProbeResult]] = field(default_factory=dict)  # probe_id -> question_id -> result
     samples: tuple[Outcomes, ...] = ()  # of several samples each one's
+    seeds: tuple[int, ...] = ()  # theirs
     sampled: Mapping[str, SampleNumbers] = field(default_factory=dict)  # level -> avg@K, maj@K, pass@k
 
     @property
@@ -232,8 +235,8 @@ def end_to_end(samples: Sequence[Outcomes]) -> Outcomes:
 def together(samples: Sequence[Outcomes]) -> Outcomes:
     """K samples as one run, question by question.
 
-    Credits are means over the samples. Right, strictly right and without reasoning are those questions that are so in
-    every sample; consistent those that are in every sample with a verdict. Letters and lengths are the first's.
+    Values are means over the samples: `credit`, `consistency`, `soundness`. A question has an answer where every sample
+    has one. What has no mean (letter, right or wrong, verdict, length) is the first sample's, whose text is shown.
     """
     first = samples[0]
     stacked: dict[str, Any] = {name: np.stack([getattr(table, name) for table in samples]) for name in _ARRAYS}
@@ -241,14 +244,9 @@ def together(samples: Sequence[Outcomes]) -> Outcomes:
     failed = (stacked["outcome"] == FAILED).any(axis=0)
     outcome = np.where(missing, np.where(failed, FAILED, UNANSWERED), first.outcome)
     judged, consistent, right = stacked["consistent"] != NO_VERDICT, stacked["consistent"] == 1, stacked["correct"]
-    all_consistent = (consistent | ~judged).all(axis=0)
     return replace(
         first,
         outcome=np.where(first.outcome == ABSENT, ABSENT, outcome).astype(np.int8),
-        correct=right.all(axis=0),
-        strict=stacked["strict"].all(axis=0),
-        consistent=np.where(judged.any(axis=0), all_consistent, NO_VERDICT).astype(np.int8),
-        bare=stacked["bare"].all(axis=0),
         credits=stacked["credits"].mean(axis=0),
         counts=SampleCounts(
             len(samples),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from leaderboards import stats
 from leaderboards.outcomes import Bools, Measured, QuestionBank, Values
-from leaderboards.rows import Delta
+from leaderboards.rows import Delta, open_sign
 from leaderboards.suites import BoardSuite
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.types import DOMAINS, LEVELS
@@ -265,5 +265,7 @@ def _is_open(metric: Metric, first: Measured, second: Measured, group: Bools) ->
     answered = first.outcomes.responded & second.outcomes.responded & group
     if not (answered & ~(first.outcomes.settled & second.outcomes.settled)).any():
         return False
-    least, most = _bounds(metric, first, second, answered)
-    return least <= 0 <= most
+    (ours, valued), (theirs, also) = metric.values(first), metric.values(second)
+    common = answered & valued & also
+    value = float((ours[common].astype(np.float64) - theirs[common]).mean()) if common.any() else 0.0
+    return open_sign(value, *_bounds(metric, first, second, answered))

@@ -26,6 +26,7 @@ from leaderboards.stats import FEW_CLUSTERS, Proportion, gap_interval, square_an
 from seedbench_r1.prompts import template_sha
 from seedbench_r1.types import DOMAINS
 
+ROUNDING = 1e-12  # what sums of fractions are off by
 SHOWN_UNPARSED = 0.02  # share of unparsed answers from which a row is flagged
 SHOWN_UNJUDGED = 0.01  # share of missing verdicts from which a row is flagged
 RANKED_UNPARSED = 0.2  # largest share of unparsed answers of a ranked row: beyond it, the wording is what differs
@@ -43,6 +44,11 @@ class Gap:
 def stars_of(p_adjusted: float | None) -> str:
     """*** below 0.001, ** below 0.01, * below 0.05; none where nothing was tested."""
     return "" if p_adjusted is None else "*" * sum(p_adjusted < limit for limit in (0.05, 0.01, 0.001))
+
+
+def open_sign(value: float, least: float, most: float) -> bool:
+    """Whether what a difference can be, from least to most, is not all on the side of its value."""
+    return not (min(value, least, most) > ROUNDING or max(value, least, most) < -ROUNDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,8 @@ class Delta:
 
     @property
     def sign_is_open(self) -> bool:
-        """Whether missing verdicts could turn the difference round, or take it away."""
-        return self.missing > 0 and self.bound_lo <= 0 <= self.bound_hi
+        """Whether missing verdicts could turn the difference round, or take it away: see `open_sign`."""
+        return self.missing > 0 and open_sign(self.value, self.bound_lo, self.bound_hi)
 
     @property
     def stars(self) -> str:
@@ -122,6 +128,11 @@ class LeaderboardRow:
     bootstrap: dict[str, tuple[float, float]] = field(default_factory=dict)  # level; accuracy, 10,000 draws of videos
     n_samples: int = 1  # answers to each question, of which accuracy is the mean
     sampled: dict[str, SampleNumbers] = field(default_factory=dict)  # level -> spread, maj@K, pass@k
+
+    @property
+    def shown_model(self) -> str:
+        """The model's name, and of how many samples its numbers are means."""
+        return self.model if self.n_samples == 1 else f"{self.model} (avg@{self.n_samples})"
 
     @property
     def coverage(self) -> float:
@@ -203,7 +214,7 @@ def build_row(measured: Measured, bank: QuestionBank, *, rank_unparsed: bool = F
         verdict_bounds={name: found for name in rated if (found := verdict_bounds(every, judged_every[name]))},
         quadrants={name: quadrants_of(every, judged_every[name]) for name in rated if name in levels},
         shares=further_shares(measured, complete, rated, of_every),
-        gap=_gap(accuracy) if bank.suite.has_levels else None,
+        gap=_gap(accuracy, counts=not measured.samples) if bank.suite.has_levels else None,
         unparsed=unparsed,
         truncated=int((every.outcome == TRUNCATED).sum()),
         errors=int((every.outcome == FAILED).sum()),
@@ -231,19 +242,22 @@ def _status(measured: Measured, total: int) -> str:
 
 
 def _bounds(measured: Measured, group: Bools) -> Bounds:
-    table = measured.outcomes
-    n, correct = int((group & table.selected).sum()), float(table.credit[group].sum())
-    answered = int((group & table.responded).sum())
-    return Bounds(correct / n, (correct + n - answered) / n, answered, n)
+    n, k = int((group & measured.outcomes.selected).sum()), measured.n_samples
+    # Of every sample: an answer that is there keeps its credit where another one of its question is missing.
+    table, inside = measured.responses, np.tile(group, k)
+    correct = float(table.credit[inside & table.responded].sum()) / k
+    missing = int((inside & table.selected & ~table.responded).sum()) / k
+    answered = int((group & measured.outcomes.responded).sum())
+    return Bounds(correct / n, (correct + missing) / n, answered, n)
 
 
-def _gap(cells: dict[str, Proportion]) -> Gap | None:
+def _gap(cells: dict[str, Proportion], *, counts: bool) -> Gap | None:
+    """counts: every answer is right or wrong; means of several samples are no counts, even where they add up to one."""
     if "L1" not in cells or "L3" not in cells:
         return None
     near, far = cells["L1"], cells["L3"]
-    if float(near.k).is_integer() and float(far.k).is_integer():
+    if counts:
         return Gap(*gap_interval(near.k, near.n, far.k, far.n, deff1=near.deff, deff2=far.deff))
-    # Means of several samples are no counts.
     return Gap(*square_and_add((near.value, near.lo, near.hi), (far.value, far.lo, far.hi)))
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from leaderboards.stats import Proportion, average_credits, credit_interval, majority_credit, pass_at_k, shown_k
+from seedbench_r1.kinds import read_number
 from seedbench_r1.runs.directory import Run
-from seedbench_r1.types import RunRecord
+from seedbench_r1.types import Question, RunRecord
+
+VOTED = ("choice", "numerical", "regression")  # kinds of questions whose answers can be equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class SampleNumbers:
     answered: int  # those with an answer in every sample
     by_sample: tuple[float, ...] = ()  # accuracy of each, in the order of the seeds
     average: Proportion | None = None  # avg@K
-    majority: Proportion | None = None  # maj@K
+    majority: Proportion | None = None  # maj@K; None also where a question asks for a text: nearly every one is its own
     passed: dict[int, Proportion] = field(default_factory=dict)  # k -> pass@k
 
     @property
@@ -31,33 +34,34 @@ class SampleNumbers:
 
 def sample_numbers(runs: Sequence[Run]) -> dict[str, SampleNumbers]:
     """Split -> its numbers. runs: the samples of one run, whose questions are the same."""
-    by_split: dict[str, list[str]] = {}
+    by_split: dict[str, list[Question]] = {}
     for question in runs[0].questions.values():
-        by_split.setdefault(question.split, []).append(question.question_id)
+        by_split.setdefault(question.split, []).append(question)
     records = [run.records for run in runs]
-    clusters = {question_id: question.cluster for question_id, question in runs[0].questions.items()}
-    return {split: numbers_of(records, ids, clusters) for split, ids in by_split.items()}
+    return {split: numbers_of(records, questions) for split, questions in by_split.items()}
 
 
-def numbers_of(
-    samples: Sequence[Mapping[str, RunRecord]], ids: Sequence[str], clusters: Mapping[str, str]
-) -> SampleNumbers:
+def numbers_of(samples: Sequence[Mapping[str, RunRecord]], questions: Sequence[Question]) -> SampleNumbers:
     """The numbers of some questions. samples: of each sample question_id -> its record."""
+    ids = [question.question_id for question in questions]
     complete = [i for i in ids if all(i in records and records[i].answered for records in samples)]
     if len(complete) < len(ids) or not ids:
         return SampleNumbers(len(ids), len(complete))
     credits = np.array([[_credit(records[i]) for i in ids] for records in samples])
-    answers = [[_answer(records[i]) for records in samples] for i in ids]
-    videos = [clusters[i] for i in ids]
+    videos = [question.cluster for question in questions]
     right = (credits == 1).sum(axis=0)
     k_samples = len(samples)
-    voted = [majority_credit(said, credits[:, place].tolist()) for place, said in enumerate(answers)]
+    majority = None
+    if all(question.kind in VOTED for question in questions):
+        answers = [[vote_of(q, records[q.question_id]) for records in samples] for q in questions]
+        voted = [majority_credit(said, credits[:, place].tolist()) for place, said in enumerate(answers)]
+        majority = credit_interval(voted, videos)
     return SampleNumbers(
         len(ids),
         len(ids),
         by_sample=tuple(credits.mean(axis=1).tolist()),
         average=credit_interval(average_credits(credits), videos),
-        majority=credit_interval(voted, videos),
+        majority=majority,
         passed={
             k: credit_interval([pass_at_k(k_samples, int(c), k) for c in right], videos) for k in shown_k(k_samples)
         },
@@ -68,5 +72,12 @@ def _credit(record: RunRecord) -> float:
     return record.score.credit if record.score is not None else 0.0
 
 
-def _answer(record: RunRecord) -> str | None:
-    return record.parsed.answer if record.parsed is not None else None
+def vote_of(question: Question, record: RunRecord) -> str | None:
+    """What a sample votes for: a letter, or a number, however it is written; as exactly as it is scored."""
+    answer = record.parsed.answer if record.parsed is not None else None
+    if answer is None or question.kind == "choice":
+        return answer
+    number = read_number(answer)
+    if number is None:
+        return None
+    return str(round(number, 2) if question.kind == "numerical" else number)

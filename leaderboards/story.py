@@ -34,7 +34,7 @@ def _sentence(board: Board, metric: Metric) -> str:
     ordered = sorted(rows, key=lambda row: (-values[row.run_id], row.run_id))
     first = [row for row in ordered if tiers[row.run_id] == "A"]
     word, level = WORDS[metric.measure], metric.level
-    names = [f"{row.model} {100 * values[row.run_id]:.1f}" for row in first[:MOST_NAMES]]
+    names = [f"{row.shown_model} {100 * values[row.run_id]:.1f}" for row in first[:MOST_NAMES]]
     more = f" and {len(first) - MOST_NAMES} more" if len(first) > MOST_NAMES else ""
     if len(first) == len(rows):
         return f"{level} {word}: no run is significantly below the best ({', '.join(names)}{more} %)."
@@ -53,7 +53,11 @@ def _sentence(board: Board, metric: Metric) -> str:
         if len(first) == 1
         else f"{', '.join(names)}{more} % lead, none significantly below the first"
     )
-    over = f"{ahead} over {nearest.model}" if len(first) == 1 else f"; {first[0].model}{ahead} over {nearest.model}"
+    over = (
+        f"{ahead} over {nearest.shown_model}"
+        if len(first) == 1
+        else f"; {first[0].shown_model}{ahead} over {nearest.shown_model}"
+    )
     return f"{level} {word}: {best}{over}."
 
 

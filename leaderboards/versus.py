@@ -35,8 +35,10 @@ class LevelComparison:
     only_second: int
     neither: int
     difference: Delta  # first - second
-    mcnemar: McNemar  # supposes independent questions; the p-value of `difference` does not
-    discordant: tuple[Discordant, ...]  # in the order of the annotation file
+    # Supposes independent questions; the p-value of `difference` does not. None: of several samples a question is not
+    # right or wrong, and has neither this test nor a place among the counts, which are of the first samples.
+    mcnemar: McNemar | None
+    discordant: tuple[Discordant, ...]  # in the order of the annotation file; none of several samples
     judged: dict[str, Delta]  # "consistency" and "sound": first - second; empty unless one judge has judged both
 
     @property
@@ -61,7 +63,8 @@ def compare_runs(board: Board, first: str, second: str) -> tuple[LevelComparison
         only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
         both = int((right_a & right_b).sum())
         # Positions in the bank, which keeps the order of the annotation file.
-        places = (right_a ^ right_b).nonzero()[0].tolist()
+        single = not (a.samples or b.samples)
+        places = (right_a ^ right_b).nonzero()[0].tolist() if single else []
         found.append(
             LevelComparison(
                 level=level,
@@ -70,7 +73,7 @@ def compare_runs(board: Board, first: str, second: str) -> tuple[LevelComparison
                 only_second=only_b,
                 neither=int(common.sum()) - both - only_a - only_b,
                 difference=difference,
-                mcnemar=mcnemar(only_a, only_b),
+                mcnemar=mcnemar(only_a, only_b) if single else None,
                 discordant=tuple(_discordant(board, first, second, place) for place in places),
                 judged=_judged(a, b, group, board.bank) if same_judge else {},
             )

@@ -127,7 +127,7 @@ class EvalConfig:
         None, "Prompt and completion, tokens.", RUNTIME, at_least=1, owners=("backend vllm",)
     )
     shard: tuple[int, int] | None = setting(None, "i/n: this process answers part i of n.", RUNTIME, owners=_HERE)
-    samples: int = setting(1, "Of each question: with --seed and the next.", RUNTIME, at_least=1, owners=_HERE)
+    samples: int = setting(1, "Of each question, from --seed on.", RUNTIME, at_least=1, at_most=250, owners=_HERE)
     seeds: tuple[int, ...] = setting((), "0,1,2: a sample of each question with each.", RUNTIME, owners=_HERE)
     retry_errors: bool = setting(True, "Ask failed questions again.", RUNTIME, negatable=True)
     max_error_rate: float = setting(

@@ -96,6 +96,8 @@ def parse_seeds(value: object) -> tuple[int, ...]:
     if not texts or not all(text.isascii() and text.isdigit() for text in texts):
         raise ConfigError(f"--seeds {value!r} is not understood. Give whole numbers from 0 on, such as 0,1,2.")
     found = tuple(map(int, texts))
+    if len(found) > MOST_SEEDS:
+        raise ConfigError(f"--seeds names {len(found)} seeds, at most {MOST_SEEDS} are taken.")
     if len(set(found)) < len(found):
         raise ConfigError(f"--seeds {value!r} names a seed twice: its answers would count twice.")
     return found
@@ -109,6 +111,7 @@ def parse_texts(value: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
+MOST_SEEDS = 250  # the page counts samples in bytes
 # texts -> tuples
 READERS: dict[str, Callable[[Any], Any]] = {
     "levels": parse_levels,

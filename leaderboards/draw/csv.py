@@ -45,9 +45,15 @@ LONG_COLUMNS = (
 # Metrics of the long file whose difference from the baseline is tested -> their names here
 MEASURE_OF = {"accuracy": "accuracy", "reasoning_consistency": "consistency", "sound_accuracy": "sound"}
 
+# Shares that of several samples, too, are of single responses.
+OF_RESPONSES = frozenset({"unparsed", "truncated", "strict_accuracy", "no_reasoning", "undecided"}) | {
+    f"reasoning_consistency_{name}" for name in ("correct", "wrong", "judged_only")
+}
+
 # How an interval or a p-value was made, in the columns ci_method and test.
 WILSON = "wilson, n / deff, clustered by video"
 NEWCOMBE = "newcombe hybrid, n / deff, clustered by video"
+MEANS = "CR1 t, means, clustered by video"
 BOOTSTRAP = "cluster bootstrap, percentile, 10000 draws"
 BOUNDS = "missing answers all wrong to all right"
 VERDICT_BOUNDS = "missing verdicts all not consistent to all consistent"
@@ -120,11 +126,11 @@ def long_fields(row: LeaderboardRow, baseline: str | None) -> Iterator[dict[str,
     measures = {"accuracy": row.accuracy, "reasoning_consistency": row.consistency, "sound_accuracy": row.sound}
     for metric, cells in (measures | row.shares).items():
         for name, cell in cells.items():
-            yield _long_cell(row.run_id, name, metric, cell) | _long_delta(row, metric, name, baseline)
+            yield _long_cell(row, name, metric, cell) | _long_delta(row, metric, name, baseline)
     # The same value with another interval: ci_method tells them apart.
     for name, (lo, hi) in row.bootstrap.items():
         cell = row.accuracy[name]
-        line = _long_cell(row.run_id, name, "accuracy", cell)
+        line = _long_cell(row, name, "accuracy", cell)
         yield line | {"lo": exact(lo), "hi": exact(hi), "se": "", "ci_method": BOOTSTRAP}
     # No value: of an incomplete group only its bounds are known.
     for name, bounds in row.bounds.items():
@@ -152,8 +158,9 @@ def _long_place(run_id: str, name: str, metric: str) -> dict[str, str]:
     }
 
 
-def _long_cell(run_id: str, name: str, metric: str, cell: Proportion) -> dict[str, str]:
-    return _long_place(run_id, name, metric) | {
+def _long_cell(row: LeaderboardRow, name: str, metric: str, cell: Proportion) -> dict[str, str]:
+    several = row.n_samples > 1 and metric not in OF_RESPONSES
+    return _long_place(row.run_id, name, metric) | {
         "value": exact(cell.value),
         "lo": exact(cell.lo),
         "hi": exact(cell.hi),
@@ -161,7 +168,8 @@ def _long_cell(run_id: str, name: str, metric: str, cell: Proportion) -> dict[st
         "n": str(cell.n),
         "n_clusters": str(cell.n_clusters),
         "deff": exact(cell.deff),
-        "ci_method": WILSON,
+        # Means of samples, and credits by degree, are no counts.
+        "ci_method": WILSON if float(cell.k).is_integer() and not several else MEANS,
     }
 
 

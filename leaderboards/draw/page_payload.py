@@ -206,7 +206,13 @@ def _pack(board: Board, places: Sequence[int], made: Texts | None = None) -> dic
     """run_id -> the text of its responses at these places, packed; no entry for a run that has none there."""
     layers = {}
     for run_id, measured in board.measured.items():
-        own = [place for place in places if measured.outcomes.outcome[place] >= FAILED]
+        # Of several samples the first one's text: it may not have been asked yet what another has answered.
+        records = measured.run.records
+        own = [
+            place
+            for place in places
+            if measured.outcomes.outcome[place] >= FAILED and board.bank.questions[place].question_id in records
+        ]
         if own:
             layers[run_id] = pack_json(detail_layer(measured, board.bank, own, made))
     return layers

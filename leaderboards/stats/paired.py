@@ -91,7 +91,8 @@ def paired_interval(differences: Values, clusters: Clusters) -> PairedDifference
     lengths that differ.
     """
     errors = standard_errors(differences, clusters)
-    if errors.cr1 > 0:
+    # Sums of equal differences may differ in their last bit.
+    if errors.cr1 > 1e-9:
         # Always Student's t: with many clusters it is the normal quantile.
         half = t_quantile(errors.n_clusters - 1) * errors.cr1
         lo, hi = errors.mean - half, errors.mean + half

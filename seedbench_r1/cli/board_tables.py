@@ -53,12 +53,13 @@ def _print_samples(board: Board) -> None:
     level = board.metric.level
     for row in board.rows:
         numbers = row.sampled.get(level)
-        if numbers is None or numbers.majority is None:
+        if numbers is None or numbers.average is None:
             continue
         lo, hi, k = min(numbers.by_sample), max(numbers.by_sample), row.n_samples
+        voted = "" if numbers.majority is None else f"maj@{k} {100 * numbers.majority.value:.1f}, "
         console.out().print(
             f" {row.run_id}: {k} samples on {level}, {100 * lo:.1f} to {100 * hi:.1f} % "
-            f"(sd {100 * numbers.deviation:.1f}); maj@{k} {100 * numbers.majority.value:.1f}, "
+            f"(sd {100 * numbers.deviation:.1f}); {voted}"
             f"pass@{k} {100 * numbers.passed[k].value:.1f}",
             soft_wrap=True,
         )
@@ -153,17 +154,26 @@ def print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComp
         d = item.difference
         table.add_row(
             item.level,
-            *(str(count) for count in (item.n, item.both, item.only_first, item.only_second, item.neither)),
+            str(item.n),
+            *(
+                str(count) if item.mcnemar is not None else "-"
+                for count in (item.both, item.only_first, item.only_second, item.neither)
+            ),
             f"{100 * d.value:+.1f} [{100 * d.lo:+.1f}, {100 * d.hi:+.1f}]",
             "no test" if d.p is None else f"{d.p:.4f}",
-            f"{item.mcnemar.exact:.4f}",
-            f"{item.mcnemar.mid_p:.4f}",
+            "-" if item.mcnemar is None else f"{item.mcnemar.exact:.4f}",
+            "-" if item.mcnemar is None else f"{item.mcnemar.mid_p:.4f}",
         )
     screen.print(table)
     screen.print(
         " both, A, B, none: who is right. p: sign-flip test of whole videos. McNemar supposes independent questions.",
         soft_wrap=True,
     )
+    if any(item.mcnemar is None for item in comparisons):
+        screen.print(
+            " -: several samples of a question are not right or wrong; the difference is of their means.",
+            soft_wrap=True,
+        )
     # Explained once, below the table.
     if any(item.difference.p is None for item in comparisons):
         screen.print(" no test: fewer than 95 % of a run's questions were answered by both.", soft_wrap=True)

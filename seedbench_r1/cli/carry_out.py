@@ -20,7 +20,7 @@ def carry_out(
 ) -> tuple[EvalResult, int]:
     """Evaluate with progress on standard error and signals handled. Returns the result and the signal, 0 if none.
 
-    Of several samples: their numbers of unanswered questions together, and the first one's counts.
+    Of several samples: their numbers of unanswered questions together, and the counts of one of them.
 
     open_backend: for an engine in this process, instead of loading the model anew.
     """
@@ -51,7 +51,9 @@ def _run_samples(planned: Plan, engine: Engine, **told: Any) -> EvalResult:  # n
 
     results = list(run_samples(planned, engine, **told).values())
     unanswered, failed = (sum(getattr(result, name) for result in results) for name in ("unanswered", "failed"))
-    return replace(results[0], unanswered=unanswered, failed=failed)
+    # What is incomplete in one sample is incomplete.
+    counted = next((result for result in results if result.summary.status == "incomplete"), results[0])
+    return replace(counted, unanswered=unanswered, failed=failed)
 
 
 def _with_samples(planned: Plan) -> Plan:

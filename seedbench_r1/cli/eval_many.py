@@ -141,7 +141,8 @@ def _cells(planned: Plan, result: EvalResult) -> dict[str, str]:
     """Split -> accuracy with its interval; of several samples avg@K."""
     from leaderboards.sampled import sample_numbers
     from seedbench_r1.cli.results import Scored, accuracy_cell, counted_run
-    from seedbench_r1.cli.samples_results import average_cell, load_samples
+    from seedbench_r1.cli.samples_results import average_cell
+    from seedbench_r1.runs.samples import load_samples
 
     if seeds := planned.config.sampled_seeds:
         found = sample_numbers(load_samples(planned.path, seeds))
@@ -155,7 +156,8 @@ def _cells(planned: Plan, result: EvalResult) -> dict[str, str]:
 
 def _json(done: Sequence[Done]) -> dict[str, object]:
     from seedbench_r1.cli.results import counted_run, summary_values
-    from seedbench_r1.cli.samples_results import load_samples, samples_values
+    from seedbench_r1.cli.samples_results import samples_values
+    from seedbench_r1.runs.samples import load_samples
 
     runs: list[dict[str, object]] = []
     for one in done:

@@ -11,6 +11,7 @@ from pathlib import Path
 from seedbench_r1.config import EVAL_TABLE, configured_data_root, environment_value
 from seedbench_r1.config_file import CONFIG_FILE, read_config_file
 from seedbench_r1.errors import DataError
+from seedbench_r1.runs.samples import read_seeds
 
 
 def refuse_folders_of_runs(paths: Sequence[Path], *, several: bool = True) -> None:
@@ -27,7 +28,9 @@ def refuse_folders_of_runs(paths: Sequence[Path], *, several: bool = True) -> No
             continue
         runs = sorted(item for item in path.iterdir() if (item / "manifest.json").is_file())
         if runs:
-            instead = f"{shlex.quote(str(path))}/*" if several else shlex.quote(str(runs[0]))
+            # A folder of samples holds more than runs.
+            all_of_them = f"{shlex.quote(str(path))}/{'seed-*' if read_seeds(path) else '*'}"
+            instead = all_of_them if several else shlex.quote(str(runs[0]))
             raise DataError(
                 f"{path} holds {len(runs)} run directories and is none itself. "
                 f"Fix: {'' if several else 'one of them, '}{_command_with(path, instead)}"

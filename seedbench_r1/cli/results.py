@@ -38,7 +38,8 @@ def print_config(config: EvalConfig) -> None:
 def print_result(planned: Plan, result: EvalResult) -> None:
     """The closing block: a table with intervals, and what to type next."""
     if seeds := planned.config.sampled_seeds:
-        from seedbench_r1.cli.samples_results import load_samples, print_samples
+        from seedbench_r1.cli.samples_results import print_samples
+        from seedbench_r1.runs.samples import load_samples
 
         print_samples(planned.path, load_samples(planned.path, seeds))
         return
@@ -159,7 +160,8 @@ def share_of(scored: Scored) -> Proportion:
 def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
     if seeds := planned.config.sampled_seeds:
-        from seedbench_r1.cli.samples_results import load_samples, samples_values
+        from seedbench_r1.cli.samples_results import samples_values
+        from seedbench_r1.runs.samples import load_samples
 
         shown = samples_values(planned.path, load_samples(planned.path, seeds))
         return console.json_text(console.without_nan(shown | {"exit_code": exit_code}))

@@ -9,16 +9,9 @@ from leaderboards.sampled import SampleNumbers, sample_numbers
 from leaderboards.stats import Proportion
 from seedbench_r1.cli import console
 from seedbench_r1.files import JsonObject
-from seedbench_r1.runs.directory import Run, load_run
-from seedbench_r1.runs.samples import sample_folder, sample_runs
+from seedbench_r1.runs.directory import Run
 
 FEW_TOKENS = 0.1  # top_p below which hardly more than the likeliest token is left
-
-
-def load_samples(folder: Path, seeds: Sequence[int] | None = None) -> list[Run]:
-    """The runs of a folder of samples, for counting; all that it holds, or some. Raises DataError."""
-    paths = sample_runs(folder) if seeds is None else [sample_folder(folder, seed) for seed in seeds]
-    return [load_run(path, texts=False) for path in paths]
 
 
 def print_samples(folder: Path, runs: Sequence[Run]) -> None:
@@ -65,7 +58,7 @@ def average_cell(numbers: SampleNumbers) -> str:
 
 def _cells(numbers: SampleNumbers, k: int) -> list[str]:
     n, mean = str(numbers.n), average_cell(numbers)
-    if numbers.majority is None:
+    if numbers.average is None:
         return [n, mean, "-", "-", "-", "-"]
     lo, hi = min(numbers.by_sample), max(numbers.by_sample)
     deviation = "-" if k < 2 else f"{100 * numbers.deviation:.1f}"
@@ -75,7 +68,7 @@ def _cells(numbers: SampleNumbers, k: int) -> list[str]:
         mean,
         f"{100 * lo:.1f}-{100 * hi:.1f}",
         deviation,
-        f"{100 * numbers.majority.value:.1f}",
+        "-" if numbers.majority is None else f"{100 * numbers.majority.value:.1f}",
         f"{100 * last.value:.1f}",
     ]
 

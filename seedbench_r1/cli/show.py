@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +35,8 @@ def show_command(
 
 def _show_samples(folder: Path, samples: list[Path], question: str | None, *, failed: bool, as_json: bool) -> None:
     """A folder of several samples: their table, or of each one what was asked for."""
-    from seedbench_r1.cli.samples_results import load_samples, print_samples, samples_values
+    from seedbench_r1.cli.samples_results import print_samples, samples_values
+    from seedbench_r1.runs.samples import load_samples
 
     if question is None and not failed:
         runs = load_samples(folder)
@@ -44,10 +45,18 @@ def _show_samples(folder: Path, samples: list[Path], question: str | None, *, fa
         else:
             print_samples(folder, runs)
         return
+    if as_json:
+        loaded = [load_run(sample) for sample in samples]
+        found = [
+            {"seed": run.manifest.seed, "run_dir": str(run.path)}
+            | ({"failed": _failures(run)} if question is None else to_json(_asked(run, question)))
+            for run in loaded
+        ]
+        typer.echo(console.json_text({"schema": "sbr1.samples-show/1", "samples": found}))
+        return
     for sample in samples:
-        if not as_json:
-            console.out().print(f"{sample}\n", soft_wrap=True)
-        _show(sample, question, failed=failed, as_json=as_json)
+        console.out().print(f"{sample}\n", soft_wrap=True)
+        _show(sample, question, failed=failed, as_json=False)
 
 
 def _show(run: Path, question: str | None, *, failed: bool, as_json: bool) -> None:
@@ -58,20 +67,25 @@ def _show(run: Path, question: str | None, *, failed: bool, as_json: bool) -> No
     if question is None:
         _print_run(loaded, as_json=as_json)
         return
+    value = _asked(loaded, question)
+    if as_json:
+        typer.echo(console.json_text(to_json(value)))
+        return
+    record, verdicts = loaded.records.get(question), value["verdicts"]
+    for line in [*describe(loaded.questions[question], record), *map(_verdict_line, verdicts)]:
+        console.out().print(line, soft_wrap=True)
+
+
+def _asked(loaded: Run, question: str) -> dict[str, Any]:
+    """A question with its record and verdicts. Raises ConfigError for one of another run."""
     if question not in loaded.questions:
         # The first of each level shows how ids are written.
         firsts = {q.split: question_id for question_id, q in reversed([*loaded.questions.items()])}
         some = ", ".join(reversed(firsts.values()))
-        raise ConfigError(f"No question {question!r} in {run}. It holds {len(loaded.questions)}, e.g. {some}.")
-    record = loaded.records.get(question)
+        raise ConfigError(f"No question {question!r} in {loaded.path}. It holds {len(loaded.questions)}, e.g. {some}.")
     judges = load_verdicts(loaded.path, run_identity(loaded.manifest))
     verdicts = [judges[judge_id][question] for judge_id in sorted(judges) if question in judges[judge_id]]
-    if as_json:
-        value = {"question": loaded.questions[question], "record": record, "verdicts": verdicts}
-        typer.echo(console.json_text(to_json(value)))
-        return
-    for line in [*describe(loaded.questions[question], record), *map(_verdict_line, verdicts)]:
-        console.out().print(line, soft_wrap=True)
+    return {"question": loaded.questions[question], "record": loaded.records.get(question), "verdicts": verdicts}
 
 
 def _print_run(run: Run, *, as_json: bool) -> None:
@@ -113,10 +127,15 @@ def _verdict_line(verdict: Verdict) -> str:
     return f"verdict   {said}{votes}, by {verdict.judge_id}: {verdict.reason}"
 
 
+def _failures(run: Run) -> list[Any]:
+    """The records of what failed, for --json."""
+    return [to_json(record) for record in run.records.values() if record.failure is not None]
+
+
 def _list_failures(run: Run, *, as_json: bool) -> None:
     failures = [(record, record.failure) for record in run.records.values() if record.failure is not None]
     if as_json:
-        typer.echo(console.json_text(to_json([record for record, _ in failures])))
+        typer.echo(console.json_text(_failures(run)))
         return
     for record, failure in failures:
         line = f"{record.question_id}  {failure.kind}  {failure.message}"

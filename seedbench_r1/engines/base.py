@@ -67,6 +67,7 @@ class FailuresInARow:
     limit: int = 20
     message: str = ""  # of the latest backend error, without its numbers
     n: int = 0
+    question: str = ""  # the latest one: its further samples are no further questions
     succeeded: bool = False  # a question was answered since the start of the call
 
     def add(self, record: RunRecord) -> None:
@@ -76,6 +77,9 @@ class FailuresInARow:
         # A bad clip is its own fault, and says nothing about the model.
         if record.failure is None or record.failure.kind != "backend_error" or self.succeeded:
             return
+        if record.question_id == self.question:
+            return
+        self.question = record.question_id
         message = re.sub(r"\d+", "#", record.failure.message.replace(record.question_id, ""))
         self.n = self.n + 1 if message == self.message else 1
         self.message = message

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from seedbench_r1.backends.base import sample_id
 from seedbench_r1.engines.base import Engine, EvalResult, FailuresInARow, Observe, Plan, Recorder
-from seedbench_r1.errors import DataError, SeedBenchError
+from seedbench_r1.errors import ConfigError, DataError, SeedBenchError
 from seedbench_r1.models.fingerprint import WeightHashes
 from seedbench_r1.runs.directory import RunDir, read_manifest
-from seedbench_r1.runs.samples import keep_seeds, sample_folder
+from seedbench_r1.runs.samples import open_samples, sample_folder
 from seedbench_r1.runs.training_snapshot import take_snapshot, write_snapshot
 from seedbench_r1.suites.own import trained_on
 from seedbench_r1.types import Question, RunManifest, RunRecord
@@ -61,8 +61,13 @@ def run_samples(
     seed alone would get. Arguments and errors as run_plan's; to `observe` and `opened` a sample of a question goes by
     its sample_id.
     """
-    keep_seeds(plan.path, plan.config.sampled_seeds)
-    plans: dict[int | None, Plan] = {seed: sample_plan(plan, seed) for seed in plan.config.sampled_seeds}
+    config = plan.config
+    if config.fresh and config.shard is not None:
+        raise ConfigError("--fresh would take the other shards' records away. Fix: leave out --shard once.")
+    by_seed = {seed: sample_plan(plan, seed) for seed in config.sampled_seeds}
+    manifests = {seed: one.manifest for seed, one in by_seed.items()}
+    open_samples(plan.path, manifests, plan.questions, fresh=config.fresh)
+    plans: dict[int | None, Plan] = {seed: one for seed, one in by_seed.items()}  # noqa: C416  # of another type
     found = _run(plans, plan, engine, stop or threading.Event(), (observe, say, opened))
     return {seed: result for seed, result in found.items() if seed is not None}
 
@@ -70,7 +75,8 @@ def run_samples(
 def sample_plan(plan: Plan, seed: int) -> Plan:
     """The run of one sample: what a plan with this seed alone would be, in the folder of all of them."""
     sampling = replace(plan.config.sampling, seed=seed)
-    config = replace(plan.config, sampling=sampling, seeds=(), samples=1)
+    # What there was has moved away with the whole folder.
+    config = replace(plan.config, sampling=sampling, seeds=(), samples=1, fresh=False)
     manifest = replace(plan.manifest, sampling=sampling, seed=seed)
     return replace(plan, config=config, manifest=manifest, path=sample_folder(plan.path, seed))
 
@@ -84,7 +90,8 @@ def _run(
 ) -> dict[int | None, EvalResult]:
     config, (observe, say, opened) = plan.config, told
     weights = _hash_weights(plan)
-    shard, fresh, writers = config.shard, config.fresh, engine.writers(plan)
+    shard, writers = config.shard, engine.writers(plan)
+    fresh = next(iter(plans.values())).config.fresh
     if writers:
         # Nobody else may write while the workers' files are set up: each directory is opened alone once, then as shard
         # 0 of n, which lets the workers write and still keeps other whole runs out.

@@ -303,7 +303,7 @@ def _merge(path: Path, manifest: RunManifest, questions: Sequence[Question]) -> 
     wanted = QuestionsById(questions)
     existing = read_manifest(path)
     if existing is not None:
-        _refuse_differences(path, existing, manifest)
+        refuse_differences(path, existing, manifest)
         if doubts := doubts_of(path, existing):
             raise ConfigError(f"{path} was edited. {doubts[0]}. Fix: put the file back, or --fresh to start anew.")
         wanted, n_known = _extended(path, wanted)
@@ -345,7 +345,8 @@ def _extended(path: Path, asked: QuestionsById) -> tuple[QuestionsById, int]:
     return QuestionsById(found), len(known)
 
 
-def _refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> None:
+def refuse_differences(path: Path, existing: RunManifest, new: RunManifest) -> None:
+    """Raise ConfigError, naming what differs, if `new` is another run than the one in the directory."""
     differing = []
     if existing.suite != new.suite:
         differing.append(f"suite: {existing.suite} there, {new.suite} now")

@@ -45,7 +45,7 @@ LONG = (
     "run_id,level,domain,metric,value,lo,hi,se,n,n_clusters,deff,ci_method,"
     "baseline,diff,diff_lo,diff_hi,p,p_adj,test,source,diff_min,diff_max,diff_n"
 )
-PREDICTIONS = "run_id,sample_id,level,domain,video_id,gold,pred,correct,consistent,status,n_tokens"
+PREDICTIONS = "run_id,sample_id,level,domain,video_id,gold,pred,correct,consistent,status,n_tokens,seed"
 
 
 def read(path):

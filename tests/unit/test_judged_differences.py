@@ -118,7 +118,7 @@ def test_missing_verdicts_are_bounds_and_take_the_stars_where_they_decide_the_si
 
 @pytest.mark.parametrize(
     ("missing", "lo", "hi", "stars"),
-    [(0, 0.1, 0.1, "**"), (3, 0.02, 0.12, "**"), (3, 0.0, 0.2, ""), (3, -0.1, 0.2, ""), (3, -0.3, -0.1, "**")],
+    [(0, 0.1, 0.1, "**"), (3, 0.02, 0.12, "**"), (3, 0.0, 0.2, ""), (3, -0.1, 0.2, ""), (3, -0.3, -0.1, "")],
 )
 def test_stars_need_a_sign_that_no_verdict_can_change(missing, lo, hi, stars):
     delta = Delta(0.1, 0.05, 0.15, 0.02, 100, 50, 0.001, 0.004, missing, lo, hi)

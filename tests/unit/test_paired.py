@@ -250,3 +250,11 @@ def test_bootstrap_is_seeded_and_ignores_the_order_of_rows():
     assert np.isnan(stats.cluster_bootstrap([], [])).all()
     with pytest.raises(ValueError, match="n_resamples"):
         stats.cluster_bootstrap([1], ["a"], n_resamples=0)
+
+
+def test_equal_differences_have_no_spread_whatever_their_last_bit():
+    """0.1 has no exact float: twelve of them showed a spread of 1e-17, and an interval of no width."""
+    for value in (0.1, 0.125, 1 / 3):
+        found = stats.paired_interval([value] * 12, list(range(12)))
+        q = 0.025 ** (1 / 12)
+        assert (found.lo, found.hi) == pytest.approx((q * value - (1 - q), q * value + (1 - q)))

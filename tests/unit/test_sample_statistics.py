@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from leaderboards.sampled import vote_of
 from leaderboards.stats import average_credits, majority_credit, pass_at_k, shown_k
+from seedbench_r1.scoring import to_record
+from seedbench_r1.types import Generation, Question
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():
@@ -57,3 +61,18 @@ def test_the_majority_is_that_of_drawing_among_the_winners():
 def test_averages_and_which_k_are_shown():
     assert average_credits([[1, 0, 0.5], [1, 1, 0.0]]).tolist() == [1.0, 0.5, 0.25]
     assert [shown_k(n) for n in (1, 2, 3, 8, 10)] == [(1,), (1, 2), (1, 2, 3), (1, 2, 4, 8), (1, 2, 4, 8, 10)]
+
+
+def test_a_number_is_one_vote_however_it_is_written():
+    def question(kind: str, gold: str) -> Question:
+        return Question("s/0", "s", "How many?", (), gold, Path("a.mp4"), None, "a", kind=kind)
+
+    def vote(kind: str, gold: str, text: str) -> str | None:
+        asked = question(kind, gold)
+        answer = Generation(f"<answer>{text}</answer>", (), "stop", None, None, None)
+        return vote_of(asked, to_record(asked, answer))
+
+    assert len({vote("numerical", "10", text) for text in ("10", "10.0", "10.001", "ten")}) == 1
+    assert vote("numerical", "10", "9") != vote("numerical", "10", "10")
+    assert vote("regression", "10", "10.001") != vote("regression", "10", "10")
+    assert vote("regression", "10", "many") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -311,10 +312,156 @@ def test_equal_boards_whatever_the_order(sampled, tmp_path):
     assert pages[0] == pages[1]
 
 
-def test_samples_of_two_models_are_no_run(sampled, tmp_path):
-    several = shutil.copytree(sampled["several"], tmp_path / "several")
-    shutil.rmtree(several / "seed-1")
-    shutil.copytree(sampled["one"], several / "seed-1")
-    board = build_board([several, sampled["one"]])
+@pytest.fixture
+def folder(sampled, tmp_path) -> Path:
+    """A copy of the run of four samples."""
+    return Path(shutil.copytree(sampled["several"], tmp_path / sampled["several"].name))
+
+
+def left_out(sampled, folder: Path) -> str:
+    """Why the folder is not on the board, next to another run."""
+    board = build_board([folder, sampled["one"]])
     assert [row.run_id for row in board.rows] == [sampled["one"].name]
-    assert "answers other questions, or another model" in board.left_out[0].reason
+    return board.left_out[0].reason
+
+
+def test_samples_of_two_models_are_no_run(sampled, folder, tmp_path):
+    shutil.rmtree(folder / "seed-1")
+    shutil.copytree(sampled["one"], folder / "seed-1")
+    manifest = json.loads((folder / "seed-1" / "manifest.json").read_text())
+    (folder / "seed-1" / "manifest.json").write_text(json.dumps(manifest | {"seed": 1}))
+    assert cli("show", folder, cwd=tmp_path).returncode == 4
+    assert re.search("are no samples of one run|belongs to run", left_out(sampled, folder))
+
+
+def test_a_copy_of_a_sample_is_no_second_one(sampled, folder):
+    shutil.rmtree(folder / "seed-2")
+    shutil.copytree(folder / "seed-1", folder / "seed-2")
+    assert "holds answers with seed 1" in left_out(sampled, folder)
+
+
+def test_a_lost_sample_leaves_the_row_incomplete_with_bounds(sampled, folder, tmp_path):
+    shutil.rmtree(folder / "seed-2")
+    row = build_board([folder]).rows[0]
+    assert (row.n_samples, row.status, row.ranked) == (4, "incomplete", False)
+    whole = build_board([sampled["several"]]).rows[0].accuracy["L1"]
+    bounds = row.bounds["L1"]
+    assert bounds.lo <= whole.value <= bounds.hi
+    assert bounds.hi - bounds.lo == pytest.approx(0.25)
+    assert "INCOMPLETE" in cli("show", folder, cwd=tmp_path).stdout
+
+
+def test_the_bounds_of_partly_answered_questions_keep_what_is_known(folder):
+    file = folder / "seed-1" / "records.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for place, line in enumerate(lines) if place % 2))
+    row = build_board([folder]).rows[0]
+    for name, bounds in row.bounds.items():
+        runs = [load_run(path) for path in sample_runs(folder)]
+        ids = [i for i, q in runs[0].questions.items() if name in (q.split, q.domain)]
+        credits = [[run.records[i].score.credit if i in run.records else None for i in ids] for run in runs]
+        known = [c for of_run in credits for c in of_run if c is not None]
+        lost = sum(c is None for of_run in credits for c in of_run)
+        assert bounds.lo == pytest.approx(sum(known) / (4 * len(ids)))
+        assert bounds.hi == pytest.approx((sum(known) + lost) / (4 * len(ids)))
+
+
+def test_a_copy_of_the_folder_or_one_of_its_samples_is_left_out(sampled, folder):
+    board = build_board([sampled["several"], folder, sampled["several"] / "seed-0", sampled["one"]])
+    assert len(board.rows) == 2
+    assert len(board.left_out) == 2
+    assert all("byte for byte" in item.reason for item in board.left_out)
+
+
+def test_what_is_to_be_said_of_one_sample_is_said_of_all(folder):
+    path = folder / "seed-1" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mixed_weights": "model.safetensors"}))
+    row = build_board([folder]).rows[0]
+    assert "MIXED WEIGHTS" in row.flags
+    assert not row.ranked
+
+
+def test_verdicts_count_whichever_sample_has_them(folder):
+    (folder / "seed-0" / "verdicts.jsonl").unlink()
+    row = build_board([folder]).rows[0]
+    assert row.judge_id == "rules/v1"
+    assert any(flag.startswith("JUDGED 75") for flag in row.flags)
+    assert row.consistency["L1"].n > 0
+
+
+def test_whole_sums_of_credits_are_still_no_counts(sampled):
+    """Where they add up to whole numbers a design effect below 1 would be refused by Wilson's interval."""
+    row = build_board([sampled["several"]]).rows[0]
+    assert float(2 * row.accuracy["L1"].k).is_integer()
+    assert row.gap is not None
+    near, far = row.accuracy["L1"], row.accuracy["L3"]
+    assert row.gap.value == pytest.approx(near.value - far.value)
+    assert row.gap.lo == pytest.approx(row.gap.value - np.hypot(near.value - near.lo, far.hi - far.value))
+
+
+def test_diff_gives_no_counts_and_no_mcnemar_where_questions_have_means(sampled, tmp_path):
+    done = cli("leaderboard", "diff", *sampled.values(), "--list", cwd=tmp_path, COLUMNS="80")
+    line = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["L1"]).split()
+    assert line[2:6] == ["-"] * 4
+    assert line[-2:] == ["-", "-"]
+    assert "several samples of a question are not right or wrong" in done.stdout
+    assert "gold" not in done.stdout
+
+
+def test_predictions_have_a_row_for_every_answer(sampled, tmp_path):
+    cli("leaderboard", "build", sampled["several"], "-o", "b.html", "--predictions", cwd=tmp_path)
+    with (tmp_path / "predictions.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 * 28
+    assert {line["seed"] for line in lines} == {"0", "1", "2", "3"}
+    assert all((line["gold"] == line["pred"]) == (line["correct"] == "1") for line in lines)
+    row = build_board([sampled["several"]]).rows[0]
+    of_l1 = [float(line["correct"]) for line in lines if line["level"] == "L1"]
+    assert np.mean(of_l1) == pytest.approx(row.accuracy["L1"].value)
+
+
+def test_a_failure_in_one_sample_of_a_question_that_another_has_not_asked(data_root, tmp_path):
+    bad = {"L1/1": [ANSWER.format("A"), {"failure": "no"}]}
+    model = write_script(tmp_path / "s.json", **bad)
+    given = command(data_root, model, "--run-name", "x")
+    assert cli(*given, "--seeds", "1", cwd=tmp_path).returncode == 5
+    assert cli(*given, "--seeds", "0", "--shard", "1/2", cwd=tmp_path).returncode in (0, 5)
+    built = cli("leaderboard", "build", "runs/x", "-o", "b.html", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+
+
+def test_other_samples_are_refused_before_anything_is_made(data_root, tmp_path):
+    model = script(tmp_path)
+    given = command(data_root, model, "--run-name", "x")
+    assert cli(*given, "--samples", 2, cwd=tmp_path).returncode == 0
+    folder = tmp_path / "runs" / "x"
+    refused = cli(*given, "--samples", 3, "--limit", 6, cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "would not have the same questions (seed 0 28, seed 1 28, seed 2 6)" in refused.stderr
+    write_script(model, default="C")
+    refused = cli(*given, "--seeds", "2", cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "holds another run" in refused.stderr
+    assert (read_seeds(folder), (folder / "seed-2").exists()) == ((0, 1), False)
+    fresh = cli(*given, "--seeds", "2", "--fresh", cwd=tmp_path)
+    assert fresh.returncode == 0, fresh.stderr
+    assert read_seeds(folder) == (2,)
+    (old,) = folder.glob("old-*")
+    assert sorted(path.name for path in old.iterdir()) == ["samples.json", "seed-0", "seed-1"]
+
+
+def test_twenty_samples_of_one_bad_question_do_not_stop_the_run(data_root, tmp_path):
+    model = write_script(tmp_path / "s.json", **{"L1/0": {"failure": "no"}})
+    done = cli(*command(data_root, model, "--samples", 20), cwd=tmp_path)
+    assert done.returncode == 5
+    assert "in a row" not in done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert all(len(load_run(run).records) == 28 for run in sample_runs(folder))
+
+
+def test_show_names_the_seed_of_each_answer(sampled, tmp_path):
+    value = json.loads(cli("show", sampled["several"], "--question", "L1/0", "--json", cwd=tmp_path).stdout)
+    assert [sample["seed"] for sample in value["samples"]] == [0, 1, 2, 3]
+    assert [sample["record"]["parsed"]["answer"] for sample in value["samples"]] == ["A", "B", "A", "B"]
+    failed = json.loads(cli("show", sampled["several"], "--failed", "--json", cwd=tmp_path).stdout)
+    assert [sample["failed"] for sample in failed["samples"]] == [[], [], [], []]

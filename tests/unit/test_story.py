@@ -60,7 +60,7 @@ def test_it_stands_on_the_page_and_in_markdown(tmp_path):
     write_html(board, tmp_path / "page.html", built_utc="2026-01-02T03:04:05Z")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert 'class="story"' in page
-    assert "Chance is 25 %" in page
+    assert "Chance: 25 %" in page
     assert "over &lt;b&gt;" in page
     assert "L3 accuracy: a " in markdown(board)
 

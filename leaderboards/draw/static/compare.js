@@ -35,11 +35,13 @@ const small = (p) => (p < 0.0001 ? "< 0.0001" : fixed(p, 4));
 function showCounts() {
   const rows = page.levels.map((level) => {
     const counts = paired(...pair, level), test = testPair(counts);
-    const cells = [counts.both, counts.onlyFirst, counts.onlySecond, counts.neither].map(number);
+    // Of several samples a question is not right or wrong: it has a mean.
+    const single = pair.every((place) => page.runs[place].samples === 1);
+    const cells = [counts.both, counts.onlyFirst, counts.onlySecond, counts.neither].map((count) => (single ? number(count) : "–"));
     if (!test) return el("tr", {}, el("th", {scope: "row"}, level), ...Array.from({length: 7}, () => el("td", {className: "num"}, "–")));
     const difference = el("td", {className: "num"}, points(test.mean) + " ", el("span", {className: "range"}, range(test.lo, test.hi)));
     const p = test.p === null ? `not tested, n=${number(test.n)}` : small(test.p);
-    const mid = small(mcnemar(counts.onlyFirst, counts.onlySecond).midP);
+    const mid = single ? small(mcnemar(counts.onlyFirst, counts.onlySecond).midP) : "–";
     return el("tr", {}, el("th", {scope: "row"}, level), ...cells.map((text) => el("td", {className: "num"}, text)),
       difference, el("td", {className: "num"}, p), el("td", {className: "num"}, mid));
   });

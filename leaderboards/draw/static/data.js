@@ -72,20 +72,21 @@ const MEASURES = {
 };
 const rated = (place, level) => page.runs[place].rated.includes(level);
 
-// An answer's value of a measure with what it is at least and at most, as missing verdicts turn out; settled: none is.
+// An answer's value of a measure with what it is at least and at most, as missing verdicts turn out; settled: none is;
+// valued: there is a verdict, of several samples for any of them.
 function valueOf(place, i, measure) {
-  const byte = answers[place][i], {hit, most} = MEASURES[measure];
-  if (measure === "accuracy" && credits) return {value: credits[place][i], least: credits[place][i], most: credits[place][i], settled: true};
-  if (measure === "accuracy" || !counts) return {value: hit(byte), least: hit(byte), most: most(byte), settled: MEASURES[measure].valued(byte)};
+  const byte = answers[place][i], {valued, hit, most} = MEASURES[measure];
+  if (measure === "accuracy" && credits) return {value: credits[place][i], least: credits[place][i], most: credits[place][i], settled: true, valued: true};
+  if (measure === "accuracy" || !counts) return {value: hit(byte), least: hit(byte), most: most(byte), settled: valued(byte), valued: valued(byte)};
   const [judged, consistent, sound, rightUnjudged] = counts[place].subarray(4 * i, 4 * i + 4), k = page.runs[place].samples;
   const known = measure === "sound" ? sound : consistent, unknown = measure === "sound" ? rightUnjudged : k - judged;
-  return {value: known / Math.max(judged, 1), least: known / k, most: (known + unknown) / k, settled: judged === k};
+  return {value: known / Math.max(judged, 1), least: known / k, most: (known + unknown) / k, settled: judged === k, valued: judged > 0};
 }
 
 // Differences first - second of the questions of a level or an L3 domain that both have answered, with their videos.
 // least and most: of all that both have answered, with every missing verdict against the first, and for it.
 function paired(first, second, group, measure = "accuracy") {
-  const a = answers[first], b = answers[second], {valued, hit} = MEASURES[measure];
+  const a = answers[first], b = answers[second], {hit} = MEASURES[measure];
   const found = {differences: [], videos: [], asked: [0, 0], both: 0, onlyFirst: 0, onlySecond: 0, neither: 0, answered: 0, missing: 0, least: 0, most: 0};
   for (const i of bank.groups.get(group) || []) {
     if (measure !== "accuracy" && bank.options[i].length === 0) continue; // shown to no judge, so without a verdict by nature
@@ -98,13 +99,16 @@ function paired(first, second, group, measure = "accuracy") {
     found.missing += !(x.settled && y.settled);
     found.least += x.least - y.most;
     found.most += x.most - y.least;
-    if (!valued(a[i]) || !valued(b[i])) continue;
+    if (!x.valued || !y.valued) continue;
     found.differences.push(x.value - y.value);
     found.videos.push(bank.video[i]);
     found[right ? (also ? "both" : "onlyFirst") : (also ? "onlySecond" : "neither")]++;
   }
   return found;
 }
+
+// Whether what a difference can be is not all on the side of its value; with a tolerance for sums of fractions.
+const openSign = (...values) => !(Math.min(...values) > 1e-12 || Math.max(...values) < -1e-12);
 
 // Interval and p of `paired`; p is null where the shared questions are too few of either run's, null if there are none.
 function testPair(pair) {
@@ -113,6 +117,6 @@ function testPair(pair) {
   const test = pairedInterval(pair.differences, pair.videos);
   const enough = pair.asked.every((of) => pair.answered >= SHARED * of), missing = pair.missing;
   const lo = Math.max(-1, test.lo), hi = Math.min(1, test.hi), least = pair.least / pair.answered, most = pair.most / pair.answered;
-  return {...test, lo, hi, missing, least, most, open: missing > 0 && least <= 0 && most >= 0, asked: Math.max(...pair.asked),
+  return {...test, lo, hi, missing, least, most, open: missing > 0 && openSign(test.mean, least, most), asked: Math.max(...pair.asked),
     p: enough ? signFlip(pair.differences, pair.videos, signSums) : null};
 }

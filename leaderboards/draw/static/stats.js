@@ -72,7 +72,7 @@ function standardErrors(values, clusters) {
 // Student's t; where no spread between clusters is seen, the exact interval of as many clusters with this same mean.
 function pairedInterval(differences, clusters) {
   const errors = standardErrors(differences, clusters), {mean, n} = errors;
-  if (errors.se > 0) {
+  if (errors.se > 1e-9) { // sums of equal differences may differ in their last bit
     const half = tQuantile(errors.nClusters - 1) * errors.se;
     return {...errors, lo: mean - half, hi: mean + half};
   }
