@@ -17,7 +17,7 @@ from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 
 OF_A_TOY = 40  # questions whose pictures a toy's page carries unless told otherwise
-COLUMNS = 8  # frames side by side
+COLUMNS = 8  # frames side by side at most
 FRAME_WIDTH, VIEW_WIDTH = 112, 240  # pixels
 QUALITY = 60
 MOST = 1 / 3  # of the page's size: the texts come first
@@ -96,12 +96,14 @@ def _present(question: Question) -> bool:
 
 
 def _strip(frames: Pixels | None) -> str:  # (T, H, W, 3)
-    """Frames in rows of COLUMNS, from left to right."""
+    """Frames from left to right in as few rows of at most COLUMNS as hold them, all of about a length."""
     if frames is None:
         return ""
     height = max(1, round(FRAME_WIDTH * frames.shape[1] / frames.shape[2]))
-    columns = min(COLUMNS, len(frames))
-    sheet = Image.new("RGB", (FRAME_WIDTH * columns, height * -(-len(frames) // columns)))
+    rows = -(-len(frames) // COLUMNS)
+    columns = -(-len(frames) // rows)
+    # Transparent where the last row is shorter.
+    sheet = Image.new("RGBA", (FRAME_WIDTH * columns, height * rows))
     for place, frame in enumerate(frames):
         small = Image.fromarray(frame).resize((FRAME_WIDTH, height), Image.Resampling.LANCZOS)
         sheet.paste(small, (FRAME_WIDTH * (place % columns), height * (place // columns)))

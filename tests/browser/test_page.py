@@ -116,6 +116,8 @@ def test_open_a_question_with_the_keyboard(open_page, board):
     assert text_of(browser, "#card h3") == first
     place = board.bank.index[first]
     assert all(option in text_of(browser, "#card") for option in board.bank.questions[place].options)
+    # What is not there (pictures, steps) is not written out.
+    assert not {"null", "false"} & {line.strip() for line in text_of(browser, "#card").splitlines()}
     press(browser, "\ue00c")  # Escape
     wait_for(browser, "return !document.querySelector('#card h3')")
     assert browser.execute_script("return document.activeElement.dataset.q") == str(place)

@@ -130,7 +130,7 @@ async function showCard() {
     button.textContent = await copy(markdown(i, bytes, replies)) ? "Copied" : "Copy as Markdown";
   });
   const steps = bank.progress[i] ? bank.progress[i].split("\n") : [];
-  card.replaceChildren(
+  const parts = [
     el("div", {className: "card-head"}, el("h3", {}, bank.ids[i]),
       el("span", {className: "quiet"}, [domainOf(i), `video ${bank.videos[bank.video[i]]}`].filter(Boolean).join(" · ")), button),
     media(i),
@@ -139,7 +139,8 @@ async function showCard() {
     bank.options[i].length > 0 ? el("ol", {className: "options"}, ...bank.options[i].map((_, k) => optionItem(i, k, bytes)))
       : el("p", {}, "Right answer: ", el("b", {}, bank.gold[i])),
     el("div", {className: "replies"}, ...sides.map((place, side) => reply("AB"[side], place, bytes[side], replies[side]))),
-  );
+  ];
+  card.replaceChildren(...parts.filter(Boolean)); // which would write out what is not there
   card.dataset.q = bank.ids[i];
 }
 
