@@ -93,8 +93,8 @@ def test_judge_shows_its_options_takes_them_first_and_explains_judge_id(folder):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["demo", "experiment", "--jobs", "0"], "greater than or equal to 1"),
-        (["demo", "experiment", "--steps", "0"], "greater than or equal to 1"),
+        (["experiment", "run", "miniature", "--jobs", "0"], "greater than or equal to 1"),
+        (["experiment", "run", "miniature", "--seeds", "x"], "Give numbers"),
         (["demo", "generate", "--inconsistent", "1.5"], "less than or equal to 1"),
         (["demo", "generate", "--train", "-1"], "greater than or equal to 0"),
         (["leaderboard", "build", "x", "--max-size", "0"], "Fix: a number above 0"),

@@ -159,7 +159,7 @@ COMMANDS = {
     "difference": ("leaderboard", "diff", RUN_ONE, RUN_TWO),
     "export": ("export", "hub", RUN_ONE, "--out", f"export{HOSTILE}"),
     "import": ("import", "lmms-eval", f"absent{HOSTILE}.jsonl", "--model-name", HOSTILE, "--data-root", ROOT),
-    "experiment": ("demo", "experiment", "--out", f"out{HOSTILE}", "--variants", HOSTILE),
+    "experiment": ("experiment", "run", "miniature", "--out", f"out{HOSTILE}", "--only", HOSTILE),
     "doctor": ("doctor", "--data-root", ROOT),
     "doctor as JSON": ("doctor", "--data-root", ROOT, "--json"),
 }

@@ -57,7 +57,11 @@ def test_it_is_judged_and_ranked(benchmark_run):
 
 def test_it_is_continued_under_the_same_protocol(benchmark_run, data_root, tmp_path):
     script = shutil.copy(OLD / "model.json", tmp_path / "model.json")
-    given = {"model": str(script), "backend": "fake", "data_root": data_root, "run_name": benchmark_run.name}
+    # As version 0.1.0 wrote them: rows did not say that they are of a toy world.
+    root = shutil.copytree(data_root, tmp_path / "data")
+    for file in (root / "annotations").glob("*.jsonl"):
+        file.write_text(file.read_text().replace('"data_source": "miniature", ', ""))
+    given = {"model": str(script), "backend": "fake", "data_root": root, "run_name": benchmark_run.name}
     config = resolve_eval_config(given | {"runs_dir": benchmark_run.parent}, environ={}, working_dir=tmp_path)
     asked = []
     backend = FakeBackend(lambda request, _: (asked.append(request.question_id), ANSWER.format("A"))[1])
