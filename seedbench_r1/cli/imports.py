@@ -46,6 +46,10 @@ def _add_command(source: str) -> None:
         transfer_files: Annotated[
             Path | None, plain_option("--transfer-files", help="Of general benchmarks: folder of eval_*.json.")
         ] = None,
+        questions: Annotated[
+            Path | None, plain_option("--questions", help="Your own questions, as for eval --suite own.")
+        ] = None,
+        mapping: Annotated[str | None, plain_option("--map", help="Their columns, as for eval.")] = None,
         runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where run directories go.")] = Path("runs"),
         as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     ) -> None:
@@ -55,12 +59,18 @@ def _add_command(source: str) -> None:
         for path in files:
             if not path.is_file():
                 raise DataError(f"{path} is {'a folder' if path.is_dir() else 'not there'}. Fix: give a result file.")
+        if source != "predictions" and (questions or mapping):
+            raise ConfigError(f"Your own questions are not known to {source}. Fix: import predictions.")
         # All files are read before anything is written: a bad one leaves no half a run.
         read = [result_files.READERS[source](path, level) for path in files]
         with data_root_explained({"data_root": data_root}):
+            if questions is not None:
+                target = _own_target(questions, mapping, data_root)
+            else:
+                target = _target(read, find_data_root(data_root), transfer_files)
             report = imports.import_files(
                 read,
-                _target(read, find_data_root(data_root), transfer_files),
+                target,
                 runs_dir,
                 source=source,
                 # The file's own name says the benchmark; its folder usually says the model.
@@ -102,6 +112,18 @@ def _target(files: list[ImportedFile], data_root: Path, transfer_files: Path | N
     found = find_suite(suite)
     questions = found.load(config)
     return ImportTarget(suite, questions.splits, questions.files, found.group_of)
+
+
+def _own_target(questions: Path, mapping: str | None, data_root: Path | None) -> ImportTarget:
+    """A file of one's own questions, read and hashed as evaluation does."""
+    from seedbench_r1.runs.imports import ImportTarget
+    from seedbench_r1.suites import find_suite, resolve
+
+    given = {"suite": "own", "model": "none", "questions": questions, "map": mapping, "data_root": data_root}
+    config = resolve({name: value for name, value in given.items() if value is not None})
+    found = find_suite("own")
+    read = found.load(config)
+    return ImportTarget("own", read.splits, read.files, found.group_of, read.hashes())
 
 
 for _source in HELP:

@@ -30,6 +30,7 @@ class ImportTarget:
     splits: Mapping[str, Sequence[Question]]
     files: Mapping[str, Path]
     group_of: GroupOf
+    hashes: Mapping[str, str] = field(default_factory=dict)  # split -> its questions'; none: its file's sha256
 
     def named(self) -> dict[str, Question]:
         """By question id."""
@@ -146,7 +147,7 @@ def _manifest(files: Sequence[ImportedFile], source: str, model_name: str, targe
         sampling=None,
         parser_version=PARSER_VERSION,
         n_total={split: split_sizes(group, target.group_of) for split, group in target.splits.items()},
-        dataset_hash={split: file_sha256(target.files[split]) for split in target.splits},
+        dataset_hash={split: target.hashes.get(split) or file_sha256(target.files[split]) for split in target.splits},
         model=ModelInfo(str(files[0].path), model_name, _files_hash(files)),
         backend=f"import:{source}",
         dtype="unknown",

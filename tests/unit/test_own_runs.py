@@ -386,3 +386,24 @@ def test_intervals_of_credits():
     assert (same.lo, same.hi) == pytest.approx((q * 0.5, q * 0.5 + 1 - q))
     with pytest.raises(ValueError, match="credits must lie in"):
         credit_interval([0.5, 1.5], ["a", "b"])
+
+
+def test_answers_of_elsewhere_to_ones_own_questions_stand_on_its_board(two_runs, tmp_path):
+    evaluated = load_run(two_runs[0])
+    questions = two_runs[0].parents[1] / "mine.jsonl"
+    lines = [{"question_id": i, "response": record.generation.text} for i, record in evaluated.records.items()]
+    answers = write(tmp_path / "elsewhere" / "answers.jsonl", lines)
+    root = Path(next(q.video for q in evaluated.questions.values() if q.video is not None)).parent.parent
+    given = ("--questions", questions, "--data-root", root, "--model-name", "elsewhere")
+    done = cli("import", "predictions", answers, *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "runs").iterdir()
+    imported = load_run(path)
+    assert imported.manifest.suite == "own"
+    assert imported.manifest.dataset_hash == evaluated.manifest.dataset_hash
+    assert [r.score.credit for r in imported.records.values()] == [r.score.credit for r in evaluated.records.values()]
+    board = build_board([*two_runs, path])
+    assert sorted(row.model for row in board.rows) == ["elsewhere", "fake-good", "fake-poor"]
+    refused = cli("import", "grpo-care", answers, *given, cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "Fix: import predictions" in refused.stderr
