@@ -15,6 +15,7 @@ from tests.contract.test_backends import (  # noqa: F401 - collected here, with 
     Case,
     sampler,
     test_a_bad_request_fails_n_times,
+    test_a_bad_request_with_seeds_fails_once_for_each,
     test_a_result_does_not_wait_for_the_stream_to_end,
     test_an_empty_stream_ends,
     test_an_error_of_the_stream_is_raised_after_its_answers,
@@ -27,6 +28,7 @@ from tests.contract.test_backends import (  # noqa: F401 - collected here, with 
     test_neighbours_and_order_change_nothing,
     test_one_bad_request_fails_alone,
     test_requests_are_pulled_lazily,
+    test_seeds_of_a_request_are_drawn_as_runs_with_each_of_them_would,
     test_temperature_varies_the_completions_of_one_question,
     test_the_length_limit_is_kept,
 )
