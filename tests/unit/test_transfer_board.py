@@ -129,7 +129,7 @@ def test_its_files_say_what_it_is(runs, tmp_path):
     assert "<title>General video benchmarks leaderboard</title>" in page
     outside = re.sub(r"<script.*?</script>|<tbody class=\"reported\".*?</tbody>", "", page, flags=re.DOTALL)
     assert "SEED-Bench-R1" not in outside.replace("seedbench-r1", "")
-    assert "L1" not in outside
+    assert "L1" not in outside.partition("<body>")[2]  # before it, a hash may hold any letters
     diff = cli("leaderboard", "diff", *paths, cwd=tmp_path, COLUMNS="80")
     assert diff.returncode == 0, diff.stderr
     assert re.search(r"MVBench +12 +0 +12 +0 +0 +\+100\.0", diff.stdout)
