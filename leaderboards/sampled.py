@@ -31,6 +31,16 @@ class SampleNumbers:
         """Standard deviation of the samples' accuracies (K - 1): what another seed alone changes. nan for one."""
         return float(np.std(self.by_sample, ddof=1)) if len(self.by_sample) > 1 else float("nan")
 
+    @property
+    def spread(self) -> str:
+        """ "54.0 to 60.0 % (sd 2.1); maj@4 61.2, pass@4 80.1", in percent; "" while an answer is missing."""
+        if not self.by_sample:
+            return ""
+        k, lo, hi = len(self.by_sample), min(self.by_sample), max(self.by_sample)
+        voted = "" if self.majority is None else f"maj@{k} {100 * self.majority.value:.1f}, "
+        deviation = f"(sd {100 * self.deviation:.1f})"
+        return f"{100 * lo:.1f} to {100 * hi:.1f} % {deviation}; {voted}pass@{k} {100 * self.passed[k].value:.1f}"
+
 
 def sample_numbers(runs: Sequence[Run]) -> dict[str, SampleNumbers]:
     """Split -> its numbers. runs: the samples of one run, whose questions are the same."""

@@ -243,7 +243,7 @@ def set_aside(path: Path, file: AppendFile) -> None:
     if not old:
         return
     with writing(path):
-        target = Path(tempfile.mkdtemp(prefix=f"old-{utc_now().replace(':', '')}-", dir=path))
+        target = folder_for_old(path)
     # The open and locked file keeps its inode, so it is copied and emptied, not moved. Only this needs room: it comes
     # first, so that a full disk leaves the run as it was.
     if file.path in old:
@@ -256,6 +256,11 @@ def set_aside(path: Path, file: AppendFile) -> None:
         if item != file.path:
             item.replace(target / item.name)
     file.empty()
+
+
+def folder_for_old(path: Path) -> Path:
+    """A new folder old-<time>/ in a folder, for what is moved aside."""
+    return Path(tempfile.mkdtemp(prefix=f"old-{utc_now().replace(':', '')}-", dir=path))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
+from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
@@ -24,7 +25,28 @@ _64_BITS = 2**64 - 1
 _FREE = 0  # a slot; the others hold a place + 1
 
 
-class PackedQuestions(Sequence[Question]):
+class _Questions(Sequence[Question]):
+    """Questions by place. Slices hold places, and no questions."""
+
+    @overload
+    def __getitem__(self, place: int) -> Question: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Question]: ...
+    def __getitem__(self, place: int | slice) -> Question | Sequence[Question]:
+        """The question, or the questions, there."""
+        if isinstance(place, slice):
+            return Selected(self, array("I", range(*place.indices(len(self)))))
+        at = place + len(self) * (place < 0)
+        if not 0 <= at < len(self):
+            raise IndexError(place)
+        return self._at(at)
+
+    @abstractmethod
+    def _at(self, place: int) -> Question:
+        """The question at a place from 0, which is there."""
+
+
+class PackedQuestions(_Questions):
     """A list of questions of which all but the last few are compressed: about a tenth of the memory."""
 
     def __init__(self, questions: Iterable[Question] = ()) -> None:
@@ -50,21 +72,11 @@ class PackedQuestions(Sequence[Question]):
             yield from self._unpack(number)
         yield from self._tail
 
-    @overload
-    def __getitem__(self, place: int) -> Question: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Question]: ...
-    def __getitem__(self, place: int | slice) -> Question | Sequence[Question]:
-        """The question, or the questions, there."""
-        if isinstance(place, slice):
-            return Selected(self, array("I", range(*place.indices(len(self)))))
-        at = place if place >= 0 else place + len(self)
+    def _at(self, place: int) -> Question:
         n_packed = BLOCK * len(self._blocks)
-        if at >= n_packed:
-            return self._tail[at - n_packed]
-        if at < 0:
-            raise IndexError(place)
-        return self._unpacked(at // BLOCK)[at % BLOCK]
+        if place >= n_packed:
+            return self._tail[place - n_packed]
+        return self._unpacked(place // BLOCK)[place % BLOCK]
 
     def _unpack(self, number: int) -> list[Question]:
         return _unpacked_block(self._blocks[number])
@@ -91,7 +103,7 @@ def _unpacked_block(block: bytes) -> list[Question]:
     return [Question(*values) for values in zip(*(columns[name] for name in _NAMES), strict=True)]
 
 
-class Selected(Sequence[Question]):
+class Selected(_Questions):
     """Some questions of a sequence, by their places in it."""
 
     def __init__(self, questions: Sequence[Question], places: Sequence[int]) -> None:
@@ -100,14 +112,7 @@ class Selected(Sequence[Question]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, place: int) -> Question: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Question]: ...
-    def __getitem__(self, place: int | slice) -> Question | Sequence[Question]:
-        """The question, or the questions, there."""
-        if isinstance(place, slice):
-            return Selected(self._questions, self._places[place])
+    def _at(self, place: int) -> Question:
         return self._questions[self._places[place]]
 
 
@@ -117,7 +122,7 @@ def joined(parts: Iterable[Sequence[Question]]) -> Sequence[Question]:
     return found[0] if len(found) == 1 else _Joined(found)
 
 
-class _Joined(Sequence[Question]):
+class _Joined(_Questions):
     def __init__(self, parts: list[Sequence[Question]]) -> None:
         self._parts = parts
         self._ends = list(accumulate(len(part) for part in self._parts))
@@ -129,20 +134,10 @@ class _Joined(Sequence[Question]):
         for part in self._parts:
             yield from part
 
-    @overload
-    def __getitem__(self, place: int) -> Question: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Question]: ...
-    def __getitem__(self, place: int | slice) -> Question | Sequence[Question]:
-        """The question, or the questions, there."""
-        if isinstance(place, slice):
-            return Selected(self, array("I", range(*place.indices(len(self)))))
-        at = place + len(self) * (place < 0)
-        number = bisect_right(self._ends, at) if at >= 0 else len(self._ends)
-        if number == len(self._ends):
-            raise IndexError(place)
+    def _at(self, place: int) -> Question:
+        number = bisect_right(self._ends, place)
         part = self._parts[number]
-        return part[at - self._ends[number] + len(part)]
+        return part[place - self._ends[number] + len(part)]
 
 
 class Texts:

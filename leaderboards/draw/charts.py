@@ -175,8 +175,8 @@ def consistency_chart(board: Board, *, at_most: int | None = None) -> Chart | No
         y=Axis(f"reasoning consistency on {level}, %", percent=True),
         series=series + printed,
     )
-    hollow = " Hollow: as papers print it, their own judge and questions." if printed else ""
-    note = f"95 % intervals, clustered by video{_some(shown, rows)}. Judge: {board.judge_id}.{hollow}"
+    reported = " Outlines: as papers print it, their own judge and questions." if printed else ""
+    note = f"95 % intervals, clustered by video{_some(shown, rows)}. Judge: {board.judge_id}.{reported}"
     return Chart("consistency", "Accuracy and reasoning consistency", (panel,), note)
 
 
@@ -190,7 +190,7 @@ def _printed_series(board: Board, level: str, first_key: int) -> tuple[Series, .
             continue
         lo, hi = (cell.value if end is None else end for end in (cell.lo, cell.hi))
         mark = Mark(Span(cell.value, lo, hi), _exact(float(row.consistency) / 100))
-        look = Look(COLOURS.get(_algorithm(row.method)), hollow=True)
+        look = Look(COLOURS.get(_algorithm(row.method)), reported=True)
         found.append(Series(f"{row.method} †", (), first_key + len(found), look, (mark,)))
     return tuple(found)
 

@@ -20,7 +20,7 @@ class Look:
     colour: int | None = None  # place in the palette; None: plain
     shade: float = 1.0  # how much of the colour is left
     dashed: bool = False  # another one of the same colour is drawn solid
-    hollow: bool = False  # printed by a paper
+    reported: bool = False  # by a paper: drawn as an outline
 
     @property
     def css(self) -> str:

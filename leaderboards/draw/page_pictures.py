@@ -55,9 +55,7 @@ def take_pictures(board: Board, places: Sequence[int], count: int | None, budget
     count: None: OF_A_TOY of a toy world, none of anything else.
     """
     n = (OF_A_TOY if board.bank.is_toy else 0) if count is None else count
-    # The frames that the models were shown: those of the first run whose settings are known.
-    videos = (measured.run.manifest.video for measured in board.measured.values())
-    config = next((video for video in videos if video is not None), None)
+    config = _shown_to_the_models(board)
     note = LICENCES if board.suite.has_levels and not board.bank.is_toy else ""
     chosen = [(place, board.bank.questions[place]) for place in places[:n]]
     there = [(place, question) for place, question in chosen if _present(question)]
@@ -77,10 +75,17 @@ def take_pictures(board: Board, places: Sequence[int], count: int | None, budget
     return Pictures(dict(sorted(found.items())), frames, len(chosen), note if found else "")
 
 
-def frames_webp(question: Question, config: VideoConfig) -> bytes:
+def frames_webp(board: Board, question: Question) -> bytes:
     """The sampled frames of one question as a WebP picture; empty if they cannot be decoded."""
-    found = _decoded([question], config)
+    config = _shown_to_the_models(board)
+    found = [] if config is None else _decoded([question], config)
     return base64.b64decode(_strip(found[0][1].frames)) if found else b""
+
+
+def _shown_to_the_models(board: Board) -> VideoConfig | None:
+    """How frames are taken: as for the first run whose settings are known."""
+    videos = (measured.run.manifest.video for measured in board.measured.values())
+    return next((video for video in videos if video is not None), None)
 
 
 def _decoded(questions: Sequence[Question], config: VideoConfig) -> list[tuple[str, Media]]:

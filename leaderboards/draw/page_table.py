@@ -276,12 +276,9 @@ def _share_cell(cell: Proportion | None, scale: _Scale, absent: str) -> CellView
 
 
 def _with_samples(view: CellView, numbers: SampleNumbers | None) -> CellView:
-    if numbers is None or numbers.average is None:
+    if numbers is None or not numbers.spread:
         return view
-    lo, hi, k = min(numbers.by_sample), max(numbers.by_sample), len(numbers.by_sample)
-    spread = f"mean of {k} samples, {percent(lo)} to {percent(hi)} (sd {100 * numbers.deviation:.1f})"
-    voted = "" if numbers.majority is None else f"maj@{k} {percent(numbers.majority.value)}, "
-    return replace(view, note=f"{spread}; {voted}pass@{k} {percent(numbers.passed[k].value)}; {view.note}")
+    return replace(view, note=f"mean of {len(numbers.by_sample)} samples, {numbers.spread}; {view.note}")
 
 
 def _consistency_cell(row: LeaderboardRow, level: str, scale: _Scale) -> CellView:

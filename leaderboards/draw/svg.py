@@ -142,7 +142,7 @@ def _consistency(chart: charts.Chart) -> Figure:
             color=_ink(series.look),
             alpha=series.look.shade,
             marker=_marker(series.key),
-            markerfacecolor="none" if series.look.hollow else None,
+            markerfacecolor="none" if series.look.reported else None,
             markersize=5,
             linewidth=1,
             label=series.name,
@@ -269,7 +269,7 @@ def _marker(key: int) -> str:
 
 
 def _ink(look: Look) -> str:
-    """The algorithm's colour; its shade is _alpha."""
+    """The algorithm's colour, unshaded."""
     return INK if look.colour is None else _colour(look.colour)
 
 

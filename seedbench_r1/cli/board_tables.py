@@ -52,17 +52,8 @@ def print_board(board: Board, written: list[Path], page: HtmlReport) -> None:
 def _print_samples(board: Board) -> None:
     level = board.metric.level
     for row in board.rows:
-        numbers = row.sampled.get(level)
-        if numbers is None or numbers.average is None:
-            continue
-        lo, hi, k = min(numbers.by_sample), max(numbers.by_sample), row.n_samples
-        voted = "" if numbers.majority is None else f"maj@{k} {100 * numbers.majority.value:.1f}, "
-        console.out().print(
-            f" {row.run_id}: {k} samples on {level}, {100 * lo:.1f} to {100 * hi:.1f} % "
-            f"(sd {100 * numbers.deviation:.1f}); {voted}"
-            f"pass@{k} {100 * numbers.passed[k].value:.1f}",
-            soft_wrap=True,
-        )
+        if level in row.sampled and (spread := row.sampled[level].spread):
+            console.out().print(f" {row.run_id}: {row.n_samples} samples on {level}, {spread}", soft_wrap=True)
 
 
 def _table_of_runs(board: Board, metric: Metric) -> Table:

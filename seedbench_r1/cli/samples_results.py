@@ -12,6 +12,7 @@ from seedbench_r1.files import JsonObject
 from seedbench_r1.runs.directory import Run
 
 FEW_TOKENS = 0.1  # top_p below which hardly more than the likeliest token is left
+FIX = "--temperature 1 --top-p 1 (another protocol id)"
 
 
 def print_samples(folder: Path, runs: Sequence[Run]) -> None:
@@ -38,9 +39,6 @@ def print_samples(folder: Path, runs: Sequence[Run]) -> None:
     if all(len(set(numbers.by_sample)) == 1 for numbers in found.values()) and _hardly_sampled(runs[0]):
         screen.print(f" ! At this top_p all samples are nearly the same. Fix: {FIX}", soft_wrap=True)
     screen.print(f" saved {folder}; next: seedbench-r1 judge {folder}", soft_wrap=True)
-
-
-FIX = "--temperature 1 --top-p 1 (another protocol id)"
 
 
 def _hardly_sampled(run: Run) -> bool:

@@ -62,12 +62,9 @@ class Window:
     def frames(self, question: Question) -> bytes:
         """Its sampled frames as WebP; empty where they cannot be decoded."""
         if question.question_id not in self._frames:
-            board = self._board
-            videos = [m.run.manifest.video for m in board.measured.values()] if board is not None else []
-            config = next((video for video in videos if video is not None), None)
             if len(self._frames) >= KEPT_FRAMES:
                 self._frames.clear()
-            self._frames[question.question_id] = b"" if config is None else frames_webp(question, config)
+            self._frames[question.question_id] = b"" if self._board is None else frames_webp(self._board, question)
         return self._frames[question.question_id]
 
     def _files(self) -> tuple[tuple[str, int, int], ...]:

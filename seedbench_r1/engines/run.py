@@ -42,7 +42,10 @@ def run_plan(
 
     Raises:
         ConfigError, ResourceError: as RunDir.open, and from the engine. What was answered before is on disk.
+        ConfigError: the plan is of several samples.
     """
+    if plan.config.sampled_seeds:
+        raise ConfigError("run_plan gives one answer to each question. Fix: run_samples, or no --samples and --seeds.")
     return _run({None: plan}, plan, engine, stop or threading.Event(), (observe, say, opened))[None]
 
 

@@ -150,6 +150,11 @@ def _popen(start: Start, lock: int) -> subprocess.Popen[bytes]:
             raise ConfigError(f"{start.words[0]} cannot be started: {error.strerror}.") from error
 
 
+def _exit_code(returned: int) -> int:
+    """As shells have it: 128 + the number of a signal."""
+    return 128 - returned if returned < 0 else returned
+
+
 class _LocalProcess:
     submitted = None
 
@@ -158,7 +163,7 @@ class _LocalProcess:
 
     def poll(self) -> int | None:
         code = self._process.poll()
-        return 128 - code if code is not None and code < 0 else code
+        return None if code is None else _exit_code(code)
 
     def stop(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -209,7 +214,7 @@ class Command:
             code = self._process.wait()
         finally:
             os.close(lock)
-        return 128 - code if code < 0 else code
+        return _exit_code(code)
 
     def checkpoint(self) -> object:
         """submitit asks for it when the time is nearly over."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leaderboards.draw.markdown import markdown_row
+from leaderboards.draw.numbers import p_text
 from seedbench_r1.experiments.comparison import Cell, Runs, cell, difference, pairs, right_after_wrong
 
 
@@ -29,7 +30,7 @@ def comparison_tables(variants: Mapping[str, Runs], baseline: str | None) -> lis
         paired = pairs(runs, theirs)
         if paired:
             found = [difference(paired, measure_name, split) for measure_name, split in columns]
-            gains.append([name, *(f"{_interval(c, sign='+')}, {_probability(p)}" for c, p in found)])
+            gains.append([name, *(f"{_interval(c, sign='+')}, p {p_text(p)}" for c, p in found)])
     tables = [_table(["", "runs", *titles], means)]
     tables += [_table([f"minus {baseline}", *titles], gains)] if gains else []
     return [*tables, _table(["", *titles, *details], singles)]
@@ -59,7 +60,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _interval(value: Cell, sign: str = "") -> str:
     mean, lo, hi = (f"{100 * number:{sign}.1f}" for number in (value.mean, value.lo, value.hi))
     return f"{mean} [{lo}, {hi}]"
-
-
-def _probability(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -5,13 +5,12 @@ samples.json    the seeds        seed-0/, seed-1/, ...   runs, each what `eval -
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.files import exclusive, make_folder, utc_now, write_json, writing
+from seedbench_r1.files import exclusive, folder_for_old, make_folder, write_json, writing
 from seedbench_r1.runs.directory import Run, load_run, read_manifest, refuse_differences
 from seedbench_r1.runs.records import question_from_json, read_lines
 from seedbench_r1.typed_json import parse_json
@@ -89,7 +88,7 @@ def _set_aside(folder: Path) -> None:
     old = [path for path in folder.iterdir() if path.name == FILE or path.name.startswith("seed-")]
     if old:
         with writing(folder):
-            target = Path(tempfile.mkdtemp(prefix=f"old-{utc_now().replace(':', '')}-", dir=folder))
+            target = folder_for_old(folder)
             for path in old:
                 path.replace(target / path.name)
 

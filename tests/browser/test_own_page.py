@@ -12,16 +12,9 @@ from leaderboards.draw.page import write_html
 from seedbench_r1.judges.run import RulesJudge, judge_run
 from seedbench_r1.runs.directory import load_run
 from tests.browser.conftest import BUILT, wait_for
-from tests.browser.test_page import choose, text_of
+from tests.browser.test_page import differences, text_of
 from tests.command import cli
 from tests.own_files import make_media, row, write
-
-CELLS = """
-    const heads = [...document.querySelectorAll('#board thead th')].map(th => th.dataset.key);
-    return [...document.querySelectorAll('#board tbody.measured tr')]
-        .sort((x, y) => x.dataset.text.localeCompare(y.dataset.text))
-        .flatMap(row => [...row.cells].filter((_, i) => heads[i].startsWith('d')))
-        .map(cell => [cell.textContent.trim(), cell.title.trim()]);"""
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +46,11 @@ def test_a_baseline_chosen_in_the_page_gives_what_python_gives(own_runs, browser
     write_html(build_board(own_runs), tmp_path / "plain.html", built_utc=BUILT)
     board = build_board(own_runs, baseline=str(own_runs[1]))
     write_html(board, tmp_path / "based.html", built_utc=BUILT)
-    found = []
-    for name in ("plain", "based"):
-        browser.get((tmp_path / f"{name}.html").as_uri())
-        wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
-        if name == "plain":
-            choose(browser, "base", board.baseline)
-            wait_for(browser, f"return document.documentElement.dataset.baseline === '{board.baseline}'")
-        found.append(browser.execute_script(CELLS))
-    assert found[0] == found[1]
+    found = differences(browser, tmp_path / "plain.html", board.baseline)
+    assert found == differences(browser, tmp_path / "based.html")
     delta = board.rows[0].deltas["own"].value
     assert 0 < delta * 16 % 1 < 1, "no whole number of answers: credits count"
-    assert any(text.startswith(f"+{100 * delta:.1f}") for text, _ in found[0])
+    assert any(text.startswith(f"+{100 * delta:.1f}") for text, _ in found)
 
 
 def test_letters_behind_d_and_answers_without_options(own_runs, browser, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,22 @@ def choose(browser, element_id, value):
         element_id,
         value,
     )
+
+
+def differences(browser, page: Path, baseline: str | None = None) -> list[list[str]]:
+    """Text and title of each cell of differences, row by row; to a baseline chosen in the page, or to its own."""
+    browser.get("about:blank")
+    browser.get(page.as_uri())
+    wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
+    if baseline is not None:
+        choose(browser, "base", baseline)
+        wait_for(browser, f"return document.documentElement.dataset.baseline === '{baseline}'")
+    return browser.execute_script("""
+    const heads = [...document.querySelectorAll('#board thead th')].map(th => th.dataset.key);
+    return [...document.querySelectorAll('#board tbody.measured tr')]
+        .sort((x, y) => x.dataset.text.localeCompare(y.dataset.text))
+        .flatMap(row => [...row.cells].filter((_, i) => heads[i].startsWith('d')))
+        .map(cell => [cell.textContent.trim(), cell.title.trim()]);""")
 
 
 def press(browser, *keys):

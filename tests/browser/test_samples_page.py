@@ -14,8 +14,7 @@ from seedbench_r1.judges.run import RulesJudge, judge_run
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.samples import runs_of
 from tests.browser.conftest import BUILT, wait_for
-from tests.browser.test_own_page import CELLS
-from tests.browser.test_page import choose
+from tests.browser.test_page import differences
 from tests.command import cli
 
 
@@ -50,20 +49,12 @@ def test_a_baseline_chosen_in_the_page_gives_what_python_gives(runs, browser, tm
         write_html(build_board(runs, metric="l1.accuracy"), tmp_path / "plain.html", built_utc=BUILT)
         board = build_board(runs, baseline=str(base), metric="l1.accuracy")
         write_html(board, tmp_path / "based.html", built_utc=BUILT)
-        found = []
-        for name in ("plain", "based"):
-            browser.get("about:blank")
-            browser.get((tmp_path / f"{name}.html").as_uri())
-            wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
-            if name == "plain":
-                choose(browser, "base", board.baseline)
-                wait_for(browser, f"return document.documentElement.dataset.baseline === '{board.baseline}'")
-            found.append(browser.execute_script(CELLS))
-        assert found[0] == found[1]
+        found = differences(browser, tmp_path / "plain.html", board.baseline)
+        assert found == differences(browser, tmp_path / "based.html")
         other = board.row(runs[1 - number].name)
         # A judge that could not decide in some samples leaves the rate of those questions open.
         assert other.judged_deltas["consistency"]["L1"].missing > 0
-        assert any(text.startswith(points(other.deltas["L1"].value)) for text, _ in found[0])
+        assert any(text.startswith(points(other.deltas["L1"].value)) for text, _ in found)
         assert browser.get_log("browser") == []
 
 

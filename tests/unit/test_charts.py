@@ -132,7 +132,7 @@ def test_only_comparable_runs_share_a_chart(unequal):
     assert [row.run_id for row in board.comparable] == expected
     assert [row.status for row in board.rows if row.run_id not in expected] == ["complete", "subset", "incomplete"]
     for chart in (level_chart(board), consistency_chart(board)):
-        assert [series.name for series in chart.panels[0].series if not series.look.hollow] == expected
+        assert [series.name for series in chart.panels[0].series if not series.look.reported] == expected
     for level in ("L1", "L2", "L3"):
         assert [bar.name for bar in quadrant_chart(board, level).bars] == expected
     for panel in step_chart(board).panels:
@@ -200,14 +200,14 @@ def test_an_algorithm_has_one_colour_everywhere_and_its_steps_are_shades(tmp_pat
     assert {name: look.colour for name, look in looks.items()} == {"c1": 0, "c2": 0, "g": 1, "mine": 3, "base": None}
     assert (looks["c1"].shade, looks["c2"].shade, looks["g"].shade) == (0.5, 1.0, 1.0)
     for series in consistency_chart(board).panels[0].series:
-        assert series.look.hollow or series.look == looks[series.name]
+        assert series.look.reported or series.look == looks[series.name]
     curves = {series.look.colour for series in training_chart(board).panels[0].series}
     assert curves == {0, 1, 3}
     assert looks["c1"].css == "color-mix(in srgb,var(--c0) 50%,var(--paper))"
 
 
-def test_the_papers_consistency_stands_hollow_beside_the_runs(on_disk):
-    printed = {s.name: s for s in consistency_chart(on_disk.board).panels[0].series if s.look.hollow}
+def test_the_papers_consistency_stands_beside_the_runs(on_disk):
+    printed = {s.name: s for s in consistency_chart(on_disk.board).panels[0].series if s.look.reported}
     assert {name: round(100 * s.marks[0].y.value, 1) for name, s in printed.items()} == {
         "GRPO †": 57.9,
         "GRPO-CARE †": 82.4,

@@ -15,10 +15,14 @@ import pytest
 
 from leaderboards.board import build_board
 from leaderboards.draw.page import write_html
+from seedbench_r1.engines.local import LocalEngine
+from seedbench_r1.engines.plan import plan
+from seedbench_r1.engines.run import run_plan
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.interface import evaluate, evaluate_samples
 from seedbench_r1.runs.directory import load_run
 from seedbench_r1.runs.samples import read_seeds, runs_of, sample_runs
+from seedbench_r1.suites import resolve
 from tests.command import cli
 from tests.forked import COMMANDS
 from tests.small_benchmark import ANSWER, write_script
@@ -212,6 +216,10 @@ def test_the_python_interface_says_which_function(data_root, tmp_path):
         evaluate(**given, samples=2)
     with pytest.raises(ConfigError, match="samples=8"):
         evaluate_samples(**given)
+    planned = plan(resolve(given | {"runs_dir": tmp_path / "runs", "samples": 2}), command="")
+    with pytest.raises(ConfigError, match="Fix: run_samples"):
+        run_plan(planned, LocalEngine())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_at_the_standard_protocols_top_p_a_warning_says_what_to_do(data_root, tmp_path):
@@ -269,7 +277,12 @@ def test_its_files_and_page_say_so(sampled, tmp_path):
     out = ("--out", "b.html", "--baseline", sampled["one"], "--no-published", "--metric", "l1.accuracy")
     done = cli("leaderboard", "build", *sampled.values(), *out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "4 samples on L1" in done.stdout
+    board = build_board(list(sampled.values()), metric="l1.accuracy")
+    numbers = board.row(sampled["several"].name).sampled["L1"]
+    lo, hi = (f"{100 * end(numbers.by_sample):.1f}" for end in (min, max))
+    voted = f"maj@4 {100 * numbers.majority.value:.1f}, pass@4 {100 * numbers.passed[4].value:.1f}"
+    spread = f"{lo} to {hi} % (sd {100 * np.std(numbers.by_sample, ddof=1):.1f}); {voted}"
+    assert f"4 samples on L1, {spread}\n" in done.stdout
     with (tmp_path / "b.csv").open() as file:
         row = next(line for line in csv.DictReader(file) if line["samples"] == "4")
     assert float(row["l1_acc_min"]) <= float(row["l1_acc"]) <= float(row["l1_acc_max"])
@@ -281,7 +294,7 @@ def test_its_files_and_page_say_so(sampled, tmp_path):
     assert "(avg@4)" in (tmp_path / "b.tex").read_text()
     page = (tmp_path / "b.html").read_text()
     assert all(f'id="layer-{name}"' in page for name in ("credits", "samples"))
-    assert "mean of 4 samples" in page
+    assert f"mean of 4 samples, {spread}; " in page
     diff = cli("leaderboard", "diff", *sampled.values(), cwd=tmp_path)
     assert diff.returncode == 0, diff.stderr
     refused = cli("export", "hub", sampled["several"], "--out", "x", cwd=tmp_path)

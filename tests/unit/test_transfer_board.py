@@ -48,7 +48,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 
 def _row(folder: Path, name: str, place: int) -> dict[str, object]:
-    # Clips are told apart by their paths, which make the clusters.
+    # Of clips the paths count, which make the clusters.
     path = f"./Evaluation/clips/{name}-{place}.mp4"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
