@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from seedbench_r1.types import FinishReason, SamplingConfig
+from seedbench_r1.types import FinishReason, Question, SamplingConfig
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
 from trainers.logprobs import Span
@@ -70,8 +70,8 @@ class Importance:
     truncated: float  # share of the tokens whose weight is the cap
 
 
-class RolloutLine(TypedDict):
-    """A rollout in rollouts.jsonl, which adds the step. Complete in itself: nothing has to be looked up to read it."""
+class CompletionLine(TypedDict):
+    """A completion in a log, which adds the step. Complete in itself: nothing has to be looked up to read it."""
 
     question_id: str
     question: str
@@ -83,14 +83,19 @@ class RolloutLine(TypedDict):
     opened: str
     finish_reason: FinishReason
     tokens: int
-    reward: float
     accuracy: float
     format: float
+
+
+class RolloutLine(CompletionLine):
+    """A rollout in rollouts.jsonl."""
+
+    reward: float
     bonus: float
     likelihood: float | None
     advantage: float
-    regenerated: NotRequired[str]  # with --bonus refgen: its thoughts and the answer that the reference has written
-    rewards: NotRequired[dict[str, float]]  # with --reward only: by name, unweighted
+    regenerated: str | None  # with --bonus refgen: its thoughts and the answer that the reference has written
+    rewards: dict[str, float]  # --reward's values by name, unweighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,35 +127,39 @@ def counted_tokens(group: Group, config: TrainConfig) -> int:
     return sum(len(rollout.token_ids) for rollout, counts in zip(group.rollouts, counted, strict=True) if counts)
 
 
+def completion_line(question: Question, rollout: Rollout, *, accuracy: float, format_reward: float) -> CompletionLine:
+    """What both logs say of a completion, in JSON values."""
+    return {
+        "question_id": question.question_id,
+        "question": question.text,
+        "options": list(question.options),
+        "gold": question.gold,
+        "video": None if question.video is None else str(question.video),
+        "image": None if question.image is None else str(question.image),
+        "text": rollout.text,
+        "opened": rollout.opened,
+        "finish_reason": rollout.finish_reason,
+        "tokens": len(rollout.token_ids),
+        "accuracy": accuracy,
+        "format": format_reward,
+    }
+
+
 def rollout_lines(rewarded: RewardedGroup) -> list[RolloutLine]:
     """The group's rollouts with their rewards, in JSON values."""
-    question = rewarded.group.example.question
-    lines: list[RolloutLine] = [
+    question, accuracy, formats = rewarded.group.example.question, rewarded.accuracy, rewarded.format
+    return [
         {
-            "question_id": question.question_id,
-            "question": question.text,
-            "options": list(question.options),
-            "gold": question.gold,
-            "video": None if question.video is None else str(question.video),
-            "image": None if question.image is None else str(question.image),
-            "text": rollout.text,
-            "opened": rollout.opened,
-            "finish_reason": rollout.finish_reason,
-            "tokens": len(rollout.token_ids),
+            **completion_line(question, rollout, accuracy=float(accuracy[row]), format_reward=float(formats[row])),
             "reward": float(rewarded.reward[row]),
-            "accuracy": float(rewarded.accuracy[row]),
-            "format": float(rewarded.format[row]),
             "bonus": float(rewarded.bonus[row]),
             "likelihood": _finite(float(rewarded.likelihood[row])),
             "advantage": float(rewarded.advantage[row]),
+            "regenerated": rewarded.regenerated.get(row),
+            "rewards": {name: float(values[row]) for name, values in rewarded.own.items()},
         }
         for row, rollout in enumerate(rewarded.group.rollouts)
     ]
-    for row, text in rewarded.regenerated.items():
-        lines[row]["regenerated"] = text
-    for row, line in enumerate(lines if rewarded.own else []):
-        line["rewards"] = {name: float(values[row]) for name, values in rewarded.own.items()}
-    return lines
 
 
 def rollout_sampling(config: TrainConfig, epoch: int) -> SamplingConfig:

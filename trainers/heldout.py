@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypedDict
 
 from seedbench_r1.backends.decoding import Prompt, decode
@@ -14,9 +13,9 @@ from seedbench_r1.questions import TrainingRow, choose_subset
 from seedbench_r1.types import Question, SamplingConfig
 from trainers.config import TrainConfig
 from trainers.data import TrainingExample
-from trainers.groups import Rollout
+from trainers.groups import CompletionLine, Rollout, completion_line
 from trainers.policy import Policy
-from trainers.rewards import Reward, reward
+from trainers.rewards import reward
 from trainers.weights import finite_only
 
 
@@ -30,11 +29,9 @@ class HeldoutMetrics(TypedDict):
     undecided: int  # the rules find no option that the reasoning settles on, or there are none
 
 
-@dataclass(frozen=True, slots=True)
-class HeldoutAnswer:
-    """One held-out question."""
+class HeldoutLine(CompletionLine):
+    """An answer in heldout.jsonl."""
 
-    reward: Reward
     consistent: bool | None  # None: undecided; without reasoning or a readable answer False, as judges have it
 
 
@@ -49,10 +46,10 @@ def split_rows(rows: Sequence[TrainingRow], config: TrainConfig) -> tuple[Sequen
     return [row for row in rows if row.question.question_id not in chosen], held
 
 
-def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config: TrainConfig) -> list[HeldoutAnswer]:
+def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config: TrainConfig) -> list[HeldoutLine]:
     """One greedy completion per example, scored as the evaluation scores it and judged by the rules judge."""
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=config.max_completion_length)
-    results = []
+    lines: list[HeldoutLine] = []
     # As many rows at once as rollouts are sampled with, so that the cache needs no more memory.
     size = config.rollout_batch_size * config.num_generations
     with policy.gathered() as model:
@@ -61,10 +58,13 @@ def answer_greedily(policy: Policy, examples: Sequence[TrainingExample], config:
             prompts = [Prompt(question_id, example.inputs) for question_id, example in batch.items()]
             for completion in finite_only(model, decode(model, policy.processor, prompts, sampling)):
                 text = completion_text(policy.processor.tokenizer, completion.token_ids)
-                rollout = Rollout((), text, completion.finish_reason, opened=policy.processor.opened)
+                ids, opened = tuple(completion.token_ids), policy.processor.opened
+                rollout = Rollout(ids, text, completion.finish_reason, opened=opened)
                 question = batch[completion.question_id].question
-                results.append(HeldoutAnswer(reward(question, rollout), consistent_by_rules(question, rollout)))
-    return results
+                got = reward(question, rollout)
+                said = completion_line(question, rollout, accuracy=got.accuracy, format_reward=got.format)
+                lines.append({**said, "consistent": consistent_by_rules(question, rollout)})
+    return lines
 
 
 def consistent_by_rules(question: Question, rollout: Rollout) -> bool | None:
@@ -81,13 +81,13 @@ def consistent_by_rules(question: Question, rollout: Rollout) -> bool | None:
     return None if settled is None else settled == parsed.answer
 
 
-def heldout_metrics(answers: Sequence[HeldoutAnswer]) -> HeldoutMetrics:
+def heldout_metrics(answers: Sequence[HeldoutLine]) -> HeldoutMetrics:
     """Shares over the answers of all processes."""
-    n, decided = len(answers), [answer.consistent for answer in answers if answer.consistent is not None]
+    n, decided = len(answers), [answer["consistent"] for answer in answers if answer["consistent"] is not None]
     return {
         "n": n,
-        "accuracy": sum(answer.reward.accuracy for answer in answers) / n if n else None,
-        "format": sum(answer.reward.format for answer in answers) / n if n else None,
+        "accuracy": sum(answer["accuracy"] for answer in answers) / n if n else None,
+        "format": sum(answer["format"] for answer in answers) / n if n else None,
         "consistency": sum(decided) / len(decided) if decided else None,
         "undecided": n - len(decided),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -26,9 +26,9 @@ from trainers.checkpoints import (
 )
 from trainers.config import TrainConfig
 from trainers.data import QuestionStream, StepData, TrainingExample
-from trainers.groups import GroupReport
+from trainers.groups import GroupReport, RolloutLine
 from trainers.grpo import Refill, Seconds, grpo_step
-from trainers.heldout import answer_greedily, heldout_metrics
+from trainers.heldout import HeldoutLine, answer_greedily, heldout_metrics
 from trainers.metrics import StepLog, StepMetrics, finite, grpo_metrics, sft_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import TrainPlan
@@ -100,14 +100,16 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
         while progress.step < plan.n_steps and not processes.any_rank(stop.is_set()):
             watch.enter(f"step {progress.step + 1}")
             metrics, groups = _step(plan, processes, state, sampler, data, progress.step)
+            answers = list[HeldoutLine]()
             progress = Progress(progress.step + 1, data.position, data.replaced)
             processes.stage = "average"
             state.reference.update(progress.step, state.optimizer.weights)
             if config.eval_every and progress.step % config.eval_every == 0:
                 watch.enter(f"the held-out questions after step {progress.step}")
-                metrics["heldout"] = heldout_metrics(processes.gather(answer_greedily(state.policy, heldout, config)))
+                answers = processes.gather(answer_greedily(state.policy, heldout, config))
+                metrics["heldout"] = heldout_metrics(answers)
             processes.stage = "log"
-            _report(plan, log, alarms, metrics, groups, observe)
+            _report(plan, log, alarms, metrics, groups, answers, observe)
             if progress.step % config.save_steps == 0 or progress.step == plan.n_steps:
                 watch.enter(f"saving checkpoint-{progress.step}")
                 saved = _save(plan, state, progress, processes, alarms.last_good)
@@ -140,13 +142,14 @@ def _report(
     alarms: Alarms,
     metrics: StepMetrics,
     groups: list[GroupReport],
+    answers: list[HeldoutLine],
     observe: Observe | None,
 ) -> None:
     """Write and show a step. Raises TrainingEnded if alarms have gone on for too long."""
     if said := alarms.count(metrics):
         metrics["alarms"] = said
     if log is not None:
-        log.write(metrics, _sampled_rollouts(plan.config, metrics["step"], groups))
+        log.write(metrics, _sampled_rollouts(plan.config, metrics["step"], groups), answers)
         if observe is not None:
             observe(metrics)
     # The same numbers in every process, so that all leave here or none.
@@ -296,11 +299,11 @@ def _save(
     return progress.step
 
 
-def _sampled_rollouts(config: TrainConfig, step: int, groups: list[GroupReport]) -> list[Mapping[str, object]]:
+def _sampled_rollouts(config: TrainConfig, step: int, groups: list[GroupReport]) -> list[RolloutLine]:
     """The first group's rollouts, every rollout_log_steps steps, the first step among them."""
     if not groups or not config.rollout_log_steps or (step - 1) % config.rollout_log_steps:
         return []
-    return [{"step": step, **rollout} for rollout in groups[0].rollouts]
+    return groups[0].rollouts
 
 
 def _rounded_seconds(start: float, loaded: float, parts: Seconds) -> dict[str, float]:

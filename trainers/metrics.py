@@ -12,13 +12,14 @@ from typing import TypedDict, TypeVar, cast
 from seedbench_r1.files import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.runs.training_snapshot import METRICS, read_lines
-from trainers.groups import GroupReport
-from trainers.heldout import HeldoutMetrics
+from trainers.groups import GroupReport, RolloutLine
+from trainers.heldout import HeldoutLine, HeldoutMetrics
 from trainers.sft import ResponseLoss
 
 T = TypeVar("T")
 
 ROLLOUTS = "rollouts.jsonl"
+HELDOUT = "heldout.jsonl"
 
 WINDOW = 20  # steps that a warning looks back
 ZERO_STD = 0.3  # share of groups without spread above which there is little left to learn from
@@ -79,9 +80,9 @@ class StepMetrics(TypedDict, total=False):
 
 
 class StepLog:
-    """metrics.jsonl and rollouts.jsonl of a run, locked for this process. Lines after `step` are dropped on opening.
+    """metrics.jsonl, rollouts.jsonl and heldout.jsonl of a run, locked for this process.
 
-    Raises ConfigError if another process writes them.
+    Lines after `step` are dropped on opening. Raises ConfigError if another process writes them.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -89,24 +90,32 @@ class StepLog:
         # Opened twice: the first time takes the lock and cuts torn lines, so that no other process writes meanwhile.
         self._open(folder)
         self.close()
-        for name in (METRICS, ROLLOUTS):
+        for name in (METRICS, ROLLOUTS, HELDOUT):
             _drop_lines_after(folder / name, step)
         self._open(folder)
 
-    def write(self, metrics: StepMetrics, rollouts: Sequence[Mapping[str, object]] = ()) -> None:
-        """Append a step. In the files when this returns. Raises ResourceError."""
-        for rollout in rollouts:
-            self._rollouts.append(_json_line(rollout))
+    def write(
+        self, metrics: StepMetrics, rollouts: Sequence[RolloutLine] = (), heldout: Sequence[HeldoutLine] = ()
+    ) -> None:
+        """Append a step, with samples of its rollouts and the answers given after it. In the files when this returns.
+
+        Raises ResourceError.
+        """
+        for file, lines in ((self._rollouts, rollouts), (self._heldout, heldout)):
+            for line in lines:
+                file.append(_json_line({"step": metrics["step"], **line}))
         self._metrics.append(_json_line(metrics))
 
     def close(self) -> None:
         """Sync and release the files. Safe to call twice."""
         self._metrics.close()
         self._rollouts.close()
+        self._heldout.close()
 
     def _open(self, folder: Path) -> None:
         self._metrics = AppendFile(folder, METRICS, alone=True)
         self._rollouts = AppendFile(folder, ROLLOUTS)
+        self._heldout = AppendFile(folder, HELDOUT)
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
@@ -155,7 +164,7 @@ def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:
         "policy_passes": sum(group.policy_passes for group in reports),
         "reference_passes": sum(group.reference_passes for group in reports),
     }
-    if own := [rollout["rewards"] for rollout in rollouts if "rewards" in rollout]:
+    if own := [rollout["rewards"] for rollout in rollouts if rollout["rewards"]]:
         found["rewards"] = {name: statistics.fmean(values[name] for values in own) for name in own[0]}
         found["reward_failures"] = sum(group.reward_failures for group in reports)
     if again := [group for group in reports if group.clip_fraction is not None]:

@@ -9,8 +9,7 @@ import pytest
 
 from seedbench_r1.types import Question
 from trainers.groups import Rollout
-from trainers.heldout import HeldoutAnswer, consistent_by_rules, heldout_metrics
-from trainers.rewards import Reward
+from trainers.heldout import consistent_by_rules, heldout_metrics
 
 QUESTION = Question("train/1", "train", "?", ("wash the cup", "open the box", "c", "d"), "A", Path("v"), None, "v")
 
@@ -37,10 +36,10 @@ def test_of_other_kinds_no_judge_says_anything():
 
 def test_shares_by_hand():
     answers = [
-        HeldoutAnswer(Reward(1.0, 1.0), consistent=True),
-        HeldoutAnswer(Reward(1.0, 1.0), consistent=False),
-        HeldoutAnswer(Reward(0.0, 1.0), consistent=False),
-        HeldoutAnswer(Reward(0.0, 0.0), consistent=None),
+        {"accuracy": 1.0, "format": 1.0, "consistent": True},
+        {"accuracy": 1.0, "format": 1.0, "consistent": False},
+        {"accuracy": 0.0, "format": 1.0, "consistent": False},
+        {"accuracy": 0.0, "format": 0.0, "consistent": None},
     ]
     expected = {"n": 4, "accuracy": 0.5, "format": 0.75, "consistency": 1 / 3, "undecided": 1}
     assert heldout_metrics(answers) == expected

@@ -222,6 +222,13 @@ def test_held_out_questions_are_answered_and_never_trained_on(toy, tmp_path):
     assert all(value["n"] == 2 and 0 <= value["accuracy"] <= 1 for value in measured.values())
     assert measured[6]["format"] > 0
     assert all(value["undecided"] == 2 or 0 <= value["consistency"] <= 1 for value in measured.values())
+    answers = read_lines(tmp_path / "heldout.jsonl")
+    assert [(line["step"], line["question_id"]) for line in answers] == [(s, q) for s in (3, 6) for q in sorted(held)]
+    for step, value in measured.items():
+        lines = [line for line in answers if line["step"] == step]
+        assert sum(line["accuracy"] for line in lines) / 2 == value["accuracy"]
+        assert sum(line["consistent"] is None for line in lines) == value["undecided"]
+        assert all(line["text"] and line["tokens"] > 0 and line["gold"] in "ABCD" for line in lines)
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,15 @@ def test_gradients_are_clipped_and_a_broken_step_is_not_taken(tmp_path):
 
 def rollout(**changes):
     base = {"text": "<think>a b c d</think><answer>A</answer>", "opened": "", "finish_reason": "stop", "tokens": 10}
-    base |= {"reward": 1.0, "accuracy": 0.0, "format": 1.0, "bonus": 0.0, "likelihood": None, "advantage": 0.0}
+    base |= {
+        "reward": 1.0,
+        "accuracy": 0.0,
+        "format": 1.0,
+        "bonus": 0.0,
+        "likelihood": None,
+        "advantage": 0.0,
+        "rewards": {},
+    }
     return base | changes
 
 
@@ -230,14 +238,16 @@ def test_collapses_are_named_after_twenty_steps():
 
 def test_lines_after_the_checkpoint_and_torn_ones_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    (tmp_path / "rollouts.jsonl").write_text('{"step": 1}\n{"step": 3}\n')
+    for name in ("rollouts.jsonl", "heldout.jsonl"):
+        (tmp_path / name).write_text('{"step": 1}\n{"step": 3}\n')
     log = StepLog(tmp_path, 2)
     with pytest.raises(ConfigError, match="Another process"):
         StepLog(tmp_path, 2)
-    log.write({"step": 3, "x": 1})
+    log.write({"step": 3, "x": 1}, [], [{"question_id": "q"}])
     log.close()
     assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "x": 1}]
     assert read_lines(tmp_path / "rollouts.jsonl") == [{"step": 1}]
+    assert read_lines(tmp_path / "heldout.jsonl") == [{"step": 1}, {"step": 3, "question_id": "q"}]
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nwhat\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl:2"):
         read_lines(tmp_path / "metrics.jsonl")
