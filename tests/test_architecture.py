@@ -46,7 +46,13 @@ FLOORS = (
     ("seedbench_r1.runs.*",),
     ("seedbench_r1.backends.*", "seedbench_r1.suites.*", "leaderboards.*"),
     ("seedbench_r1.engines.*", "seedbench_r1.judges.*", "trainers.*"),
-    ("seedbench_r1.lmms_tasks.*", "seedbench_r1.demo.*", "seedbench_r1.experiments.*", "seedbench_r1.interface"),
+    (
+        "seedbench_r1.lmms_tasks.*",
+        "seedbench_r1.demo.*",
+        "seedbench_r1.experiments.*",
+        "seedbench_r1.window.*",
+        "seedbench_r1.interface",
+    ),
     ("seedbench_r1.cli.*", "seedbench_r1.__main__"),
 )
 FLOOR_OF = {place: number for number, floor in enumerate(FLOORS) for place in floor}

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.files import read_json_object, write_json
+from seedbench_r1.runs.training_snapshot import ALARM
 from trainers.config import TrainConfig
 from trainers.errors import TrainingEnded
 from trainers.metrics import StepMetrics
-
-ALARM = "alarm.json"  # in a training's folder: why it was ended
 
 SAY_EVERY = 10  # steps in a row: eight rollouts of one step may all be malformed by chance, those of ten hardly; ours
 END_AFTER = 50  # a thirtieth of the published 1,500 steps: longer than a run of bad luck, cheaper than the rest; ours

@@ -14,9 +14,9 @@ import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.models.checkpoint import list_checkpoints
-from seedbench_r1.runs.training_snapshot import METRICS, read_lines
+from seedbench_r1.runs.training_snapshot import ALARM, METRICS, read_lines
 from seedbench_r1.types import to_json
-from trainers.alarms import ALARM, Alarms, end_training
+from trainers.alarms import Alarms, end_training
 from trainers.checkpoints import (
     Progress,
     TrainingState,

@@ -11,15 +11,12 @@ from typing import TypedDict, TypeVar, cast
 
 from seedbench_r1.files import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
-from seedbench_r1.runs.training_snapshot import METRICS, read_lines
+from seedbench_r1.runs.training_snapshot import HELDOUT, METRICS, ROLLOUTS, read_lines
 from trainers.groups import GroupReport, RolloutLine
 from trainers.heldout import HeldoutLine, HeldoutMetrics
 from trainers.sft import ResponseLoss
 
 T = TypeVar("T")
-
-ROLLOUTS = "rollouts.jsonl"
-HELDOUT = "heldout.jsonl"
 
 WINDOW = 20  # steps that a warning looks back
 ZERO_STD = 0.3  # share of groups without spread above which there is little left to learn from

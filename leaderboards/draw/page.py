@@ -99,6 +99,14 @@ def write_html(
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """Of a page that is served with the texts and the media next to it, and carries neither."""
+
+    media: str  # a digit for each question: 1 for its clip, 2 for its view, 3 for both, 0 for neither
+    trainings: bool  # the page links to trainings/
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedPage:
     """The page as text."""
 
@@ -114,13 +122,9 @@ def render_html(
     max_bytes: int = 10_000_000,
     pictures: int | None = None,
     built_utc: str | None = None,
-    media: str = "",
+    served: Served | None = None,
 ) -> RenderedPage:
-    """The page of write_html, whose arguments these are.
-
-    media: for a page that is served, with the media next to it: a digit for each question, 1 for its clip, 2 for its
-        view, 3 for both, 0 for neither; then the page carries no pictures.
-    """
+    """The page of write_html, whose arguments these are; of a served one `detail` and `pictures` say nothing."""
     built = built_utc or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     # Always on the page: a baseline chosen by the reader needs every answer of every run.
     layers = {
@@ -128,10 +132,13 @@ def render_html(
         "outcomes": pack(b"".join(outcome_bytes(measured.outcomes) for measured in board.measured.values())),
         **more_layers(board),
     }
+    if served is not None:
+        before, after = _without_texts(board, layers, built, Pictures(), served)
+        return RenderedPage(before + after, (), Pictures())
     # Rendered once: how many texts fit is known only when everything else has its size.
     order = by_interest(list(board.measured.values()), board.bank)
-    shown = take_pictures(board, order, 0 if media else pictures, int(max_bytes * MOST))
-    before, after = _without_texts(board, layers, built, shown, media)
+    shown = take_pictures(board, order, pictures, int(max_bytes * MOST))
+    before, after = _without_texts(board, layers, built, shown, None)
     details = allocate(board, detail, max_bytes - len((before + after).encode("utf-8")))
     carried = [(i, details.layers[row.run_id]) for i, row in enumerate(board.rows) if row.run_id in details.layers]
     texts = "".join(f'<script type="text/plain" id="detail-{i}">{text}</script>\n' for i, text in carried)
@@ -140,15 +147,24 @@ def render_html(
 
 def script() -> str:
     """The page's one script."""
-    body = "".join(_static(name) for name in SCRIPTS)
+    return closed_script("".join(static(name) for name in SCRIPTS))
+
+
+def closed_script(body: str) -> str:
+    """A script whose names are its own."""
     return f'"use strict";\n(() => {{\n{body}}})();\n'
 
 
-def _without_texts(board: Board, layers: dict[str, str], built: str, shown: Pictures, media: str) -> tuple[str, str]:
+def script_hash(code: str) -> str:
+    """What a page's content policy allows it by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
+
+
+def _without_texts(
+    board: Board, layers: dict[str, str], built: str, shown: Pictures, served: Served | None
+) -> tuple[str, str]:
     """The page before and after the place where the responses' texts go."""
     code = script()
-    # The policy allows this script by its hash and nothing else, so output of a model cannot run.
-    digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leaderboards.draw", "templates"),
         autoescape=True,
@@ -184,10 +200,12 @@ def _without_texts(board: Board, layers: dict[str, str], built: str, shown: Pict
         # The name alone: the folder it lies in may name a person.
         "left_out": [(item.path.name, shareable(item.reason)) for item in board.left_out],
         "script": Markup(code),
-        "script_hash": f"sha256-{digest}",
-        "style": Markup(_static("report.css")),
-        "data": _inert_json(_page_data(board) | {"media": media}),
-        "sources": "img-src data: 'self'; media-src 'self'" if media else "img-src data:",
+        # The policy allows this script and nothing else, so output of a model cannot run.
+        "script_hash": script_hash(code),
+        "style": Markup(static("report.css")),
+        "data": _inert_json(_page_data(board) | {"media": served.media if served else ""}),
+        "sources": "img-src data: 'self'; media-src 'self'; connect-src 'self'" if served else "img-src data:",
+        "trainings": served is not None and served.trainings,
         "layers": layers,
     }
     page = environment.get_template("page.html").render(context)
@@ -241,5 +259,6 @@ def _inert_json(value: object) -> Markup:
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _static(name: str) -> str:
+def static(name: str) -> str:
+    """A file of the pages' style or script."""
     return resources.files("leaderboards.draw").joinpath("static", name).read_text(encoding="utf-8")

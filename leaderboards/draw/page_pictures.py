@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,10 @@ Pixels = npt.NDArray[np.uint8]
 class Pictures:
     """What the page carries."""
 
-    of: dict[int, tuple[str, str]]  # place in the bank -> strip and view, base64; "" for none
-    n_frames: dict[int, int]
-    wanted: int  # questions whose pictures were asked for
-    note: str  # on whose they are; "" where nothing is to be said
+    of: dict[int, tuple[str, str]] = field(default_factory=dict)  # place in the bank -> strip, view; base64
+    n_frames: dict[int, int] = field(default_factory=dict)
+    wanted: int = 0  # questions whose pictures were asked for
+    note: str = ""  # on whose they are; "" where nothing is to be said
 
     @property
     def said(self) -> str:
@@ -60,7 +60,7 @@ def take_pictures(board: Board, places: Sequence[int], count: int | None, budget
     chosen = [(place, board.bank.questions[place]) for place in places[:n]]
     there = [(place, question) for place, question in chosen if _present(question)]
     if config is None or not there:
-        return Pictures({}, {}, len(chosen), "")
+        return Pictures(wanted=len(chosen))
     found: dict[int, tuple[str, str]] = {}
     frames: dict[int, int] = {}
     spent = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from leaderboards.draw.markdown import markdown_row
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.parsing import answer_block
+from seedbench_r1.runs.training_snapshot import ROLLOUTS
 from seedbench_r1.typed_json import parse_json
 
 PARTS = 3  # of a training, by steps
@@ -20,7 +21,7 @@ def below_cap(training: Path) -> dict[str, list[Counts]]:
 
     By what their reasoning concludes: "the answer", "another action", "nothing". Empty without logged likelihoods.
     """
-    path = training / "rollouts.jsonl"
+    path = training / ROLLOUTS
     rollouts = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     steps = max((rollout["step"] for rollout in rollouts), default=0)
     found: dict[str, list[Counts]] = {}

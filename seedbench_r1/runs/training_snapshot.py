@@ -24,7 +24,8 @@ from seedbench_r1.types import Question, to_json
 
 FILE = "training_snapshot.json"
 SCHEMA = "sbr1.training-snapshot/1"
-METRICS = "metrics.jsonl"  # of a training, in the folder that holds its checkpoints
+# In the folder that holds a training's checkpoints: a line a step; samples of rollouts; held-out answers; why it ended.
+METRICS, ROLLOUTS, HELDOUT, ALARM = "metrics.jsonl", "rollouts.jsonl", "heldout.jsonl", "alarm.json"
 STATE = "trainer_state.json"  # of a Hugging Face trainer's checkpoint
 MAX_POINTS = 300  # of one curve
 
@@ -108,13 +109,15 @@ def _take(
     return None
 
 
-def curves(lines: Sequence[JsonObject]) -> dict[str, Points]:
-    """The known curves of lines of metrics, each thinned to MAX_POINTS. What is not a finite number is left out.
+def curves(lines: Sequence[JsonObject], names: Mapping[str, Sequence[str]] = CURVES) -> dict[str, Points]:
+    """The curves of lines of metrics, each thinned to MAX_POINTS. What is not a finite number is left out.
+
+    names: curve -> what it may be called there.
 
     The loss of supervised training, which has no reward, is "sft_loss".
     """
     found = {}
-    for name, keys in CURVES.items():
+    for name, keys in names.items():
         values: dict[float, float] = {}
         for line in lines:
             value = next((v for v in (_look_up(line, key) for key in keys) if v is not None), None)

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from seedbench_r1.cli.app import app
 from seedbench_r1.errors import ConfigError
 from seedbench_r1.models.checkpoint import list_checkpoints
-from seedbench_r1.runs.training_snapshot import read_lines
+from seedbench_r1.runs.training_snapshot import ALARM, read_lines
 from tests.trainers.launch import command, metrics_of, processes
 from tests.trainers.toy import plan_and_train, policy_of, toy_config
-from trainers.alarms import ALARM, END_AFTER, SAY_EVERY, Alarms
+from trainers.alarms import END_AFTER, SAY_EVERY, Alarms
 from trainers.errors import TrainingEnded
 from trainers.metrics import StepLog
 from trainers.optimizer import Optimizer

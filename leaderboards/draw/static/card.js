@@ -13,7 +13,7 @@ function stateLine(byte, text) {
 
 // A run's text on a question: {r, x, a, t, s, v, k, m}; null if the page does not carry it.
 async function textOf(place, i) {
-  const columns = await textsOf(place), at = columns?.at.get(i);
+  const columns = await textsOf(place, i), at = columns?.at.get(i);
   if (at === undefined) return null;
   return Object.fromEntries([..."rxatsvkm"].map((name) => [name, columns[name][at]]));
 }
@@ -50,7 +50,8 @@ function verdictLine(byte, text) {
 
 function reply(letter, place, byte, text) {
   const body = [];
-  if (!text) body.push(el("p", {className: "quiet"}, asked(byte) && responded(byte) ? "This page does not carry the text of this response." : ""));
+  const absent = page.media ? "Its text cannot be read. Is the window's command still running?" : "This page does not carry the text of this response.";
+  if (!text) body.push(el("p", {className: "quiet"}, asked(byte) && responded(byte) ? absent : ""));
   else if (text.x !== null) body.push(...passage(text.x || "(empty output)", inOutput(text)));
   else body.push(...passage(text.r || "(no reasoning)", text.m), el("p", {}, "Answer: ", el("b", {}, text.a)));
   return el("div", {className: "reply"},

@@ -51,16 +51,16 @@ const domainOf = (i) => (bank.domain[i] < 0 ? "" : bank.domains[bank.domain[i]])
 
 const texts = new Map();
 
-// The texts of a run as columns with an index by question; null if the page carries none of it.
-function textsOf(place) {
-  if (!byId(`detail-${place}`)) return Promise.resolve(null);
-  if (!texts.has(place)) {
-    texts.set(place, inflateJson(`detail-${place}`).then((columns) => {
-      columns.at = new Map(columns.p.map((question, i) => [question, i]));
-      return columns;
-    }));
+// The texts of a run, or in the window of `view` of one of its questions, as columns with an index by question; null if
+// there are none.
+function textsOf(place, i) {
+  const key = page.media ? `texts/${place}/${i}` : `detail-${place}`;
+  if (!page.media && !byId(key)) return Promise.resolve(null);
+  if (!texts.has(key)) {
+    const columns = page.media ? fetch(key).then((reply) => (reply.ok ? reply.json() : null), () => null) : inflateJson(key);
+    texts.set(key, columns.then((found) => found && {...found, at: new Map(found.p.map((question, at) => [question, at]))}));
   }
-  return texts.get(place);
+  return texts.get(key);
 }
 
 // What can be compared: which answers have a value, whether it is a hit, and whether it could be one.

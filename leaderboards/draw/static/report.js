@@ -36,7 +36,7 @@ const unpacked = loaded.then(() => true, (error) => {
 });
 
 function startSections() {
-  for (const link of document.querySelectorAll("nav a")) {
+  for (const link of document.querySelectorAll('nav a[href^="#"]')) {
     link.addEventListener("click", (event) => {
       event.preventDefault();
       document.querySelector(link.getAttribute("href")).scrollIntoView();
