@@ -123,3 +123,25 @@ def wait_for(browser: Any, condition: str, seconds: float = 60.0) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(browser, seconds, poll_frequency=0.02).until(lambda b: b.execute_script(condition))
+
+
+def serious_barriers(browser: Any, scheme: str, element: str = "document") -> dict[str, list[str]]:
+    """What axe finds serious or worse on the page, by rule; in the dark scheme contrast alone: nothing else differs."""
+    package = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.execute_script((Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
+    found = browser.execute_async_script(
+        f"const [rules, done] = arguments; axe.run({element}, rules).then(done)", rules
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert found["passes"]
+    return {
+        violation["id"]: [node["html"][:160] + node["failureSummary"] for node in violation["nodes"]][:3]
+        for violation in found["violations"]
+        if violation["impact"] in ("serious", "critical")
+    }

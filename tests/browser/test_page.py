@@ -12,7 +12,7 @@ from leaderboards.draw.numbers import points
 from leaderboards.draw.page import write_html
 from leaderboards.ranking import compare
 from seedbench_r1.runs.directory import load_run
-from tests.browser.conftest import BUILT, HOSTILE, HOSTILE_QUESTION, SPECS, wait_for
+from tests.browser.conftest import BUILT, HOSTILE, HOSTILE_QUESTION, SPECS, serious_barriers, wait_for
 from tests.synthetic_runs import RunSpec, make_benchmark, write_runs
 
 PLACES = """return [...document.querySelectorAll('#board tbody.measured tr')]
@@ -478,28 +478,7 @@ def test_other_boards(browser, tmp_path, specs, options):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(open_page, scheme):
-    package = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
-    from pathlib import Path
-
     browser = open_page("#q=L3/1&rel=all&show=intervals,domains,levels,run,reported")
-    features = [
-        {"name": "prefers-color-scheme", "value": scheme},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.execute_script((Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
-    rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}  # the scheme changes nothing else
-    for element in ("document", "'#drawer'"):
-        if element != "document":
-            click(browser, "#board [data-run='0']")
-        found = browser.execute_async_script(
-            f"const [rules, done] = arguments; axe.run({element}, rules).then(done)", rules
-        )
-        serious = {
-            violation["id"]: [node["html"][:160] + node["failureSummary"] for node in violation["nodes"]][:3]
-            for violation in found["violations"]
-            if violation["impact"] in ("serious", "critical")
-        }
-        assert serious == {}
-        assert found["passes"]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert serious_barriers(browser, scheme) == {}
+    click(browser, "#board [data-run='0']")
+    assert serious_barriers(browser, scheme, "'#drawer'") == {}

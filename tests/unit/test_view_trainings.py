@@ -21,15 +21,15 @@ def metrics(step: int, **more: object) -> dict[str, object]:
     return {"step": step, "epoch": step / 10, "reward": 1.0 + step / 10, "seconds": {"step": 2.0 * step}} | more
 
 
-def completion(question: str, step: int, text: str = "<think>x</think><answer>A</answer>", **more: object) -> dict:
-    line = {"step": step, "question_id": question, "question": f"What of {question}?", "options": ["a", "b"]}
+def completion(question_id: str, step: int, text: str = "<think>x</think><answer>A</answer>", **more: object) -> dict:
+    line = {"step": step, "question_id": question_id, "question": f"What of {question_id}?", "options": ["a", "b"]}
     line |= {"gold": "A", "video": None, "image": None, "text": text, "opened": "", "finish_reason": "stop"}
     return line | {"tokens": 5, "accuracy": 1.0, "format": 1.0} | more
 
 
-def rollout(question: str, step: int, **more: object) -> dict:
+def rollout(question_id: str, step: int, **more: object) -> dict:
     made = {"reward": 2.5, "bonus": 0.5, "likelihood": 0.9, "advantage": 1.0, "regenerated": None, "rewards": {}}
-    return completion(question, step, **(made | more))
+    return completion(question_id, step, **(made | more))
 
 
 def write(folder: Path, name: str, *lines: dict, mode: str = "a") -> None:
