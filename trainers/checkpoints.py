@@ -2,6 +2,7 @@
 
     out/checkpoint-100/                weights, config and processor files in the Hugging Face layout
         training.json                  algorithm, base model, step, configuration, identity, hashes of the weights
+        curves.json                    what was measured up to here, for charts
         resume/                        in the newest one: optimiser, average, random states: state.pt, or under --fsdp
                                        sharded/, with each process's shards, and random.pt
 
@@ -25,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_json
 from seedbench_r1.models.checkpoint import TRAINING, list_checkpoints, step_of
+from seedbench_r1.runs.training_snapshot import METRICS, read_lines, write_curves
 from seedbench_r1.typed_json import parse_json
 from trainers.errors import TrainingEnded
 from trainers.identity import FORMER
@@ -227,6 +229,7 @@ def _publish(folder: Path, temporary: Path, state: TrainingState | None, content
         kept = {"optimizer": state.optimizer.state(), "average": state.reference.average, "random": random}
         torch.save(kept | {"step": step}, temporary / RESUME / STATE)
     write_json(temporary / TRAINING, {**content, "weights": weight_hashes(temporary)})
+    write_curves(temporary, read_lines(folder.parent / METRICS))
     # Before the rename: after a power failure, a folder that has its name must have its content too.
     _sync(temporary)
     if folder.exists():

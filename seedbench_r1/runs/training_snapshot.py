@@ -1,7 +1,7 @@
 """What a run keeps of its checkpoint's training, so that no report needs the checkpoint: curves, and what it had seen.
 
-training_snapshot.json of a run directory. Curves come from the metrics.jsonl next to the checkpoints, or from the
-trainer_state.json that a Hugging Face trainer leaves in them.
+training_snapshot.json of a run directory. Curves come from the curves.json that our trainer writes into a checkpoint,
+from the metrics.jsonl next to older ones, or from the trainer_state.json that a Hugging Face trainer leaves in them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ FILE = "training_snapshot.json"
 SCHEMA = "sbr1.training-snapshot/1"
 # In the folder that holds a training's checkpoints: a line a step; samples of rollouts; held-out answers; why it ended.
 METRICS, ROLLOUTS, HELDOUT, ALARM = "metrics.jsonl", "rollouts.jsonl", "heldout.jsonl", "alarm.json"
+CURVES_FILE = "curves.json"  # in a checkpoint: it may be copied or uploaded without what lies around it
+CURVES_SCHEMA = "sbr1.curves/1"
 STATE = "trainer_state.json"  # of a Hugging Face trainer's checkpoint
 MAX_POINTS = 300  # of one curve
 
@@ -96,17 +98,33 @@ def _take(
     if (checkpoint / TRAINING).is_file():
         training = _read_training(checkpoint / TRAINING)
         step = training.get("step")
-        # Lines after this checkpoint belong to later ones of the same training.
-        lines = [line for line in read_lines(checkpoint.parent / METRICS) if _until(line, step)]
-        identity = training.get("identity") or lines[:1]
+        drawn, first = _drawn(checkpoint, step)
         overlap = find_overlap(checkpoint, questions, dataset_hash, read_own)
-        return TrainingSnapshot(_hash(identity), step, curves(lines), overlap)
+        return TrainingSnapshot(_hash(training.get("identity") or first), step, drawn, overlap)
     if (checkpoint / STATE).is_file():
         state = read_json_object(checkpoint / STATE, DataError)
         step = state.get("global_step")
         lines = [line for line in state.get("log_history") or [] if isinstance(line, dict) and _until(line, step)]
         return TrainingSnapshot(_hash(lines[:1]), step, curves(lines))
     return None
+
+
+def _drawn(checkpoint: Path, step: int | None) -> tuple[dict[str, Points], list[JsonObject]]:
+    """The curves up to a checkpoint of ours, and the first line of the metrics next to it if they come from there."""
+    own = checkpoint / CURVES_FILE
+    if own.is_file():
+        value = read_json_object(own, DataError)
+        if value.get("schema") != CURVES_SCHEMA:
+            raise DataError(f"{own} has schema {shown(value.get('schema'))}, expected {CURVES_SCHEMA!r}. Fix: upgrade.")
+        return from_json(dict[str, Points], value.get("curves")), []
+    # Lines after this checkpoint belong to later ones of the same training.
+    lines = [line for line in read_lines(checkpoint.parent / METRICS) if _until(line, step)]
+    return curves(lines), lines[:1]
+
+
+def write_curves(checkpoint: Path, lines: Sequence[JsonObject]) -> None:
+    """Write curves.json of a checkpoint, of the lines of metrics up to it. Raises ResourceError."""
+    write_json(checkpoint / CURVES_FILE, {"schema": CURVES_SCHEMA, "curves": curves(lines)})
 
 
 def curves(lines: Sequence[JsonObject], names: Mapping[str, Sequence[str]] = CURVES) -> dict[str, Points]:

@@ -229,6 +229,9 @@ def test_held_out_questions_are_answered_and_never_trained_on(toy, tmp_path):
         assert sum(line["accuracy"] for line in lines) / 2 == value["accuracy"]
         assert sum(line["consistent"] is None for line in lines) == value["undecided"]
         assert all(line["text"] and line["tokens"] > 0 and line["gold"] in "ABCD" for line in lines)
+    kept = json.loads((tmp_path / "checkpoint-6" / "curves.json").read_text())["curves"]
+    assert kept["heldout_accuracy"] == [[step, measured[step]["accuracy"]] for step in (3, 6)]
+    assert [step for step, _ in kept["reward"]] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.fixture(scope="module")

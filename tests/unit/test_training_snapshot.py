@@ -1,6 +1,7 @@
 """What a run keeps of its checkpoint's training: curves up to its step, and which of its questions it had seen."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from seedbench_r1.runs.training_snapshot import (
     TrainingSnapshot,
     curves,
     load_snapshot,
+    read_lines,
     take_snapshot,
     thin,
+    write_curves,
     write_snapshot,
 )
 from seedbench_r1.suites.own import trained_on as read_own
@@ -70,6 +73,23 @@ def test_curves_end_at_the_checkpoint(tmp_path):
     assert take_snapshot(later, [], {}, read_own).training_id == snapshot.training_id
     other = checkpoint(tmp_path / "other", 40, identity={"seed": 2})
     assert take_snapshot(other, [], {}, read_own).training_id != snapshot.training_id
+
+
+def test_a_checkpoint_that_was_copied_alone_keeps_its_curves(tmp_path):
+    folder = checkpoint(tmp_path / "out", 20, lines=[line(step) for step in range(1, 21)])
+    before = take_snapshot(folder, [], {}, read_own)
+    write_curves(folder, read_lines(tmp_path / "out" / "metrics.jsonl"))
+    moved = tmp_path / "elsewhere" / "model"
+    shutil.copytree(folder, moved)
+    # Metrics next to it may be another training's.
+    (moved.parent / "metrics.jsonl").write_text(json.dumps(line(1, reward=99.0)) + "\n")
+    assert take_snapshot(moved, [], {}, read_own) == before
+    (moved / "curves.json").write_text(json.dumps({"schema": "sbr1.curves/9", "curves": {}}))
+    with pytest.raises(DataError, match=r"curves\.json has schema .*sbr1.curves/9.*expected"):
+        take_snapshot(moved, [], {}, read_own)
+    (moved / "curves.json").write_text(json.dumps({"schema": "sbr1.curves/1", "curves": {"reward": [["a", 1]]}}))
+    with pytest.raises(DataError, match="cannot be read"):
+        take_snapshot(moved, [], {}, read_own)
 
 
 def test_a_model_that_was_not_trained_here(tmp_path):
