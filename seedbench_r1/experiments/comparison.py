@@ -7,7 +7,7 @@ They say how sure one can be of these trainings, not of others with other seeds:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from seedbench_r1.experiments.recipe import Settings
 from seedbench_r1.judges.run import RulesJudge
 from seedbench_r1.judges.wording import asked_with
 from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.samples import read_seeds, sample_folder
 from seedbench_r1.runs.verdicts import load_verdicts
 
 Values = npt.NDArray[np.float64]
@@ -34,9 +35,9 @@ class Measured:
     columns: tuple[str, ...]  # the splits, in their file's order
     splits: npt.NDArray[np.str_]
     videos: npt.NDArray[np.str_]  # clusters
-    # Measure -> 0 to 1. accuracy: credit. Where a judge was asked, consistency, and sound: right, and the reasoning
-    # concludes it. In the miniature, conclusion: the reasoning concludes the right option, whatever the answer;
-    # silent: it concludes nothing.
+    # Measure -> 0 to 1; of several samples their mean. accuracy: credit. Where a judge was asked, consistency, and
+    # sound: right, and the reasoning concludes it. In the miniature, conclusion: the reasoning concludes the right
+    # option, whatever the answer; silent: nothing; astray: another option; lucky: that, and the answer is right.
     values: dict[str, Values]
     agreement: dict[str, float]  # further judge -> share of its decided verdicts that are the first judge's
     words: float  # of reasoning, mean
@@ -53,10 +54,25 @@ class Cell:
 
 
 def measure(path: Path, judges: Sequence[Settings] = (), *, miniature: bool = False) -> Measured:
-    """Read a complete run that all judges have judged. Raises DataError if something is missing.
+    """Read a complete run, or all samples of one, that all judges have judged.
 
-    judges: the recipe's; the first one's verdicts are the consistency.
+    judges: the recipe's; the first one's verdicts are the consistency. Raises DataError if something is missing.
     """
+    samples = [_measure(sample_folder(path, seed), judges, miniature=miniature) for seed in read_seeds(path)]
+    return _mean(samples) if samples else _measure(path, judges, miniature=miniature)
+
+
+def _mean(samples: Sequence[Measured]) -> Measured:
+    first = samples[0]
+    return replace(
+        first,
+        values={name: np.mean([sample.values[name] for sample in samples], axis=0) for name in first.values},
+        agreement={name: float(np.mean([sample.agreement[name] for sample in samples])) for name in first.agreement},
+        words=float(np.mean([sample.words for sample in samples])),
+    )
+
+
+def _measure(path: Path, judges: Sequence[Settings], *, miniature: bool) -> Measured:
     run, found = load_run(path), load_verdicts(path)
     names = [judge_id(judge, found) for judge in judges]
     verdicts = [found.get(name, {}) for name in names]
@@ -81,6 +97,8 @@ def measure(path: Path, judges: Sequence[Settings] = (), *, miniature: bool = Fa
         right = [action == run.questions[i].gold_text for i, action in zip(ids, concluded, strict=True)]
         values["conclusion"] = np.array(right, dtype=float)
         values["silent"] = np.array([action is None for action in concluded], dtype=float)
+        values["astray"] = 1 - values["conclusion"] - values["silent"]
+        values["lucky"] = values["accuracy"] * values["astray"]
     return Measured(
         columns=tuple(split for split in run.manifest.n_total if any(q.split == split for q in run.questions.values())),
         splits=np.array([run.questions[i].split for i in ids]),
@@ -125,18 +143,14 @@ def difference(paired: Sequence[tuple[Measured, Measured]], measure_name: str, s
     inside = _inside(first, split)
     rows = np.stack([a.values[measure_name][inside] - b.values[measure_name][inside] for a, b in paired])
     videos = first.videos[inside]
-    p = sign_flip_test(rows.sum(axis=0), videos)  # the sum over seeds is a whole number, as the test likes it
+    p = sign_flip_test(rows.sum(axis=0), videos)  # of one answer to each question the sum over seeds is a whole number
     return _cell(rows, videos), p
 
 
 def right_after_wrong(runs: Runs) -> float:
     """Of the answers whose reasoning concludes a wrong action, the share that is right all the same. NaN: none."""
-    right, conclusion, silent = (
-        np.concatenate([run.values[name] for run in runs.values()]) for name in ("accuracy", "conclusion", "silent")
-    )
-    # Neither right nor silent: another action was concluded.
-    wrong = conclusion + silent == 0
-    return float(right[wrong].mean()) if wrong.any() else np.nan
+    lucky, astray = (sum(float(run.values[name].sum()) for run in runs.values()) for name in ("lucky", "astray"))
+    return lucky / astray if astray else np.nan
 
 
 def _cell(rows: Values, videos: npt.NDArray[np.str_]) -> Cell:

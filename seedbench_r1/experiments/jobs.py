@@ -17,6 +17,7 @@ from seedbench_r1.judges.probe_config import TABLE as PROBE_TABLE
 from seedbench_r1.models.checkpoint import TRAINING
 from seedbench_r1.options import Setting
 from seedbench_r1.runs.probes import FILE as PROBES
+from seedbench_r1.runs.samples import FILE as SAMPLES
 from seedbench_r1.runs.verdicts import FILE as VERDICTS
 from trainers.config import TABLE as TRAIN_TABLE
 
@@ -47,6 +48,11 @@ class Run:
     path: Path
     suite: str
     step: int | None  # of the training; None: a model that was there, or the newest alone
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is there: a run, or a folder of samples."""
+        return any((self.path / name).is_file() for name in ("manifest.json", SAMPLES))
 
 
 def jobs_of(recipe: Recipe, only: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> list[Job]:
@@ -128,16 +134,19 @@ def measuring_steps(recipe: Recipe, folder: Folder, job: Job) -> list[Step]:
             model = str(there[step])
         options = evaluation(recipe, folder, run.suite, model)
         where = {"runs_dir": run.path.parent, "run_name": run.path.name}
+        # Samples have these files each, in folders of their seeds.
+        several = {**recipe.eval, **options}.get("samples", 1) > 1
+        answers, verdicts, probed = (SAMPLES,) * 3 if several else ("manifest.json", VERDICTS, PROBES)
         words: Words = ("eval", "--config", str(folder.settings), *words_of(options | where, EVAL_TABLE))
-        steps.append(Step("eval", words, run.path / "manifest.json"))
+        steps.append(Step("eval", words, run.path / answers))
         if is_judged(recipe, run.suite):
             for judge in recipe.judges:
                 words = ("judge", str(run.path), "--config", str(folder.settings), *words_of(judge, JUDGE_TABLE))
-                steps.append(Step("judge", words, run.path / VERDICTS))
+                steps.append(Step("judge", words, run.path / verdicts))
         if suite_of(recipe, run.suite) == "seedbench-r1":
             for probe in recipe.probes:
                 words = ("probe", str(run.path), "--config", str(folder.settings), *words_of(probe, PROBE_TABLE))
-                steps.append(Step("probe", words, run.path / PROBES))
+                steps.append(Step("probe", words, run.path / probed))
     return steps
 
 

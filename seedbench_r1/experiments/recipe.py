@@ -25,8 +25,8 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)  # a part of folders' names
 _DECIDED: dict[str, frozenset[str]] = {
     "train": frozenset({"model", "out", "seed"}),
     "variants": frozenset({"out", "seed"}),
-    "eval": frozenset({"model", "runs_dir", "run_name", "fresh", "shard", "samples", "seeds"}),
-    "suites": frozenset({"model", "runs_dir", "run_name", "fresh", "shard", "samples", "seeds"}),
+    "eval": frozenset({"model", "runs_dir", "run_name", "fresh", "shard", "seeds"}),
+    "suites": frozenset({"model", "runs_dir", "run_name", "fresh", "shard", "seeds"}),
     "judges": frozenset(),
     "probes": frozenset({"model"}),
 }

@@ -20,6 +20,7 @@ from trainers.presets import PRESETS
 PROMPT = Path(str(files("seedbench_r1.demo").joinpath("prompt_video_r1.toml")))
 SEEDS = 2  # of the recipe's, at most
 STEPS = 2
+SAMPLES = 2  # of each question, at most
 PROCESSES = 2  # of one training, at most
 DATA = Miniature(questions=6, rows=24)
 TRAINING: Settings = {  # in place of the recipe's sizes
@@ -41,7 +42,7 @@ _TRAIN_WITHOUT |= {"frame_cache", "frame_cache_gb", "save_total_limit", "logging
 _TRAIN_WITHOUT |= {"max_packed_tokens", "allow_missing", "suite"}
 # Of an evaluation which questions, and how they are sampled.
 _EVAL_GROUPS = (config.MODEL, config.RUNTIME, config.API, config.RAY, config.LMMS, config.OUTPUT)
-_EVAL_WITHOUT = {name for name, row in EVAL_TABLE.items() if row.option.group in _EVAL_GROUPS} - {"seed"}
+_EVAL_WITHOUT = {name for name, row in EVAL_TABLE.items() if row.option.group in _EVAL_GROUPS} - {"seed", "samples"}
 _EVAL_WITHOUT |= {*_PIXELS, "data_root", "annotations", "transfer_files", "questions", "map", "splits", "limit"}
 _EVAL_WITHOUT |= {"allow_missing", "skip_bad_rows", "prompt_file", "max_new_tokens", "size_multiple", "preprocess"}
 _JUDGES = ("rules", "miniature")  # those that need no other model
@@ -97,6 +98,8 @@ def _concerns(name: str, algo: str) -> bool:
 
 def _suite(settings: Mapping[str, Any]) -> Settings:
     kept = {name: value for name, value in settings.items() if name not in _EVAL_WITHOUT}
+    if "samples" in kept:
+        kept["samples"] = min(SAMPLES, kept["samples"])
     if kept.get("suite") == "own":
         del kept["suite"]
     if kept.get("suite") == "transfer":

@@ -110,7 +110,12 @@ def other_sample(first: Run, second: Run) -> str:
 
 def runs_of(paths: list[Path]) -> list[Path]:
     """Every folder of samples replaced by its runs."""
-    return [run for path in paths for run in (sample_runs(path) or [path])]
+    return [run for path in paths for run in samples_or_itself(path)]
+
+
+def samples_or_itself(path: Path) -> list[Path]:
+    """The runs of a folder of samples that have begun; anything else alone."""
+    return sample_runs(path) or [path]
 
 
 def sample_runs(folder: Path) -> list[Path]:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from seedbench_r1.runs.samples import FILE as SAMPLES
 from seedbench_r1.runs.training_snapshot import METRICS
 
 EXPERIMENT = "experiment.json"
+BEGUN = ("manifest.json", SAMPLES)  # what a run, and a folder of samples, begins with
 
 
 @dataclass(slots=True)
@@ -23,7 +25,7 @@ class Given:
         found = list[Path]()
         for path in self.paths:
             if is_experiment(path):
-                found += sorted(manifest.parent for manifest in path.glob("runs/*/*/manifest.json"))
+                found += sorted({file.parent for name in BEGUN for file in path.glob(f"runs/*/*/{name}")})
             elif not is_training(path):
                 found.append(path)
         return found

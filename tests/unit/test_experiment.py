@@ -14,6 +14,7 @@ from seedbench_r1.experiments.tables import comparison_tables
 
 def measured(accuracy, consistency):
     accuracy, consistency = np.array(accuracy, float), np.array(consistency, float)
+    conclusion, silent = accuracy * np.array([1, 0, 0, 1, 1]), (1 - accuracy) * np.array([0, 1, 0, 0, 0])
     return Measured(
         columns=("L1", "L2", "L3"),
         splits=np.array(["L1", "L1", "L1", "L2", "L3"]),
@@ -22,8 +23,10 @@ def measured(accuracy, consistency):
             "accuracy": accuracy,
             "consistency": consistency,
             "sound": accuracy * consistency,
-            "conclusion": accuracy * np.array([1, 0, 0, 1, 1]),
-            "silent": (1 - accuracy) * np.array([0, 1, 0, 0, 0]),
+            "conclusion": conclusion,
+            "silent": silent,
+            "astray": 1 - conclusion - silent,
+            "lucky": accuracy * (1 - conclusion - silent),
         },
         agreement={"rules": 1.0},
         words=10.0,

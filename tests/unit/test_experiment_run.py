@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from seedbench_r1.demo.dataset_writer import write_benchmark
+from seedbench_r1.experiments.comparison import measure
 from tests.command import RUN, cli
 from tests.small_benchmark import write_script
 from tests.waiting import wait_until
@@ -166,6 +168,44 @@ def write_scripts(root: Path, benchmark: Path, extra: str = "") -> Path:
         f'data_root = "{benchmark}"\n[suites.short]\nlevels = ["L1"]\n[[judges]]\njudge = "rules"\n{extra}'
     )
     return root / "scripts.toml"
+
+
+def test_several_samples_of_each_question(tmp_path):
+    recipe = """
+    baseline = "start"
+    [data.miniature]
+    questions = 4
+    rows = 8
+    [models]
+    start = "demo:sft"
+    care = "demo:care"
+    [eval]
+    samples = 2
+    [[judges]]
+    judge = "miniature"
+    [[judges]]
+    judge = "rules"
+    [[probes]]
+    probes = "forced"
+    """
+    (tmp_path / "samples.toml").write_text(recipe)
+    done = cli("experiment", "run", "samples.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "samples-experiment"
+    care = folder / "runs" / "seedbench-r1" / "care"
+    judges = [{"judge": "miniature"}, {"judge": "rules"}]
+    single = [measure(care / f"seed-{seed}", judges, miniature=True) for seed in (0, 1)]
+    both = measure(care, judges, miniature=True)
+    for name, values in both.values.items():
+        assert values.tolist() == ((single[0].values[name] + single[1].values[name]) / 2).tolist()
+    assert f"| care | 1 | {100 * both.values['accuracy'][both.splits == 'L1'].mean():.1f} [" in done.stdout
+    assert "| care | +" in done.stdout or "| care | -" in done.stdout  # differences to the start
+    assert "probes.jsonl" in {path.name for path in (care / "seed-1").iterdir()}
+    assert "avg@2" in (folder / "leaderboard.html").read_text()
+    # A sample that is lost takes the run out of the tables, and says so.
+    shutil.rmtree(care / "seed-1")
+    report = cli("experiment", "report", "samples.toml", cwd=tmp_path)
+    assert "Not in the tables: care:" in report.stdout
 
 
 def test_a_model_that_fails_is_named_and_the_others_are_compared(data_root, tmp_path):
