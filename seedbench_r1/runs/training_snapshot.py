@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbench_r1.errors import DataError
-from seedbench_r1.files import JsonObject, read_json_object, write_json
+from seedbench_r1.files import JsonObject, read_json_object, write_json, write_text
 from seedbench_r1.models.checkpoint import TRAINING
 from seedbench_r1.row_files import content_sha256
 from seedbench_r1.rows import BadRows, read_rows
@@ -124,7 +124,8 @@ def _drawn(checkpoint: Path, step: int | None) -> tuple[dict[str, Points], list[
 
 def write_curves(checkpoint: Path, lines: Sequence[JsonObject]) -> None:
     """Write curves.json of a checkpoint, of the lines of metrics up to it. Raises ResourceError."""
-    write_json(checkpoint / CURVES_FILE, {"schema": CURVES_SCHEMA, "curves": curves(lines)})
+    content = {"schema": CURVES_SCHEMA, "curves": curves(lines)}
+    write_text(checkpoint / CURVES_FILE, json.dumps(content, separators=(",", ":")) + "\n")  # half as large as indented
 
 
 def curves(lines: Sequence[JsonObject], names: Mapping[str, Sequence[str]] = CURVES) -> dict[str, Points]:
