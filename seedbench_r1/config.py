@@ -97,6 +97,7 @@ class EvalConfig:
     questions: Path | None = setting(None, "Your questions: a file or data set folder.", DATA, owners=OWN_FILES)
     map: str | None = setting(None, "Their columns: text=COLUMN,options=COLUMN,...", DATA, owners=OWN_FILES)
     splits: str | None = setting(None, "Some of their splits (default: all).", DATA, owners=OWN_FILES)
+    free_media: bool = setting(False, "Their pictures may be shown: report pages carry some.", DATA, owners=OWN_FILES)
     limit: int | None = setting(
         None, "Ask only N, each level and domain its share (SUBSET, unranked).", DATA, at_least=1
     )

@@ -331,6 +331,7 @@ class RunManifest:
     transport: dict[str, Any] | None = None  # how pixels travel to an API model; part of the protocol id
     suite: str = "seedbench-r1"
     bad_rows: dict[str, int] = field(default_factory=dict)  # split -> rows of the file that were left out
+    free_media: bool = False  # whoever ran it says that the questions' pictures may be shown
     mixed_weights: str | None = None  # a weight file whose bytes were not the same in all calls that gave answers
     questions_sha256: str | None = None  # of the first n_questions lines of questions.jsonl; None: an earlier version's
     n_questions: int = 0

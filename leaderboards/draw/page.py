@@ -86,7 +86,7 @@ def write_html(
             it, however large; "none".
         max_bytes: of the file, for "auto". The table, the questions and all answers are always in it.
         pictures: questions, the most telling first, whose frames and view the page shows where their media are there
-            (at most a third of max_bytes); None: some of a toy world, none of anything else.
+            (at most a third of max_bytes); None: some where they may be shown (a toy world, --free-media), else none.
         built_utc: the time shown, ISO 8601; now by default. With it given the same board gives the same bytes.
 
     Raises:

@@ -16,7 +16,7 @@ from leaderboards.board import Board
 from seedbench_r1.media.loader import FrameLoader
 from seedbench_r1.types import Failure, Media, Question, VideoConfig
 
-OF_A_TOY = 40  # questions whose pictures a toy's page carries unless told otherwise
+OF_FREE = 40  # questions whose pictures a page carries unless told otherwise, where they may be shown
 COLUMNS = 8  # frames side by side at most
 FRAME_WIDTH, VIEW_WIDTH = 112, 240  # pixels
 QUALITY = 60
@@ -52,9 +52,10 @@ class Pictures:
 def take_pictures(board: Board, places: Sequence[int], count: int | None, budget: int) -> Pictures:
     """The pictures of the first `count` of these places whose media are there, as many as `budget` bytes hold.
 
-    count: None: OF_A_TOY of a toy world, none of anything else.
+    count: None: OF_FREE of a toy world and of data that is said to be free, none of anything else.
     """
-    n = (OF_A_TOY if board.bank.is_toy else 0) if count is None else count
+    free = board.bank.is_toy or all(measured.run.manifest.free_media for measured in board.measured.values())
+    n = (OF_FREE if free else 0) if count is None else count
     config = _shown_to_the_models(board)
     note = LICENCES if board.suite.has_levels and not board.bank.is_toy else ""
     chosen = [(place, board.bank.questions[place]) for place in places[:n]]

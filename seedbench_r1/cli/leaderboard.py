@@ -59,7 +59,7 @@ def build_command(
         int | None,
         write_option(
             help="Questions whose frames and view the page shows, at most a third of its size. Default: 40 of a toy "
-            "world, else 0: the benchmark's pictures are not free.",
+            "world or under eval --free-media, else 0: the benchmark's pictures are not free.",
             min=0,
             show_default=False,
         ),

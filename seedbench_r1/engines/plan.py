@@ -127,6 +127,7 @@ def _manifest(
         parser_version=PARSER_VERSION,
         n_total=suite.split_sizes(questions),
         bad_rows={split: n for split, bad in questions.bad_rows.items() if (n := len(bad.messages))},
+        free_media=config.free_media,
         dataset_hash=questions.hashes(),
         model=info,
         backend=protocol.backend,

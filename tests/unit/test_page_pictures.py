@@ -16,6 +16,7 @@ from leaderboards.board import build_board
 from leaderboards.draw.page import write_html
 from leaderboards.draw.page_pictures import FRAME_WIDTH, LICENCES, take_pictures
 from seedbench_r1.runs.directory import load_run
+from tests import own_files
 from tests.command import cli
 from tests.small_benchmark import write_script
 
@@ -103,3 +104,22 @@ def test_damaged_and_absent_media_are_left_out_and_the_size_is_kept(toy, tmp_pat
             clip.write_bytes(content)
     assert len(left.of) == 4
     assert left.said == "pictures: 4 of 6 questions"
+
+
+def test_own_questions_are_shown_where_they_are_said_to_be_free(tmp_path):
+    own_files.make_media(tmp_path)
+    own_files.write(tmp_path / "rain.csv", [own_files.row(number) for number in range(1, 5)])
+    model = write_script(tmp_path / "s.json")
+    words = ("eval", "--backend", "fake", "--model", model, "--suite", "own", "--questions", "rain.csv", "--json")
+    folder = tmp_path / json.loads(cli(*words, cwd=tmp_path).stdout)["run_dir"]
+    cli("leaderboard", "build", folder, "-o", "page.html", cwd=tmp_path)
+    assert pictures_in(tmp_path / "page.html") == {}
+    # The same command again, with the word: nothing is asked twice.
+    done = cli(*words, "--free-media", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    built = cli("leaderboard", "build", folder, "-o", "page.html", cwd=tmp_path)
+    assert len(pictures_in(tmp_path / "page.html")) == 4
+    assert "pictures: 4 of 4 questions" in built.stdout
+    refused = cli("eval", "--backend", "fake", "--model", model, "--free-media", "--dry-run", cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "--free-media" in refused.stderr
