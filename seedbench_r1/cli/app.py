@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ import typer.core
 
 from seedbench_r1 import __version__
 from seedbench_r1.cli import (
+    console,
     data,
     demo,
     doctor,
@@ -114,6 +114,7 @@ def main() -> None:
 
 
 def _run() -> None:
+    console.begin_json()
     try:
         refuse_to_start_in_a_worker()
         app()
@@ -140,9 +141,9 @@ def _interrupted(end: SystemExit) -> bool:
 
 
 def _report(error: BaseException, message: str, code: int) -> None:
-    if "--json" in sys.argv:
+    if "--json" in sys.argv and not console.has_printed_json():
         with contextlib.suppress(OSError):  # standard output may be what is full; standard error says it below
-            print(json.dumps({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code}))
+            console.print_json({"schema": "sbr1.error/1", "status": "error", "errors": [message], "exit_code": code})
     if "-vv" in sys.argv:
         traceback.print_exception(error)
     print(message, file=sys.stderr)

@@ -114,6 +114,25 @@ def json_text(value: object, *, indent: int | None = None) -> str:
     return escaped(json.dumps(value, ensure_ascii=False, indent=indent), lambda char: json.dumps(char)[1:-1])
 
 
+_printed: list[object] = []  # as JSON, by the command that is carried out
+
+
+def print_json(value: object) -> None:
+    """What --json asks for, on standard output: null stands for what is no finite number."""
+    _printed.append(value)
+    print(json_text(without_nan(value)))
+
+
+def begin_json() -> None:
+    """A command begins: nothing has been printed for its --json."""
+    _printed.clear()
+
+
+def has_printed_json() -> bool:
+    """Whether --json has had its object: an error that is raised afterwards must not print another."""
+    return bool(_printed)
+
+
 def without_nan(value: object) -> object:
     """JSON knows no NaN: null stands for it."""
     if isinstance(value, float) and not math.isfinite(value):

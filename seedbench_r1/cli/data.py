@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from pathlib import Path
@@ -71,7 +70,7 @@ def download_command(
     except KeyboardInterrupt as error:
         raise Interrupted("Stopped. What has arrived is kept; the same command continues.", signal.SIGINT) from error
     if as_json:
-        typer.echo(json.dumps({"schema": "sbr1.download/1", "status": "complete", **to_json(result), "exit_code": 0}))
+        console.print_json({"schema": "sbr1.download/1", "status": "complete", **to_json(result), "exit_code": 0})
         return
 
     console.out().print(
@@ -151,7 +150,7 @@ def status_command(*, data_root: Root = None, levels: Levels = "L1,L2,L3", as_js
     # The table comes even if something is absent: the error only says what to type.
     levels_found = data_status(root, parse_levels(levels))
     if as_json:
-        typer.echo(json.dumps({"schema": "sbr1.data/1", "data_root": str(root), "levels": to_json(levels_found)}))
+        console.print_json({"schema": "sbr1.data/1", "data_root": str(root), "levels": to_json(levels_found)})
     else:
         _print_status(root, levels_found)
     problems = [level.error for level in levels_found if level.error]
@@ -267,9 +266,7 @@ def verify_command(
     if as_json:
         problems = to_json([finding for finding in found if not finding.usable])
         notes = to_json([finding for finding in found if finding.usable])
-        typer.echo(
-            json.dumps({"schema": "sbr1.verify/2", "checked": len(questions), "problems": problems, "notes": notes})
-        )
+        console.print_json({"schema": "sbr1.verify/2", "checked": len(questions), "problems": problems, "notes": notes})
     if unusable:
         raise DataError(f"{unusable} files are not sound, of {len(questions)} questions.")
     # Not a result, so not on standard output.

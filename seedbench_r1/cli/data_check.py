@@ -83,7 +83,7 @@ def check_command(
         found.add(question)
     missing = found.missing()
     if as_json:
-        typer.echo(console.json_text(_as_json(file, reading, found, missing, bad)))
+        console.print_json(_as_json(file, reading, found, missing, bad))
     else:
         _print(file, reading, found, missing, bad)
     problems = "\n".join(_problems(reading, missing, bad))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +48,7 @@ def doctor_command(
             fix = f"   fix: {finding.fix}" if finding.fix and finding.status != "pass" else ""
             console.out().print(f" {marks[finding.status]} {finding.text}{fix}", soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps({"schema": "sbr1.doctor/1", "findings": to_json(findings)}))
+        console.print_json({"schema": "sbr1.doctor/1", "findings": to_json(findings)})
     bad = [finding for finding in findings if finding.status == "fail" or (strict and finding.status == "warn")]
     if bad:
         raise ConfigError(f"{len(bad)} checks failed.")
@@ -59,7 +58,7 @@ def _print_model(report: ModelReport, *, as_json: bool) -> None:
     from seedbench_r1.cli.model_report import lines
 
     if as_json:
-        typer.echo(json.dumps({"schema": "sbr1.doctor-model/1", **to_json(report)}))
+        console.print_json({"schema": "sbr1.doctor-model/1", **to_json(report)})
         return
     for line in lines(report):
         console.out().print(line, soft_wrap=True, markup=False, highlight=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seedbench_r1.cli import eval_many, lmms_benchmarks
+from seedbench_r1.cli import console, eval_many, lmms_benchmarks
 from seedbench_r1.cli.given_paths import data_root_explained
 from seedbench_r1.cli.options import AsJson, ConfigFile, DryRun, Given, PrintConfig, Quiet, with_settings
 from seedbench_r1.config import GROUPS, TABLE, EvalConfig
@@ -110,11 +110,11 @@ def run_and_report(planned: Plan, *, as_json: bool = False, quiet: bool = False)
     """Carry a plan out and print how it ended. Raises IncompleteRun or Interrupted if not everything has an answer."""
     from seedbench_r1.cli.carry_out import carry_out
     from seedbench_r1.cli.outcome import exit_code, raise_unless_done
-    from seedbench_r1.cli.results import print_result, result_json
+    from seedbench_r1.cli.results import print_result, result_values
 
     result, signal_number = carry_out(planned, quiet=quiet or as_json)
     if as_json:
-        typer.echo(result_json(planned, result, exit_code(planned, result, signal_number)))
+        console.print_json(result_values(planned, result, exit_code(planned, result, signal_number)))
     else:
         print_result(planned, result)
     raise_unless_done(planned, result, signal_number)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from seedbench_r1.cli import console
 from seedbench_r1.errors import ConfigError, Interrupted, SeedBenchError
 
@@ -95,7 +93,7 @@ def evaluate_many(plans: Sequence[tuple[str, Plan | SeedBenchError]], *, as_json
     finally:
         kept.close()
     if as_json:
-        typer.echo(console.json_text(console.without_nan(_json(done))))
+        console.print_json(_json(done))
     else:
         _print(done)
     _raise_first(done, len(plans))

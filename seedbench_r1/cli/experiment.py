@@ -142,7 +142,7 @@ def status_command(
     recipe, folder = _open(file, out, changes, miniature)
     found = [state_of(recipe, folder, job) for job in all_jobs(recipe, folder)]
     if as_json:
-        typer.echo(console.json_text({"schema": "sbr1.experiment-status/1", "jobs": to_json(found)}))
+        console.print_json({"schema": "sbr1.experiment-status/1", "jobs": to_json(found)})
         return
     print_states(folder, found)
 

@@ -130,7 +130,7 @@ def _export(
     written = write_new(files)
     if as_json:
         value = {"schema": "sbr1.export/1", "status": "ok", "written": [str(path) for path in written], "exit_code": 0}
-        typer.echo(console.json_text(value))
+        console.print_json(value)
         return
 
     screen = console.out()

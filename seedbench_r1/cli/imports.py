@@ -79,7 +79,7 @@ def _add_command(source: str) -> None:
                 command=shlex.join(["seedbench-r1", *sys.argv[1:]]),
             )
         if as_json:
-            typer.echo(console.json_text({"schema": "sbr1.import/1", **to_json(report)}))
+            console.print_json({"schema": "sbr1.import/1", **to_json(report)})
         else:
             _print(report, source)
         # Reported after the run directory exists, so that it can be looked at.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,7 +134,7 @@ def _judge_one(run: Run, judge: Judge, limit: int | None, *, as_json: bool) -> l
     with draining_signals(DRAINING) as (stop, received):
         verdicts: dict[str, Verdict] = judge_run(run, judge, limit=limit, stop=stop, observe=progress.observe)
     if as_json:
-        typer.echo(json.dumps(run_json(run, judge.judge_id, verdicts)))
+        console.print_json(run_json(run, judge.judge_id, verdicts))
     else:
         print_consistency(console.out(), run, judge.judge_id, verdicts)
     # After the table: what exists is shown even when the rest was stopped.

@@ -215,7 +215,7 @@ def agreement_command(
     if not found.n:
         raise ConfigError(f"{', '.join(map(str, sheets))} holds no labels yet ({found.unlabelled} empty rows).")
     if as_json:
-        typer.echo(console.json_text(console.without_nan(agreement_json(found, chosen, loaded, verdicts, labels))))
+        console.print_json(agreement_json(found, chosen, loaded, verdicts, labels))
     else:
         print_agreement(found, chosen, loaded, verdicts, labels)
 
@@ -239,7 +239,7 @@ def _agree_between(runs: list[Path], sheets: list[Path], names: str, judge_id: s
         raise ConfigError(f"--judges {names} {twice}. These runs were judged by: {', '.join(known) or 'none'}.")
     found = compare_judges(loaded, by_judge, chosen)
     if as_json:
-        typer.echo(console.json_text(console.without_nan(between_json(found, loaded))))
+        console.print_json(between_json(found, loaded))
     else:
         print_between(found, loaded)
 

@@ -103,7 +103,7 @@ def build_command(
             page=(detail, max_bytes, pictures),
         )
     if as_json:
-        typer.echo(console.json_text(build_json(board, written)))
+        console.print_json(build_json(board, written))
     else:
         print_board(board, written, page)
         if paragraph:
@@ -144,7 +144,7 @@ def diff_command(
         raise DataError(f"{first} and {second} have answered no question in common.")
     if as_json:
         value = {"schema": "sbr1.leaderboard-diff/1", "a": pair[0], "b": pair[1], "levels": to_json(comparisons)}
-        typer.echo(console.json_text(console.without_nan(value)))
+        console.print_json(value)
     else:
         print_diff(board, pair, comparisons, listed=listed)
 

@@ -57,7 +57,7 @@ def _finish(planned: TransferPlan, results: dict[str, TransferResult], signal_nu
     open_tasks = [task for task in planned.tasks if task not in results or results[task].status == "incomplete"]
     # Read back from the file: what is printed is what later commands will read.
     if as_json and summary.exists():
-        typer.echo(console.json_text(json.loads(summary.read_text(encoding="utf-8"))))
+        console.print_json(json.loads(summary.read_text(encoding="utf-8")))
     elif results:
         _print(planned, results)
     # A stop is reported as such even if benchmarks are incomplete too: it is the reason.

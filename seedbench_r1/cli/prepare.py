@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import typer
 
 from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import data_root_explained
@@ -39,7 +36,7 @@ def prepare_command(given: Given, *, config: ConfigFile = None, as_json: AsJson 
     bad, counts = _fill(questions, resolved)
     if as_json:
         done = {"schema": "sbr1.prepare/1", "questions": len(questions), "cache": dict(counts)}
-        typer.echo(json.dumps(done | {"bad": bad, "exit_code": 4 if bad else 0}))
+        console.print_json(done | {"bad": bad, "exit_code": 4 if bad else 0})
     else:
         _print_result(len(questions), bad, counts, resolved)
     if bad:

@@ -91,7 +91,7 @@ def _probe_one(
     with models.open_loader(run) as loader, draining_signals(DRAINING) as (stop, received):
         results = probe_run(run, models.settings.config, models, probes, loader, stop=stop, observe=progress.observe)
     if as_json:
-        typer.echo(console.json_text(probes_json(run, results)))
+        console.print_json(probes_json(run, results))
     else:
         print_probes(console.out(), run, results)
     if received:
@@ -128,6 +128,6 @@ def _show_agreement(
 
     found = {probe_id: probe_agreement(run, probe_id, of_probe, verdicts) for probe_id, of_probe in results.items()}
     if as_json:
-        typer.echo(console.json_text(console.without_nan(agreement_json(run, judge_id, found))))
+        console.print_json(agreement_json(run, judge_id, found))
     else:
         print_agreement(console.out(), run, judge_id, found)

@@ -157,14 +157,14 @@ def share_of(scored: Scored) -> Proportion:
     return credit_interval(np.asarray(scored.credits), np.asarray(scored.clusters))
 
 
-def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
+def result_values(planned: Plan, result: EvalResult, exit_code: int) -> dict[str, object]:
     """The one JSON object of --json. Fractions, not percentages; null where there is no number."""
     if seeds := planned.config.sampled_seeds:
         from seedbench_r1.cli.samples_results import samples_values
         from seedbench_r1.runs.samples import load_samples
 
         shown = samples_values(planned.path, load_samples(planned.path, seeds))
-        return console.json_text(console.without_nan(shown | {"exit_code": exit_code}))
+        return shown | {"exit_code": exit_code}
     run = counted_run(planned)
     # Failures are listed whole: a script has no other way to learn which questions to look at.
     failures = [
@@ -180,7 +180,7 @@ def result_json(planned: Plan, result: EvalResult, exit_code: int) -> str:
     if planned.suite.name == "transfer":
         value["schema"] = "sbr1.transfer-eval/1"
     value |= summary_values(run, result.summary)
-    return console.json_text(value | {"errors": failures, "exit_code": exit_code})
+    return value | {"errors": failures, "exit_code": exit_code}
 
 
 def summary_values(run: Run, summary: RunSummary) -> dict[str, object]:
@@ -211,7 +211,7 @@ def print_dry_run(planned: Plan, *, as_json: bool) -> None:
     estimate = estimate_run(planned)
     screen = console.out()
     if as_json:
-        print(console.json_text({"schema": "sbr1.dry-run/1", **estimate}))
+        console.print_json({"schema": "sbr1.dry-run/1", **estimate})
         return
     shown: dict[str, Question] = {}
     for question in planned.questions:  # the first of each kind

@@ -41,7 +41,7 @@ def _show_samples(folder: Path, samples: list[Path], question: str | None, *, fa
     if question is None and not failed:
         runs = load_samples(folder)
         if as_json:
-            typer.echo(console.json_text(console.without_nan(samples_values(folder, runs))))
+            console.print_json(samples_values(folder, runs))
         else:
             print_samples(folder, runs)
         return
@@ -52,7 +52,7 @@ def _show_samples(folder: Path, samples: list[Path], question: str | None, *, fa
             | ({"failed": _failures(run)} if question is None else to_json(_asked(run, question)))
             for run in loaded
         ]
-        typer.echo(console.json_text({"schema": "sbr1.samples-show/1", "samples": found}))
+        console.print_json({"schema": "sbr1.samples-show/1", "samples": found})
         return
     for sample in samples:
         console.out().print(f"{sample}\n", soft_wrap=True)
@@ -69,7 +69,7 @@ def _show(run: Path, question: str | None, *, failed: bool, as_json: bool) -> No
         return
     value = _asked(loaded, question)
     if as_json:
-        typer.echo(console.json_text(to_json(value)))
+        console.print_json(to_json(value))
         return
     record, verdicts = loaded.records.get(question), value["verdicts"]
     for line in [*describe(loaded.questions[question], record), *map(_verdict_line, verdicts)]:
@@ -105,7 +105,7 @@ def _print_run(run: Run, *, as_json: bool) -> None:
             **summary_values(run, summary),
             "judges": [run_json(run, name, verdicts) for name, verdicts in judged.items()],
         }
-        typer.echo(console.json_text(value))
+        console.print_json(value)
         return
     screen = console.out()
     protocol = f"protocol {manifest.protocol_id} ({manifest.protocol})"
@@ -135,7 +135,7 @@ def _failures(run: Run) -> list[Any]:
 def _list_failures(run: Run, *, as_json: bool) -> None:
     failures = [(record, record.failure) for record in run.records.values() if record.failure is not None]
     if as_json:
-        typer.echo(console.json_text(_failures(run)))
+        console.print_json(_failures(run))
         return
     for record, failure in failures:
         line = f"{record.question_id}  {failure.kind}  {failure.message}"

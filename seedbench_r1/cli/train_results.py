@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from seedbench_r1.cli import console
 from seedbench_r1.files import existing_folder
@@ -73,7 +70,7 @@ def print_dry_run(planned: TrainPlan, *, as_json: bool) -> None:
     if as_json:
         content: dict[str, Any] = {"schema": "sbr1.train-plan/1", "steps": planned.n_steps, "done": planned.done}
         content |= {"rewards": planned.reward_trials} if planned.reward_trials else {}
-        typer.echo(json.dumps(content | {"estimate": to_json(guess), "device_bytes": guess.device_bytes(config)}))
+        console.print_json(content | {"estimate": to_json(guess), "device_bytes": guess.device_bytes(config)})
         return
     screen = console.out()
     for line in header(planned):
@@ -128,7 +125,7 @@ def print_result(
     if as_json:
         content: dict[str, Any] = {"schema": "sbr1.train/1", "status": "complete" if result.finished else "interrupted"}
         content |= {"step": result.step, "steps": result.n_steps, "replaced": result.replaced}
-        typer.echo(json.dumps(content | {"checkpoint": str(result.checkpoint) if result.checkpoint else None}))
+        console.print_json(content | {"checkpoint": str(result.checkpoint) if result.checkpoint else None})
         return
     screen = console.out()
     screen.print(f" step {result.step} of {result.n_steps} {console.dot()} {result.replaced} questions replaced")

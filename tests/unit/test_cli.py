@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -205,6 +206,21 @@ def test_errors_with_json_are_json(tmp_path):
     assert (value["status"], value["exit_code"]) == ("error", 3)
 
 
+def test_json_is_one_object_whatever_happened(data_root, tmp_path):
+    """An incomplete run has its result; why it ended so stands on standard error."""
+    root = tmp_path / "data"
+    shutil.copytree(data_root, root)
+    next(root.rglob("*.mp4")).write_bytes(b"no clip")
+    script = write_script(tmp_path / "s.json")
+    done = cli("eval", "--backend", "fake", "--model", script, "--data-root", root, "--json", cwd=tmp_path)
+    value = json.loads(done.stdout)  # one object: nothing stands behind it
+    assert (done.returncode, value["exit_code"], value["status"]) == (5, 5, "incomplete")
+    assert value["errors"]
+    assert "questions have no answer" in done.stderr
+    missing = cli("data", "status", "--data-root", tmp_path / "none", "--json", cwd=tmp_path)
+    assert json.loads(missing.stdout)["exit_code"] == missing.returncode != 0
+
+
 def test_dry_run_and_print_config_touch_nothing(data_root, tmp_path):
     model = write_tiny_checkpoint(tmp_path / "model")
     command = ["eval", "--model", model, "--data-root", data_root]
@@ -284,7 +300,7 @@ def test_data_status_and_verify(data_root, tmp_path):
     assert "4 files" in done.stderr
     status = cli("data", "status", "--data-root", root, "--json", cwd=tmp_path)
     assert status.returncode == 4
-    assert sum(len(level["missing"]) for level in json.loads(status.stdout.splitlines()[0])["levels"]) == 1
+    assert sum(len(level["missing"]) for level in json.loads(status.stdout)["levels"]) == 1
 
 
 def test_doctor(data_root, tmp_path):

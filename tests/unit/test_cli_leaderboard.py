@@ -152,7 +152,7 @@ def test_exit_codes_and_json_of_the_whole_command(on_disk, tmp_path):
     assert "nowhere does not exist" in done.stderr
     done = cli("leaderboard", "build", on_disk.folder / "base", "nowhere", "--json", cwd=tmp_path)
     assert done.returncode == 5
-    value = json.loads(done.stdout.splitlines()[0])
+    value = json.loads(done.stdout)
     assert (value["schema"], value["status"], value["exit_code"]) == ("sbr1.leaderboard/1", "partial", 5)
     assert [item["path"] for item in value["left_out"]] == ["nowhere"]
 

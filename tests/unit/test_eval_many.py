@@ -57,7 +57,7 @@ def test_a_failed_one_does_not_stop_the_rest_and_decides_the_exit_code(data_root
     finished = [path.parent.name for path in (tmp_path / "runs").glob("*/summary.json")]
     assert sorted(name.partition("--")[0] for name in finished) == ["fake-x", "fake-z"]
     assert "failed" in done.stdout
-    told = json.loads(evaluate(data_root, tmp_path, "--json", "--model", scripts[0], scripts[1]).stdout.splitlines()[0])
+    told = json.loads(evaluate(data_root, tmp_path, "--json", "--model", scripts[0], scripts[1]).stdout)
     assert [run["exit_code"] for run in told["runs"]] == [0, 3]
     assert told["runs"][0]["status"] == "complete"
 

@@ -108,9 +108,9 @@ def test_damaged_and_absent_media_are_left_out_and_the_size_is_kept(toy, tmp_pat
 
 def test_own_questions_are_shown_where_they_are_said_to_be_free(tmp_path):
     own_files.make_media(tmp_path)
-    own_files.write(tmp_path / "rain.csv", [own_files.row(number) for number in range(1, 5)])
+    file = own_files.write(tmp_path / "rain.csv", [own_files.row(number) for number in range(1, 5)])
     model = write_script(tmp_path / "s.json")
-    words = ("eval", "--backend", "fake", "--model", model, "--suite", "own", "--questions", tmp_path / "rain.csv", "--json")
+    words = ("eval", "--backend", "fake", "--model", model, "--suite", "own", "--questions", file, "--json")
     folder = tmp_path / json.loads(cli(*words, cwd=tmp_path).stdout)["run_dir"]
     cli("leaderboard", "build", folder, "-o", "page.html", cwd=tmp_path)
     assert pictures_in(tmp_path / "page.html") == {}

@@ -29,7 +29,7 @@ def cache_event(folder: Path) -> dict[str, object]:
 
 
 def counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    return json.loads(done.stdout.splitlines()[0])["cache"]
+    return json.loads(done.stdout)["cache"]
 
 
 def test_a_run_with_the_same_settings_decodes_nothing(data_root, tmp_path):
