@@ -218,7 +218,8 @@ def test_json_is_one_object_whatever_happened(data_root, tmp_path):
     assert value["errors"]
     assert "questions have no answer" in done.stderr
     missing = cli("data", "status", "--data-root", tmp_path / "none", "--json", cwd=tmp_path)
-    assert json.loads(missing.stdout)["exit_code"] == missing.returncode != 0
+    assert json.loads(missing.stdout)
+    assert missing.returncode == 4
 
 
 def test_dry_run_and_print_config_touch_nothing(data_root, tmp_path):
