@@ -12,6 +12,7 @@ from leaderboards.draw.page import Served, render_html
 from leaderboards.draw.page_payload import detail_layer
 from leaderboards.draw.page_pictures import frames_webp
 from seedbench_r1.files import JsonObject
+from seedbench_r1.runs.probes import ProbeResult
 from seedbench_r1.runs.samples import runs_of
 from seedbench_r1.types import Question
 from seedbench_r1.window.media import media_there
@@ -49,14 +50,19 @@ class Runs:
         return board.bank.questions[place] if board is not None and 0 <= place < len(board.bank.questions) else None
 
     def texts(self, row: int, place: int) -> JsonObject | None:
-        """What a row's run says of a question, as a layer of the page that holds it alone; None: nothing."""
+        """What a row's run says of a question, as a layer of the page that holds it alone, and what probes made of it.
+
+        None: it says nothing.
+        """
         board, question = self._board, self.question(place)
         if board is None or question is None or not 0 <= row < len(board.rows):
             return None
         measured = board.measured[board.rows[row].run_id]
         if question.question_id not in measured.run.records:
             return None
-        return {**detail_layer(measured, board.bank, [place])}
+        probed = {name: found.get(question.question_id) for name, found in measured.probes.items()}
+        probes = [[name, outcome(result), result.changed] for name, result in sorted(probed.items()) if result]
+        return {**detail_layer(measured, board.bank, [place]), "probes": probes}
 
     def frames(self, question: Question) -> bytes:
         """Its sampled frames as WebP; empty where they cannot be decoded."""
@@ -65,6 +71,18 @@ class Runs:
                 self._frames.clear()
             self._frames[question.question_id] = b"" if self._board is None else frames_webp(self._board, question)
         return self._frames[question.question_id]
+
+
+def outcome(result: ProbeResult) -> str:
+    """ "B instead of A (0.71, A 0.20); the changed reasoning concludes B"."""
+    if result.after is None:
+        return result.note or "no answer"
+    stays = result.after == result.before
+    said = f"{result.after}, as before" if stays else f"{result.after} instead of {result.before}"
+    if result.p_after is not None:
+        own = "" if stays or result.p_before is None else f", {result.before} {result.p_before:.2f}"
+        said += f" ({result.p_after:.2f}{own})"
+    return said if result.target is None else f"{said}; the changed reasoning concludes {result.target}"
 
 
 def _files(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:

@@ -6,11 +6,15 @@ import json
 
 import pytest
 
-from seedbench_r1.runs.directory import load_run
-from tests.browser.conftest import wait_for
+from seedbench_r1.runs.directory import load_run, read_manifest
+from seedbench_r1.runs.probes import ProbeResult, probe_line
+from seedbench_r1.runs.records import run_identity
+from tests.browser.conftest import HOSTILE, wait_for
 from tests.command import cli
 from tests.small_benchmark import write_script
 from tests.unit.test_view import start
+
+PROBED = ProbeResult("forced/v1", "A", "B", 0.2, 0.71, changed=HOSTILE)
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +23,9 @@ def window(data_root, tmp_path_factory):
     model = write_script(folder / "s.json")
     done = cli("eval", "--backend", "fake", "--model", model, "--data-root", data_root, "--json", cwd=folder)
     run = folder / json.loads(done.stdout)["run_dir"]
+    questions = load_run(run).questions
+    lines = [probe_line(name, PROBED, run_identity(read_manifest(run))) for name in questions]
+    (run / "probes.jsonl").write_text("".join(lines))
     address, process = start(run)
     yield address, run
     process.kill()
@@ -35,4 +42,7 @@ def test_a_card_has_the_clip_its_frames_and_the_view(window, browser):
     wait_for(browser, "return [...document.querySelectorAll('#card .media img')].every(img => img.naturalWidth > 0)")
     wait_for(browser, "return document.querySelector('#card video').readyState > 0")
     assert browser.execute_script("return document.querySelector('#card video').duration") > 0
+    shown = browser.execute_script("return document.querySelector('#card .probed').textContent")
+    assert shown == f"forced/v1 B instead of A (0.71, A 0.20)what was shown{HOSTILE}"
+    assert browser.execute_script("return window.harmed") is None
     assert browser.get_log("browser") == []

@@ -19,7 +19,10 @@ from pathlib import Path
 import pytest
 
 from seedbench_r1.config import child_environment
-from seedbench_r1.runs.directory import load_run
+from seedbench_r1.runs.directory import load_run, read_manifest
+from seedbench_r1.runs.probes import ProbeResult, probe_line
+from seedbench_r1.runs.records import run_identity
+from seedbench_r1.window.runs import Runs, outcome
 from tests.command import cli
 from tests.small_benchmark import write_script
 
@@ -86,6 +89,32 @@ def test_the_page_knows_which_media_are_there_and_asks_for_texts(opened):
         assert (status, columns["p"], len(question.options)) == (200, [place], 4)
         whole = None if record.parsed.format_ok else record.generation.text
         assert (columns["r"], columns["x"]) == ([record.parsed.reasoning], [whole])
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (ProbeResult("forced/v1", "A", "A", 0.9, 0.9), "A, as before (0.90)"),
+        (ProbeResult("forced/v1", "A", "B", 0.2, 0.71), "B instead of A (0.71, A 0.20)"),
+        (ProbeResult("swapped/v1", "A", "B", target="C"), "B instead of A; the changed reasoning concludes C"),
+        (ProbeResult("text-match/v1", "A", None, note="no option"), "no option"),
+    ],
+)
+def test_what_a_probe_made_of_an_answer(result, said):
+    assert outcome(result) == said
+
+
+def test_a_questions_probes_are_next_to_its_text(opened, tmp_path):
+    run = tmp_path / "probed"
+    shutil.copytree(opened.run, run)
+    name = next(iter(load_run(run).questions))
+    result = ProbeResult("forced/v1", "A", "B", 0.2, 0.71, changed="<think>none</think>")
+    (run / "probes.jsonl").write_text(probe_line(name, result, run_identity(read_manifest(run))))
+    runs = Runs(None, None, None)
+    runs.page([run], trainings=False)
+    assert runs.texts(0, 0)["probes"] == [["forced/v1", "B instead of A (0.71, A 0.20)", "<think>none</think>"]]
+    assert runs.texts(0, 1)["probes"] == []
+    assert runs.texts(0, 28) is None
 
 
 def test_clips_are_served_as_they_are_and_in_ranges(opened):

@@ -11,11 +11,12 @@ function stateLine(byte, text) {
   return parts.join(" · ");
 }
 
-// A run's text on a question: {r, x, a, t, s, v, k, m}; null if the page does not carry it.
+// A run's text on a question: {r, x, a, t, s, v, k, m}, in the window of `view` with what probes made of it; null if the
+// page does not carry it.
 async function textOf(place, i) {
   const columns = await textsOf(place, i), at = columns?.at.get(i);
   if (at === undefined) return null;
-  return Object.fromEntries([..."rxatsvkm"].map((name) => [name, columns[name][at]]));
+  return {...Object.fromEntries([..."rxatsvkm"].map((name) => [name, columns[name][at]])), probes: columns.probes || []};
 }
 
 // settles: where the sentence stands that settles on an option.
@@ -48,6 +49,13 @@ function verdictLine(byte, text) {
   return el("p", {className: "verdict"}, el("b", {}, `Judge: ${word}`), votes, text && text.v ? ` – ${text.v}` : "");
 }
 
+function probeLines(probes) {
+  if (probes.length === 0) return null;
+  const line = ([name, said, changed]) => el("li", {}, el("b", {}, name), ` ${said}`,
+    changed !== "" && el("details", {}, el("summary", {}, "what was shown"), el("pre", {}, changed)));
+  return el("ul", {className: "probed", "aria-label": "Probes"}, ...probes.map(line));
+}
+
 function reply(letter, place, byte, text) {
   const body = [];
   const absent = page.media ? "Its text cannot be read. Is the window's command still running?" : "This page does not carry the text of this response.";
@@ -56,7 +64,7 @@ function reply(letter, place, byte, text) {
   else body.push(...passage(text.r || "(no reasoning)", text.m), el("p", {}, "Answer: ", el("b", {}, text.a)));
   return el("div", {className: "reply"},
     el("h4", {}, el("span", {className: `letter ${letter.toLowerCase()}`}, letter), " ", page.runs[place].name),
-    el("p", {className: "state"}, stateLine(byte, text)), ...body, verdictLine(byte, text));
+    el("p", {className: "state"}, stateLine(byte, text)), ...body, verdictLine(byte, text), text && probeLines(text.probes));
 }
 
 function optionItem(i, k, bytes) {
