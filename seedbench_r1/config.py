@@ -98,9 +98,7 @@ class EvalConfig:
     map: str | None = setting(None, "Their columns: text=COLUMN,options=COLUMN,...", DATA, owners=OWN_FILES)
     splits: str | None = setting(None, "Some of their splits (default: all).", DATA, owners=OWN_FILES)
     free_media: bool = setting(False, "Their pictures may be shown: report pages carry some.", DATA, owners=OWN_FILES)
-    limit: int | None = setting(
-        None, "Ask only N, each level and domain its share (SUBSET, unranked).", DATA, at_least=1
-    )
+    limit: int | None = setting(None, "Ask only N, each group its share (SUBSET, unranked).", DATA, at_least=1)
     allow_missing: bool = setting(False, "Run although media files are absent (INCOMPLETE, unranked).", DATA)
     skip_bad_rows: bool = setting(False, "Leave out rows that cannot be used, counted (BAD ROWS).", DATA)
     protocol: str = setting("standard", "Named settings of this group; standard and greedy for SEED-Bench-R1.", PIXELS)

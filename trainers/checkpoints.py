@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import make_folder, write_json
 from seedbench_r1.models.checkpoint import TRAINING, list_checkpoints, step_of
-from seedbench_r1.runs.training_snapshot import METRICS, read_lines, write_curves
+from seedbench_r1.runs.training_snapshot import Points, write_curves
 from seedbench_r1.typed_json import parse_json
 from trainers.errors import TrainingEnded
 from trainers.identity import FORMER
@@ -127,22 +127,29 @@ def check_resumable(saved: SavedTraining, *, sharded: bool) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which checkpoints stay, and with what."""
+
+    newest: int | None = None  # so many; None: all
+    last_good: int | None = None  # the newest of this step or before stays as it is
+    resumable: bool = True  # the new one has a resume/
+
+
 def save_checkpoint(
     out: Path,
     state: TrainingState,
     progress: Progress,
     description: Mapping[str, object],  # of the training, for training.json
+    drawn: Mapping[str, Points],  # its curves
     *,
-    keep: int | None,
-    last_good: int | None = None,
-    resumable: bool = True,
+    keep: Keep,
     processes: Processes,
 ) -> Path:
     """Write out/checkpoint-<step>, delete the oldest beyond `keep`, and resume/ of those between. Returns the folder.
 
-    Without `resumable` it has no resume/. Every process calls it. The newest of step `last_good` or before stays as it
-    is. Raises, in all processes, ResourceError if the disk is too full and TrainingEnded if weights are not finite;
-    what was written before stays.
+    Every process calls it. Raises, in all processes, ResourceError if the disk is too full and TrainingEnded if weights
+    are not finite; what was written before stays.
     """
     # Every process looks at its own shards, and all must leave alike.
     broken = processes.gather([name for name in [first_not_finite(state.policy.trainable().items())] if name])
@@ -160,17 +167,17 @@ def save_checkpoint(
             raise ResourceError(f"{out} is not the same folder in all processes. Fix: --out on a shared file system.")
 
     def write_tensors() -> None:
-        if resumable and state.policy.trains_shards:
+        if keep.resumable and state.policy.trains_shards:
             save_shards(temporary / RESUME / SHARDED, _sharded_tensors(state), progress.step)
         state.policy.save(temporary, writes=main)
 
     # Each stage is collective: a disk error in one process must stop all of them before the next. The others than
     # process 0 write their shards, and take part in gathering what process 0 writes.
     stages: tuple[tuple[Callable[[], None], bool], ...] = (
-        (partial(_prepare, out, folder, temporary, checkpoint_bytes(state, resumable=resumable)), main),
+        (partial(_prepare, out, folder, temporary, checkpoint_bytes(state, resumable=keep.resumable)), main),
         (check_folder_is_shared, True),
         (write_tensors, True),
-        (partial(_publish, folder, temporary, state if resumable else None, content), main),
+        (partial(_publish, folder, temporary, state if keep.resumable else None, content, drawn), main),
     )
     try:
         for stage, mine in stages:
@@ -181,7 +188,8 @@ def save_checkpoint(
         raise
     # Only after the new one is complete.
     if main:
-        _make_room(out, folder, keep, newest_until(out, last_good) if last_good is not None else None)
+        good = None if keep.last_good is None else newest_until(out, keep.last_good)
+        _make_room(out, folder, keep.newest, good)
     return folder
 
 
@@ -217,7 +225,13 @@ def _prepare(out: Path, folder: Path, temporary: Path, need: int) -> None:
     (temporary / RESUME).mkdir(parents=True)
 
 
-def _publish(folder: Path, temporary: Path, state: TrainingState | None, content: Mapping[str, object]) -> None:
+def _publish(
+    folder: Path,
+    temporary: Path,
+    state: TrainingState | None,
+    content: Mapping[str, object],
+    drawn: Mapping[str, Points],
+) -> None:
     """Write what process 0 alone writes, and give the folder its name. state: None if none is kept."""
     step = content["step"]
     random = {**_random_states(), "step": step}
@@ -229,7 +243,7 @@ def _publish(folder: Path, temporary: Path, state: TrainingState | None, content
         kept = {"optimizer": state.optimizer.state(), "average": state.reference.average, "random": random}
         torch.save(kept | {"step": step}, temporary / RESUME / STATE)
     write_json(temporary / TRAINING, {**content, "weights": weight_hashes(temporary)})
-    write_curves(temporary, read_lines(folder.parent / METRICS))
+    write_curves(temporary, drawn)
     # Before the rename: after a power failure, a folder that has its name must have its content too.
     _sync(temporary)
     if folder.exists():

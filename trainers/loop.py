@@ -13,11 +13,13 @@ from typing import cast
 import torch
 
 from seedbench_r1.errors import ConfigError, ResourceError
+from seedbench_r1.files import JsonObject
 from seedbench_r1.models.checkpoint import list_checkpoints
-from seedbench_r1.runs.training_snapshot import ALARM, METRICS, read_lines
+from seedbench_r1.runs.training_snapshot import ALARM, curves
 from seedbench_r1.types import to_json
 from trainers.alarms import Alarms, end_training
 from trainers.checkpoints import (
+    Keep,
     Progress,
     TrainingState,
     load_checkpoint,
@@ -112,10 +114,10 @@ def train(plan: TrainPlan, *, stop: threading.Event | None = None, observe: Obse
             _report(plan, log, alarms, metrics, groups, answers, observe)
             if progress.step % config.save_steps == 0 or progress.step == plan.n_steps:
                 watch.enter(f"saving checkpoint-{progress.step}")
-                saved = _save(plan, state, progress, processes, alarms.last_good)
+                saved = _save(plan, state, progress, processes, alarms.last_good, log)
         if saved < progress.step:
             watch.enter(f"saving checkpoint-{progress.step}")
-            _save(plan, state, progress, processes, alarms.last_good)
+            _save(plan, state, progress, processes, alarms.last_good, log)
         # Before the sampler is closed: vLLM's engine takes the processes' group with it.
         watch.finish()
     return _result(plan, progress)
@@ -129,7 +131,7 @@ def _open_log(
     if processes.is_main:
         log = StepLog(config.out, step)
         stack.callback(log.close)
-        past = [cast(StepMetrics, line) for line in read_lines(config.out / METRICS)]
+        past = list(log.lines)
         if config.keep_going:
             (config.out / ALARM).unlink(missing_ok=True)
     # From process 0: --out need not be the same folder everywhere before a checkpoint is written.
@@ -275,7 +277,12 @@ def _learn(
 
 
 def _save(
-    plan: TrainPlan, state: TrainingState, progress: Progress, processes: Processes, last_good: int | None
+    plan: TrainPlan,
+    state: TrainingState,
+    progress: Progress,
+    processes: Processes,
+    last_good: int | None,
+    log: StepLog | None,
 ) -> int:
     """Write a checkpoint. Returns its step."""
     description = {
@@ -291,9 +298,8 @@ def _save(
         state,
         progress,
         description,
-        keep=plan.config.save_total_limit,
-        last_good=last_good,
-        resumable=plan.config.save_optimizer != "never",
+        {} if log is None else curves(cast(list[JsonObject], log.lines)),
+        keep=Keep(plan.config.save_total_limit, last_good, resumable=plan.config.save_optimizer != "never"),
         processes=processes,
     )
     return progress.step

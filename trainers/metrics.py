@@ -11,7 +11,7 @@ from typing import TypedDict, TypeVar, cast
 
 from seedbench_r1.files import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
-from seedbench_r1.runs.training_snapshot import HELDOUT, METRICS, ROLLOUTS, read_lines
+from seedbench_r1.runs.training_snapshot import HELDOUT, METRICS, ROLLOUTS, each_line, read_lines
 from trainers.groups import GroupReport, RolloutLine
 from trainers.heldout import HeldoutLine, HeldoutMetrics
 from trainers.sft import ResponseLoss
@@ -90,6 +90,7 @@ class StepLog:
         for name in (METRICS, ROLLOUTS, HELDOUT):
             _drop_lines_after(folder / name, step)
         self._open(folder)
+        self.lines = [cast(StepMetrics, line) for line in read_lines(folder / METRICS)]  # every step's so far
 
     def write(
         self, metrics: StepMetrics, rollouts: Sequence[RolloutLine] = (), heldout: Sequence[HeldoutLine] = ()
@@ -102,6 +103,7 @@ class StepLog:
             for line in lines:
                 file.append(_json_line({"step": metrics["step"], **line}))
         self._metrics.append(_json_line(metrics))
+        self.lines.append(metrics)
 
     def close(self) -> None:
         """Sync and release the files. Safe to call twice."""
@@ -116,10 +118,8 @@ class StepLog:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    lines = read_lines(path)
-    kept = [line for line in lines if line["step"] <= step]
-    if len(kept) < len(lines):
-        write_text(path, "".join(map(_json_line, kept)))
+    if any(line["step"] > step for line in each_line(path)):
+        write_text(path, "".join(_json_line(line) for line in each_line(path) if line["step"] <= step))
 
 
 def _json_line(values: Mapping[str, object]) -> str:

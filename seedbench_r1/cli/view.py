@@ -8,14 +8,18 @@ import sys
 import threading
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seedbench_r1.cli import console
 from seedbench_r1.cli.given_paths import refuse_folders_of_runs
-from seedbench_r1.errors import ConfigError, DataError
-from seedbench_r1.runs.samples import read_seeds
+from seedbench_r1.errors import ConfigError, DataError, SeedBenchError
+from seedbench_r1.runs.samples import has_begun
+from seedbench_r1.runs.training_snapshot import METRICS
+
+if TYPE_CHECKING:
+    from seedbench_r1.window.server import Window
 
 HOST = "127.0.0.1"  # other machines see nothing; over ssh: -L PORT:127.0.0.1:PORT
 
@@ -42,15 +46,8 @@ def view_command(
     from seedbench_r1.window.runs import Runs
     from seedbench_r1.window.server import Window, application, open_socket
 
-    given = Given(paths)
-    runs = given.runs()
-    if not any((run / "manifest.json").is_file() or read_seeds(run) for run in runs):
-        refuse_folders_of_runs([run for run in runs if run.is_dir()])
-    window = Window(given, Runs(baseline, metric, judge))
-    # Before anything is served: what is wrong with the runs or a log is said here.
-    window.page()
-    if not window.trainings()[1] and not runs:
-        raise DataError(f"{paths[0]} holds neither a run nor a training yet.")
+    window = Window(Given(paths), Runs(baseline, metric, judge))
+    _refuse_or_warn(window)
     token = secrets.token_urlsafe(16)
     listening = open_socket(HOST, port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
@@ -65,3 +62,31 @@ def view_command(
     # Ctrl-C is how a window is closed, and loses nothing.
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _refuse_or_warn(window: Window) -> None:
+    """Before anything is served: what is wrong with the runs is said, and ends it where there are no trainings either.
+
+    Raises what build_board raises, and DataError for folders that hold nothing.
+    """
+    runs, trainings = window.given.runs(), window.trainings()[1]
+    folders = [path for path in runs if path.is_dir() and not has_begun(path)]
+    for path in [*folders, *([] if runs else window.given.paths)]:
+        within = sorted(log.parent for log in path.glob(f"*/{METRICS}"))
+        if within and not trainings:
+            raise DataError(f"{path} holds {len(within)} trainings and is none itself. Fix: seedbench-r1 view {path}/*")
+        if (path.parent / METRICS).is_file():
+            raise DataError(f"{path} lies in a training. Fix: seedbench-r1 view {path.parent}")
+    if not runs and not trainings:
+        raise DataError(
+            f"{window.given.paths[0]} holds neither a run nor a training yet. Fix: start it first, or give the folder "
+            f"of a run (manifest.json), of a training (metrics.jsonl) or of an experiment."
+        )
+    try:
+        if len(folders) == len(runs):
+            refuse_folders_of_runs(folders)
+        window.page()
+    except SeedBenchError as error:
+        if not trainings:
+            raise
+        console.err().print(f" the runs cannot be shown, the trainings can: {error}", soft_wrap=True)

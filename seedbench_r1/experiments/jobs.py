@@ -49,11 +49,6 @@ class Run:
     suite: str
     step: int | None  # of the training; None: a model that was there, or the newest alone
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether it is there: a run, or a folder of samples."""
-        return any((self.path / name).is_file() for name in ("manifest.json", SAMPLES))
-
 
 def jobs_of(recipe: Recipe, only: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> list[Job]:
     """The models first, then seed by seed the variants. Raises ConfigError for a name that the recipe lacks.

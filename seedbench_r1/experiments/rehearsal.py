@@ -45,6 +45,7 @@ _EVAL_GROUPS = (config.MODEL, config.RUNTIME, config.API, config.RAY, config.LMM
 _EVAL_WITHOUT = {name for name, row in EVAL_TABLE.items() if row.option.group in _EVAL_GROUPS} - {"seed", "samples"}
 _EVAL_WITHOUT |= {*_PIXELS, "data_root", "annotations", "transfer_files", "questions", "map", "splits", "limit"}
 _EVAL_WITHOUT |= {"allow_missing", "skip_bad_rows", "prompt_file", "max_new_tokens", "size_multiple", "preprocess"}
+_EVAL_WITHOUT |= {"free_media"}
 _JUDGES = ("rules", "miniature")  # those that need no other model
 _PROBES = ("probes", "rollouts", "seed")
 

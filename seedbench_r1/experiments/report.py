@@ -18,7 +18,7 @@ from seedbench_r1.experiments.launch import PROGRAM, as_typed
 from seedbench_r1.experiments.recipe import Recipe
 from seedbench_r1.experiments.tables import comparison_tables
 from seedbench_r1.files import make_folder, write_text, writing
-from seedbench_r1.runs.samples import samples_or_itself
+from seedbench_r1.runs.samples import has_begun, samples_or_itself
 from seedbench_r1.runs.verdicts import load_verdicts
 
 STEP = ", step "  # between a variant and the step, where several checkpoints of it are measured
@@ -57,7 +57,7 @@ def collect(recipe: Recipe, folder: Folder, suite: str) -> Found:
 
 
 def _add(found: Found, job: Job, run: Run, recipe: Recipe, judges: Sequence[dict[str, object]]) -> None:
-    if not run.has_begun:
+    if not has_begun(run.path):
         found.unmeasured.append(run.path.name)
         return
     try:
@@ -86,7 +86,7 @@ def write_report(recipe: Recipe, folder: Folder) -> str:
         sections.append("\n".join(lines))
         if recipe.miniature is not None and found.rows and is_judged(recipe, suite):
             sections.append(_likelihoods(recipe, folder, found))
-    if not any(run.has_begun for job in all_jobs(recipe, folder) for run in runs_of(recipe, folder, job)):
+    if not any(has_begun(run.path) for job in all_jobs(recipe, folder) for run in runs_of(recipe, folder, job)):
         raise DataError(f"{folder.root} holds no runs yet. Fix: seedbench-r1 experiment run {recipe.file.path}")
     text = "\n".join(part for part in [f"# {recipe.title}\n", f"{HOW}\n", *sections] if part)
     write_text(folder.root / "experiment.md", text)

@@ -17,6 +17,7 @@ from seedbench_r1.typed_json import parse_json
 from seedbench_r1.types import Question, RunManifest
 
 FILE = "samples.json"
+BEGINNINGS = ("manifest.json", FILE)  # what a run, and a folder of samples, begins with
 SCHEMA = "sbr1.samples/1"
 
 
@@ -111,6 +112,11 @@ def other_sample(first: Run, second: Run) -> str:
 def runs_of(paths: list[Path]) -> list[Path]:
     """Every folder of samples replaced by its runs."""
     return [run for path in paths for run in samples_or_itself(path)]
+
+
+def has_begun(path: Path) -> bool:
+    """True for a run, or a folder of samples."""
+    return any((path / name).is_file() for name in BEGINNINGS)
 
 
 def samples_or_itself(path: Path) -> list[Path]:

@@ -122,9 +122,9 @@ def _drawn(checkpoint: Path, step: int | None) -> tuple[dict[str, Points], list[
     return curves(lines), lines[:1]
 
 
-def write_curves(checkpoint: Path, lines: Sequence[JsonObject]) -> None:
-    """Write curves.json of a checkpoint, of the lines of metrics up to it. Raises ResourceError."""
-    content = {"schema": CURVES_SCHEMA, "curves": curves(lines)}
+def write_curves(checkpoint: Path, drawn: Mapping[str, Points]) -> None:
+    """Write curves.json of a checkpoint: the curves up to it. Raises ResourceError."""
+    content = {"schema": CURVES_SCHEMA, "curves": drawn}
     write_text(checkpoint / CURVES_FILE, json.dumps(content, separators=(",", ":")) + "\n")  # half as large as indented
 
 
@@ -283,15 +283,21 @@ def read_lines(path: Path) -> list[JsonObject]:
 
     Raises DataError for other junk.
     """
+    return list(each_line(path))
+
+
+def each_line(path: Path) -> Iterator[JsonObject]:
+    """read_lines, one after the other: held-out answers of a long training are many."""
     if not path.is_file():
-        return []
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-        try:
-            lines.append(dict(parse_json(text)))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}:{number}: not valid JSON. Fix: remove that line.") from error
-    return lines
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield dict(parse_json(line))
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{path}:{number}: not valid JSON. Fix: remove that line.") from error
 
 
 def _rounded(value: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,29 +22,33 @@ class GrowingFile:
     _inode: int = 0
     _last: bytes = b""  # the last line read: if it does not stand there any more, the file was cut and has grown again
 
-    def more(self) -> tuple[bool, list[tuple[int, JsonObject]]]:
-        """Whether what was read before is gone, and the further lines, each with the place where it begins.
+    def was_cut(self) -> bool:
+        """Whether what was read before is gone."""
+        if self.read == 0:
+            return False
+        if not self.path.is_file():
+            return True
+        with self.path.open("rb") as file:
+            return os.fstat(file.fileno()).st_ino != self._inode or not self._still_there(file)
 
-        A line that is being written is left for the next time. Without a file there are no lines. Raises DataError for
-        a line that is no JSON object.
+    def more(self) -> Iterator[tuple[int, JsonObject]]:
+        """The further lines, each with the place where it begins, line by line.
+
+        A line that is being written is left for the next time. Without a file there are none. Raises DataError for a
+        line that is no JSON object.
         """
         if not self.path.is_file():
-            gone = self.read > 0
-            self.forget()
-            return gone, []
+            return
         with self.path.open("rb") as file:
-            inode = os.fstat(file.fileno()).st_ino
-            gone = self.read > 0 and not (inode == self._inode and self._still_there(file))
-            if gone:
-                self.forget()
-            self._inode = inode
+            self._inode = os.fstat(file.fileno()).st_ino
             file.seek(self.read)
-            new = file.read()
-        lines = []
-        for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
-            lines.append((self.read, self._object(line)))
-            self.read, self._last = self.read + len(line), line
-        return gone, lines
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                place = self.read
+                content = self._object(line, place)
+                self.read, self._last = place + len(line), line
+                yield place, content
 
     def forget(self) -> None:
         """Begin again at the next reading."""
@@ -53,14 +58,16 @@ class GrowingFile:
         """The line that begins there. Raises DataError if none does any more."""
         with self.path.open("rb") as file:
             file.seek(place)
-            return self._object(file.readline())
+            return self._object(file.readline(), place)
 
     def _still_there(self, file: BinaryIO) -> bool:
         file.seek(self.read - len(self._last))
         return file.read(len(self._last)) == self._last
 
-    def _object(self, line: bytes) -> JsonObject:
+    def _object(self, line: bytes, place: int) -> JsonObject:
         try:
             return dict(parse_json(line))
         except (ValueError, TypeError) as error:
-            raise DataError(f"{self.path} holds a line that is no JSON object.") from error
+            raise DataError(
+                f"{self.path}: the line at byte {place} is not valid JSON. Fix: remove that line."
+            ) from error

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-import mimetypes
 from pathlib import Path
+
+# What a browser may be able to show, by the file's own name: a log that names it may have been written by anybody. No
+# SVG, which can hold a script. Not mimetypes, which knows more or less of these by machine.
+TYPES = {
+    **dict.fromkeys((".mp4", ".m4v"), "video/mp4"),
+    ".webm": "video/webm",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
+    ".avi": "video/x-msvideo",
+    ".ogv": "video/ogg",
+    ".png": "image/png",
+    **dict.fromkeys((".jpg", ".jpeg"), "image/jpeg"),
+    ".webp": "image/webp",
+    ".avif": "image/avif",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+}
+
+
+def media_type(path: Path) -> str | None:
+    """Its type, if it is there and can be shown. Of a link, what it leads to counts."""
+    return TYPES.get(path.resolve().suffix.lower()) if path.is_file() else None
 
 
 def media_there(clip: Path | None, view: Path | None) -> int:
-    """1 if the clip is there, 2 if the view is, 3 for both, 0 for neither."""
-    return (clip is not None and clip.is_file()) + 2 * (view is not None and view.is_file())
-
-
-def is_media(path: Path) -> bool:
-    """Whether a file is a clip or a picture, by its name. Who wrote the log that names it may have been anybody."""
-    kind, _ = mimetypes.guess_type(path)
-    return kind is not None and kind.startswith(("video/", "image/"))
+    """1 if the clip can be shown, 2 if the view can, 3 for both, 0 for neither."""
+    clip_type, view_type = (None if path is None else media_type(path) for path in (clip, view))
+    return (clip_type is not None) + 2 * (view_type is not None)

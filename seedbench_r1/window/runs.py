@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,57 +21,66 @@ from seedbench_r1.window.media import media_there
 KEPT_FRAMES = 200  # strips of sampled frames that stay in memory: about 15 KB each
 
 
-@dataclass(slots=True)
-class Runs:
-    """What is shown of runs, with the settings of the board."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The runs as one page shows them."""
 
-    baseline: str | None
-    metric: str | None
-    judge: str | None
-    _guard: threading.Lock = field(default_factory=threading.Lock)
-    _state: tuple[tuple[str, int, int], ...] = ()
-    _board: Board | None = None
-    _text: str = ""
+    name: str  # in the addresses that the page asks at
+    files: tuple[tuple[str, int, int], ...]  # what it was made from: names, times, sizes
+    board: Board
+    text: str
     _frames: dict[str, bytes] = field(default_factory=dict)
 
-    def page(self, paths: Sequence[Path], *, trainings: bool) -> str:
-        """The page as it is now. trainings: it links to them. Raises what build_board raises."""
-        with self._guard:
-            state = _files(paths)
-            if self._board is None or state != self._state:
-                board = build_board(paths, baseline=self.baseline, metric=self.metric, judge=self.judge)
-                media = "".join(str(media_there(q.video, q.image)) for q in board.bank.questions)
-                self._text = render_html(board, served=Served(media, trainings)).text
-                self._board, self._state = board, state
-            return self._text
+    def question(self, place: int | None) -> Question | None:
+        """The question at a place of the page."""
+        questions = self.board.bank.questions
+        return questions[place] if place is not None and place < len(questions) else None
 
-    def question(self, place: int) -> Question | None:
-        """The question at a place of the page that was served last."""
-        board = self._board
-        return board.bank.questions[place] if board is not None and 0 <= place < len(board.bank.questions) else None
-
-    def texts(self, row: int, place: int) -> JsonObject | None:
+    def texts(self, row: int | None, place: int | None) -> JsonObject | None:
         """What a row's run says of a question, as a layer of the page that holds it alone, and what probes made of it.
 
         None: it says nothing.
         """
-        board, question = self._board, self.question(place)
-        if board is None or question is None or not 0 <= row < len(board.rows):
+        question = self.question(place)
+        if question is None or place is None or row is None or row >= len(self.board.rows):
             return None
-        measured = board.measured[board.rows[row].run_id]
+        measured = self.board.measured[self.board.rows[row].run_id]
         if question.question_id not in measured.run.records:
             return None
         probed = {name: found.get(question.question_id) for name, found in measured.probes.items()}
         probes = [[name, outcome(result), result.changed] for name, result in sorted(probed.items()) if result]
-        return {**detail_layer(measured, board.bank, [place]), "probes": probes}
+        return {**detail_layer(measured, self.board.bank, [place]), "probes": probes}
 
     def frames(self, question: Question) -> bytes:
         """Its sampled frames as WebP; empty where they cannot be decoded."""
         if question.question_id not in self._frames:
             if len(self._frames) >= KEPT_FRAMES:
                 self._frames.clear()
-            self._frames[question.question_id] = b"" if self._board is None else frames_webp(self._board, question)
+            self._frames[question.question_id] = frames_webp(self.board, question)
         return self._frames[question.question_id]
+
+
+@dataclass(slots=True)
+class Runs:
+    """Runs with the settings of their board, read again when a file has changed."""
+
+    baseline: str | None
+    metric: str | None
+    judge: str | None
+    shown: Shown | None = None  # by the page that was made last
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def page(self, paths: Sequence[Path], *, trainings: bool) -> str:
+        """The page as it is now. trainings: it links to them. Raises what build_board raises."""
+        with self._guard:
+            files = (("trainings", int(trainings), 0), *_files(paths))
+            if self.shown is None or files != self.shown.files:
+                board = build_board(paths, baseline=self.baseline, metric=self.metric, judge=self.judge)
+                media = "".join(str(media_there(q.video, q.image)) for q in board.bank.questions)
+                name = secrets.token_urlsafe(6)
+                text = render_html(board, served=Served(name, media, trainings)).text
+                self.shown = Shown(name, files, board, text)
+            return self.shown.text
 
 
 def outcome(result: ProbeResult) -> str:

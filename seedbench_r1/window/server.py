@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,13 +30,16 @@ from seedbench_r1.errors import ResourceError, SeedBenchError
 from seedbench_r1.files import JsonObject
 from seedbench_r1.types import Question
 from seedbench_r1.window.given import Given
-from seedbench_r1.window.media import is_media
+from seedbench_r1.window.media import media_type
 from seedbench_r1.window.page import trainings_page
-from seedbench_r1.window.runs import Runs
-from seedbench_r1.window.trainings import TrainingLog, Trainings
+from seedbench_r1.window.runs import Runs, Shown
+from seedbench_r1.window.training_log import TrainingLog
+from seedbench_r1.window.trainings import Trainings
 
 # Neither the address nor a picture may reach another site, or be kept.
 HEADERS = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+# Opened by itself, a file is shown and does nothing.
+MEDIA_HEADERS = HEADERS | {"Content-Security-Policy": "default-src 'none'; media-src 'self'; img-src 'self'; sandbox"}
 
 T = TypeVar("T")
 Answer = Callable[[Request], Awaitable[Response]]
@@ -58,10 +62,10 @@ class Window:
         """Trainings.state of the trainings that there are now."""
         return self.logs.state(self.given.trainings())
 
-    def training(self, place: int) -> TrainingLog | None:
+    def training(self, place: int | None) -> TrainingLog | None:
         """The training at a place of the state."""
         folders = self.given.trainings()
-        return self.logs.log(folders[place]) if 0 <= place < len(folders) else None
+        return self.logs.log(folders[place]) if place is not None and place < len(folders) else None
 
 
 def application(window: Window, token: str) -> Starlette:
@@ -76,54 +80,18 @@ def application(window: Window, token: str) -> Starlette:
 
 
 def _routes(window: Window, token: str) -> list[BaseRoute]:
-    async def runs(_: Request) -> Response:
-        text = await run_in_threadpool(window.page)
-        return RedirectResponse("trainings/", headers=HEADERS) if text is None else HTMLResponse(text, headers=HEADERS)
-
-    async def run_texts(request: Request) -> Response:
-        columns = window.runs.texts(request.path_params["row"], request.path_params["place"])
-        return JSONResponse(_found(columns), headers=HEADERS)
-
-    async def run_media(request: Request) -> Response:
-        question: Question = _found(window.runs.question(request.path_params["place"]))
-        kind = request.path_params["kind"]
-        if kind == "frames":
-            content = await run_in_threadpool(window.runs.frames, question)
-            return Response(_found(content or None), media_type="image/webp", headers=HEADERS)
-        return _file({"clip": question.video, "view": question.image}.get(kind))
-
-    async def trainings(_: Request) -> Response:
-        return HTMLResponse(trainings_page(runs=bool(window.given.runs())), headers=HEADERS)
-
-    async def state(request: Request) -> Response:
-        name, shown = await run_in_threadpool(window.trainings)
-        if request.query_params.get("seen") == name:
-            return Response(status_code=204, headers=HEADERS)
-        return JSONResponse({"state": name, "trainings": shown}, headers=HEADERS)
-
-    async def training_texts(request: Request) -> Response:
-        log = _found(window.training(request.path_params["row"]))
-        return JSONResponse(_found(await run_in_threadpool(log.texts, request.path_params["place"])), headers=HEADERS)
-
-    async def training_media(request: Request) -> Response:
-        log = _found(window.training(request.path_params["row"]))
-        return _file(log.media(request.path_params["place"], request.path_params["kind"]))
-
-    async def icon(_: Request) -> Response:
-        return Response(status_code=204)  # browsers ask for one at this address, without the token
-
-    # No path comes from an address: a place names a question, and that its files.
+    # No path comes from an address: a page's state and a place, or a training and a question's key, name what is meant.
     answers: dict[str, Answer] = {
-        "/": runs,
-        "/texts/{row:int}/{place:int}": run_texts,
-        "/media/{place:int}/{kind}": run_media,
-        "/trainings/": trainings,
-        "/trainings/state": state,
-        "/trainings/{row:int}/texts/{place:int}": training_texts,
-        "/trainings/{row:int}/media/{place:int}/{kind}": training_media,
+        "/trainings/": partial(_trainings, window),
+        "/trainings/state": partial(_state, window),
+        "/trainings/{row}/texts/{key}": partial(_training_texts, window),
+        "/trainings/{row}/media/{key}/{kind}": partial(_training_media, window),
+        "/": partial(_runs, window),
+        "/{page}/texts/{row}/{place}": partial(_run_texts, window),
+        "/{page}/media/{place}/{kind}": partial(_run_media, window),
     }
     below = [Route("/{token}" + address, _behind(token, answer)) for address, answer in answers.items()]
-    return [Route("/favicon.ico", icon), *below]
+    return [Route("/favicon.ico", _icon), *below]
 
 
 def _behind(token: str, answer: Answer) -> Answer:
@@ -135,6 +103,65 @@ def _behind(token: str, answer: Answer) -> Answer:
     return checked
 
 
+async def _runs(window: Window, _: Request) -> Response:
+    text = await run_in_threadpool(window.page)
+    return RedirectResponse("trainings/", headers=HEADERS) if text is None else HTMLResponse(text, headers=HEADERS)
+
+
+async def _run_texts(window: Window, request: Request) -> Response:
+    shown = _shown(window, request)
+    columns = shown.texts(_number(request, "row"), _number(request, "place"))
+    return JSONResponse(_found(columns), headers=HEADERS)
+
+
+async def _run_media(window: Window, request: Request) -> Response:
+    shown, kind = _shown(window, request), request.path_params["kind"]
+    question: Question = _found(shown.question(_number(request, "place")))
+    if kind == "frames":
+        content = await run_in_threadpool(shown.frames, question)
+        return Response(_found(content or None), media_type="image/webp", headers=MEDIA_HEADERS)
+    return _file({"clip": question.video, "view": question.image}.get(kind))
+
+
+async def _trainings(window: Window, _: Request) -> Response:
+    return HTMLResponse(trainings_page(runs=bool(window.given.runs())), headers=HEADERS)
+
+
+async def _state(window: Window, request: Request) -> Response:
+    name, shown = await run_in_threadpool(window.trainings)
+    if request.query_params.get("seen") == name:
+        return Response(status_code=204, headers=HEADERS)
+    return JSONResponse({"state": name, "trainings": shown}, headers=HEADERS)
+
+
+async def _training_texts(window: Window, request: Request) -> Response:
+    log = _found(window.training(_number(request, "row")))
+    return JSONResponse(_found(await run_in_threadpool(log.texts, request.path_params["key"])), headers=HEADERS)
+
+
+async def _training_media(window: Window, request: Request) -> Response:
+    log = _found(window.training(_number(request, "row")))
+    return _file(log.media(request.path_params["key"], request.path_params["kind"]))
+
+
+async def _icon(_: Request) -> Response:
+    return Response(status_code=204)  # browsers ask for one at this address, without the token
+
+
+def _shown(window: Window, request: Request) -> Shown:
+    """The runs as the page that asks shows them: a place means another question, or another run, on a later one."""
+    shown = window.runs.shown
+    if shown is None or shown.name != request.path_params["page"]:
+        raise HTTPException(409, "The runs have changed since this page was made. Fix: reload it.")
+    return shown
+
+
+def _number(request: Request, name: str) -> int | None:
+    """A place in an address; None for what is none."""
+    text: str = request.path_params[name]
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
 def _found(value: T | None) -> T:
     if value is None:
         raise HTTPException(404)
@@ -143,9 +170,10 @@ def _found(value: T | None) -> T:
 
 def _file(path: Path | None) -> Response:
     """A clip or a picture; what is neither is not served."""
-    if path is None or not is_media(path) or not path.is_file():
+    kind = None if path is None else media_type(path)
+    if path is None or kind is None:
         raise HTTPException(404)
-    return FileResponse(path, headers=HEADERS)
+    return FileResponse(path, media_type=kind, headers=MEDIA_HEADERS)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

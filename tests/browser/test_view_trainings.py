@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from seedbench_r1.window.training_log import question_key as key
 from tests.browser.conftest import HOSTILE, serious_barriers, wait_for
 from tests.unit.test_view import start
 from tests.unit.test_view_trainings import completion, metrics, rollout, write
@@ -45,8 +46,7 @@ def test_curves_go_on_by_themselves(window, browser):
     shown(browser, f"{address}trainings/")
     titles = ["Reward", "Answer likelihood under the reference", "Seconds a step"]
     assert texts(browser, "#panels figcaption") == titles
-    assert "step 40 · epoch 4.00 · 75.5 s" not in texts(browser, "#list .state")[0]
-    assert "step 40" in texts(browser, "#list .state")[0]
+    assert texts(browser, "#list .state")[0].startswith("step 40 · epoch 4.00 · 71 s a step · written ")
     label = "return document.querySelector('#panels svg').getAttribute('aria-label')"
     assert browser.execute_script(label) == "Reward by step: care 1.1 to 5"
     write(folder, "metrics.jsonl", metrics(41, alarms=["zero_std 50 %"]))
@@ -57,7 +57,7 @@ def test_curves_go_on_by_themselves(window, browser):
 
 def test_a_group_with_what_it_earned_and_differences(window, browser):
     address, _ = window
-    shown(browser, f"{address}trainings/#g=1")
+    shown(browser, f"{address}trainings/#g=11/{key('train/1')}")
     wait_for(browser, "return document.querySelectorAll('#group-card .reply').length === 2")
     wait_for(browser, "return document.querySelector('#group-card video').readyState > 0")
     wait_for(browser, "return document.querySelector('#group-card img').naturalWidth > 0")
@@ -92,7 +92,7 @@ def test_held_out_answers_by_step(window, browser):
 
 def test_what_a_model_writes_is_never_markup(window, browser):
     address, _ = window
-    shown(browser, f"{address}trainings/#g=2")
+    shown(browser, f"{address}trainings/#g=21/{key(HOSTILE)}")
     wait_for(browser, "return document.querySelectorAll('#group-card .reply').length === 1")
     assert texts(browser, "#group-card h3") == [HOSTILE]
     assert texts(browser, "#group-card .reply pre") == [HOSTILE]
@@ -101,8 +101,104 @@ def test_what_a_model_writes_is_never_markup(window, browser):
     assert browser.get_log("browser") == []
 
 
+def test_a_training_that_begins_anew_takes_the_place_of_the_old_one(window, browser):
+    address, folder = window
+    shown(browser, f"{address}trainings/#q={key('train/7')}&s=40")
+    wait_for(browser, "return document.querySelectorAll('#answer-card .reply').length === 2")
+    for name, line in (
+        ("metrics.jsonl", metrics(1)),
+        ("rollouts.jsonl", rollout("train/1", 1, text="<think>new</think>")),
+        ("heldout.jsonl", completion("train/7", 40, "<think>anew</think>", consistent=None)),
+    ):
+        write(folder, name, line, mode="w")
+    wait_for(browser, "return document.querySelector('#group-card .reply pre')?.textContent === '<think>new</think>'")
+    wait_for(browser, "return document.querySelectorAll('#answer-card .reply').length === 1")
+    assert texts(browser, "#answer-card .reply pre") == ["<think>anew</think>"]
+    assert texts(browser, "#answers thead th") == ["Question", "40"]
+
+
+def test_the_group_that_was_chosen_last_is_shown(window, browser):
+    """Whichever texts come first."""
+    address, folder = window
+    write(folder, "rollouts.jsonl", rollout("train/2", 31, text="<think>slow</think>"))
+    shown(browser, f"{address}trainings/#g=1/{key('train/1')}")
+    wait_for(browser, "return document.querySelector('#group-card h3')?.textContent === 'train/1'")
+    browser.execute_script(
+        """
+        const [slow] = arguments, plain = window.fetch;
+        window.fetch = async (address) => {
+          if (address.includes(slow)) await new Promise((done) => setTimeout(done, 1500));
+          return plain(address);
+        };
+        const list = document.getElementById("group");
+        for (const value of [`31/${slow}`, list.value]) {
+          list.value = value;
+          list.dispatchEvent(new Event("change"));
+        }
+        """,
+        key("train/2"),
+    )
+    wait_for(browser, "return performance.getEntriesByType('resource').some((e) => e.name.includes('texts'))")
+    browser.execute_async_script("setTimeout(arguments[0], 2500)")
+    assert texts(browser, "#group-card h3") == ["train/1"]
+    assert f"g=1%2F{key('train/1')}" in browser.current_url
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0, 1.0000000000000002],
+        [0.3, 0.30000000000000004],
+        [0.0, 5e-324],
+        [1e-6, 1e-6],
+        [-1.0, -1.0],
+        [0.0, 0.0],
+        [1e-7, 2e-6],
+        [1e299, -1e299],
+        [0.5],
+    ],
+)
+def test_curves_of_any_numbers_are_drawn(tmp_path, browser, values):
+    write(tmp_path / "care", "metrics.jsonl", *({"step": k + 1, "reward": v} for k, v in enumerate(values)))
+    address, process = start(tmp_path / "care")
+    try:
+        shown(browser, f"{address}trainings/")
+        labels = texts(browser, "#panels figure:first-child text:not([text-anchor=middle])")
+        drawn = browser.execute_script("return document.querySelector('#panels figure').innerHTML")
+    finally:
+        process.kill()
+    assert "NaN" not in drawn
+    assert "Infinity" not in drawn
+    ticks = [float(label) for label in labels if label]
+    assert len(set(ticks)) == len(ticks) >= 2  # no two lines have one label
+    low, high = min(ticks), max(ticks)
+    assert low - abs(low) * 0.01 <= min(values)
+    assert max(values) <= high + abs(high) * 0.01
+
+
+def test_logs_of_earlier_versions_and_bad_addresses(tmp_path, browser):
+    """They held less of a rollout; an address may say anything."""
+    folder = tmp_path / "care"
+    write(folder, "metrics.jsonl", {"step": 1, "alarms": "x", "epoch": "late"})
+    write(folder, "rollouts.jsonl", {"step": 1, "question_id": "t/1", "text": "old", "reward": 1.0, "accuracy": 1.0})
+    address, process = start(folder)
+    try:
+        for hash_ in ("", "#g=abc", "#t=1.5", "#t=-1&q=x&s=y", "#t=99", "#against=r7"):
+            shown(browser, f"{address}trainings/{hash_}")
+            wait_for(browser, "return document.querySelector('#group-card .reply pre')?.textContent === 'old'")
+            assert texts(browser, "#trouble") == [""]
+            assert "undefined" not in browser.execute_script("return document.querySelector('main').textContent")
+        process.kill()
+        process.wait()
+        wait_for(browser, "return !document.getElementById('trouble').hidden", seconds=15)
+        assert "does not answer" in texts(browser, "#trouble")[0]
+        assert texts(browser, "#group-card .reply pre") == ["old"]
+    finally:
+        process.kill()
+
+
 def test_differences_of_words(window, browser):
-    shown(browser, f"{window[0]}trainings/#g=1&against=s1")
+    shown(browser, f"{window[0]}trainings/#g=11/{key('train/1')}&against=s1")
     # The same texts at both steps: nothing stands out.
     wait_for(browser, "return document.querySelectorAll('#group-card .reply pre span').length === 2")
     assert texts(browser, "#group-card ins, #group-card del") == []
@@ -113,7 +209,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(window, browser):
     try:
         metrics_of_a_phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics_of_a_phone)
-        shown(browser, f"{window[0]}trainings/#g=1&q=2&s=40")
+        shown(browser, f"{window[0]}trainings/#g=11/{key('train/1')}&q={key('train/7')}&s=40")
         wait_for(browser, "return document.querySelectorAll('#answer-card .reply').length === 2")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     finally:
@@ -123,6 +219,6 @@ def test_a_phone_shows_it_without_scrolling_sideways(window, browser):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(window, browser, scheme):
-    shown(browser, f"{window[0]}trainings/#g=1&q=1&s=40&against=r0")
+    shown(browser, f"{window[0]}trainings/#g=11/{key('train/1')}&q={key('train/7')}&s=40&against=r0")
     wait_for(browser, "return document.querySelectorAll('#group-card ins').length > 0")
     assert serious_barriers(browser, scheme) == {}

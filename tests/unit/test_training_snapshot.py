@@ -78,7 +78,7 @@ def test_curves_end_at_the_checkpoint(tmp_path):
 def test_a_checkpoint_that_was_copied_alone_keeps_its_curves(tmp_path):
     folder = checkpoint(tmp_path / "out", 20, lines=[line(step) for step in range(1, 21)])
     before = take_snapshot(folder, [], {}, read_own)
-    write_curves(folder, read_lines(tmp_path / "out" / "metrics.jsonl"))
+    write_curves(folder, curves(read_lines(tmp_path / "out" / "metrics.jsonl")))
     moved = tmp_path / "elsewhere" / "model"
     shutil.copytree(folder, moved)
     # Metrics next to it may be another training's.

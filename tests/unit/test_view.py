@@ -71,20 +71,25 @@ def get(address: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
         return error.code, error.read(), dict(error.headers)
 
 
+def data_of(page: bytes) -> dict:
+    """What the page's script is given."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', html.unescape(page.decode()))[1])
+
+
 def test_the_page_knows_which_media_are_there_and_asks_for_texts(opened):
     status, text, headers = get(opened.address)
     assert status == 200
     assert headers["referrer-policy"] == "no-referrer"
     page = html.unescape(text.decode())
     assert "img-src data: 'self'; media-src 'self'; connect-src 'self'" in page
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    data = data_of(text)
     questions = load_run(opened.run).questions
     assert len(data["media"]) == len(questions) == 28
     assert set(data["media"]) <= {"2", "3"}  # every question has a view
     assert 'id="detail-' not in page  # the page carries none itself
     run = load_run(opened.run)
     for place, (question_id, question) in enumerate(questions.items()):
-        status, text, _ = get(f"{opened.address}texts/0/{place}")
+        status, text, _ = get(f"{opened.address}{data['served']}/texts/0/{place}")
         columns, record = json.loads(text), run.records[question_id]
         assert (status, columns["p"], len(question.options)) == (200, [place], 4)
         whole = None if record.parsed.format_ok else record.generation.text
@@ -111,49 +116,70 @@ def test_a_questions_probes_are_next_to_its_text(opened, tmp_path):
     result = ProbeResult("forced/v1", "A", "B", 0.2, 0.71, changed="<think>none</think>")
     (run / "probes.jsonl").write_text(probe_line(name, result, run_identity(read_manifest(run))))
     runs = Runs(None, None, None)
-    runs.page([run], trainings=False)
-    assert runs.texts(0, 0)["probes"] == [["forced/v1", "B instead of A (0.71, A 0.20)", "<think>none</think>"]]
-    assert runs.texts(0, 1)["probes"] == []
-    assert runs.texts(0, 28) is None
+    assert "Live trainings" not in runs.page([run], trainings=False)
+    assert runs.shown.texts(0, 0)["probes"] == [["forced/v1", "B instead of A (0.71, A 0.20)", "<think>none</think>"]]
+    assert runs.shown.texts(0, 1)["probes"] == []
+    assert runs.shown.texts(0, 28) is runs.shown.texts(None, 0) is None
+    # A training has begun since: its link is there, although no run has changed.
+    assert "Live trainings" in runs.page([run], trainings=True)
+
+
+def test_an_older_page_gets_no_other_runs_texts(data_root, tmp_path):
+    """Places mean other questions, and rows other runs, on a page that was made later."""
+    run = evaluated(data_root, tmp_path, "--run-name", "x", "--levels", "L2")
+    address, process = start(run)
+    try:
+        older = data_of(get(address)[1])["served"]
+        assert get(f"{address}{older}/texts/0/0")[0] == 200
+        evaluated(data_root, tmp_path, "--run-name", "x", "--levels", "L1")
+        assert get(f"{address}{older}/texts/0/0")[0] == 200  # nobody has asked for a new page
+        newer = data_of(get(address)[1])["served"]
+        status, text, _ = get(f"{address}{older}/texts/0/0")
+        assert (status, text) == (409, b"The runs have changed since this page was made. Fix: reload it.")
+        assert get(f"{address}{newer}/texts/0/0")[0] == 200
+    finally:
+        process.kill()
 
 
 def test_clips_are_served_as_they_are_and_in_ranges(opened):
     _, text, _ = get(opened.address)
-    media = json.loads(re.search(r'id="data">(.*?)</script>', text.decode())[1])["media"]
+    data = data_of(text)
     bank = list(load_run(opened.run).questions.values())
-    place = media.index("3")
-    status, content, headers = get(f"{opened.address}media/{place}/clip")
+    base = f"{opened.address}{data['served']}/media/{data['media'].index('3')}"
+    status, content, headers = get(f"{base}/clip")
     assert status == 200
     clips = {question.video.read_bytes() for question in bank if question.video is not None}
     assert content in clips
-    status, part, headers = get(f"{opened.address}media/{place}/clip", Range="bytes=10-19")
+    status, part, headers = get(f"{base}/clip", Range="bytes=10-19")
+    assert headers["content-security-policy"].endswith("sandbox")
     assert (status, part, headers["content-range"]) == (206, content[10:20], f"bytes 10-19/{len(content)}")
-    status, view, _ = get(f"{opened.address}media/{place}/view")
+    status, view, _ = get(f"{base}/view")
     assert (status, view[:8]) == (200, b"\x89PNG\r\n\x1a\n")
-    status, frames, headers = get(f"{opened.address}media/{place}/frames")
+    status, frames, headers = get(f"{base}/frames")
     assert (status, headers["content-type"], frames[:4], frames[8:12]) == (200, "image/webp", b"RIFF", b"WEBP")
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "media/0/manifest.json",
-        "media/0/../../../../../etc/passwd",
-        "media/0/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
-        "media/99999/clip",
-        "media/-1/view",
-        "texts/0/99999",
-        "texts/1/0",
-        "texts/0/../../manifest.json",
+        "PAGE/media/0/manifest.json",
+        "PAGE/media/0/../../../../../etc/passwd",
+        "PAGE/media/0/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "PAGE/media/99999/clip",
+        "PAGE/media/-1/view",
+        "PAGE/texts/0/99999",
+        "PAGE/texts/1/0",
+        "PAGE/texts/0/../../manifest.json",
         "trainings/0/texts/0",
         "trainings/0/media/0/clip",
         "../",
-        "media/0/",
+        "PAGE/media/0/",
         "manifest.json",
+        f"PAGE/texts/0/{'9' * 5000}",
     ],
 )
 def test_nothing_else_is_served(opened, path):
-    status, content, _ = get(opened.address + path)
+    status, content, _ = get(opened.address + path.replace("PAGE", data_of(get(opened.address)[1])["served"]))
     assert status == 404
     assert b"root:" not in content
 

@@ -12,9 +12,14 @@ import pytest
 from seedbench_r1.errors import DataError
 from seedbench_r1.window.given import Given
 from seedbench_r1.window.growing_file import GrowingFile
-from seedbench_r1.window.trainings import TrainingLog, Trainings
+from seedbench_r1.window.media import media_type
+from seedbench_r1.window.training_log import TrainingLog
+from seedbench_r1.window.training_log import question_key as key
+from seedbench_r1.window.trainings import Trainings, names_of
 from tests.command import cli
 from tests.unit.test_view import get, start
+
+HOSTILE = "<script>alert(1)</script>"
 
 
 def metrics(step: int, **more: object) -> dict[str, object]:
@@ -41,14 +46,15 @@ def write(folder: Path, name: str, *lines: dict, mode: str = "a") -> None:
 def test_a_log_is_read_on_from_where_it_ended(tmp_path):
     path = tmp_path / "log.jsonl"
     file = GrowingFile(path)
-    assert file.more() == (False, [])  # it is not there yet
+    assert list(file.more()) == []  # it is not there yet
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert file.more() == (False, [(0, {"step": 1}), (12, {"step": 2})])
-    assert file.more() == (False, [])
+    assert list(file.more()) == [(0, {"step": 1}), (12, {"step": 2})]
+    assert list(file.more()) == []
     with path.open("a") as more:
         more.write('ep": 3}\n')
-    assert file.more() == (False, [(24, {"step": 3})])
+    assert list(file.more()) == [(24, {"step": 3})]
     assert file.line(12) == {"step": 2}
+    assert not file.was_cut()
 
 
 @pytest.mark.parametrize(
@@ -60,27 +66,28 @@ def test_a_log_is_read_on_from_where_it_ended(tmp_path):
     ],
 )
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_log_that_was_cut_is_read_again(tmp_path, after, replaced):
+def test_a_log_that_was_cut_is_noticed(tmp_path, after, replaced):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n')
     file = GrowingFile(path)
-    assert len(file.more()[1]) == 2
+    assert len(list(file.more())) == 2
     if replaced:
         (tmp_path / "new").write_text(after)
         (tmp_path / "new").rename(path)
     else:
         path.write_text(after)
-    gone, lines = file.more()
-    assert gone
-    assert [line for _, line in lines] == [json.loads(line) for line in after.splitlines()]
+    assert file.was_cut()
+    file.forget()
+    assert [line for _, line in file.more()] == [json.loads(line) for line in after.splitlines()]
     path.unlink()
-    assert file.more() == (bool(after), [])
+    assert file.was_cut() == bool(after)
 
 
 def test_junk_in_a_log_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n[2]\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl holds a line that is no JSON object"):
-        GrowingFile(tmp_path / "metrics.jsonl").more()
+    message = r"metrics\.jsonl: the line at byte 12 is not valid JSON\. Fix: remove that line"
+    with pytest.raises(DataError, match=message):
+        list(GrowingFile(tmp_path / "metrics.jsonl").more())
 
 
 def test_what_is_known_of_a_training_by_hand(tmp_path):
@@ -90,12 +97,23 @@ def test_what_is_known_of_a_training_by_hand(tmp_path):
     write(folder, "heldout.jsonl", completion("t/7", 2, consistent=False), completion("t/8", 2, consistent=None))
     found = TrainingLog(folder).overview()
     assert (found["step"], found["epoch"], found["seconds"], found["alarms"]) == (2, 0.2, 3.0, ["zero_std 50 %"])
-    assert found["questions"] == ["t/1", "t/2", "t/7", "t/8"]
-    assert found["groups"] == [[0, 1, 1.5, [1.0, 0.0]], [1, 2, 2.5, [1.0]]]
-    assert found["heldout"] == [[2, 2, 1.0, False], [3, 2, 1.0, None]]
-    assert found["media"] == "0000"
+    assert found["questions"] == {key(name): [name, 0] for name in ("t/1", "t/2", "t/7", "t/8")}
+    assert found["groups"] == [(1, key("t/1"), 1.5, [1.0, 0.0]), (2, key("t/2"), 2.5, [1.0])]
+    rows = [[key("t/7"), [[1.0, False]]], [key("t/8"), [[1.0, None]]]]
+    assert found["heldout"] == {"questions": 2, "all_steps": 1, "steps": [2], "rows": rows}
     curves = {curve["name"]: curve["points"] for curve in found["curves"]}
     assert curves == {"reward": ((1.0, 1.1), (2.0, 1.2)), "seconds.step": ((1.0, 2.0), (2.0, 4.0))}
+
+
+def test_of_many_held_out_answers_the_page_gets_a_part(tmp_path):
+    folder = tmp_path / "care"
+    answers = [completion(f"t/{n}", step, consistent=True) for step in range(10, 1010, 10) for n in range(150)]
+    write(folder, "heldout.jsonl", *answers)
+    found = TrainingLog(folder).overview()["heldout"]
+    assert (found["questions"], found["all_steps"], len(found["rows"])) == (150, 100, 100)
+    assert (len(found["steps"]), found["steps"][0], found["steps"][-1]) == (24, 10, 1000)
+    assert found["steps"] == sorted(set(found["steps"]))
+    assert all(len(answers) == 24 and None not in answers for _, answers in found["rows"])
 
 
 def test_a_training_that_goes_back_is_read_again(tmp_path):
@@ -103,31 +121,112 @@ def test_a_training_that_goes_back_is_read_again(tmp_path):
     write(folder, "metrics.jsonl", metrics(1), metrics(2), metrics(3))
     write(folder, "rollouts.jsonl", rollout("t/1", 1), rollout("t/3", 3))
     log = TrainingLog(folder)
-    assert log.overview() is log.overview()  # nothing is read or counted twice
-    assert log.overview()["questions"] == ["t/1", "t/3"]
+    before = log.overview()
+    assert log.overview() is before  # nothing is read or counted twice
+    assert list(before["questions"].values()) == [["t/1", 0], ["t/3", 0]]
     write(folder, "metrics.jsonl", metrics(1), metrics(2), mode="w")
     write(folder, "rollouts.jsonl", rollout("t/1", 1), mode="w")
     write(folder, "metrics.jsonl", metrics(3, reward=9.0))
     write(folder, "rollouts.jsonl", rollout("t/4", 3, text="another"))
+    # Texts are never another question's, also before the logs are read again.
+    with pytest.raises(DataError, match="was cut meanwhile"):
+        log.texts(key("t/3"))
     found = log.overview()
-    assert (found["step"], found["questions"]) == (3, ["t/1", "t/4"])
+    assert (found["step"], list(found["questions"].values())) == (3, [["t/1", 0], ["t/4", 0]])
+    assert found["begun"] == before["begun"] + 1
     assert found["curves"][0]["points"] == ((1.0, 1.1), (2.0, 1.2), (3.0, 9.0))
-    assert [line["text"] for line in log.texts(1)["rollouts"]["3"]] == ["another"]
+    assert [line["text"] for line in log.texts(key("t/4"))["rollouts"]["3"]] == ["another"]
+    assert log.texts(key("t/3")) is None
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl", "heldout.jsonl"])
+def test_nothing_is_lost_by_a_log_that_cannot_be_read_for_a_while(tmp_path, name):
+    folder = tmp_path / "care"
+    write(folder, "metrics.jsonl", metrics(1))
+    write(folder, "rollouts.jsonl", rollout("t/1", 1))
+    write(folder, "heldout.jsonl", completion("t/7", 1, consistent=True))
+    log = TrainingLog(folder)
+    log.overview()
+    write(folder, "metrics.jsonl", metrics(2))
+    whole = (folder / name).read_text()
+    with (folder / name).open("a") as file:
+        file.write("junk\n")
+    with pytest.raises(DataError, match=name):
+        log.overview()
+    (folder / name).write_text(whole)
+    write(folder, "metrics.jsonl", metrics(3))
+    found, fresh = log.overview(), TrainingLog(folder).overview()
+    assert found | {"begun": 0} == fresh
+    assert found["curves"][0]["points"] == ((1.0, 1.1), (2.0, 1.2), (3.0, 1.3))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"step": 2, "seconds": 3.0},
+        {"step": 2, "seconds": {"step": None}},
+        {"step": 2, "epoch": "late", "alarms": "all", "rewards": [1]},
+        {"step": float("nan")},
+        {},
+    ],
+)
+def test_strange_values_in_a_log_are_left_out(tmp_path, line):
+    folder = tmp_path / "care"
+    write(folder, "metrics.jsonl", metrics(1), line)
+    write(folder, "rollouts.jsonl", {"step": 1}, {"question_id": None, "step": "x"}, rollout("t/1", 1, reward=None))
+    write(folder, "heldout.jsonl", completion("t/7", 1, consistent="yes"), {"step": 1})
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "training.json").write_text('{"config": "none", "algorithm": 5}')
+    found = TrainingLog(folder).overview()
+    json.dumps(found, allow_nan=False)
+    assert found["curves"][0]["points"][0] == (1.0, 1.1)
+    assert (found["model"], found["checkpoint"]) == ("", "checkpoint-1")
 
 
 def test_names_and_colours_of_several(tmp_path):
-    for place in ("a/care", "b/care", "c"):
-        (tmp_path / place).mkdir(parents=True)
-        write(tmp_path / place, "metrics.jsonl", metrics(1, likelihood=0.5))
+    folders = [tmp_path / place for place in ("a/s0/care", "b/s0/care", "b/s1/care", "c")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        write(folder, "metrics.jsonl", metrics(1, likelihood=0.5))
     write(tmp_path / "c", "metrics.jsonl", {"step": 1, "loss": 0.5}, mode="w")
     trainings = Trainings()
-    name, shown = trainings.state([tmp_path / "a/care", tmp_path / "b/care", tmp_path / "c"])
-    assert [training["name"] for training in shown] == ["a/care", "b/care", "c"]
+    name, shown = trainings.state(folders)
+    assert [training["name"] for training in shown] == ["a/s0/care", "b/s0/care", "s1/care", "c"]
     looks = [(training["colour"], training["dashed"]) for training in shown]
-    assert looks == [("var(--c0)", False), ("var(--c0)", True), ("var(--c2)", False)]
-    assert trainings.state([tmp_path / "a/care", tmp_path / "b/care", tmp_path / "c"])[0] == name
+    assert len(set(looks)) == 4
+    assert looks[0] == ("var(--c0)", False)
+    assert looks[1] == ("var(--c0)", True)
+    assert looks[3] == ("var(--c2)", False)
+    assert trainings.state(folders)[0] == name
     write(tmp_path / "c", "metrics.jsonl", {"step": 2, "loss": 0.25})
-    assert trainings.state([tmp_path / "a/care", tmp_path / "b/care", tmp_path / "c"])[0] != name
+    assert trainings.state(folders)[0] != name
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert names_of([Path("/x/care"), Path("/x/grpo")]) == ["care", "grpo"]
+    long = ["one/trainings/care", "two/trainings/care"]
+    assert names_of([Path("/e") / name for name in long]) == long
+
+
+def test_a_damaged_training_does_not_hide_the_others(tmp_path):
+    write(tmp_path / "good", "metrics.jsonl", metrics(1))
+    write(tmp_path / "bad", "metrics.jsonl", metrics(1))
+    (tmp_path / "bad" / "rollouts.jsonl").write_text("junk\n")
+    _, (good, bad) = Trainings().state([tmp_path / "good", tmp_path / "bad"])
+    assert (good["error"], good["step"]) == ("", 1)
+    assert "rollouts.jsonl: the line at byte 0 is not valid JSON" in bad["error"]
+
+
+def test_a_training_is_listed_once_and_a_run_next_to_its_logs_too(tmp_path):
+    both = tmp_path / "both"
+    write(both, "metrics.jsonl", metrics(1))
+    (tmp_path / "link").symlink_to(both)
+    (tmp_path / "x").mkdir()
+    given = Given([both, tmp_path / "x" / ".." / "both", tmp_path / "link"])
+    assert given.trainings() == [both]
+    assert given.runs() == []
+    (both / "manifest.json").write_text("{}")
+    assert given.runs()[0] == both
 
 
 def test_an_experiments_trainings_begin_one_after_the_other(tmp_path):
@@ -153,7 +252,7 @@ def served(tmp_path, data_root):
     write(folder, "metrics.jsonl", metrics(1))
     write(folder, "rollouts.jsonl", rollout("t/1", 1, video=str(clip), image=str(view)))
     write(folder, "rollouts.jsonl", rollout("t/2", 1, video="/etc/passwd", image=str(folder / "metrics.jsonl")))
-    write(folder, "rollouts.jsonl", rollout("<script>alert(1)</script>", 1, video=str(tmp_path / "gone.mp4")))
+    write(folder, "rollouts.jsonl", rollout(HOSTILE, 1, video=str(tmp_path / "gone.mp4")))
     address, process = start(folder)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", address), process.stderr.read()
     yield address, folder, clip, view
@@ -169,16 +268,18 @@ def test_a_window_on_a_training_alone(served):
     status, text, _ = get(f"{address}trainings/state")
     state = json.loads(text)
     (training,) = state["trainings"]
-    assert (training["name"], training["media"]) == ("care", "330")
+    assert training["name"] == "care"
+    assert training["questions"] == {key("t/1"): ["t/1", 3], key("t/2"): ["t/2", 0], key(HOSTILE): [HOSTILE, 0]}
     assert get(f"{address}trainings/state?seen={state['state']}")[0] == 204
     write(folder, "metrics.jsonl", metrics(2))
     assert json.loads(get(f"{address}trainings/state?seen={state['state']}")[1])["trainings"][0]["step"] == 2
-    lines = json.loads(get(f"{address}trainings/0/texts/0")[1])
+    texts, media = (f"{address}trainings/0/{kind}/{key('t/1')}" for kind in ("texts", "media"))
+    lines = json.loads(get(texts)[1])
     assert lines["rollouts"]["1"][0]["text"] == "<think>x</think><answer>A</answer>"
     assert "video" not in lines["rollouts"]["1"][0]
-    assert get(f"{address}trainings/0/media/0/clip")[1] == clip.read_bytes()
-    assert get(f"{address}trainings/0/media/0/view")[1] == view.read_bytes()
-    part = get(f"{address}trainings/0/media/0/clip", Range="bytes=5-9")
+    assert get(f"{media}/clip")[1] == clip.read_bytes()
+    assert get(f"{media}/view")[1] == view.read_bytes()
+    part = get(f"{media}/clip", Range="bytes=5-9")
     assert (part[0], part[1]) == (206, clip.read_bytes()[5:10])
     shutil.rmtree(folder)
     status, text, _ = get(f"{address}trainings/state")
@@ -186,14 +287,28 @@ def test_a_window_on_a_training_alone(served):
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["media/1/clip", "media/1/view", "media/2/clip", "media/0/../../metrics.jsonl", "media/9/clip", "texts/9"],
+    ("question", "kind"),
+    [("t/2", "clip"), ("t/2", "view"), (HOSTILE, "clip"), ("t/1", "manifest.json"), ("t/9", "clip")],
 )
-def test_what_a_log_names_and_is_no_media_is_not_served(served, path):
+def test_what_a_log_names_and_is_no_media_is_not_served(served, question, kind):
     get(f"{served[0]}trainings/state")  # the log is read
-    status, content, _ = get(f"{served[0]}trainings/0/{path}")
+    status, content, _ = get(f"{served[0]}trainings/0/media/{key(question)}/{kind}")
     assert status == 404
     assert b"root:" not in content
+    assert get(f"{served[0]}trainings/0/texts/{key('t/9')}")[0] == 404
+    assert get(f"{served[0]}trainings/7/texts/{key('t/1')}")[0] == 404
+
+
+def test_only_pictures_and_clips_that_do_nothing_are_media(tmp_path):
+    for name in ("a.mp4", "a.MKV", "a.webp", "a.svg", "a.html", "a"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "link.mp4").symlink_to("/etc/passwd")
+    found = {path.name: media_type(path) for path in tmp_path.iterdir()}
+    assert found.pop("a.mp4") == "video/mp4"
+    assert found.pop("a.MKV") == "video/x-matroska"
+    assert found.pop("a.webp") == "image/webp"
+    assert set(found.values()) == {None}
+    assert media_type(tmp_path / "gone.mp4") is None
 
 
 def test_a_damaged_log_is_said(served):
@@ -201,7 +316,36 @@ def test_a_damaged_log_is_said(served):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("junk\n")
     status, text, _ = get(f"{address}trainings/state")
-    assert (status, b"metrics.jsonl holds a line that is no JSON object" in text) == (503, True)
+    assert (status, "metrics.jsonl: the line at byte" in json.loads(text)["trainings"][0]["error"]) == (200, True)
+
+
+def test_runs_that_cannot_be_shown_do_not_hide_trainings(tmp_path):
+    write(tmp_path / "care", "metrics.jsonl", metrics(1))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    address, process = start(tmp_path / "run", tmp_path / "care")
+    try:
+        assert get(f"{address}trainings/state")[0] == 200
+        assert get(address)[0] == 503
+        process.terminate()
+        assert "the runs cannot be shown, the trainings can" in process.stderr.read()
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("out", "holds 1 trainings and is none itself. Fix: seedbench-r1 view"),
+        ("out/care/checkpoint-1", "lies in a training. Fix: seedbench-r1 view"),
+    ],
+)
+def test_folders_around_and_in_a_training_are_refused_with_the_line_to_type(tmp_path, path, message):
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out" / "care", "metrics.jsonl", metrics(1))
+    (tmp_path / "out" / "care" / "checkpoint-1").mkdir()
+    done = cli("view", tmp_path / path, "--no-open", cwd=tmp_path)
+    assert (done.returncode, message in done.stderr) == (4, True), done.stderr
 
 
 def test_an_experiment_that_has_not_begun_is_refused(tmp_path):

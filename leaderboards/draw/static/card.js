@@ -15,8 +15,9 @@ function stateLine(byte, text) {
 // page does not carry it.
 async function textOf(place, i) {
   const columns = await textsOf(place, i), at = columns?.at.get(i);
-  if (at === undefined) return null;
-  return {...Object.fromEntries([..."rxatsvkm"].map((name) => [name, columns[name][at]])), probes: columns.probes || []};
+  if (at === undefined && !columns?.why) return null;
+  const of = (name) => (at === undefined ? null : columns[name][at]);
+  return {...Object.fromEntries([..."rxatsvkm"].map((name) => [name, of(name)])), probes: columns.probes || [], why: columns.why};
 }
 
 // settles: where the sentence stands that settles on an option.
@@ -58,8 +59,8 @@ function probeLines(probes) {
 
 function reply(letter, place, byte, text) {
   const body = [];
-  const absent = page.media ? "Its text cannot be read. Is the window's command still running?" : "This page does not carry the text of this response.";
-  if (!text) body.push(el("p", {className: "quiet"}, asked(byte) && responded(byte) ? absent : ""));
+  if (text?.why) body.push(el("p", {className: "quiet"}, text.why));
+  else if (!text) body.push(el("p", {className: "quiet"}, asked(byte) && responded(byte) ? "This page does not carry the text of this response." : ""));
   else if (text.x !== null) body.push(...passage(text.x || "(empty output)", inOutput(text)));
   else body.push(...passage(text.r || "(no reasoning)", text.m), el("p", {}, "Answer: ", el("b", {}, text.a)));
   return el("div", {className: "reply"},
@@ -107,17 +108,17 @@ async function copy(text) {
 
 // In the window of `view`: the clip itself, its sampled frames and the view, served next to the page.
 function served(i, has) {
-  if (!has) return el("p", {className: "quiet"}, "Its clip and view are not where the run found them.");
-  const clip = has & 1 && el("video", {controls: true, preload: "metadata", src: `media/${i}/clip`, title: "The clip"});
-  const frames = has & 1 && el("img", {className: "strip-of-frames", alt: "The sampled frames, in order", src: `media/${i}/frames`});
-  const view = has & 2 && el("img", {className: "view", alt: "The current view", src: `media/${i}/view`});
+  if (!has) return el("p", {className: "quiet"}, "Its clip and view are not where the run found them, or no browser shows them.");
+  const clip = has & 1 && el("video", {controls: true, preload: "metadata", src: `${page.served}/media/${i}/clip`, title: "The clip"});
+  const frames = has & 1 && el("img", {className: "strip-of-frames", alt: "The sampled frames, in order", src: `${page.served}/media/${i}/frames`});
+  const view = has & 2 && el("img", {className: "view", alt: "The current view", src: `${page.served}/media/${i}/view`});
   return el("figure", {className: "media"}, clip || null, view || null, frames || null);
 }
 
 // What the models saw: the sampled frames in order, and the current view; nothing where the page carries neither.
 const pictures = byId("pictures") ? JSON.parse(byId("pictures").textContent) : {};
 function media(i) {
-  if (page.media) return served(i, Number(page.media[i]));
+  if (page.served) return served(i, Number(page.media[i]));
   const [strip, view, frames] = pictures[i] || ["", "", 0];
   const picture = (text, alt, className) => text && el("img", {className, alt, src: `data:image/webp;base64,${text}`, loading: "lazy"});
   if (!strip && !view) return null;

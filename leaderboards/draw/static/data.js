@@ -54,13 +54,30 @@ const texts = new Map();
 // The texts of a run, or in the window of `view` of one of its questions, as columns with an index by question; null if
 // there are none.
 function textsOf(place, i) {
-  const key = page.media ? `texts/${place}/${i}` : `detail-${place}`;
-  if (!page.media && !byId(key)) return Promise.resolve(null);
+  const key = page.served ? `${page.served}/texts/${place}/${i}` : `detail-${place}`;
+  if (!page.served && !byId(key)) return Promise.resolve(null);
   if (!texts.has(key)) {
-    const columns = page.media ? fetch(key).then((reply) => (reply.ok ? reply.json() : null), () => null) : inflateJson(key);
+    const columns = page.served ? fetched(key) : inflateJson(key);
     texts.set(key, columns.then((found) => found && {...found, at: new Map(found.p.map((question, at) => [question, at]))}));
   }
   return texts.get(key);
+}
+
+// The columns; null for an answer that there is none of. What keeps them away is said on the card, and tried again.
+async function fetched(key) {
+  try {
+    const reply = await fetch(key);
+    if (reply.ok) return await reply.json();
+    if (reply.status === 404) return null;
+    return away(key, await reply.text());
+  } catch (error) {
+    return away(key, `The window's command does not answer (${error.message}). Fix: start it again, and open its new address.`);
+  }
+}
+
+function away(key, why) {
+  texts.delete(key);
+  return {p: [], why};
 }
 
 // What can be compared: which answers have a value, whether it is a hit, and whether it could be one.

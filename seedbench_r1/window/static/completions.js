@@ -2,7 +2,8 @@
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const signed = (value) => (value < 0 ? "\u2212" : "+") + fixed(Math.abs(value), 2);
-const full = (line) => line.opened + line.text;
+const full = (line) => (line.opened || "") + (line.text || "");
+const isNumber = (value) => typeof value === "number";
 
 // Text as it is, or against another one.
 function written(line, against) {
@@ -12,17 +13,19 @@ function written(line, against) {
   return el("pre", {}, ...parts.map(({text, kind}) => el(tags[kind], {}, text)));
 }
 
-// [words, value] of what a line says besides its text.
+// [words, value] of what a line says besides its text; earlier versions said less.
 function facts(line) {
   const found = [];
-  if ("reward" in line) found.push(["reward", fixed(line.reward, 2)]);
-  found.push(["accuracy", fixed(line.accuracy, 2)], ["format", fixed(line.format, 0)]);
-  if ("bonus" in line) found.push(["bonus", fixed(line.bonus, 2)]);
-  for (const [name, value] of Object.entries(line.rewards || {})) found.push([name, fixed(value, 2)]);
-  if (line.likelihood != null) found.push(["likelihood", fixed(line.likelihood, 3)]);
-  if ("advantage" in line) found.push(["advantage", signed(line.advantage)]);
-  if ("consistent" in line) found.push(["consistent by rules", {true: "yes", false: "no", null: "undecided"}[line.consistent]]);
-  found.push(["tokens", number(line.tokens)]);
+  const add = (name, value, digits) => { if (isNumber(value)) found.push([name, fixed(value, digits)]); };
+  add("reward", line.reward, 2);
+  add("accuracy", line.accuracy, 2);
+  add("format", line.format, 0);
+  add("bonus", line.bonus, 2);
+  for (const [name, value] of Object.entries(line.rewards || {})) add(name, value, 2);
+  add("likelihood", line.likelihood, 3);
+  if (isNumber(line.advantage)) found.push(["advantage", signed(line.advantage)]);
+  if ("consistent" in line) found.push(["consistent by rules", {true: "yes", false: "no"}[line.consistent] || "undecided"]);
+  if (isNumber(line.tokens)) found.push(["tokens", number(line.tokens)]);
   if (line.finish_reason === "length") found.push(["cut at the limit", "yes"]);
   return found;
 }
@@ -37,12 +40,12 @@ function completion(title, line, against) {
 
 function question(id, line, address, has) {
   const gold = (k) => line.gold === LETTERS[k];
-  const options = line.options.map((text, k) => el("li", {className: gold(k) ? "gold" : ""},
+  const options = (line.options || []).map((text, k) => el("li", {className: gold(k) ? "gold" : ""},
     el("span", {}, LETTERS[k]), el("span", {}, text), el("span", {className: "marks"}, gold(k) ? el("span", {className: "gold-mark"}, "✓ gold") : "")));
   const clip = has & 1 && el("video", {controls: true, preload: "metadata", src: `${address}/clip`, title: "The clip"});
   const view = has & 2 && el("img", {className: "view", alt: "The current view", src: `${address}/view`});
   const media = has ? el("figure", {className: "media"}, clip || null, view || null)
-    : el("p", {className: "quiet"}, "Its clip and view are not where the training found them.");
-  return [el("h3", {}, id), media, el("p", {}, line.question),
-    options.length ? el("ol", {className: "options"}, ...options) : el("p", {}, "Right answer: ", el("b", {}, line.gold))];
+    : el("p", {className: "quiet"}, "Its clip and view are not where the training found them, or no browser shows them.");
+  return [el("h3", {}, id), media, el("p", {}, line.question || ""),
+    options.length ? el("ol", {className: "options"}, ...options) : line.gold ? el("p", {}, "Right answer: ", el("b", {}, line.gold)) : ""];
 }

@@ -6,17 +6,19 @@ const WINDOW = 15; // points of the running mean
 // Round numbers from at or below the least to at or above the most.
 function scale(values, from, to, whole = false) {
   let lo = Math.min(...values), hi = Math.max(...values);
-  if (lo === hi) [lo, hi] = lo === 0 ? [0, 1] : [lo - Math.abs(lo) / 2, hi + Math.abs(hi) / 2];
+  const size = Math.max(Math.abs(lo), Math.abs(hi));
+  // What differs by rounding alone is a flat line; a step between ticks could not be counted in it.
+  if (!(hi - lo > Math.max(1e-9 * size, 1e-300))) [lo, hi] = size < 1e-300 ? [0, 1] : [lo - size / 2, hi + size / 2];
   const rough = (hi - lo) / 4, power = 10 ** Math.floor(Math.log10(rough));
-  let size = [1, 2, 5, 10].find((times) => times * power >= rough) * power;
-  if (whole) size = Math.max(1, Math.round(size));
-  const ticks = [];
-  for (let k = Math.floor(lo / size); k * size < hi + size * 0.999; k++) ticks.push(k * size);
-  const first = ticks[0], last = ticks[ticks.length - 1];
-  return {ticks, at: (value) => from + (value - first) / (last - first) * (to - from)};
+  let step = [1, 2, 5, 10].find((times) => times * power >= rough) * power || rough;
+  if (whole) step = Math.max(1, Math.round(step));
+  const first = Math.floor(lo / step), count = Math.min(12, Math.ceil(hi / step - first - 1e-3) + 1);
+  const ticks = Array.from({length: Math.max(2, count)}, (_, k) => (first + k) * step);
+  const [low, high] = [ticks[0], ticks[ticks.length - 1]];
+  return {ticks, at: (value) => from + (value - low) / (high - low) * (to - from)};
 }
 
-const short = (value) => (value !== 0 && (Math.abs(value) < 0.001 || Math.abs(value) >= 1e5) ? value.toExponential(0) : String(+value.toPrecision(4)));
+const short = (value) => (value !== 0 && (Math.abs(value) < 0.001 || Math.abs(value) >= 1e5) ? Number(value.toPrecision(3)).toExponential() : String(+value.toPrecision(4)));
 
 function running(points) {
   return points.map(([step], k) => {
