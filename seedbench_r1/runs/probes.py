@@ -102,7 +102,7 @@ KINDS: dict[str, ProbeKind] = {
             "It shows whether a model, given the reasoning, finds the answer that was given the likeliest.",
             "It does not show that the reasoning is right. Under the run's own model and near temperature 0 it holds "
             "by construction: the likeliest answer was given. Name another model with --under.",
-            agreement={"under:": 0.66, "": 0.55},
+            agreement={"under:": 0.67, "": 0.55},
         ),
         ProbeKind(
             "text-match",
@@ -139,7 +139,7 @@ KINDS: dict[str, ProbeKind] = {
             "It shows what accuracy is left when no reasoning stands before the answer.",
             "It does not show that reasoning which stands there is used: an answer that stays the same may need it or "
             "not.",
-            agreement={"": 0.52},
+            agreement={"": 0.51},
         ),
     )
 }

@@ -193,6 +193,8 @@ def test_logs_of_earlier_versions_and_bad_addresses(tmp_path, browser):
         wait_for(browser, "return !document.getElementById('trouble').hidden", seconds=15)
         assert "does not answer" in texts(browser, "#trouble")[0]
         assert texts(browser, "#group-card .reply pre") == ["old"]
+        browser.get("about:blank")
+        browser.get_log("browser")  # what Chromium says of a window that does not answer
     finally:
         process.kill()
 
