@@ -83,6 +83,18 @@ def finite(value: object) -> float | None:
     return float(value)
 
 
+def without_nan(value: T) -> T:
+    """JSON values with None in the place of NaN and infinities, for which JSON has no words."""
+    made: object = value
+    if isinstance(value, Mapping):
+        made = {name: without_nan(part) for name, part in value.items()}
+    elif isinstance(value, list | tuple):
+        made = [without_nan(part) for part in value]
+    elif isinstance(value, float) and not math.isfinite(value):
+        made = None
+    return cast(T, made)
+
+
 def from_json(kind: type[T], value: object) -> T:
     """A value of a type, from JSON. Keys that a dataclass does not have are of a later version, and left out.
 

@@ -16,6 +16,7 @@ from seedbench_r1.errors import ConfigError, ResourceError
 from seedbench_r1.files import JsonObject
 from seedbench_r1.models.checkpoint import list_checkpoints
 from seedbench_r1.runs.training_snapshot import ALARM, curves
+from seedbench_r1.typed_json import without_nan
 from seedbench_r1.types import to_json
 from trainers.alarms import Alarms, end_training
 from trainers.checkpoints import (
@@ -31,7 +32,7 @@ from trainers.data import QuestionStream, StepData, TrainingExample
 from trainers.groups import GroupReport, RolloutLine
 from trainers.grpo import Refill, Seconds, grpo_step
 from trainers.heldout import HeldoutLine, answer_greedily, heldout_metrics
-from trainers.metrics import StepLog, StepMetrics, finite, grpo_metrics, sft_metrics
+from trainers.metrics import StepLog, StepMetrics, grpo_metrics, sft_metrics
 from trainers.optimizer import Optimizer, learning_rate
 from trainers.plan import TrainPlan
 from trainers.policy import Policy, load_policy
@@ -207,7 +208,7 @@ def _step(
     metrics["seconds"] = _rounded_seconds(start, loaded, seconds)
     if torch.cuda.is_available():
         metrics["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return finite(metrics), groups
+    return without_nan(metrics), groups
 
 
 def _open_data(plan: TrainPlan, processes: Processes, policy: Policy, progress: Progress) -> StepData:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, TypeVar, cast
+from typing import TypedDict, cast
 
 from seedbench_r1.files import AppendFile, make_folder, write_text
 from seedbench_r1.parsing import parse_response
 from seedbench_r1.runs.training_snapshot import HELDOUT, METRICS, ROLLOUTS, each_line, read_lines
+from seedbench_r1.typed_json import without_nan
 from trainers.groups import GroupReport, RolloutLine
 from trainers.heldout import HeldoutLine, HeldoutMetrics
 from trainers.sft import ResponseLoss
-
-T = TypeVar("T")
 
 WINDOW = 20  # steps that a warning looks back
 ZERO_STD = 0.3  # share of groups without spread above which there is little left to learn from
@@ -123,19 +121,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
 
 def _json_line(values: Mapping[str, object]) -> str:
-    return json.dumps(finite(values), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def finite(value: T) -> T:
-    """JSON values with None in the place of NaN and infinities, for which JSON has no words."""
-    made: object = value
-    if isinstance(value, Mapping):
-        made = {name: finite(part) for name, part in value.items()}
-    elif isinstance(value, list):
-        made = [finite(part) for part in value]
-    elif isinstance(value, float) and not math.isfinite(value):
-        made = None
-    return cast(T, made)
+    return json.dumps(without_nan(values), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def grpo_metrics(reports: Sequence[GroupReport]) -> StepMetrics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbench_r1.terminal import InertStream, escaped, printable
+from seedbench_r1.typed_json import without_nan
 
 # A log that is read afterwards: enough lines to see a stall, few enough to scroll.
 LINE_EVERY_S = 60.0
@@ -131,17 +131,6 @@ def begin_json() -> None:
 def has_printed_json() -> bool:
     """Whether --json has had its object: an error that is raised afterwards must not print another."""
     return bool(_printed)
-
-
-def without_nan(value: object) -> object:
-    """JSON knows no NaN: null stands for it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return value
 
 
 def silence_weight_bars() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import sys
 import threading
 import webbrowser
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +21,8 @@ from seedbench_r1.runs.samples import has_begun
 from seedbench_r1.runs.training_snapshot import METRICS
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from seedbench_r1.window.server import Window
 
 HOST = "127.0.0.1"  # other machines see nothing; over ssh: -L PORT:127.0.0.1:PORT
@@ -58,10 +62,25 @@ def view_command(
     if show:
         # A browser may take its time, and the server must not wait for it.
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    config = uvicorn.Config(application(window, token), log_level="warning", access_log=False, lifespan="off")
+    # A clip that is half sent must not keep the window open.
+    config = uvicorn.Config(
+        application(window, token), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+    )
     # Ctrl-C is how a window is closed, and loses nothing.
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        _server(config).run(sockets=[listening])
+
+
+def _server(config: uvicorn.Config) -> uvicorn.Server:
+    """uvicorn's, which says nothing of what it cuts off once it is told to end."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+            super().handle_exit(sig, frame)
+
+    return Server(config)
 
 
 def _refuse_or_warn(window: Window) -> None:
@@ -86,7 +105,7 @@ def _refuse_or_warn(window: Window) -> None:
         if len(folders) == len(runs):
             refuse_folders_of_runs(folders)
         window.page()
-    except SeedBenchError as error:
+    except (SeedBenchError, OSError) as error:
         if not trainings:
             raise
         console.err().print(f" the runs cannot be shown, the trainings can: {error}", soft_wrap=True)

@@ -13,6 +13,10 @@ from seedbench_r1.files import JsonObject
 from seedbench_r1.typed_json import parse_json
 
 
+class WasCut(Exception):
+    """What was read of a log before is gone: its writer went back. It has to be read again from the start."""
+
+
 @dataclass(slots=True)
 class GrowingFile:
     """A log that is appended to, and cut when its writer goes back."""
@@ -22,25 +26,21 @@ class GrowingFile:
     _inode: int = 0
     _last: bytes = b""  # the last line read: if it does not stand there any more, the file was cut and has grown again
 
-    def was_cut(self) -> bool:
-        """Whether what was read before is gone."""
-        if self.read == 0:
-            return False
-        if not self.path.is_file():
-            return True
-        with self.path.open("rb") as file:
-            return os.fstat(file.fileno()).st_ino != self._inode or not self._still_there(file)
-
     def more(self) -> Iterator[tuple[int, JsonObject]]:
         """The further lines, each with the place where it begins, line by line.
 
-        A line that is being written is left for the next time. Without a file there are none. Raises DataError for a
-        line that is no JSON object.
+        A line that is being written is left for the next time. Without a file there are none. Raises WasCut if what
+        was read before is gone, DataError for a line that is no JSON object.
         """
         if not self.path.is_file():
+            if self.read:
+                raise WasCut(self.path)
             return
         with self.path.open("rb") as file:
-            self._inode = os.fstat(file.fileno()).st_ino
+            inode = os.fstat(file.fileno()).st_ino
+            if self.read and (inode != self._inode or not self._still_there(file)):
+                raise WasCut(self.path)
+            self._inode = inode
             file.seek(self.read)
             for line in file:
                 if not line.endswith(b"\n"):

@@ -22,9 +22,23 @@ TYPES = {
 }
 
 
+# How such files begin (the first after four bytes): the Hub's cache keeps them without an ending, and links to them.
+BEGINNINGS = (b"ftyp", b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
+
+
 def media_type(path: Path) -> str | None:
     """Its type, if it is there and can be shown. Of a link, what it leads to counts."""
-    return TYPES.get(path.resolve().suffix.lower()) if path.is_file() else None
+    try:
+        known = TYPES.get(path.suffix.lower()) if path.is_file() else None
+        target = path.resolve()
+        if known is None or target.suffix.lower() in TYPES:
+            return known and TYPES[target.suffix.lower()]
+        with target.open("rb") as file:
+            head = file.read(16)
+    except OSError:  # somebody else's folder: as if it were not there
+        return None
+    begins = head.startswith(BEGINNINGS) or head[4:].startswith(BEGINNINGS[0])
+    return known if begins and not target.suffix else None
 
 
 def media_there(clip: Path | None, view: Path | None) -> int:

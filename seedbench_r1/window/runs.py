@@ -18,6 +18,7 @@ from seedbench_r1.runs.samples import runs_of
 from seedbench_r1.types import Question
 from seedbench_r1.window.media import media_there
 
+KEPT_PAGES = 3
 KEPT_FRAMES = 200  # strips of sampled frames that stay in memory: about 15 KB each
 
 
@@ -53,11 +54,11 @@ class Shown:
 
     def frames(self, question: Question) -> bytes:
         """Its sampled frames as WebP; empty where they cannot be decoded."""
-        if question.question_id not in self._frames:
-            if len(self._frames) >= KEPT_FRAMES:
-                self._frames.clear()
-            self._frames[question.question_id] = frames_webp(self.board, question)
-        return self._frames[question.question_id]
+        found = self._frames.get(question.question_id) or frames_webp(self.board, question)
+        if len(self._frames) >= KEPT_FRAMES:
+            self._frames.clear()
+        self._frames[question.question_id] = found
+        return found
 
 
 @dataclass(slots=True)
@@ -67,20 +68,24 @@ class Runs:
     baseline: str | None
     metric: str | None
     judge: str | None
-    shown: Shown | None = None  # by the page that was made last
+    made: dict[str, Shown] = field(default_factory=dict)  # by name, the last pages: other tabs may still ask for theirs
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def page(self, paths: Sequence[Path], *, trainings: bool) -> str:
         """The page as it is now. trainings: it links to them. Raises what build_board raises."""
         with self._guard:
             files = (("trainings", int(trainings), 0), *_files(paths))
-            if self.shown is None or files != self.shown.files:
+            shown = next(reversed(self.made.values()), None)
+            if shown is None or files != shown.files:
                 board = build_board(paths, baseline=self.baseline, metric=self.metric, judge=self.judge)
                 media = "".join(str(media_there(q.video, q.image)) for q in board.bank.questions)
                 name = secrets.token_urlsafe(6)
                 text = render_html(board, served=Served(name, media, trainings)).text
-                self.shown = Shown(name, files, board, text)
-            return self.shown.text
+                shown = Shown(name, files, board, text)
+                if len(self.made) >= KEPT_PAGES:
+                    del self.made[next(iter(self.made))]
+                self.made[name] = shown
+            return shown.text
 
 
 def outcome(result: ProbeResult) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
@@ -19,7 +20,6 @@ from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
     HTMLResponse,
-    JSONResponse,
     PlainTextResponse,
     RedirectResponse,
     Response,
@@ -28,6 +28,7 @@ from starlette.routing import BaseRoute, Route
 
 from seedbench_r1.errors import ResourceError, SeedBenchError
 from seedbench_r1.files import JsonObject
+from seedbench_r1.typed_json import without_nan
 from seedbench_r1.types import Question
 from seedbench_r1.window.given import Given
 from seedbench_r1.window.media import media_type
@@ -111,7 +112,7 @@ async def _runs(window: Window, _: Request) -> Response:
 async def _run_texts(window: Window, request: Request) -> Response:
     shown = _shown(window, request)
     columns = shown.texts(_number(request, "row"), _number(request, "place"))
-    return JSONResponse(_found(columns), headers=HEADERS)
+    return _json(_found(columns))
 
 
 async def _run_media(window: Window, request: Request) -> Response:
@@ -120,38 +121,50 @@ async def _run_media(window: Window, request: Request) -> Response:
     if kind == "frames":
         content = await run_in_threadpool(shown.frames, question)
         return Response(_found(content or None), media_type="image/webp", headers=MEDIA_HEADERS)
-    return _file({"clip": question.video, "view": question.image}.get(kind))
+    return await run_in_threadpool(_file, {"clip": question.video, "view": question.image}.get(kind))
 
 
 async def _trainings(window: Window, _: Request) -> Response:
-    return HTMLResponse(trainings_page(runs=bool(window.given.runs())), headers=HEADERS)
+    runs = await run_in_threadpool(window.given.runs)
+    return HTMLResponse(trainings_page(runs=bool(runs)), headers=HEADERS)
 
 
 async def _state(window: Window, request: Request) -> Response:
     name, shown = await run_in_threadpool(window.trainings)
     if request.query_params.get("seen") == name:
         return Response(status_code=204, headers=HEADERS)
-    return JSONResponse({"state": name, "trainings": shown}, headers=HEADERS)
+    return _json({"state": name, "trainings": shown})
 
 
 async def _training_texts(window: Window, request: Request) -> Response:
-    log = _found(window.training(_number(request, "row")))
-    return JSONResponse(_found(await run_in_threadpool(log.texts, request.path_params["key"])), headers=HEADERS)
+    log = await _training(window, request)
+    return _json(_found(await run_in_threadpool(log.texts, request.path_params["key"])))
 
 
 async def _training_media(window: Window, request: Request) -> Response:
-    log = _found(window.training(_number(request, "row")))
-    return _file(log.media(request.path_params["key"], request.path_params["kind"]))
+    log = await _training(window, request)
+    path = log.media(request.path_params["key"], request.path_params["kind"])
+    return await run_in_threadpool(_file, path)
+
+
+async def _training(window: Window, request: Request) -> TrainingLog:
+    # Disks may be slow: nothing is looked up where all tabs would wait for it.
+    return _found(await run_in_threadpool(window.training, _number(request, "row")))
 
 
 async def _icon(_: Request) -> Response:
     return Response(status_code=204)  # browsers ask for one at this address, without the token
 
 
+def _json(value: object) -> Response:
+    # In ASCII: a text may hold half a character, which UTF-8 has no bytes for.
+    return Response(json.dumps(without_nan(value), allow_nan=False), media_type="application/json", headers=HEADERS)
+
+
 def _shown(window: Window, request: Request) -> Shown:
     """The runs as the page that asks shows them: a place means another question, or another run, on a later one."""
-    shown = window.runs.shown
-    if shown is None or shown.name != request.path_params["page"]:
+    shown = window.runs.made.get(request.path_params["page"])
+    if shown is None:
         raise HTTPException(409, "The runs have changed since this page was made. Fix: reload it.")
     return shown
 

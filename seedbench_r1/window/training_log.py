@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from seedbench_r1.files import JsonObject, read_json_object
 from seedbench_r1.models.checkpoint import TRAINING, list_checkpoints
 from seedbench_r1.runs.training_snapshot import ALARM, CURVES, HELDOUT, METRICS, ROLLOUTS, curves
 from seedbench_r1.typed_json import finite
-from seedbench_r1.window.growing_file import GrowingFile
+from seedbench_r1.window.growing_file import GrowingFile, WasCut
 from seedbench_r1.window.media import media_there
 
 # Curves that only the window shows: what one looks at while a training goes on.
@@ -110,7 +111,7 @@ class TrainingLog:
     def _lines(self, log: str, name: str, places: Mapping[int, Sequence[int]]) -> JsonObject:
         found = {step: [self._files[log].line(place) for place in each] for step, each in places.items()}
         for step, lines in found.items():
-            if any((str(line.get("question_id")), line.get("step")) != (name, step) for line in lines):
+            if any((str(line.get("question_id")), _step(line)) != (name, step) for line in lines):
                 raise DataError(f"{self.folder / log} was cut meanwhile. The page will show it anew.")
         hidden = ("video", "image")
         return {
@@ -120,15 +121,17 @@ class TrainingLog:
 
     def _read_on(self) -> bool:
         """Take in what is new; whether anything is."""
-        # A training that goes back to a checkpoint cuts all three.
-        if any(file.was_cut() for file in self._files.values()):
-            self._forget()
         before = [file.read for file in self._files.values()], self._begun
         try:
             self._take_in()
-        except (DataError, OSError):
-            # Half of what is new would be a wrong picture: all of it is read again when it can be.
+        except WasCut:
+            # A training that goes back to a checkpoint cuts all three; while it does, they are left for the next time.
             self._forget()
+            with contextlib.suppress(WasCut):
+                self._take_in()
+        except (DataError, OSError):
+            # What was taken in stays, and is shown as soon as the rest can be read.
+            self._overview = {}
             raise
         return not self._overview or before != ([file.read for file in self._files.values()], self._begun)
 
@@ -156,15 +159,26 @@ def _about(folder: Path) -> JsonObject:
     newest = list_checkpoints(folder)[-1:]
     training = {}
     if newest and (newest[0] / TRAINING).is_file():
-        training = read_json_object(newest[0] / TRAINING, DataError)
+        # Only what it is called: curves need no checkpoint, and one may be being copied.
+        with contextlib.suppress(DataError):
+            training = read_json_object(newest[0] / TRAINING, DataError)
     config = training.get("config")
     model = str(config.get("model") or "") if isinstance(config, dict) else ""
     return {
         "algorithm": str(training.get("algorithm") or ""),
         "model": model.rstrip("/").rpartition("/")[2],
         "checkpoint": newest[0].name if newest else "",
-        "ended": (folder / ALARM).is_file(),
+        "ended": _why(folder / ALARM),
     }
+
+
+def _why(alarm: Path) -> str:
+    """Why a training was ended; "" if it was not."""
+    if not alarm.is_file():
+        return ""
+    with contextlib.suppress(DataError):
+        return str(read_json_object(alarm, DataError).get("why") or alarm.name)
+    return alarm.name
 
 
 def _numbers(known: Known) -> JsonObject:
@@ -174,12 +188,11 @@ def _numbers(known: Known) -> JsonObject:
         for key, asked in known.asked.items()
         for step, each in asked.rollouts.items()
     ]
-    alarms = last.get("alarms")
     return {
         "step": int(_number(last, "step")),
         "epoch": finite(last.get("epoch")),
         "seconds": _seconds(known.lines),
-        "alarms": [str(text) for text in alarms] if isinstance(alarms, list) else [],
+        "alarms": _alarms(known.lines),
         "curves": _curves(known.lines),
         # What is shown of a question before its texts are asked for: its id, and which of its media can be.
         "questions": {key: [asked.name, media_there(asked.video, asked.image)] for key, asked in known.asked.items()},
@@ -219,6 +232,14 @@ def _seconds(lines: Sequence[JsonObject]) -> float | None:
     parts = [line.get("seconds") for line in lines[-10:]]
     known = [value for part in parts if isinstance(part, dict) and (value := finite(part.get("step"))) is not None]
     return round(fmean(known), 2) if known else None
+
+
+def _alarms(lines: Sequence[JsonObject]) -> list[str]:
+    """The last that was said, in the last ten steps: an alarm that goes on is said again every ten."""
+    for line in reversed(lines[-10:]):
+        if isinstance(alarms := line.get("alarms"), list) and alarms:
+            return [f"step {_step(line)}: {text}" for text in alarms]
+    return []
 
 
 def _step(line: JsonObject) -> int:

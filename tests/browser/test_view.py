@@ -36,6 +36,7 @@ def test_a_card_has_the_clip_its_frames_and_the_view(window, browser):
     address, run = window
     question = next(q for q in load_run(run).questions.values() if q.video is not None)
     browser.get("about:blank")
+    browser.get_log("browser")  # of pages whose window has ended
     browser.get(f"{address}#q={question.question_id}")
     wait_for(browser, f"return document.querySelector('#card h3')?.textContent === '{question.question_id}'")
     wait_for(browser, "return document.querySelectorAll('#card .media img').length === 2")

@@ -51,7 +51,7 @@ def test_curves_go_on_by_themselves(window, browser):
     assert browser.execute_script(label) == "Reward by step: care 1.1 to 5"
     write(folder, "metrics.jsonl", metrics(41, alarms=["zero_std 50 %"]))
     wait_for(browser, "return document.querySelector('#list .state').textContent.startsWith('step 41')")
-    assert "zero_std 50 %" in texts(browser, "#list .alarm")
+    assert texts(browser, "#list .alarm") == ["step 41: zero_std 50 %"]
     assert browser.execute_script(label) == "Reward by step: care 1.1 to 5.1"
 
 
@@ -154,6 +154,10 @@ def test_the_group_that_was_chosen_last_is_shown(window, browser):
         [-1.0, -1.0],
         [0.0, 0.0],
         [1e-7, 2e-6],
+        [100.41, 100.44],
+        [78.51, 78.53],
+        [1e6, 1000300.0],
+        [1.0, 1.0001],
         [1e299, -1e299],
         [0.5],
     ],
@@ -183,7 +187,16 @@ def test_logs_of_earlier_versions_and_bad_addresses(tmp_path, browser):
     write(folder, "rollouts.jsonl", {"step": 1, "question_id": "t/1", "text": "old", "reward": 1.0, "accuracy": 1.0})
     address, process = start(folder)
     try:
-        for hash_ in ("", "#g=abc", "#t=1.5", "#t=-1&q=x&s=y", "#t=99", "#against=r7"):
+        for hash_ in (
+            "",
+            "#g=abc",
+            "#t=1.5",
+            "#t=-1&q=x&s=y",
+            "#t=99",
+            "#against=r7",
+            "#t=length",
+            "#q=constructor&s=1",
+        ):
             shown(browser, f"{address}trainings/{hash_}")
             wait_for(browser, "return document.querySelector('#group-card .reply pre')?.textContent === 'old'")
             assert texts(browser, "#trouble") == [""]

@@ -117,26 +117,29 @@ def test_a_questions_probes_are_next_to_its_text(opened, tmp_path):
     (run / "probes.jsonl").write_text(probe_line(name, result, run_identity(read_manifest(run))))
     runs = Runs(None, None, None)
     assert "Live trainings" not in runs.page([run], trainings=False)
-    assert runs.shown.texts(0, 0)["probes"] == [["forced/v1", "B instead of A (0.71, A 0.20)", "<think>none</think>"]]
-    assert runs.shown.texts(0, 1)["probes"] == []
-    assert runs.shown.texts(0, 28) is runs.shown.texts(None, 0) is None
+    (shown,) = runs.made.values()
+    assert shown.texts(0, 0)["probes"] == [["forced/v1", "B instead of A (0.71, A 0.20)", "<think>none</think>"]]
+    assert shown.texts(0, 1)["probes"] == []
+    assert shown.texts(0, 28) is shown.texts(None, 0) is None
     # A training has begun since: its link is there, although no run has changed.
     assert "Live trainings" in runs.page([run], trainings=True)
 
 
-def test_an_older_page_gets_no_other_runs_texts(data_root, tmp_path):
+def test_an_older_page_gets_its_own_texts_or_none(data_root, tmp_path):
     """Places mean other questions, and rows other runs, on a page that was made later."""
     run = evaluated(data_root, tmp_path, "--run-name", "x", "--levels", "L2")
     address, process = start(run)
     try:
         older = data_of(get(address)[1])["served"]
-        assert get(f"{address}{older}/texts/0/0")[0] == 200
+        first = get(f"{address}{older}/texts/0/0")
         evaluated(data_root, tmp_path, "--run-name", "x", "--levels", "L1")
-        assert get(f"{address}{older}/texts/0/0")[0] == 200  # nobody has asked for a new page
-        newer = data_of(get(address)[1])["served"]
+        assert data_of(get(address)[1])["levels"] == ["L1", "L2"]
+        assert get(f"{address}{older}/texts/0/0") == first
+        for number in range(2):
+            (run / f"records.{number + 1}-of-9.jsonl").write_text("")
+            assert get(address)[0] == 200
         status, text, _ = get(f"{address}{older}/texts/0/0")
         assert (status, text) == (409, b"The runs have changed since this page was made. Fix: reload it.")
-        assert get(f"{address}{newer}/texts/0/0")[0] == 200
     finally:
         process.kill()
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from seedbench_r1.errors import DataError
 from seedbench_r1.window.given import Given
-from seedbench_r1.window.growing_file import GrowingFile
-from seedbench_r1.window.media import media_type
+from seedbench_r1.window.growing_file import GrowingFile, WasCut
+from seedbench_r1.window.media import media_there, media_type
 from seedbench_r1.window.training_log import TrainingLog
 from seedbench_r1.window.training_log import question_key as key
 from seedbench_r1.window.trainings import Trainings, names_of
@@ -54,7 +57,6 @@ def test_a_log_is_read_on_from_where_it_ended(tmp_path):
         more.write('ep": 3}\n')
     assert list(file.more()) == [(24, {"step": 3})]
     assert file.line(12) == {"step": 2}
-    assert not file.was_cut()
 
 
 @pytest.mark.parametrize(
@@ -76,11 +78,28 @@ def test_a_log_that_was_cut_is_noticed(tmp_path, after, replaced):
         (tmp_path / "new").rename(path)
     else:
         path.write_text(after)
-    assert file.was_cut()
+    with pytest.raises(WasCut):
+        list(file.more())
     file.forget()
     assert [line for _, line in file.more()] == [json.loads(line) for line in after.splitlines()]
     path.unlink()
-    assert file.was_cut() == bool(after)
+    if after:
+        with pytest.raises(WasCut):
+            list(file.more())
+    else:
+        assert list(file.more()) == []
+
+
+def test_a_log_that_was_replaced_by_one_that_begins_alike_is_noticed(tmp_path):
+    """As a training that goes back writes it: what stood last may stand there again."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n')
+    file = GrowingFile(path)
+    assert len(list(file.more())) == 1
+    (tmp_path / "new").write_text('{"step": 1}\n{"step": 2}\n')
+    (tmp_path / "new").rename(path)
+    with pytest.raises(WasCut):
+        list(file.more())
 
 
 def test_junk_in_a_log_is_named(tmp_path):
@@ -96,7 +115,12 @@ def test_what_is_known_of_a_training_by_hand(tmp_path):
     write(folder, "rollouts.jsonl", rollout("t/1", 1), rollout("t/1", 1, reward=0.5, accuracy=0.0), rollout("t/2", 2))
     write(folder, "heldout.jsonl", completion("t/7", 2, consistent=False), completion("t/8", 2, consistent=None))
     found = TrainingLog(folder).overview()
-    assert (found["step"], found["epoch"], found["seconds"], found["alarms"]) == (2, 0.2, 3.0, ["zero_std 50 %"])
+    assert (found["step"], found["epoch"], found["seconds"], found["alarms"]) == (
+        2,
+        0.2,
+        3.0,
+        ["step 2: zero_std 50 %"],
+    )
     assert found["questions"] == {key(name): [name, 0] for name in ("t/1", "t/2", "t/7", "t/8")}
     assert found["groups"] == [(1, key("t/1"), 1.5, [1.0, 0.0]), (2, key("t/2"), 2.5, [1.0])]
     rows = [[key("t/7"), [[1.0, False]]], [key("t/8"), [[1.0, None]]]]
@@ -154,10 +178,12 @@ def test_nothing_is_lost_by_a_log_that_cannot_be_read_for_a_while(tmp_path, name
     with pytest.raises(DataError, match=name):
         log.overview()
     (folder / name).write_text(whole)
+    # At once what was new, before anything more is written.
+    assert log.overview() | {"begun": 0} == TrainingLog(folder).overview()
+    assert log.overview()["curves"][0]["points"] == ((1.0, 1.1), (2.0, 1.2))
     write(folder, "metrics.jsonl", metrics(3))
-    found, fresh = log.overview(), TrainingLog(folder).overview()
-    assert found | {"begun": 0} == fresh
-    assert found["curves"][0]["points"] == ((1.0, 1.1), (2.0, 1.2), (3.0, 1.3))
+    assert log.overview() | {"begun": 0} == TrainingLog(folder).overview()
+    assert log.overview()["curves"][0]["points"] == ((1.0, 1.1), (2.0, 1.2), (3.0, 1.3))
 
 
 @pytest.mark.parametrize(
@@ -206,6 +232,78 @@ def test_names_are_as_short_as_they_can_be():
     assert names_of([Path("/x/care"), Path("/x/grpo")]) == ["care", "grpo"]
     long = ["one/trainings/care", "two/trainings/care"]
     assert names_of([Path("/e") / name for name in long]) == long
+
+
+def test_a_damaged_log_costs_nothing_while_nothing_changes(tmp_path):
+    """It is not read from its first line at every question."""
+    folder = tmp_path / "care"
+    write(folder, "rollouts.jsonl", *(rollout(f"t/{n}", 1) for n in range(50)))
+    with (folder / "rollouts.jsonl").open("a") as file:
+        file.write("junk\n")
+    log, read = TrainingLog(folder), []
+    for _ in range(3):
+        with pytest.raises(DataError):
+            log.overview()
+        read.append(log._files["rollouts.jsonl"].read)
+    assert len(set(read)) == 1
+    assert read[0] > 10_000
+
+
+def test_alarms_stay_for_ten_steps_and_the_end_is_told(tmp_path):
+    folder = tmp_path / "care"
+    write(folder, "metrics.jsonl", metrics(1, alarms=["no reasoning"]), metrics(2))
+    log = TrainingLog(folder)
+    assert (log.overview()["alarms"], log.overview()["ended"]) == (["step 1: no reasoning"], "")
+    write(folder, "metrics.jsonl", *(metrics(step) for step in range(3, 12)))
+    assert log.overview()["alarms"] == []
+    write(folder, "alarm.json", {"why": "no rollout had any reasoning"})
+    assert log.overview()["ended"] == "no rollout had any reasoning"
+
+
+def test_a_checkpoint_that_comes_after_the_last_step_is_noticed_and_a_half_one_hides_nothing(tmp_path):
+    folder = tmp_path / "care"
+    write(folder, "metrics.jsonl", metrics(1))
+    log = TrainingLog(folder)
+    assert log.overview()["checkpoint"] == ""
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "training.json").write_text('{"con')
+    assert log.overview()["checkpoint"] == "checkpoint-1"
+    (folder / "checkpoint-1" / "training.json").write_text('{"algorithm": "care", "config": {"model": "/m/base/"}}')
+    found = log.overview()
+    assert (found["algorithm"], found["model"], len(found["curves"])) == ("care", "base", 2)
+
+
+def test_when_a_step_was_written_is_known(tmp_path):
+    write(tmp_path / "care", "metrics.jsonl", metrics(1))
+    os.utime(tmp_path / "care" / "metrics.jsonl", (1000, 2000))
+    assert Trainings().state([tmp_path / "care"])[1][0]["changed"] == 2000
+
+
+def test_a_step_that_was_cut_is_not_another_steps_text(tmp_path):
+    folder = tmp_path / "care"
+    write(folder, "metrics.jsonl", metrics(1), metrics(2))
+    write(folder, "rollouts.jsonl", rollout("t/1", 1, text="a"), rollout("t/1", 2, text="b"))
+    log = TrainingLog(folder)
+    log.overview()
+    # The same question stands there now, of another step.
+    write(folder, "rollouts.jsonl", rollout("t/1", 3, text="a"), rollout("t/1", 2, text="b"), mode="w")
+    with pytest.raises(DataError, match="was cut meanwhile"):
+        log.texts(key("t/1"))
+
+
+def test_a_log_whose_folder_may_not_be_read_is_one_trainings_trouble(tmp_path, monkeypatch):
+    write(tmp_path / "good", "metrics.jsonl", metrics(1))
+    write(tmp_path / "bad", "metrics.jsonl", metrics(1))
+    plain = GrowingFile.more
+
+    def more(self):
+        if "bad" in str(self.path):
+            raise PermissionError(13, "Permission denied", str(self.path))
+        return plain(self)
+
+    monkeypatch.setattr(GrowingFile, "more", more)
+    _, (good, bad) = Trainings().state([tmp_path / "good", tmp_path / "bad"])
+    assert (good["step"], "Permission denied" in bad["error"]) == (1, True)
 
 
 def test_a_damaged_training_does_not_hide_the_others(tmp_path):
@@ -311,12 +409,61 @@ def test_only_pictures_and_clips_that_do_nothing_are_media(tmp_path):
     assert media_type(tmp_path / "gone.mp4") is None
 
 
+def test_media_of_the_hubs_cache_are_media_and_what_only_pretends_is_not(tmp_path, data_root):
+    """Links to files without an ending, which begin as clips and pictures do."""
+    for source in (next(data_root.rglob("*.mp4")), next(data_root.rglob("*.png"))):
+        blob = tmp_path / f"blob-of-{source.suffix[1:]}"
+        blob.write_bytes(source.read_bytes())
+        link = tmp_path / f"link{source.suffix}"
+        link.symlink_to(blob)
+        assert media_type(link) == media_type(source)
+        blob.write_text("root:x:0:0")
+        assert media_type(link) is None
+
+
+def test_a_folder_that_may_not_be_entered_is_as_if_it_were_not_there(monkeypatch, tmp_path):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert media_there(tmp_path / "a.mp4", tmp_path / "a.png") == 0
+
+
 def test_a_damaged_log_is_said(served):
     address, folder, *_ = served
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("junk\n")
     status, text, _ = get(f"{address}trainings/state")
     assert (status, "metrics.jsonl: the line at byte" in json.loads(text)["trainings"][0]["error"]) == (200, True)
+
+
+def test_texts_of_half_a_character_and_numbers_that_are_none_are_served(served):
+    """As servers send that cut UTF-16: the logs hold them."""
+    address, folder, *_ = served
+    half = "cut \ud83d"
+    write(folder, "rollouts.jsonl", rollout(f"t/{half}", 1, text=half, reward=float("nan")))
+    state = json.loads(get(f"{address}trainings/state")[1])
+    assert [f"t/{half}", 0] in state["trainings"][0]["questions"].values()
+    status, text, _ = get(f"{address}trainings/0/texts/{key(f't/{half}')}")
+    (line,) = json.loads(text)["rollouts"]["1"]
+    assert (status, line["text"], line["reward"]) == (200, half, None)
+
+
+def test_ctrl_c_ends_the_window_while_a_clip_is_half_sent(tmp_path, data_root):
+    clip = tmp_path / "long.mp4"
+    clip.write_bytes(next(data_root.rglob("*.mp4")).read_bytes() + bytes(200_000_000))
+    write(tmp_path / "care", "metrics.jsonl", metrics(1))
+    write(tmp_path / "care", "rollouts.jsonl", rollout("t/1", 1, video=str(clip)))
+    address, process = start(tmp_path / "care")
+    try:
+        get(f"{address}trainings/state")
+        with urllib.request.urlopen(f"{address}trainings/0/media/{key('t/1')}/clip", timeout=30) as reply:
+            reply.read(1000)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=15) == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
 
 
 def test_runs_that_cannot_be_shown_do_not_hide_trainings(tmp_path):

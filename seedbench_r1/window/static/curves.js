@@ -15,10 +15,15 @@ function scale(values, from, to, whole = false) {
   const first = Math.floor(lo / step), count = Math.min(12, Math.ceil(hi / step - first - 1e-3) + 1);
   const ticks = Array.from({length: Math.max(2, count)}, (_, k) => (first + k) * step);
   const [low, high] = [ticks[0], ticks[ticks.length - 1]];
-  return {ticks, at: (value) => from + (value - low) / (high - low) * (to - from)};
+  // As many digits as two ticks differ in.
+  const digits = Math.min(15, Math.max(2, Math.ceil(Math.log10(Math.max(-low, high) / step)) + 1));
+  return {ticks, label: (value) => short(value, digits), at: (value) => from + (value - low) / (high - low) * (to - from)};
 }
 
-const short = (value) => (value !== 0 && (Math.abs(value) < 0.001 || Math.abs(value) >= 1e5) ? Number(value.toPrecision(3)).toExponential() : String(+value.toPrecision(4)));
+function short(value, digits = 3) {
+  const rounded = Number(value.toPrecision(digits));
+  return rounded !== 0 && (Math.abs(rounded) < 0.001 || Math.abs(rounded) >= 1e6) ? rounded.toExponential() : String(rounded);
+}
 
 function running(points) {
   return points.map(([step], k) => {
@@ -37,12 +42,12 @@ function panel(title, curves) {
   const drawing = svg("svg", {class: "chart curves", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title} by step: ${ends.join("; ")}`});
   for (const tick of y.ticks) {
     const label = svg("text", {class: "tick", x: LEFT - 6, y: y.at(tick) + 4, "text-anchor": "end"});
-    label.textContent = short(tick);
+    label.textContent = y.label(tick);
     drawing.append(svg("path", {class: "grid", d: `M${LEFT} ${y.at(tick)}H${RIGHT}`}), label);
   }
   for (const tick of x.ticks) {
     const label = svg("text", {class: "tick", x: x.at(tick), y: 180, "text-anchor": x.at(tick) > 325 ? "end" : "middle"});
-    label.textContent = short(tick);
+    label.textContent = x.label(tick);
     drawing.append(label);
   }
   for (const {name, colour, dashed, points} of [...curves].reverse()) {

@@ -1,13 +1,14 @@
 // The page of trainings: what they log is asked for again and again, texts when they are looked at.
 
 const EVERY = 5000; // milliseconds between two questions to the window
+const PATIENCE = 60000; // milliseconds for an answer: a tunnel may be dead without a word
 let trainings = [], seen = "";
 // Training; group, "step/question", "": the last; text to differ from; held-out question and its step. Questions are keys.
 const CHOICES = {t: "0", g: "", against: "", q: "", s: ""};
 const chosen = {...CHOICES};
 const texts = new Map(); // "training/question" -> completions, until something changes
 
-const current = () => trainings[chosen.t];
+const current = () => (/^\d+$/.test(chosen.t) ? trainings[chosen.t] : undefined);
 
 function fromAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -35,7 +36,7 @@ function listItem(training) {
   written.dataset.changed = training.changed ?? "";
   const alarms = training.alarms.map((text) => el("span", {className: "alarm state"}, text));
   return el("li", look, ...head, el("span", {className: "quiet"}, about), el("span", {className: "state"}, state.join(" · "), written), ...alarms,
-    training.ended && el("span", {className: "alarm state"}, "ended: it learned nothing any more (alarm.json)"));
+    training.ended !== "" && el("span", {className: "alarm state"}, `ended: ${training.ended}`));
 }
 
 function showList() {
@@ -62,17 +63,22 @@ function fill(list, options, value) {
 async function asked(address) {
   let reply;
   try {
-    reply = await fetch(address);
+    reply = await fetch(address, {signal: AbortSignal.timeout(PATIENCE)});
   } catch (error) {
     throw new Error(`The window's command does not answer (${error.message}). Fix: start it again, and open its new address.`);
   }
-  if (!reply.ok) throw new Error(await reply.text());
+  if (!reply.ok && reply.status !== 404) throw new Error(await reply.text());
   return reply;
 }
 
-async function textsOf(t, q) {
+// null for a question that a log does not hold any more.
+function textsOf(t, q) {
   const key = `${t}/${q}`;
-  if (!texts.has(key)) texts.set(key, await (await asked(`${t}/texts/${q}`)).json());
+  if (!texts.has(key)) {
+    const coming = asked(`${t}/texts/${q}`).then((reply) => (reply.ok ? reply.json() : null));
+    texts.set(key, coming);
+    coming.catch(() => { if (texts.get(key) === coming) texts.delete(key); });
+  }
   return texts.get(key);
 }
 
@@ -150,7 +156,11 @@ function answerCell(training, q, step, answer) {
 
 function showAnswers() {
   const training = current(), table = byId("answers"), {steps, rows, questions, all_steps: all} = training.heldout || {steps: [], rows: [], questions: 0, all_steps: 0};
-  const scroll = [table.parentNode.scrollLeft, table.parentNode.scrollTop];
+  // The same table is left alone: somebody may be going through it by keys.
+  const shown = JSON.stringify([chosen.t, training.begun, training.heldout, training.name]);
+  if (table.dataset.shown === shown) { showPressed(); return; }
+  table.dataset.shown = shown;
+  const scroll = [table.parentNode.scrollLeft, table.parentNode.scrollTop], focus = document.activeElement?.dataset;
   table.tHead.replaceChildren(el("tr", {}, el("th", {scope: "col"}, "Question"), ...steps.map((step) => el("th", {scope: "col", className: "num"}, number(step)))));
   table.tBodies[0].replaceChildren(...rows.map(([q, answers]) => el("tr", {}, el("th", {scope: "row"}, training.questions[q][0]),
     ...answers.map((answer, k) => answerCell(training, q, steps[k], answer)))));
@@ -158,6 +168,7 @@ function showAnswers() {
   if (rows.length === 0) table.tBodies[0].replaceChildren(el("tr", {}, el("td", {className: "quiet"}, "None yet. --eval-every N asks some after every N steps.")));
   byId("answers-note").textContent = rows.length < questions || steps.length < all ? `Shown: ${rows.length} of ${number(questions)} questions, ${steps.length} of ${number(all)} steps.` : "";
   showPressed();
+  if (focus?.q) table.querySelector(`[data-q="${focus.q}"][data-step="${focus.step}"]`)?.focus({preventScroll: true});
 }
 
 function showPressed() {
@@ -168,7 +179,7 @@ function showPressed() {
 
 async function showAnswer() {
   const training = current(), card = byId("answer-card"), {q, s} = chosen;
-  await inTurn(card, chosen.t, q in training.questions ? q : "", (known) => {
+  await inTurn(card, chosen.t, Object.hasOwn(training.questions, q) ? q : "", (known) => {
     if (!known?.heldout[s]) {
       empty(card, "");
       return;
@@ -227,7 +238,7 @@ async function follow() {
 }
 
 function step(by) {
-  const {groups} = current(), to = groups[place(groups) + by];
+  const groups = current()?.groups || [], to = groups[place(groups) + by];
   if (to) act({g: keyOf(to)}, showGroup);
 }
 
