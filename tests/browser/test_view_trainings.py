@@ -144,40 +144,47 @@ def test_the_group_that_was_chosen_last_is_shown(window, browser):
     assert f"g=1%2F{key('train/1')}" in browser.current_url
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        [1.0, 1.0000000000000002],
-        [0.3, 0.30000000000000004],
-        [0.0, 5e-324],
-        [1e-6, 1e-6],
-        [-1.0, -1.0],
-        [0.0, 0.0],
-        [1e-7, 2e-6],
-        [100.41, 100.44],
-        [78.51, 78.53],
-        [1e6, 1000300.0],
-        [1.0, 1.0001],
-        [1e299, -1e299],
-        [0.5],
-    ],
+VALUES = (
+    [1.0, 1.0000000000000002],
+    [0.3, 0.30000000000000004],
+    [0.0, 5e-324],
+    [1e-6, 1e-6],
+    [-1.0, -1.0],
+    [0.0, 0.0],
+    [1e-7, 2e-6],
+    [100.41, 100.44],
+    [78.51, 78.53],
+    [1e6, 1000300.0],
+    [1.0, 1.0001],
+    [1e299, -1e299],
 )
-def test_curves_of_any_numbers_are_drawn(tmp_path, browser, values):
-    write(tmp_path / "care", "metrics.jsonl", *({"step": k + 1, "reward": v} for k, v in enumerate(values)))
+
+
+def test_curves_of_any_numbers_are_drawn(tmp_path, browser):
+    """A curve each, as of rewards of one's own."""
+    of_step = [{f"v{n:02}": values[k] for n, values in enumerate(VALUES)} for k in (0, 1)]
+    lines = [{"step": 1, "reward": 0.5, "rewards": of_step[0]}, {"step": 2, "rewards": of_step[1]}]
+    write(tmp_path / "care", "metrics.jsonl", *lines)
     address, process = start(tmp_path / "care")
     try:
         shown(browser, f"{address}trainings/")
-        labels = texts(browser, "#panels figure:first-child text:not([text-anchor=middle])")
-        drawn = browser.execute_script("return document.querySelector('#panels figure').innerHTML")
+        titles = texts(browser, "#panels figcaption")
+        drawn = browser.execute_script("return document.getElementById('panels').innerHTML")
+        labels = [
+            texts(browser, f"#panels figure:nth-child({n + 1}) text:not([text-anchor=middle])")
+            for n in range(len(titles))
+        ]
     finally:
         process.kill()
+    assert titles == ["Reward", *(f"Reward v{n:02}" for n in range(len(VALUES)))]
     assert "NaN" not in drawn
     assert "Infinity" not in drawn
-    ticks = [float(label) for label in labels if label]
-    assert len(set(ticks)) == len(ticks) >= 2  # no two lines have one label
-    low, high = min(ticks), max(ticks)
-    assert low - abs(low) * 0.01 <= min(values)
-    assert max(values) <= high + abs(high) * 0.01
+    for values, written in zip([[0.5], *VALUES], labels, strict=True):
+        ticks = [float(label) for label in written]
+        assert len(set(ticks)) == len(ticks) >= 2  # no two lines have one label
+        low, high = min(ticks), max(ticks)
+        assert low - abs(low) * 0.01 <= min(values)
+        assert max(values) <= high + abs(high) * 0.01
 
 
 def test_logs_of_earlier_versions_and_bad_addresses(tmp_path, browser):

@@ -172,12 +172,10 @@ def write_scripts(root: Path, benchmark: Path, extra: str = "") -> Path:
 
 def test_several_samples_of_each_question(tmp_path):
     recipe = """
-    baseline = "start"
     [data.miniature]
     questions = 4
     rows = 8
     [models]
-    start = "demo:sft"
     care = "demo:care"
     [eval]
     samples = 2
@@ -199,7 +197,6 @@ def test_several_samples_of_each_question(tmp_path):
     for name, values in both.values.items():
         assert values.tolist() == ((single[0].values[name] + single[1].values[name]) / 2).tolist()
     assert f"| care | 1 | {100 * both.values['accuracy'][both.splits == 'L1'].mean():.1f} [" in done.stdout
-    assert "| care | +" in done.stdout or "| care | -" in done.stdout  # differences to the start
     assert "probes.jsonl" in {path.name for path in (care / "seed-1").iterdir()}
     assert "avg@2" in (folder / "leaderboard.html").read_text()
     # A sample that is lost takes the run out of the tables, and says so.
