@@ -198,7 +198,7 @@ def test_several_samples_of_each_question(tmp_path):
         assert values.tolist() == ((single[0].values[name] + single[1].values[name]) / 2).tolist()
     assert f"| care | 1 | {100 * both.values['accuracy'][both.splits == 'L1'].mean():.1f} [" in done.stdout
     assert "probes.jsonl" in {path.name for path in (care / "seed-1").iterdir()}
-    assert "avg@2" in (folder / "leaderboard.html").read_text()
+    assert "maj@2" in (folder / "leaderboard.html").read_text()
     # A sample that is lost takes the run out of the tables, and says so.
     shutil.rmtree(care / "seed-1")
     report = cli("experiment", "report", "samples.toml", cwd=tmp_path)
