@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leaderboards.board import Board
@@ -51,16 +51,27 @@ def run_looks(board: Board) -> dict[str, Look]:
 
 
 def training_looks(board: Board, trainings: Sequence[Training]) -> list[Look]:
-    """One for each training; the second of an algorithm is dashed."""
-    colours, seen, found = _colours(board), set[str | None](), []
-    for training in trainings:
-        algo = board.rows[training.places[-1]].algo
-        found.append(Look(None if algo is None else colours[algo], dashed=algo in seen))
-        seen.add(algo)
+    """One for each training of a board."""
+    algorithms = [board.rows[training.places[-1]].algo for training in trainings]
+    return looks_of(algorithms, _colours(board))
+
+
+def looks_of(algorithms: Sequence[str | None], colours: Mapping[str, int]) -> list[Look]:
+    """One for each training: the second of an algorithm is dashed, the third and fourth are lighter, and so on."""
+    found = []
+    for place, name in enumerate(algorithms):
+        earlier, pairs = algorithms[:place].count(name), max(1, (algorithms.count(name) - 1) // 2)
+        shade = 1 - (1 - LIGHTEST) * (earlier // 2) / pairs
+        found.append(Look(None if name is None else colours[name], round(shade, 2), dashed=earlier % 2 == 1))
     return found
 
 
-def _colours(board: Board) -> dict[str, int]:
-    others = sorted({row.algo for row in board.rows if row.algo is not None} - COLOURS.keys())
+def colours_of(algorithms: Iterable[str]) -> dict[str, int]:
+    """Algorithm -> place in the palettes."""
+    others = sorted(set(algorithms) - COLOURS.keys())
     free = range(len(COLOURS), N_COLOURS)
     return COLOURS | {name: free[place % len(free)] for place, name in enumerate(others)}
+
+
+def _colours(board: Board) -> dict[str, int]:
+    return colours_of(row.algo for row in board.rows if row.algo is not None)

@@ -114,13 +114,14 @@ def json_text(value: object, *, indent: int | None = None) -> str:
     return escaped(json.dumps(value, ensure_ascii=False, indent=indent), lambda char: json.dumps(char)[1:-1])
 
 
-_printed: list[object] = []  # as JSON, by the command that is carried out
+_printed: list[str] = []  # for --json, by the command that is carried out
 
 
 def print_json(value: object) -> None:
     """What --json asks for, on standard output: null stands for what is no finite number."""
-    _printed.append(value)
-    print(json_text(without_nan(value)))
+    text = json_text(without_nan(value))
+    print(text)
+    _printed.append(text)  # last: a value that is no JSON, or a full disk, leaves the error its object
 
 
 def begin_json() -> None:

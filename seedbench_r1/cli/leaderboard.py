@@ -19,7 +19,6 @@ from seedbench_r1.errors import ConfigError, DataError, IncompleteRun
 from seedbench_r1.files import make_folder, utc_now
 from seedbench_r1.runs.samples import FILE as SAMPLES
 from seedbench_r1.runs.samples import read_seeds
-from seedbench_r1.typed_json import without_nan
 from seedbench_r1.types import to_json
 
 if TYPE_CHECKING:
@@ -248,4 +247,4 @@ def build_json(board: Board, written: list[Path]) -> object:
         "methods_paragraph": methods_paragraph(board),
         "exit_code": IncompleteRun.exit_code if board.left_out else 0,
     }
-    return without_nan(value)
+    return value

@@ -37,7 +37,7 @@ class Measured:
     videos: npt.NDArray[np.str_]  # clusters
     # Measure -> 0 to 1; of several samples their mean. accuracy: credit. Where a judge was asked, consistency, and
     # sound: right, and the reasoning concludes it. In the miniature, conclusion: the reasoning concludes the right
-    # option, whatever the answer; silent: nothing; astray: another option; lucky: that, and the answer is right.
+    # option, whatever the answer; silent: nothing; lucky: another option, and the answer is right.
     values: dict[str, Values]
     agreement: dict[str, float]  # further judge -> share of its decided verdicts that are the first judge's
     words: float  # of reasoning, mean
@@ -97,8 +97,7 @@ def _measure(path: Path, judges: Sequence[Settings], *, miniature: bool) -> Meas
         right = [action == run.questions[i].gold_text for i, action in zip(ids, concluded, strict=True)]
         values["conclusion"] = np.array(right, dtype=float)
         values["silent"] = np.array([action is None for action in concluded], dtype=float)
-        values["astray"] = 1 - values["conclusion"] - values["silent"]
-        values["lucky"] = values["accuracy"] * values["astray"]
+        values["lucky"] = values["accuracy"] * (1 - values["conclusion"] - values["silent"])
     return Measured(
         columns=tuple(split for split in run.manifest.n_total if any(q.split == split for q in run.questions.values())),
         splits=np.array([run.questions[i].split for i in ids]),
@@ -149,8 +148,11 @@ def difference(paired: Sequence[tuple[Measured, Measured]], measure_name: str, s
 
 def right_after_wrong(runs: Runs) -> float:
     """Of the answers whose reasoning concludes a wrong action, the share that is right all the same. NaN: none."""
-    lucky, astray = (sum(float(run.values[name].sum()) for run in runs.values()) for name in ("lucky", "astray"))
-    return lucky / astray if astray else np.nan
+    lucky, conclusion, silent = (
+        np.concatenate([run.values[name] for run in runs.values()]) for name in ("lucky", "conclusion", "silent")
+    )
+    astray = (1 - conclusion - silent).sum()
+    return float(lucky.sum() / astray) if astray > 0 else np.nan
 
 
 def _cell(rows: Values, videos: npt.NDArray[np.str_]) -> Cell:

@@ -27,7 +27,7 @@ class Shown:
     """The runs as one page shows them."""
 
     name: str  # in the addresses that the page asks at
-    files: tuple[tuple[str, int, int], ...]  # what it was made from: names, times, sizes
+    made_from: tuple[bool, tuple[tuple[str, int, int], ...]]  # trainings were there; files, times, sizes
     board: Board
     text: str
     _frames: dict[str, bytes] = field(default_factory=dict)
@@ -74,14 +74,14 @@ class Runs:
     def page(self, paths: Sequence[Path], *, trainings: bool) -> str:
         """The page as it is now. trainings: it links to them. Raises what build_board raises."""
         with self._guard:
-            files = (("trainings", int(trainings), 0), *_files(paths))
+            now = trainings, _files(paths)
             shown = next(reversed(self.made.values()), None)
-            if shown is None or files != shown.files:
+            if shown is None or now != shown.made_from:
                 board = build_board(paths, baseline=self.baseline, metric=self.metric, judge=self.judge)
                 media = "".join(str(media_there(q.video, q.image)) for q in board.bank.questions)
                 name = secrets.token_urlsafe(6)
                 text = render_html(board, served=Served(name, media, trainings)).text
-                shown = Shown(name, files, board, text)
+                shown = Shown(name, now, board, text)
                 if len(self.made) >= KEPT_PAGES:
                     del self.made[next(iter(self.made))]
                 self.made[name] = shown

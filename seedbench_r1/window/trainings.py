@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboards.draw.looks import COLOURS, LIGHTEST, N_COLOURS, Look
+from leaderboards.draw.looks import colours_of, looks_of
 from seedbench_r1.errors import SeedBenchError
 from seedbench_r1.files import JsonObject
 from seedbench_r1.runs.training_snapshot import METRICS
@@ -28,7 +28,8 @@ class Trainings:
         One whose logs are damaged says why, under "error", and the others are shown.
         """
         overviews = [self._overview(folder) for folder in folders]
-        looks = _looks([overview.get("algorithm") or _algorithm(overview) for overview in overviews])
+        algorithms = [overview.get("algorithm") or _algorithm(overview) for overview in overviews]
+        looks = looks_of(algorithms, colours_of(algorithms))
         shown = [
             overview | {"name": name, "colour": look.css, "dashed": look.dashed, "changed": _changed(folder)}
             for overview, name, look, folder in zip(overviews, names_of(folders), looks, folders, strict=True)
@@ -63,19 +64,6 @@ def _algorithm(overview: JsonObject) -> str:
     """Before the first checkpoint: by what is measured."""
     names = {curve["name"] for curve in overview["curves"]}
     return "care" if "likelihood" in names else "sft" if "sft_loss" in names else "grpo"
-
-
-def _looks(algorithms: Sequence[str]) -> list[Look]:
-    """One for each training: an algorithm has its colour; its second is dashed, further ones are lighter, too."""
-    others = [name for name in dict.fromkeys(algorithms) if name not in COLOURS]
-    free = range(len(COLOURS), N_COLOURS)
-    colours = COLOURS | {name: free[place % len(free)] for place, name in enumerate(others)}
-    found = []
-    for place, name in enumerate(algorithms):
-        earlier, of_it = algorithms[:place].count(name), max(1, (algorithms.count(name) - 1) // 2)
-        shade = 1 - (1 - LIGHTEST) * (earlier // 2) / of_it
-        found.append(Look(colours[name], round(shade, 2), dashed=earlier % 2 == 1))
-    return found
 
 
 def _changed(folder: Path) -> int | None:

@@ -25,7 +25,6 @@ def measured(accuracy, consistency):
             "sound": accuracy * consistency,
             "conclusion": conclusion,
             "silent": silent,
-            "astray": 1 - conclusion - silent,
             "lucky": accuracy * (1 - conclusion - silent),
         },
         agreement={"rules": 1.0},
