@@ -103,7 +103,6 @@ class Served:
     """Of a page that is served with the texts and the media next to it, and carries neither."""
 
     name: str  # of this page, in the addresses of texts and media
-    media: str  # a digit for each question: 1 for its clip, 2 for its view, 3 for both, 0 for neither
     trainings: bool  # the page links to trainings/
 
 
@@ -204,7 +203,7 @@ def _without_texts(
         # The policy allows this script and nothing else, so output of a model cannot run.
         "script_hash": script_hash(code),
         "style": Markup(static("report.css")),
-        "data": _inert_json(_page_data(board) | ({"served": served.name, "media": served.media} if served else {})),
+        "data": _inert_json(_page_data(board) | ({"served": served.name} if served else {})),
         "sources": "img-src data: 'self'; media-src 'self'; connect-src 'self'" if served else "img-src data:",
         "trainings": served is not None and served.trainings,
         "layers": layers,

@@ -33,7 +33,10 @@ SEED = 20240101
 EXACT_CLUSTERS = 14  # 2^14 = 16,384 sign patterns: enumerated; more clusters are sampled
 ALPHA = 0.05  # two-sided, after correction for multiple comparisons
 FLOAT32_EXACT = 2**24  # whole numbers up to here, and their sums, are exact in float32
-BLOCK = 256  # clusters of the sign matrix, or bootstrap replicates, held in memory at once
+BLOCK = 256  # clusters of the sign matrix, held in memory at once
+# Bootstrap replicates at once: their (64, G) counts stay in the processor's cache. Even, so that the random bits are used
+# up the same whatever it is.
+REPLICATES = 64
 
 Floats = npt.NDArray[np.float64]
 
@@ -246,22 +249,27 @@ def cluster_bootstrap(
     sums = np.stack([np.bincount(codes, minlength=n_clusters)] + [np.bincount(codes, weights=row) for row in rows])
     source = np.random.PCG64(seed)
     means = np.empty((len(rows), n_resamples))
-    for start in range(0, n_resamples, BLOCK):
-        block = min(BLOCK, n_resamples - start)
-        # Blocks, because (10,000, G) counts would take 90 MB for L3.
-        drawn = _draw_clusters(source, block, n_clusters) @ sums.T
+    # Where the counts of each replicate begin.
+    offsets = np.repeat(np.arange(REPLICATES, dtype=np.uint64) * np.uint64(n_clusters), n_clusters)
+    for start in range(0, n_resamples, REPLICATES):
+        block = min(REPLICATES, n_resamples - start)
+        drawn = _draw_clusters(source, offsets[: block * n_clusters], n_clusters) @ sums.T
         means[:, start : start + block] = (drawn[:, 1:] / drawn[:, :1]).T
     lo, hi = np.quantile(means, [0.025, 0.975], axis=1)
     return lo, hi
 
 
-def _draw_clusters(source: np.random.PCG64, n_resamples: int, n_clusters: int) -> Floats:
-    """(n_resamples, G): how often each cluster is drawn. 32 random bits scaled to 0..G-1: bias below G / 2^32."""
-    raw = source.random_raw(-(-n_resamples * n_clusters // 2)).astype("<u8").view("<u4")[: n_resamples * n_clusters]
-    chosen = (raw.astype(np.uint64) * np.uint64(n_clusters) >> np.uint64(32)).astype(np.intp)
-    offsets = np.repeat(np.arange(n_resamples) * n_clusters, n_clusters)
-    counts = np.bincount(chosen + offsets, minlength=n_resamples * n_clusters)
-    return counts.reshape(n_resamples, n_clusters).astype(np.float64)
+def _draw_clusters(source: np.random.PCG64, offsets: npt.NDArray[np.uint64], n_clusters: int) -> Floats:
+    """(B, G): how often each cluster is drawn by each replicate; offsets (B * G,) hold b * G, G times for each b.
+
+    32 random bits scaled to 0..G-1: bias below G / 2^32.
+    """
+    raw = source.random_raw(-(-len(offsets) // 2)).astype("<u8", copy=False).view("<u4")[: len(offsets)]
+    chosen = np.multiply(raw, np.uint64(n_clusters), dtype=np.uint64)
+    chosen >>= np.uint64(32)
+    chosen += offsets
+    counts = np.bincount(chosen.view(np.int64), minlength=len(offsets))
+    return counts.reshape(-1, n_clusters).astype(np.float64)
 
 
 def minimum_detectable_effect(n: float, discordant: float, *, deff: float = 1.0, power: float = 0.8) -> float:

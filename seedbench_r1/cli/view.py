@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import secrets
 import sys
@@ -42,6 +43,8 @@ def view_command(
     Only this machine reaches it, with the token in the address. Reload to see new answers; trainings go on by
     themselves. Ctrl-C ends it.
     """
+    # Of what is imported and read until it opens nothing can be given up: looking for it takes a tenth of a second.
+    gc.disable()
     try:
         import uvicorn
     except ImportError as error:
@@ -52,6 +55,7 @@ def view_command(
 
     window = Window(Given(paths), Runs(baseline, metric, judge))
     _refuse_or_warn(window)
+    gc.enable()
     token = secrets.token_urlsafe(16)
     listening = open_socket(HOST, port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"

@@ -38,19 +38,19 @@ class Shown:
         return questions[place] if place is not None and place < len(questions) else None
 
     def texts(self, row: int | None, place: int | None) -> JsonObject | None:
-        """What a row's run says of a question, as a layer of the page that holds it alone, and what probes made of it.
+        """What a row's run says of a question, as a layer of the page that holds it at most, and what probes made of it.
 
-        None: it says nothing.
+        With what media_there says of its media. None: there is no such row or question.
         """
         question = self.question(place)
         if question is None or place is None or row is None or row >= len(self.board.rows):
             return None
         measured = self.board.measured[self.board.rows[row].run_id]
-        if question.question_id not in measured.run.records:
-            return None
         probed = {name: found.get(question.question_id) for name, found in measured.probes.items()}
         probes = [[name, outcome(result), result.changed] for name, result in sorted(probed.items()) if result]
-        return {**detail_layer(measured, self.board.bank, [place]), "probes": probes}
+        said = [place] if question.question_id in measured.run.records else []
+        layer = detail_layer(measured, self.board.bank, said)
+        return {**layer, "probes": probes, "media": media_there(question.video, question.image)}
 
     def frames(self, question: Question) -> bytes:
         """Its sampled frames as WebP; empty where they cannot be decoded."""
@@ -78,9 +78,8 @@ class Runs:
             shown = next(reversed(self.made.values()), None)
             if shown is None or now != shown.made_from:
                 board = build_board(paths, baseline=self.baseline, metric=self.metric, judge=self.judge)
-                media = "".join(str(media_there(q.video, q.image)) for q in board.bank.questions)
                 name = secrets.token_urlsafe(6)
-                text = render_html(board, served=Served(name, media, trainings)).text
+                text = render_html(board, served=Served(name, trainings)).text
                 shown = Shown(name, now, board, text)
                 if len(self.made) >= KEPT_PAGES:
                     del self.made[next(iter(self.made))]

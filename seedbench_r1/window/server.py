@@ -110,9 +110,8 @@ async def _runs(window: Window, _: Request) -> Response:
 
 
 async def _run_texts(window: Window, request: Request) -> Response:
-    shown = _shown(window, request)
-    columns = shown.texts(_number(request, "row"), _number(request, "place"))
-    return _json(_found(columns))
+    shown, row, place = _shown(window, request), _number(request, "row"), _number(request, "place")
+    return _json(_found(await run_in_threadpool(shown.texts, row, place)))
 
 
 async def _run_media(window: Window, request: Request) -> Response:

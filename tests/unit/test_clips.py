@@ -245,7 +245,8 @@ def test_an_edit_list_is_not_taken_for_truncation(tmp_path: Path) -> None:
     shown = len(decodable_times(short))
     assert shown == len(decode_all(short))
     cut = truncate(clip, tmp_path / "cut.mp4", 0.9)  # the header is at the end, and now damaged
-    with pytest.raises(MediaError, match=f"^{cut}: nothing can decode its video stream"):
+    # Where the encoder's threads happened to end the stream decides what is missing.
+    with pytest.raises(MediaError, match=f"^{cut}: (nothing can decode its video stream|cannot be read as a video)"):
         probe_clip(cut)
 
 

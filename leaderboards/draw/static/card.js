@@ -107,7 +107,9 @@ async function copy(text) {
 }
 
 // In the window of `view`: the clip itself, its sampled frames and the view, served next to the page.
-function served(i, has) {
+async function served(i) {
+  const has = (await textsOf(pair[0], i))?.media;
+  if (has === undefined) return null; // why is said where the texts would be
   if (!has) return el("p", {className: "quiet"}, "Its clip and view are not where the run found them, or no browser shows them.");
   const clip = has & 1 && el("video", {controls: true, preload: "metadata", src: `${page.served}/media/${i}/clip`, title: "The clip"});
   const frames = has & 1 && el("img", {className: "strip-of-frames", alt: "The sampled frames, in order", src: `${page.served}/media/${i}/frames`});
@@ -118,7 +120,7 @@ function served(i, has) {
 // What the models saw: the sampled frames in order, and the current view; nothing where the page carries neither.
 const pictures = byId("pictures") ? JSON.parse(byId("pictures").textContent) : {};
 function media(i) {
-  if (page.served) return served(i, Number(page.media[i]));
+  if (page.served) return served(i);
   const [strip, view, frames] = pictures[i] || ["", "", 0];
   const picture = (text, alt, className) => text && el("img", {className, alt, src: `data:image/webp;base64,${text}`, loading: "lazy"});
   if (!strip && !view) return null;
@@ -133,7 +135,7 @@ async function showCard() {
     return;
   }
   const sides = pair.slice(), bytes = sides.map((place) => answers[place][i]);
-  const replies = await Promise.all(sides.map((place) => textOf(place, i)));
+  const [shown, ...replies] = await Promise.all([media(i), ...sides.map((place) => textOf(place, i))]);
   if (state.q !== bank.ids[i] || sides.some((place, side) => place !== pair[side])) return; // another one was opened meanwhile
   const button = el("button", {type: "button"}, "Copy as Markdown");
   button.addEventListener("click", async () => {
@@ -143,7 +145,7 @@ async function showCard() {
   const parts = [
     el("div", {className: "card-head"}, el("h3", {}, bank.ids[i]),
       el("span", {className: "quiet"}, [domainOf(i), `video ${bank.videos[bank.video[i]]}`].filter(Boolean).join(" · ")), button),
-    media(i),
+    shown,
     el("p", {}, questionText(i)),
     steps.length > 0 && el("ol", {className: "progress", "aria-label": "Steps done so far"}, ...steps.map((step) => el("li", {}, step))),
     bank.options[i].length > 0 ? el("ol", {className: "options"}, ...bank.options[i].map((_, k) => optionItem(i, k, bytes)))
