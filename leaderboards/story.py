@@ -34,10 +34,12 @@ def _sentence(board: Board, metric: Metric) -> str:
     ordered = sorted(rows, key=lambda row: (-values[row.run_id], row.run_id))
     first = [row for row in ordered if tiers[row.run_id] == "A"]
     word, level = WORDS[metric.measure], metric.level
-    names = [f"{row.shown_model} {100 * values[row.run_id]:.1f}" for row in first[:MOST_NAMES]]
-    more = f" and {len(first) - MOST_NAMES} more" if len(first) > MOST_NAMES else ""
+    names = [f"{row.shown_model} {100 * values[row.run_id]:.1f} %" for row in first[:MOST_NAMES]]
+    if len(first) > MOST_NAMES:
+        names.append(f"{len(first) - MOST_NAMES} more")
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     if len(first) == len(rows):
-        return f"{level} {word}: no run is significantly below the best ({', '.join(names)}{more} %)."
+        return f"{level} {word}: no run is significantly below the best ({listed})."
     rest = ordered[len(first) :] if len(first) == 1 else [row for row in ordered if tiers[row.run_id] != "A"]
     nearest = rest[0]
     gap = compare(
@@ -47,18 +49,11 @@ def _sentence(board: Board, metric: Metric) -> str:
         board.bank,
         measure=metric.measure,
     )
-    ahead = "" if gap is None else f", {100 * gap.value:+.1f} [{100 * gap.lo:+.1f}, {100 * gap.hi:+.1f}] points"
-    best = (
-        f"{names[0]} % leads"
-        if len(first) == 1
-        else f"{', '.join(names)}{more} % lead, none significantly below the first"
-    )
-    over = (
-        f"{ahead} over {nearest.shown_model}"
-        if len(first) == 1
-        else f"; {first[0].shown_model}{ahead} over {nearest.shown_model}"
-    )
-    return f"{level} {word}: {best}{over}."
+    ahead = "" if gap is None else f"{100 * gap.value:+.1f} [{100 * gap.lo:+.1f}, {100 * gap.hi:+.1f}] points "
+    over = f"{ahead}over {nearest.shown_model}"
+    if len(first) == 1:
+        return f"{level} {word}: {listed} leads, {over}."
+    return f"{level} {word}: {listed} lead, none significantly below the first; {first[0].shown_model} by {over}."
 
 
 def _cell(row: LeaderboardRow, metric: Metric, board: Board) -> Proportion | None:

@@ -129,13 +129,14 @@ def counted_tokens(group: Group, config: TrainConfig) -> int:
 
 def completion_line(question: Question, rollout: Rollout, *, accuracy: float, format_reward: float) -> CompletionLine:
     """What both logs say of a completion, in JSON values."""
+    media = question.with_absolute_paths()  # for a window that is opened in another folder
     return {
         "question_id": question.question_id,
         "question": question.text,
         "options": list(question.options),
         "gold": question.gold,
-        "video": None if question.video is None else str(question.video),
-        "image": None if question.image is None else str(question.image),
+        "video": None if media.video is None else str(media.video),
+        "image": None if media.image is None else str(media.image),
         "text": rollout.text,
         "opened": rollout.opened,
         "finish_reason": rollout.finish_reason,

@@ -22,7 +22,6 @@ from matplotlib.ticker import MaxNLocator
 
 from leaderboards.board import Board
 from leaderboards.draw import charts
-from leaderboards.draw.looks import Look
 from seedbench_r1.files import make_folder, write_error, write_text
 
 FEATURED = 12  # lines that a reader can still follow in one chart
@@ -119,7 +118,7 @@ def _levels(chart: charts.Chart) -> Figure:
         # Side by side, so that intervals of one level do not hide each other.
         shift = 0.12 * (i / max(1, len(panel.series) - 1) - 0.5)
         _line(axes, series, [mark.x.value + shift for mark in series.marks])
-        labels.append((100 * series.marks[-1].y.value, series.name, _ink(series.look)))
+        labels.append((100 * series.marks[-1].y.value, series.name, _ink(series)))
     last = len(panel.x.categories) - 1
     axes.set_xticks(range(last + 1), panel.x.categories)
     axes.set_xlim(-0.3, last + 0.2)
@@ -139,8 +138,8 @@ def _consistency(chart: charts.Chart) -> Figure:
             [100 * mark.y.value],
             xerr=_errors([mark.x]),
             yerr=_errors([mark.y]),
-            color=_ink(series.look),
-            alpha=series.look.shade,
+            color=_ink(series),
+            alpha=1.0 if series.is_baseline else series.look.shade,
             marker=_marker(series.key),
             markerfacecolor="none" if series.look.reported else None,
             markersize=5,
@@ -230,11 +229,11 @@ def _labels_of(panels: Iterable[Axes]) -> dict[str, Artist]:
 
 
 def _curve(axes: Axes, series: charts.Series) -> None:
-    colour = _ink(series.look)
+    colour = _ink(series)
     if series.recorded:
         axes.plot(*zip(*series.recorded, strict=True), color=colour, linewidth=0.5, alpha=0.3)
     at, values = zip(*series.curve, strict=True)
-    axes.plot(at, values, color=colour, linewidth=1.2, linestyle=_style(series.look), label=series.name)
+    axes.plot(at, values, color=colour, linewidth=1.2, linestyle=_style(series), label=series.name)
 
 
 def _line(axes: Axes, series: charts.Series, at: Sequence[float]) -> None:
@@ -242,10 +241,10 @@ def _line(axes: Axes, series: charts.Series, at: Sequence[float]) -> None:
         at,
         [100 * mark.y.value for mark in series.marks],
         yerr=_errors([mark.y for mark in series.marks]),
-        color=_ink(series.look),
-        alpha=series.look.shade,
+        color=_ink(series),
+        alpha=1.0 if series.is_baseline else series.look.shade,
         marker=_marker(series.key),
-        linestyle=_style(series.look),
+        linestyle=_style(series),
         markersize=4.5,
         linewidth=1.2,
         elinewidth=0.8,
@@ -268,14 +267,14 @@ def _marker(key: int) -> str:
     return MARKERS[key % len(MARKERS)]
 
 
-def _ink(look: Look) -> str:
-    """The algorithm's colour, unshaded."""
-    return INK if look.colour is None else _colour(look.colour)
+def _ink(series: charts.Series) -> str:
+    """The algorithm's colour, unshaded; the baseline is plain, as on the page."""
+    return INK if series.is_baseline or series.look.colour is None else _colour(series.look.colour)
 
 
-def _style(look: Look) -> str:
-    """Dashes for the second of a colour."""
-    return "--" if look.dashed else "-"
+def _style(series: charts.Series) -> str:
+    """Dashes for the baseline, and for the second of a colour."""
+    return "--" if series.is_baseline or series.look.dashed else "-"
 
 
 def svg(figure: Figure, name: str, title: str) -> str:

@@ -34,8 +34,8 @@ EXACT_CLUSTERS = 14  # 2^14 = 16,384 sign patterns: enumerated; more clusters ar
 ALPHA = 0.05  # two-sided, after correction for multiple comparisons
 FLOAT32_EXACT = 2**24  # whole numbers up to here, and their sums, are exact in float32
 BLOCK = 256  # clusters of the sign matrix, held in memory at once
-# Bootstrap replicates at once: their (64, G) counts stay in the processor's cache. Even, so that the random bits are used
-# up the same whatever it is.
+# Bootstrap replicates at once: their (64, G) counts stay in the cache. Even: the random bits are then used up as they
+# would be by any other even number.
 REPLICATES = 64
 
 Floats = npt.NDArray[np.float64]

@@ -66,12 +66,15 @@ def _first_lines_sha256(file: Path, n: int) -> str:
 
 
 def write_questions(file: Path, questions: Iterable[Question]) -> str:
-    """Write questions.jsonl; sha256 of its lines, of which a run that grows only adds more. Raises ResourceError."""
+    """Write questions.jsonl; sha256 of its lines, of which a run that grows only adds more. Raises ResourceError.
+
+    Probes, pictures and `view` find the media from whatever folder they are started in.
+    """
     digest = hashlib.sha256()
 
     def lines() -> Iterator[str]:
         for question in questions:
-            line = question_line(question)
+            line = question_line(question.with_absolute_paths())
             digest.update(line.encode("utf-8", "backslashreplace"))
             yield line
 

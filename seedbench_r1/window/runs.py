@@ -38,7 +38,7 @@ class Shown:
         return questions[place] if place is not None and place < len(questions) else None
 
     def texts(self, row: int | None, place: int | None) -> JsonObject | None:
-        """What a row's run says of a question, as a layer of the page that holds it at most, and what probes made of it.
+        """What a row's run says of a question, if anything: a layer of the page that holds it alone, and its probes.
 
         With what media_there says of its media. None: there is no such row or question.
         """

@@ -27,6 +27,7 @@ from tests.trainers.launch import (
 from tests.trainers.toy import plan_and_train, toy_config
 from trainers.checkpoints import read_training
 from trainers.data import QuestionStream, read_data
+from trainers.groups import Rollout, completion_line
 from trainers.loop import train
 from trainers.plan import plan_training
 from trainers.resolve import resolve_train_config
@@ -206,6 +207,10 @@ def test_the_first_step_is_shown_at_once_then_every_few_in_one_line_each(toy, tm
         assert (tuple(line["options"]), line["gold"]) == (question.options, question.gold)
         shown = [None if path is None else str(path) for path in (question.video, question.image)]
         assert [line["video"], line["image"]] == shown != [None, None]
+    # Of a data root named as it is called in this folder, the whole path: it is read from any folder.
+    asked = dataclasses.replace(question, video=Path("clip.mp4"), image=None)
+    said = completion_line(asked, Rollout((1,), "", "stop"), accuracy=0.0, format_reward=0.0)
+    assert (said["video"], said["image"]) == (str(Path.cwd() / "clip.mp4"), None)
 
 
 def test_held_out_questions_are_answered_and_never_trained_on(toy, tmp_path):

@@ -20,7 +20,7 @@ from leaderboards.draw.charts import (
 from leaderboards.draw.page import write_html
 from leaderboards.draw.page_figures import slope_view
 from leaderboards.draw.page_training import training_section
-from leaderboards.draw.svg import FEATURED, PALETTE, _end_labels, draw, write_charts
+from leaderboards.draw.svg import FEATURED, INK, PALETTE, _end_labels, draw, write_charts
 from tests.synthetic_runs import RunSpec, make_benchmark, sweep, write_run, write_runs
 
 NAMES = ("levels", "consistency", "quadrants", "steps", "steps_consistency", "training")
@@ -203,6 +203,12 @@ def test_an_algorithm_has_one_colour_everywhere_and_its_steps_are_shades(tmp_pat
         assert series.look.reported or series.look == looks[series.name]
     curves = {series.look.colour for series in training_chart(board).panels[0].series}
     assert curves == {0, 1, 3}
+    # The baseline is plain, in the files too.
+    with_baseline = build_board(write_runs(tmp_path / "again", specs, make_benchmark()), baseline="g")
+    for chart in (level_chart(with_baseline), consistency_chart(with_baseline)):
+        (axes,) = draw(chart).axes
+        drawn = {c.get_label(): c.lines[0].get_color() for c in axes.containers}
+        assert (drawn["g"], drawn["c1"], drawn["mine"]) == (INK, PALETTE[0][0], PALETTE[3][0])
     assert looks["c1"].css == "color-mix(in srgb,var(--c0) 50%,var(--paper))"
 
 

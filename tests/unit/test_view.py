@@ -54,7 +54,7 @@ def start(run: Path, *more: object) -> tuple[str, subprocess.Popen]:
 def opened(data_root, tmp_path_factory) -> Iterator[Opened]:
     folder = tmp_path_factory.mktemp("view")
     shutil.copytree(data_root, folder / "data")
-    run = evaluated(folder / "data", folder)
+    run = evaluated(Path("data"), folder)  # as it is called there; the window is opened from elsewhere
     address, process = start(run)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", address), process.stderr.read()
     yield Opened(address, process, run)
