@@ -34,26 +34,24 @@ def _sentence(board: Board, metric: Metric) -> str:
     ordered = sorted(rows, key=lambda row: (-values[row.run_id], row.run_id))
     first = [row for row in ordered if tiers[row.run_id] == "A"]
     word, level = WORDS[metric.measure], metric.level
-    names = [f"{row.shown_model} {100 * values[row.run_id]:.1f} %" for row in first[:MOST_NAMES]]
-    if len(first) > MOST_NAMES:
-        names.append(f"{len(first) - MOST_NAMES} more")
-    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    if len(first) == len(rows):
-        return f"{level} {word}: no run is significantly below the best ({listed})."
-    rest = ordered[len(first) :] if len(first) == 1 else [row for row in ordered if tiers[row.run_id] != "A"]
-    nearest = rest[0]
-    gap = compare(
-        board.measured[first[0].run_id],
-        board.measured[nearest.run_id],
-        board.bank.group(level),
-        board.bank,
-        measure=metric.measure,
+    best, *others = [f"{row.shown_model} ({100 * values[row.run_id]:.1f} %)" for row in first]
+    said = f"{level} {word}: {best} is best."
+    behind = next((row for row in ordered if tiers[row.run_id] != "A"), None)
+    if others:
+        listed = others[: MOST_NAMES - 1]
+        if len(others) > len(listed):
+            listed.append(f"{len(others) - len(listed)} more")
+        said += f" {'None is' if behind is None else 'Not'} significantly below: {', '.join(listed)}."
+    if behind is None:
+        return said
+    leading, next_best = board.measured[first[0].run_id], board.measured[behind.run_id]
+    gap = compare(leading, next_best, board.bank.group(level), board.bank, measure=metric.measure)
+    said += f" Next: {behind.shown_model} ({100 * values[behind.run_id]:.1f} %)"
+    if gap is None:
+        return f"{said}."
+    return (
+        f"{said}, {100 * gap.value:.1f} points [{100 * gap.lo:.1f}, {100 * gap.hi:.1f}] below {first[0].shown_model}."
     )
-    ahead = "" if gap is None else f"{100 * gap.value:+.1f} [{100 * gap.lo:+.1f}, {100 * gap.hi:+.1f}] points "
-    over = f"{ahead}over {nearest.shown_model}"
-    if len(first) == 1:
-        return f"{level} {word}: {listed} leads, {over}."
-    return f"{level} {word}: {listed} lead, none significantly below the first; {first[0].shown_model} by {over}."
 
 
 def _cell(row: LeaderboardRow, metric: Metric, board: Board) -> Proportion | None:

@@ -23,20 +23,27 @@ def test_a_leader_is_named_with_the_next_and_the_distance(tmp_path):
     )
     accuracy, consistency = story(board)
     gap = compare(board.measured["best"], board.measured["other"], board.bank.group("L3"), board.bank)
-    assert accuracy.startswith(f"L3 accuracy: best {100 * board.row('best').accuracy['L3'].value:.1f} % leads")
-    assert f"{100 * gap.value:+.1f} [{100 * gap.lo:+.1f}, {100 * gap.hi:+.1f}] points over other" in accuracy
-    assert consistency.startswith("L3 consistency: other ")
-    assert "leads" in consistency
+    best, other = (100 * board.row(name).accuracy["L3"].value for name in ("best", "other"))
+    assert accuracy == (
+        f"L3 accuracy: best ({best:.1f} %) is best. Next: other ({other:.1f} %), "
+        f"{100 * gap.value:.1f} points [{100 * gap.lo:.1f}, {100 * gap.hi:.1f}] below best."
+    )
+    assert consistency.startswith("L3 consistency: other (")
+    assert " below other." in consistency
 
 
 def test_runs_that_no_test_separates_are_not_told_apart(tmp_path):
     board = board_of(tmp_path, RunSpec("a", seed=1), RunSpec("b", ability=0.05, seed=2))
-    assert all("no run is significantly below the best" in sentence for sentence in story(board))
+    assert all("is best. None is significantly below: " in sentence for sentence in story(board))
+    assert not any("Next" in sentence for sentence in story(board))
     both = board_of(
         tmp_path / "more", RunSpec("a", 3.0, seed=1), RunSpec("b", 3.1, seed=2), RunSpec("low", -2.0, seed=3)
     )
-    assert "lead, none significantly below the first; " in story(both)[0]
-    assert "over low." in story(both)[0]
+    values = {name: f"{name} ({100 * both.row(name).accuracy['L3'].value:.1f} %)" for name in ("a", "b", "low")}
+    first, second = (row.model for row in both.rows[:2])
+    said = f"L3 accuracy: {values[first]} is best. Not significantly below: {values[second]}. Next: {values['low']}, "
+    assert story(both)[0].startswith(said)
+    assert story(both)[0].endswith(f"] below {first}.")
 
 
 def test_it_follows_from_the_same_tiers_as_the_table(tmp_path):
@@ -44,7 +51,7 @@ def test_it_follows_from_the_same_tiers_as_the_table(tmp_path):
     tests = level_tests(list(board.measured), list(board.measured.values()), Metric("L3", "accuracy"), board.bank)
     _, tiers = rank(tests, {row.run_id: row.accuracy["L3"].value for row in board.rows})
     first = [row.model for row in board.rows if tiers[row.run_id] == "A"]
-    head = story(board)[0].partition(" lead")[0]
+    head = story(board)[0].partition(" Next:")[0]
     assert all(name in head for name in first[:4])
     assert not any(row.model in head for row in board.rows if row.model not in first)
 
@@ -61,7 +68,7 @@ def test_it_stands_on_the_page_and_in_markdown(tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert 'class="story"' in page
     assert "Chance: 25 %" in page
-    assert "over &lt;b&gt;" in page
+    assert "Next: &lt;b&gt; (" in page
     assert "L3 accuracy: a " in markdown(board)
 
 

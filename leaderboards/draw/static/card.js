@@ -57,14 +57,14 @@ function probeLines(probes) {
   return el("ul", {className: "probed", "aria-label": "Probes"}, ...probes.map(line));
 }
 
-function reply(letter, place, byte, text) {
+function reply(side, place, byte, text) {
   const body = [];
   if (text?.why) body.push(el("p", {className: "quiet"}, text.why));
   else if (!text) body.push(el("p", {className: "quiet"}, asked(byte) && responded(byte) ? "This page does not carry the text of this response." : ""));
   else if (text.x !== null) body.push(...passage(text.x || "(empty output)", inOutput(text)));
   else body.push(...passage(text.r || "(no reasoning)", text.m), el("p", {}, "Answer: ", el("b", {}, text.a)));
   return el("div", {className: "reply"},
-    el("h4", {}, el("span", {className: `letter ${letter.toLowerCase()}`}, letter), " ", page.runs[place].name),
+    el("h4", {}, badge(side), " ", page.runs[place].name),
     el("p", {className: "state"}, stateLine(byte, text)), ...body, verdictLine(byte, text), text && probeLines(text.probes));
 }
 
@@ -73,8 +73,7 @@ function optionItem(i, k, bytes) {
   const marks = el("span", {className: "marks"});
   if (gold) marks.append(el("span", {className: "gold-mark"}, "✓ gold"));
   bytes.forEach((byte, side) => {
-    const name = "AB"[side];
-    if (picked(byte) === letter) marks.append(el("span", {className: `letter ${name.toLowerCase()}`, title: `picked by run ${name}`}, name));
+    if (picked(byte) === letter) marks.append(badge(side, `picked by the ${SIDES[side]} run`));
   });
   return el("li", {className: gold ? "gold" : ""}, el("span", {}, letter), el("span", {}, bank.options[i][k]), marks);
 }
@@ -84,7 +83,7 @@ function markdown(i, bytes, replies) {
   const quote = (text) => text.split("\n").map((line) => `> ${line}`).join("\n");
   const options = bank.options[i].map((text, k) => `- ${LETTERS[k]}. ${text}${bank.gold[i] === LETTERS[k] ? " **(gold)**" : ""}`);
   const parts = replies.map((text, side) => [
-    `**${"AB"[side]}: ${page.runs[pair[side]].name}** (${stateLine(bytes[side], text)})`,
+    `**${side + 1}: ${page.runs[pair[side]].name}** (${stateLine(bytes[side], text)})`,
     text ? quote(text.x !== null ? text.x : text.r || "") : "> (text not in the report)",
   ].join("\n\n"));
   return [`### ${bank.ids[i]}`, questionText(i), options.join("\n"), ...parts].join("\n\n") + "\n";
@@ -147,10 +146,11 @@ async function showCard() {
       el("span", {className: "quiet"}, [domainOf(i), `video ${bank.videos[bank.video[i]]}`].filter(Boolean).join(" · ")), button),
     shown,
     el("p", {}, questionText(i)),
+    steps.length > 0 && el("p", {className: "quiet"}, "Done so far:"),
     steps.length > 0 && el("ol", {className: "progress", "aria-label": "Steps done so far"}, ...steps.map((step) => el("li", {}, step))),
     bank.options[i].length > 0 ? el("ol", {className: "options"}, ...bank.options[i].map((_, k) => optionItem(i, k, bytes)))
       : el("p", {}, "Right answer: ", el("b", {}, bank.gold[i])),
-    el("div", {className: "replies"}, ...sides.map((place, side) => reply("AB"[side], place, bytes[side], replies[side]))),
+    el("div", {className: "replies"}, ...sides.map((place, side) => reply(side, place, bytes[side], replies[side]))),
   ];
   card.replaceChildren(...parts.filter(Boolean)); // which would write out what is not there
   card.dataset.q = bank.ids[i];

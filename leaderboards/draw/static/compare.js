@@ -61,17 +61,21 @@ function showJudged() {
   byId("judged")?.tBodies[0].replaceChildren(...rows);
 }
 
+// The two runs by number: letters name options and tiers.
+const SIDES = ["first", "second"];
+const badge = (side, title = `the ${SIDES[side]} run`) => el("b", {className: `badge ${SIDES[side]}`, title}, `${side + 1}`);
+
 // Which run, the letter it picked, whether that is right, and whether the reasoning says otherwise.
 function mark(byte, side) {
   const text = responded(byte) ? `${picked(byte) || "none"} ${correct(byte) ? "✓" : "✗"}` : OUTCOMES[outcome(byte)];
   const sign = otherwise(byte) && el("span", {className: "otherwise", title: "the reasoning says otherwise"}, "≠");
-  return el("span", {className: "mark"}, el("b", {className: `letter ${side.toLowerCase()}`}, side), text, sign);
+  return el("span", {className: "mark"}, badge(side), text, sign);
 }
 
 function listItem(i) {
   const [a, b] = pair.map((place) => answers[place][i]);
   return el("li", {}, el("button", {type: "button", className: "plain", "data-q": i},
-    el("b", {}, bank.ids[i]), el("span", {className: "pair"}, mark(a, "A"), mark(b, "B")),
+    el("b", {}, bank.ids[i]), el("span", {className: "pair"}, mark(a, 0), mark(b, 1)),
     el("span", {className: "goal"}, goalOf(i))));
 }
 
