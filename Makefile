@@ -30,11 +30,12 @@ install-dev: $(VENV)/.dev
 demo: install
 	$(BIN)/seedbench-r1 demo
 
-# Two at a time, as many as a small machine has cores; a file's tests stay together, since they share what they make.
-# In the folders' order: trainers, which take longest, before the many small ones, so that neither core waits at the end.
+# Three at a time on a machine of two cores: for a third of their time tests wait, for processes that start or are killed.
+# A file's tests stay together, since they share what they make. In the folders' order: trainers, which take longest,
+# before the many small ones, so that no core waits at the end.
 # Bytecode is kept, whatever the environment says: hundreds of processes import the same modules.
 test: install-dev
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # One thread each: torch with several on models this small is many times slower.
 test-slow: install-dev
