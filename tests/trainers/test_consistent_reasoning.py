@@ -8,7 +8,7 @@ import pytest
 
 from seedbench_r1.demo.dataset_writer import write_benchmark
 from seedbench_r1.demo.models import shipped_model
-from seedbench_r1.demo.settings import CLIP, MEDIA, TRAINING, write_settings
+from seedbench_r1.demo.settings import CLIP, CONFIG, write_settings
 from seedbench_r1.demo.traces import concluded_action
 from seedbench_r1.parsing import parse_response
 from tests.trainers.toy import plan_and_train, policy_of
@@ -28,9 +28,9 @@ def world(tmp_path_factory):
 
 
 def config_of(world, model, out, seed, **changes):
-    options = MEDIA | TRAINING | {"max_steps": STEPS, "save_steps": STEPS, "workers": 1, "device": "cpu"}
-    options |= {"data": world, "prompt_file": world / "prompt.toml", "frame_cache": world / "frames"}
-    return resolve_train_config(options | {"model": str(model), "out": out, "seed": seed} | changes, environ={})
+    options = {"max_steps": STEPS, "save_steps": STEPS, "workers": 1, "device": "cpu"}
+    options |= {"model": str(model), "out": out, "seed": seed} | changes
+    return resolve_train_config(options, config_file=world / CONFIG, environ={})
 
 
 def consistent_share(world, model, out, seed):
@@ -55,6 +55,13 @@ def shares(world, tmp_path, seed):
         config = config_of(world, made["start"], tmp_path / preset, seed, preset=preset)
         made[preset] = plan_and_train(config).checkpoint
     return {name: consistent_share(world, model, tmp_path / "none", seed) for name, model in made.items()}
+
+
+@pytest.mark.parametrize("preset", ["care", "grpo-nokl"])
+def test_its_settings_are_no_strangers_to_either(tmp_path, preset):
+    write_settings(tmp_path)
+    config = config_of(tmp_path, shipped_model("sft"), tmp_path / "out", 0, preset=preset)
+    assert (config.max_steps, config.reference) == (STEPS, "ema" if preset == "care" else "none")
 
 
 @pytest.mark.slow
