@@ -126,7 +126,7 @@ def build_board(
         metric: "<level>.<measure>", such as "l3.accuracy", "l1.sound", "l2.consistency": what rows are ranked by; of
             other suites "<split>.<measure>". By default accuracy on L3, or on their first split.
         judge: a judge id, or its beginning if only one starts so; by default the judge that judged most runs.
-        include_published: add the papers' rows; never beside a toy world.
+        include_published: add the papers' rows; never on a toy world's board.
         force_mixed: rank and test rows of different protocols together.
         rank_unparsed: rank a run however many of its answers could not be read.
 

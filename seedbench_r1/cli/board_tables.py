@@ -88,7 +88,7 @@ def _print_reasoning(board: Board) -> None:
     screen.print(" sound: right, and the reasoning supports the answer")
     for row in judged:
         differences = [
-            f"{measure} {_points(delta, row.stars(level, measure))}, {_p_text(delta)}"
+            f"{measure} {_points(delta, row.stars(level, measure))}, {_tested(delta)}"
             for measure in ("consistency", "sound")
             if (delta := row.delta(measure, level)) is not None
         ]
@@ -123,10 +123,10 @@ def _difference(board: Board, row: LeaderboardRow, metric: Metric) -> str:
     return "-" if delta is None else _points(delta, row.stars(metric.level, metric.measure))
 
 
-def _p_text(delta: Delta) -> str:
-    if delta.p_adjusted is None:
-        return "no test"
-    return "p < 0.001" if delta.p_adjusted < 0.001 else f"p {delta.p_adjusted:.3f}"
+def _tested(delta: Delta) -> str:
+    from leaderboards.draw.numbers import p_text
+
+    return "no test" if delta.p_adjusted is None else f"p {p_text(delta.p_adjusted)}"
 
 
 def _points(delta: Delta, stars: str) -> str:

@@ -43,7 +43,7 @@ def rates_of(run: Run, results: Mapping[str, Results]) -> list[ProbeRate]:
 
 
 def print_probes(screen: Console, run: Run, results: Mapping[str, Results]) -> None:
-    """Rates in percent by level, with chance beside them, and what each probe shows."""
+    """Rates in percent by level, with chance next to them, and what each probe shows."""
     rates = rates_of(run, results)
     screen.print(f"{run.path}, probed without a judge", soft_wrap=True)
     table = console.table(["probe"], ("n", "% [95 %]", "L1", "L2", "L3", "chance"), padding=(0, 1, 0, 0))

@@ -135,7 +135,7 @@ def _manifest(
         seed=config.sampling.seed,
         versions=_versions() | protocol.versions | _more_versions(config, suite),
         command=command,
-        # Hashed: host names of clusters are nobody's business, but runs of one machine should be told apart.
+        # Hashed: host names of clusters are nobody's business, but it must show which runs are of one machine.
         machine=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
         created_utc=utc_now(),
         updated_utc=utc_now(),

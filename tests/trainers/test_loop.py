@@ -207,7 +207,7 @@ def test_the_first_step_is_shown_at_once_then_every_few_in_one_line_each(toy, tm
         assert (tuple(line["options"]), line["gold"]) == (question.options, question.gold)
         shown = [None if path is None else str(path) for path in (question.video, question.image)]
         assert [line["video"], line["image"]] == shown != [None, None]
-    # Of a data root named as it is called in this folder, the whole path: it is read from any folder.
+    # Of a data root named as it is called in this folder, the absolute path: the log is read from any folder.
     asked = dataclasses.replace(question, video=Path("clip.mp4"), image=None)
     said = completion_line(asked, Rollout((1,), "", "stop"), accuracy=0.0, format_reward=0.0)
     assert (said["video"], said["image"]) == (str(Path.cwd() / "clip.mp4"), None)

@@ -1,4 +1,4 @@
-"""A toy task for training tests: questions told apart by their text, one tiny image, a tiny Qwen2.5-VL."""
+"""A toy task for training tests: questions that differ in their text, one tiny image, a tiny Qwen2.5-VL."""
 
 from __future__ import annotations
 

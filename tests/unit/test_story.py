@@ -32,7 +32,7 @@ def test_a_leader_is_named_with_the_next_and_the_distance(tmp_path):
     assert " below other." in consistency
 
 
-def test_runs_that_no_test_separates_are_not_told_apart(tmp_path):
+def test_runs_that_no_test_separates_are_called_equal(tmp_path):
     board = board_of(tmp_path, RunSpec("a", seed=1), RunSpec("b", ability=0.05, seed=2))
     assert all("is best. None is significantly below: " in sentence for sentence in story(board))
     assert not any("Next" in sentence for sentence in story(board))
