@@ -76,7 +76,7 @@ def load_runs(paths: Sequence[Path], baseline: str | None) -> tuple[dict[str, Lo
 
 
 def _load_all(paths: list[Path]) -> tuple[dict[Path, Loaded], list[LeftOut]]:
-    # Runs of one data set have equal questions.jsonl: each content is parsed once.
+    # Runs of one data set in one place have equal questions.jsonl: each content is parsed once.
     loaded: dict[Path, Loaded] = {}
     left_out = []
     known: dict[bytes, Mapping[str, Question]] = {}

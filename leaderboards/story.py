@@ -34,16 +34,16 @@ def _sentence(board: Board, metric: Metric) -> str:
     ordered = sorted(rows, key=lambda row: (-values[row.run_id], row.run_id))
     first = [row for row in ordered if tiers[row.run_id] == "A"]
     word, level = WORDS[metric.measure], metric.level
-    best, *others = [f"{row.shown_model} ({100 * values[row.run_id]:.1f} %)" for row in first]
-    said = f"{level} {word}: {best} is best."
+    listed = [f"{row.shown_model} ({100 * values[row.run_id]:.1f} %)" for row in first[:MOST_NAMES]]
+    if len(first) > MOST_NAMES:
+        listed.append(f"{len(first) - MOST_NAMES} more")
     behind = next((row for row in ordered if tiers[row.run_id] != "A"), None)
-    if others:
-        listed = others[: MOST_NAMES - 1]
-        if len(others) > len(listed):
-            listed.append(f"{len(others) - len(listed)} more")
-        said += f" {'None is' if behind is None else 'Not'} significantly below: {', '.join(listed)}."
     if behind is None:
-        return said
+        return f"{level} {word}: no run is significantly below the highest: {', '.join(listed)}."
+    if len(first) == 1:
+        said = f"{level} {word}: {listed[0]} is best."
+    else:
+        said = f"{level} {word}: highest, without a significant difference: {', '.join(listed)}."
     leading, next_best = board.measured[first[0].run_id], board.measured[behind.run_id]
     gap = compare(leading, next_best, board.bank.group(level), board.bank, measure=metric.measure)
     said += f" Next: {behind.shown_model} ({100 * values[behind.run_id]:.1f} %)"

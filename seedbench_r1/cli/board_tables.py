@@ -138,8 +138,8 @@ def _points(delta: Delta, stars: str) -> str:
 def print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComparison, ...], *, listed: bool) -> None:
     """Two runs level by level: who is right, consistency, sound accuracy and, if listed, the questions that differ."""
     screen = console.out()
-    screen.print(f"A  {pair[0]}\nB  {pair[1]}\n", soft_wrap=True)
-    numbers = ("n", "both", "A", "B", "none", "A - B, points", "p", "McNemar", "mid-p")
+    screen.print(f"first   {pair[0]}\nsecond  {pair[1]}\n", soft_wrap=True)
+    numbers = ("n", "both", "first", "second", "none", "points", "p", "McNemar", "mid-p")
     table = console.table(["level"], numbers, padding=(0, 1, 0, 0))
     for item in comparisons:
         d = item.difference
@@ -157,7 +157,8 @@ def print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComp
         )
     screen.print(table)
     screen.print(
-        " both, A, B, none: who is right. p: sign-flip test of whole videos. McNemar supposes independent questions.",
+        " both, first, second, none: who is right. points: first - second. p: sign-flip test of whole videos. McNemar "
+        "supposes independent questions.",
         soft_wrap=True,
     )
     if any(item.mcnemar is None for item in comparisons):
@@ -177,7 +178,7 @@ def print_diff(board: Board, pair: tuple[str, str], comparisons: tuple[LevelComp
         return
     for item in comparisons:
         for question in item.discordant:
-            shown = f"gold {question.gold}  A {question.first or '-'}  B {question.second or '-'}"
+            shown = f"gold {question.gold}  first {question.first or '-'}  second {question.second or '-'}"
             screen.print(f" {question.question_id}  {shown}", soft_wrap=True)
 
 
@@ -187,7 +188,7 @@ def _print_judged(board: Board, comparisons: tuple[LevelComparison, ...]) -> Non
     if not any(item.judged for item in comparisons):
         screen.print(" consistency: not compared; both need verdicts of one judge, and reasoning (`judge A B`)")
         return
-    table = console.table(["level", "A - B, points"], ("n", "difference [95 %]", "p", "missing"), padding=(0, 1, 0, 0))
+    table = console.table(["level", "share"], ("n", "points", "p", "missing"), padding=(0, 1, 0, 0))
     for item in comparisons:
         for measure, d in item.judged.items():
             p = "no test" if d.p is None else f"{d.p:.4f}"

@@ -117,14 +117,14 @@ def build_command(
 
 @app.command("diff")
 def diff_command(
-    first: Annotated[Path, typer.Argument(metavar="A", help="Run directory.", show_default=False)],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Run directory.", show_default=False)],
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Run directory.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Run directory.", show_default=False)],
     *,
     listed: Annotated[bool, typer.Option("--list", help="Also the questions that only one has right.")] = False,
     judge: Annotated[str | None, typer.Option(help="Judge id. Default: the one that judged most.")] = None,
     as_json: PlainJson = False,
 ) -> None:
-    """Compare two runs on the questions both have answered: counts, difference A - B, tests."""
+    """Compare two runs on the questions both have answered: counts, difference first - second, tests."""
     from leaderboards.board import build_board
     from leaderboards.versus import compare_runs
 

@@ -61,8 +61,8 @@ def probe_command(
         check_probable(run, settings.config)
         if missing := missing_media(run, settings.config):
             raise DataError(
-                f"{len(missing)} media files of {run.path} are not where they were, e.g. {missing[0]}. Fix: run the "
-                f"command in the folder in which the run was made, or put them back."
+                f"{len(missing)} media files of {run.path} are not where they were, e.g. {missing[0]}. Fix: put "
+                f"them back; or, where they have moved, give the run's `eval` command again with their --data-root."
             )
     probes = probes_of(settings.config, under=models.under_id, text_model=models.text_id)
     for run in loaded:

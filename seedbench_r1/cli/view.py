@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import secrets
 import sys
@@ -43,19 +42,18 @@ def view_command(
     Only this machine reaches it, with the token in the address. Reload to see new answers; trainings go on by
     themselves. Ctrl-C ends it.
     """
-    # Of what is imported and read until it opens nothing can be given up: looking for it takes a tenth of a second.
-    gc.disable()
     try:
         import uvicorn
     except ImportError as error:
         raise ConfigError("The window needs starlette and uvicorn. Fix: pip install '.[view]'") from error
+    from leaderboards.loading import gc_paused
     from seedbench_r1.window.given import Given
     from seedbench_r1.window.runs import Runs
     from seedbench_r1.window.server import Window, application, open_socket
 
     window = Window(Given(paths), Runs(baseline, metric, judge))
-    _refuse_or_warn(window)
-    gc.enable()
+    with gc_paused():
+        _refuse_or_warn(window)
     token = secrets.token_urlsafe(16)
     listening = open_socket(HOST, port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"

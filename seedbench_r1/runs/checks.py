@@ -66,10 +66,7 @@ def _first_lines_sha256(file: Path, n: int) -> str:
 
 
 def write_questions(file: Path, questions: Iterable[Question]) -> str:
-    """Write questions.jsonl; sha256 of its lines, of which a run that grows only adds more. Raises ResourceError.
-
-    Probes, pictures and `view` find the media from whatever folder they are started in.
-    """
+    """Write questions.jsonl, media by absolute paths; sha256 of its lines. Raises ResourceError."""
     digest = hashlib.sha256()
 
     def lines() -> Iterator[str]:

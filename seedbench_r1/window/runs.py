@@ -16,7 +16,6 @@ from seedbench_r1.files import JsonObject
 from seedbench_r1.runs.probes import ProbeResult
 from seedbench_r1.runs.samples import runs_of
 from seedbench_r1.types import Question
-from seedbench_r1.window.media import media_there
 
 KEPT_PAGES = 3
 KEPT_FRAMES = 200  # strips of sampled frames that stay in memory: about 15 KB each
@@ -38,19 +37,19 @@ class Shown:
         return questions[place] if place is not None and place < len(questions) else None
 
     def texts(self, row: int | None, place: int | None) -> JsonObject | None:
-        """What a row's run says of a question, if anything: a layer of the page that holds it alone, and its probes.
+        """What a row's run says of a question, as a layer of the page that holds it alone, and what probes made of it.
 
-        With what media_there says of its media. None: there is no such row or question.
+        None: it says nothing.
         """
         question = self.question(place)
         if question is None or place is None or row is None or row >= len(self.board.rows):
             return None
         measured = self.board.measured[self.board.rows[row].run_id]
+        if question.question_id not in measured.run.records:
+            return None
         probed = {name: found.get(question.question_id) for name, found in measured.probes.items()}
         probes = [[name, outcome(result), result.changed] for name, result in sorted(probed.items()) if result]
-        said = [place] if question.question_id in measured.run.records else []
-        layer = detail_layer(measured, self.board.bank, said)
-        return {**layer, "probes": probes, "media": media_there(question.video, question.image)}
+        return {**detail_layer(measured, self.board.bank, [place]), "probes": probes}
 
     def frames(self, question: Question) -> bytes:
         """Its sampled frames as WebP; empty where they cannot be decoded."""

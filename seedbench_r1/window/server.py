@@ -31,7 +31,7 @@ from seedbench_r1.files import JsonObject
 from seedbench_r1.typed_json import without_nan
 from seedbench_r1.types import Question
 from seedbench_r1.window.given import Given
-from seedbench_r1.window.media import media_type
+from seedbench_r1.window.media import media_there, media_type
 from seedbench_r1.window.page import trainings_page
 from seedbench_r1.window.runs import Runs, Shown
 from seedbench_r1.window.training_log import TrainingLog
@@ -89,6 +89,7 @@ def _routes(window: Window, token: str) -> list[BaseRoute]:
         "/trainings/{row}/media/{key}/{kind}": partial(_training_media, window),
         "/": partial(_runs, window),
         "/{page}/texts/{row}/{place}": partial(_run_texts, window),
+        "/{page}/media/{place}": partial(_run_media_there, window),
         "/{page}/media/{place}/{kind}": partial(_run_media, window),
     }
     below = [Route("/{token}" + address, _behind(token, answer)) for address, answer in answers.items()]
@@ -110,8 +111,14 @@ async def _runs(window: Window, _: Request) -> Response:
 
 
 async def _run_texts(window: Window, request: Request) -> Response:
-    shown, row, place = _shown(window, request), _number(request, "row"), _number(request, "place")
-    return _json(_found(await run_in_threadpool(shown.texts, row, place)))
+    shown = _shown(window, request)
+    columns = shown.texts(_number(request, "row"), _number(request, "place"))
+    return _json(_found(columns))
+
+
+async def _run_media_there(window: Window, request: Request) -> Response:
+    question: Question = _found(_shown(window, request).question(_number(request, "place")))
+    return _json({"media": await run_in_threadpool(media_there, question.video, question.image)})
 
 
 async def _run_media(window: Window, request: Request) -> Response:

@@ -57,10 +57,11 @@ class Known:
         """The question of a line of a log of completions."""
         name = str(line.get("question_id"))
         key = question_key(name)
-        if key not in self.asked:
-            video, image = (Path(str(line[key])) if line.get(key) else None for key in ("video", "image"))
-            self.asked[key] = Asked(name, video, image)
-        return self.asked[key]
+        video, image = (Path(str(line[kind])) if line.get(kind) else None for kind in ("video", "image"))
+        asked = self.asked.setdefault(key, Asked(name, video, image))
+        # The last line counts: a training that was moved, or is continued by a later version, names its media anew.
+        asked.video, asked.image = video, image
+        return asked
 
 
 def question_key(name: str) -> str:

@@ -162,11 +162,14 @@ def test_a_model_that_has_changed_is_refused_before_it_is_loaded(home, run):
     assert not (run / "probes.jsonl").exists()
 
 
-def test_media_that_are_gone_are_named(home, run, tmp_path):
+def test_media_that_are_gone_are_named(run, tmp_path):
+    questions = (run / "questions.jsonl").read_text()
+    (run / "questions.jsonl").write_text(questions.replace('"video":"/', '"video":"/nowhere/'))
     done = cli("probe", run, cwd=tmp_path, **QUIET)
     assert done.returncode == 4
     assert "media files" in done.stderr
-    # Without media it works from anywhere.
+    assert "/nowhere/" in done.stderr
+    # Without media it works.
     assert cli("probe", run, "--device", "cpu", "--probes", "text-match", cwd=tmp_path, **QUIET).returncode == 0
 
 

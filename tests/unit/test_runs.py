@@ -13,6 +13,7 @@ from seedbench_r1.files import FSYNC_EVERY_S
 from seedbench_r1.prompts import DEFAULT_TEMPLATE
 from seedbench_r1.protocol import protocol_id
 from seedbench_r1.questions import load_annotations
+from seedbench_r1.runs import directory
 from seedbench_r1.runs.directory import RunDir, load_run, run_directory
 from seedbench_r1.runs.records import SCHEMA, read_lines, record_from_json, record_line
 from seedbench_r1.scoring import to_record
@@ -170,6 +171,37 @@ def test_levels_can_be_added_later(tmp_path, questions):
         assert run.manifest.n_total == {"L1": {"all": 10}, "L2": {"all": 10}}
         assert len(run.questions) == 20
         assert len(run.pending(more)) == 10
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_kill_while_media_are_named_anew_costs_nothing(tmp_path, questions, monkeypatch, written):
+    """As of data that have moved: killed after so many of the three files that opening the run writes."""
+    with RunDir.open(tmp_path / "run", manifest(), questions) as run:
+        run.append(answer(questions[0]))
+    moved = [replace(question, image=tmp_path / "moved" / question.image.name) for question in questions]
+    done = []
+
+    def killed(function):
+        def write(file, *content):
+            if len(done) == written:
+                raise KeyboardInterrupt
+            done.append(file.name)
+            return function(file, *content)
+
+        return write
+
+    with monkeypatch.context() as patch:
+        for name in ("write_json", "write_questions"):
+            patch.setattr(directory, name, killed(getattr(directory, name)))
+        with pytest.raises(KeyboardInterrupt):
+            RunDir.open(tmp_path / "run", manifest(), moved)
+    assert done == ["manifest.json", "questions.jsonl"][:written]
+    assert load_run(tmp_path / "run").doubts == ()
+    with RunDir.open(tmp_path / "run", manifest(), moved) as run:
+        assert len(run.pending(moved)) == 9
+    again = load_run(tmp_path / "run")
+    assert [question.image.parent.name for question in again.questions.values()] == ["moved"] * 10
+    assert again.manifest.questions_sha256 is not None
 
 
 def test_shards_divide_the_questions_and_merge(tmp_path, questions):

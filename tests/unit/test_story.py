@@ -34,14 +34,16 @@ def test_a_leader_is_named_with_the_next_and_the_distance(tmp_path):
 
 def test_runs_that_no_test_separates_are_called_equal(tmp_path):
     board = board_of(tmp_path, RunSpec("a", seed=1), RunSpec("b", ability=0.05, seed=2))
-    assert all("is best. None is significantly below: " in sentence for sentence in story(board))
-    assert not any("Next" in sentence for sentence in story(board))
+    assert all(": no run is significantly below the highest: " in sentence for sentence in story(board))
+    assert not any("Next" in sentence or "best" in sentence for sentence in story(board))
     both = board_of(
         tmp_path / "more", RunSpec("a", 3.0, seed=1), RunSpec("b", 3.1, seed=2), RunSpec("low", -2.0, seed=3)
     )
     values = {name: f"{name} ({100 * both.row(name).accuracy['L3'].value:.1f} %)" for name in ("a", "b", "low")}
     first, second = (row.model for row in both.rows[:2])
-    said = f"L3 accuracy: {values[first]} is best. Not significantly below: {values[second]}. Next: {values['low']}, "
+    said = (
+        f"L3 accuracy: not significantly below the highest: {values[first]}, {values[second]}. Next: {values['low']}, "
+    )
     assert story(both)[0].startswith(said)
     assert story(both)[0].endswith(f"] below {first}.")
 

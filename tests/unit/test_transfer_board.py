@@ -100,7 +100,7 @@ def test_its_files_say_what_it_is(runs, tmp_path):
     out = ("--out", "b.html", "--baseline", runs["poor"], "--metric", "mvbench.accuracy", "--include-reported")
     done = cli("leaderboard", "build", *paths, *out, "--predictions", cwd=tmp_path, COLUMNS="80")
     assert done.returncode == 0, done.stderr
-    assert "MVBench accuracy: fake-good 100.0 % leads, +100.0" in done.stdout
+    assert "MVBench accuracy: fake-good (100.0 %) is best. Next: fake-poor (0.0 %), 100.0 points [" in done.stdout
     table = done.stdout.partition(" fake-good--transfer-")[0].splitlines()
     assert len(table) == 5
     assert max(map(len, table)) <= 80

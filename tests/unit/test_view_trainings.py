@@ -279,6 +279,18 @@ def test_when_a_step_was_written_is_known(tmp_path):
     assert Trainings().state([tmp_path / "care"])[1][0]["changed"] == 2000
 
 
+def test_media_are_where_the_last_line_names_them(tmp_path):
+    """A training that began under a relative data root, or elsewhere, and goes on."""
+    folder = tmp_path / "out"
+    write(folder, "metrics.jsonl", metrics(1))
+    (tmp_path / "a.png").write_bytes(b"")
+    write(folder, "rollouts.jsonl", rollout("t/1", 1, image="data/a.png"))
+    log = TrainingLog(folder)
+    assert list(log.overview()["questions"].values()) == [["t/1", 0]]
+    write(folder, "rollouts.jsonl", rollout("t/1", 2, image=str(tmp_path / "a.png")))
+    assert list(log.overview()["questions"].values()) == [["t/1", 2]]
+
+
 def test_a_step_that_was_cut_is_not_another_steps_text(tmp_path):
     folder = tmp_path / "care"
     write(folder, "metrics.jsonl", metrics(1), metrics(2))

@@ -106,14 +106,19 @@ async function copy(text) {
 }
 
 // In the window of `view`: the clip itself, its sampled frames and the view, served next to the page.
-async function served(i) {
-  const has = (await textsOf(pair[0], i))?.media;
-  if (has === undefined) return null; // why is said where the texts would be
-  if (!has) return el("p", {className: "quiet"}, "Its clip and view are not where the run found them, or no browser shows them.");
+function served(i) {
+  const figure = el("figure", {className: "media"});
+  fetched(`${page.served}/media/${i}`).then((found) => figure.replaceChildren(...parts(i, found?.media)));
+  return figure; // the texts do not wait for the disk that holds the clips
+}
+
+function parts(i, has) {
+  if (has === undefined) return []; // why is said where the texts would be
+  if (!has) return [el("p", {className: "quiet"}, "Its clip and view are not where the run found them, or no browser shows them.")];
   const clip = has & 1 && el("video", {controls: true, preload: "metadata", src: `${page.served}/media/${i}/clip`, title: "The clip"});
   const frames = has & 1 && el("img", {className: "strip-of-frames", alt: "The sampled frames, in order", src: `${page.served}/media/${i}/frames`});
   const view = has & 2 && el("img", {className: "view", alt: "The current view", src: `${page.served}/media/${i}/view`});
-  return el("figure", {className: "media"}, clip || null, view || null, frames || null);
+  return [clip, view, frames].filter(Boolean);
 }
 
 // What the models saw: the sampled frames in order, and the current view; nothing where the page carries neither.
@@ -134,7 +139,7 @@ async function showCard() {
     return;
   }
   const sides = pair.slice(), bytes = sides.map((place) => answers[place][i]);
-  const [shown, ...replies] = await Promise.all([media(i), ...sides.map((place) => textOf(place, i))]);
+  const replies = await Promise.all(sides.map((place) => textOf(place, i)));
   if (state.q !== bank.ids[i] || sides.some((place, side) => place !== pair[side])) return; // another one was opened meanwhile
   const button = el("button", {type: "button"}, "Copy as Markdown");
   button.addEventListener("click", async () => {
@@ -144,7 +149,7 @@ async function showCard() {
   const parts = [
     el("div", {className: "card-head"}, el("h3", {}, bank.ids[i]),
       el("span", {className: "quiet"}, [domainOf(i), `video ${bank.videos[bank.video[i]]}`].filter(Boolean).join(" · ")), button),
-    shown,
+    media(i),
     el("p", {}, questionText(i)),
     steps.length > 0 && el("p", {className: "quiet"}, "Done so far:"),
     steps.length > 0 && el("ol", {className: "progress", "aria-label": "Steps done so far"}, ...steps.map((step) => el("li", {}, step))),

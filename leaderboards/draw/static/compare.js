@@ -20,7 +20,7 @@ const RELATIONS = {
   all: (x, y) => asked(x) || asked(y),
 };
 
-// A is the best run and B the baseline, or the next run, unless the address says otherwise.
+// The first is the best run and the second the baseline, or the next run, unless the address says otherwise.
 function choosePair() {
   const a = runPlace.has(state.a) ? runPlace.get(state.a) : 0;
   const base = runPlace.has(page.baseline) && runPlace.get(page.baseline) !== a ? runPlace.get(page.baseline) : -1;
