@@ -43,7 +43,7 @@ def _sentence(board: Board, metric: Metric) -> str:
     if len(first) == 1:
         said = f"{level} {word}: {listed[0]} is best."
     else:
-        said = f"{level} {word}: highest, without a significant difference: {', '.join(listed)}."
+        said = f"{level} {word}: {', '.join(listed[:-1])} and {listed[-1]} lead, without a significant difference."
     leading, next_best = board.measured[first[0].run_id], board.measured[behind.run_id]
     gap = compare(leading, next_best, board.bank.group(level), board.bank, measure=metric.measure)
     said += f" Next: {behind.shown_model} ({100 * values[behind.run_id]:.1f} %)"

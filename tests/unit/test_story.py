@@ -41,7 +41,7 @@ def test_runs_that_no_test_separates_are_called_equal(tmp_path):
     )
     values = {name: f"{name} ({100 * both.row(name).accuracy['L3'].value:.1f} %)" for name in ("a", "b", "low")}
     first, second = (row.model for row in both.rows[:2])
-    said = f"L3 accuracy: highest, without a significant difference: {values[first]}, {values[second]}. "
+    said = f"L3 accuracy: {values[first]} and {values[second]} lead, without a significant difference. "
     assert story(both)[0].startswith(f"{said}Next: {values['low']}, ")
     assert story(both)[0].endswith(f"] below {first}.")
 
