@@ -132,10 +132,10 @@ def test_an_older_page_gets_its_own_texts_or_none(data_root, tmp_path):
     address, process = start(run)
     try:
         older = data_of(get(address)[1])["served"]
-        first = get(f"{address}{older}/texts/0/0")
+        first = get(f"{address}{older}/texts/0/0")[:2]  # the headers hold the time
         evaluated(data_root, tmp_path, "--run-name", "x", "--levels", "L1")
         assert data_of(get(address)[1])["levels"] == ["L1", "L2"]
-        assert get(f"{address}{older}/texts/0/0") == first
+        assert get(f"{address}{older}/texts/0/0")[:2] == first
         for number in range(2):
             (run / f"records.{number + 1}-of-9.jsonl").write_text("")
             assert get(address)[0] == 200
