@@ -139,7 +139,7 @@ def _consistency(chart: charts.Chart) -> Figure:
             xerr=_errors([mark.x]),
             yerr=_errors([mark.y]),
             color=_ink(series),
-            alpha=1.0 if series.is_baseline else series.look.shade,
+            alpha=_shade(series),
             marker=_marker(series.key),
             markerfacecolor="none" if series.look.reported else None,
             markersize=5,
@@ -242,7 +242,7 @@ def _line(axes: Axes, series: charts.Series, at: Sequence[float]) -> None:
         [100 * mark.y.value for mark in series.marks],
         yerr=_errors([mark.y for mark in series.marks]),
         color=_ink(series),
-        alpha=1.0 if series.is_baseline else series.look.shade,
+        alpha=_shade(series),
         marker=_marker(series.key),
         linestyle=_style(series),
         markersize=4.5,
@@ -270,6 +270,10 @@ def _marker(key: int) -> str:
 def _ink(series: charts.Series) -> str:
     """The algorithm's colour, unshaded; the baseline is plain, as on the page."""
     return INK if series.is_baseline or series.look.colour is None else _colour(series.look.colour)
+
+
+def _shade(series: charts.Series) -> float:
+    return 1.0 if series.is_baseline else series.look.shade
 
 
 def _style(series: charts.Series) -> str:

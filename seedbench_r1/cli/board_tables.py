@@ -186,7 +186,9 @@ def _print_judged(board: Board, comparisons: tuple[LevelComparison, ...]) -> Non
     """Differences in consistency and sound accuracy, or why there are none."""
     screen = console.out()
     if not any(item.judged for item in comparisons):
-        screen.print(" consistency: not compared; both need verdicts of one judge, and reasoning (`judge A B`)")
+        screen.print(
+            " consistency: not compared; both need verdicts of one judge, and reasoning (`judge FIRST SECOND`)"
+        )
         return
     table = console.table(["level", "share"], ("n", "points", "p", "missing"), padding=(0, 1, 0, 0))
     for item in comparisons:

@@ -46,14 +46,12 @@ def view_command(
         import uvicorn
     except ImportError as error:
         raise ConfigError("The window needs starlette and uvicorn. Fix: pip install '.[view]'") from error
-    from leaderboards.loading import gc_paused
     from seedbench_r1.window.given import Given
     from seedbench_r1.window.runs import Runs
     from seedbench_r1.window.server import Window, application, open_socket
 
     window = Window(Given(paths), Runs(baseline, metric, judge))
-    with gc_paused():
-        _refuse_or_warn(window)
+    _refuse_or_warn(window)
     token = secrets.token_urlsafe(16)
     listening = open_socket(HOST, port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"

@@ -319,14 +319,13 @@ def _merge(path: Path, manifest: RunManifest, questions: Sequence[Question]) -> 
             mixed_weights=existing.mixed_weights,
             completed_utc=completed,
         )
+        # Media may be named anew below: a kill between the two files must not leave the hash of other lines.
+        write_json(path / "manifest.json", to_json(dataclasses.replace(existing, questions_sha256=None)))
     elif any(file.stat().st_size for file in record_files(path)):
         raise ConfigError(
             f"{path} holds answers but no manifest.json: which model gave them is not known. Nothing was changed. "
             f"Fix: put the manifest back, --run-name NAME for another directory, or --fresh to set the answers aside."
         )
-    if existing is not None:
-        # Their media may be named anew: a kill between the two files must not leave a hash of other lines.
-        write_json(path / "manifest.json", to_json(dataclasses.replace(existing, questions_sha256=None)))
     # The questions first: a manifest never counts more than there are.
     digest = write_questions(path / "questions.jsonl", wanted.values())
     manifest = dataclasses.replace(manifest, questions_sha256=digest, n_questions=len(wanted))

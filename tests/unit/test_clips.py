@@ -244,9 +244,10 @@ def test_an_edit_list_is_not_taken_for_truncation(tmp_path: Path) -> None:
     assert info.n_frames < 40
     shown = len(decodable_times(short))
     assert shown == len(decode_all(short))
-    cut = truncate(clip, tmp_path / "cut.mp4", 0.9)  # the header is at the end, and now damaged
-    # Where the encoder's threads happened to end the stream decides what is missing.
-    with pytest.raises(MediaError, match=f"^{cut}: (nothing can decode its video stream|cannot be read as a video)"):
+    # The header is at the end. Cut before it names the codec, and not at a share of the file, whose length varies with
+    # what x264 finds in memory (MALLOC_PERTURB_=1).
+    (cut := tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[: data.index(b"stbl") + len(b"stbl")])
+    with pytest.raises(MediaError, match=f"^{cut}: nothing can decode its video stream"):
         probe_clip(cut)
 
 

@@ -108,13 +108,13 @@ async function copy(text) {
 // In the window of `view`: the clip itself, its sampled frames and the view, served next to the page.
 function served(i) {
   const figure = el("figure", {className: "media"});
-  fetched(`${page.served}/media/${i}`).then((found) => figure.replaceChildren(...parts(i, found?.media)));
+  fetched(`${page.served}/media/${i}`).then((found) => figure.replaceChildren(...mediaOf(i, found)));
   return figure; // the texts do not wait for the disk that holds the clips
 }
 
-function parts(i, has) {
-  if (has === undefined) return []; // why is said where the texts would be
-  if (!has) return [el("p", {className: "quiet"}, "Its clip and view are not where the run found them, or no browser shows them.")];
+function mediaOf(i, found) {
+  const has = found?.media;
+  if (!has) return [el("p", {className: "quiet"}, found?.why || "Its clip and view are not where the run found them, or no browser shows them.")];
   const clip = has & 1 && el("video", {controls: true, preload: "metadata", src: `${page.served}/media/${i}/clip`, title: "The clip"});
   const frames = has & 1 && el("img", {className: "strip-of-frames", alt: "The sampled frames, in order", src: `${page.served}/media/${i}/frames`});
   const view = has & 2 && el("img", {className: "view", alt: "The current view", src: `${page.served}/media/${i}/view`});
